@@ -1,0 +1,5 @@
+"""Queue depths, for people and autoscalers."""
+
+from task_logger.functions import blueprint
+
+blueprints = (blueprint,)

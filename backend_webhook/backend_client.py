@@ -1,0 +1,126 @@
+"""The call to a model service: what it may reach, how long it may take, what its answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from shared.backends import BackendRegistry, Endpoint
+
+MAX_CONNECTIONS = 100
+CONNECT_TIMEOUT_S = 5.0
+MAX_RETRY_AFTER_S = 3600.0
+_DRAIN_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The backend took the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The backend has no room now, and may have said when."""
+
+    retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The call failed in a way that may pass. The backend may have the task all the same."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The backend will never take this request."""
+
+    reason: str
+
+
+Answer = Accepted | Busy | Unreachable | Rejected
+
+
+class BackendClient:
+    """One connection pool to all backends. Follows no redirect, knows no proxy, reads no answer beyond its status."""
+
+    def __init__(self, backends: BackendRegistry) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, resolver=_GuardedResolver(backends)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.post(
+                URL(endpoint.url, encoded=True), data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
+                answer = _meaning(response.status, response.headers.get("Retry-After"))
+                # A short answer is read away so that the connection can be used again.
+                with suppress(TimeoutError, aiohttp.ClientError):
+                    async with asyncio.timeout(1):
+                        await response.content.read(_DRAIN_BYTES)
+                return answer
+        except TimeoutError:
+            return Unreachable("did not answer in time")
+        except (aiohttp.ClientError, OSError):
+            return Unreachable("could not be reached")
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+def _meaning(status: int, retry_after: str | None) -> Answer:
+    if 200 <= status < 300:
+        return Accepted()
+    if status in (429, 503):
+        return Busy(_seconds(retry_after))
+    if status in (404, 408) or status >= 500:
+        return Unreachable(f"answered {status}")
+    return Rejected(f"answered {status}")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """``Retry-After`` as seconds from now: a number or an HTTP date (RFC 9110, 10.2.3); nonsense is None."""
+    if retry_after is None:
+        return None
+    try:
+        seconds = float(retry_after) if retry_after.strip().isdigit() else _until(parsedate_to_datetime(retry_after))
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def _until(moment: datetime) -> float:
+    return (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+
+
+class _GuardedResolver(AbstractResolver):
+    """Refuses names that resolve to a forbidden address, at the moment of the call: DNS may change its mind."""
+
+    def __init__(self, backends: BackendRegistry) -> None:
+        self._backends = backends
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        results = await self._resolver.resolve(host, port, family)
+        allowed = [result for result in results if not self._backends.forbids(result["host"].partition("%")[0])]
+        if not allowed:
+            raise OSError("the backend's name resolves to a forbidden address")
+        return allowed
+
+    async def close(self) -> None:
+        await self._resolver.close()

@@ -1,0 +1,51 @@
+"""Whether the app can do its work, for probes: no keys needed, no secrets told."""
+
+from __future__ import annotations
+
+import azure.functions as func
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_pascal
+
+from functions_http import http_function, json_response
+from shared.bodies import BlobsUnavailable
+from shared.services import Services
+from shared.task_store import StoreUnavailable
+
+blueprint = func.Blueprint()
+
+
+class Dependencies(BaseModel):
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    redis: str
+    blob_storage: str
+    event_grid: str
+
+
+class Health(BaseModel):
+    """``degraded``: tasks are safe, but large ones are refused or new ones start late."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    status: str
+    dependencies: Dependencies
+
+
+@http_function(blueprint, "Health", route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    try:
+        await services.store.ping()
+        redis = "ok"
+    except StoreUnavailable:
+        redis = "unavailable"
+    try:
+        await services.bodies.ping()
+        blobs = "ok"
+    except BlobsUnavailable:
+        blobs = "unavailable"
+    grid = services.events.last_outcome
+    status = "unavailable" if redis != "ok" else "ok" if blobs == "ok" and grid != "unavailable" else "degraded"
+    document = Health(
+        status=status, dependencies=Dependencies(redis=redis, blob_storage=blobs, event_grid=grid)
+    ).model_dump(by_alias=True)
+    return json_response(document, 503 if status == "unavailable" else 200)

@@ -1,0 +1,84 @@
+"""The reconciler: finds by their deadlines the tasks that nothing else moves on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import azure.functions as func
+
+from shared import telemetry
+from shared.bodies import BlobsUnavailable
+from shared.events import PublishFailed
+from shared.services import Services, current_services, process_settings
+from shared.task_store import PARTITIONS, SWEEP_LIMIT, Overdue, StoreUnavailable
+
+log = logging.getLogger("task_backbone")
+
+blueprint = func.Blueprint()
+
+MAX_ROUNDS = 50
+PUBLISH_BATCH = 256
+
+
+@blueprint.function_name("Reconciler")
+@blueprint.timer_trigger(
+    "timer", schedule=process_settings().reconciler_schedule, run_on_startup=False, use_monitor=False
+)
+async def reconciler(timer: func.TimerRequest) -> None:
+    try:
+        await reconcile(current_services())
+    except StoreUnavailable as error:
+        log.warning("the reconciler could not reach Redis, and comes back: %s", error)
+
+
+async def reconcile(services: Services) -> int:
+    """Publish what is overdue, end what was tried often enough, remove what is past retention.
+
+    Two running at once do no harm: each overdue task is handed out once. Takes at most ``MAX_ROUNDS`` batches of
+    each partition; the next run goes on.
+
+    Returns:
+        How many tasks were overdue.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    count = 0
+    partitions: Sequence[int] = range(PARTITIONS)
+    for _ in range(MAX_ROUNDS):
+        found = await asyncio.gather(*(services.store.sweep(partition) for partition in partitions))
+        overdue = [item for items in found for item in items]
+        count += len(overdue)
+        await asyncio.gather(_publish(services, overdue), _remove(services, overdue))
+        partitions = [p for p, items in zip(partitions, found, strict=True) if len(items) == SWEEP_LIMIT]
+        if not partitions:
+            break
+    return count
+
+
+async def _publish(services: Services, overdue: Sequence[Overdue]) -> None:
+    for item in overdue:
+        if item.task is not None and item.transition:
+            telemetry.transition(item.task)
+    tasks = [item.task for item in overdue if item.task is not None and item.must_publish]
+    for start in range(0, len(tasks), PUBLISH_BATCH):
+        batch = tasks[start : start + PUBLISH_BATCH]
+        try:
+            await services.events.publish(batch)
+        except PublishFailed as error:
+            log.warning("%d overdue tasks could not be published: %s", len(batch), error)
+
+
+async def _remove(services: Services, overdue: Sequence[Overdue]) -> None:
+    removed: list[str] = []
+    for item in overdue:
+        if item.what == "blobs":
+            try:
+                await services.bodies.delete_all(item.id)
+            except BlobsUnavailable as error:
+                log.warning("the blobs of finished tasks could not be deleted, and will be: %s", error)
+                break
+            removed.append(item.id)
+    await services.store.forget(removed)

@@ -1,0 +1,196 @@
+"""The v1 task API (contract B)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from urllib.parse import urlsplit
+
+import azure.functions as func
+
+from cache_manager.tasks import Tasks
+from cache_manager.wire import HistoryEntry, TaskHistory, TaskView
+from functions_http import header, http_function, json_response
+from shared import telemetry
+from shared.backends import UnknownBackend
+from shared.bodies import BodyMissing
+from shared.problems import Problem, invalid, no_such_task
+from shared.services import Services
+from shared.task import Task
+from shared.task_id import is_task_id, new_task_id
+from shared.task_store import Existing, NewTask
+
+blueprint = func.Blueprint()
+
+MAX_WAIT_S = 60
+_IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
+_KEY_PARAMETERS = ("code", "clientid")
+"""Query parameters of the Functions host, which are not the backend's to see."""
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+@http_function(blueprint, "SubmitTask", route="v1/submit/{*path}", methods=["POST"])
+async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    path = "/" + (req.route_params.get("path") or "")
+    try:
+        endpoint = services.backends.endpoint(path, _query(req.url))
+    except UnknownBackend as error:
+        raise Problem(404, "unknown-endpoint", "There is no such endpoint.", f"{path!r}: {error}.") from None
+    body = req.get_body()
+    content_type = _content_type(req)
+    wait_s = _preferred_wait_s(req)
+    key = _idempotency_key(req)
+    fingerprint = _fingerprint(content_type, endpoint.query, body) if key else ""
+    created = await Tasks(services).submit(
+        NewTask(
+            str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{path}\n{key}")) if key else new_task_id(),
+            path,
+            endpoint.backend.lease_s,
+            query=endpoint.query,
+            traceparent=telemetry.traceparent(),
+            fingerprint=fingerprint,
+        ),
+        content_type,
+        body,
+    )
+    task = created.task
+    if isinstance(created, Existing) and task.fingerprint != fingerprint:
+        raise Problem(
+            422,
+            "idempotency-key-reused",
+            "The idempotency key was used before.",
+            "An earlier request with the same Idempotency-Key had another body.",
+        )
+    preference: dict[str, str] = {}
+    if wait_s is not None:
+        task = await Tasks(services).wait_for_end(task, wait_s)
+        preference = {"Preference-Applied": f"wait={wait_s}"}
+    location = req.url.partition("?")[0].rpartition("/v1/submit/")[0] + f"/v1/tasks/{task.id}"
+    status = 200 if wait_s is not None and task.state.is_terminal else 202
+    return _task_response(task, services, status, {"Location": location, **preference})
+
+
+@http_function(blueprint, "GetTask", route="v1/tasks/{id}", methods=["GET"])
+async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    tasks = Tasks(services)
+    task = await tasks.get(_task_id(req))
+    known = header(req, "if-none-match")
+    if wait_s := _wait_s("wait", req.params.get("wait")):
+        task = await tasks.wait_for_change(task, known or task.etag, wait_s)
+    if known is not None and _matches(known, task.etag):
+        return func.HttpResponse(status_code=304, headers=_task_headers(task))
+    return _task_response(task, services, 200, {})
+
+
+@http_function(blueprint, "GetTaskHistory", route="v1/tasks/{id}/history", methods=["GET"])
+async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await Tasks(services).get(_task_id(req))
+    history = TaskHistory(task_id=task.id, events=[HistoryEntry.of(event) for event in task.history])
+    return json_response(history.model_dump(by_alias=True))
+
+
+@http_function(blueprint, "PutTaskResult", route="v1/tasks/{id}/result", methods=["PUT"])
+async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await Tasks(services).put_result(_task_id(req), _attempt(req), _content_type(req), req.get_body())
+    return _task_response(task, services, 200, {})
+
+
+@http_function(blueprint, "GetTaskResult", route="v1/tasks/{id}/result", methods=["GET"])
+async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await Tasks(services).get(_task_id(req))
+    if task.result is None:
+        raise _no_result()
+    try:
+        data = (
+            await services.bodies.read(task.result.blob)
+            if task.result.blob
+            else await services.store.inline_result(task.id)
+        )
+    except BodyMissing:
+        data = None
+    if data is None:
+        raise _no_result()
+    return func.HttpResponse(
+        data,
+        # The content is a model's: no browser is to run it in this app's name.
+        headers={
+            "Content-Type": task.result.content_type,
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",
+        },
+    )
+
+
+def _task_response(task: Task, services: Services, status: int, headers: dict[str, str]) -> func.HttpResponse:
+    return json_response(TaskView.of(task, services.backends).document(), status, {**_task_headers(task), **headers})
+
+
+def _task_headers(task: Task) -> dict[str, str]:
+    headers = {"ETag": task.etag, "Cache-Control": "no-cache"}
+    if not task.state.is_terminal:
+        # Short tasks are asked after often, long ones seldom.
+        age_s = (task.updated_ms - task.created_ms) / 1000
+        headers["Retry-After"] = str(min(30, max(1, round(age_s / 10))))
+    return headers
+
+
+def _task_id(req: func.HttpRequest) -> str:
+    task_id = req.route_params.get("id") or ""
+    if not is_task_id(task_id):
+        raise no_such_task()
+    return task_id
+
+
+def _content_type(req: func.HttpRequest) -> str:
+    content_type = header(req, "content-type") or "application/octet-stream"
+    if not _HEADER_VALUE.fullmatch(content_type):
+        raise invalid("Content-Type", "at most 255 printable ASCII characters are allowed")
+    return content_type
+
+
+def _idempotency_key(req: func.HttpRequest) -> str | None:
+    key = header(req, "idempotency-key")
+    if key is not None and not _HEADER_VALUE.fullmatch(key):
+        raise invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed")
+    return key
+
+
+def _fingerprint(content_type: str, query: str, body: bytes) -> str:
+    return hashlib.sha256(b"\n".join((content_type.encode(), query.encode(), body))).hexdigest()[:32]
+
+
+def _attempt(req: func.HttpRequest) -> int | None:
+    text = header(req, "x-task-attempt")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise invalid("X-Task-Attempt", "a number is expected")
+    return int(text)
+
+
+def _preferred_wait_s(req: func.HttpRequest) -> int | None:
+    """``Prefer: wait=N`` (RFC 7240). A preference that cannot be understood is not one, says the RFC."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", header(req, "prefer") or "", re.IGNORECASE)
+    return min(MAX_WAIT_S, int(match[1])) if match else None
+
+
+def _wait_s(name: str, text: str | None) -> float:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
+        raise invalid(name, "a number of seconds is expected")
+    return min(MAX_WAIT_S, float(text))
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+
+
+def _query(url: str) -> str:
+    pairs = urlsplit(url).query.split("&")
+    return "&".join(pair for pair in pairs if pair and pair.partition("=")[0].lower() not in _KEY_PARAMETERS)
+
+
+def _no_result() -> Problem:
+    return Problem(404, "no-result", "There is no result.", "The task has stored none, or not yet.")

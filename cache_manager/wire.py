@@ -1,0 +1,139 @@
+"""Tasks as JSON: what clients send and get. The names are the former platform's, and stay."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_pascal
+
+from shared.backends import BackendRegistry, UnknownBackend
+from shared.legacy_json import LegacyModel
+from shared.task import Event, State, Task
+from shared.task_id import is_task_id
+
+MAX_STATUS_CHARS = 8_192
+
+
+def _blank_is_absent(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _checked_id(value: Any) -> Any:
+    if isinstance(value, str) and not is_task_id(value):
+        raise ValueError("up to 128 of A-Z a-z 0-9 _ . - are allowed")
+    return value
+
+
+def _bool_or_text(value: Any) -> Any:
+    """R data frames and some gateways send booleans as text."""
+    if isinstance(value, str):
+        return {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
+    return False if value is None else value
+
+
+def _int_or_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else value
+    return value
+
+
+class TaskUpsert(LegacyModel):
+    """The body of ``CacheConnectorUpsert`` (contract A1)."""
+
+    task_id: Annotated[str | None, BeforeValidator(_checked_id), BeforeValidator(_blank_is_absent)] = Field(
+        default=None, alias="TaskId"
+    )
+    status: str | None = Field(default=None, alias="Status", max_length=MAX_STATUS_CHARS)
+    backend_status: Literal["created", "running", "completed", "failed"] | None = Field(
+        default=None, alias="BackendStatus"
+    )
+    endpoint: Annotated[str | None, BeforeValidator(_blank_is_absent)] = Field(default=None, alias="Endpoint")
+    body: str | None = Field(default=None, alias="Body")
+    publish_to_grid: Annotated[bool, BeforeValidator(_bool_or_text)] = Field(default=False, alias="PublishToGrid")
+    attempt: Annotated[int | None, BeforeValidator(_int_or_text)] = Field(default=None, alias="Attempt", ge=1)
+
+    @property
+    def state(self) -> State | None:
+        return State(self.backend_status) if self.backend_status else None
+
+
+class TaskView(BaseModel):
+    """A task as clients see it. The first eight members are the former platform's."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    task_id: str
+    timestamp: str
+    """When it last changed, ISO 8601 UTC."""
+    status: str
+    backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
+    endpoint: str
+    body: None = None
+    publish_to_grid: bool
+    endpoint_path: str
+    attempt: int
+    """The number of its current dispatch, which a model service gets as ``X-Task-Attempt``."""
+    created_at: str
+    result_content_type: str | None
+    result_size: int | None
+    """In bytes; null while there is no result."""
+
+    @classmethod
+    def of(cls, task: Task, backends: BackendRegistry) -> Self:
+        try:
+            endpoint = backends.endpoint(task.path, task.query).url
+        except UnknownBackend:
+            endpoint = task.path  # no longer registered: there is no URL
+        return cls(
+            task_id=task.id,
+            timestamp=iso(task.updated_ms),
+            status=task.status,
+            backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
+            endpoint=endpoint,
+            publish_to_grid=task.wanted,
+            endpoint_path=task.path,
+            attempt=task.attempt,
+            created_at=iso(task.created_ms),
+            result_content_type=task.result.content_type if task.result else None,
+            result_size=task.result.size_bytes if task.result else None,
+        )
+
+    def document(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True)
+
+
+class HistoryEntry(BaseModel):
+    """One transition of a task."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    timestamp: str
+    state: Literal["created", "dispatched", "running", "completed", "failed", "cancelled"]
+    status: str
+    attempt: int
+    who: str
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls(
+            timestamp=iso(event.at_ms),
+            state=event.state.value,
+            status=event.status,
+            attempt=event.attempt,
+            who=event.who,
+        )
+
+
+class TaskHistory(BaseModel):
+    """Every transition, oldest first; of very long ones the first and the last 31."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    task_id: str
+    events: list[HistoryEntry]
+
+
+def iso(moment_ms: int) -> str:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

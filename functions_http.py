@@ -1,0 +1,100 @@
+"""Where Azure Functions ends: turns a handler into an HTTP function, and domain errors into responses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import azure.functions as func
+
+from shared import telemetry
+from shared.bodies import BlobsUnavailable
+from shared.problems import Problem, unavailable
+from shared.services import Services, current_services
+from shared.task_store import StoreUnavailable
+
+log = logging.getLogger("task_backbone")
+
+Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
+
+
+def http_function(
+    blueprint: func.Blueprint,
+    name: str,
+    *,
+    methods: list[str],
+    route: str | None = None,
+    auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
+) -> Callable[[Handler], Handler]:
+    """Register a handler as the HTTP function *name*; without a route, that is its route too."""
+
+    def register(handler: Handler) -> Handler:
+        async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+            with telemetry.server_span(name, _trace_headers(req, context)) as span:
+                response = await _answer(handler, req)
+                span.set_attribute("http.response.status_code", response.status_code)
+                return response
+
+        # The worker tells functions apart by these names and reads the signature above.
+        invoke.__name__ = invoke.__qualname__ = name
+        blueprint.function_name(name)(
+            blueprint.route(route=route or name, methods=methods, auth_level=auth_level)(invoke)
+        )
+        return handler
+
+    return register
+
+
+def header(req: func.HttpRequest, name: str) -> str | None:
+    """A request header; the library's mapping has no types."""
+    return cast("Mapping[str, str]", req.headers).get(name)
+
+
+def json_response(
+    document: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    *,
+    mimetype: str = "application/json",
+) -> func.HttpResponse:
+    return func.HttpResponse(
+        json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(),
+        status_code=status,
+        headers=headers,
+        mimetype=mimetype,
+    )
+
+
+async def _answer(handler: Handler, req: func.HttpRequest) -> func.HttpResponse:
+    try:
+        return await handler(req, current_services())
+    except Problem as problem:
+        return _problem_response(problem)
+    except StoreUnavailable as error:
+        log.warning("Redis does not answer: %s", error)
+        return _problem_response(unavailable("The task store"))
+    except BlobsUnavailable as error:
+        log.warning("Blob Storage does not answer: %s", error)
+        return _problem_response(unavailable("Blob Storage"))
+    except Exception:
+        log.exception("A handler failed")
+        return _problem_response(
+            Problem(500, "internal-error", "The app failed.", "This is a fault of the app; its log says more.")
+        )
+
+
+def _problem_response(problem: Problem) -> func.HttpResponse:
+    return json_response(
+        problem.document, problem.document["status"], problem.headers, mimetype="application/problem+json"
+    )
+
+
+def _trace_headers(req: func.HttpRequest, context: func.Context) -> dict[str, str]:
+    # The host's own span, when it made one, else what the caller sent.
+    traced = context.trace_context
+    return {
+        "traceparent": traced.trace_parent or header(req, "traceparent") or "",
+        "tracestate": traced.trace_state or "",
+    }

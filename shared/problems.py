@@ -1,0 +1,67 @@
+"""Errors as clients see them: RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class FieldError(TypedDict):
+    """What is wrong with one member: a JSON pointer, or the name of a header or query parameter."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """Raised when a request gets an error for an answer: ``application/problem+json``, never with a secret."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.document: dict[str, Any] = {
+            "type": f"urn:task-backbone:problem:{slug}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            **({"errors": list(errors)} if errors else {}),
+            **(members or {}),
+        }
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    return invalid_fields([{"pointer": pointer, "detail": detail}])
+
+
+def invalid_fields(errors: Sequence[FieldError]) -> Problem:
+    detail = "; ".join(f"{error['pointer'].removeprefix('/') or 'body'}: {error['detail']}" for error in errors)
+    return Problem(400, "invalid-request", "The request is not valid.", detail, errors=errors)
+
+
+def too_large(limit_bytes: int) -> Problem:
+    return Problem(413, "too-large", "The body is too large.", f"At most {limit_bytes} bytes are taken.")
+
+
+def no_such_task() -> Problem:
+    return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
+
+
+def unavailable(what: str) -> Problem:
+    return Problem(
+        503,
+        "unavailable",
+        "A dependency does not answer.",
+        f"{what} cannot be reached at the moment. Repeating the request is safe.",
+        headers={"Retry-After": "5"},
+    )

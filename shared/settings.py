@@ -1,0 +1,163 @@
+"""The app's settings: read once from the environment, checked at start, never printed.
+
+Every variable is one field of :class:`Settings`; the table in ``docs/settings.md`` is made from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+INLINE_LIMIT_BYTES = 64 * 1024
+"""Bodies and results up to this size live in Redis, larger ones in Blob Storage (claim check)."""
+
+
+class SettingsError(Exception):
+    """Raised when the environment does not describe a working app. Names the settings, never their values."""
+
+
+class BackendSettings(BaseModel):
+    """One entry of ``BACKENDS``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    lease_s: float | None = Field(default=None, gt=0)
+    """How long a task may go without an update before it is taken for lost; ``LEASE_S`` if not given."""
+
+
+def _parse_backends(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed: Any = json.loads(value or "{}")
+    except ValueError:
+        raise ValueError("must be a JSON object of path prefix → base URL") from None
+    if not isinstance(parsed, dict):
+        raise ValueError("must be a JSON object of path prefix → base URL")
+    entries = cast("dict[str, Any]", parsed)
+    return {path: {"url": entry} if isinstance(entry, str) else entry for path, entry in entries.items()}
+
+
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
+
+
+class Settings(BaseModel):
+    """What the environment says. Field names are the variables' names in lower case."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    redis_connection_string: SecretStr = Field(
+        description="Where Redis is: `redis[s]://…`, or `host:port,password=…,ssl=True` as Azure shows it. "
+        "A host under `redis.azure.net` without a password is entered with Entra ID.",
+        min_length=1,
+    )
+    event_grid_topic_uri: str = Field(
+        description="The custom topic's endpoint, `https://…/api/events`.", pattern=r"^https?://"
+    )
+    event_grid_key: SecretStr | None = Field(
+        default=None, description="The topic's key. Without it the app's managed identity is used."
+    )
+    backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
+        default_factory=dict,
+        description="JSON: path prefix → base URL of the model service, or → "
+        '`{"url": …, "lease_s": …}`. Nothing outside the registry is ever called.',
+    )
+    backend_base_url: str | None = Field(
+        default=None,
+        description="One gateway in front of all model services; serves every path `BACKENDS` does not.",
+    )
+    allow_loopback_backends: bool = Field(
+        default=False, description="Let backends be on loopback addresses. For the local stack only."
+    )
+    azurewebjobsstorage: SecretStr | None = Field(
+        default=None,
+        description="Storage account for bodies and results over 64 KiB (and for the Functions host).",
+    )
+    azurewebjobsstorage__blobserviceuri: str | None = Field(
+        default=None, description="The same with a managed identity: the account's blob endpoint."
+    )
+    azurewebjobsstorage__accountname: str | None = Field(
+        default=None, description="The same with a managed identity: the account's name."
+    )
+    blob_container: str = Field(
+        default="task-backbone",
+        description="Container for bodies and results.",
+        pattern=r"^[a-z0-9](?:-?[a-z0-9]){2,62}$",
+    )
+    max_body_bytes: int = Field(
+        default=100 * 1024 * 1024,
+        ge=1,
+        le=100 * 1024 * 1024,
+        description="Largest request body or result. The Functions host allows 100 MiB at most.",
+    )
+    lease_s: Seconds = Field(
+        default=600,
+        description="How long a dispatched or running task may go without an update before it is tried again.",
+    )
+    dispatch_timeout_s: Annotated[float, Field(gt=0, le=25)] = Field(
+        default=25,
+        description="How long a model service may take to accept a task (Event Grid waits 30 s for us).",
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=10, description="Failed attempts, or publishes without a delivery, before a task is failed."
+    )
+    backoff_base_s: Seconds = Field(
+        default=5, description="First delay after a failed attempt; doubles up to 10 minutes, with jitter."
+    )
+    busy_retry_s: Seconds = Field(
+        default=5, description="Delay after a backend answered 429 or 503 without `Retry-After`."
+    )
+    republish_s: Seconds = Field(
+        default=30,
+        description="When an event that nobody claimed is published again; doubles up to 10 minutes.",
+    )
+    retention_s: Seconds = Field(
+        default=7 * 86_400, description="How long a finished task is kept with its body and result."
+    )
+    reconciler_schedule: str = Field(
+        default="*/5 * * * * *", description="NCRONTAB schedule of the reconciler.", min_length=1
+    )
+    applicationinsights_connection_string: SecretStr | None = Field(
+        default=None, description="Where telemetry goes. Without it the app runs silently."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_backend(self) -> Self:
+        if not self.backends and not self.backend_base_url:
+            raise ValueError("BACKENDS or BACKEND_BASE_URL must name at least one model service")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from *environ*; names are case-insensitive, empty means absent.
+
+        Raises:
+            SettingsError: a setting is missing or bad; names each of them in one line.
+        """
+        values = {name.lower(): value for name, value in environ.items() if value.strip()}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(
+                _explain(e["loc"], e["msg"]) for e in error.errors(include_input=False, include_url=False)
+            )
+            raise SettingsError(f"The app cannot start: {problems}.") from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in location[1:])
+    return f"setting {name}: {message.removeprefix('Value error, ')}"

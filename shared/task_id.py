@@ -1,0 +1,16 @@
+"""What a task id may look like, whoever chose it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+_TASK_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def is_task_id(text: str) -> bool:
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def new_task_id() -> str:
+    return str(uuid.uuid4())

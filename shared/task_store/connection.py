@@ -1,0 +1,178 @@
+"""Opens the Redis that a connection string describes: single server or cluster, password or Entra ID."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.credentials import CredentialProvider
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+RedisClient = Redis | RedisCluster
+
+ENTRA_SCOPE = "https://redis.azure.com/.default"
+CONNECT_TIMEOUT_S = 2.0
+REPLY_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """What a connection string says."""
+
+    host: str
+    port: int
+    tls: bool
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> RedisAddress:
+        """Read ``redis[s]://…`` or StackExchange's ``host:port,password=…,ssl=True``.
+
+        Raises:
+            ValueError: the text is neither. The message never repeats the text, which may hold a password.
+        """
+        return cls._from_url(text) if "://" in text else cls._from_stackexchange(text)
+
+    @classmethod
+    def _from_url(cls, text: str) -> RedisAddress:
+        try:
+            url = urlsplit(text)
+            port = url.port
+        except ValueError:
+            raise ValueError("is not a valid Redis URL") from None
+        if url.scheme not in ("redis", "rediss") or not url.hostname:
+            raise ValueError("must be redis://host:port or rediss://host:port")
+        if url.path.strip("/") not in ("", "0"):
+            raise ValueError("must name database 0: there is no other one in a cluster")
+        return cls(
+            host=url.hostname,
+            port=port or 6379,
+            tls=url.scheme == "rediss",
+            username=unquote(url.username) if url.username else None,
+            password=unquote(url.password) if url.password else None,
+        )
+
+    @classmethod
+    def _from_stackexchange(cls, text: str) -> RedisAddress:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        endpoints = [part for part in parts if "=" not in part]
+        options = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (part.partition("=") for part in parts if "=" in part)
+        }
+        if not endpoints:
+            raise ValueError("must begin with host:port")
+        host, _, port = endpoints[0].rpartition(":") if ":" in endpoints[0] else (endpoints[0], "", "")
+        tls = options.get("ssl", "false").lower() == "true"
+        if port and not port.isdigit():
+            raise ValueError("must begin with host:port")
+        return cls(
+            host=host,
+            port=int(port) if port else 6380 if tls else 6379,
+            tls=tls,
+            username=options.get("user") or None,
+            password=options.get("password") or None,
+        )
+
+    @property
+    def wants_entra_id(self) -> bool:
+        return self.password is None and self.host.lower().endswith(".redis.azure.net")
+
+
+class EntraCredentials(CredentialProvider):
+    """Signs in to Azure Managed Redis: the user is the identity's object id, the password its token.
+
+    azure-identity caches the token and renews it in time; Redis closes a connection whose token has expired, and
+    the client's reconnect fetches the next one.
+    """
+
+    def __init__(self, credential: AsyncTokenCredential) -> None:
+        self._credential = credential
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        token = (await self._credential.get_token(ENTRA_SCOPE)).token
+        payload = token.split(".")[1]
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return str(claims["oid"]), token
+
+
+async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCredential]) -> RedisClient:
+    """Open the Redis at *address* for the running event loop, as a cluster client if the server is one.
+
+    Raises:
+        redis.RedisError, OSError: it cannot be reached.
+    """
+    auth: dict[str, Any] = (
+        {"credential_provider": EntraCredentials(credential())}
+        if address.wants_entra_id
+        else {"username": address.username, "password": address.password}
+    )
+    common: dict[str, Any] = {
+        **auth,
+        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        # Azure closes connections that were idle for ten minutes.
+        "health_check_interval": 60,
+    }
+    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
+    pool = BlockingConnectionPool(
+        max_connections=MAX_CONNECTIONS,
+        timeout=REPLY_TIMEOUT_S,
+        connection_class=SSLConnection if address.tls else Connection,
+        host=address.host,
+        port=address.port,
+        retry=retry,
+        **common,
+    )
+    single: Redis = Redis.from_pool(pool)
+    try:
+        info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
+    except BaseException:
+        await single.aclose()
+        raise
+    if not info.get("cluster_enabled"):
+        return single
+    await single.aclose()
+    cluster = RedisCluster(
+        host=address.host,
+        port=address.port,
+        ssl=address.tls,
+        max_connections=MAX_CONNECTIONS,
+        # A failover takes Azure up to 15 s; a request gives up sooner, with a 503.
+        cluster_error_retry_attempts=3,
+        retry=retry,
+        address_remap=_by_name(address) if address.tls else None,
+        **common,
+    )
+    try:
+        return await cluster.initialize()
+    except BaseException:
+        await cluster.aclose()
+        raise
+
+
+def _by_name(address: RedisAddress) -> Callable[[tuple[str, int]], tuple[str, int]]:
+    """Azure announces a cluster's nodes by IP address, the certificate holds the name: same host, their ports."""
+
+    def remap(node: tuple[str, int]) -> tuple[str, int]:
+        try:
+            ipaddress.ip_address(node[0])
+        except ValueError:
+            return node
+        return address.host, node[1]
+
+    return remap

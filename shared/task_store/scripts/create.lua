@@ -1,0 +1,19 @@
+-- Stores a new task with its body, indexes and deadline: from here it is safe.
+--
+-- ARGV[1]  packed map: now, id, op, due_in (ms), who, brief (status for the history), rec (the record but for its times)
+-- ARGV[2]  the inline body, or ''
+-- Returns  {'created', record}, also to a replay
+--          {'exists', record} when the id was taken: nothing changed
+local arg = cmsgpack.unpack(ARGV[1])
+local known, raw = load(arg.id)
+if known then return { known.k == arg.op and 'created' or 'exists', raw } end
+
+local now = now_ms(arg.now)
+local rec = arg.rec
+rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, {}
+remember(rec, now, arg.who, arg.brief)
+if rec.b and not rec.b[3] then redis.call('SET', body_key(arg.id), ARGV[2]) end
+redis.call('SADD', PATHS, rec.p)
+index(arg.id, rec, now)
+set_due(arg.id, now + arg.due_in)
+return { 'created', save(arg.id, rec) }

@@ -1,0 +1,571 @@
+"""The steps of a task's life, each one script and one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import secrets
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ClusterError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from shared.task import Content, Event, State, Task, Who
+from shared.task_store.connection import RedisClient
+
+# Sixteen partitions; each tag's slot lies in the middle of its sixteenth of a cluster's slots.
+TAGS: Final = (
+    "04s",
+    "003",
+    "pt6",
+    "4x6",
+    "0ay",
+    "0e9",
+    "4mt",
+    "4i4",
+    "265",
+    "22u",
+    "c0h",
+    "6zp",
+    "gio",
+    "5f",
+    "6o2",
+    "6kr",
+)
+PARTITIONS: Final = len(TAGS)
+BRIEF_CHARS: Final = 200
+SWEEP_LIMIT: Final = 64
+BLOB_GRACE_S: Final = 120.0
+BACKOFF_CAP_S: Final = 600.0
+
+_UNAVAILABLE = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+    ClusterError,
+)
+
+
+class StoreUnavailable(Exception):
+    """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
+
+
+class Refusal(StrEnum):
+    """Why a step was not taken; nothing has changed."""
+
+    UNKNOWN = "unknown"
+    STALE = "stale"
+    FINISHED = "finished"
+    STATE = "state"
+    BODILESS = "bodiless"
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """What a task is created from."""
+
+    id: str
+    path: str
+    lease_s: float
+    """How long it may go without an update once it is dispatched."""
+    status: str = State.CREATED.value
+    state: State = State.CREATED
+    query: str = ""
+    wanted: bool = True
+    body: Content | None = None
+    inline_body: bytes = b""
+    """The body's bytes; not looked at when it is a blob."""
+    traceparent: str = ""
+    owner: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The id was taken; this is the task that has it."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The step was taken. ``transition`` says whether state, path or attempt changed by it."""
+
+    task: Task
+    transition: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The attempt is the caller's to dispatch. ``inline_body`` is None when the body is a blob."""
+
+    task: Task
+    inline_body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: Refusal
+    task: Task | None
+
+
+Outcome = Moved | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What the sweep did, and what is left to the caller: to publish the task, or to delete its blobs."""
+
+    what: Literal["publish", "retry", "failed", "purged", "blobs"]
+    id: str
+    task: Task | None
+
+    @property
+    def must_publish(self) -> bool:
+        return self.what in ("publish", "retry")
+
+    @property
+    def transition(self) -> bool:
+        return self.what in ("retry", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many tasks of one endpoint path stand in each state, and how long the oldest has waited."""
+
+    created: int = 0
+    dispatched: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    oldest_waiting_ms: int = 0
+
+    def plus(self, other: Depth) -> Depth:
+        return Depth(
+            self.created + other.created,
+            self.dispatched + other.dispatched,
+            self.running + other.running,
+            self.completed + other.completed,
+            self.failed + other.failed,
+            self.cancelled + other.cancelled,
+            max(self.oldest_waiting_ms, other.oldest_waiting_ms),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StorePolicy:
+    """The deadlines the store sets, in seconds."""
+
+    republish_s: float = 30
+    retention_s: float = 7 * 86_400
+    max_attempts: int = 10
+
+
+def _load_scripts() -> dict[str, str]:
+    folder = Path(__file__).parent / "scripts"
+    lib = (folder / "lib.lua").read_text()
+    return {file.stem: lib + file.read_text() for file in folder.glob("*.lua") if file.stem != "lib"}
+
+
+_SCRIPTS: Final = {
+    name: (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    for name, source in _load_scripts().items()
+}
+# msgpack ships no types.
+_packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
+_unpackb: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
+_STATES: Final = {state.value: state for state in State}
+
+
+def partition(task_id: str) -> int:
+    return zlib.crc32(task_id.encode()) % PARTITIONS
+
+
+def _tag(task_id: str) -> str:
+    return "{" + TAGS[partition(task_id)] + "}"
+
+
+class TaskStore:
+    """All tasks of one Redis.
+
+    Args:
+        open_redis: opens a client for the running event loop; called again after a failure to connect.
+        now_ms: the clock; None for the Redis server's own, which all processes share.
+    """
+
+    def __init__(
+        self,
+        open_redis: Callable[[], Awaitable[RedisClient]],
+        policy: StorePolicy,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._open_redis = open_redis
+        self._policy = policy
+        self._now_ms = now_ms
+        self._client: RedisClient | None = None
+        self._opening = asyncio.Lock()
+
+    async def create(self, new: NewTask) -> Created | Existing:
+        """Store a task with its body and deadline. From here it is safe."""
+        record: dict[str, Any] = {
+            "s": new.state.value,
+            "p": new.path,
+            "x": new.status,
+            "a": 1,
+            "f": 0,
+            "n": 1 if new.wanted else 0,
+            "w": new.wanted,
+            # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
+            "l": _ms(new.lease_s if new.wanted else self._policy.retention_s),
+        }
+        if new.body:
+            record["b"] = _pack_content(new.body)
+            record["g"] = new.body.blob is not None
+        for key, value in (
+            ("u", new.query),
+            ("t", new.traceparent),
+            ("o", new.owner),
+            ("i", new.fingerprint),
+        ):
+            if value:
+                record[key] = value
+        due_s = self._policy.republish_s if new.wanted else self._policy.retention_s
+        kind, raw = await self._run(
+            "create",
+            new.id,
+            {
+                "rec": record,
+                "due_in": _ms(due_s),
+                "who": Who.CLIENT.value,
+                "brief": new.status[:BRIEF_CHARS],
+            },
+            new.inline_body if new.body and not new.body.blob else b"",
+        )
+        task = _unpack_task(new.id, raw)
+        return Created(task) if kind == b"created" else Existing(task)
+
+    async def claim(self, task_id: str, attempt: int | None, *, window_s: float) -> Claimed | Refused:
+        """Take a waiting task's attempt for dispatch; None takes whichever is current.
+
+        Who claims has *window_s* to record what the backend said, then the task is tried again.
+        """
+        reply = await self._move(
+            task_id,
+            who=Who.DISPATCHER,
+            attempt=attempt,
+            from_=(State.CREATED,),
+            has_body=True,
+            to=State.DISPATCHED,
+            status=None,
+            due_in=_ms(window_s),
+            fetch=True,
+        )
+        outcome = _outcome(task_id, reply)
+        if isinstance(outcome, Refused):
+            return outcome
+        inline = outcome.task.body is None or outcome.task.body.blob is None
+        return Claimed(outcome.task, cast("bytes | None", reply[2]) or b"" if inline else None)
+
+    async def accepted(self, task: Task) -> Outcome:
+        """The backend took the task: from now on it has a lease."""
+        return await self._step(
+            task.id,
+            who=Who.DISPATCHER,
+            attempt=task.attempt,
+            from_=(State.DISPATCHED,),
+        )
+
+    async def requeue(self, task: Task, *, status: str, after_s: float, failed: bool) -> Outcome:
+        """Put a claimed task back at its place in the queue, to be published again after *after_s*."""
+        return await self._step(
+            task.id,
+            who=Who.DISPATCHER,
+            attempt=task.attempt,
+            from_=(State.DISPATCHED,),
+            to=State.CREATED,
+            requeue=True,
+            failed=failed,
+            status=status,
+            due_in=_ms(after_s),
+        )
+
+    async def fail_dispatch(self, task: Task, *, status: str) -> Outcome:
+        """End a claimed task that cannot be dispatched."""
+        return await self._step(
+            task.id,
+            who=Who.DISPATCHER,
+            attempt=task.attempt,
+            from_=(State.DISPATCHED,),
+            to=State.FAILED,
+            failed=True,
+            status=status,
+            due_in=_ms(self._policy.retention_s),
+        )
+
+    async def update(
+        self,
+        task_id: str,
+        *,
+        state: State | None,
+        status: str | None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+    ) -> Outcome:
+        """What a model service reports. Any report renews the lease; only :meth:`hop` puts a task back in a queue."""
+        return await self._step(
+            task_id,
+            body,
+            inline_body,
+            who=Who.CLIENT,
+            attempt=attempt,
+            to=None if state is State.CREATED else state,
+            status=status,
+            path=path,
+            query=query,
+            body=body,
+            due_in=_ms(self._policy.retention_s) if state and state.is_terminal else None,
+        )
+
+    async def hop(
+        self,
+        task_id: str,
+        *,
+        status: str | None,
+        lease_s: float | None = None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+    ) -> Outcome:
+        """Send a task to the end of an endpoint's queue, with a new body or its own: the next pipeline step."""
+        return await self._step(
+            task_id,
+            body,
+            inline_body,
+            who=Who.CLIENT,
+            attempt=attempt,
+            to=State.CREATED,
+            hop=True,
+            has_body=body is None,
+            status=status,
+            path=path,
+            query=query,
+            body=body,
+            publishes=1,
+            lease=_ms(lease_s) if lease_s else None,
+            due_in=_ms(self._policy.republish_s),
+        )
+
+    async def put_result(self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None) -> Outcome:
+        """Keep what the current attempt made. Counts as an update."""
+        return await self._step(
+            task_id,
+            result,
+            data,
+            who=Who.CLIENT,
+            attempt=attempt,
+            result=result,
+        )
+
+    async def get(self, task_id: str) -> Task | None:
+        raw = await self._call(lambda redis: redis.get(f"{_tag(task_id)}t:{task_id}"))
+        return _unpack_task(task_id, raw) if raw else None
+
+    async def inline_result(self, task_id: str) -> bytes | None:
+        return cast("bytes | None", await self._call(lambda redis: redis.get(f"{_tag(task_id)}r:{task_id}")))
+
+    async def sweep(self, index: int) -> list[Overdue]:
+        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
+        policy = self._policy
+        arg = {
+            "limit": SWEEP_LIMIT,
+            "max_attempts": policy.max_attempts,
+            "publish_base": _ms(policy.republish_s),
+            "cap": _ms(BACKOFF_CAP_S),
+            "retention": _ms(policy.retention_s),
+            "blob_grace": _ms(BLOB_GRACE_S),
+            "seed": random.getrandbits(31),
+        }
+        rows: list[list[bytes]] = await self._script("sweep", "{" + TAGS[index] + "}", _pack(self._stamped(arg)))
+        return [
+            Overdue(
+                cast("Any", row[0].decode()),
+                row[1].decode(),
+                _unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
+            )
+            for row in rows
+        ]
+
+    async def forget(self, task_ids: Iterable[str]) -> int:
+        """Remove finished tasks whose blobs have been deleted."""
+        by_tag: dict[str, list[str]] = {}
+        for task_id in task_ids:
+            by_tag.setdefault(_tag(task_id), []).append(task_id)
+        counts = await asyncio.gather(*(self._script("forget", tag, *ids) for tag, ids in by_tag.items()))
+        return sum(cast("list[int]", counts))
+
+    async def depths(self, path: str | None = None) -> dict[str, Depth]:
+        """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
+        now = str(self._now_ms() if self._now_ms else 0)
+        parts = await asyncio.gather(*(self._script("counts", "{" + tag + "}", now, path or "") for tag in TAGS))
+        depths: dict[str, Depth] = {path: Depth()} if path else {}
+        for row in (row for part in parts for row in part):
+            name = row[0].decode()
+            depths[name] = depths.get(name, Depth()).plus(Depth(*row[1:]))
+        return depths
+
+    async def report_requests(self, cluster: str, path: str, delta: int) -> int:
+        """Add to the requests in flight at an endpoint; returns the new count, never below 0."""
+        field = f"{cluster} {path}"
+        count = await self._script("report", _tag(field), field, str(delta), secrets.token_urlsafe(8))
+        return max(0, int(count))
+
+    async def requests(self, cluster: str, path: str) -> int | None:
+        """Requests in flight at an endpoint; None when none were ever reported."""
+        field = f"{cluster} {path}"
+        raw = await self._call(lambda redis: cast("Any", redis).hget(f"{_tag(field)}requests", field))
+        return max(0, int(_unpackb(raw)[0])) if raw else None
+
+    async def ping(self) -> None:
+        await self._call(lambda redis: cast("Any", redis).ping())
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def _step(self, task_id: str, content: Content | None = None, data: bytes = b"", **change: Any) -> Outcome:
+        inline = data if content and not content.blob else b""
+        return _outcome(task_id, await self._move(task_id, inline, **change))
+
+    async def _move(self, task_id: str, payload: bytes = b"", **change: Any) -> list[Any]:
+        arg: dict[str, Any] = {}
+        for key, value in change.items():
+            if value is None or value is False:
+                continue
+            arg[key.rstrip("_")] = _pack_content(value) if isinstance(value, Content) else value
+        if "status" in arg:
+            arg["brief"] = arg["status"][:BRIEF_CHARS]
+        return await self._run("move", task_id, arg, payload)
+
+    async def _run(self, script: str, task_id: str, arg: Mapping[str, Any], payload: bytes) -> list[Any]:
+        return await self._script(script, _tag(task_id), _pack(self._stamped({**arg, "id": task_id})), payload)
+
+    def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
+        # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
+        # finds the id in the record and knows that the step was taken.
+        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": secrets.token_urlsafe(8)}
+
+    async def _script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        source, sha = _SCRIPTS[name]
+
+        async def call(redis: RedisClient) -> Any:
+            scripting = cast("Any", redis)
+            try:
+                return await scripting.evalsha(sha, 1, tag, *args)
+            except NoScriptError:
+                return await scripting.eval(source, 1, tag, *args)
+
+        return await self._call(call)
+
+    async def _call(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+        try:
+            return await call(await self._redis())
+        except _UNAVAILABLE as error:
+            raise StoreUnavailable(type(error).__name__) from error
+        except ResponseError:
+            raise
+        except (RedisError, OSError, TimeoutError, AttributeError) as error:
+            # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
+            raise StoreUnavailable(type(error).__name__) from error
+
+    async def _redis(self) -> RedisClient:
+        if self._client is None:
+            async with self._opening:
+                if self._client is None:
+                    self._client = await self._open_redis()
+        return self._client
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _pack(value: Mapping[str, Any]) -> bytes:
+    return _packb(value, use_bin_type=False)
+
+
+def _pack_content(content: Content) -> list[Any]:
+    packed: list[Any] = [content.content_type, content.size_bytes]
+    return [*packed, content.blob] if content.blob else packed
+
+
+def _unpack_content(packed: list[Any] | None) -> Content | None:
+    return Content(*packed) if packed else None
+
+
+def _unpack_task(task_id: str, raw: bytes) -> Task:
+    rec: dict[str, Any] = _unpackb(raw)
+    born: int = rec["c"]
+    return Task(
+        id=task_id,
+        state=_STATES[rec["s"]],
+        path=rec["p"],
+        query=rec.get("u", ""),
+        status=rec["x"],
+        attempt=rec["a"],
+        failures=rec["f"],
+        publishes=rec["n"],
+        wanted=rec["w"],
+        version=rec["v"],
+        created_ms=born,
+        updated_ms=rec["m"],
+        queued_ms=rec["q"],
+        body=_unpack_content(rec.get("b")),
+        result=_unpack_content(rec.get("r")),
+        traceparent=rec.get("t", ""),
+        fingerprint=rec.get("i", ""),
+        owner=rec.get("o", ""),
+        history=tuple(
+            Event(born + at, _STATES[state], attempt, who, status) for at, state, attempt, who, status in rec["h"]
+        ),
+    )
+
+
+def _outcome(task_id: str, reply: list[Any]) -> Outcome:
+    kind: str = reply[0].decode()
+    task = _unpack_task(task_id, reply[1]) if len(reply) > 1 else None
+    if kind in ("moved", "kept", "same"):
+        assert task is not None
+        return Moved(task, transition=kind == "moved")
+    return Refused(Refusal(kind), task)

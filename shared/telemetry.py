@@ -1,0 +1,165 @@
+"""Metrics, traces and events, through the OpenTelemetry API. Silent without a connection string.
+
+One operation spans all hops of a task: the traceparent of its submit is kept in its record, and every later span
+joins that trace (see ``docs/telemetry.md``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from shared.settings import Settings
+from shared.task import Task
+
+log = logging.getLogger("task_backbone")
+
+_tracer = trace.get_tracer("task_backbone")
+_meter = metrics.get_meter("task_backbone")
+_propagator = TraceContextTextMapPropagator()
+_depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
+_requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
+
+
+def configure(settings: Settings) -> None:
+    """Send telemetry to Application Insights, if the app is told where that is."""
+    connection_string = settings.applicationinsights_connection_string
+    if connection_string is None:
+        return
+    from azure.monitor.opentelemetry import (
+        configure_azure_monitor,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    log.setLevel(logging.INFO)
+    # The Functions host itself reports live metrics and performance counters.
+    options: dict[str, Any] = {"enable_live_metrics": False, "enable_performance_counters": False}
+    configure_azure_monitor(connection_string=connection_string.get_secret_value(), logger_name=log.name, **options)
+
+
+def flush() -> None:
+    """Send what is waiting. An instance may be frozen before the exporter's next interval."""
+    for provider in (metrics.get_meter_provider(), trace.get_tracer_provider()):
+        force_flush = getattr(provider, "force_flush", None)
+        if force_flush is not None:
+            force_flush(5_000)
+
+
+def depth(path: str, state: str, count: int) -> None:
+    _depth.set(count, {"path": path, "state": state})
+
+
+def requests_in_flight(cluster: str, path: str, count: int) -> None:
+    _requests.set(count, {"cluster": cluster, "path": path})
+
+
+def transition(task: Task) -> None:
+    """One custom event per transition. The status text is the caller's and stays out of it."""
+    log.info(
+        "TaskStateChanged",
+        extra={
+            "microsoft.custom_event.name": "TaskStateChanged",
+            "task.id": task.id,
+            "task.state": task.state.value,
+            "task.path": task.path,
+            "task.attempt": task.attempt,
+        },
+    )
+
+
+@contextmanager
+def server_span(name: str, headers: Mapping[str, str]) -> Generator[Span]:
+    """The span of one function call, in the trace its caller began."""
+    with _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=SpanKind.SERVER) as span:
+        yield span
+
+
+@contextmanager
+def producer_spans(tasks: Sequence[Task]) -> Generator[list[dict[str, str]]]:
+    """The spans of publishing tasks' events in one request; yields the trace context that each event carries."""
+    links = _links()
+    spans = [
+        _tracer.start_span("publish", _context(task.traceparent), SpanKind.PRODUCER, _attributes(task), links=links)
+        for task in tasks
+    ]
+    try:
+        yield [_headers(trace.set_span_in_context(span, Context())) for span in spans]
+    finally:
+        for span in spans:
+            span.end()
+
+
+@contextmanager
+def consumer_span(task: Task, traceparent: str) -> Generator[Span]:
+    """The span of a dispatch: its parent comes from the event, the delivery's own trace is linked."""
+    with _tracer.start_as_current_span(
+        "dispatch",
+        _context(traceparent or task.traceparent),
+        SpanKind.CONSUMER,
+        _attributes(task),
+        links=_links(),
+    ) as span:
+        yield span
+
+
+@contextmanager
+def client_span(task: Task, url: str) -> Generator[Span]:
+    """The span of the call to the model service."""
+    with _tracer.start_as_current_span(
+        f"POST {task.path}",
+        kind=SpanKind.CLIENT,
+        attributes={**_attributes(task), "http.request.method": "POST", "url.full": url.partition("?")[0]},
+    ) as span:
+        yield span
+
+
+def join(task: Task, name: str, started_ns: int) -> None:
+    """Put a step that came in a trace of its own, as from a client that passes none on, into the task's trace too."""
+    current = trace.get_current_span()
+    current.set_attribute("task.id", task.id)
+    parent = _context(task.traceparent)
+    theirs = trace.get_current_span(parent).get_span_context()
+    if not theirs.is_valid or theirs.trace_id == current.get_span_context().trace_id:
+        return
+    _tracer.start_span(name, parent, attributes=_attributes(task), links=_links(), start_time=started_ns).end()
+
+
+def outgoing(task: Task) -> dict[str, str]:
+    """The current trace context as headers; without one, the task's own."""
+    return _headers(None) or ({"traceparent": task.traceparent} if task.traceparent else {})
+
+
+def traceparent() -> str:
+    """The current trace context, to be kept with a task; empty without one."""
+    return _headers(None).get("traceparent", "")
+
+
+def now_ns() -> int:
+    return time.time_ns()
+
+
+def _headers(context: Context | None) -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier, context)
+    return carrier
+
+
+def _context(traceparent: str) -> Context:
+    # An empty context, not None: None would mean the current one.
+    return _propagator.extract({"traceparent": traceparent}, context=Context())
+
+
+def _links() -> list[Link]:
+    current = trace.get_current_span().get_span_context()
+    return [Link(current)] if current.is_valid else []
+
+
+def _attributes(task: Task) -> dict[str, str | int]:
+    return {"task.id": task.id, "task.path": task.path, "task.attempt": task.attempt}

@@ -1,0 +1,55 @@
+"""The two metric timers of the existing platform, and the queue-depth endpoint that autoscalers read."""
+
+from __future__ import annotations
+
+import asyncio
+
+import azure.functions as func
+
+from functions_http import http_function, json_response
+from shared import telemetry
+from shared.services import Services, current_services
+from shared.task_store import Depth
+from task_logger.depths import QueueDepth, QueueDepthList
+
+blueprint = func.Blueprint()
+
+_seen: set[str] = set()
+
+
+@blueprint.function_name("TaskQueueLogger")
+@blueprint.timer_trigger("timer", schedule="*/30 * * * * *", run_on_startup=False, use_monitor=True)
+async def task_queue_logger(timer: func.TimerRequest) -> None:
+    for path, depth in (await _depths(current_services())).items():
+        telemetry.depth(path, "created", depth.created)
+    await asyncio.to_thread(telemetry.flush)
+
+
+@blueprint.function_name("TaskProcessLogger")
+@blueprint.timer_trigger("timer", schedule="0 */5 * * * *", run_on_startup=False, use_monitor=True)
+async def task_process_logger(timer: func.TimerRequest) -> None:
+    for path, depth in (await _depths(current_services())).items():
+        telemetry.depth(path, "dispatched", depth.dispatched)
+        telemetry.depth(path, "running", depth.running)
+        telemetry.depth(path, "completed", depth.completed)
+        telemetry.depth(path, "failed", depth.failed)
+    await asyncio.to_thread(telemetry.flush)
+
+
+@http_function(blueprint, "QueueDepths", route="v1/queues/{*path}", methods=["GET"])
+async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    path = (req.route_params.get("path") or "").lstrip("/")
+    if not path:
+        depths = await services.store.depths()
+        queues = [QueueDepth.of(name, depths[name]) for name in sorted(depths)]
+        return json_response(QueueDepthList(queues=queues).model_dump(by_alias=True))
+    name = "/" + path
+    depths = await services.store.depths(name)
+    return json_response(QueueDepth.of(name, depths[name]).model_dump(by_alias=True))
+
+
+async def _depths(services: Services) -> dict[str, Depth]:
+    # A path whose last task was removed is reported as 0, or its gauge would keep its last value for ever.
+    depths = await services.store.depths()
+    _seen.update(depths)
+    return {path: depths.get(path, Depth()) for path in _seen}
