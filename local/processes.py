@@ -1,0 +1,220 @@
+"""Child processes of the local stack: started until ready, watched, killed on purpose, never left behind."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+_POLL_INTERVAL_S = 0.02
+_LOG_TAIL_LINES = 15
+_READY_LINE = re.compile(rb"^READY (http://\S+)\r?$", re.MULTILINE)
+
+# Below the ports that Linux (32768+) and macOS (49152+) give to outgoing connections: a port stays free while
+# its server is restarted, and a client that retries meanwhile cannot end up connected to itself. A node of a
+# Redis cluster also takes port + 10000, which is below them too. In random order: several processes choose.
+_PORTS = range(11000, 22000)
+_untried_ports = iter(random.SystemRandom().sample(_PORTS, len(_PORTS)))
+
+# PR_SET_PDEATHSIG is kept on exec, so a small interpreter sets it and then becomes the command. A preexec_fn
+# would run Python code between the fork of a multi-threaded process and the exec, where it may deadlock.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, command = int(sys.argv[1]), sys.argv[2:]
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != parent:
+    sys.exit("the parent process has ended")
+try:
+    os.execv(command[0], command)
+except OSError as error:
+    sys.exit(f"cannot run {command[0]}: {error.strerror}")
+"""
+
+# The signal is sent when the *thread* that forked ends: one thread, which lasts as long as we do, forks them all.
+_forking_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
+
+
+class LocalStackError(Exception):
+    """Raised when a part of the local stack cannot be had, does not start, or has died."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on; never the same one twice."""
+    for port in _untried_ports:
+        with socket.socket() as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise LocalStackError(f"No free TCP port was found between {_PORTS.start} and {_PORTS.stop}.")
+
+
+class ChildProcess:
+    """A process of the local stack, with a process group and a log file of its own.
+
+    It may be started again after it was stopped or killed or has died, always by the same command: for a
+    server that must come back where it was, the command names a port, not 0. On Linux it dies with this
+    process, however that ends. A subclass whose program prints no ``READY <url>`` line overrides `is_ready`.
+
+    Parameters:
+        name: what error messages call it.
+        command: program and arguments; a program without a slash is looked up on PATH.
+        log_path: where standard output and standard error are appended.
+        environment: variables set on top of this process's own.
+        start_timeout_s: how long it may take to become ready.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+        start_timeout_s: float = 60,
+    ) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._command = [str(part) for part in command]
+        self._environment = dict(environment or {})
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start_bytes = 0
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that the process printed in its ``READY`` line."""
+        if self._url is None:
+            raise LocalStackError(f"{self.name} has printed no READY line.")
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        return self._started().pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts the process and returns once it is ready."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Starts the process and returns at once, so that several can get ready side by side."""
+        if self.is_running:
+            raise LocalStackError(f"{self.name} is already running.")
+        self.kill()
+        program = shutil.which(self._command[0])
+        if program is None:
+            raise LocalStackError(f"{self.name} cannot be started: there is no program {self._command[0]}.")
+        command = [program, *self._command[1:]]
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._url = None
+        with self.log_path.open("ab") as log:
+            self._log_start_bytes = log.tell()
+            self._process = _forking_thread.submit(
+                subprocess.Popen,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self._environment},
+                process_group=0,
+            ).result()
+
+    def wait_until_ready(self) -> None:
+        """Returns once the process is ready; raises `LocalStackError` if it dies or takes too long."""
+        deadline_s = time.monotonic() + self._start_timeout_s
+        while True:
+            self.check()
+            if self.is_ready():
+                return
+            if time.monotonic() > deadline_s:
+                self.kill()
+                raise LocalStackError(
+                    f"{self.name} was not ready after {self._start_timeout_s:g} s.{self._log_tail()}"
+                )
+            time.sleep(_POLL_INTERVAL_S)
+
+    def is_ready(self) -> bool:
+        """Whether the process has printed its ``READY`` line; asked while it starts."""
+        line = _READY_LINE.search(self._output())
+        if line is not None:
+            self._url = line[1].decode()
+        return line is not None
+
+    def check(self) -> None:
+        """Raises `LocalStackError` with the end of the log if the process has ended by itself."""
+        exit_code = self._started().poll()
+        if exit_code is not None:
+            self._kill_group()
+            how = f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
+            raise LocalStackError(f"{self.name} has ended unexpectedly ({how}).{self._log_tail()}")
+
+    def stop(self, grace_s: float = 10) -> int | None:
+        """Asks the process to end (SIGTERM), and makes it end after `grace_s`.
+
+        Returns its exit code, negative for the signal that ended it, or None if there was nothing to stop.
+        """
+        if self._process is None:
+            return None
+        process = self._process
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+        self.kill()
+        return process.returncode
+
+    def kill(self) -> None:
+        """Kills the process and its children at once (SIGKILL), as a crash would."""
+        if self._process is not None:
+            self._kill_group()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise LocalStackError(f"{self.name} is not running.")
+        return self._process
+
+    def _kill_group(self) -> None:
+        # macOS answers EPERM, not ESRCH, for a group whose members have all ended.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._started().pid, signal.SIGKILL)
+
+    def _output(self) -> bytes:
+        """What the process has printed since its latest start."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start_bytes)
+            return log.read()
+
+    def _log_tail(self) -> str:
+        lines = self._output().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "".join(f"\n  {line}" for line in [f"Its log, {self.log_path}, ends with:", *lines]) if lines else ""

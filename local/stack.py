@@ -1,0 +1,236 @@
+"""The whole local stack: Redis, Azurite, the Event Grid emulator, the function app on its host, the sample model."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from local.azurite import Azurite
+from local.processes import ChildProcess, LocalStackError, free_port
+from local.redis_server import RedisCluster, RedisServer
+
+ROOT = Path(__file__).resolve().parent.parent
+TOPIC = "backbone"
+SUBSCRIPTION = "backend-webhook"
+DEAD_LETTERS = "dead-letters"
+MODEL_PREFIX = "/v1/landcover"
+_ACTIVATION_TIMEOUT_S = 60
+
+
+class FuncHost(ChildProcess):
+    """The function app under Azure Functions Core Tools, where these are installed."""
+
+    def __init__(self, directory: Path, port: int, environment: Mapping[str, str]) -> None:
+        if shutil.which("func") is None:
+            raise LocalStackError("Azure Functions Core Tools are not installed: there is no program func on PATH.")
+        super().__init__(
+            "func start",
+            ["func", "start", "--port", str(port)],
+            log_path=directory / "func.log",
+            # Core Tools take the Python of the active virtual environment.
+            environment={
+                **environment,
+                "VIRTUAL_ENV": sys.prefix,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "FUNCTIONS_WORKER_RUNTIME": "python",
+            },
+            start_timeout_s=120,
+        )
+        self._url = f"http://127.0.0.1:{port}"
+
+    def is_ready(self) -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/api/v1/health", timeout=5).status_code == 200
+        return False
+
+
+class Stack:
+    """All parts, each on a port that it keeps, so that it may be killed and started again.
+
+    Parameters:
+        directory: for data and logs; what an earlier stack left there goes on.
+        port: the function app's; 0 takes a free one.
+        settings: app settings on top of those that join the parts.
+        backends: the registry besides the sample model, as ``BACKENDS`` has it.
+        with_model: whether the sample model is part of it.
+        redis: a running server to use in place of an own one.
+        azurite: likewise.
+        core_tools: run the app under ``func start`` and not on the development host.
+        time_scale: how fast Event Grid's time passes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+        backends: Mapping[str, object] | None = None,
+        with_model: bool = True,
+        redis: RedisServer | RedisCluster | None = None,
+        azurite: Azurite | None = None,
+        core_tools: bool = False,
+        time_scale: float = 1.0,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.key = _kept_key(directory)
+        self.redis = redis or RedisServer(directory / "redis")
+        self.azurite = azurite or Azurite(directory / "azurite")
+        self._owned = [part for part, given in ((self.redis, redis), (self.azurite, azurite)) if given is None]
+        grid_port, model_port, host_port = free_port(), free_port(), port or free_port()
+        self.url = f"http://127.0.0.1:{host_port}"
+        self.event_grid = _python_part(
+            directory,
+            "local.event_grid",
+            "the Event Grid emulator",
+            *("--port", str(grid_port), "--topic", TOPIC, "--key", self.key),
+            *("--data-dir", str(directory / "event-grid"), "--time-scale", str(time_scale)),
+            *("--dead-letter-connection-string", self.azurite.connection_string),
+        )
+        self.event_grid_url = f"http://127.0.0.1:{grid_port}"
+        registry: dict[str, object] = dict(backends or {})
+        self.model: ChildProcess | None = None
+        if with_model:
+            registry[MODEL_PREFIX] = {"url": f"http://127.0.0.1:{model_port}", "lease_s": 60}
+            self.model = _python_part(
+                directory,
+                "local.sample_model",
+                "the sample model",
+                *("--port", str(model_port)),
+                environment={
+                    "CACHE_CONNECTOR_UPSERT_URI": self.function_url("CacheConnectorUpsert"),
+                    "CACHE_CONNECTOR_GET_URI": self.function_url("CacheConnectorGet"),
+                    "REQUEST_REPORTER_URI": self.function_url("CurrentProcessingUpsert"),
+                    "BACKBONE_URL": self.url,
+                    "BACKBONE_KEY": self.key,
+                },
+            )
+        environment = {
+            "REDIS_CONNECTION_STRING": self.redis.url,
+            "EVENT_GRID_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
+            "EVENT_GRID_KEY": self.key,
+            "BACKENDS": json.dumps(registry),
+            "ALLOW_LOOPBACK_BACKENDS": "true",
+            "AzureWebJobsStorage": self.azurite.connection_string,
+            "LOCAL_HOST_KEY": self.key,
+            "LOCAL_MASTER_KEY": self.key + "-master",
+            "LOCAL_EVENTGRID_KEY": self.key + "-eventgrid",
+            **(settings or {}),
+        }
+        self.host: ChildProcess = (
+            FuncHost(directory, host_port, environment)
+            if core_tools
+            else _python_part(
+                directory,
+                "local.functions_host",
+                "the functions host",
+                *("--script-root", str(ROOT), "--port", str(host_port)),
+                environment=environment,
+            )
+        )
+
+    @property
+    def parts(self) -> list[ChildProcess | RedisCluster]:
+        """In the order they start."""
+        return [*self._owned, self.event_grid, self.host, *([self.model] if self.model else [])]
+
+    def function_url(self, name: str) -> str:
+        return f"{self.url}/api/{name}?code={self.key}"
+
+    def start(self) -> None:
+        """Start all parts; returns when a task would find its way.
+
+        Raises:
+            LocalStackError: a part does not start.
+        """
+        try:
+            processes = [part for part in self.parts if isinstance(part, ChildProcess)]
+            for part in self.parts:
+                if isinstance(part, RedisCluster):
+                    part.start()
+                else:
+                    part.spawn()
+            for part in processes:
+                part.wait_until_ready()
+            self._subscribe()
+        except BaseException:
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        """
+        Raises:
+            LocalStackError: a part has ended by itself.
+        """
+        for part in self.parts:
+            if isinstance(part, ChildProcess):
+                part.check()
+
+    def stop(self) -> None:
+        for part in reversed(self.parts):
+            part.stop()
+
+    def set_faults(self, faults: Mapping[str, object]) -> None:
+        """Replace the Event Grid emulator's fault switches; none turns them off."""
+        httpx.post(f"{self.event_grid_url}/control/faults", json=faults).raise_for_status()
+
+    def run_function(self, name: str) -> None:
+        """Run a timer function now."""
+        httpx.post(
+            f"{self.url}/admin/functions/{name}",
+            json={"input": ""},
+            headers={"x-functions-key": f"{self.key}-master"},
+        ).raise_for_status()
+
+    def client(self) -> httpx.Client:
+        """A client of the app that holds its key."""
+        return httpx.Client(base_url=self.url, headers={"x-functions-key": self.key}, timeout=90)
+
+    def _subscribe(self) -> None:
+        address = f"{self.event_grid_url}/control/topics/{TOPIC}/subscriptions/{SUBSCRIPTION}"
+        subscription = {"endpoint": self.function_url("BackendWebhook"), "deadLetterContainer": DEAD_LETTERS}
+        httpx.put(address, json=subscription).raise_for_status()
+        deadline_s = time.monotonic() + _ACTIVATION_TIMEOUT_S
+        while httpx.get(address).json()["state"] != "Active":
+            self.check()
+            if time.monotonic() > deadline_s:
+                raise LocalStackError("The Event Grid subscription did not become active: the handshake fails.")
+            time.sleep(0.05)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _python_part(
+    directory: Path, module: str, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> ChildProcess:
+    return ChildProcess(
+        name,
+        [sys.executable, "-m", module, *arguments],
+        log_path=directory / f"{module.rpartition('.')[2]}.log",
+        environment={"PYTHONPATH": str(ROOT), **(environment or {})},
+    )
+
+
+def _kept_key(directory: Path) -> str:
+    """The stack's key for functions and topic: kept with its data, since the subscription's endpoint holds it."""
+    file = directory / "key"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(24))
+    return file.read_text()

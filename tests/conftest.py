@@ -1,0 +1,79 @@
+"""Fixtures of all tests: a real Redis and a real Azurite, one of each per pytest worker."""
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from local.processes import free_port
+from local.redis_server import RedisCluster, RedisServer
+from local.stack import Stack
+from tests.scripted_backend import ScriptedBackend
+
+# Deadlines short enough to be waited for.
+IN_A_HURRY = {
+    "RECONCILER_SCHEDULE": "* * * * * *",
+    "BACKOFF_BASE_S": "0.2",
+    "BUSY_RETRY_S": "0.2",
+    "REPUBLISH_S": "2",
+    "LEASE_S": "5",
+    "DISPATCH_TIMEOUT_S": "2",
+    "MAX_ATTEMPTS": "3",
+}
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | RedisCluster]:
+    """A single server, or with BACKBONE_TEST_REDIS=cluster a cluster of three primaries."""
+    kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
+    with kind(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer | RedisCluster) -> str:
+    """The URL of an empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A blob service that several tests share: each takes a container of its own."""
+    with Azurite(tmp_path_factory.mktemp("azurite"), in_memory=True) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def backend() -> Iterator[ScriptedBackend]:
+    """A model service that answers as it is told. Each test takes a path of its own under ``/v1/test``."""
+    with ScriptedBackend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer | RedisCluster,
+    azurite: Azurite,
+    backend: ScriptedBackend,
+) -> Iterator[Stack]:
+    """The app on the development host with the Event Grid emulator, in a hurry; its backend is scripted."""
+    with Stack(
+        tmp_path_factory.mktemp("stack"),
+        redis=redis_server,
+        azurite=azurite,
+        backends={"/v1/test": backend.url, "/v1/dead": f"http://127.0.0.1:{free_port()}"},
+        with_model=False,
+        settings=IN_A_HURRY,
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def app(stack: Stack) -> Iterator[httpx.Client]:
+    """A client of the app that holds its key."""
+    with stack.client() as client:
+        yield client

@@ -1,0 +1,119 @@
+"""A model service for tests that answers as it is told: real HTTP, no model. It stands where a model service would."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Empty, Queue
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request the backend got; header names in lower case."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def task_id(self) -> str:
+        return self.headers["taskid"]
+
+    @property
+    def attempt(self) -> int:
+        return int(self.headers["x-task-attempt"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``hold`` is waited for before the answer is sent; ``hang_up`` closes the connection without one."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    hold: threading.Event | None = None
+    hang_up: bool = False
+
+
+class ScriptedBackend:
+    """Answers 200 to every POST, unless a path was given other answers with :meth:`script`."""
+
+    def __init__(self) -> None:
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                size_bytes = int(self.headers.get("Content-Length") or 0)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                call = Call(self.path, headers, self.rfile.read(size_bytes))
+                answer = backend._answer_to(call)
+                if answer.hold is not None:
+                    answer.hold.wait(60)
+                if answer.hang_up:
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer.body)))
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._lock = threading.Lock()
+        self._scripts: dict[str, list[Answer]] = {}
+        self._on_call: dict[str, Callable[[Call], Answer | None]] = {}
+        self._calls: dict[str, Queue[Call]] = defaultdict(Queue)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def script(self, path: str, *answers: Answer) -> None:
+        """Give these answers to the next calls of *path*, in turn; the last one to all that follow."""
+        with self._lock:
+            self._scripts[path] = list(answers)
+
+    def react(self, path: str, reaction: Callable[[Call], Answer | None]) -> None:
+        """Run *reaction* on each call of *path*, in the server's thread; None is answered 200."""
+        with self._lock:
+            self._on_call[path] = reaction
+
+    def next_call(self, path: str, timeout_s: float = 30) -> Call:
+        """The next call of *path* that was not taken yet; waits for it.
+
+        Raises:
+            AssertionError: none came in time.
+        """
+        try:
+            return self._calls[path].get(timeout=timeout_s)
+        except Empty:
+            raise AssertionError(f"{path} was not called within {timeout_s} s") from None
+
+    def untaken(self, path: str) -> int:
+        """How many calls of *path* were made that nobody took."""
+        return self._calls[path].qsize()
+
+    def _answer_to(self, call: Call) -> Answer:
+        path = call.path.partition("?")[0]
+        with self._lock:
+            script = self._scripts.get(path)
+            answer = (script.pop(0) if len(script) > 1 else script[0]) if script else None
+            reaction = self._on_call.get(path)
+        self._calls[path].put(call)
+        return answer or (reaction(call) if reaction else None) or Answer()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, name="scripted backend", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
