@@ -1,4 +1,4 @@
-"""A model service for tests that answers as it is told: real HTTP, no model. It stands where a model service would."""
+"""A model service for tests that answers as it is told: real HTTP, no model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ScriptedBackend:
                 self.end_headers()
                 self.wfile.write(answer.body)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 return
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
