@@ -65,7 +65,7 @@ class ScriptedBackend:
                 self.end_headers()
                 self.wfile.write(answer.body)
 
-            def log_message(self, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
                 return
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

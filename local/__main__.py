@@ -1,0 +1,88 @@
+"""``python -m local demo|up``: what ``dev.py`` runs once everything is installed."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import time
+from pathlib import Path
+
+from local import demo
+from local.processes import LocalStackError
+from local.sample_model.service import SEGMENT_PATH
+from local.stack import ROOT, Stack
+
+PORT = 7071
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py", description="The local stack of the task backbone.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demonstration = commands.add_parser("demo", help="send real pictures through a real model and back")
+    demonstration.add_argument("--json", action="store_true", help="print JSON lines")
+    demonstration.add_argument(
+        "--results", type=Path, default=ROOT / "demo-results", help="folder for the result pictures"
+    )
+    up = commands.add_parser("up", help="start the stack and keep it until Ctrl-C")
+    up.add_argument("--port", type=int, default=PORT, help=f"the function app's port (default {PORT})")
+    up.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
+    options = parser.parse_args()
+    try:
+        if options.command == "demo":
+            return demo.run(options.results.resolve(), as_json=options.json)
+        return _up(options.port, core_tools=options.func)
+    except LocalStackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _up(port: int, *, core_tools: bool) -> int:
+    _refuse_taken_port(port)
+    with Stack(ROOT / ".local" / "up", port=port, core_tools=core_tools) as stack:
+        try:
+            print(_welcome(stack), flush=True)
+            while True:
+                stack.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            print("\nStopping …", flush=True)
+            return 0
+
+
+def _refuse_taken_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise LocalStackError(f"Port {port} is taken: stop what listens there, or give --port.") from None
+
+
+def _welcome(stack: Stack) -> str:
+    assert stack.model is not None
+    key = f"-H 'x-functions-key: {stack.key}'"
+    return f"""
+The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directory.relative_to(ROOT)}/.
+
+  function app   {stack.url}/api
+  key            {stack.key}
+  sample model   {stack.model.url}{SEGMENT_PATH}
+  Event Grid     {stack.event_grid_url}/control/stats
+  Redis          {stack.redis.url}
+
+Try:
+
+  curl -i {key} -H 'Content-Type: image/jpeg' --data-binary @photo.jpg '{stack.url}/api/v1/submit{SEGMENT_PATH}'
+  curl -i {key} '{stack.url}/api/v1/tasks/TASK_ID?wait=30'
+  curl {key} '{stack.url}/api/v1/tasks/TASK_ID/result' -o segments.png
+  curl {key} '{stack.url}/api/v1/queues/'
+  curl '{stack.url}/api/v1/health'
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
