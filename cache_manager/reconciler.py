@@ -51,14 +51,15 @@ async def reconcile(services: Services) -> int:
         found = await asyncio.gather(*(services.store.sweep(partition) for partition in partitions))
         overdue = [item for items in found for item in items]
         count += len(overdue)
-        await asyncio.gather(_publish(services, overdue), _remove(services, overdue))
+        published, _ = await asyncio.gather(_publish(services, overdue), _remove(services, overdue))
         partitions = [p for p, items in zip(partitions, found, strict=True) if len(items) == SWEEP_LIMIT]
-        if not partitions:
+        if not partitions or not published:
             break
     return count
 
 
-async def _publish(services: Services, overdue: Sequence[Overdue]) -> None:
+async def _publish(services: Services, overdue: Sequence[Overdue]) -> bool:
+    """Whether Event Grid took all that was to be published. If not, asking for more would only use up attempts."""
     for item in overdue:
         if item.task is not None and item.transition:
             telemetry.transition(item.task)
@@ -68,7 +69,9 @@ async def _publish(services: Services, overdue: Sequence[Overdue]) -> None:
         try:
             await services.events.publish(batch)
         except PublishFailed as error:
-            log.warning("%d overdue tasks could not be published: %s", len(batch), error)
+            log.warning("%d overdue tasks could not be published, and will be: %s", len(tasks) - start, error)
+            return False
+    return True
 
 
 async def _remove(services: Services, overdue: Sequence[Overdue]) -> None:

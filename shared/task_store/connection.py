@@ -128,6 +128,7 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
         # Azure closes connections that were idle for ten minutes.
         "health_check_interval": 60,
     }
+    # A failover takes Azure up to 15 s; a request gives up sooner, with a 503.
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
     pool = BlockingConnectionPool(
         max_connections=MAX_CONNECTIONS,
@@ -152,8 +153,6 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
         port=address.port,
         ssl=address.tls,
         max_connections=MAX_CONNECTIONS,
-        # A failover takes Azure up to 15 s; a request gives up sooner, with a 503.
-        cluster_error_retry_attempts=3,
         retry=retry,
         address_remap=_by_name(address) if address.tls else None,
         **common,
