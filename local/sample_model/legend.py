@@ -1,0 +1,46 @@
+"""The legend of a map: a strip with a swatch and a text for each class."""
+
+import pydantic
+from PIL import Image, ImageDraw, ImageFont
+
+from local.sample_model.segmentation import WIRE, LandClass
+
+_ENTRY_WIDTH_PX = 200
+_ROW_HEIGHT_PX = 28
+_MARGIN_PX = 8
+_FONT_SIZE_PX = 14
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=WIRE)
+class MapDescription:
+    """What the legend of a map is drawn from; the sizes are the map's, without a legend."""
+
+    width: int
+    height: int
+    classes: list[LandClass]
+
+
+def draw_legend(described: MapDescription) -> Image.Image:
+    """As wide as the map, but never too narrow for one entry."""
+    width = max(described.width, _ENTRY_WIDTH_PX + 2 * _MARGIN_PX)
+    columns = (width - 2 * _MARGIN_PX) // _ENTRY_WIDTH_PX
+    rows = -(-len(described.classes) // columns)
+    strip = Image.new("RGB", (width, rows * _ROW_HEIGHT_PX + 2 * _MARGIN_PX), "white")
+    draw = ImageDraw.Draw(strip)
+    font = ImageFont.load_default(_FONT_SIZE_PX)
+    for index, land_class in enumerate(described.classes):
+        row, column = divmod(index, columns)
+        left, top = _MARGIN_PX + column * _ENTRY_WIDTH_PX, _MARGIN_PX + row * _ROW_HEIGHT_PX
+        swatch = (left + 4, top + 5, left + 28, top + 23)
+        draw.rounded_rectangle(swatch, radius=4, fill=land_class.map_colour, outline="#666666")
+        draw.text((left + 36, top + _ROW_HEIGHT_PX // 2), str(land_class), "#222222", font, anchor="lm")
+    return strip
+
+
+def add_legend(picture: Image.Image, described: MapDescription) -> Image.Image:
+    """The map with its legend below; a legend that it already has is drawn anew."""
+    strip = draw_legend(described)
+    page = Image.new("RGB", (strip.width, described.height + strip.height), "white")
+    page.paste(picture.crop((0, 0, described.width, described.height)))
+    page.paste(strip, (0, described.height))
+    return page

