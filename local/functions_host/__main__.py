@@ -1,0 +1,105 @@
+"""`python -m local.functions_host`: serves the function app of a directory until SIGTERM or SIGINT."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import uvicorn
+
+from local.functions_host.errors import HostError
+from local.functions_host.host import FunctionsHost, Limits, create_host
+from local.functions_host.keys import Keys
+from local.functions_host.script_root import import_function_app, load_host_json, load_local_settings
+
+_KEEP_ALIVE_S = 130  # Kestrel's
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and drains the host while it waits for the responses under way."""
+
+    def __init__(self, config: uvicorn.Config, host: FunctionsHost) -> None:
+        super().__init__(config)
+        self._host = host
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        print(f"READY http://127.0.0.1:{port}", file=sys.__stdout__, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(self._host.drain(), super().shutdown(sockets))
+
+
+def main() -> NoReturn:
+    parser = argparse.ArgumentParser(prog="python -m local.functions_host", description=__doc__)
+    parser.add_argument("--script-root", type=Path, default=Path(), help="the directory with function_app.py")
+    parser.add_argument("--port", type=int, default=7071, help="0: a free one")
+    arguments = parser.parse_args()
+
+    # uvicorn hands the signal that stopped it on to the handlers it found: having drained, that is the end we want.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("azure").setLevel(logging.WARNING)
+    sys.stdout = sys.stderr  # standard output carries the READY line only, not what the app prints
+
+    try:
+        script_root = arguments.script_root.resolve()
+        load_local_settings(script_root, os.environ)
+        host_json = load_host_json(script_root)
+        keys, made_up = Keys.from_environment(os.environ)
+        host = create_host(import_function_app(script_root), keys=keys, host_json=host_json)
+        listener = listen(arguments.port)
+    except HostError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    for variable, key in made_up.items():
+        print(f"{variable} is not set; for this run it is {key}", file=sys.stderr)
+    config = uvicorn.Config(
+        host.asgi,
+        interface="asgi3",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(Limits().drain_s)
+        + 1,  # for who still sends a request; the host drains the rest
+    )
+    try:
+        _Server(config, host).run([listener])
+    finally:
+        if host.has_busy_threads:
+            sys.stderr.flush()
+            os._exit(0)
+    sys.exit(0)
+
+
+def listen(port: int) -> socket.socket:
+    """A bound socket. Raises `HostError` if the port is taken."""
+    # socket.create_server names no protocol, and asyncio turns Nagle's algorithm off only where it reads TCP: left
+    # on, it would hold a response's body back until the client has acknowledged its head.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise HostError(f"Port {port} cannot be had: {error.strerror}.") from error
+    return listener
+
+
+if __name__ == "__main__":
+    main()

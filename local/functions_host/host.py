@@ -1,0 +1,246 @@
+"""The host: an ASGI app that serves one function app, its timers, its webhooks and its admin endpoints."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import azure.functions as func
+
+from local.functions_host.clock import Clock, SystemClock
+from local.functions_host.errors import HostError
+from local.functions_host.eventgrid_webhook import handle_delivery
+from local.functions_host.http_messages import (
+    BodyTooLarge,
+    ClientGone,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    http_datum_value,
+)
+from local.functions_host.indexing import TIMER_TRIGGER, Function, index_functions
+from local.functions_host.invocation import InvocationFailed, Invoker
+from local.functions_host.keys import Keys
+from local.functions_host.routes import Router
+from local.functions_host.schedules import parse_time_span
+from local.functions_host.timers import Timer, timer_argument
+
+_log = logging.getLogger("local.functions_host")
+_FUNCTION_TIMEOUT = "00:30:00"
+_BUILT_IN_PATHS = ("/admin/", "/runtime/")
+_ADMIN_FUNCTIONS = "/admin/functions"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What Azure grants a request and a shutdown."""
+
+    body_bytes: int = 100 * 1024 * 1024
+    response_s: float = 230
+    """When the platform's load balancer gives up on a response; the function goes on."""
+    drain_s: float = 10
+
+
+def create_host(
+    app: func.FunctionRegister,
+    *,
+    keys: Keys,
+    host_json: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+    limits: Limits | None = None,
+) -> "FunctionsHost":
+    """The host of `app`, whose functions it enumerates: an app can have one host.
+
+    App settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`) are read
+    from the environment. Raises `HostError` for what the real host refuses and for what this one cannot run.
+    """
+    host_json = host_json or {}
+    settings = os.environ
+    functions = index_functions(app, settings)
+    router = Router(host_json.get("extensions", {}).get("http", {}).get("routePrefix", "api"))
+    for function in functions.values():
+        if function.is_http:
+            router.add(function.name, function.route, function.trigger.get("methods"))
+    invoker = Invoker(_function_timeout_s(host_json), _thread_count(settings))
+    clock = clock or SystemClock()
+    timers = [
+        Timer(function, settings, clock, invoker)
+        for function in functions.values()
+        if function.trigger_type == TIMER_TRIGGER and not function.is_disabled
+    ]
+    return FunctionsHost(functions, router, timers, invoker, keys, limits or Limits())
+
+
+class FunctionsHost:
+    """Made by `create_host`. `asgi` is the app to serve; the host runs (timers too) from its lifespan's start, or
+    in an `async with` block."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, Function],
+        router: Router,
+        timers: list[Timer],
+        invoker: Invoker,
+        keys: Keys,
+        limits: Limits,
+    ) -> None:
+        self.functions = functions
+        self._router = router
+        self._timers = timers
+        self._timer_tasks: list[asyncio.Task[None]] = []
+        self._invoker = invoker
+        self._keys = keys
+        self._limits = limits
+
+    async def __aenter__(self) -> Self:
+        self._timer_tasks = [asyncio.create_task(timer.run()) for timer in self._timers]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain()
+        self._invoker.close()
+
+    async def drain(self) -> None:
+        """Stops the timers, waits for what is running as long as the limits say, and cancels the rest."""
+        for task in self._timer_tasks:
+            task.cancel()
+        await self._invoker.drain(self._limits.drain_s)
+
+    @property
+    def has_busy_threads(self) -> bool:
+        """Whether, after the host has stopped, a function still runs in a thread and would keep the process."""
+        return self._invoker.has_busy_threads
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            async with self:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        try:
+            response = await self._respond(Request(scope, receive))
+        except BodyTooLarge:
+            response = Response(413)
+        except ClientGone:
+            return
+        await response.send(send)
+
+    async def _respond(self, request: Request) -> Response:
+        if request.path[:9].lower().startswith(_BUILT_IN_PATHS):
+            return await self._respond_built_in(request)
+        match = self._router.match(request.method, request.path)
+        if match is None:
+            return Response(404)
+        name, route_params = match
+        function = self.functions[name]
+        if function.is_disabled and not self._keys.open_admin(request.key):
+            return Response(404)
+        if not self._is_open(function, request):
+            return Response(401)
+        body = await request.body(self._limits.body_bytes)
+        value = http_datum_value(
+            request.method,
+            request.url,
+            headers=request.headers,
+            params=request.params,
+            route_params=route_params,
+            body=body,
+        )
+        invocation = self._invoker.start(function, function.decode(value, "http"), headers=request.headers)
+        await asyncio.wait((invocation,), timeout=self._limits.response_s)
+        if not invocation.done():
+            _log.error("The response of 'Functions.%s' was cut after %g s", name, self._limits.response_s)
+            return Response(504)
+        try:
+            return invocation.result() or Response(500)
+        except (InvocationFailed, asyncio.CancelledError):
+            return Response(500)
+
+    def _is_open(self, function: Function, request: Request) -> bool:
+        match (function.trigger.get("authLevel") or "FUNCTION").upper():
+            case "ANONYMOUS":
+                return True
+            case "FUNCTION":
+                return self._keys.open_function(request.key, function.name)
+        return self._keys.open_admin(request.key)
+
+    async def _respond_built_in(self, request: Request) -> Response:
+        path = request.path.removesuffix("/")
+        if path.lower() == "/runtime/webhooks/eventgrid":
+            if not self._keys.open_eventgrid_webhook(request.headers.get("aeg-sas-key") or request.key):
+                return Response(401)
+            return await handle_delivery(request, self.functions, self._invoker, self._limits.body_bytes)
+        if not path.lower().startswith("/admin/"):
+            return Response(404)
+        if not self._keys.open_admin(request.key):
+            return Response(401)
+        match request.method, path.lower():
+            case "GET", "/admin/host/status":
+                return Response.json(200, {"state": "Running"})
+            case "GET", "/admin/functions":
+                return Response.json(200, [_description(function) for function in self.functions.values()])
+            case "POST", lowered if lowered.startswith(f"{_ADMIN_FUNCTIONS}/"):
+                return await self._start_by_hand(lowered.removeprefix(f"{_ADMIN_FUNCTIONS}/"), request)
+        return Response(404)
+
+    async def _start_by_hand(self, lowered_name: str, request: Request) -> Response:
+        function = next((each for name, each in self.functions.items() if name.lower() == lowered_name), None)
+        if function is None:
+            return Response(404)
+        try:
+            given = json.loads(await request.body(self._limits.body_bytes)).get("input")
+        except (ValueError, AttributeError):
+            return Response(400)
+        text = given if isinstance(given, str) else json.dumps(given)
+        try:
+            argument = _argument_by_hand(function, text, request)
+        except (ValueError, TypeError):
+            return Response(400)
+        self._invoker.start(function, argument, headers=request.headers)
+        return Response(202)
+
+
+def _argument_by_hand(function: Function, text: str, request: Request) -> object:
+    if function.trigger_type == TIMER_TRIGGER:
+        return timer_argument(function)
+    if function.is_http:
+        value = http_datum_value(
+            "POST", request.url, headers=request.headers, params={}, route_params={}, body=text.encode()
+        )
+        return function.decode(value, "http")
+    return function.decode(text, "json")
+
+
+def _description(function: Function) -> dict[str, object]:
+    return {
+        "name": function.name,
+        "type": function.trigger_type,
+        "route": function.route if function.is_http else None,
+        "isDisabled": function.is_disabled,
+    }
+
+
+def _function_timeout_s(host_json: Mapping[str, Any]) -> float | None:
+    text = host_json.get("functionTimeout") or _FUNCTION_TIMEOUT
+    if text == "-1":
+        return None
+    try:
+        return parse_time_span(text).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise HostError(f"host.json: functionTimeout cannot be used: {error}.") from error
+
+
+def _thread_count(settings: Mapping[str, str]) -> int | None:
+    text = settings.get("PYTHON_THREADPOOL_THREAD_COUNT")
+    if not text:
+        return None
+    if not (text.isdigit() and int(text)):
+        raise HostError(f"PYTHON_THREADPOOL_THREAD_COUNT is {text!r}, which is not a positive number.")
+    return int(text)

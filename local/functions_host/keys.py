@@ -1,0 +1,46 @@
+"""Access keys: which one opens what."""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+_HOST, _MASTER, _EVENTGRID = "LOCAL_HOST_KEY", "LOCAL_MASTER_KEY", "LOCAL_EVENTGRID_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    host: str = field(repr=False)
+    """The default host key: opens every function of level `function`."""
+    master: str = field(repr=False)
+    """Opens everything."""
+    eventgrid: str = field(repr=False)
+    """The system key `eventgrid_extension`: opens the Event Grid webhook, nothing else."""
+    functions: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """A function's own key by the function's name: opens that function."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> tuple[Self, dict[str, str]]:
+        """The keys that the environment names, and those, by variable, that had to be made up."""
+        missing = [name for name in (_HOST, _MASTER, _EVENTGRID) if not environment.get(name)]
+        made_up = {name: secrets.token_urlsafe(32) for name in missing}
+        values = {**environment, **made_up}
+        return cls(host=values[_HOST], master=values[_MASTER], eventgrid=values[_EVENTGRID]), made_up
+
+    def open_function(self, presented: str | None, function: str) -> bool:
+        return _is_one_of(presented, self.functions.get(function, ""), self.host, self.master)
+
+    def open_eventgrid_webhook(self, presented: str | None) -> bool:
+        return _is_one_of(presented, self.eventgrid, self.master)
+
+    def open_admin(self, presented: str | None) -> bool:
+        return _is_one_of(presented, self.master)
+
+
+def _is_one_of(presented: str | None, *keys: str) -> bool:
+    """In a time that tells nothing about any key. An empty key opens nothing."""
+    if not presented:
+        return False
+    key_bytes = presented.encode()
+    return sum(hmac.compare_digest(key_bytes, key.encode()) for key in keys) > 0

@@ -1,0 +1,89 @@
+"""Timer schedules: NCRONTAB as the host reads it, and time spans."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from local.functions_host.schedules import parse_schedule, parse_time_span
+
+NOW = datetime(2026, 11, 20, 10, 0, 0, tzinfo=UTC)  # a Friday
+
+
+def next_times(written: str, count: int, **settings: str) -> list[str]:
+    schedule = parse_schedule(written, settings, NOW)
+    times, moment = [], NOW
+    for _ in range(count):
+        moment = schedule.next_after(moment)
+        assert moment.tzinfo is not None
+        times.append(moment.strftime("%a %m-%d %H:%M:%S"))
+    return times
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("* * * * * *", ["Fri 11-20 10:00:01", "Fri 11-20 10:00:02"]),
+        ("*/30 * * * * *", ["Fri 11-20 10:00:30", "Fri 11-20 10:01:00"]),
+        ("0 */5 * * * *", ["Fri 11-20 10:05:00", "Fri 11-20 10:10:00"]),
+        ("  0   0  *  * *  * ", ["Fri 11-20 11:00:00", "Fri 11-20 12:00:00"]),
+        ("15,45 0 12 * * *", ["Fri 11-20 12:00:15", "Fri 11-20 12:00:45"]),
+        ("0 50/4 * * * *", ["Fri 11-20 10:50:00", "Fri 11-20 10:54:00", "Fri 11-20 10:58:00", "Fri 11-20 11:50:00"]),
+        ("0 10-20/5 * * * *", ["Fri 11-20 10:10:00", "Fri 11-20 10:15:00", "Fri 11-20 10:20:00"]),
+        ("0 0 9 * * MON-FRI", ["Mon 11-23 09:00:00", "Tue 11-24 09:00:00"]),
+        ("0 0 9 * * monday,Thurs", ["Mon 11-23 09:00:00", "Thu 11-26 09:00:00"]),
+        ("0 0 0 * * 0", ["Sun 11-22 00:00:00", "Sun 11-29 00:00:00"]),
+        ("0 0 0 1 Jan,decem *", ["Tue 12-01 00:00:00", "Fri 01-01 00:00:00"]),
+        # Day and weekday must both match: the next Friday the 13th, not the next 13th or Friday.
+        ("0 0 0 13 * 5", ["Fri 08-13 00:00:00"]),
+        # NCRONTAB turns a range around that runs backwards.
+        ("0 0 14-12 * * *", ["Fri 11-20 12:00:00", "Fri 11-20 13:00:00", "Fri 11-20 14:00:00", "Sat 11-21 12:00:00"]),
+        ("00:01:30", ["Fri 11-20 10:01:30", "Fri 11-20 10:03:00"]),
+        ("1.00:00:00", ["Sat 11-21 10:00:00"]),
+    ],
+)
+def test_a_schedule_is_due_when_the_host_says_so(written: str, expected: list[str]) -> None:
+    assert next_times(written, len(expected)) == expected
+
+
+def test_settings_are_filled_in() -> None:
+    assert next_times("%SCHEDULE%", 1, SCHEDULE="0 30 * * * *") == ["Fri 11-20 10:30:00"]
+    assert next_times("0 %MINUTE% * * * *", 1, MINUTE="45") == ["Fri 11-20 10:45:00"]
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("%SCHEDULE%", "the setting SCHEDULE is not set"),
+        ("", "is neither an NCRONTAB expression of six fields nor hh:mm:ss"),
+        ("*/5 * * * *", "is neither an NCRONTAB expression of six fields nor hh:mm:ss"),
+        ("@hourly", "is neither"),
+        ("24:00:00", "is neither"),
+        ("00:00:00", "is no time at all"),
+        ("60 * * * * *", "'60' is no second from 0 to 59"),
+        ("* * 24 * * *", "'24' is no hour from 0 to 23"),
+        ("* * * 0 * *", "'0' is no day from 1 to 31"),
+        ("* * * * 13 *", "'13' is no month from 1 to 12"),
+        ("* * * * * 7", "'7' is no weekday from 0 to 6"),
+        ("* * * L * *", "'L' is no day"),
+        ("* * * 15W * *", "'15W' is no day"),
+        ("* * * * * 5#2", "'5#2' is no weekday"),
+        ("* * * * * 5L", "'5L' is no weekday"),
+        ("* * * ? * *", r"'\?' is no day"),
+        ("* * * * Foo *", "'Foo' is no month"),
+        ("1,,2 * * * * *", "'' is no second"),
+        ("*/0 * * * * *", "has no step"),
+        ("*/x * * * * *", "has no step"),
+        ("0 0 0 31 2 *", "never comes"),
+    ],
+)
+def test_a_schedule_that_the_host_refuses_is_refused(written: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_schedule(written, {}, NOW)
+
+
+def test_time_spans_are_those_of_dot_net() -> None:
+    assert parse_time_span("00:05:00") == timedelta(minutes=5)
+    assert parse_time_span("2.03:04:05.5") == timedelta(days=2, hours=3, minutes=4, seconds=5.5)
+    for text in ("5", "-00:05:00", "24:00:00", "00:60:00", "00:05"):
+        with pytest.raises(ValueError, match="not a time span"):
+            parse_time_span(text)
