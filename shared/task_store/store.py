@@ -229,7 +229,7 @@ class TaskStore:
         self._policy = policy
         self._now_ms = now_ms
         self._client: RedisClient | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Future[RedisClient] | None = None
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
@@ -241,8 +241,7 @@ class TaskStore:
             "f": 0,
             "n": 1 if new.wanted else 0,
             "w": new.wanted,
-            # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
-            "l": _ms(new.lease_s if new.wanted else self._policy.retention_s),
+            "l": _ms(new.lease_s),
         }
         if new.body:
             record["b"] = _pack_content(new.body)
@@ -255,6 +254,7 @@ class TaskStore:
         ):
             if value:
                 record[key] = value
+        # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
         due_s = self._policy.republish_s if new.wanted else self._policy.retention_s
         kind, raw = await self._run(
             "create",
@@ -469,7 +469,7 @@ class TaskStore:
         return _outcome(task_id, await self._move(task_id, inline, **change))
 
     async def _move(self, task_id: str, payload: bytes = b"", **change: Any) -> list[Any]:
-        arg: dict[str, Any] = {}
+        arg: dict[str, Any] = {"silence": _ms(self._policy.retention_s)}
         for key, value in change.items():
             if value is None or value is False:
                 continue
@@ -510,10 +510,12 @@ class TaskStore:
             raise StoreUnavailable(type(error).__name__) from error
 
     async def _redis(self) -> RedisClient:
-        if self._client is None:
-            async with self._opening:
-                if self._client is None:
-                    self._client = await self._open_redis()
+        if self._client is not None:
+            return self._client
+        # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another.
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.ensure_future(self._open_redis())
+        self._client = await asyncio.shield(self._opening)
         return self._client
 
 

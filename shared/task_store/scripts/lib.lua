@@ -15,6 +15,7 @@
 --   s  state            p  endpoint path     u  query string      x  status text
 --   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
 --   w  dispatch wanted  v  version           k  last operation id, by which a replay is recognised
+--   d  true if that operation was a transition
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint

@@ -13,14 +13,16 @@
 --            body, result    {content type, bytes, blob}; with has_body = true what is kept is used and must be there
 --            publishes       events published for the attempt
 --            due_in          next deadline, in ms from now; absent: a state that has a lease gets a new one
+--            silence         how long nothing need be heard of a task that is not to be dispatched, in ms
 --            lease           the endpoint's lease, in ms
 --            fetch           true: return the inline body too
 -- ARGV[2]  the inline body or result, or ''
--- Returns  {'moved', record, body?}           a transition; also to a replay
+-- Returns  {'moved', record, body?}           a transition
 --          {'kept', record, body?}            done, and state, path and attempt are what they were
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
+--          A replay is answered as the first time.
 local arg = cmsgpack.unpack(ARGV[1])
 local id = arg.id
 local rec, raw = load(id)
@@ -28,10 +30,10 @@ if not rec then return { 'unknown' } end
 
 local function body() return arg.fetch and redis.call('GET', body_key(id)) or false end
 
-if rec.k == arg.op then return { 'moved', raw, body() } end
+if rec.k == arg.op then return { rec.d and 'moved' or 'kept', raw, body() } end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] then
-  return { (arg.to == rec.s and arg.status == rec.x and not arg.result) and 'same' or 'finished', raw }
+  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x and not arg.result) and 'same' or 'finished', raw }
 end
 if arg.from then
   local allowed = false
@@ -64,8 +66,10 @@ local transition = to ~= state or target ~= path or rec.a ~= attempt
 if transition then remember(rec, now, arg.who, arg.brief) end
 if arg.due_in then
   set_due(id, now + arg.due_in)
+elseif not rec.w then
+  set_due(id, now + arg.silence)
 elseif LEASED[to] then
   set_due(id, now + rec.l)
 end
-rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+rec.m, rec.v, rec.k, rec.d = now, rec.v + 1, arg.op, transition or nil
 return { transition and 'moved' or 'kept', save(id, rec), body() }
