@@ -1,0 +1,56 @@
+"""Whether a publisher holds the topic's key: by the key itself, or by a token signed with it."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import unquote, urlsplit
+
+# How .NET prints a DateTime in the culture that Microsoft's samples ask for.
+_DOTNET_TIME = "%m/%d/%Y %I:%M:%S %p"
+
+
+def is_authorized(headers: Mapping[str, str], *, key: str, path: str, now: datetime) -> bool:
+    """Checks ``aeg-sas-key``, else ``aeg-sas-token``, against `key`.
+
+    Parameters:
+        path: where the events were posted; a token for another topic does not open this one.
+        now: wall-clock time, for it was the publisher's clock that set the token's expiry.
+    """
+    if (given := headers.get("aeg-sas-key")) is not None:
+        return hmac.compare_digest(given.encode(), key.encode())
+    if (token := headers.get("aeg-sas-token")) is not None:
+        return _is_valid_token(token, key=key, path=path, now=now)
+    return False
+
+
+def _is_valid_token(token: str, *, key: str, path: str, now: datetime) -> bool:
+    """A token is ``r=<resource>&e=<expiry>&s=<signature>``, signed over all that precedes ``&s=``."""
+    signed, _, signature = token.partition("&s=")
+    fields = {name: value for name, _, value in (part.partition("=") for part in signed.split("&"))}
+    try:
+        secret = base64.b64decode(key, validate=True)
+        expiry = _parse_time(unquote(fields["e"]))
+        resource = urlsplit(unquote(fields["r"])).path
+    except (binascii.Error, KeyError, ValueError):
+        return False
+    expected = base64.b64encode(hmac.digest(secret, signed.encode(), hashlib.sha256))
+    return (
+        hmac.compare_digest(expected, unquote(signature).encode())
+        and _normal(resource) == _normal(path)
+        and now < expiry
+    )
+
+
+def _normal(path: str) -> str:
+    return path.strip("/").lower()
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = datetime.strptime(text, _DOTNET_TIME)  # noqa: DTZ007 - given its zone below
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

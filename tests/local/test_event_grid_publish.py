@@ -1,0 +1,223 @@
+"""Publishing over HTTP: who may, what is taken, and how errors look."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.eventgrid import generate_sas
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.event_grid.authorization import is_authorized
+from local.event_grid.emulator import MAX_BACKLOG_BYTES
+from local.event_grid.schema import InvalidEventsError, parse_events
+from tests.local.event_grid_stand import EVENTS_PATH as PATH
+from tests.local.event_grid_stand import KEY, TOPIC_ID, a_client, assert_is_error, cloud_event, event
+
+ENDPOINT = f"http://127.0.0.1{PATH}"
+CLOUD_EVENTS = "application/cloudevents-batch+json; charset=utf-8"
+
+
+async def test_an_accepted_batch_is_answered_with_an_empty_200():
+    async with a_client() as (client, stand):
+        response = await client.publish([event("1"), event("2")])
+        assert (response.status_code, response.content) == (200, b"")
+        assert stand.stats() == {"published": 2}
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/", "/TASKS/API/EVENTS", "/Tasks/Api/Events/"])
+async def test_case_and_a_trailing_slash_of_the_path_do_not_matter(path: str):
+    async with a_client() as (client, _):
+        assert (await client.post(path, json=[event()])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"aeg-sas-key": "wrong"}, {"aeg-sas-key": ""}, {"authorization": "Bearer eyJ0eXAi"}]
+)
+async def test_without_the_key_nothing_is_accepted(headers: dict[str, str]):
+    async with a_client() as (client, stand):
+        client.headers.pop("aeg-sas-key")
+        response = await client.post(PATH, json=[event()], headers=headers)
+        assert_is_error(response, 401, "Unauthorized")
+        assert stand.stats() == {}
+
+
+async def test_an_unknown_topic_is_404():
+    async with a_client() as (client, _):
+        assert_is_error(await client.post("/other/api/events", json=[event()]), 404, "NotFound")
+
+
+async def test_get_is_405():
+    async with a_client() as (client, _):
+        assert_is_error(await client.get(PATH), 405, "MethodNotAllowed")
+
+
+async def test_another_api_version_is_400():
+    async with a_client() as (client, _):
+        response = await client.post(PATH, json=[event()], params={"api-version": "2030-01-01"})
+        assert_is_error(response, 400, "BadRequest")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b"null", b"[1]", b"[NaN]", b'["\xff"]', b"[" * 100_000])
+async def test_what_is_not_a_batch_is_400(body: bytes):
+    async with a_client() as (client, _):
+        assert_is_error(await client.publish(body), 400, "BadRequest")
+
+
+@pytest.mark.parametrize("field", ["id", "subject", "eventType", "eventTime"])
+@pytest.mark.parametrize("value", [..., None, "", " ", 1], ids=["missing", "null", "empty", "blank", "number"])
+async def test_a_required_field_that_is_missing_or_blank_is_400(field: str, value: Any):
+    broken = event(**{field: value})
+    if value is ...:
+        del broken[field]
+    async with a_client() as (client, stand):
+        response = await client.publish([event(), broken])
+        assert_is_error(response, 400, "BadRequest")
+        assert field in response.json()["error"]["details"][0]["message"]
+        assert stand.stats() == {}, "a batch is taken whole or not at all"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"eventTime": "2026-11-22T10:12:44"},
+        {"eventTime": "2026-11-22"},
+        {"eventTime": "yesterday"},
+        {"topic": TOPIC_ID},
+        {"topic": ""},
+        {"metadataVersion": "2"},
+        {"dataVersion": 1},
+    ],
+    ids=str,
+)
+async def test_a_field_that_is_not_as_the_schema_asks_is_400(fields: dict[str, Any]):
+    async with a_client() as (client, _):
+        assert_is_error(await client.publish([event(**fields)]), 400, "BadRequest")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"eventTime": "2026-11-22T10:12:44+01:00"}, {"topic": None}, {"data": None}, {"dataVersion": None}]
+)
+async def test_a_field_that_the_schema_allows_is_taken(fields: dict[str, Any]):
+    async with a_client() as (client, _):
+        assert (await client.publish([event(**fields)])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": ""},
+        {"source": None},
+        {"type": " "},
+        {"specversion": "0.3"},
+        {"time": "2026-11-22T10:12:44"},
+        {"data_base64": "AA=="},
+    ],
+    ids=str,
+)
+async def test_a_cloud_event_that_is_not_as_the_schema_asks_is_400(fields: dict[str, Any]):
+    async with a_client() as (client, _):
+        response = await client.publish([cloud_event(**fields)], CLOUD_EVENTS)
+        assert_is_error(response, 400, "BadRequest")
+
+
+async def test_cloud_events_are_taken_singly_and_in_batches():
+    async with a_client() as (client, stand):
+        assert (await client.publish(cloud_event(), "application/cloudevents+json")).status_code == 200
+        assert (await client.publish([cloud_event()] * 2, CLOUD_EVENTS)).status_code == 200
+        assert stand.stats() == {"published": 3}
+
+
+async def test_1_mb_is_taken_and_no_byte_more():
+    async with a_client() as (client, stand):
+        frame_bytes = len(json.dumps([event(data="")]))
+        fitting = event(data="x" * (1024 * 1024 - frame_bytes))
+        assert (await client.publish([fitting])).status_code == 200
+        fitting["data"] += "x"
+        assert_is_error(await client.publish([fitting]), 413, "RequestEntityTooLarge")
+        assert_is_error(await client.publish([event(data="x" * 1_600_000)]), 413, "RequestEntityTooLarge")
+        assert stand.stats() == {"published": 1}
+
+
+async def test_5000_events_are_taken_and_not_one_more():
+    small = {"id": "1", "subject": "s", "eventType": "t", "eventTime": "2026-11-22T10:12:44Z"}
+    async with a_client() as (client, _):
+        assert (await client.publish([small] * 5000)).status_code == 200
+        assert_is_error(await client.publish([small] * 5001), 413, "RequestEntityTooLarge")
+
+
+async def test_more_than_memory_should_hold_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("local.event_grid.emulator.MAX_BACKLOG_BYTES", 2000)
+    async with a_client() as (client, stand):
+        await stand.subscribe()
+        stand.subscriber.hangs = True
+        assert (await client.publish([event(data="x" * 1000)])).status_code == 200
+        assert_is_error(await client.publish([event(data="x" * 1000)]), 503, "ServiceUnavailable")
+        assert stand.stats() == {"published": 1, "pending": 1}
+    assert MAX_BACKLOG_BYTES > 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize("host", ["example.com", "rebound.attacker.test"])
+async def test_a_request_by_another_host_name_is_refused(host: str):
+    async with a_client() as (client, _):
+        assert (await client.get("/control/stats", headers={"host": host})).status_code == 400
+
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+
+
+def admits(token: str) -> bool:
+    return is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=NOW)
+
+
+@pytest.mark.parametrize("expiry", [LATER, LATER.replace(tzinfo=None), LATER.strftime("%m/%d/%Y %I:%M:%S %p")])
+def test_a_token_of_the_sdk_is_accepted_until_it_expires(expiry: Any):
+    token = generate_sas(ENDPOINT, KEY, expiry)
+    assert admits(token)
+    assert not is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=LATER)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "r=&e=&s=",
+        "r=a&e=b",
+        generate_sas(ENDPOINT, "YW5vdGhlciBrZXk=", LATER),
+        generate_sas("http://127.0.0.1/other/api/events", KEY, LATER),
+        generate_sas(ENDPOINT, KEY, LATER).replace("2026", "2036"),
+    ],
+    ids=["empty", "blank", "unsigned", "another key", "another topic", "changed expiry"],
+)
+def test_any_other_token_is_refused(token: str):
+    assert not admits(token)
+
+
+def test_a_key_that_is_not_base64_signs_no_token():
+    token = generate_sas(ENDPOINT, KEY, LATER)
+    assert not is_authorized({"aeg-sas-token": token}, key="not base64!", path=PATH, now=NOW)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+event_fields = st.sampled_from(
+    ["id", "subject", "eventType", "eventTime", "dataVersion", "topic", "source", "type", "specversion", "time"]
+)
+
+
+@given(
+    batch=st.lists(st.dictionaries(event_fields, json_values) | json_values, max_size=3),
+    content_type=st.sampled_from(["application/json", CLOUD_EVENTS]),
+)
+def test_no_json_does_more_than_be_refused(batch: Any, content_type: str):
+    try:
+        events = parse_events(json.dumps(batch).encode(), content_type, TOPIC_ID)
+    except InvalidEventsError as error:
+        assert error.problems
+    else:
+        assert len(events) == len(batch)
