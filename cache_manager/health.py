@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import azure.functions as func
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
@@ -15,11 +17,12 @@ blueprint = func.Blueprint()
 
 
 class Dependencies(BaseModel):
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
-    redis: str
-    blob_storage: str
-    event_grid: str
+    redis: Literal["ok", "unavailable"]
+    blob_storage: Literal["ok", "unavailable"]
+    event_grid: Literal["ok", "unavailable", "untried"]
+    """By the outcome of this process's last publish."""
 
 
 class Health(BaseModel):
@@ -27,7 +30,7 @@ class Health(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
 
-    status: str
+    status: Literal["ok", "degraded", "unavailable"]
     dependencies: Dependencies
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 from pydantic.alias_generators import to_pascal
 
 from shared.backends import BackendRegistry, UnknownBackend
 from shared.legacy_json import LegacyModel
 from shared.task import Event, State, Task
-from shared.task_id import is_task_id
+from shared.task_id import TASK_ID_PATTERN, is_task_id
 
 MAX_STATUS_CHARS = 8_192
+
+IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""ISO 8601 in UTC."""
+_NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
 
 
 def _blank_is_absent(value: Any) -> Any:
@@ -42,17 +46,34 @@ def _int_or_text(value: Any) -> Any:
 class TaskUpsert(LegacyModel):
     """The body of ``CacheConnectorUpsert`` (contract A1)."""
 
-    task_id: Annotated[str | None, BeforeValidator(_checked_id), BeforeValidator(_blank_is_absent)] = Field(
-        default=None, alias="TaskId"
-    )
+    task_id: Annotated[
+        str | None,
+        BeforeValidator(_checked_id),
+        BeforeValidator(
+            _blank_is_absent,
+            json_schema_input_type=Annotated[str | None, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")],
+        ),
+    ] = Field(default=None, alias="TaskId")
+    """Absent, null or blank: a new task. An id that is not known is created."""
     status: str | None = Field(default=None, alias="Status", max_length=MAX_STATUS_CHARS)
+    """Free text for the caller."""
     backend_status: Literal["created", "running", "completed", "failed"] | None = Field(
         default=None, alias="BackendStatus"
     )
     endpoint: Annotated[str | None, BeforeValidator(_blank_is_absent)] = Field(default=None, alias="Endpoint")
+    """Absolute URL where the backend listens, within a registered one. A new task needs it; an update may leave it
+    out to stay where it is."""
     body: str | None = Field(default=None, alias="Body")
-    publish_to_grid: Annotated[bool, BeforeValidator(_bool_or_text)] = Field(default=False, alias="PublishToGrid")
-    attempt: Annotated[int | None, BeforeValidator(_int_or_text)] = Field(default=None, alias="Attempt", ge=1)
+    """The request body for the backend, usually serialized JSON. The one kept from before is used without it."""
+    publish_to_grid: Annotated[
+        bool, BeforeValidator(_bool_or_text, json_schema_input_type=bool | Literal["true", "false", ""] | None)
+    ] = Field(default=False, alias="PublishToGrid")
+    """Dispatch the task to its endpoint now. As text in any case."""
+    attempt: Annotated[
+        int | None,
+        BeforeValidator(_int_or_text, json_schema_input_type=PositiveInt | _NumberText | None),
+    ] = Field(default=None, alias="Attempt", ge=1)
+    """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
 
     @property
     def state(self) -> State | None:
@@ -62,11 +83,16 @@ class TaskUpsert(LegacyModel):
 class TaskView(BaseModel):
     """A task as clients see it. The first eight members are the former platform's."""
 
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(
+        alias_generator=to_pascal,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
     task_id: str
-    timestamp: str
-    """When it last changed, ISO 8601 UTC."""
+    timestamp: IsoTime
+    """When it last changed."""
     status: str
     backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
     endpoint: str
@@ -75,7 +101,7 @@ class TaskView(BaseModel):
     endpoint_path: str
     attempt: int
     """The number of its current dispatch, which a model service gets as ``X-Task-Attempt``."""
-    created_at: str
+    created_at: IsoTime
     result_content_type: str | None
     result_size: int | None
     """In bytes; null while there is no result."""
@@ -109,7 +135,7 @@ class HistoryEntry(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
 
-    timestamp: str
+    timestamp: IsoTime
     state: Literal["created", "dispatched", "running", "completed", "failed", "cancelled"]
     status: str
     attempt: int

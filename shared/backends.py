@@ -13,6 +13,7 @@ MAX_PATH_CHARS = 256
 MAX_QUERY_CHARS = 2048
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@+,=-]+)+/?")
 _QUERY = re.compile(r"[!$%-;=?-_a-z~]*")
+_BLANK_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _PLATFORM = ipaddress.ip_address("168.63.129.16")
 """Azure's wire server, reachable from every machine there."""
 
@@ -95,6 +96,8 @@ class BackendRegistry:
         Raises:
             UnknownBackend: the URL lies outside the registry.
         """
+        if _BLANK_OR_CONTROL.search(url):
+            raise UnknownBackend("it has blanks or control characters")  # which urlsplit would silently remove
         try:
             parts = urlsplit(url)
             origin = _origin(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from shared import telemetry
 from shared.settings import Settings
@@ -26,7 +26,7 @@ class EventPublisher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: EventGridPublisherClient | None = None
-        self.last_outcome = "untried"
+        self.last_outcome: Literal["ok", "unavailable", "untried"] = "untried"
         """``ok``, ``unavailable``, or ``untried`` by this process: the topic has nothing that could be asked."""
 
     async def publish(self, tasks: Sequence[Task]) -> None:

@@ -13,7 +13,9 @@ from shared.problems import FieldError, invalid, invalid_fields
 class LegacyModel(BaseModel):
     """A request body of the existing contract. Unknown properties are ignored, as they always were."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, populate_by_name=False)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, strict=True, populate_by_name=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
+
+from pydantic import BaseModel
+from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 
 class FieldError(TypedDict):
@@ -11,6 +14,16 @@ class FieldError(TypedDict):
 
     pointer: str
     detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). Some kinds have further members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: Sequence[FieldError] = ()
 
 
 class Problem(Exception):
@@ -30,14 +43,10 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.headers = dict(headers or {})
-        self.document: dict[str, Any] = {
-            "type": f"urn:task-backbone:problem:{slug}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            **({"errors": list(errors)} if errors else {}),
-            **(members or {}),
-        }
+        problem = ProblemDocument(
+            type=f"urn:task-backbone:problem:{slug}", title=title, status=status, detail=detail, errors=errors
+        )
+        self.document: dict[str, Any] = {**problem.model_dump(exclude_defaults=True), **(members or {})}
 
 
 def invalid(pointer: str, detail: str) -> Problem:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 
-_TASK_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+TASK_ID_PATTERN = "^[A-Za-z0-9_.-]{1,128}$"
+_TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
 def is_task_id(text: str) -> bool:

@@ -9,7 +9,7 @@ from shared.task_store import Depth
 class QueueDepth(BaseModel):
     """How many tasks of one endpoint path stand where."""
 
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
     endpoint_path: str
     waiting: int

@@ -515,8 +515,9 @@ class TaskStore:
         # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another.
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open_redis())
-        self._client = await asyncio.shield(self._opening)
-        return self._client
+        client = await asyncio.shield(self._opening)
+        self._client = client
+        return client
 
 
 def _ms(seconds: float) -> int:
