@@ -72,7 +72,7 @@ def stack(
         yield stack
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def app(stack: Stack) -> Iterator[httpx.Client]:
     """A client of the app that holds its key."""
     with stack.client() as client:

@@ -42,7 +42,7 @@ class Answer:
 class ScriptedBackend:
     """Answers 200 to every POST, unless a path was given other answers with :meth:`script`."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         backend = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ class ScriptedBackend:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self._lock = threading.Lock()
         self._scripts: dict[str, list[Answer]] = {}

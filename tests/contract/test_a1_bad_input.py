@@ -1,0 +1,165 @@
+"""A1: whatever is sent, the answer names what is wrong, and nothing has happened."""
+
+import json
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.part_a import (
+    NOT_AN_OBJECT,
+    UPSERT,
+    Place,
+    assert_problem,
+    depth,
+    kept_task,
+    new_place,
+    outside_urls,
+    stored,
+    trap,
+)
+from tests.scripted_backend import ScriptedBackend
+
+WRONG: dict[str, list[Any]] = {
+    "TaskId": [
+        *(5, 1.5, True, False, [], {}, ["a"], 10**40),
+        *("a/b", "../../etc/passwd", "..\\..\\windows", "%2e%2e%2f", "a b", "a:b", "{04s}t:a", "a*", "a?b", "a&b=c"),
+        *(
+            "x" * 129,
+            "x" * 10_000,
+            "a\0b",
+            "\0",
+            "a\r\nX-Injected: yes",
+            "task\n",
+            " task",
+            "\u202eksat",
+            "größe",
+            "\uff41",
+        ),
+    ],
+    "Status": [5, 1.5, True, [], {}, ["running"], 10**40, "x" * 65_537, "x" * 3_000_000],
+    "BackendStatus": [
+        *(5, True, [], {}, ["running"], "", " ", "unknown", "cancelled", "dispatched", "deleted", "running\n"),
+        *("running\0", "\u202egninnur", "x" * 10_000, "created;failed"),
+    ],
+    "Endpoint": [5, 1.5, True, [], {}, ["http://127.0.0.1"], 10**40],
+    "Body": [5, 1.5, True, False, [], {}, {"images": []}, ["{}"], 10**40],
+    "PublishToGrid": [5, 0, 1, 1.0, [], {}, "yes", "1", "0", "on", "truetrue", "\0", "x" * 10_000],
+    "Attempt": [
+        *(0, -1, 1.5, 2.0, True, [], {}, "one", "-1", "+1", "1.0", "", " ", "\u0661", "1\n", "1" * 5_000),
+        *(10**9, 2**53 + 1, 2**63, 2**64, 10**40, -(2**63), -(10**40)),
+    ],
+}
+CASES = [(name, value) for name, values in WRONG.items() for value in values]
+
+
+def _label(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 30 else f"{text[:20]}… of {len(text)}"
+
+
+@pytest.fixture
+def place(backend: ScriptedBackend) -> Place:
+    return new_place(backend)
+
+
+@pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
+def test_a_body_that_is_no_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
+    assert_problem(app.post(UPSERT, content=content), 400, "")
+
+
+@pytest.mark.parametrize("content", ["{}", "[{}]", '{"Status":"created"}', '{"unknown": [[[]]]}'])
+def test_a_create_without_an_endpoint_is_refused(app: httpx.Client, content: str) -> None:
+    assert_problem(app.post(UPSERT, content=content), 400, "/Endpoint")
+
+
+def test_an_unknown_id_without_an_endpoint_is_a_create_and_refused(app: httpx.Client) -> None:
+    task_id = str(uuid.uuid4())
+    response = app.post(UPSERT, json={"TaskId": task_id, "BackendStatus": "running", "Status": "on"})
+    assert_problem(response, 400, "/Endpoint")
+    assert stored(app, task_id) is None
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={_label(value)}" for name, value in CASES])
+def test_a_bad_value_is_refused_by_its_name_and_the_task_stays_as_it_is(
+    app: httpx.Client, place: Place, name: str, value: Any
+) -> None:
+    task = kept_task(app, place)
+    update = {"TaskId": task["TaskId"], "Status": "changed", "BackendStatus": "running"}
+    response = app.post(UPSERT, content=json.dumps({**update, name: value}))
+    document = assert_problem(response, 400, f"/{name}")
+    assert name in document["detail"]
+    assert stored(app, task["TaskId"]) == task
+    assert depth(app, place) == {"waiting": 1}
+
+
+def test_a_number_beyond_all_numbers_is_no_attempt(app: httpx.Client, place: Place) -> None:
+    task_id = kept_task(app, place)["TaskId"]
+    assert_problem(app.post(UPSERT, content=f'{{"TaskId": "{task_id}", "Attempt": 1e999999}}'), 400, "/Attempt")
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name != "Attempt"])
+def test_a_create_with_a_bad_value_creates_nothing(app: httpx.Client, place: Place, name: str) -> None:
+    create = {"Endpoint": place.url, "Body": "{}", "BackendStatus": "created", "PublishToGrid": True}
+    assert_problem(app.post(UPSERT, json={**create, name: WRONG[name][0]}), 400, f"/{name}")
+    assert_problem(app.post(UPSERT, json=[{**create, name: WRONG[name][0]}]), 400, f"/{name}")
+    assert depth(app, place) == {}
+
+
+def test_all_bad_values_are_named_at_once(app: httpx.Client) -> None:
+    response = app.post(UPSERT, json={"taskid": "a/b", "BACKENDSTATUS": "gone", "Status": 5, "Body": {}})
+    assert_problem(response, 400, "/TaskId", "/BackendStatus", "/Status", "/Body")
+
+
+def test_an_error_never_repeats_what_was_sent(app: httpx.Client, place: Place) -> None:
+    secret = "sig=c2VjcmV0"
+    bad = {"Endpoint": f"http://user:{secret}@nowhere.test/", "BackendStatus": secret, "Status": [secret]}
+    for content in (json.dumps(bad), json.dumps({"Endpoint": bad["Endpoint"]}), f'{{"Status": "{secret}'):
+        assert secret not in app.post(UPSERT, content=content).text
+
+
+def test_an_endpoint_outside_the_registry_is_refused_and_nothing_is_ever_called(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    accepted: list[str] = []
+    registered = backend.url.removeprefix("http://")
+    task = kept_task(app, place)
+    with trap() as trapped:
+        for what, url in outside_urls(registered, trapped, place.path).items():
+            task_id = str(uuid.uuid4())
+            create = {"TaskId": task_id, "Endpoint": url, "Body": "{}", "PublishToGrid": True}
+            hop = {**create, "TaskId": task["TaskId"], "BackendStatus": "created"}
+            move = {"TaskId": task["TaskId"], "Endpoint": url, "BackendStatus": "running"}
+            for request in (create, [create], hop, move):
+                response = app.post(UPSERT, json=request)
+                if response.status_code != 400:
+                    accepted.append(f"{what}: {response.status_code}")
+                else:
+                    assert_problem(response, 400, "/Endpoint")
+            if stored(app, task_id) is not None:
+                accepted.append(f"{what}: created")
+    assert accepted == []
+    assert stored(app, task["TaskId"]) == task
+    assert backend.untaken(place.path) == 0
+
+
+def test_an_error_does_not_tell_what_is_registered(app: httpx.Client, backend: ScriptedBackend) -> None:
+    response = app.post(UPSERT, json={"Endpoint": "http://example.org/v1/test/x"})
+    assert_problem(response, 400, "/Endpoint")
+    assert backend.url.rpartition(":")[2] not in response.text
+    assert "/v1/test" not in response.text
+
+
+def test_a_body_of_40_mb_that_is_no_json_is_refused(app: httpx.Client) -> None:
+    assert_problem(app.post(UPSERT, content=b"x" * 40_000_000), 400, "")
+
+
+def test_a_property_name_of_a_million_characters_is_ignored(app: httpx.Client, place: Place) -> None:
+    response = app.post(UPSERT, json={"x" * 1_000_000: 1, "Endpoint": place.url})
+    assert response.status_code == 200
+
+
+def test_ten_thousand_unknown_properties_are_ignored(app: httpx.Client, place: Place) -> None:
+    response = app.post(UPSERT, json={**{f"p{number}": number for number in range(10_000)}, "Endpoint": place.url})
+    assert response.status_code == 200

@@ -1,0 +1,161 @@
+"""A1, last rows: what clients get while Redis or Event Grid is away. The stack that is broken here is its own."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from local.redis_server import RedisServer
+from local.stack import Stack
+from tests.conftest import IN_A_HURRY
+from tests.contract.part_a import (
+    GET,
+    REPORT,
+    REPORTED,
+    UPSERT,
+    WEBHOOK,
+    Place,
+    assert_problem,
+    finished,
+    kept_task,
+    new_place,
+    stored,
+    upsert,
+)
+from tests.scripted_backend import ScriptedBackend
+
+MAX_BODY_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend) -> Iterator[Stack]:
+    with Stack(
+        tmp_path_factory.mktemp("fragile"),
+        azurite=azurite,
+        backends={"/v1/test": backend.url},
+        with_model=False,
+        settings={
+            **IN_A_HURRY,
+            "REPUBLISH_S": "0.2",
+            "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+            "BLOB_CONTAINER": "fragile",
+        },
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def fragile_app(fragile: Stack) -> Iterator[httpx.Client]:
+    with fragile.client() as client:
+        yield client
+
+
+@pytest.fixture
+def without_redis(fragile: Stack) -> Iterator[None]:
+    assert isinstance(fragile.redis, RedisServer)
+    fragile.redis.kill()
+    yield
+    if not fragile.redis.is_running:
+        fragile.redis.start()
+
+
+@pytest.fixture
+def place(backend: ScriptedBackend) -> Place:
+    return new_place(backend)
+
+
+CALLS: dict[str, Callable[[httpx.Client, Place], httpx.Response]] = {
+    "create": lambda app, place: app.post(UPSERT, json={"Endpoint": place.url, "Body": "{}", "PublishToGrid": True}),
+    "update": lambda app, place: app.post(UPSERT, json={"TaskId": "a", "BackendStatus": "running"}),
+    "get": lambda app, place: app.get(GET, params={"taskId": "a"}),
+    "report": lambda app, place: app.post(REPORT, json={"ApiPath": "/a", "ServiceCluster": "c", "IncrementBy": 1}),
+    "reported": lambda app, place: app.get(REPORTED, params={"cluster": "c", "path": "/a"}),
+    "dispatch": lambda app, place: app.post(
+        WEBHOOK, json=[{"eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}]
+    ),
+    "classic event": lambda app, place: app.post(
+        WEBHOOK, json=[{"id": "a", "eventType": "task", "subject": place.url, "data": "{}"}]
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.usefixtures("without_redis")
+def test_without_redis_the_answer_is_503_and_when_to_come_back(
+    fragile: Stack, fragile_app: httpx.Client, place: Place, call: Callable[[httpx.Client, Place], httpx.Response]
+) -> None:
+    response = call(fragile_app, place)
+    assert_problem(response, 503)
+    assert int(response.headers["Retry-After"]) > 0
+    assert fragile.redis.url.removeprefix("redis://") not in response.text
+
+
+@pytest.mark.usefixtures("without_redis")
+def test_without_redis_a_bad_request_is_still_told_as_one(fragile_app: httpx.Client) -> None:
+    assert_problem(fragile_app.post(UPSERT, json={"Status": 5}), 400, "/Status")
+    assert_problem(fragile_app.get(GET), 400, "taskId")
+
+
+def test_when_redis_is_back_everything_goes_on(
+    fragile: Stack, fragile_app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    task = kept_task(fragile_app, place)
+    assert isinstance(fragile.redis, RedisServer)
+    fragile.redis.stop()
+    try:
+        assert_problem(fragile_app.get(GET, params={"taskId": task["TaskId"]}), 503)
+    finally:
+        fragile.redis.start()
+    assert stored(fragile_app, task["TaskId"]) == task
+    new = upsert(fragile_app, Endpoint=place.url, Body="after", PublishToGrid=True)
+    call = backend.next_call(place.path)
+    assert (call.task_id, call.body) == (new["TaskId"], b"after")
+    upsert(fragile_app, TaskId=new["TaskId"], BackendStatus="completed")
+
+
+@pytest.fixture
+def event_grid_refuses(fragile: Stack) -> Iterator[Callable[[dict[str, Any]], None]]:
+    # 501 is none of the answers that the publisher itself tries again.
+    yield lambda more: fragile.set_faults({"refusePublish": {"status": 501, **more}})
+    fragile.set_faults({})
+
+
+def created_while_refused(app: httpx.Client, place: Place) -> str:
+    task = upsert(app, Endpoint=place.url, Status="created", BackendStatus="created", Body="{}", PublishToGrid=True)
+    assert (task["BackendStatus"], task["Status"], task["PublishToGrid"]) == ("created", "created", True)
+    return task["TaskId"]
+
+
+def test_a_task_that_event_grid_takes_at_the_last_attempt_has_not_failed(
+    fragile_app: httpx.Client,
+    backend: ScriptedBackend,
+    place: Place,
+    event_grid_refuses: Callable[[dict[str, Any]], None],
+) -> None:
+    event_grid_refuses({"next": int(IN_A_HURRY["MAX_ATTEMPTS"]) - 1})
+    task_id = created_while_refused(fragile_app, place)
+    assert backend.next_call(place.path).task_id == task_id
+    upsert(fragile_app, TaskId=task_id, BackendStatus="completed", Status="completed")
+
+
+def test_a_task_that_event_grid_never_takes_fails_after_the_last_attempt_and_says_so(
+    fragile_app: httpx.Client,
+    backend: ScriptedBackend,
+    place: Place,
+    event_grid_refuses: Callable[[dict[str, Any]], None],
+) -> None:
+    event_grid_refuses({})
+    task = finished(fragile_app, created_while_refused(fragile_app, place))
+    assert task["BackendStatus"] == "failed"
+    assert task["Status"] == "Failed - unable to send to backend service."
+    assert backend.untaken(place.path) == 0
+
+
+def test_a_body_over_the_size_limit_is_refused(fragile_app: httpx.Client, place: Place) -> None:
+    fits = kept_task(fragile_app, place, Body="x" * MAX_BODY_BYTES)
+    for request in ({"Endpoint": place.url}, {"TaskId": fits["TaskId"]}):
+        response = fragile_app.post(UPSERT, json={**request, "Body": "x" * (MAX_BODY_BYTES + 1)})
+        assert_problem(response, 413)
+    assert stored(fragile_app, fits["TaskId"]) == fits

@@ -1,0 +1,184 @@
+"""A3 and A4: CurrentProcessingUpsert counts requests in flight, CurrentProcessingGet tells them."""
+
+import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.part_a import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
+
+WRONG: dict[str, list[Any]] = {
+    "ApiPath": [5, 1.5, True, None, [], {}, "", "x" * 10_000],
+    "ServiceCluster": [5, 1.5, True, None, [], {}, "", "x" * 10_000],
+    "IncrementBy": ["one", 1.5, True, [], {}, 2**53 + 1, 2**63, 2**64, 10**40, -(10**40)],
+    "DecrementBy": ["one", 1.5, True, [], {}, 2**53 + 1, 2**63, 2**64, 10**40, -(10**40)],
+}
+CASES = [(name, value) for name, values in WRONG.items() for value in values]
+
+
+@pytest.fixture
+def path() -> str:
+    return f"/v1/org/{uuid.uuid4().hex}"
+
+
+def report(app: httpx.Client, path: str, cluster: str = "eastus", **change: int) -> None:
+    body = {"ApiPath": path, "ServiceCluster": cluster, **change}
+    response = app.post(REPORT, json=body)
+    assert response.status_code == 200, response.text
+    assert response.content == b""
+
+
+def count(app: httpx.Client, path: str, cluster: str = "eastus", method: str = "GET") -> str | None:
+    response = app.request(method, REPORTED, params={"cluster": cluster, "path": path})
+    if response.status_code == 204:
+        assert response.content == b""
+        return None
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"].partition(";")[0] == "text/plain"
+    return response.text
+
+
+def test_what_is_reported_is_added_up(app: httpx.Client, path: str) -> None:
+    report(app, path, IncrementBy=1)
+    report(app, path, IncrementBy=1, DecrementBy=0)
+    report(app, path, IncrementBy=5, DecrementBy=2)
+    report(app, path, DecrementBy=1)
+    assert count(app, path) == "4"
+
+
+def test_both_numbers_are_0_when_they_are_not_given(app: httpx.Client, path: str) -> None:
+    report(app, path, IncrementBy=3)
+    report(app, path)
+    assert count(app, path) == "3"
+
+
+def test_an_array_of_one_is_as_good_as_an_object(app: httpx.Client, path: str) -> None:
+    body = [{"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 2, "DecrementBy": 0}]
+    assert app.post(REPORT, json=body).status_code == 200
+    assert count(app, path) == "2"
+
+
+def test_property_names_match_in_any_case_and_unknown_ones_are_ignored(app: httpx.Client, path: str) -> None:
+    body = {"apipath": path, "SERVICECLUSTER": "eastus", "incrementBy": 2, "Extra": {"a": [1]}}
+    assert app.post(REPORT, json=body).status_code == 200
+    assert count(app, path) == "2"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_body(app: httpx.Client, path: str) -> None:
+    body = json.dumps({"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}).encode()
+    assert app.post(REPORT, content=b"\xef\xbb\xbf" + body).status_code == 200
+    assert count(app, path) == "1"
+
+
+def test_clusters_and_paths_are_counted_apart(app: httpx.Client, path: str) -> None:
+    report(app, path, "eastus", IncrementBy=1)
+    report(app, path, "westus", IncrementBy=2)
+    report(app, path + "/more", "eastus", IncrementBy=3)
+    assert [count(app, path), count(app, path, "westus"), count(app, path + "/more")] == ["1", "2", "3"]
+
+
+def test_blanks_in_a_clusters_name_do_not_mix_it_up_with_another(app: httpx.Client, path: str) -> None:
+    report(app, f"{path} /b", "a", IncrementBy=1)
+    assert count(app, "/b", f"a {path}") is None
+    report(app, "/b", f"a {path}", IncrementBy=5)
+    assert count(app, f"{path} /b", "a") == "1"
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    ["größe", "\U0001f418", "\u202ekcart", "a\r\nX-Injected: yes", "a\0b", "{04s}", "a&b=c", "../..", "x" * 256],
+    ids=lambda cluster: ascii(cluster)[:30],
+)
+def test_a_cluster_may_have_any_name(app: httpx.Client, path: str, cluster: str) -> None:
+    report(app, path, cluster, IncrementBy=7)
+    assert count(app, path, cluster) == "7"
+
+
+def test_a_counter_never_shows_less_than_0(app: httpx.Client, path: str) -> None:
+    report(app, path, DecrementBy=3)
+    assert count(app, path) == "0"
+    other = path + "/other"
+    report(app, other, IncrementBy=1)
+    report(app, other, DecrementBy=2)
+    assert count(app, other) == "0"
+
+
+def test_reports_that_come_at_once_are_all_counted(app: httpx.Client, path: str) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(report, app, path, IncrementBy=2, DecrementBy=1) for _ in range(40)]:
+            done.result()
+    assert count(app, path) == "40"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_count_is_told_to_get_and_to_post(app: httpx.Client, path: str, method: str) -> None:
+    assert count(app, path, method=method) is None
+    report(app, path, IncrementBy=3)
+    assert count(app, path, method=method) == "3"
+
+
+@pytest.mark.parametrize("reported", [True, False], ids=["reported with its slash", "reported without"])
+@pytest.mark.parametrize("asked", [True, False], ids=["asked with it", "asked without"])
+def test_the_leading_slash_of_a_path_does_not_matter(
+    app: httpx.Client, path: str, reported: bool, asked: bool
+) -> None:
+    bare = path.removeprefix("/")
+    report(app, path if reported else bare, IncrementBy=3)
+    assert count(app, path if asked else bare) == "3"
+
+
+def test_nothing_counted_is_204_and_counted_down_to_nothing_is_0(app: httpx.Client, path: str) -> None:
+    assert count(app, path) is None
+    report(app, path, IncrementBy=1)
+    report(app, path, DecrementBy=1)
+    assert count(app, path) == "0"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("params", "missing"),
+    [
+        ({}, "cluster"),
+        ({"path": "/v1/a"}, "cluster"),
+        ({"cluster": "", "path": "/v1/a"}, "cluster"),
+        ({"cluster": "a"}, "path"),
+        ({"cluster": "a", "path": ""}, "path"),
+    ],
+    ids=str,
+)
+def test_asking_without_both_parameters_is_refused(
+    app: httpx.Client, method: str, params: dict[str, str], missing: str
+) -> None:
+    assert_problem(app.request(method, REPORTED, params=params), 400, missing)
+
+
+@pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
+def test_a_report_that_is_no_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
+    assert_problem(app.post(REPORT, content=content), 400, "")
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={ascii(value)[:25]}" for name, value in CASES])
+def test_a_bad_value_is_refused_by_its_name_and_nothing_is_counted(
+    app: httpx.Client, path: str, name: str, value: Any
+) -> None:
+    body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1, name: value}
+    assert_problem(app.post(REPORT, content=json.dumps(body)), 400, f"/{name}")
+    assert count(app, path) is None
+
+
+@pytest.mark.parametrize("number", ["1e999999", "-1e999999", "1e2", "1.0"])
+@pytest.mark.parametrize("name", ["IncrementBy", "DecrementBy"])
+def test_a_number_that_is_no_integer_is_refused(app: httpx.Client, path: str, name: str, number: str) -> None:
+    body = f'{{"ApiPath": "{path}", "ServiceCluster": "eastus", "{name}": {number}}}'
+    assert_problem(app.post(REPORT, content=body), 400, f"/{name}")
+
+
+@pytest.mark.parametrize("name", ["ApiPath", "ServiceCluster"])
+def test_a_report_without_a_name_is_refused(app: httpx.Client, path: str, name: str) -> None:
+    body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
+    del body[name]
+    assert_problem(app.post(REPORT, json=body), 400, f"/{name}")
+    assert_problem(app.post(REPORT, json={}), 400, "/ApiPath", "/ServiceCluster")

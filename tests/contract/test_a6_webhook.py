@@ -1,0 +1,510 @@
+"""A6: BackendWebhook, from Event Grid to the model service."""
+
+import json
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from azure.storage.blob import ContainerClient
+
+from local.azurite import Azurite
+from local.stack import Stack
+from tests.contract.part_a import (
+    NOT_AN_OBJECT,
+    WEBHOOK,
+    Place,
+    assert_problem,
+    depth,
+    finished,
+    kept_task,
+    new_place,
+    outside_urls,
+    stored,
+    trap,
+    upsert,
+)
+from tests.scripted_backend import Answer, ScriptedBackend
+from tests.waiting import eventually
+
+DISPATCH = "backbone.task.dispatch"
+VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
+Event = dict[str, Any]
+
+
+@pytest.fixture
+def place(backend: ScriptedBackend) -> Place:
+    return new_place(backend)
+
+
+def classic(place: Place | str, task_id: str | None = None, data: Any = '{"a":1}') -> Event:
+    """The event that the former platform published."""
+    return {
+        "topic": "/subscriptions/s/resourceGroups/g/providers/Microsoft.EventGrid/topics/t",
+        "id": task_id or str(uuid.uuid4()),
+        "eventType": "task",
+        "subject": place if isinstance(place, str) else place.url,
+        "eventTime": "2026-11-22T10:12:44.1234567Z",
+        "dataVersion": "1.0",
+        "metadataVersion": "1",
+        "data": data,
+    }
+
+
+def dispatch(task: Event | str, attempt: Any = 1) -> Event:
+    """The event that this app publishes."""
+    task_id = task if isinstance(task, str) else task["TaskId"]
+    return {
+        "id": f"{task_id}.{attempt}",
+        "eventType": DISPATCH,
+        "subject": f"tasks/{task_id}",
+        "eventTime": "2026-11-22T10:12:44.1234567Z",
+        "dataVersion": "1.0",
+        "data": {"TaskId": task_id, "Attempt": attempt},
+    }
+
+
+def cloud_event(task: Event, attempt: int = 1) -> Event:
+    return {
+        "specversion": "1.0",
+        "id": f"{task['TaskId']}.{attempt}",
+        "source": "/subscriptions/s/topics/t",
+        "type": DISPATCH,
+        "subject": f"tasks/{task['TaskId']}",
+        "time": "2026-11-22T10:12:44Z",
+        "datacontenttype": "application/json",
+        "data": {"TaskId": task["TaskId"], "Attempt": attempt},
+    }
+
+
+def deliver(app: httpx.Client, *events: Any) -> list[str]:
+    """Deliver in one array; what became of each event."""
+    response = app.post(WEBHOOK, json=list(events), headers={"aeg-event-type": "Notification"})
+    assert response.status_code == 200, response.text
+    return response.json()["results"]
+
+
+# Handshakes
+
+
+def test_the_validation_event_is_answered_with_its_code(app: httpx.Client) -> None:
+    event = {
+        "id": str(uuid.uuid4()),
+        "topic": "/subscriptions/s",
+        "subject": "",
+        "eventType": VALIDATION,
+        "eventTime": "2026-11-22T10:12:44Z",
+        "dataVersion": "2",
+        "data": {"validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6", "validationUrl": "https://rp.example/v"},
+    }
+    response = app.post(WEBHOOK, json=[event], headers={"aeg-event-type": "SubscriptionValidation"})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].partition(";")[0] == "application/json"
+    assert response.json() == {"validationResponse": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6"}
+
+
+def test_the_validation_url_is_never_called(app: httpx.Client) -> None:
+    with trap() as trapped:
+        data = {"validationCode": "code", "validationUrl": f"http://{trapped}/validate"}
+        response = app.post(WEBHOOK, json=[{"id": "1", "eventType": VALIDATION, "data": data}])
+        assert response.json() == {"validationResponse": "code"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, {}, {"validationCode": None}, {"validationCode": 5}, {"validationCode": ""}, [], "code", 5],
+    ids=repr,
+)
+def test_a_validation_event_without_a_code_is_refused(app: httpx.Client, data: Any) -> None:
+    assert_problem(app.post(WEBHOOK, json=[{"id": "1", "eventType": VALIDATION, "data": data}]), 400, "/0")
+
+
+def test_a_handshake_among_events_is_refused_and_the_events_are_handled(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    handshake = {"id": "1", "eventType": VALIDATION, "data": {"validationCode": "code"}}
+    task = kept_task(app, place)
+    assert_problem(app.post(WEBHOOK, json=[handshake, dispatch(task)]), 400, "/0")
+    assert backend.next_call(place.path).task_id == task["TaskId"]
+
+
+def test_the_cloud_events_handshake_is_answered(app: httpx.Client) -> None:
+    response = app.options(WEBHOOK, headers={"WebHook-Request-Origin": "eventgrid.azure.net"})
+    assert response.status_code == 200
+    assert response.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"
+    assert response.headers["WebHook-Allowed-Rate"]
+
+
+def test_the_cloud_events_handshake_needs_an_origin(app: httpx.Client) -> None:
+    assert_problem(app.options(WEBHOOK), 400, "WebHook-Request-Origin")
+
+
+def test_the_handshakes_are_closed_without_the_key(stack: Stack) -> None:
+    headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
+    assert httpx.options(stack.url + WEBHOOK, headers=headers).status_code == 401
+    event = {"id": "1", "eventType": VALIDATION, "data": {"validationCode": "code"}}
+    response = httpx.post(f"{stack.url}{WEBHOOK}?code=wrong", json=[event])
+    assert response.status_code == 401
+    assert "code" not in response.text
+
+
+# Dispatching
+
+
+def test_a_wrong_key_dispatches_nothing(
+    app: httpx.Client, stack: Stack, backend: ScriptedBackend, place: Place
+) -> None:
+    task = kept_task(app, place)
+    for address in (stack.url + WEBHOOK, f"{stack.url}{WEBHOOK}?code=wrong"):
+        assert httpx.post(address, json=[dispatch(task), classic(place)]).status_code == 401
+    assert stored(app, task["TaskId"]) == task
+    assert backend.untaken(place.path) == 0
+
+
+def test_the_body_is_posted_to_the_tasks_endpoint_with_its_id(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    task = kept_task(app, place, Body='{"image": "größe"}')
+    assert deliver(app, dispatch(task)) == ["accepted"]
+    call = backend.next_call(place.path)
+    assert (call.task_id, call.path, call.body) == (task["TaskId"], place.path, '{"image": "größe"}'.encode())
+    assert call.headers["content-type"] == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("as_batch", [False, True], ids=["one object", "a batch"])
+def test_our_event_may_come_as_a_cloud_event(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, as_batch: bool
+) -> None:
+    event = cloud_event(kept_task(app, place))
+    response = app.post(
+        WEBHOOK,
+        content=json.dumps([event] if as_batch else event),
+        headers={"Content-Type": f"application/cloudevents{'-batch' * as_batch}+json"},
+    )
+    assert response.status_code == 200, response.text
+    assert backend.next_call(place.path).task_id == event["data"]["TaskId"]
+
+
+def test_a_batch_is_handled_whole(app: httpx.Client, backend: ScriptedBackend, place: Place) -> None:
+    tasks = [kept_task(app, place, Body=str(number)) for number in range(5)]
+    loose = classic(place, data="loose")
+    assert deliver(app, *map(dispatch, tasks), loose) == ["accepted"] * 6
+    calls = [backend.next_call(place.path) for _ in range(6)]
+    expected = {task["TaskId"]: str(number).encode() for number, task in enumerate(tasks)} | {loose["id"]: b"loose"}
+    assert {call.task_id: call.body for call in calls} == expected
+    assert backend.untaken(place.path) == 0
+
+
+def test_a_duplicate_is_dropped(app: httpx.Client, backend: ScriptedBackend, place: Place) -> None:
+    task = kept_task(app, place)
+    assert deliver(app, dispatch(task)) == ["accepted"]
+    assert deliver(app, dispatch(task)) == ["dropped"]
+    assert deliver(app, cloud_event(task)) == ["dropped"]
+    assert deliver(app, classic(place, task["TaskId"])) == ["dropped"]
+    assert backend.next_call(place.path)
+    assert backend.untaken(place.path) == 0
+
+
+def test_of_duplicates_in_one_batch_one_is_dispatched(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    task = kept_task(app, place)
+    assert sorted(deliver(app, *[dispatch(task)] * 20)) == ["accepted"] + ["dropped"] * 19
+    assert backend.next_call(place.path)
+    assert backend.untaken(place.path) == 0
+
+
+@pytest.mark.parametrize("attempt", [2, 3, 999_999_999])
+def test_an_event_of_another_attempt_is_dropped(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, attempt: int
+) -> None:
+    task = kept_task(app, place)
+    assert deliver(app, dispatch(task, attempt)) == ["dropped"]
+    assert stored(app, task["TaskId"]) == task
+    assert backend.untaken(place.path) == 0
+
+
+@pytest.mark.parametrize("final", ["running", "completed", "failed"])
+def test_an_event_for_a_task_that_went_on_is_dropped(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, final: str
+) -> None:
+    task = kept_task(app, place, BackendStatus=final)
+    assert deliver(app, dispatch(task), classic(place, task["TaskId"])) == ["dropped", "dropped"]
+    assert stored(app, task["TaskId"]) == task
+    assert backend.untaken(place.path) == 0
+
+
+def test_an_event_for_a_task_that_nobody_knows_is_dropped(app: httpx.Client) -> None:
+    task_id = str(uuid.uuid4())
+    assert deliver(app, dispatch(task_id)) == ["dropped"]
+    assert stored(app, task_id) is None
+
+
+# What the backend answers is never Event Grid's business
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_full_backend_makes_the_task_wait_and_event_grid_is_told_that_all_is_well(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, status: int
+) -> None:
+    backend.script(place.path, Answer(status, {"Retry-After": "3600"}))
+    task = kept_task(app, place)
+    assert deliver(app, dispatch(task)) == ["busy"]
+    waiting = stored(app, task["TaskId"])
+    assert waiting is not None
+    assert (waiting["BackendStatus"], waiting["Status"]) == ("created", "Awaiting service availability")
+    assert depth(app, place) == {"waiting": 1}
+
+
+def test_a_backend_that_has_room_again_gets_the_task(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    backend.script(place.path, Answer(429), Answer(503), Answer(200))
+    task = upsert(app, Endpoint=place.url, Body="again", PublishToGrid=True)
+    calls = [backend.next_call(place.path) for _ in range(3)]
+    assert [(call.task_id, call.body) for call in calls] == [(task["TaskId"], b"again")] * 3
+    assert eventually(lambda: depth(app, place) == {"dispatched": 1})
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 405, 409, 410, 413, 422])
+def test_a_request_that_the_backend_will_never_take_fails_the_task_and_says_so(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, status: int
+) -> None:
+    with trap() as trapped:
+        headers = {"Location": f"http://{trapped}/elsewhere"}
+        backend.script(place.path, Answer(status, headers, b"a secret of the backend"))
+        task = kept_task(app, place)
+        assert deliver(app, dispatch(task)) == ["failed"]
+    failed = stored(app, task["TaskId"])
+    assert failed is not None
+    assert failed["BackendStatus"] == "failed"
+    assert str(status) in failed["Status"]
+    assert "secret" not in failed["Status"]
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(404), Answer(408), Answer(500), Answer(502), Answer(hang_up=True)], ids=str
+)
+def test_a_failure_that_may_pass_is_tried_again(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, answer: Answer
+) -> None:
+    backend.script(place.path, answer, Answer(200))
+    task = upsert(app, Endpoint=place.url, Body="again", PublishToGrid=True)
+    assert [backend.next_call(place.path).task_id for _ in range(2)] == [task["TaskId"]] * 2
+    assert eventually(lambda: depth(app, place) == {"dispatched": 1})
+
+
+def test_a_backend_that_is_not_there_fails_the_task_at_last_and_never_leaves_it_waiting(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    backend.script(place.path, Answer(500))
+    task = upsert(app, Endpoint=place.url, Body="{}", PublishToGrid=True)
+    failed = finished(app, task["TaskId"])
+    assert failed["BackendStatus"] == "failed"
+    assert "500" in failed["Status"]
+    assert backend.untaken(place.path) == 3
+
+
+# The former platform's event
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        ('{"a": "größe",\n "b": [1.0]}', '{"a": "größe",\n "b": [1.0]}'),
+        ("not JSON", "not JSON"),
+        ('"quoted"', '"quoted"'),
+        (" ", " "),
+        ("x" * 200_000, "x" * 200_000),
+        ("a\0b\r\n\u202e\U0001f418", "a\0b\r\n\u202e\U0001f418"),
+    ],
+    ids=["JSON", "text", "a quoted string", "a blank", "200,000 characters", "odd characters"],
+)
+def test_of_a_string_as_data_the_content_is_posted(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, data: str, body: str
+) -> None:
+    event = classic(place, data=data)
+    assert deliver(app, event) == ["accepted"]
+    call = backend.next_call(place.path)
+    assert (call.task_id, call.body) == (event["id"], body.encode())
+    assert call.headers["content-type"] == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("data", [{"a": {"b": [1, None, "größe"]}}, [1, 2], 5, True, False, 0, {}, []], ids=repr)
+def test_other_data_is_posted_as_json(app: httpx.Client, backend: ScriptedBackend, place: Place, data: Any) -> None:
+    assert deliver(app, classic(place, data=data)) == ["accepted"]
+    assert json.loads(backend.next_call(place.path).body) == data
+
+
+def test_a_task_that_nobody_knew_is_taken_in_and_followed(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    event = classic(place)
+    deliver(app, event)
+    backend.next_call(place.path)
+    task = stored(app, event["id"])
+    assert task is not None
+    assert (task["Endpoint"], task["EndpointPath"], task["BackendStatus"]) == (place.url, place.path, "created")
+    assert upsert(app, TaskId=event["id"], BackendStatus="completed", Status="done")["BackendStatus"] == "completed"
+    assert depth(app, place) == {"completed": 1}
+
+
+def test_a_task_that_nobody_knew_is_not_lost_to_a_busy_backend(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    backend.script(place.path, Answer(503), Answer(200))
+    event = classic(place, data="kept")
+    assert deliver(app, event) == ["busy"]
+    assert [backend.next_call(place.path).body for _ in range(2)] == [b"kept", b"kept"]
+
+
+@pytest.mark.parametrize("data", ["", None, "another body", "x" * 200_000], ids=["empty", "null", "other", "large"])
+def test_a_known_task_is_dispatched_with_the_body_it_has(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, data: Any
+) -> None:
+    task = kept_task(app, place, Body="its own")
+    assert deliver(app, classic(place, task["TaskId"], data)) == ["accepted"]
+    call = backend.next_call(place.path)
+    assert (call.task_id, call.body) == (task["TaskId"], b"its own")
+    assert depth(app, place) == {"dispatched": 1}
+
+
+def test_a_large_body_that_an_event_brings_for_a_known_task_is_not_kept(
+    app: httpx.Client, azurite: Azurite, place: Place
+) -> None:
+    task = kept_task(app, place)
+    deliver(app, classic(place, task["TaskId"], "x" * 200_000))
+    with ContainerClient.from_connection_string(azurite.connection_string, "task-backbone") as container:
+        assert [name for name in container.list_blob_names() if task["TaskId"] in name] == []
+
+
+def test_a_known_task_goes_to_its_own_endpoint_whatever_the_event_says(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    other = new_place(backend)
+    task = kept_task(app, place)
+    deliver(app, classic(other, task["TaskId"]))
+    assert backend.next_call(place.path).task_id == task["TaskId"]
+    assert backend.untaken(other.path) == 0
+
+
+@pytest.mark.parametrize("data", ["", None], ids=["empty", "null"])
+def test_without_data_a_task_that_nobody_knows_becomes_a_dead_letter(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, data: Any
+) -> None:
+    event = classic(place, data=data)
+    assert_problem(app.post(WEBHOOK, json=[event]), 400)
+    assert stored(app, event["id"]) is None
+    assert backend.untaken(place.path) == 0
+
+
+def test_duplicates_of_a_task_that_nobody_knew_are_dropped(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    event = classic(place)
+    assert sorted(deliver(app, event, event, event)) == ["accepted", "dropped", "dropped"]
+    assert deliver(app, event) == ["dropped"]
+    assert backend.next_call(place.path).task_id == event["id"]
+    assert backend.untaken(place.path) == 0
+
+
+def test_a_subject_outside_the_registry_is_refused_and_nothing_is_ever_called(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    accepted: list[str] = []
+    registered = backend.url.removeprefix("http://")
+    with trap() as trapped:
+        for what, url in outside_urls(registered, trapped, place.path).items():
+            for data in ("{}", ""):
+                event = classic(url, data=data)
+                response = app.post(WEBHOOK, json=[event])
+                if response.status_code != 400 or stored(app, event["id"]) is not None:
+                    accepted.append(f"{what}: {response.status_code}")
+                else:
+                    document = assert_problem(response, 400, "/0")
+                    assert "subject" in document["errors"][0]["detail"]
+    assert accepted == []
+    assert backend.untaken(place.path) == 0
+
+
+# What no publisher sends
+
+NO_EVENTS: dict[str, Any] = {
+    "an empty object": {},
+    "a number": 5,
+    "a string": "event",
+    "null": None,
+    "an array": [],
+    "no type": {"id": "1", "subject": "s", "data": {}},
+    "a type that is no text": {"id": "1", "eventType": 5, "data": {}},
+    "an unknown type": {"id": "1", "eventType": "Microsoft.Storage.BlobCreated", "data": {}},
+    "a type in capital letters": {"id": "1", "eventType": "TASK", "subject": "s", "data": ""},
+    "an unknown cloud event": {"specversion": "1.0", "type": "com.example.other", "id": "1", "data": {}},
+    "a cloud event with the other schema's type": {"specversion": "1.0", "eventType": DISPATCH, "data": {}},
+    "a dispatch without data": {"id": "1", "eventType": DISPATCH},
+    "a dispatch with a text": {"id": "1", "eventType": DISPATCH, "data": "task"},
+    "a dispatch with an array": {"id": "1", "eventType": DISPATCH, "data": [{"TaskId": "a", "Attempt": 1}]},
+    "a dispatch without an id": {"id": "1", "eventType": DISPATCH, "data": {"Attempt": 1}},
+    "a dispatch with an id that is no text": {"id": "1", "eventType": DISPATCH, "data": {"TaskId": 5, "Attempt": 1}},
+    "a dispatch with a path for an id": {"eventType": DISPATCH, "data": {"TaskId": "../a", "Attempt": 1}},
+    "a dispatch with a long id": {"eventType": DISPATCH, "data": {"TaskId": "x" * 10_000, "Attempt": 1}},
+    **{
+        f"a dispatch with attempt {attempt!r}": {"eventType": DISPATCH, "data": {"TaskId": "a", "Attempt": attempt}}
+        for attempt in (None, 0, -1, 1.0, 1.5, True, "1", [], {}, 10**9, 2**53 + 1, 2**63, 2**64, 10**40)
+    },
+    **{
+        f"a task with id {task_id!r:.20}": {"id": task_id, "eventType": "task", "subject": "http://x/", "data": "{}"}
+        for task_id in (None, 5, "", "a/b", "../a", "a\r\nX-Injected: yes", "a\0b", "x" * 129, [], {})
+    },
+    **{
+        f"a task with subject {subject!r}": {"id": "a", "eventType": "task", "subject": subject, "data": "{}"}
+        for subject in (None, 5, "", [], {}, "text")
+    },
+}
+
+
+@pytest.mark.parametrize("event", NO_EVENTS.values(), ids=NO_EVENTS)
+def test_an_event_that_makes_no_sense_is_refused_so_that_event_grid_gives_it_up(
+    app: httpx.Client, event: Any
+) -> None:
+    assert_problem(app.post(WEBHOOK, json=[event]), 400, "/0")
+
+
+@pytest.mark.parametrize(
+    "traceparent", [5, None, [], {}, "", "00-zz", "x" * 10_000, "a\r\nX-Injected: yes"], ids=ascii
+)
+def test_a_trace_that_makes_no_sense_does_not_keep_a_task_back(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, traceparent: Any
+) -> None:
+    task = kept_task(app, place)
+    event = dispatch(task)
+    event["data"]["traceparent"] = traceparent
+    assert deliver(app, event) == ["accepted"]
+    call = backend.next_call(place.path)
+    assert call.task_id == task["TaskId"]
+    assert "x-injected" not in call.headers
+
+
+def test_bad_events_in_a_batch_are_named_and_the_others_are_handled(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    task = kept_task(app, place)
+    response = app.post(WEBHOOK, json=[5, dispatch(task), {"eventType": "other"}, classic("http://example.org/x")])
+    assert_problem(response, 400, "/0", "/2", "/3")
+    assert backend.next_call(place.path).task_id == task["TaskId"]
+
+
+# One JSON object is a cloud event, and so no garbage as such.
+@pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
+def test_a_delivery_that_is_no_array_of_events_is_refused(app: httpx.Client, content: bytes) -> None:
+    assert_problem(app.post(WEBHOOK, content=content), 400)
+
+
+def test_a_delivery_of_more_events_than_event_grid_sends_is_refused(app: httpx.Client) -> None:
+    assert_problem(app.post(WEBHOOK, content=b"[" + b"5," * 5_000 + b"5]"), 400, "")
+
+
+def test_a_delivery_larger_than_event_grid_sends_is_refused(app: httpx.Client, place: Place) -> None:
+    event = classic(place, data="x" * 2_000_000)
+    assert_problem(app.post(WEBHOOK, json=[event]), 400, "")
+    assert stored(app, event["id"]) is None
