@@ -34,7 +34,10 @@ def http_function(
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             with telemetry.server_span(name, _trace_headers(req, context)) as span:
                 response = await _answer(handler, req)
-                span.set_attribute("http.response.status_code", response.status_code)
+                # Without the method, Application Insights would show neither the status nor that it failed.
+                span.set_attributes(
+                    {"http.request.method": req.method, "http.response.status_code": response.status_code}
+                )
                 return response
 
         # The worker tells functions apart by these names and reads the signature above.

@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from shared import telemetry
 from shared.backends import BackendRegistry, Endpoint
 
 MAX_CONNECTIONS = 100
@@ -66,6 +67,7 @@ class BackendClient:
             async with self._session.post(
                 URL(endpoint.url, encoded=True), data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
+                telemetry.answered(response.status)
                 answer = _meaning(response.status, response.headers.get("Retry-After"))
                 # A short answer is read away so that the connection can be used again.
                 with suppress(TimeoutError, aiohttp.ClientError):

@@ -8,6 +8,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+from opentelemetry.trace import StatusCode
+
 from backend_webhook.backend_client import Accepted, Answer, BackendClient, Busy, Unreachable
 from shared import telemetry
 from shared.backends import Endpoint, UnknownBackend
@@ -49,8 +51,8 @@ class Dispatcher:
         if not isinstance(claimed, Claimed):
             log.info("dropped an event for task %s: %s", task_id, claimed.reason)
             return Dispatched.DROPPED
-        telemetry.transition(claimed.task)
         with telemetry.consumer_span(claimed.task, traceparent):
+            telemetry.transition(claimed.task)
             return await self._hand_over(claimed, timeout_s)
 
     async def _hand_over(self, claimed: Claimed, timeout_s: float) -> Dispatched:
@@ -92,6 +94,8 @@ class Dispatcher:
             }
             answer = await self.client.post(endpoint, headers, body, timeout_s)
             span.set_attribute("task.dispatch.answer", type(answer).__name__)
+            if not isinstance(answer, Accepted):
+                span.set_status(StatusCode.ERROR)
             return answer
 
     async def _record(self, task: Task, answer: Answer) -> Dispatched:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from shared.events import DISPATCH_EVENT
+from shared.task import MAX_ATTEMPT
 from shared.task_id import is_task_id
 
 CLASSIC_EVENT = "task"
@@ -86,7 +87,7 @@ def read(event: Any) -> Event:
     if kind == DISPATCH_EVENT:
         fields = _members(data)
         attempt = fields.get("Attempt")
-        if type(attempt) is not int or attempt < 1:
+        if type(attempt) is not int or not 1 <= attempt <= MAX_ATTEMPT:
             raise BadEvent("data.Attempt must be a positive number")
         traceparent = fields.get("traceparent")
         return DispatchEvent(

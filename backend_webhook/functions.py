@@ -15,7 +15,7 @@ from shared.backends import UnknownBackend
 from shared.bodies import BlobsUnavailable
 from shared.problems import FieldError, Problem, invalid
 from shared.services import Services
-from shared.task_store import NewTask, StoreUnavailable
+from shared.task_store import Existing, NewTask, StoreUnavailable
 
 log = logging.getLogger("task_backbone")
 
@@ -76,7 +76,7 @@ async def _dispatch_classic(dispatcher: Dispatcher, event: ClassicEvent) -> Disp
         raise BadEvent(f"subject: {error}") from None
     if event.body is not None:
         content = await services.bodies.put(event.task_id, CLASSIC_CONTENT_TYPE, event.body)
-        await services.store.create(
+        created = await services.store.create(
             NewTask(
                 event.task_id,
                 endpoint.path,
@@ -86,6 +86,10 @@ async def _dispatch_classic(dispatcher: Dispatcher, event: ClassicEvent) -> Disp
                 inline_body=event.body,
             )
         )
+        if isinstance(created, Existing):
+            await services.bodies.discard(content)
+    elif await services.store.get(event.task_id) is None:
+        raise BadEvent("data: the task is not known, and there is no body to make it from")
     return await dispatcher.dispatch(event.task_id, None, "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import azure.functions as func
 
@@ -61,14 +61,15 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             "idempotency-key-reused",
             "The idempotency key was used before.",
             "An earlier request with the same Idempotency-Key had another body.",
+            members={"TaskId": task.id},
         )
     preference: dict[str, str] = {}
     if wait_s is not None:
         task = await Tasks(services).wait_for_end(task, wait_s)
         preference = {"Preference-Applied": f"wait={wait_s}"}
-    location = req.url.partition("?")[0].rpartition("/v1/submit/")[0] + f"/v1/tasks/{task.id}"
+    root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     status = 200 if wait_s is not None and task.state.is_terminal else 202
-    return _task_response(task, services, status, {"Location": location, **preference})
+    return _task_response(task, services, status, {"Location": f"{root}/v1/tasks/{task.id}", **preference})
 
 
 @http_function(blueprint, "GetTask", route="v1/tasks/{id}", methods=["GET"])
@@ -77,7 +78,8 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     task = await tasks.get(_task_id(req))
     known = header(req, "if-none-match")
     if wait_s := _wait_s("wait", req.params.get("wait")):
-        task = await tasks.wait_for_change(task, known or task.etag, wait_s)
+        seen = known or task.etag
+        task = await tasks.wait_for_change(task, lambda now: _matches(seen, now.etag), wait_s)
     if known is not None and _matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task))
     return _task_response(task, services, 200, {})
@@ -100,7 +102,7 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task = await Tasks(services).get(_task_id(req))
     if task.result is None:
-        raise _no_result()
+        raise _no_result(task)
     try:
         data = (
             await services.bodies.read(task.result.blob)
@@ -110,11 +112,12 @@ async def get_task_result(req: func.HttpRequest, services: Services) -> func.Htt
     except BodyMissing:
         data = None
     if data is None:
-        raise _no_result()
+        raise _no_result(task)
     return func.HttpResponse(
         data,
         # The content is a model's: no browser is to run it in this app's name.
         headers={
+            "TaskId": task.id,
             "Content-Type": task.result.content_type,
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "sandbox",
@@ -189,8 +192,18 @@ def _matches(if_none_match: str, etag: str) -> bool:
 
 def _query(url: str) -> str:
     pairs = urlsplit(url).query.split("&")
-    return "&".join(pair for pair in pairs if pair and pair.partition("=")[0].lower() not in _KEY_PARAMETERS)
+    return "&".join(pair for pair in pairs if pair and _name(pair) not in _KEY_PARAMETERS)
 
 
-def _no_result() -> Problem:
-    return Problem(404, "no-result", "There is no result.", "The task has stored none, or not yet.")
+def _name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0]).lower()
+
+
+def _no_result(task: Task) -> Problem:
+    return Problem(
+        404,
+        "no-result",
+        "There is no result.",
+        "The task has stored none, or not yet.",
+        members={"TaskId": task.id},
+    )

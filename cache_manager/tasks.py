@@ -78,9 +78,9 @@ class Tasks:
             raise no_such_task()
         return task
 
-    async def wait_for_change(self, task: Task, seen: str, seconds: float) -> Task:
-        """The task once its ETag is no longer *seen* or it is finished; as it is when the time is up."""
-        return await self._wait(task, seconds, lambda now: now.etag != seen)
+    async def wait_for_change(self, task: Task, seen: Callable[[Task], bool], seconds: float) -> Task:
+        """The task once it is no longer as *seen* or it is finished; as it is when the time is up."""
+        return await self._wait(task, seconds, lambda now: not seen(now))
 
     async def wait_for_end(self, task: Task, seconds: float) -> Task:
         return await self._wait(task, seconds, lambda now: False)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from shared.backends import BackendRegistry, UnknownBackend
 from shared.legacy_json import LegacyModel
-from shared.task import Event, State, Task
+from shared.task import MAX_ATTEMPT, Event, State, Task
 from shared.task_id import TASK_ID_PATTERN, is_task_id
 
-MAX_STATUS_CHARS = 8_192
+MAX_STATUS_CHARS = 65_536
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
+_Number = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
 _NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
 
 
@@ -71,8 +72,8 @@ class TaskUpsert(LegacyModel):
     """Dispatch the task to its endpoint now. As text in any case."""
     attempt: Annotated[
         int | None,
-        BeforeValidator(_int_or_text, json_schema_input_type=PositiveInt | _NumberText | None),
-    ] = Field(default=None, alias="Attempt", ge=1)
+        BeforeValidator(_int_or_text, json_schema_input_type=_Number | _NumberText | None),
+    ] = Field(default=None, alias="Attempt", ge=1, le=MAX_ATTEMPT)
     """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
 
     @property

@@ -94,7 +94,7 @@ class Stack:
             directory,
             "local.event_grid",
             "the Event Grid emulator",
-            *("--port", str(grid_port), "--topic", TOPIC, "--key", self.key),
+            *("--port", str(grid_port), "--topic", TOPIC, f"--key={self.key}"),
             *("--data-dir", str(directory / "event-grid"), "--time-scale", str(time_scale)),
             *("--dead-letter-connection-string", self.azurite.connection_string),
         )
@@ -107,7 +107,7 @@ class Stack:
                 directory,
                 "local.sample_model",
                 "the sample model",
-                *("--port", str(model_port)),
+                *("--port", str(model_port), "--max-concurrent", "2"),
                 environment={
                     "CACHE_CONNECTOR_UPSERT_URI": self.function_url("CacheConnectorUpsert"),
                     "CACHE_CONNECTOR_GET_URI": self.function_url("CacheConnectorGet"),

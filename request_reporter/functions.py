@@ -17,8 +17,8 @@ class ProcessingReport(LegacyModel):
 
     api_path: str = Field(alias="ApiPath", min_length=1, max_length=256)
     service_cluster: str = Field(alias="ServiceCluster", min_length=1, max_length=256)
-    increment_by: int = Field(alias="IncrementBy", default=0, ge=0, le=1_000_000)
-    decrement_by: int = Field(alias="DecrementBy", default=0, ge=0, le=1_000_000)
+    increment_by: int = Field(alias="IncrementBy", default=0, ge=-1_000_000, le=1_000_000)
+    decrement_by: int = Field(alias="DecrementBy", default=0, ge=-1_000_000, le=1_000_000)
 
 
 @http_function(blueprint, "CurrentProcessingUpsert", methods=["POST"])

@@ -91,7 +91,8 @@ class BackendRegistry:
         """The endpoint that an absolute URL of a client means.
 
         Its origin must be a registered one and its path a registered path. A pipeline step names its successor on its
-        own host; what is called is what the registry holds for the path.
+        own host; what is called is what the registry holds for the path. Where several backends share an origin, the
+        URL that a task is told under means that task's endpoint.
 
         Raises:
             UnknownBackend: the URL lies outside the registry.
@@ -107,11 +108,22 @@ class BackendRegistry:
             raise UnknownBackend("it is not an absolute http(s) URL")
         if parts.username is not None or parts.password is not None or parts.fragment:
             raise UnknownBackend("it has a user name, password or fragment")
+        fallback: Endpoint | None = None
+        refusal = UnknownBackend("it lies within no registered backend")
         for backend in self._backends:
             base = urlsplit(backend.base_url)
             if _origin(base) == origin and (parts.path + "/").startswith(base.path + "/"):
-                return self.endpoint(parts.path.removeprefix(base.path), parts.query)
-        raise UnknownBackend("it lies within no registered backend")
+                try:
+                    endpoint = self.endpoint(parts.path.removeprefix(base.path), parts.query)
+                except UnknownBackend as error:
+                    refusal = error
+                    continue
+                if endpoint.backend is backend:
+                    return endpoint
+                fallback = fallback or endpoint
+        if fallback is None:
+            raise refusal
+        return fallback
 
     def forbids(self, address: str) -> bool:
         """Whether a host, once resolved, must not be called: this machine, its link, the platform."""

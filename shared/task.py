@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+MAX_ATTEMPT: Final = 999_999_999
+"""No task gets that far; a larger number is not an attempt."""
 
 
 class State(StrEnum):

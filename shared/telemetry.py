@@ -12,7 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import metrics, trace
+from opentelemetry import context, metrics, trace
+from opentelemetry._logs import get_logger_provider
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -46,7 +47,7 @@ def configure(settings: Settings) -> None:
 
 def flush() -> None:
     """Send what is waiting. An instance may be frozen before the exporter's next interval."""
-    for provider in (metrics.get_meter_provider(), trace.get_tracer_provider()):
+    for provider in (metrics.get_meter_provider(), trace.get_tracer_provider(), get_logger_provider()):
         force_flush = getattr(provider, "force_flush", None)
         if force_flush is not None:
             force_flush(5_000)
@@ -61,17 +62,19 @@ def requests_in_flight(cluster: str, path: str, count: int) -> None:
 
 
 def transition(task: Task) -> None:
-    """One custom event per transition. The status text is the caller's and stays out of it."""
+    """One custom event per transition, in the task's trace. The status text is the caller's and stays out of it."""
+    trace.get_current_span().set_attribute("task.id", task.id)
+    attached = context.attach(_context(task.traceparent)) if _is_elsewhere(task) else None
     log.info(
         "TaskStateChanged",
         extra={
             "microsoft.custom_event.name": "TaskStateChanged",
-            "task.id": task.id,
             "task.state": task.state.value,
-            "task.path": task.path,
-            "task.attempt": task.attempt,
+            **_attributes(task),
         },
     )
+    if attached is not None:
+        context.detach(attached)
 
 
 @contextmanager
@@ -122,13 +125,15 @@ def client_span(task: Task, url: str) -> Generator[Span]:
 
 def join(task: Task, name: str, started_ns: int) -> None:
     """Put a step that came in a trace of its own, as from a client that passes none on, into the task's trace too."""
-    current = trace.get_current_span()
-    current.set_attribute("task.id", task.id)
-    parent = _context(task.traceparent)
-    theirs = trace.get_current_span(parent).get_span_context()
-    if not theirs.is_valid or theirs.trace_id == current.get_span_context().trace_id:
-        return
-    _tracer.start_span(name, parent, attributes=_attributes(task), links=_links(), start_time=started_ns).end()
+    trace.get_current_span().set_attribute("task.id", task.id)
+    if _is_elsewhere(task):
+        parent = _context(task.traceparent)
+        _tracer.start_span(name, parent, attributes=_attributes(task), links=_links(), start_time=started_ns).end()
+
+
+def answered(status: int) -> None:
+    """Put what the model service answered on the span of the call to it."""
+    trace.get_current_span().set_attribute("http.response.status_code", status)
 
 
 def outgoing(task: Task) -> dict[str, str]:
@@ -154,6 +159,12 @@ def _headers(context: Context | None) -> dict[str, str]:
 def _context(traceparent: str) -> Context:
     # An empty context, not None: None would mean the current one.
     return _propagator.extract({"traceparent": traceparent}, context=Context())
+
+
+def _is_elsewhere(task: Task) -> bool:
+    """Whether the current trace is another than the task's."""
+    theirs = trace.get_current_span(_context(task.traceparent)).get_span_context()
+    return theirs.is_valid and theirs.trace_id != trace.get_current_span().get_span_context().trace_id
 
 
 def _links() -> list[Link]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
 import json
@@ -25,6 +26,8 @@ ENTRA_SCOPE = "https://redis.azure.com/.default"
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 64
+_TOPOLOGY_CONNECTIONS = 4
+"""A cluster client's own, for asking who has which slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,22 @@ class EntraCredentials(CredentialProvider):
         return str(claims["oid"]), token
 
 
+class ClusterClient(RedisCluster):
+    """Lets a caller wait for a free connection, as a single server's pool does, where redis-py's own refuses it."""
+
+    def __init__(self, **options: Any) -> None:
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+        super().__init__(max_connections=MAX_CONNECTIONS + _TOPOLOGY_CONNECTIONS, **options)
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            await self._free.acquire()
+        try:
+            return await super().execute_command(*args, **kwargs)
+        finally:
+            self._free.release()
+
+
 async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCredential]) -> RedisClient:
     """Open the Redis at *address* for the running event loop, as a cluster client if the server is one.
 
@@ -148,11 +167,10 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     if not info.get("cluster_enabled"):
         return single
     await single.aclose()
-    cluster = RedisCluster(
+    cluster = ClusterClient(
         host=address.host,
         port=address.port,
         ssl=address.tls,
-        max_connections=MAX_CONNECTIONS,
         retry=retry,
         address_remap=_by_name(address) if address.tls else None,
         **common,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, cast
+from urllib.parse import quote
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 from redis.exceptions import (
@@ -64,6 +65,9 @@ _UNAVAILABLE = (
     TryAgainError,
     ClusterError,
 )
+# Errors that pass and for which redis-py has no type, by how they begin: a script that blocks all others, a disk that
+# is full, replicas that lag.
+_PASSING = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
 
 
 class StoreUnavailable(Exception):
@@ -446,13 +450,13 @@ class TaskStore:
 
     async def report_requests(self, cluster: str, path: str, delta: int) -> int:
         """Add to the requests in flight at an endpoint; returns the new count, never below 0."""
-        field = f"{cluster} {path}"
+        field = _requests_field(cluster, path)
         count = await self._script("report", _tag(field), field, str(delta), secrets.token_urlsafe(8))
         return max(0, int(count))
 
     async def requests(self, cluster: str, path: str) -> int | None:
         """Requests in flight at an endpoint; None when none were ever reported."""
-        field = f"{cluster} {path}"
+        field = _requests_field(cluster, path)
         raw = await self._call(lambda redis: cast("Any", redis).hget(f"{_tag(field)}requests", field))
         return max(0, int(_unpackb(raw)[0])) if raw else None
 
@@ -503,7 +507,9 @@ class TaskStore:
             return await call(await self._redis())
         except _UNAVAILABLE as error:
             raise StoreUnavailable(type(error).__name__) from error
-        except ResponseError:
+        except ResponseError as error:
+            if str(error).startswith(_PASSING):
+                raise StoreUnavailable(str(error).partition(" ")[0]) from error
             raise
         except (RedisError, OSError, TimeoutError, AttributeError) as error:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
@@ -518,6 +524,11 @@ class TaskStore:
         client = await asyncio.shield(self._opening)
         self._client = client
         return client
+
+
+def _requests_field(cluster: str, path: str) -> str:
+    # A quoted name has no blank, so no other cluster and path make the same field.
+    return f"{quote(cluster, safe='')} {path}"
 
 
 def _ms(seconds: float) -> int:
