@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Literal
 
 import azure.functions as func
@@ -15,12 +17,16 @@ from shared.task_store import StoreUnavailable
 
 blueprint = func.Blueprint()
 
+PROBE_TIMEOUT_S = 3.0
+
+Reachable = Literal["ok", "unavailable"]
+
 
 class Dependencies(BaseModel):
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
-    redis: Literal["ok", "unavailable"]
-    blob_storage: Literal["ok", "unavailable"]
+    redis: Reachable
+    blob_storage: Reachable
     event_grid: Literal["ok", "unavailable", "untried"]
     """By the outcome of this process's last publish."""
 
@@ -36,19 +42,22 @@ class Health(BaseModel):
 
 @http_function(blueprint, "Health", route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    try:
-        await services.store.ping()
-        redis = "ok"
-    except StoreUnavailable:
-        redis = "unavailable"
-    try:
-        await services.bodies.ping()
-        blobs = "ok"
-    except BlobsUnavailable:
-        blobs = "unavailable"
+    redis, blobs = await asyncio.gather(
+        _answers(services.store.ping(), StoreUnavailable), _answers(services.bodies.ping(), BlobsUnavailable)
+    )
     grid = services.events.last_outcome
     status = "unavailable" if redis != "ok" else "ok" if blobs == "ok" and grid != "unavailable" else "degraded"
     document = Health(
         status=status, dependencies=Dependencies(redis=redis, blob_storage=blobs, event_grid=grid)
     ).model_dump(by_alias=True)
     return json_response(document, 503 if status == "unavailable" else 200)
+
+
+async def _answers(ping: Awaitable[None], unavailable: type[Exception]) -> Reachable:
+    try:
+        # Sooner than most probes give up.
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await ping
+    except (unavailable, TimeoutError):
+        return "unavailable"
+    return "ok"

@@ -61,11 +61,13 @@ class Tasks:
         Raises:
             Problem: 404, 409 or 413.
         """
+        started_ns = telemetry.now_ns()
         content = await self._store_body(task_id, content_type, data)
         outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt)
         if isinstance(outcome, Refused):
             await self.services.bodies.discard(content)
             raise self._refusal(outcome)
+        telemetry.join(outcome.task, "store result", started_ns)
         return outcome.task
 
     async def get(self, task_id: str) -> Task:

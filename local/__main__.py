@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
 from local import demo
@@ -26,12 +27,20 @@ def main() -> int:
     )
     up = commands.add_parser("up", help="start the stack and keep it until Ctrl-C")
     up.add_argument("--port", type=int, default=PORT, help=f"the function app's port (default {PORT})")
+    up.add_argument(
+        "--backend",
+        type=_backend,
+        action="append",
+        default=[],
+        metavar="PATH=URL",
+        help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; may be repeated",
+    )
     up.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
     options = parser.parse_args()
     try:
         if options.command == "demo":
             return demo.run(options.results.resolve(), as_json=options.json)
-        return _up(options.port, core_tools=options.func)
+        return _up(options.port, dict(options.backend), core_tools=options.func)
     except LocalStackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -40,9 +49,9 @@ def main() -> int:
         return 130
 
 
-def _up(port: int, *, core_tools: bool) -> int:
+def _up(port: int, backends: dict[str, str], *, core_tools: bool) -> int:
     _refuse_taken_port(port)
-    with Stack(ROOT / ".local" / "up", port=port, core_tools=core_tools) as stack:
+    with Stack(ROOT / ".local" / "up", port=port, backends=backends, core_tools=core_tools) as stack:
         try:
             print(_welcome(stack), flush=True)
             while True:
@@ -51,6 +60,13 @@ def _up(port: int, *, core_tools: bool) -> int:
         except KeyboardInterrupt:
             print("\nStopping …", flush=True)
             return 0
+
+
+def _backend(text: str) -> tuple[str, str]:
+    path, _, url = text.partition("=")
+    if not path.startswith("/") or not url.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("PATH=URL is expected, such as /v1/mine=http://127.0.0.1:8081")
+    return path, url
 
 
 def _refuse_taken_port(port: int) -> None:
@@ -65,6 +81,7 @@ def _refuse_taken_port(port: int) -> None:
 def _welcome(stack: Stack) -> str:
     assert stack.model is not None
     key = f"-H 'x-functions-key: {stack.key}'"
+    photo = files("sklearn.datasets.images").joinpath("china.jpg")
     return f"""
 The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directory.relative_to(ROOT)}/.
 
@@ -76,7 +93,7 @@ The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directo
 
 Try:
 
-  curl -i {key} -H 'Content-Type: image/jpeg' --data-binary @photo.jpg '{stack.url}/api/v1/submit{SEGMENT_PATH}'
+  curl -i {key} -H 'Content-Type: image/jpeg' --data-binary @{photo} '{stack.url}/api/v1/submit{SEGMENT_PATH}'
   curl -i {key} '{stack.url}/api/v1/tasks/TASK_ID?wait=30'
   curl {key} '{stack.url}/api/v1/tasks/TASK_ID/result' -o segments.png
   curl {key} '{stack.url}/api/v1/queues/'

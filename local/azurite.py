@@ -1,5 +1,6 @@
 """Azurite, the emulator of Azure Blob Storage: installed from npm on first use."""
 
+import argparse
 import fcntl
 import hashlib
 import importlib.util
@@ -10,7 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from local.processes import ChildProcess, LocalStackError, free_port
+from local.processes import ChildProcess, LocalStackError, free_port, serve
 
 _PACKAGE = Path(__file__).parent / "azurite-package"
 _INSTALLED = Path(__file__).parent.parent / ".local" / "npm"
@@ -110,3 +111,16 @@ class Azurite(ChildProcess):
         """Whether the service accepts connections."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.blob_port)) == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m local.azurite", description=Azurite.__doc__)
+    parser.add_argument("--port", type=int, default=10000, help="0 takes a free one")
+    parser.add_argument("--directory", type=Path, default=Path(".local/azurite"))
+    options = parser.parse_args()
+    service = Azurite(options.directory, options.port)
+    serve(service, f"http://127.0.0.1:{service.blob_port}")
+
+
+if __name__ == "__main__":
+    main()

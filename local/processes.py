@@ -218,3 +218,18 @@ class ChildProcess:
     def _log_tail(self) -> str:
         lines = self._output().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n  {line}" for line in [f"Its log, {self.log_path}, ends with:", *lines]) if lines else ""
+
+
+def serve(part: ChildProcess, address: str) -> None:
+    """Runs one part on its own: prints ``READY <address>``, ends with it, and ends it on SIGTERM or Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with part:
+            print(f"READY {address}", flush=True)
+            while True:
+                part.check()
+                time.sleep(0.5)
+    except LocalStackError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        return

@@ -1,5 +1,6 @@
 """A Redis server or cluster for the local stack and the tests: the machine's own program, else PyPI's."""
 
+import argparse
 import importlib.util
 import re
 import shutil
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 import redis
 
-from local.processes import ChildProcess, LocalStackError, free_port
+from local.processes import ChildProcess, LocalStackError, free_port, serve
 
 _MINIMUM_VERSION = (6, 2)
 _SLOTS = 16384
@@ -163,3 +164,16 @@ class RedisCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m local.redis_server", description=RedisServer.__doc__)
+    parser.add_argument("--port", type=int, default=6379, help="0 takes a free one")
+    parser.add_argument("--directory", type=Path, default=Path(".local/redis"))
+    options = parser.parse_args()
+    server = RedisServer(options.directory, options.port)
+    serve(server, server.url)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from typing import TYPE_CHECKING, Any, cast
@@ -101,8 +100,7 @@ class BodyStore:
         from azure.core.exceptions import AzureError
 
         try:
-            async with asyncio.timeout(3):
-                await self._open().exists()
+            await self._open().exists()
         except (AzureError, OSError, TimeoutError) as error:
             raise BlobsUnavailable(type(error).__name__) from error
 

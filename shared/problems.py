@@ -71,6 +71,6 @@ def unavailable(what: str) -> Problem:
         503,
         "unavailable",
         "A dependency does not answer.",
-        f"{what} cannot be reached at the moment. Repeating the request is safe.",
+        f"{what} cannot be reached at the moment. Try again.",
         headers={"Retry-After": "5"},
     )

@@ -117,7 +117,7 @@ class ClusterClient(RedisCluster):
 
     def __init__(self, **options: Any) -> None:
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
-        super().__init__(max_connections=MAX_CONNECTIONS + _TOPOLOGY_CONNECTIONS, **options)
+        cast("Any", super()).__init__(max_connections=MAX_CONNECTIONS + _TOPOLOGY_CONNECTIONS, **options)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with asyncio.timeout(REPLY_TIMEOUT_S):
