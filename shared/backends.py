@@ -148,7 +148,9 @@ class BackendRegistry:
         try:
             forbidden = self.forbids(host)
         except ValueError:
-            forbidden = False  # a name; what it resolves to is checked when it is called
+            # A name: what it resolves to is checked when it is called. Digits alone are an address spelled unusually,
+            # which no resolver would be asked for.
+            forbidden = host.replace(".", "").isdigit()
         if forbidden:
             raise SettingsError(
                 f"The app cannot start: setting {name}: loopback, link-local and platform addresses are refused."

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -64,7 +65,7 @@ class Settings(BaseModel):
         min_length=1,
     )
     event_grid_topic_uri: str = Field(
-        description="The custom topic's endpoint, `https://…/api/events`.", pattern=r"^https?://"
+        description="The custom topic's endpoint, `https://…/api/events`.", pattern=r"^https?://[^/?#\s]+"
     )
     event_grid_key: SecretStr | None = Field(
         default=None, description="The topic's key. Without it the app's managed identity is used."
@@ -86,7 +87,9 @@ class Settings(BaseModel):
         description="Storage account for bodies and results over 64 KiB (and for the Functions host).",
     )
     azurewebjobsstorage__blobserviceuri: str | None = Field(
-        default=None, description="The same with a managed identity: the account's blob endpoint."
+        default=None,
+        description="The same with a managed identity: the account's blob endpoint.",
+        pattern=r"^https?://[^/?#\s]+",
     )
     azurewebjobsstorage__accountname: str | None = Field(
         default=None, description="The same with a managed identity: the account's name."
@@ -132,6 +135,13 @@ class Settings(BaseModel):
     applicationinsights_connection_string: SecretStr | None = Field(
         default=None, description="Where telemetry goes. Without it the app runs silently."
     )
+
+    @field_validator("azurewebjobsstorage")
+    @classmethod
+    def _is_connection_string(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not all("=" in part for part in value.get_secret_value().strip(" ;").split(";")):
+            raise ValueError("must be a storage account's connection string, `Name=value;…`")
+        return value
 
     @model_validator(mode="after")
     def _has_a_backend(self) -> Self:

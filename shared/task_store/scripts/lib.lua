@@ -18,6 +18,7 @@
 --   d  true if that operation was a transition
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
+--   e  true if the result is an earlier step's
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
 --   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}
 
@@ -84,14 +85,19 @@ local function enter(id, rec, state, path, now)
   end
 end
 
--- A new attempt: what the former one stored is void, and whoever still works on it is fenced off.
-local function next_attempt(id, rec)
-  rec.a = rec.a + 1
-  rec.n = 0
-  if rec.r then
+-- A new attempt at an endpoint: what the former one stored is void, and whoever still works on it is fenced off.
+-- The result of an earlier step of a pipeline stays: the next attempt may need it.
+local function retry(id, rec)
+  rec.a, rec.n = rec.a + 1, 0
+  if rec.r and not rec.e then
     rec.r = nil
     redis.call('DEL', result_key(id))
   end
+end
+
+-- The next step of a pipeline: a new attempt with a clean slate, at the end of a queue.
+local function hop(rec, now)
+  rec.a, rec.n, rec.f, rec.q, rec.e = rec.a + 1, 0, 0, now, rec.r ~= nil or nil
 end
 
 -- Exponential backoff, half of it jitter.

@@ -45,8 +45,9 @@ if arg.has_body and not rec.b then return { 'bodiless', raw } end
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
 if arg.failed then rec.f = rec.f + 1 end
-if arg.hop then rec.f, rec.w, rec.q = 0, true, now end
-if arg.hop or arg.requeue then next_attempt(id, rec) end
+if arg.hop then hop(rec, now) elseif arg.requeue then retry(id, rec) end
+-- Somebody published it, so it is to be dispatched, until it ends.
+if arg.hop or arg.to == 'dispatched' then rec.w = true end
 if arg.publishes then rec.n = arg.publishes end
 if arg.lease then rec.l = arg.lease end
 if arg.status then rec.x = arg.status end
@@ -56,7 +57,7 @@ if arg.body then
   if arg.body[3] then redis.call('DEL', body_key(id)) else redis.call('SET', body_key(id), ARGV[2]) end
 end
 if arg.result then
-  rec.r, rec.g = arg.result, rec.g or arg.result[3] ~= nil
+  rec.r, rec.e, rec.g = arg.result, nil, rec.g or arg.result[3] ~= nil
   if arg.result[3] then redis.call('DEL', result_key(id)) else redis.call('SET', result_key(id), ARGV[2]) end
 end
 

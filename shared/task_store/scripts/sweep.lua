@@ -37,7 +37,7 @@ local function lease_over(id, rec)
   elseif rec.f >= arg.max_attempts then
     finish(id, rec, 'Failed - ' .. silence .. ' (attempt ' .. rec.f .. ' of ' .. arg.max_attempts .. ').')
   else
-    next_attempt(id, rec)
+    retry(id, rec)
     enter(id, rec, 'created', rec.p, now)
     rec.x = 'Retrying - ' .. silence
     remember(rec, now, 'reconciler', rec.x)

@@ -1,0 +1,117 @@
+"""A store of one's own: with a clock that stands until it is told, on a Redis that no other test's stack uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Protocol, cast
+
+import pytest
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.task_store import StorePolicy, TaskStore, connect, connection
+from shared.task_store.connection import RedisAddress, RedisClient
+from tests.shared.task_store.wire import Wire
+from tests.shared.task_store.world import START_MS, Server, nodes
+
+POLICY = StorePolicy(republish_s=30, retention_s=1000, max_attempts=3)
+
+
+class Clock:
+    """Stands still unless it is advanced."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def __call__(self) -> int:
+        return self.ms
+
+    def advance(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+
+
+class Repeating:
+    """A client that sends each script twice and hands out the second answer, as redis-py does when it loses the
+    first one."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def evalsha(self, *args: Any) -> Any:
+        await self._client.evalsha(*args)
+        return await self._client.evalsha(*args)
+
+    async def eval(self, *args: Any) -> Any:
+        await self._client.eval(*args)
+        return await self._client.eval(*args)
+
+
+class StoreFactory(Protocol):
+    def __call__(self, policy: StorePolicy = ..., *, url: str = ..., repeating: bool = ...) -> TaskStore: ...
+
+
+def opener(url: str, *, repeating: bool = False) -> Callable[[], Awaitable[RedisClient]]:
+    def no_identity() -> Any:
+        raise AssertionError("no managed identity is wanted")
+
+    async def open_redis() -> RedisClient:
+        client = await connect(RedisAddress.parse(url), no_identity)
+        return cast("RedisClient", Repeating(client)) if repeating else client
+
+    return open_redis
+
+
+@pytest.fixture(scope="package")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Not the one of the other tests: a stack's reconciler there goes by the real time."""
+    kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
+    with kind(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory]:
+    """Opens stores on the empty Redis, as several processes would; they share the clock."""
+    stores: list[TaskStore] = []
+
+    def open_store(policy: StorePolicy = POLICY, *, url: str = redis_url, repeating: bool = False) -> TaskStore:
+        stores.append(TaskStore(opener(url, repeating=repeating), policy, clock))
+        return stores[-1]
+
+    yield open_store
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture(params=[False, True], ids=["once", "each-script-twice"])
+def store(request: pytest.FixtureRequest, open_store: StoreFactory) -> TaskStore:
+    """A store on an empty Redis; in a second run of the test one whose every step is sent twice, which nobody is to
+    notice."""
+    return open_store(repeating=request.param)
+
+
+@pytest.fixture
+async def wire(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    """A wire to the Redis of the tests, for a store that is opened with its URL."""
+    async with Wire([node.port for node in nodes(redis_server)]) as wire:
+
+        def remap(address: tuple[str, int]) -> tuple[str, int]:
+            return address[0], wire.ports.get(address[1], address[1])
+
+        cluster_client = connection.ClusterClient
+
+        def open_cluster(**options: Any) -> Any:
+            behind = options["port"] in wire.ports.values()
+            return cluster_client(**{**options, "address_remap": remap if behind else None})
+
+        # The nodes of a cluster announce their own addresses, which lead past the wire.
+        monkeypatch.setattr(connection, "ClusterClient", open_cluster)
+        yield wire

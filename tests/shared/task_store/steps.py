@@ -1,0 +1,135 @@
+"""Every step of the store that changes something, each with the story that leads to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from shared.task import Content, State, Task
+from shared.task_store import PARTITIONS, Claimed, NewTask, Overdue, TaskStore
+from shared.task_store.store import partition
+from tests.shared.task_store.conftest import Clock
+
+HELLO = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+RESULT = Content("image/png", 3)
+
+
+async def claim(store: TaskStore, task_id: str = "t1") -> Task:
+    claimed = await store.claim(task_id, None, window_s=40)
+    assert isinstance(claimed, Claimed)
+    return claimed.task
+
+
+async def sweep_all(store: TaskStore) -> list[Overdue]:
+    found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
+    return [item for items in found for item in items]
+
+
+async def nothing(store: TaskStore, clock: Clock) -> None:
+    return
+
+
+async def created(store: TaskStore, clock: Clock) -> None:
+    await store.create(HELLO)
+    clock.advance(1)
+
+
+async def dispatched(store: TaskStore, clock: Clock) -> None:
+    await created(store, clock)
+    await claim(store)
+    clock.advance(1)
+
+
+async def running(store: TaskStore, clock: Clock) -> None:
+    await dispatched(store, clock)
+    await store.update("t1", state=State.RUNNING, status="running model")
+    clock.advance(1)
+
+
+async def with_result(store: TaskStore, clock: Clock) -> None:
+    await running(store, clock)
+    await store.put_result("t1", RESULT, b"png")
+    clock.advance(1)
+
+
+async def completed(store: TaskStore, clock: Clock) -> None:
+    await with_result(store, clock)
+    await store.update("t1", state=State.COMPLETED, status="completed")
+    clock.advance(1)
+
+
+async def publish_overdue(store: TaskStore, clock: Clock) -> None:
+    await store.create(HELLO)
+    clock.advance(30)
+
+
+async def lease_over(store: TaskStore, clock: Clock) -> None:
+    await running(store, clock)
+    clock.advance(60)
+
+
+async def retention_over(store: TaskStore, clock: Clock) -> None:
+    await completed(store, clock)
+    clock.advance(1000)
+
+
+async def blobs_left(store: TaskStore, clock: Clock) -> None:
+    await running(store, clock)
+    await store.put_result("t1", Content("image/png", 100_000, "t1/result"), b"")
+    await store.update("t1", state=State.COMPLETED, status="completed")
+    clock.advance(1000)
+
+
+async def reported(store: TaskStore, clock: Clock) -> None:
+    await store.report_requests("aks", "/v1/a", 2)
+
+
+@dataclass(frozen=True)
+class Step:
+    """``given`` leads to a world, ``take`` is the step from it, for the task as it is then. ``script`` is what it
+    runs."""
+
+    name: str
+    script: str
+    given: Callable[[TaskStore, Clock], Awaitable[None]]
+    take: Callable[[TaskStore, Task], Awaitable[Any]]
+
+    async def prepare(self, store: TaskStore, clock: Clock) -> Task:
+        await self.given(store, clock)
+        task = await store.get("t1")
+        return task or cast("Task", None)
+
+    @property
+    def tells_what_it_found(self) -> bool:
+        """A sweep answers with what it found to do, `forget` with what it removed: nothing, when it is repeated."""
+        return self.script in ("sweep", "forget")
+
+
+STEPS = [
+    Step("create", "create", nothing, lambda store, _: store.create(HELLO)),
+    Step("claim", "move", created, lambda store, task: store.claim("t1", task.attempt, window_s=40)),
+    Step("accepted", "move", dispatched, lambda store, task: store.accepted(task)),
+    Step(
+        "requeue",
+        "move",
+        dispatched,
+        lambda store, task: store.requeue(task, status="Retrying", after_s=7, failed=True),
+    ),
+    Step("fail_dispatch", "move", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
+    Step("running", "move", dispatched, lambda store, _: store.update("t1", state=State.RUNNING, status="running")),
+    Step("heartbeat", "move", running, lambda store, _: store.update("t1", state=None, status="50 %", attempt=1)),
+    Step("completed", "move", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")),
+    Step("cancelled", "move", created, lambda store, _: store.update("t1", state=State.CANCELLED, status="off")),
+    Step("hop", "move", with_result, lambda store, _: store.hop("t1", status="created", path="/v1/b")),
+    Step("put_result", "move", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
+    Step("sweep that publishes", "sweep", publish_overdue, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that retries", "sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that purges", "sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("forget", "forget", blobs_left, lambda store, _: store.forget(["t1"])),
+    Step("report", "report", reported, lambda store, _: store.report_requests("aks", "/v1/a", 3)),
+]
+each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
