@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import socket
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -51,7 +54,9 @@ def main() -> int:
 
 def _up(port: int, backends: dict[str, str], *, core_tools: bool) -> int:
     _refuse_taken_port(port)
-    with Stack(ROOT / ".local" / "up", port=port, backends=backends, core_tools=core_tools) as stack:
+    directory = ROOT / ".local" / "up"
+    stack = Stack(directory, port=port, backends=backends, core_tools=core_tools)
+    with _sole_user(directory), stack:
         try:
             print(_welcome(stack), flush=True)
             while True:
@@ -76,6 +81,17 @@ def _refuse_taken_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise LocalStackError(f"Port {port} is taken: stop what listens there, or give --port.") from None
+
+
+@contextmanager
+def _sole_user(directory: Path) -> Generator[None]:
+    """Two stacks on the same data would spoil it."""
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalStackError("The stack is up already: stop it first.") from None
+        yield
 
 
 def _welcome(stack: Stack) -> str:

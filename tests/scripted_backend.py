@@ -39,6 +39,12 @@ class Answer:
     hang_up: bool = False
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The default of 5 drops connections when many come at once; they hang for seconds, as no real service would.
+    request_queue_size = 1024
+
+
 class ScriptedBackend:
     """Answers 200 to every POST, unless a path was given other answers with :meth:`script`."""
 
@@ -68,8 +74,7 @@ class ScriptedBackend:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), Handler)
         self._lock = threading.Lock()
         self._scripts: dict[str, list[Answer]] = {}
         self._on_call: dict[str, Callable[[Call], Answer | None]] = {}

@@ -1,0 +1,138 @@
+"""The documentation is held to the code: its table, its links, its names, its example."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from docs.generate_settings import TARGET, table, variable, with_table
+from local.azurite import Azurite
+from local.processes import ChildProcess, free_port
+from local.stack import ROOT, Stack
+from shared.settings import Settings
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = ROOT / "README.md"
+ROOMS = ("backend_webhook", "cache_manager", "request_reporter", "shared", "task_logger")
+
+_CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def prose(page: Path) -> str:
+    return _CODE_BLOCK.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = _HEADING.findall(prose(page))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_settings_table_is_the_one_that_the_settings_make():
+    assert table() in TARGET.read_text()
+    assert with_table(TARGET.read_text()) == TARGET.read_text(), "run: python -m docs.generate_settings"
+
+
+def test_the_readme_names_no_setting_that_does_not_exist():
+    section = README.read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert "BACKENDS" in rows
+    assert set(rows) <= {variable(name) for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_relative_link_leads_somewhere(page: Path):
+    for link in _LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_function_is_in_the_api_page():
+    # In a process of its own: an app can be enumerated once, and reads its settings when it is imported.
+    script = "import function_app as f; print(*(g.get_function_name() for g in f.app.get_functions()))"
+    environment = {
+        **os.environ,
+        "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+        "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+        "BACKENDS": '{"/v1": "https://models.example.org"}',
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": "",
+    }
+    command = [sys.executable, "-c", script]
+    listed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    functions = listed.stdout.split()
+    assert functions
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in functions if f"`{name}`" not in page] == []
+
+
+def test_every_kind_of_problem_is_in_the_api_page():
+    sources = [ROOT / "functions_http.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
+    raised = [re.findall(r"Problem\(\s*\d{3},\s*\"([a-z-]+)\"", file.read_text()) for file in sources]
+    kinds = {kind for found in raised for kind in found}
+    assert "conflict" in kinds
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
+
+
+class WordCount(ChildProcess):
+    """The example of ``docs/model-services.md``."""
+
+    def __init__(self, directory: Path, stack: Stack, port: int) -> None:
+        page = (ROOT / "docs" / "model-services.md").read_text()
+        [source] = [text for language, text in _CODE_BLOCK.findall(page) if language == "python"]
+        script = directory / "word_count.py"
+        script.write_text(source)
+        environment = {"PORT": str(port), "BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key}
+        log_path = directory / "word_count.log"
+        super().__init__("word_count.py", [sys.executable, script], log_path=log_path, environment=environment)
+        self._address = f"http://127.0.0.1:{port}"
+
+    def is_ready(self) -> bool:
+        try:
+            httpx.get(self._address)
+        except httpx.TransportError:
+            return False
+        return True
+
+
+@pytest.fixture
+def app_of_example(tmp_path: Path, azurite: Azurite) -> Iterator[httpx.Client]:
+    port = free_port()
+    backends = {"/v1/words": f"http://127.0.0.1:{port}"}
+    with (
+        Stack(tmp_path / "stack", azurite=azurite, backends=backends, with_model=False) as stack,
+        WordCount(tmp_path, stack, port),
+        stack.client() as client,
+    ):
+        yield client
+
+
+def test_the_example_model_service_does_what_its_page_says(app_of_example: httpx.Client):
+    wait = {"Prefer": "wait=60"}
+    counted = app_of_example.post("/api/v1/submit/v1/words/count", content="to be or not to be", headers=wait)
+    assert (counted.status_code, counted.json()["Status"]) == (200, "completed - 6 words")
+    assert json.loads(app_of_example.get(counted.headers["Location"] + "/result").content) == {"words": 6}
+
+    refused = app_of_example.post("/api/v1/submit/v1/words/count", content=b"\xff", headers=wait)
+    assert (refused.json()["BackendStatus"], refused.json()["Status"]) == (
+        "failed",
+        "failed - the body is not UTF-8 text",
+    )
