@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, Queue
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class _Server(ThreadingHTTPServer):
     # The default of 5 drops connections when many come at once; they hang for seconds, as no real service would.
     request_queue_size = 1024
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up
+            super().handle_error(request, client_address)
+
 
 class ScriptedBackend:
     """Answers 200 to every POST, unless a path was given other answers with :meth:`script`."""
@@ -68,8 +74,9 @@ class ScriptedBackend:
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer.body)))
-                self.end_headers()
-                self.wfile.write(answer.body)
+                with suppress(ConnectionError):  # the caller would not wait
+                    self.end_headers()
+                    self.wfile.write(answer.body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
                 return

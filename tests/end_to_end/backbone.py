@@ -1,0 +1,73 @@
+"""What callers and model services do to the app, in the words of the stories here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from tests.waiting import eventually
+
+ENDED = ("completed", "failed", "cancelled")
+
+
+class Backbone:
+    """The app over HTTP, through a client that holds its key."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    def submit(self, path: str, body: bytes = b"{}", content_type: str = "application/json") -> str:
+        """The id of a new task for the endpoint *path*, which may have a query string."""
+        response = self.http.post(f"/api/v1/submit{path}", content=body, headers={"Content-Type": content_type})
+        assert response.status_code == 202, response.text
+        return response.json()["TaskId"]
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        return self.http.get(f"/api/v1/tasks/{task_id}").raise_for_status().json()
+
+    def history(self, task_id: str) -> list[dict[str, Any]]:
+        return self.http.get(f"/api/v1/tasks/{task_id}/history").raise_for_status().json()["Events"]
+
+    def transitions(self, task_id: str) -> list[tuple[str, int]]:
+        """The states a task went through, each with the attempt it was in."""
+        return [(event["State"], event["Attempt"]) for event in self.history(task_id)]
+
+    def ended(self, task_id: str, within_s: float = 30) -> dict[str, Any]:
+        """The task, once it has ended."""
+        return self.until(task_id, lambda task: task["BackendStatus"] in ENDED, within_s)
+
+    def until(
+        self, task_id: str, condition: Callable[[dict[str, Any]], bool], within_s: float = 30
+    ) -> dict[str, Any]:
+        """The task, once it is as *condition* wants it."""
+        etag = ""
+
+        def next_change() -> dict[str, Any] | None:
+            nonlocal etag
+            response = self.http.get(
+                f"/api/v1/tasks/{task_id}", params={"wait": 2}, headers={"If-None-Match": etag or '"none"'}
+            )
+            if response.status_code == 304:
+                return None
+            etag = response.raise_for_status().headers["ETag"]
+            return task if condition(task := response.json()) else None
+
+        task = eventually(next_change, within_s=within_s)
+        assert task is not None
+        return task
+
+    def update(self, task_id: str, state: str, status: str | None = None, **members: object) -> httpx.Response:
+        """What a model service reports; *members* are further ones of ``CacheConnectorUpsert``."""
+        document = {"TaskId": task_id, "Status": status or state, "BackendStatus": state, **members}
+        return self.http.post("/api/CacheConnectorUpsert", json=document)
+
+    def complete(self, task_id: str) -> None:
+        self.update(task_id, "completed").raise_for_status()
+
+    def depth(self, path: str) -> dict[str, int]:
+        """How many tasks of the endpoint *path* stand in each state; those in which none does are left out."""
+        counts = self.http.get(f"/api/v1/queues{path}").raise_for_status().json()
+        states = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
+        return {state: counts[state] for state in states if counts[state]}

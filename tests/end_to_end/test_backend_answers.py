@@ -1,0 +1,202 @@
+"""What a model service may answer to a dispatch, and what becomes of the task."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+
+import pytest
+
+from tests.conftest import IN_A_HURRY
+from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import Answer, ScriptedBackend
+
+MAX_ATTEMPTS = int(IN_A_HURRY["MAX_ATTEMPTS"])
+BUSY = "Awaiting service availability"
+
+
+@pytest.fixture
+def hold() -> Iterator[threading.Event]:
+    """What a backend that hangs waits for; set at the test's end."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_backend_gets_the_task_again_and_again_until_it_takes_it(
+    backbone: Backbone, backend: ScriptedBackend, status: int
+) -> None:
+    path = f"/v1/test/busy/{status}"
+    refusals = MAX_ATTEMPTS  # were they failures, the task would have failed
+    backend.script(path, *[Answer(status)] * refusals, Answer(200))
+
+    task_id = backbone.submit(path, b"the same body each time")
+
+    attempts = range(1, refusals + 2)
+    for attempt in attempts:
+        call = backend.next_call(path)
+        assert (call.attempt, call.body) == (attempt, b"the same body each time")
+    backbone.complete(task_id)
+    history = backbone.history(task_id)
+    assert [event["Attempt"] for event in history if event["State"] == "dispatched"] == list(attempts)
+    assert {event["Status"] for event in history if event["State"] == "created"} == {"created", BUSY}
+
+
+def test_a_caller_of_a_busy_backend_sees_that_the_task_waits_for_it(
+    backbone: Backbone, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/busy/seen"
+    backend.script(path, Answer(503, {"Retry-After": "3600"}))
+    task_id = backbone.submit(path)
+
+    task = backbone.until(task_id, lambda task: task["Status"] == BUSY)
+    assert (task["BackendStatus"], task["Attempt"]) == ("created", 2)
+    assert backbone.depth(path) == {"Waiting": 1}
+    assert backend.next_call(path).attempt == 1
+
+
+def test_a_busy_backend_is_left_alone_for_as_long_as_it_asks(backbone: Backbone, backend: ScriptedBackend) -> None:
+    path = "/v1/test/busy/retry-after"
+    backend.script(path, Answer(503, {"Retry-After": "2"}), Answer(429, {"Retry-After": "0"}), Answer(200))
+
+    task_id = backbone.submit(path)
+
+    assert [backend.next_call(path).attempt for _ in range(3)] == [1, 2, 3]
+    backbone.complete(task_id)
+    parked, again = next(
+        (_time(one), _time(other))
+        for one, other in pairwise(backbone.history(task_id))
+        if one["Status"] == BUSY and other["State"] == "dispatched"
+    )
+    assert (again - parked).total_seconds() >= 2
+
+
+def test_what_a_backend_that_was_busy_fails_at_later_still_gets_every_attempt(
+    backbone: Backbone, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/busy/then-failing"
+    backend.script(path, Answer(503), Answer(500), Answer(429), Answer(500), Answer(500))
+
+    task_id = backbone.submit(path)
+
+    ended = backbone.ended(task_id)
+    assert ended["BackendStatus"] == "failed"
+    assert ended["Status"] == f"Failed - the backend answered 500 (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})."
+    assert [backend.next_call(path).attempt for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert backend.untaken(path) == 0
+
+
+@pytest.mark.parametrize("status", [404, 408, 500, 502])
+def test_a_failure_that_may_pass_is_tried_again(backbone: Backbone, backend: ScriptedBackend, status: int) -> None:
+    path = f"/v1/test/passing/{status}"
+    backend.script(path, Answer(status, body=b"internal: db01.corp refused root"), Answer(202))
+
+    task_id = backbone.submit(path)
+
+    assert [backend.next_call(path).attempt for _ in range(2)] == [1, 2]
+    backbone.complete(task_id)
+    history = backbone.history(task_id)
+    assert f"Retrying - the backend answered {status}" in [event["Status"] for event in history]
+    assert "db01" not in str(history)
+
+
+def test_a_connection_that_the_backend_drops_is_tried_again(backbone: Backbone, backend: ScriptedBackend) -> None:
+    path = "/v1/test/passing/hang-up"
+    backend.script(path, Answer(hang_up=True), Answer(200))
+
+    task_id = backbone.submit(path)
+
+    assert [backend.next_call(path).attempt for _ in range(2)] == [1, 2]
+    backbone.complete(task_id)
+
+
+def test_a_backend_that_hangs_is_given_up_on_and_asked_again(
+    backbone: Backbone, backend: ScriptedBackend, hold: threading.Event
+) -> None:
+    path = "/v1/test/passing/hanging"
+    backend.script(path, Answer(hold=hold), Answer(200))
+
+    task_id = backbone.submit(path)
+
+    assert [backend.next_call(path).attempt for _ in range(2)] == [1, 2]
+    backbone.complete(task_id)
+    assert "Retrying - the backend did not answer in time" in [e["Status"] for e in backbone.history(task_id)]
+
+
+def test_a_backend_that_hangs_holds_up_no_other_task(
+    backbone: Backbone, backend: ScriptedBackend, hold: threading.Event
+) -> None:
+    hanging, healthy = "/v1/test/hanging-one", "/v1/test/healthy-one"
+    backend.script(hanging, Answer(hold=hold))
+    held = [backbone.submit(hanging) for _ in range(10)]
+    for _ in held:
+        backend.next_call(hanging)
+
+    task_id = backbone.submit(healthy)
+
+    assert backend.next_call(healthy).task_id == task_id
+    assert backbone.depth(hanging)["Dispatched"] >= 1
+    for each in [*held, task_id]:
+        backbone.complete(each)
+
+
+def test_a_task_for_a_dead_backend_fails_after_the_last_attempt_and_says_why(backbone: Backbone) -> None:
+    path = "/v1/dead/model"
+
+    task_id = backbone.submit(path)
+
+    ended = backbone.ended(task_id)
+    assert ended["BackendStatus"] == "failed"
+    assert ended["Status"] == f"Failed - the backend could not be reached (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})."
+    expected = [(state, attempt) for attempt in range(1, MAX_ATTEMPTS + 1) for state in ("created", "dispatched")]
+    assert backbone.transitions(task_id) == [*expected, ("failed", MAX_ATTEMPTS)]
+    assert backbone.depth(path)["Failed"] >= 1
+
+
+@pytest.mark.parametrize("status", [302, 307, 400, 401, 403, 409, 410, 413, 422])
+def test_a_refusal_fails_the_task_at_once_and_tells_the_status_but_not_the_body(
+    backbone: Backbone, backend: ScriptedBackend, status: int
+) -> None:
+    path, elsewhere = f"/v1/test/refusing/{status}", f"/v1/test/elsewhere/{status}"
+    backend.script(path, Answer(status, {"Location": backend.url + elsewhere}, b"Traceback: password=hunter2"))
+
+    task_id = backbone.submit(path)
+
+    ended = backbone.ended(task_id)
+    assert (ended["BackendStatus"], ended["Status"]) == ("failed", f"Failed - the backend answered {status}.")
+    assert backbone.transitions(task_id) == [("created", 1), ("dispatched", 1), ("failed", 1)]
+    assert "hunter2" not in str(ended) + str(backbone.history(task_id))
+    backend.next_call(path)
+    assert (backend.untaken(path), backend.untaken(elsewhere)) == (0, 0)
+
+
+def test_a_backend_that_took_a_task_and_died_is_fenced_off_from_the_next_attempt(
+    backbone: Backbone, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/died"
+    task_id = backbone.submit(path)
+    assert backend.next_call(path).attempt == 1
+    backbone.update(task_id, "running", "half way", Attempt=1).raise_for_status()
+
+    assert backend.next_call(path).attempt == 2, "its lease was over"
+    before = backbone.task(task_id)
+    late_update = backbone.update(task_id, "completed", "done after all", Attempt=1)
+    late_result = backbone.http.put(
+        f"/api/v1/tasks/{task_id}/result", content=b"late", headers={"X-Task-Attempt": "1"}
+    )
+
+    assert (late_update.status_code, late_result.status_code) == (409, 409)
+    assert late_update.headers["content-type"] == "application/problem+json"
+    assert (late_update.json()["TaskId"], late_update.json()["Attempt"]) == (task_id, 2)
+    after = backbone.task(task_id)
+    assert (after["BackendStatus"], after["Attempt"], after["ResultSize"]) == (before["BackendStatus"], 2, None)
+    backbone.update(task_id, "completed", "done by the second", Attempt=2).raise_for_status()
+    assert backbone.task(task_id)["Status"] == "done by the second"
+    assert [attempt for state, attempt in backbone.transitions(task_id) if state == "dispatched"] == [1, 2]
+
+
+def _time(event: dict[str, str]) -> datetime:
+    return datetime.fromisoformat(event["Timestamp"])

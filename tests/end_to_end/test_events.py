@@ -1,0 +1,120 @@
+"""What Event Grid may do to an event, and to whoever publishes it."""
+
+from __future__ import annotations
+
+import httpx
+
+from local.stack import Stack
+from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import ScriptedBackend
+from tests.waiting import eventually
+
+
+def test_an_event_that_is_delivered_twice_is_dispatched_once(
+    backbone: Backbone, backend: ScriptedBackend, faulty: Stack
+) -> None:
+    path = "/v1/test/duplicate"
+    delivered = _stats(faulty)["delivered"]
+    faulty.set_faults({"duplicate": {"probability": 1}})
+
+    task_ids = {backbone.submit(path) for _ in range(5)}
+
+    assert {backend.next_call(path).task_id for _ in task_ids} == task_ids
+    _drain(faulty)
+    assert _stats(faulty)["delivered"] >= delivered + len(task_ids)
+    assert backend.untaken(path) == 0
+    for task_id in task_ids:
+        assert backbone.transitions(task_id) == [("created", 1), ("dispatched", 1)]
+        backbone.complete(task_id)
+
+
+def test_a_task_whose_event_got_lost_is_found_by_its_deadline(
+    backbone: Backbone, backend: ScriptedBackend, faulty: Stack
+) -> None:
+    path = "/v1/test/lost-delivery"
+    lost = _stats(faulty)["lost"]
+    faulty.set_faults({"loseDelivery": {"probability": 1}})
+    task_id = backbone.submit(path)
+    assert _stats(faulty)["lost"] > lost
+    assert backbone.depth(path) == {"Waiting": 1}
+
+    faulty.set_faults({})
+
+    assert backend.next_call(path).task_id == task_id
+    assert backbone.transitions(task_id)[:2] == [("created", 1), ("dispatched", 1)], "the same attempt"
+    backbone.complete(task_id)
+
+
+def test_a_task_that_event_grid_refused_is_acknowledged_all_the_same_and_published_later(
+    backbone: Backbone, backend: ScriptedBackend, faulty: Stack
+) -> None:
+    path = "/v1/test/refused-publish"
+    faulty.set_faults({"refusePublish": {"probability": 1, "status": 503}})
+    task_id = backbone.submit(path)
+    assert backbone.task(task_id)["BackendStatus"] == "created"
+    assert backend.untaken(path) == 0
+
+    faulty.set_faults({})
+
+    assert backend.next_call(path).task_id == task_id
+    backbone.complete(task_id)
+
+
+def test_a_task_whose_publish_was_answered_by_nobody_is_dispatched_once(
+    backbone: Backbone, backend: ScriptedBackend, faulty: Stack
+) -> None:
+    path = "/v1/test/lost-publish-response"
+    faulty.set_faults({"losePublishResponse": {"probability": 1}})
+
+    task_id = backbone.submit(path)
+
+    assert backend.next_call(path).task_id == task_id
+    faulty.set_faults({})
+    _drain(faulty)
+    assert backend.untaken(path) == 0
+    backbone.complete(task_id)
+
+
+def test_while_event_grid_is_away_tasks_are_taken_in_and_start_when_it_is_back(
+    backbone: Backbone, backend: ScriptedBackend, stack: Stack
+) -> None:
+    path = "/v1/test/grid-away"
+    stack.event_grid.stop()
+    try:
+        task_id = backbone.submit(path)
+        health = backbone.http.get("/api/v1/health")
+        assert health.status_code == 200, "tasks are safe, so the app is not down"
+        assert health.json()["Status"] == "degraded"
+        assert health.json()["Dependencies"]["EventGrid"] == "unavailable"
+    finally:
+        stack.event_grid.start()
+
+    assert backend.next_call(path).task_id == task_id
+    backbone.complete(task_id)
+
+
+def test_a_hop_that_could_not_be_published_is_not_lost_either(
+    backbone: Backbone, backend: ScriptedBackend, faulty: Stack
+) -> None:
+    first, second = "/v1/test/lost-hop/1", "/v1/test/lost-hop/2"
+    task_id = backbone.submit(first)
+    backend.next_call(first)
+    faulty.set_faults({"loseDelivery": {"probability": 1}})
+    hop = backbone.update(task_id, "created", Endpoint=backend.url + second, PublishToGrid=True, Body="{}")
+    assert hop.status_code == 200
+    eventually(lambda: backbone.depth(second) == {"Waiting": 1})
+
+    faulty.set_faults({})
+
+    assert backend.next_call(second).attempt == 2
+    backbone.complete(task_id)
+
+
+def _stats(stack: Stack) -> dict[str, int]:
+    return httpx.get(f"{stack.event_grid_url}/control/stats").raise_for_status().json()
+
+
+def _drain(stack: Stack) -> None:
+    """Until every delivery that is due has been answered."""
+    answer = httpx.post(f"{stack.event_grid_url}/control/drain", json={"timeoutSeconds": 20}, timeout=30)
+    assert answer.raise_for_status().json() == {"drained": True}

@@ -1,0 +1,204 @@
+"""The parts that the app stands on go away in the middle and come back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from local.azurite import Azurite
+from local.processes import free_port
+from local.redis_server import RedisServer
+from local.stack import Stack
+from shared.settings import INLINE_LIMIT_BYTES
+from tests.conftest import IN_A_HURRY
+from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import Answer, ScriptedBackend
+
+MAX_ATTEMPTS = int(IN_A_HURRY["MAX_ATTEMPTS"])
+LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
+
+
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    with Azurite(tmp_path_factory.mktemp("azurite")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def own_stack(
+    tmp_path_factory: pytest.TempPathFactory, own_redis: RedisServer, own_azurite: Azurite, backend: ScriptedBackend
+) -> Iterator[Stack]:
+    """A stack whose parts no other test uses, with shorter deadlines still."""
+    with Stack(
+        tmp_path_factory.mktemp("stack"),
+        redis=own_redis,
+        azurite=own_azurite,
+        backends={"/v1/test": backend.url, "/v1/test/brief": {"url": backend.url, "lease_s": 1}},
+        with_model=False,
+        settings={**IN_A_HURRY, "REPUBLISH_S": "0.5", "DISPATCH_TIMEOUT_S": "1"},
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def backbone(own_stack: Stack) -> Iterator[Backbone]:
+    with own_stack.client() as http:
+        yield Backbone(http)
+
+
+def test_tasks_outlive_a_restart_of_redis(
+    backbone: Backbone, backend: ScriptedBackend, own_stack: Stack, own_redis: RedisServer
+) -> None:
+    waiting, running, finished = (f"/v1/test/redis/{state}" for state in ("waiting", "running", "finished"))
+    finished_id = backbone.submit(finished, b"finished")
+    backbone.http.put(f"/api/v1/tasks/{finished_id}/result", content=b"result").raise_for_status()
+    backbone.complete(finished_id)
+    running_id = backbone.submit(running, b"running")
+    backend.next_call(running)
+    backbone.update(running_id, "running", Attempt=1).raise_for_status()
+    own_stack.set_faults({"loseDelivery": {"probability": 1}})
+    waiting_id = backbone.submit(waiting, b"waiting")
+
+    own_redis.stop()
+    unavailable = backbone.http.post(f"/api/v1/submit{waiting}", content=b"while it is away")
+    assert unavailable.status_code == 503
+    assert int(unavailable.headers["Retry-After"]) > 0
+    assert unavailable.headers["content-type"] == "application/problem+json"
+    assert backbone.http.get(f"/api/v1/tasks/{running_id}").status_code == 503
+    assert backbone.http.get("/api/v1/health").status_code == 503
+    own_stack.set_faults({})
+    own_redis.start()
+
+    call = backend.next_call(waiting)
+    assert (call.task_id, call.body) == (waiting_id, b"waiting")
+    backbone.complete(waiting_id)
+    backbone.update(running_id, "completed", Attempt=1).raise_for_status()
+    assert backbone.http.get(f"/api/v1/tasks/{finished_id}/result").content == b"result"
+    assert [backbone.depth(path) for path in (waiting, running)] == [{"Completed": 1}] * 2
+    assert backbone.http.get("/api/v1/health").json()["Status"] == "ok"
+
+
+def test_a_dispatch_under_way_while_redis_is_away_still_comes_to_its_end(
+    backbone: Backbone, backend: ScriptedBackend, own_redis: RedisServer
+) -> None:
+    path = "/v1/test/redis/under-way"
+    killed = threading.Event()
+    backend.script(path, Answer(200, hold=killed))
+    task_id = backbone.submit(path)
+    backend.next_call(path)
+
+    own_redis.kill()
+    killed.set()
+    assert backbone.http.get(f"/api/v1/tasks/{task_id}").status_code == 503
+    own_redis.start()
+
+    update = backbone.update(task_id, "completed", Attempt=1)
+    assert update.status_code == 200, "the backend took it; that this could not be noted does not make it void"
+    assert backbone.depth(path) == {"Completed": 1}
+
+
+def test_while_azurite_is_away_small_tasks_go_on_and_large_ones_wait_without_losing_an_attempt(
+    backbone: Backbone, backend: ScriptedBackend, own_stack: Stack, own_azurite: Azurite
+) -> None:
+    large, small = "/v1/test/azurite/large", "/v1/test/azurite/small"
+    own_stack.set_faults({"loseDelivery": {"probability": 1}})
+    large_id = backbone.submit(large, LARGE)
+    own_azurite.stop()
+    own_stack.set_faults({})
+
+    small_id = backbone.submit(small, b"small")
+    assert backend.next_call(small).task_id == small_id
+    refused = backbone.http.post(f"/api/v1/submit{large}", content=LARGE)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    backbone.until(large_id, lambda task: task["Attempt"] > MAX_ATTEMPTS + 1)
+    assert backend.untaken(large) == 0
+    own_azurite.start()
+
+    call = backend.next_call(large)
+    assert (call.task_id, call.body) == (large_id, LARGE)
+    statuses = {event["Status"] for event in backbone.history(large_id) if event["State"] == "created"}
+    assert statuses == {"created", "Awaiting the request body"}
+    for task_id in (small_id, large_id):
+        backbone.complete(task_id)
+
+
+def test_a_task_that_event_grid_never_takes_fails_after_the_last_publish(
+    backbone: Backbone, backend: ScriptedBackend, own_stack: Stack
+) -> None:
+    path = "/v1/test/never-published"
+    own_stack.set_faults({"loseDelivery": {"probability": 1}})
+
+    task_id = backbone.submit(path)
+
+    ended = backbone.ended(task_id)
+    own_stack.set_faults({})
+    assert (ended["BackendStatus"], ended["Status"]) == ("failed", "Failed - unable to send to backend service.")
+    assert backbone.depth(path) == {"Failed": 1}
+    assert backend.untaken(path) == 0
+
+
+def test_a_task_whose_backend_takes_it_and_dies_each_time_fails_at_last(
+    backbone: Backbone, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/brief/dies-each-time"
+
+    task_id = backbone.submit(path)
+
+    ended = backbone.ended(task_id)
+    silence = "the backend was not heard of for too long"
+    assert ended["BackendStatus"] == "failed"
+    assert ended["Status"] == f"Failed - {silence} (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})."
+    assert [backend.next_call(path).attempt for _ in range(MAX_ATTEMPTS)] == list(range(1, MAX_ATTEMPTS + 1))
+
+
+def test_a_killed_host_finds_after_its_start_the_tasks_it_had_claimed(
+    backbone: Backbone, backend: ScriptedBackend, own_stack: Stack
+) -> None:
+    path = "/v1/test/host-killed"
+    killed = threading.Event()
+    backend.script(path, Answer(200, hold=killed), Answer(200))
+    task_id = backbone.submit(path)
+    assert backend.next_call(path).attempt == 1
+
+    own_stack.host.kill()
+    killed.set()
+    own_stack.host.start()
+
+    assert backend.next_call(path).attempt == 2
+    with own_stack.client() as http:
+        Backbone(http).update(task_id, "completed", Attempt=2).raise_for_status()
+        assert Backbone(http).depth(path) == {"Completed": 1}
+
+
+def test_a_task_whose_backend_was_taken_out_of_the_registry_fails_and_nothing_is_called(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/unregistered"
+    other = f"http://127.0.0.1:{free_port()}"
+    with RedisServer(tmp_path_factory.mktemp("redis")) as redis:
+
+        def stack_with(backends: dict[str, object]) -> Stack:
+            directory = tmp_path_factory.mktemp("stack")
+            return Stack(
+                directory, redis=redis, azurite=azurite, backends=backends, with_model=False, settings=IN_A_HURRY
+            )
+
+        with stack_with({"/v1/test": backend.url}) as stack, stack.client() as http:
+            stack.set_faults({"loseDelivery": {"probability": 1}})
+            task_id = Backbone(http).submit(path)
+        with stack_with({"/v1/other": other}) as stack, stack.client() as http:
+            ended = Backbone(http).ended(task_id)
+            assert Backbone(http).depth(path) == {"Failed": 1}
+
+    assert ended["BackendStatus"] == "failed"
+    assert ended["Status"] == "Failed - no backend is registered for this path."
+    assert backend.untaken(path) == 0

@@ -1,0 +1,68 @@
+"""What is left of a task once its retention time is over: nothing."""
+
+from __future__ import annotations
+
+import pytest
+from azure.storage.blob import BlobServiceClient
+
+from local.azurite import Azurite
+from local.redis_server import RedisServer
+from local.stack import Stack
+from shared.settings import INLINE_LIMIT_BYTES
+from tests.conftest import IN_A_HURRY
+from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import ScriptedBackend
+from tests.waiting import eventually
+
+LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
+
+
+def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> None:
+    container = "retention"
+    settings = {**IN_A_HURRY, "RETENTION_S": "1", "BLOB_CONTAINER": container}
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis")) as redis,
+        Stack(
+            tmp_path_factory.mktemp("stack"),
+            redis=redis,
+            azurite=azurite,
+            backends={"/v1/test": backend.url},
+            with_model=False,
+            settings=settings,
+        ) as stack,
+        stack.client() as http,
+        BlobServiceClient.from_connection_string(azurite.connection_string) as blobs,
+        redis.connect() as redis_client,
+    ):
+        backbone = Backbone(http)
+        first, second = "/v1/test/retention/1", "/v1/test/retention/2"
+        ids = [backbone.submit(first, body) for body in (b"small", LARGE)]
+        for task_id in ids:
+            backend.next_call(first)
+            hop = backbone.update(
+                task_id, "created", Endpoint=backend.url + second, PublishToGrid=True, Body=LARGE.decode()
+            )
+            assert hop.status_code == 200
+            backend.next_call(second)
+            http.put(f"/api/v1/tasks/{task_id}/result", content=LARGE).raise_for_status()
+        running = backbone.submit(first, LARGE)
+        backend.next_call(first)
+        assert _blob_count(blobs, container) == 6
+        for task_id in ids:
+            backbone.complete(task_id)
+
+        eventually(lambda: all(http.get(f"/api/v1/tasks/{task_id}").status_code == 404 for task_id in ids))
+
+        eventually(lambda: _blob_count(blobs, container) == 1)
+        assert backbone.depth(second) == {}
+        assert backbone.task(running)["BackendStatus"] == "created", "what has not ended stays"
+        backbone.complete(running)
+        eventually(lambda: _blob_count(blobs, container) == 0)
+        eventually(lambda: redis_client.dbsize() == 0)
+        assert http.get("/api/v1/queues/").json() == {"Queues": []}
+
+
+def _blob_count(blobs: BlobServiceClient, container: str) -> int:
+    return sum(1 for _ in blobs.get_container_client(container).list_blob_names())

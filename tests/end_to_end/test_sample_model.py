@@ -1,0 +1,46 @@
+"""The whole stack with nothing scripted: the real model service and its own task manager."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from local.azurite import Azurite
+from local.redis_server import RedisServer
+from local.sample_model.pictures import sample_pictures
+from local.sample_model.service import LEGEND_PATH, SEGMENT_PATH
+from local.stack import Stack
+from tests.conftest import IN_A_HURRY
+from tests.end_to_end.backbone import Backbone
+from tests.waiting import eventually
+
+
+def test_a_picture_is_segmented_and_its_map_gets_its_legend_in_a_second_step(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite
+) -> None:
+    picture = next(picture for picture in sample_pictures() if picture.name == "china-roofs.png")
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis")) as redis,
+        Stack(tmp_path_factory.mktemp("stack"), redis=redis, azurite=azurite, settings=IN_A_HURRY) as stack,
+        stack.client() as http,
+    ):
+        backbone = Backbone(http)
+        task_id = backbone.submit(f"{SEGMENT_PATH}?classes=4&then=legend", picture.data, picture.content_type)
+        refused_id = backbone.submit(SEGMENT_PATH, b"no picture at all", "text/plain")
+
+        ended = backbone.ended(task_id, within_s=40)
+        refused = backbone.ended(refused_id, within_s=40)
+
+        assert (ended["BackendStatus"], ended["Status"]) == ("completed", "completed - map with legend")
+        assert (ended["EndpointPath"], ended["Attempt"]) == (LEGEND_PATH, backbone.history(task_id)[-1]["Attempt"])
+        assert (backbone.depth(SEGMENT_PATH), backbone.depth(LEGEND_PATH)) == ({"Failed": 1}, {"Completed": 1})
+        assert (refused["BackendStatus"], refused["Status"]) == ("failed", "Failed - the backend answered 400.")
+        result = http.get(f"/api/v1/tasks/{task_id}/result")
+        original, drawn = Image.open(io.BytesIO(picture.data)), Image.open(io.BytesIO(result.content))
+        assert result.headers["content-type"] == "image/png"
+        assert drawn.width * drawn.height > original.width * original.height, "the legend is beside the map"
+        for path in (SEGMENT_PATH, LEGEND_PATH):
+            count = {"cluster": "local", "path": path}
+            eventually(lambda count=count: http.get("/api/CurrentProcessingGet", params=count).text == "0")

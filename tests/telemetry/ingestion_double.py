@@ -1,0 +1,128 @@
+"""Application Insights' ingestion endpoint for tests: speaks the Breeze protocol, keeps what arrives."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Item:
+    """One telemetry item: a span (request or dependency), metric, event or message."""
+
+    kind: str
+    """``Request``, ``RemoteDependency``, ``Metric``, ``Event``, ``Message`` or ``Exception``."""
+    data: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.data["name"]
+
+    @property
+    def id(self) -> str:
+        return self.data["id"]
+
+    @property
+    def operation_id(self) -> str:
+        return self.tags["ai.operation.id"]
+
+    @property
+    def parent_id(self) -> str:
+        return self.tags.get("ai.operation.parentId", "")
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self.data["properties"]
+
+
+class IngestionDouble:
+    """Takes in every item it is sent."""
+
+    def __init__(self) -> None:
+        double = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if double._is_dead:
+                    double.refused += 1
+                    self.close_connection = True
+                    return
+                if self.path != "/v2.1/track":
+                    self.send_error(404)
+                    return
+                count = double._take(body)
+                answer = json.dumps({"itemsReceived": count, "itemsAccepted": count, "errors": []}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._lock = threading.Lock()
+        self._items: list[Item] = []
+        self._raw: list[str] = []
+        self._is_dead = False
+        self.refused = 0
+        """Requests that came while it was dead."""
+        self.instrumentation_key = str(uuid.uuid4())
+        self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def connection_string(self) -> str:
+        return (
+            f"InstrumentationKey={self.instrumentation_key};IngestionEndpoint={self._url}/;LiveEndpoint={self._url}/"
+        )
+
+    def items(self, kind: str) -> list[Item]:
+        with self._lock:
+            return [item for item in self._items if item.kind == kind]
+
+    def spans(self, operation_id: str) -> list[Item]:
+        """Those of one trace."""
+        spans = self.items("Request") + self.items("RemoteDependency")
+        return [span for span in spans if span.operation_id == operation_id]
+
+    @property
+    def raw(self) -> str:
+        """All that was sent, as it was sent."""
+        with self._lock:
+            return "\n".join(self._raw)
+
+    @contextmanager
+    def dead(self) -> Generator[None]:
+        """Meanwhile every connection is closed without an answer."""
+        self._is_dead = True
+        yield
+        self._is_dead = False
+
+    def _take(self, body: bytes) -> int:
+        envelopes: list[dict[str, Any]] = json.loads(body)
+        with self._lock:
+            self._raw.append(body.decode())
+            for envelope in envelopes:
+                data = envelope["data"]
+                self._items.append(Item(data["baseType"].removesuffix("Data"), data["baseData"], envelope["tags"]))
+        return len(envelopes)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, name="ingestion double", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

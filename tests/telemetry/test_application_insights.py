@@ -1,0 +1,314 @@
+"""What Application Insights gets to see of the app, by the protocol of its ingestion endpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from local.redis_server import RedisServer
+from local.stack import Stack
+from shared.settings import INLINE_LIMIT_BYTES
+from tests.conftest import IN_A_HURRY
+from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import Answer, ScriptedBackend
+from tests.telemetry.ingestion_double import IngestionDouble, Item
+from tests.waiting import eventually
+
+# Nothing leaves by itself within a test: what arrives was flushed by the timer functions.
+ONLY_WHEN_FLUSHED = {
+    "OTEL_BSP_SCHEDULE_DELAY": "600000",
+    "OTEL_BLRP_SCHEDULE_DELAY": "600000",
+    "OTEL_METRIC_EXPORT_INTERVAL": "600000",
+}
+ONLY_THE_APP = {
+    f"APPLICATIONINSIGHTS_{name}": "true"
+    for name in (
+        "STATSBEAT_DISABLED_ALL",
+        "SDKSTATS_DISABLED",
+        "CONTROLPLANE_DISABLED",
+        "OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
+    )
+}
+REDIS_PASSWORD = "redis-pass-" + secrets.token_hex(8)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A stack, what it sent to Application Insights, and its caller."""
+
+    stack: Stack
+    insights: IngestionDouble
+    redis: RedisServer
+    backbone: Backbone
+
+    def flush(self) -> None:
+        """Have the two timers run, each of which sends what is waiting."""
+        self.stack.run_function("TaskQueueLogger")
+        self.stack.run_function("TaskProcessLogger")
+
+    def events(self, task_id: str) -> list[Item]:
+        """A task's custom events in the order they were sent."""
+        return [event for event in self.insights.items("Event") if event.properties["task.id"] == task_id]
+
+
+@pytest.fixture(scope="module")
+def observed(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> Iterator[Observed]:
+    with (
+        IngestionDouble() as insights,
+        RedisServer(tmp_path_factory.mktemp("redis"), password=REDIS_PASSWORD) as redis,
+        Stack(
+            tmp_path_factory.mktemp("stack"),
+            redis=redis,
+            azurite=azurite,
+            backends={"/v1/test": backend.url, "/v1/test/brief": {"url": backend.url, "lease_s": 1}},
+            with_model=False,
+            settings={
+                **IN_A_HURRY,
+                **ONLY_WHEN_FLUSHED,
+                **ONLY_THE_APP,
+                "OTEL_TRACES_SAMPLER": "always_on",
+                "APPLICATIONINSIGHTS_CONNECTION_STRING": insights.connection_string,
+                "TMPDIR": str(tmp_path_factory.mktemp("spool")),
+            },
+        ) as stack,
+        stack.client() as http,
+    ):
+        yield Observed(stack, insights, redis, Backbone(http))
+
+
+def test_a_task_is_one_operation_over_all_its_hops(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/traced"
+    operation_id, caller_id, task_id = _submit_in_a_trace(observed, path)
+    call = backend.next_call(path)
+    _update(observed, task_id, "running", {"traceparent": call.headers["traceparent"]})
+    _update(observed, task_id, "completed", {})
+    observed.flush()
+
+    spans = _spans_once_arrived(
+        observed,
+        operation_id,
+        {"SubmitTask", "publish", "dispatch", f"POST {path}", "CacheConnectorUpsert", "update completed"},
+    )
+    [submit], [publish], [dispatch] = spans["SubmitTask"], spans["publish"], spans["dispatch"]
+    [post], [update], [legacy_update] = (
+        spans[f"POST {path}"],
+        spans["CacheConnectorUpsert"],
+        spans["update completed"],
+    )
+    assert submit.parent_id == caller_id
+    assert publish.parent_id == submit.id
+    assert dispatch.parent_id == publish.id, "the event carried it"
+    assert post.parent_id == dispatch.id
+    assert call.headers["traceparent"] == f"00-{operation_id}-{post.id}-01"
+    assert update.parent_id == post.id, "by a model service that passes the context on"
+    assert legacy_update.parent_id == submit.id, "by one that does not: found through the task's record"
+    for span in (submit, publish, dispatch, post, update, legacy_update):
+        assert span.properties["task.id"] == task_id
+
+    requests = {request.id: request for request in observed.insights.items("Request")}
+    [delivery] = json.loads(dispatch.properties["_MS.links"])
+    assert requests[delivery["id"]].name == "BackendWebhook", "the delivery's own trace is linked"
+    [client] = json.loads(legacy_update.properties["_MS.links"])
+    assert requests[client["id"]].name == "CacheConnectorUpsert"
+
+
+def test_a_dispatch_by_the_reconciler_belongs_to_the_operation_of_the_submit(
+    observed: Observed, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/traced-reconciled"
+    observed.stack.set_faults({"loseDelivery": {"probability": 1}})
+    operation_id, _, task_id = _submit_in_a_trace(observed, path)
+    observed.stack.set_faults({})
+    backend.next_call(path)
+    _update(observed, task_id, "completed", {})
+    observed.flush()
+
+    spans = _spans_once_arrived(observed, operation_id, {"SubmitTask", "publish", "dispatch"})
+    [submit], [dispatch] = spans["SubmitTask"], spans["dispatch"]
+    assert len(spans["publish"]) >= 2
+    assert {publish.parent_id for publish in spans["publish"]} == {submit.id}
+    assert dispatch.parent_id in {publish.id for publish in spans["publish"]}
+
+
+def test_a_pipeline_of_two_steps_is_one_operation_too(observed: Observed, backend: ScriptedBackend) -> None:
+    first, second = "/v1/test/traced-step/1", "/v1/test/traced-step/2"
+    operation_id, _, task_id = _submit_in_a_trace(observed, first)
+    backend.next_call(first)
+    _update(observed, task_id, "created", {}, Endpoint=backend.url + second, PublishToGrid=True)
+    call = backend.next_call(second)
+    _update(observed, task_id, "completed", {})
+    observed.flush()
+
+    spans = _spans_once_arrived(observed, operation_id, {f"POST {first}", f"POST {second}"})
+    assert call.headers["traceparent"].split("-")[1:3] == [operation_id, spans[f"POST {second}"][0].id]
+    assert [dispatch.properties["task.attempt"] for dispatch in spans["dispatch"]] == ["1", "2"]
+
+
+def test_each_transition_is_one_custom_event_in_the_tasks_operation(
+    observed: Observed, backend: ScriptedBackend
+) -> None:
+    path, brief = "/v1/test/events", "/v1/test/brief/events"
+    backend.script(path, Answer(503), Answer(500), Answer(200))
+    operation_id, _, busy_id = _submit_in_a_trace(observed, path)
+    while backend.next_call(path).attempt < 3:
+        continue
+    for _ in range(2):
+        _update(observed, busy_id, "running", {})  # progress, but a transition only once
+    _update(observed, busy_id, "completed", {})
+    silent_id = observed.backbone.submit(brief)
+    observed.backbone.ended(silent_id)
+    observed.flush()
+
+    for task_id in (busy_id, silent_id):
+        expected = observed.backbone.transitions(task_id)
+        assert len(expected) > 6
+        eventually(lambda t=task_id, expected=expected: len(observed.events(t)) >= len(expected))
+        events = observed.events(task_id)
+        seen = [(event.properties["task.state"], int(event.properties["task.attempt"])) for event in events]
+        assert seen == expected
+        assert {event.name for event in events} == {"TaskStateChanged"}
+        assert {event.properties["task.path"] for event in events} == {path if task_id == busy_id else brief}
+    assert {event.operation_id for event in observed.events(busy_id)} == {operation_id}
+
+
+def test_the_gauges_tell_what_redis_counts(observed: Observed, backend: ScriptedBackend) -> None:
+    path, cluster = "/v1/test/gauges", "aks-1"
+    backend.script(path, *[Answer(200)] * 4, Answer(400), Answer(503, {"Retry-After": "3600"}))
+    task_ids: list[str] = []
+    for _ in range(6):
+        task_ids.append(observed.backbone.submit(path))
+        backend.next_call(path)
+    for task_id, state in zip(task_ids, ("completed", "running", "running"), strict=False):
+        _update(observed, task_id, state, {})
+    observed.backbone.ended(task_ids[4])
+    observed.backbone.until(task_ids[5], lambda task: task["Attempt"] == 2)
+    for change in ({"IncrementBy": 5}, {"DecrementBy": 2}):
+        report = {"ApiPath": path, "ServiceCluster": cluster, **change}
+        observed.backbone.http.post("/api/CurrentProcessingUpsert", json=report).raise_for_status()
+
+    observed.flush()
+
+    depths = {"created": 1, "dispatched": 1, "running": 2, "completed": 1, "failed": 1}
+    eventually(lambda: _gauge(observed.insights, "tasks.depth", path) == depths)
+    assert _gauge(observed.insights, "requests.current", path) == {cluster: 3}
+    assert {metric.data["metrics"][0]["name"] for metric in observed.insights.items("Metric")} == {
+        "tasks.depth",
+        "requests.current",
+    }
+    observed.backbone.complete(task_ids[3])
+
+
+def test_a_request_that_failed_shows_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/failing-request"
+    backend.script(path, Answer(400))
+    operation_id, _, task_id = _submit_in_a_trace(observed, path)
+    observed.backbone.ended(task_id)
+    caller = f"00-{operation_id}-{secrets.token_hex(8)}-01"
+    assert _update(observed, task_id, "running", {"traceparent": caller}).status_code == 409
+    observed.flush()
+
+    spans = _spans_once_arrived(observed, operation_id, {"SubmitTask", f"POST {path}", "CacheConnectorUpsert"})
+    [submit], [post], [update] = spans["SubmitTask"], spans[f"POST {path}"], spans["CacheConnectorUpsert"]
+    assert (submit.data["responseCode"], submit.data["success"]) == ("202", True)
+    assert (post.data["resultCode"], post.data["success"]) == ("400", False)
+    assert (update.data["responseCode"], update.data["success"]) == ("409", False)
+
+
+def test_nothing_secret_leaves_the_app(observed: Observed, backend: ScriptedBackend, azurite: Azurite) -> None:
+    path = "/v1/test/secretive"
+    stack, http = observed.stack, observed.backbone.http
+    body = b"the caller's body " * (INLINE_LIMIT_BYTES // 8)
+    backend.script(path, Answer(500, body=b"the backend's stack trace"), Answer(200))
+    task_id = observed.backbone.submit(f"{path}?token=the-callers-token", body)
+    while backend.next_call(path).attempt < 2:
+        continue
+    update = {"TaskId": task_id, "BackendStatus": "running", "Status": "the caller's status text"}
+    httpx.post(stack.function_url("CacheConnectorUpsert"), json=update).raise_for_status()
+    result = http.put(f"/api/v1/tasks/{task_id}/result", content=b"the model's result " * 9000)
+    result.raise_for_status()
+    observed.redis.stop()
+    assert http.post(f"/api/v1/submit{path}", content=body).status_code == 503
+    observed.redis.start()
+    observed.backbone.complete(task_id)
+    observed.flush()
+
+    eventually(lambda: len(observed.events(task_id)) == len(observed.backbone.history(task_id)))
+
+    account_key = re.search("AccountKey=([^;]+)", azurite.connection_string)
+    assert account_key is not None
+    for secret in (
+        stack.key,
+        REDIS_PASSWORD,
+        account_key[1],
+        "the caller's",
+        "the-callers-token",
+        "the backend's",
+        "the model's",
+        "code=",
+    ):
+        assert secret not in observed.insights.raw
+
+
+def test_nothing_notices_that_the_ingestion_endpoint_is_dead(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/ingestion-dead"
+    with observed.insights.dead():
+        task_id = observed.backbone.submit(path)
+        backend.next_call(path)
+        observed.backbone.complete(task_id)
+        observed.flush()
+        eventually(lambda: observed.insights.refused >= 2)
+        assert observed.backbone.task(task_id)["BackendStatus"] == "completed"
+        assert observed.backbone.http.get("/api/v1/health").json()["Status"] == "ok"
+
+    log = (observed.stack.directory / "functions_host.log").read_text()
+    assert "(Failed, Id=" not in log
+    assert observed.insights.instrumentation_key not in log
+
+
+def _submit_in_a_trace(observed: Observed, path: str) -> tuple[str, str, str]:
+    """The trace's id, the id of the caller's span in it, and the task's id."""
+    operation_id, caller_id = secrets.token_hex(16), secrets.token_hex(8)
+    headers = {"traceparent": f"00-{operation_id}-{caller_id}-01"}
+    response = observed.backbone.http.post(f"/api/v1/submit{path}", content=b"{}", headers=headers)
+    assert response.status_code == 202
+    return operation_id, caller_id, response.json()["TaskId"]
+
+
+def _update(
+    observed: Observed, task_id: str, state: str, headers: dict[str, str], **members: object
+) -> httpx.Response:
+    document = {"TaskId": task_id, "BackendStatus": state, "Status": state, **members}
+    return observed.backbone.http.post("/api/CacheConnectorUpsert", json=document, headers=headers)
+
+
+def _spans_once_arrived(observed: Observed, operation_id: str, names: set[str]) -> dict[str, list[Item]]:
+    """The spans of a trace by name, oldest first, once those *names* are among them."""
+
+    def by_name() -> dict[str, list[Item]]:
+        spans: dict[str, list[Item]] = {}
+        for span in observed.insights.spans(operation_id):
+            spans.setdefault(span.name, []).append(span)
+        return spans
+
+    eventually(lambda: names <= by_name().keys())
+    return by_name()
+
+
+def _gauge(insights: IngestionDouble, name: str, path: str) -> dict[str, int]:
+    """The gauge's latest value for each of the other attribute's values."""
+    latest: dict[str, int] = {}
+    for metric in insights.items("Metric"):
+        attributes = dict(metric.properties)
+        if metric.data["metrics"][0]["name"] == name and attributes.pop("path") == path:
+            [label] = attributes.values()
+            latest[label] = metric.data["metrics"][0]["value"]
+    return latest
