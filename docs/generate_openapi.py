@@ -450,9 +450,9 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "Keep a task's result",
-        description="For model services, before they report the task completed. A later one of the same attempt "
-        f"replaces it, a new attempt voids it. Counts as an update. Over {INLINE_LIMIT_BYTES // 1024} KiB it is kept "
-        "in Blob Storage.",
+        description="For model services, before they report the task completed. A later one replaces it. It is void "
+        "when the attempt is made again; a pipeline's next step still finds it. Counts as an update. Over "
+        f"{INLINE_LIMIT_BYTES // 1024} KiB it is kept in Blob Storage.",
         parameters=(
             TASK_ID_IN_PATH,
             parameter(

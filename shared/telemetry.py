@@ -66,7 +66,11 @@ def transition(task: Task) -> None:
     trace.get_current_span().set_attribute("task.id", task.id)
     attached = context.attach(_context(task.traceparent)) if _is_elsewhere(task) else None
     log.info(
-        "TaskStateChanged",
+        "task %s at %s is %s (attempt %d)",
+        task.id,
+        task.path,
+        task.state,
+        task.attempt,
         extra={
             "microsoft.custom_event.name": "TaskStateChanged",
             "task.state": task.state.value,

@@ -33,7 +33,7 @@ local function body() return arg.fetch and redis.call('GET', body_key(id)) or fa
 if rec.k == arg.op then return { rec.d and 'moved' or 'kept', raw, body() } end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] then
-  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x and not arg.result) and 'same' or 'finished', raw }
+  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
 end
 if arg.from then
   local allowed = false

@@ -274,6 +274,15 @@ async def test_an_update_without_a_state_or_back_to_created_leaves_the_state(
     assert world(redis_server) == RUNNING.replace(" v3 c0 m2 ", " v5 c0 m3 ").replace("due t1@62", "due t1@63")
 
 
+async def test_an_update_of_a_waiting_task_does_not_put_its_publishing_off(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    await steps.created(store, clock)
+    assert world(redis_server) == CREATED
+    await store.update("t1", state=None, status="created")
+    assert world(redis_server) == CREATED.replace(" v1 c0 m0 ", " v2 c0 m1 ")
+
+
 async def test_an_update_may_change_body_query_and_endpoint_and_the_counts_go_with_the_task(
     store: TaskStore, clock: Clock, redis_server: Server
 ) -> None:

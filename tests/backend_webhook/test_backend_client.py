@@ -1,0 +1,263 @@
+"""The call to a model service: what its answer means, and what is never called."""
+
+import asyncio
+import socket
+import threading
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from backend_webhook.backend_client import (
+    MAX_RETRY_AFTER_S,
+    Accepted,
+    BackendClient,
+    Busy,
+    Rejected,
+    Unreachable,
+    _GuardedResolver,
+)
+from local.processes import free_port
+from shared.backends import BackendRegistry, Endpoint
+from shared.settings import Settings
+from tests.scripted_backend import Answer, ScriptedBackend
+
+Outcome = Accepted | Busy | Unreachable | Rejected
+
+
+def registry(base_url: str, *, loopback: bool) -> BackendRegistry:
+    return BackendRegistry(
+        Settings.model_validate(
+            {
+                "redis_connection_string": "redis://127.0.0.1",
+                "event_grid_topic_uri": "https://topic.example.org/api/events",
+                "backend_base_url": base_url,
+                "allow_loopback_backends": loopback,
+            }
+        )
+    )
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[BackendClient]:
+    client = BackendClient(registry("http://127.0.0.1", loopback=True))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def endpoint(backend: ScriptedBackend) -> Endpoint:
+    return endpoint_at(backend.url)
+
+
+def endpoint_at(base_url: str, *, loopback: bool = True) -> Endpoint:
+    return registry(base_url, loopback=loopback).endpoint(f"/v1/{uuid.uuid4().hex}")
+
+
+async def post(client: BackendClient, endpoint: Endpoint, *, timeout_s: float = 20) -> Outcome:
+    return await client.post(endpoint, {"taskId": "7", "Content-Type": "text/plain"}, b"body", timeout_s)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_any_2xx_is_an_acceptance(
+    status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(status))
+    assert await post(client, endpoint) == Accepted()
+    call = backend.next_call(endpoint.path)
+    assert (call.body, call.task_id, call.headers["content-type"]) == (b"body", "7", "text/plain")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        (None, None),
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("99999999999999999999", MAX_RETRY_AFTER_S),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
+        ("Fri, 31 Dec 2199 23:59:59 GMT", MAX_RETRY_AFTER_S),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("\u00b2", None),
+        ("Fri, 99 Dec 2199 23:59:59 GMT", None),
+    ],
+)
+async def test_429_and_503_mean_busy_until_retry_after(
+    status: int,
+    retry_after: str | None,
+    seconds: float | None,
+    client: BackendClient,
+    endpoint: Endpoint,
+    backend: ScriptedBackend,
+) -> None:
+    backend.script(endpoint.path, Answer(status, {} if retry_after is None else {"Retry-After": retry_after}))
+    assert await post(client, endpoint) == Busy(seconds)
+
+
+async def test_a_date_in_retry_after_is_counted_from_now(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True)
+    backend.script(endpoint.path, Answer(503, {"Retry-After": date}))
+    answer = await post(client, endpoint)
+    assert isinstance(answer, Busy)
+    assert answer.retry_after_s is not None
+    assert 0 < answer.retry_after_s <= 1800
+
+
+@pytest.mark.parametrize("status", [404, 408, 500, 501, 502, 504, 599])
+async def test_what_may_pass_is_worth_another_attempt(
+    status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(status, {"Retry-After": "5"}, b"the reason is secret"))
+    assert await post(client, endpoint) == Unreachable(f"answered {status}")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 409, 410, 413, 415, 422, 431])
+async def test_what_will_not_pass_is_told_by_its_status_alone(
+    status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(status, body=b"the reason is secret"))
+    assert await post(client, endpoint) == Rejected(f"answered {status}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(
+    status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(status, {"Location": f"{backend.url}{endpoint.path}/elsewhere"}))
+    assert await post(client, endpoint) == Rejected(f"answered {status}")
+    assert backend.untaken(f"{endpoint.path}/elsewhere") == 0
+
+
+async def test_nobody_listening_is_unreachable(client: BackendClient) -> None:
+    endpoint = endpoint_at(f"http://127.0.0.1:{free_port()}")
+    assert await post(client, endpoint) == Unreachable("could not be reached")
+
+
+async def test_a_name_that_does_not_exist_is_unreachable(client: BackendClient) -> None:
+    assert await post(client, endpoint_at("http://models.invalid")) == Unreachable("could not be reached")
+
+
+async def test_a_connection_closed_without_an_answer_is_unreachable(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(hang_up=True))
+    assert await post(client, endpoint) == Unreachable("could not be reached")
+
+
+async def test_an_answer_that_does_not_come_in_time_is_unreachable(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    release = threading.Event()
+    backend.script(endpoint.path, Answer(hold=release))
+    try:
+        assert await post(client, endpoint, timeout_s=0.3) == Unreachable("did not answer in time")
+    finally:
+        release.set()
+
+
+async def test_an_endless_answer_is_not_read(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(200, body=bytes(50_000_000)))
+    assert await post(client, endpoint) == Accepted()
+
+
+async def test_cookies_of_one_task_are_not_sent_with_the_next(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, Answer(200, {"Set-Cookie": "session=of-another-task; Path=/"}))
+    await post(client, endpoint)
+    await post(client, endpoint)
+    assert "cookie" not in backend.next_call(endpoint.path).headers
+    assert "cookie" not in backend.next_call(endpoint.path).headers
+
+
+async def test_no_proxy_of_the_environment_gets_between(
+    endpoint: Endpoint, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    client = BackendClient(registry("http://127.0.0.1", loopback=True))
+    try:
+        assert await post(client, endpoint) == Accepted()
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("name", ["models.example.org", "0x7f000001", "0x7f.0.0.1"])
+@pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, Unreachable("could not be reached"))])
+async def test_a_name_for_this_machine_is_called_only_where_that_is_allowed(
+    name: str, loopback: bool, answer: Outcome, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "models.example.org":
+        _resolve_to(monkeypatch, "127.0.0.1")
+    base_url = backend.url.replace("127.0.0.1", name)
+    endpoint = endpoint_at(base_url, loopback=loopback)
+    client = BackendClient(registry(base_url, loopback=loopback))
+    try:
+        assert await post(client, endpoint) == answer
+    finally:
+        await client.aclose()
+    assert backend.untaken(endpoint.path) == (1 if loopback else 0)
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["169.254.169.254"],
+        ["168.63.129.16"],
+        ["127.0.0.1", "::1"],
+        ["0.0.0.0"],
+        ["fe80::1%2"],
+        ["::ffff:169.254.169.254"],
+        ["::ffff:127.0.0.1"],
+        ["224.0.0.1", "ff02::1"],
+    ],
+)
+async def test_a_name_that_resolves_to_forbidden_addresses_alone_is_refused(
+    addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _resolve_to(monkeypatch, *addresses)
+    resolver = _GuardedResolver(registry("https://models.example.org", loopback=False))
+    with pytest.raises(OSError, match="forbidden address"):
+        await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
+
+
+async def test_of_a_names_addresses_the_forbidden_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    _resolve_to(monkeypatch, "169.254.169.254", "10.0.0.4", "::ffff:127.0.0.1", "fd00::4")
+    resolver = _GuardedResolver(registry("https://models.example.org", loopback=False))
+    results = await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
+    assert [result["host"] for result in results] == ["10.0.0.4", "fd00::4"]
+
+
+async def test_many_calls_at_once_share_the_connections(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    answers = await asyncio.gather(*(post(client, endpoint) for _ in range(200)))
+    assert set(answers) == {Accepted()}
+    assert backend.untaken(endpoint.path) == 200
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every name have these addresses."""
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
+            for address in (address.partition("%")[0] for address in addresses)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

@@ -1,0 +1,7 @@
+"""Importing cache_manager reads the settings (its timer's schedule is one); these tests need no others."""
+
+import os
+
+os.environ.setdefault("REDIS_CONNECTION_STRING", "redis://127.0.0.1")
+os.environ.setdefault("EVENT_GRID_TOPIC_URI", "https://topic.example.org/api/events")
+os.environ.setdefault("BACKENDS", '{"/v1": "https://models.example.org"}')

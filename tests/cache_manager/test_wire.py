@@ -1,0 +1,284 @@
+"""Tasks as JSON: what is understood, what is refused and how, what is told."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cache_manager.wire import MAX_STATUS_CHARS, HistoryEntry, TaskHistory, TaskUpsert, TaskView, iso
+from shared.backends import BackendRegistry
+from shared.problems import Problem
+from shared.settings import Settings
+from shared.task import MAX_ATTEMPT, Content, Event, State, Task
+
+BACKENDS = BackendRegistry(
+    Settings.model_validate(
+        {
+            "redis_connection_string": "redis://127.0.0.1",
+            "event_grid_topic_uri": "https://topic.example.org/api/events",
+            "backends": {"/v1/org": {"url": "https://models.example.org/base"}},
+        }
+    )
+)
+TASK = Task(
+    id="7",
+    state=State.RUNNING,
+    path="/v1/org/api",
+    query="a=1",
+    status="on it",
+    attempt=3,
+    failures=1,
+    publishes=1,
+    wanted=True,
+    version=9,
+    created_ms=1_795_342_364_123,
+    updated_ms=1_795_342_424_000,
+    queued_ms=1_795_342_364_123,
+    body=Content("application/json", 2),
+    result=None,
+    traceparent="",
+    fingerprint="",
+    owner="",
+    history=(),
+)
+
+
+def parse(document: Any) -> TaskUpsert:
+    return TaskUpsert.parse(json.dumps(document).encode())
+
+
+def refusal(body: bytes) -> dict[str, Any]:
+    with pytest.raises(Problem) as refused:
+        TaskUpsert.parse(body)
+    assert refused.value.status == 400
+    return refused.value.document
+
+
+FULL = {
+    "TaskId": "a-b_c.7",
+    "Timestamp": "yesterday",
+    "Status": "ünder way",
+    "BackendStatus": "running",
+    "Endpoint": "https://models.example.org/v1/org",
+    "Body": '{"a": 1}',
+    "PublishToGrid": True,
+    "Attempt": 2,
+}
+PARSED = TaskUpsert.model_construct(
+    task_id="a-b_c.7",
+    status="ünder way",
+    backend_status="running",
+    endpoint="https://models.example.org/v1/org",
+    body='{"a": 1}',
+    publish_to_grid=True,
+    attempt=2,
+)
+
+
+@pytest.mark.parametrize(
+    "spell", [str, str.lower, str.upper, str.swapcase], ids=["as is", "lower", "upper", "swapped"]
+)
+@pytest.mark.parametrize("wrap", [lambda task: task, lambda task: [task], lambda task: [task, {"TaskId": "8"}, 5]])
+def test_an_object_or_the_first_of_an_array_is_read_with_names_in_any_case(spell: Any, wrap: Any) -> None:
+    assert parse(wrap({spell(name): value for name, value in FULL.items()})) == PARSED
+
+
+def test_a_byte_order_mark_and_blanks_do_no_harm() -> None:
+    assert TaskUpsert.parse(b"\xef\xbb\xbf \r\n" + json.dumps(FULL).encode() + b"\n") == PARSED
+
+
+def test_an_empty_object_means_nothing_but_defaults() -> None:
+    nothing = parse({})
+    assert nothing.model_dump() == {
+        "task_id": None,
+        "status": None,
+        "backend_status": None,
+        "endpoint": None,
+        "body": None,
+        "publish_to_grid": False,
+        "attempt": None,
+    }
+    assert nothing.state is None
+
+
+def test_null_is_as_absent() -> None:
+    assert parse(dict.fromkeys(FULL)) == parse({})
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
+def test_a_blank_id_or_endpoint_is_as_absent(blank: str) -> None:
+    assert parse({"TaskId": blank, "Endpoint": blank}) == parse({})
+
+
+@pytest.mark.parametrize("task_id", ["a", "x" * 128, "A.b-c_9", "...", "0"])
+def test_a_task_id_may_be_chosen(task_id: str) -> None:
+    assert parse({"TaskId": task_id}).task_id == task_id
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        (True, True),
+        (False, False),
+        ("true", True),
+        ("TRUE", True),
+        (" True ", True),
+        ("false", False),
+        ("FALSE", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_publish_to_grid_may_come_as_text(sent: object, meant: bool) -> None:
+    assert parse({"PublishToGrid": sent}).publish_to_grid is meant
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(1, 1), ("1", 1), ("0012", 12), (MAX_ATTEMPT, MAX_ATTEMPT)])
+def test_an_attempt_may_come_as_text(sent: object, meant: int) -> None:
+    assert parse({"Attempt": sent}).attempt == meant
+
+
+@pytest.mark.parametrize("state", ["created", "running", "completed", "failed"])
+def test_a_backend_status_is_a_state(state: str) -> None:
+    assert parse({"BackendStatus": state}).state == State(state)
+
+
+def test_an_empty_body_and_status_are_not_absent() -> None:
+    empty = parse({"Body": "", "Status": ""})
+    assert (empty.body, empty.status) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("TaskId", "x" * 129),
+        ("TaskId", "a b"),
+        ("TaskId", "a/b"),
+        ("TaskId", "a\n"),
+        ("TaskId", "ä"),
+        ("TaskId", "{04s}"),
+        ("TaskId", 7),
+        ("TaskId", ["a"]),
+        ("Status", 5),
+        ("Status", {}),
+        ("Status", "x" * (MAX_STATUS_CHARS + 1)),
+        ("BackendStatus", "Running"),
+        ("BackendStatus", "cancelled"),
+        ("BackendStatus", "dispatched"),
+        ("BackendStatus", ""),
+        ("BackendStatus", 1),
+        ("Endpoint", 5),
+        ("Endpoint", ["https://models.example.org/v1/org"]),
+        ("Body", {"a": 1}),
+        ("Body", [1]),
+        ("Body", 5),
+        ("PublishToGrid", "yes"),
+        ("PublishToGrid", 1),
+        ("PublishToGrid", []),
+        ("Attempt", 0),
+        ("Attempt", -1),
+        ("Attempt", 1.5),
+        ("Attempt", True),
+        ("Attempt", "one"),
+        ("Attempt", ""),
+        ("Attempt", "0"),
+        ("Attempt", "²"),
+        ("Attempt", MAX_ATTEMPT + 1),
+        ("Attempt", 10**30),
+    ],
+)
+def test_a_wrong_value_is_named(member: str, value: Any) -> None:
+    document = refusal(json.dumps({member.lower(): value}).encode())
+    assert {error["pointer"] for error in document["errors"]} == {f"/{member}"}
+    assert member in document["detail"]
+
+
+def test_a_wrong_value_is_not_repeated() -> None:
+    wrong: dict[str, Any] = dict.fromkeys(("TaskId", "BackendStatus", "PublishToGrid", "Attempt"), "hunter 2")
+    wrong |= {"Status": ["hunter 2"], "Endpoint": ["hunter 2"], "Body": {"hunter 2": "hunter 2"}}
+    document = refusal(json.dumps(wrong).encode())
+    assert {error["pointer"] for error in document["errors"]} == {f"/{member}" for member in wrong}
+    assert "hunter" not in json.dumps(document)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    document = refusal(b'{"Status": 5, "BackendStatus": "done", "Attempt": 0}')
+    assert [error["pointer"] for error in document["errors"]] == ["/Status", "/BackendStatus", "/Attempt"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"null", b"5", b'"text"', b"[]", b"[5]", b"[[{}]]", b"{", b"{} {}", b"\xff", b'{"Attempt": NaN}'],
+)
+def test_what_is_no_object_is_refused(body: bytes) -> None:
+    (error,) = refusal(body)["errors"]
+    assert error["pointer"] == ""
+
+
+def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
+    assert list(TaskView.of(TASK, BACKENDS).document().items()) == [
+        ("TaskId", "7"),
+        ("Timestamp", "2026-11-22T10:13:44.000000Z"),
+        ("Status", "on it"),
+        ("BackendStatus", "running"),
+        ("Endpoint", "https://models.example.org/base/v1/org/api?a=1"),
+        ("Body", None),
+        ("PublishToGrid", True),
+        ("EndpointPath", "/v1/org/api"),
+        ("Attempt", 3),
+        ("CreatedAt", "2026-11-22T10:12:44.123000Z"),
+        ("ResultContentType", None),
+        ("ResultSize", None),
+    ]
+
+
+@pytest.mark.parametrize("state", State)
+def test_existing_clients_know_no_state_between_created_and_running(state: State) -> None:
+    told = TaskView.of(_with(state=state), BACKENDS).backend_status
+    assert told == ("created" if state is State.DISPATCHED else state.value)
+
+
+def test_a_result_is_told_by_type_and_size() -> None:
+    view = TaskView.of(_with(result=Content("image/tiff", 5_000_000, "t-7/x")), BACKENDS)
+    assert (view.result_content_type, view.result_size) == ("image/tiff", 5_000_000)
+    assert "t-7/x" not in json.dumps(view.document())
+
+
+def test_a_task_whose_backend_was_taken_from_the_registry_is_still_told() -> None:
+    assert TaskView.of(_with(path="/v9/gone"), BACKENDS).endpoint == "/v9/gone"
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_history_knows_every_state(state: State) -> None:
+    entry = HistoryEntry.of(Event(1_795_342_364_001, state, 2, "dispatcher", "status"))
+    history = TaskHistory(task_id="7", events=[entry]).model_dump(by_alias=True)
+    assert history == {
+        "TaskId": "7",
+        "Events": [
+            {
+                "Timestamp": "2026-11-22T10:12:44.001000Z",
+                "State": state.value,
+                "Status": "status",
+                "Attempt": 2,
+                "Who": "dispatcher",
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("moment_ms", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1, "1970-01-01T00:00:00.001000Z"),
+        (1_795_342_364_999, "2026-11-22T10:12:44.999000Z"),
+        (4_102_444_799_999, "2099-12-31T23:59:59.999000Z"),
+    ],
+)
+def test_times_are_iso_8601_utc_to_the_millisecond(moment_ms: int, text: str) -> None:
+    assert iso(moment_ms) == text
+
+
+def _with(**changes: Any) -> Task:
+    return replace(TASK, **changes)

@@ -1,0 +1,153 @@
+"""What the tests of part B share."""
+
+import http.client
+import re
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from azure.storage.blob import ContainerClient
+
+from local.azurite import Azurite
+from local.stack import Stack
+from tests.scripted_backend import Answer, Call, ScriptedBackend
+
+INLINE_LIMIT_BYTES = 65_536
+TASK_KEYS = {
+    "TaskId",
+    "Timestamp",
+    "Status",
+    "BackendStatus",
+    "Endpoint",
+    "Body",
+    "PublishToGrid",
+    "EndpointPath",
+    "Attempt",
+    "CreatedAt",
+    "ResultContentType",
+    "ResultSize",
+}
+ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+
+
+def pattern_bytes(size_bytes: int) -> bytes:
+    """Bytes of every value, in an order that shows what was lost or swapped."""
+    return b"".join(number.to_bytes(4, "big") for number in range(size_bytes // 4 + 1))[:size_bytes]
+
+
+CONTENTS = {
+    "empty": ("application/json", b""),
+    "JSON": ("application/json", b'{ "a": 1.10 ,\r\n"b" :[]}'),
+    "text that is not UTF-8": ("text/plain; charset=iso-8859-1", "Öl".encode("latin-1")),
+    "every byte there is": ('application/x-numpy; v="1"', bytes(range(256))),
+    "64 KiB": ("image/tiff", pattern_bytes(INLINE_LIMIT_BYTES)),
+    "a byte more": ("image/tiff", pattern_bytes(INLINE_LIMIT_BYTES + 1)),
+    "several MB": ("application/octet-stream", pattern_bytes(5_000_001)),
+}
+
+
+def new_path() -> str:
+    """An endpoint path that no other test uses."""
+    return f"/v1/test/{uuid.uuid4().hex}"
+
+
+def submit(app: httpx.Client, path: str, content: bytes = b"{}", **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return app.post(f"/api/v1/submit{path}", content=content, headers=names)
+
+
+def keep(app: httpx.Client, backend: ScriptedBackend, path: str | None = None, **more: Any) -> str:
+    """The id of a task that stands as it is: nothing dispatches it, no lease ends."""
+    return report(app, Endpoint=backend.url + (path or new_path()), **more)["TaskId"]
+
+
+def report(app: httpx.Client, **update: Any) -> dict[str, Any]:
+    response = app.post("/api/CacheConnectorUpsert", json=update)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def hop(app: httpx.Client, task_id: str) -> dict[str, Any]:
+    """Send a task to its own queue again: a new attempt."""
+    return report(app, TaskId=task_id, BackendStatus="created", PublishToGrid=True, Body="again")
+
+
+def complete_on_call(stack: Stack, backend: ScriptedBackend, path: str) -> None:
+    """Have the model service report each task running and completed before it answers the dispatch."""
+
+    def reaction(call: Call) -> Answer | None:
+        with stack.client() as app:
+            report(app, TaskId=call.task_id, BackendStatus="running", Status="on it")
+            report(app, TaskId=call.task_id, BackendStatus="completed", Status="done")
+        return None
+
+    backend.react(path, reaction)
+
+
+def task_of(app: httpx.Client, task_id: str) -> dict[str, Any]:
+    return app.get(f"/api/v1/tasks/{task_id}").raise_for_status().json()
+
+
+def ended(app: httpx.Client, task_id: str) -> dict[str, Any]:
+    """The task once it has ended."""
+    headers: dict[str, str] = {}
+    while True:
+        response = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 30}, headers=headers)
+        assert response.status_code == 200, f"no change for 30 s: {response.text}"
+        headers = {"If-None-Match": response.headers["etag"]}
+        task: dict[str, Any] = response.json()
+        if task["BackendStatus"] in ("completed", "failed", "cancelled"):
+            return task
+
+
+def blob_sizes(azurite: Azurite, task_id: str) -> list[int]:
+    """Of all blobs that the app holds for a task."""
+    container = ContainerClient.from_connection_string(azurite.connection_string, "task-backbone")
+    with container:
+        if not container.exists():
+            return []
+        return [blob.size for blob in container.list_blobs(name_starts_with=f"t-{task_id}/")]
+
+
+def raw_request(
+    stack: Stack, method: str, target: str, *, headers: dict[str, str] | None = None, body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
+    """A request whose target is sent as it is: no client library makes it nicer."""
+    address = urlsplit(stack.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    try:
+        connection.putrequest(method, "/", skip_accept_encoding=True)
+        # putrequest refuses some targets; the line itself takes them all.
+        connection._buffer[0] = f"{method} {target} HTTP/1.1".encode("latin-1")  # type: ignore[attr-defined]
+        for name, value in {
+            "x-functions-key": stack.key,
+            "Content-Length": str(len(body)),
+            **(headers or {}),
+        }.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+def assert_problem(response: httpx.Response, status: int, kind: str, *, field: str | None = None) -> dict[str, Any]:
+    """That the response is the problem document it should be."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["type"] == f"urn:task-backbone:problem:{kind}"
+    assert document["status"] == status
+    assert isinstance(document["title"], str)
+    assert document["title"]
+    assert isinstance(document["detail"], str)
+    assert document["detail"]
+    if field is None:
+        assert "errors" not in document
+    else:
+        assert [error["pointer"] for error in document["errors"]] == [field]
+        assert all(error["detail"] for error in document["errors"])
+    return document

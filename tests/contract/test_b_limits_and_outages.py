@@ -1,0 +1,242 @@
+"""What part B says of bodies over the limit, of dependencies that are down, and of what health tells about them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from local.processes import ChildProcess
+from local.redis_server import RedisServer
+from local.stack import Stack
+from tests.conftest import IN_A_HURRY
+from tests.contract.part_b import (
+    INLINE_LIMIT_BYTES,
+    assert_problem,
+    complete_on_call,
+    ended,
+    keep,
+    new_path,
+    pattern_bytes,
+    report,
+    submit,
+    task_of,
+)
+from tests.scripted_backend import ScriptedBackend
+
+MAX_BODY_BYTES = 100_000
+PASSWORD = "open-sesame"
+LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
+ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory, backend: ScriptedBackend) -> Iterator[Stack]:
+    """A stack whose parts are its own, to be stopped and started; its app takes little at once."""
+    directory = tmp_path_factory.mktemp("fragile")
+    with (
+        RedisServer(directory / "redis", password=PASSWORD) as redis,
+        Stack(
+            directory,
+            redis=redis,
+            backends={"/v1/test": backend.url},
+            with_model=False,
+            settings=IN_A_HURRY | {"MAX_BODY_BYTES": str(MAX_BODY_BYTES)},
+        ) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture
+def app(fragile: Stack) -> Iterator[httpx.Client]:
+    with fragile.client() as client:
+        yield client
+
+
+@contextmanager
+def without(part: object) -> Iterator[None]:
+    assert isinstance(part, ChildProcess)
+    part.stop()
+    try:
+        yield
+    finally:
+        part.start()
+
+
+def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
+    """As anybody may ask for it, without a key."""
+    response = httpx.get(f"{stack.url}/api/v1/health", timeout=60)
+    assert response.headers["content-type"] == "application/json"
+    assert_no_secrets(response, stack)
+    document = response.json()
+    assert document.keys() == {"Status", "Dependencies"}
+    return response.status_code, document["Status"], document["Dependencies"]
+
+
+def assert_no_secrets(response: httpx.Response, stack: Stack) -> None:
+    assert isinstance(stack.redis, RedisServer)
+    told = response.text + str(response.headers)
+    for secret in (
+        PASSWORD,
+        stack.key,
+        str(stack.redis.port),
+        str(stack.azurite.blob_port),
+        "devstoreaccount",
+        "://",
+    ):
+        assert secret not in told
+
+
+def publish_something(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
+    """So that the app knows how Event Grid is."""
+    path = new_path()
+    complete_on_call(stack, backend, path)
+    ended(app, submit(app, path).json()["TaskId"])
+
+
+def test_a_body_at_the_limit_is_taken(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path, body = new_path(), pattern_bytes(MAX_BODY_BYTES)
+    assert submit(app, path, body).status_code == 202
+    assert backend.next_call(path).body == body
+
+
+@pytest.mark.parametrize("surplus_bytes", [1, 2_000_000])
+def test_a_body_over_the_limit_is_413_and_makes_no_task(surplus_bytes: int, app: httpx.Client) -> None:
+    path = new_path()
+    document = assert_problem(submit(app, path, bytes(MAX_BODY_BYTES + surplus_bytes)), 413, "too-large")
+    assert str(MAX_BODY_BYTES) in document["detail"]
+    assert path not in [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
+
+
+def test_a_chunked_body_over_the_limit_is_413(app: httpx.Client) -> None:
+    chunks = (bytes(30_000) for _ in range(4))
+    assert_problem(app.post(f"/api/v1/submit{new_path()}", content=chunks), 413, "too-large")
+
+
+def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
+    app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    address = f"/api/v1/tasks/{keep(app, backend)}/result"
+    assert app.put(address, content=pattern_bytes(MAX_BODY_BYTES)).status_code == 200
+    assert_problem(app.put(address, content=bytes(MAX_BODY_BYTES + 1)), 413, "too-large")
+    assert app.get(address).content == pattern_bytes(MAX_BODY_BYTES)
+
+
+def test_health_is_ok_when_everything_answers(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
+    publish_something(app, backend, fragile)
+    assert health(fragile) == (200, "ok", ALL_OK)
+
+
+def test_without_redis_health_is_503_and_comes_back(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    publish_something(app, backend, fragile)
+    with without(fragile.redis):
+        assert health(fragile) == (503, "unavailable", ALL_OK | {"Redis": "unavailable"})
+    assert health(fragile) == (200, "ok", ALL_OK)
+
+
+def test_without_blob_storage_health_is_degraded_and_comes_back(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    publish_something(app, backend, fragile)
+    with without(fragile.azurite):
+        assert health(fragile) == (200, "degraded", ALL_OK | {"BlobStorage": "unavailable"})
+    assert health(fragile) == (200, "ok", ALL_OK)
+
+
+def test_without_event_grid_tasks_are_taken_health_is_degraded_and_they_run_when_it_is_back(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    path = new_path()
+    complete_on_call(fragile, backend, path)
+    with without(fragile.event_grid):
+        response = submit(app, path, b"{}", idempotency_key="k")
+        assert response.status_code == 202
+        assert response.json()["BackendStatus"] == "created"
+        assert health(fragile) == (200, "degraded", ALL_OK | {"EventGrid": "unavailable"})
+    assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+    assert health(fragile) == (200, "ok", ALL_OK)
+
+
+REQUESTS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
+    "submit": lambda app, task_id: submit(app, new_path()),
+    "submit and wait": lambda app, task_id: submit(app, new_path(), prefer="wait=5"),
+    "status": lambda app, task_id: app.get(f"/api/v1/tasks/{task_id}"),
+    "wait": lambda app, task_id: app.get(f"/api/v1/tasks/{task_id}?wait=5"),
+    "history": lambda app, task_id: app.get(f"/api/v1/tasks/{task_id}/history"),
+    "result": lambda app, task_id: app.get(f"/api/v1/tasks/{task_id}/result"),
+    "put result": lambda app, task_id: app.put(f"/api/v1/tasks/{task_id}/result", content=b"x"),
+    "queue": lambda app, task_id: app.get("/api/v1/queues/v1/test"),
+    "queues": lambda app, task_id: app.get("/api/v1/queues"),
+}
+
+
+def test_without_redis_every_request_is_503_and_may_be_repeated(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    task_id = keep(app, backend)
+    before = task_of(app, task_id)
+    with without(fragile.redis):
+        for request in REQUESTS.values():
+            response = request(app, task_id)
+            assert_problem(response, 503, "unavailable")
+            assert int(response.headers["retry-after"]) >= 1
+            assert_no_secrets(response, fragile)
+    assert task_of(app, task_id) == before
+
+
+def test_what_makes_no_sense_is_told_without_redis_too(app: httpx.Client, fragile: Stack) -> None:
+    with without(fragile.redis):
+        assert_problem(submit(app, "/v1/unheard-of"), 404, "unknown-endpoint")
+        assert_problem(submit(app, new_path(), bytes(MAX_BODY_BYTES + 1)), 413, "too-large")
+        assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
+
+
+def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    small, large = keep(app, backend), keep(app, backend)
+    app.put(f"/api/v1/tasks/{large}/result", content=LARGE).raise_for_status()
+    with without(fragile.azurite):
+        publish_something(app, backend, fragile)
+        assert app.put(f"/api/v1/tasks/{small}/result", content=b"small").status_code == 200
+        assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
+
+        path = new_path()
+        for response in (
+            submit(app, path, LARGE),
+            app.put(f"/api/v1/tasks/{small}/result", content=LARGE),
+            app.get(f"/api/v1/tasks/{large}/result"),
+            app.post("/api/CacheConnectorUpsert", json={"Endpoint": backend.url + path, "Body": "x" * len(LARGE)}),
+        ):
+            assert_problem(response, 503, "unavailable")
+            assert int(response.headers["retry-after"]) >= 1
+            assert_no_secrets(response, fragile)
+        assert app.get(f"/api/v1/queues{path}").json()["Waiting"] == 0
+        assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
+        assert task_of(app, large)["ResultSize"] == len(LARGE)
+        report(app, TaskId=large, BackendStatus="completed")
+    assert app.get(f"/api/v1/tasks/{large}/result").content == LARGE
+
+
+def test_a_large_task_waits_for_blob_storage_and_is_dispatched_when_it_is_back(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    path = new_path()
+    complete_on_call(fragile, backend, path)
+    fragile.event_grid.stop()
+    try:
+        task_id = submit(app, path, LARGE).json()["TaskId"]
+        with without(fragile.azurite):
+            fragile.event_grid.start()
+            status = ""
+            while status != "Awaiting the request body":
+                response = app.get(f"/api/v1/tasks/{task_id}?wait=30")
+                status = response.json()["Status"]
+                assert response.json()["BackendStatus"] == "created"
+    finally:
+        if not fragile.event_grid.is_running:
+            fragile.event_grid.start()
+    assert ended(app, task_id)["BackendStatus"] == "completed"
+    assert backend.next_call(path).body == LARGE

@@ -1,0 +1,266 @@
+"""Submit: what is handed in reaches the model service as it was, or is refused."""
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from local.stack import Stack
+from tests.contract.part_b import (
+    CONTENTS,
+    INLINE_LIMIT_BYTES,
+    ISO_TIME,
+    TASK_KEYS,
+    assert_problem,
+    blob_sizes,
+    complete_on_call,
+    ended,
+    new_path,
+    raw_request,
+    submit,
+)
+from tests.scripted_backend import Answer, ScriptedBackend
+
+KEY = "@KEY@"
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_body_reaches_the_model_service_byte_for_byte_with_its_content_type(
+    content: str, app: httpx.Client, backend: ScriptedBackend, azurite: Azurite
+) -> None:
+    content_type, body = CONTENTS[content]
+    path = new_path()
+    task = submit(app, path, body, content_type=content_type).json()
+    call = backend.next_call(path)
+    assert call.body == body
+    assert call.headers["content-type"] == content_type
+    assert call.task_id == task["TaskId"]
+    assert call.attempt == 1
+    assert blob_sizes(azurite, task["TaskId"]) == ([len(body)] if len(body) > INLINE_LIMIT_BYTES else [])
+
+
+def test_a_body_without_a_content_type_is_handed_over_as_bytes(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    submit(app, path, b"\x00\x01")
+    assert backend.next_call(path).headers["content-type"] == "application/octet-stream"
+
+
+def test_a_chunked_body_is_put_together(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    app.post(f"/api/v1/submit{path}", content=iter([b"one ", b"two ", b"three"]))
+    assert backend.next_call(path).body == b"one two three"
+
+
+def test_the_answer_is_202_with_the_task_and_where_to_ask_for_it(
+    app: httpx.Client, backend: ScriptedBackend, stack: Stack
+) -> None:
+    path = new_path()
+    response = submit(app, path)
+    assert response.status_code == 202
+    assert response.headers["content-type"] == "application/json"
+    task = response.json()
+    assert task.keys() == TASK_KEYS
+    assert task["EndpointPath"] == path
+    assert task["Endpoint"] == backend.url + path
+    assert task["BackendStatus"] == task["Status"] == "created"
+    assert task["PublishToGrid"] is True
+    assert task["Body"] is None
+    assert task["Attempt"] == 1
+    assert (task["ResultContentType"], task["ResultSize"]) == (None, None)
+    assert ISO_TIME.fullmatch(task["CreatedAt"])
+    assert ISO_TIME.fullmatch(task["Timestamp"])
+    assert response.headers["location"] == f"{stack.url}/api/v1/tasks/{task['TaskId']}"
+    assert int(response.headers["retry-after"]) >= 1
+    assert "preference-applied" not in response.headers
+    assert app.get(response.headers["location"]).json()["TaskId"] == task["TaskId"]
+
+
+@pytest.mark.parametrize("route", ["/api/v1/submit", "/API/V1/Submit"])
+@pytest.mark.parametrize("query", ["", "?next=/v1/submit/"])
+def test_the_location_is_right_however_the_route_is_written(
+    route: str, query: str, app: httpx.Client, stack: Stack
+) -> None:
+    response = app.post(f"{route}{new_path()}/v1/submit/deeper{query}")
+    location = f"{stack.url}/api/v1/tasks/{response.json()['TaskId']}"
+    assert response.headers["location"].lower() == location
+    assert app.get(response.headers["location"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "passed_on"),
+    [
+        ("?a=1&b=2", "?a=1&b=2"),
+        ("?b=2&a=1&a=3", "?b=2&a=1&a=3"),
+        ("?scene=S2A%2F11+22&q=a%26b%3Dc&empty=&bare", "?scene=S2A%2F11+22&q=a%26b%3Dc&empty=&bare"),
+        ("?", ""),
+        (f"?code={KEY}", ""),
+        (f"?code={KEY}&a=1", "?a=1"),
+        (f"?a=1&code={KEY}&b=2", "?a=1&b=2"),
+        (f"?a=1&CODE={KEY}", "?a=1"),
+        (f"?%63ode={KEY}&a=1", "?a=1"),
+        (f"?code={KEY}&clientId=default&a=1", "?a=1"),
+        (f"?code={KEY}&postcode=12345&codec=h264", "?postcode=12345&codec=h264"),
+    ],
+)
+def test_the_query_string_is_passed_on_but_for_the_key(
+    query: str, passed_on: str, stack: Stack, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    headers = {} if KEY in query else {"x-functions-key": stack.key}
+    response = httpx.post(f"{stack.url}/api/v1/submit{path}{query.replace(KEY, stack.key)}", headers=headers)
+    assert response.status_code == 202
+    assert stack.key not in response.text
+    assert response.json()["Endpoint"] == backend.url + path + passed_on
+    call = backend.next_call(path)
+    assert call.path == path + passed_on
+    assert stack.key not in str(call.headers)
+
+
+def test_the_key_that_a_caller_used_is_not_handed_to_the_model_service(
+    app: httpx.Client, backend: ScriptedBackend, stack: Stack
+) -> None:
+    path = new_path()
+    submit(app, path, cookie="session=1", authorization="Bearer token")
+    headers = backend.next_call(path).headers
+    assert stack.key not in headers.values()
+    assert not {"x-functions-key", "cookie", "authorization"} & headers.keys()
+
+
+def test_the_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    submit(app, path, traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert backend.next_call(path).headers["traceparent"].split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"]
+)
+def test_a_path_that_is_not_registered_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
+    response = submit(app, path)
+    assert_problem(response, 404, "unknown-endpoint")
+    paths = [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
+    assert path not in paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v1/test/../model",
+        "/v1/test/%2e%2e/model",
+        "/v1/test/..%2fmodel",
+        "/v1/test/%252e%252e/model",
+        "/v1/test/./model",
+        "/v1/test//model",
+        "//models.example.org/v1/test/model",
+        "/http://models.example.org/v1/test/model",
+        "/v1/test/@models.example.org%2fmodel",
+        "/v1/test/model%00",
+        "/v1/test/model%0d%0aX-Evil:%201",
+        "/v1/test/mo%20del",
+        "/v1/test/mo\\del",
+        "/v1/test/..%5cmodel",
+        "/v1/test/model;v=1",
+        "/v1/test/model%3Fa=1",
+        "/v1/test/model%23a",
+        "/v1/test/%ff%fe",
+        "/v1/test/mod%C3%A8l",
+        "/v1/test/%7B%7D",
+        "/v1/test/" + "x" * 300,
+    ],
+)
+def test_a_hostile_path_is_404_and_reaches_nobody(
+    path: str, app: httpx.Client, stack: Stack, backend: ScriptedBackend
+) -> None:
+    queues = app.get("/api/v1/queues").json()["Queues"]
+    status, headers, _ = raw_request(stack, "POST", f"/api/v1/submit{path}", body=b"{}")
+    assert (status, headers.get("content-type")) == (404, "application/problem+json")
+    assert {queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]} <= {
+        queue["EndpointPath"] for queue in queues
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/test", "/v1/test/"])
+def test_the_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, backend: ScriptedBackend) -> None:
+    task_id = submit(app, path).json()["TaskId"]
+    assert backend.next_call(path).task_id == task_id
+
+
+@pytest.mark.parametrize("query", ["?" + "x" * 2049, "?a=<script>", '?a="b"', "?a={b}"])
+def test_a_query_string_that_cannot_be_passed_on_as_it_is_is_refused(query: str, stack: Stack) -> None:
+    status, headers, body = raw_request(stack, "POST", f"/api/v1/submit{new_path()}{query}", body=b"{}")
+    assert status in (400, 404)
+    assert headers["content-type"] == "application/problem+json"
+    assert b"query string" in body
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Content-Type", "text/plain; " + "x" * 255),
+        ("Content-Type", "text/plän".encode()),
+        ("Content-Type", b"text/plain\tx"),
+        ("Idempotency-Key", "x" * 256),
+        ("Idempotency-Key", ""),
+        ("Idempotency-Key", "schlüssel".encode()),
+        ("Idempotency-Key", b"a\tb"),
+    ],
+)
+def test_a_header_that_cannot_be_kept_is_400_and_named(name: str, value: str | bytes, app: httpx.Client) -> None:
+    response = app.post(f"/api/v1/submit{new_path()}", content=b"{}", headers={name: value})
+    assert_problem(response, 400, "invalid-request", field=name)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [
+        ("wait=30", "wait=30"),
+        ("respond-async, wait=30", "wait=30"),
+        ("WAIT = 30", "wait=30"),
+        ("wait=60", "wait=60"),
+        ("wait=3600", "wait=60"),
+    ],
+)
+def test_a_preferred_wait_answers_200_with_the_task_that_ended_in_time(
+    prefer: str, applied: str, app: httpx.Client, backend: ScriptedBackend, stack: Stack
+) -> None:
+    path = new_path()
+    complete_on_call(stack, backend, path)
+    response = submit(app, path, prefer=prefer)
+    assert response.status_code == 200
+    assert response.headers["preference-applied"] == applied
+    assert response.headers["location"] == f"{stack.url}/api/v1/tasks/{response.json()['TaskId']}"
+    assert "retry-after" not in response.headers
+    assert response.json()["BackendStatus"] == "completed"
+    assert response.json()["Status"] == "done"
+
+
+@pytest.mark.parametrize("prefer", ["wait=1", "wait=0"])
+def test_a_preferred_wait_that_is_too_short_answers_202_and_says_that_it_was_applied(
+    prefer: str, app: httpx.Client, stack: Stack
+) -> None:
+    response = submit(app, new_path(), prefer=prefer)
+    assert response.status_code == 202
+    assert response.headers["preference-applied"] == prefer
+    assert response.headers["location"] == f"{stack.url}/api/v1/tasks/{response.json()['TaskId']}"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    "prefer", ["respond-async", "wait", "wait=", "wait=soon", "wait=-5", "await=5", "return=minimal"]
+)
+def test_a_preference_that_is_not_understood_is_none(prefer: str, app: httpx.Client) -> None:
+    response = submit(app, new_path(), prefer=prefer)
+    assert response.status_code == 202
+    assert "preference-applied" not in response.headers
+
+
+def test_a_task_that_the_model_service_refuses_is_told_as_failed(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    backend.script(path, Answer(status=422, body=b"secret reasons"))
+    response = submit(app, path, prefer="wait=30")
+    assert response.status_code == 200
+    task = ended(app, response.json()["TaskId"])
+    assert task["BackendStatus"] == "failed"
+    assert "422" in task["Status"]
+    assert "secret" not in task["Status"]

@@ -1,0 +1,276 @@
+"""docs/openapi.json says what the app does: it is generated from it, and the app is held to it (Schemathesis)."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import jsonschema_rs
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation.feedback import NO_FEEDBACK
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from local.stack import ROOT, Stack
+from tests.scripted_backend import Answer, ScriptedBackend
+
+COMMITTED = ROOT / "docs" / "openapi.json"
+DOCUMENT: dict[str, Any] = json.loads(COMMITTED.read_text())
+API = schemathesis.openapi.from_path(COMMITTED)
+OPERATIONS = {
+    operation.definition.raw["operationId"]: operation
+    for operation in (result.ok() for result in API.get_all_operations())
+}
+ANSWERS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+# What the fuzzed requests must reach at least, or they would have tested nothing.
+REACHED = {
+    "SubmitTask": {200, 202, 404},
+    "GetTask": {200, 304, 404},
+    "GetTaskHistory": {200, 404},
+    "PutTaskResult": {200, 404, 409},
+    "GetTaskResult": {200, 404},
+    "AllQueueDepths": {200},
+    "QueueDepths": {200},
+    "Health": {200},
+    "CacheConnectorUpsert": {200, 400},
+    "CacheConnectorGet": {200, 204},
+    "CurrentProcessingUpsert": {200},
+    "CurrentProcessingGet": {200, 204},
+    "CurrentProcessingGetByPost": {200, 204},
+    "BackendWebhook": {200},
+    "BackendWebhookHandshake": {200},
+}
+
+# Operations that can tell bad input from good: the others take any text or bytes.
+REFUSING = {
+    "SubmitTask",
+    "GetTask",
+    "PutTaskResult",
+    "CacheConnectorUpsert",
+    "CurrentProcessingUpsert",
+    "BackendWebhook",
+}
+
+
+class Ground:
+    """A running app with tasks of its own for the fuzzed requests to hit."""
+
+    def __init__(self, stack: Stack, backend: ScriptedBackend) -> None:
+        self.base_url = f"{stack.url}/api"
+        self.key = {"x-functions-key": stack.key}
+        self.path = f"v1/test/{uuid.uuid4().hex}"
+        self.endpoint = f"{backend.url}/{self.path}"
+        self.session = requests.Session()
+        # A refused task has ended at once: nothing is left behind that would be tried again.
+        backend.script(f"/{self.path}", Answer(status=400))
+        with stack.client() as app:
+            self.open = _kept(app, self.endpoint)
+            self.ended = _kept(app, self.endpoint)
+            app.put(f"/api/v1/tasks/{self.ended}/result", content=b"result").raise_for_status()
+            done = {"TaskId": self.ended, "BackendStatus": "completed"}
+            app.post("/api/CacheConnectorUpsert", json=done).raise_for_status()
+            app.post(
+                "/api/CurrentProcessingUpsert",
+                json={"ApiPath": self.path, "ServiceCluster": "west", "IncrementBy": 1},
+            ).raise_for_status()
+
+    def lead(self, case: schemathesis.Case, turn: int) -> None:
+        """Turn what was generated to what exists, in two of three cases."""
+        third = turn % 3
+        known_id = (self.open, self.ended, None)[third]
+        if "id" in case.path_parameters and known_id:
+            case.path_parameters["id"] = known_id
+        if "taskId" in case.query and known_id:
+            case.query["taskId"] = known_id
+        if "path" in case.path_parameters and third < 2:
+            case.path_parameters["path"] = self.path
+        if {"cluster", "path"} <= case.query.keys() and third < 2:
+            case.query |= {"cluster": "west", "path": self.path}
+        if case.path == "/v1/submit/{path}" and third == 1:
+            case.headers["Prefer"] = "wait=30"
+            case.headers.pop("Idempotency-Key", None)
+        if case.path == "/v1/tasks/{id}" and third == 1:
+            case.headers["If-None-Match"] = "*"
+        if case.path == "/v1/tasks/{id}/result" and turn % 6 == 0:
+            case.headers.pop("X-Task-Attempt", None)
+        if "wait" in case.query:
+            case.query["wait"] = min(case.query["wait"], 0.001)
+        body = case.body[0] if isinstance(case.body, list) and case.body else case.body
+        if case.path == "/CacheConnectorUpsert" and isinstance(body, dict) and third < 2:
+            body["Endpoint"] = self.endpoint
+
+    def send(self, case: schemathesis.Case) -> requests.Response:
+        request = case.as_transport_kwargs(base_url=self.base_url, headers=self.key)
+        if "{path}" in case.path:
+            # x-ms-skip-url-encoding, which Schemathesis does not know.
+            request["url"] = request["url"].replace("%2F", "/")
+        return self.session.request(**request, timeout=90, allow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def ground(stack: Stack, backend: ScriptedBackend) -> Iterator[Ground]:
+    ground = Ground(stack, backend)
+    yield ground
+    ground.session.close()
+
+
+def test_the_committed_document_is_what_the_app_generates() -> None:
+    generated = _python("from docs.generate_openapi import generate; print(generate(), end='')")
+    assert generated.returncode == 0, generated.stderr
+    assert generated.stdout == COMMITTED.read_text(), "run: python -m docs.generate_openapi"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            "OPERATIONS[:] = [each for each in OPERATIONS if each.function != 'GetTask']",
+            "functions without a documented operation: [('GetTask', 'GET', '/v1/tasks/{id}')]",
+        ),
+        (
+            "OPERATIONS[0] = replace(OPERATIONS[0], method='PATCH')",
+            "functions without a documented operation: [('SubmitTask', 'POST', '/v1/submit/{path}')]",
+        ),
+        (
+            "OPERATIONS.append(replace(OPERATIONS[1], method='DELETE'))",
+            "documented operations without a function: [('GetTask', 'DELETE', '/v1/tasks/{id}')]",
+        ),
+    ],
+    ids=["not documented", "with another method", "not there"],
+)
+def test_an_operation_that_the_app_has_not_or_one_that_is_missing_makes_the_generator_fail(
+    change: str, complaint: str
+) -> None:
+    generated = _python(
+        "from dataclasses import replace; from docs.generate_openapi import OPERATIONS, generate; "
+        f"{change}; generate()"
+    )
+    assert generated.returncode != 0
+    assert complaint in generated.stderr
+
+
+def test_the_document_is_valid_openapi_and_names_each_operation_once() -> None:
+    API.validate()
+    ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == REACHED.keys()
+
+
+def test_every_example_is_valid_by_its_schema() -> None:
+    checked = 0
+    for where, described, example in _examples(DOCUMENT["paths"], "paths"):
+        validator = jsonschema_rs.validator_for({**described, "components": DOCUMENT["components"]})
+        assert not [error.message for error in validator.iter_errors(example)], where
+        checked += 1
+    assert checked > 50
+
+
+def test_what_a_later_release_brings_is_not_documented() -> None:
+    operations = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert ("delete", "/v1/tasks/{id}") not in operations
+    assert ("post", "/v1/tasks/{id}/replay") not in operations
+    assert ("get", "/v1/tasks") not in operations
+    assert ("patch", "/v1/queues/{path}") not in operations
+    assert "X-Task-Owner" not in COMMITTED.read_text()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> None:
+    statuses: Counter[int] = Counter()
+
+    @_deterministic(max_examples=25)
+    @given(case=OPERATIONS[name].as_strategy(feedback=NO_FEEDBACK))
+    def exercise(case: schemathesis.Case) -> None:
+        ground.lead(case, turn=statuses.total())
+        response = ground.send(case)
+        statuses[response.status_code] += 1
+        case.validate_response(response, checks=ANSWERS)
+
+    exercise()
+    assert REACHED[name] <= statuses.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name in REFUSING])
+def test_bad_requests_are_refused_as_documented(name: str, ground: Ground) -> None:
+    statuses: Counter[int] = Counter()
+
+    # With good paths, so that it is the rest that is refused.
+    place = {"id": ground.open if name == "PutTaskResult" else ground.ended, "path": ground.path}
+    known = {each: value for each, value in place.items() if f"{{{each}}}" in OPERATIONS[name].path}
+
+    @_deterministic(max_examples=25)
+    @given(case=OPERATIONS[name].as_strategy(GenerationMode.NEGATIVE, feedback=NO_FEEDBACK, path_parameters=known))
+    def exercise(case: schemathesis.Case) -> None:
+        response = ground.send(case)
+        # An empty parameter is none: the Functions host leaves it out.
+        assume(parse_qs(urlsplit(str(response.request.url)).query, keep_blank_values=True).get("wait") != [""])
+        statuses[response.status_code] += 1
+        case.validate_response(response, checks=[*ANSWERS, negative_data_rejection])
+
+    exercise()
+    assert statuses[400] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "Health"])
+@pytest.mark.parametrize("key", [{}, {"x-functions-key": "guessed"}])
+def test_without_the_key_there_is_no_answer_but_401(name: str, key: dict[str, str], stack: Stack) -> None:
+    operation = OPERATIONS[name]
+    path = operation.path.replace("{id}", str(uuid.uuid4())).replace("{path}", "v1/test/keyless")
+    response = httpx.request(operation.method, f"{stack.url}/api{path}", headers=key)
+    assert (response.status_code, response.content) == (401, b"")
+
+
+def _deterministic(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def _kept(app: httpx.Client, endpoint: str) -> str:
+    task = app.post("/api/CacheConnectorUpsert", json={"Endpoint": endpoint}).raise_for_status().json()
+    return task["TaskId"]
+
+
+def _examples(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Every example below *node* with the schema that stands beside it."""
+    if isinstance(node, dict):
+        if "schema" in node and "example" in node:
+            yield where, node["schema"], node["example"]
+        for name, named in node.get("examples", {}).items() if "schema" in node else ():
+            yield f"{where}/{name}", node["schema"], named["value"]
+        for name, child in node.items():
+            yield from _examples(child, f"{where}/{name}")
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from _examples(child, f"{where}/{index}")
