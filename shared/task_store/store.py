@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -65,9 +66,9 @@ _UNAVAILABLE = (
     TryAgainError,
     ClusterError,
 )
-# Errors that pass and for which redis-py has no type, by how they begin: a script that blocks all others, a disk that
-# is full, replicas that lag.
-_PASSING = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
+# Errors that pass and for which redis-py has no type: a script that blocks all others, a disk that is full, replicas
+# that lag. Redis 6.2 has the code of an error that struck within a script in the midst of its text.
+_PASSING = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
 
 
 class StoreUnavailable(Exception):
@@ -508,8 +509,8 @@ class TaskStore:
         except _UNAVAILABLE as error:
             raise StoreUnavailable(type(error).__name__) from error
         except ResponseError as error:
-            if str(error).startswith(_PASSING):
-                raise StoreUnavailable(str(error).partition(" ")[0]) from error
+            if passing := _PASSING.search(str(error)):
+                raise StoreUnavailable(passing[1]) from error
             raise
         except (RedisError, OSError, TimeoutError, AttributeError) as error:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.

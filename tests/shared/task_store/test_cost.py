@@ -19,7 +19,7 @@ from tests.shared.task_store.steps import Step, each_step
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, Server, nodes, tag_of
 
-MANY = 20_000
+MANY = 100_000
 PATHS = ("/v1/a", "/v1/b", "/v1/c")
 
 
