@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 DISPATCH_EVENT = "backbone.task.dispatch"
 DATA_VERSION = "1.0"
+PUBLISH_TIMEOUT_S = 5.0
 
 
 class PublishFailed(Exception):
@@ -52,7 +54,9 @@ class EventPublisher:
                 for task, context in zip(tasks, contexts, strict=True)
             ]
             try:
-                await cast("Any", self._open()).send(events)
+                # A create waits for this: when Event Grid hangs, the reconciler publishes instead.
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await cast("Any", self._open()).send(events)
                 self.last_outcome = "ok"
             except (AzureError, OSError, TimeoutError) as error:
                 self.last_outcome = "unavailable"
