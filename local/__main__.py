@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import signal
 import socket
 import sys
 import time
@@ -40,6 +41,9 @@ def main() -> int:
     )
     up.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
     options = parser.parse_args()
+    # Said to both signals, since a shell starts its background jobs deaf to SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         if options.command == "demo":
             return demo.run(options.results.resolve(), as_json=options.json)
