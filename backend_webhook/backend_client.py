@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAX_CONNECTIONS = 100
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRY_AFTER_S = 3600.0
 _DRAIN_BYTES = 64 * 1024
+_MAX_HEADER_BYTES = 8 * 1024
+_MAX_HEADERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +55,28 @@ Answer = Accepted | Busy | Unreachable | Rejected
 
 
 class BackendClient:
-    """One connection pool to all backends. Follows no redirect, knows no proxy, reads no answer beyond its status."""
+    """One connection pool to all backends. Follows no redirect, knows no proxy, takes nothing from an answer but its
+    status and ``Retry-After``, and of what else comes only a little into memory."""
 
     def __init__(self, backends: BackendRegistry) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, resolver=_GuardedResolver(backends)),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
         )
 
     async def post(self, endpoint: Endpoint, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
             async with self._session.post(
-                URL(endpoint.url, encoded=True), data=body, headers=headers, allow_redirects=False, timeout=timeout
+                URL(endpoint.url, encoded=True),
+                data=io.BytesIO(body),  # sent piece by piece: of bytes, what the socket does not take would be copied
+                headers=headers,
+                allow_redirects=False,
+                timeout=timeout,
             ) as response:
                 telemetry.answered(response.status)
                 answer = _meaning(response.status, response.headers.get("Retry-After"))

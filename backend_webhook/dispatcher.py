@@ -14,9 +14,11 @@ from backend_webhook.backend_client import Accepted, Answer, BackendClient, Busy
 from shared import telemetry
 from shared.backends import Endpoint, UnknownBackend
 from shared.bodies import BlobsUnavailable, BodyMissing
+from shared.limits import Overloaded
 from shared.services import Services
 from shared.task import Task
 from shared.task_store import BACKOFF_CAP_S, Claimed, Moved, Outcome
+from shared.transitions import after_transition
 
 log = logging.getLogger("task_backbone")
 
@@ -53,7 +55,15 @@ class Dispatcher:
             return Dispatched.DROPPED
         with telemetry.consumer_span(claimed.task, traceparent):
             telemetry.transition(claimed.task)
-            return await self._hand_over(claimed, timeout_s)
+            limits = self.services.limits
+            size_bytes = claimed.task.body.size_bytes if claimed.task.body else 0
+            try:
+                with limits.dispatches.hold(), limits.body(size_bytes):
+                    return await self._hand_over(claimed, timeout_s)
+            except Overloaded:
+                after_s = self.services.settings.busy_retry_s
+                await self._requeue(claimed.task, "Awaiting a free dispatcher", after_s, failed=False)
+                return Dispatched.BUSY
 
     async def _hand_over(self, claimed: Claimed, timeout_s: float) -> Dispatched:
         task = claimed.task
@@ -115,21 +125,20 @@ class Dispatcher:
         return await self._fail(task, f"Failed - the backend {answer.reason}{tried}.")
 
     async def _requeue(self, task: Task, status: str, after_s: float, *, failed: bool) -> Dispatched:
-        _report(await self.services.store.requeue(task, status=status, after_s=after_s, failed=failed))
+        await self._report(await self.services.store.requeue(task, status=status, after_s=after_s, failed=failed))
         return Dispatched.RETRIED
 
     async def _fail(self, task: Task, status: str) -> Dispatched:
-        _report(await self.services.store.fail_dispatch(task, status=status))
+        await self._report(await self.services.store.fail_dispatch(task, status=status))
         return Dispatched.FAILED
+
+    async def _report(self, outcome: Outcome) -> None:
+        # Refused: the backend has reported meanwhile, or the attempt was overtaken. Its word counts.
+        if isinstance(outcome, Moved) and outcome.transition:
+            await after_transition(self.services, outcome.task)
 
 
 def backoff_s(base_s: float, failures: int, jitter: float) -> float:
     """Delay before the next attempt: doubles with each failure to ten minutes at most; *jitter* in [0, 1) takes up
     to half of it away, so that tasks that failed together do not come back together."""
     return min(BACKOFF_CAP_S, base_s * 2.0 ** min(failures - 1, 30)) * (1 - jitter / 2)
-
-
-def _report(outcome: Outcome) -> None:
-    # Refused: the backend has reported meanwhile, or the attempt was overtaken. Its word counts, not the answer's.
-    if isinstance(outcome, Moved) and outcome.transition:
-        telemetry.transition(outcome.task)

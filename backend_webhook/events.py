@@ -72,15 +72,22 @@ def split(body: bytes) -> list[Any]:
     return events
 
 
-def read(event: Any) -> Event:
+def read(event: Any, topic_id: str | None = None) -> Event:
     """
+    Parameters:
+        topic_id: the resource id of the only topic whose events count; None: any.
+
     Raises:
-        BadEvent: the event is of no known type, or lacks what its type must have.
+        BadEvent: the event is another topic's, of no known type, or lacks what its type must have.
     """
     if not isinstance(event, dict):
         raise BadEvent("an event must be an object")
     members = cast("dict[str, Any]", event)
-    kind = members.get("type") if "specversion" in members else members.get("eventType")
+    is_cloud_event = "specversion" in members
+    topic = members.get("source" if is_cloud_event else "topic")
+    if topic_id is not None and not (isinstance(topic, str) and topic.casefold() == topic_id.casefold()):
+        raise BadEvent("the event is another topic's")
+    kind = members.get("type" if is_cloud_event else "eventType")
     data = members.get("data")
     if kind == VALIDATION_EVENT:
         return Handshake(_text(_members(data), "validationCode"))

@@ -19,7 +19,7 @@ _MINIMUM_NODE_MAJOR = 18
 
 # The account that every storage emulator has had since the first; its key is public.
 _ACCOUNT = "devstoreaccount1"
-_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def find_node() -> tuple[Path, list[str]]:
@@ -103,7 +103,7 @@ class Azurite(ChildProcess):
     def connection_string(self) -> str:
         """For `BlobServiceClient.from_connection_string`."""
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_ACCOUNT_KEY};"
+            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={ACCOUNT_KEY};"
             f"BlobEndpoint=http://127.0.0.1:{self.blob_port}/{_ACCOUNT};"
         )
 

@@ -39,6 +39,7 @@ class Answer:
     body: bytes = b""
     hold: threading.Event | None = None
     hang_up: bool = False
+    reason: str | None = None
 
 
 class _Server(ThreadingHTTPServer):
@@ -70,7 +71,7 @@ class ScriptedBackend:
                 if answer.hang_up:
                     self.close_connection = True
                     return
-                self.send_response(answer.status)
+                self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer.body)))

@@ -27,7 +27,7 @@ from local.event_grid.delivery import (
 )
 from local.event_grid.faults import Faults
 from local.event_grid.journal import Delivery, Journal
-from local.event_grid.schema import MAX_BATCH_BYTES, Event, is_cloud_event
+from local.event_grid.schema import MAX_BATCH_BYTES, Event, is_cloud_event, topic_id
 from local.event_grid.subscription import Subscription, SubscriptionSettings
 from local.event_grid.timetable import Timetable
 from local.event_grid.webhook import Webhook
@@ -110,10 +110,7 @@ class Emulator:
         faults: Faults | None = None,
     ) -> None:
         self.topic = topic
-        self.topic_id = (
-            "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local"
-            f"/providers/Microsoft.EventGrid/topics/{topic}"
-        )
+        self.topic_id = topic_id(topic)
         self.clock = clock
         self.faults = faults or Faults()
         self.stats = Stats()

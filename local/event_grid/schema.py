@@ -31,6 +31,14 @@ class TooManyEventsError(ValueError):
     """Raised when a batch holds more than `MAX_BATCH_EVENTS` events."""
 
 
+def topic_id(topic: str) -> str:
+    """The resource id that a topic has here."""
+    return (
+        "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local"
+        f"/providers/Microsoft.EventGrid/topics/{topic}"
+    )
+
+
 def parse_events(body: bytes, content_type: str, topic_id: str) -> list[Event]:
     """The events of a publish request, checked and stamped with `topic_id`.
 

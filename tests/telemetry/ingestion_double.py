@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tests import secrecy
+
 
 @dataclass(frozen=True)
 class Item:
@@ -126,3 +128,4 @@ class IngestionDouble:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        secrecy.exported.append(self.raw)

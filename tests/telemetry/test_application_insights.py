@@ -18,6 +18,7 @@ from shared.settings import INLINE_LIMIT_BYTES
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.secrecy import planted
 from tests.telemetry.ingestion_double import IngestionDouble, Item
 from tests.waiting import eventually
 
@@ -36,7 +37,7 @@ ONLY_THE_APP = {
         "OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
     )
 }
-REDIS_PASSWORD = "redis-pass-" + secrets.token_hex(8)
+REDIS_PASSWORD = planted("redis-password")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,289 @@
+"""A backend that means harm can make its own task fail, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import itertools
+import socket
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from backend_webhook.backend_client import Accepted, BackendClient, Rejected, Unreachable
+from local.processes import free_port
+from tests.backend_webhook.evil_backend import evil_backend
+from tests.backend_webhook.test_backend_client import Outcome, endpoint_at, post, registry
+from tests.scripted_backend import Answer, ScriptedBackend
+
+MEGABYTE = 1024 * 1024
+MOST_BYTES = 8 * MEGABYTE
+"""What an answer may make this process hold: the limits together are far below it, and a bomb is far above."""
+
+BOMB = gzip.compress(bytes(100 * MEGABYTE))
+
+Parts = Callable[[], Iterator[bytes]]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[BackendClient]:
+    client = BackendClient(registry("http://127.0.0.1", loopback=True))
+    yield client
+    await client.aclose()
+
+
+def endless_body() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"
+    yield from itertools.repeat(bytes(MEGABYTE))
+
+
+def endless_chunks() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield from itertools.repeat(b"100000\r\n" + bytes(MEGABYTE) + b"\r\n")
+
+
+def endless_chunk_extension() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x="
+    yield from itertools.repeat(b"x" * MEGABYTE)
+
+
+def endless_trailers() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    yield from (f"X-{number}: {'x' * 8000}\r\n".encode() for number in itertools.count())
+
+
+def gzip_bomb() -> Iterator[bytes]:
+    yield f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB
+
+
+def endless_status_line() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 "
+    yield from itertools.repeat(b"x" * MEGABYTE)
+
+
+def endless_header() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nX-Long: "
+    yield from itertools.repeat(b"x" * MEGABYTE)
+
+
+def endless_headers() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n"
+    yield from (f"X-{number}: {'x' * 8000}\r\n".encode() for number in itertools.count())
+
+
+def no_http() -> Iterator[bytes]:
+    yield from itertools.repeat(b"\x16\x03\x01" + bytes(MEGABYTE))
+
+
+def two_lengths() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"
+
+
+def another_protocol() -> Iterator[bytes]:
+    yield b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: evil\r\n\r\n"
+    yield from itertools.repeat(bytes(MEGABYTE))
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        (endless_body, Accepted()),
+        (endless_chunks, Accepted()),
+        (endless_chunk_extension, Accepted()),
+        (endless_trailers, Accepted()),
+        (gzip_bomb, Accepted()),
+        (endless_status_line, Unreachable("could not be reached")),
+        (endless_header, Unreachable("could not be reached")),
+        (endless_headers, Unreachable("could not be reached")),
+        (no_http, Unreachable("could not be reached")),
+        (two_lengths, Unreachable("could not be reached")),
+        (another_protocol, Rejected("answered 101")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_of_an_answer_without_end_only_the_beginning_is_read(
+    client: BackendClient, answer: Parts, meaning: Outcome
+) -> None:
+    with evil_backend(answer) as evil:
+        endpoint = endpoint_at(evil.url)
+        tracemalloc.start()
+        try:
+            assert await post(client, endpoint) == meaning
+            held_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        await client.aclose()  # a short answer's connection is kept for the next call
+        await asyncio.to_thread(evil.wait_until_hung_up)
+    # The backend, in this process too, holds what it sends.
+    assert held_bytes < MOST_BYTES
+
+
+def slow_headers(pace: threading.Event) -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n"
+    for number in itertools.count():
+        pace.wait(0.02)
+        yield f"X-{number}: x\r\n".encode() if number < 50 else b"x"
+
+
+def slow_status_line(pace: threading.Event) -> Iterator[bytes]:
+    for letter in itertools.chain(b"HTTP/1.1 200 ", itertools.repeat(b"x"[0])):
+        pace.wait(0.02)
+        yield bytes([letter])
+
+
+def never_final(pace: threading.Event) -> Iterator[bytes]:
+    while True:
+        pace.wait(0.001)
+        yield b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [slow_headers, slow_status_line, never_final])
+async def test_an_answer_that_comes_in_drips_is_not_waited_for(
+    client: BackendClient, answer: Callable[[threading.Event], Iterator[bytes]]
+) -> None:
+    never = threading.Event()
+    with evil_backend(lambda: answer(never)) as evil:
+        assert await post(client, endpoint_at(evil.url), timeout_s=0.5) == Unreachable("did not answer in time")
+        await asyncio.to_thread(evil.wait_until_hung_up)
+
+
+async def test_a_body_that_comes_in_drips_is_not_waited_for(client: BackendClient) -> None:
+    never = threading.Event()
+
+    def slow_body() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+        while True:
+            never.wait(0.02)
+            yield b"x"
+
+    with evil_backend(slow_body) as evil:
+        assert await post(client, endpoint_at(evil.url)) == Accepted()
+        await asyncio.to_thread(evil.wait_until_hung_up)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/metadata/identity/oauth2/token",
+        "http://168.63.129.16/",
+        "//169.254.169.254/",
+        "http://127.0.0.1:{trap}/",
+        "/elsewhere",
+        "file:///etc/passwd",
+    ],
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_wherever_a_redirect_leads_nobody_goes_there(
+    client: BackendClient, location: str, status: int, connections: list[Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap_port = trap.getsockname()[1]
+
+        def redirect() -> Iterator[bytes]:
+            yield (
+                f"HTTP/1.1 {status} Moved\r\nLocation: {location.format(trap=trap_port)}\r\n"
+                "Refresh: 0; url=http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"
+            ).encode()
+
+        with evil_backend(redirect) as evil:
+            assert await post(client, endpoint_at(evil.url)) == Rejected(f"answered {status}")
+            assert [port for _, port in connections] == [int(evil.url.rpartition(":")[2])]
+
+
+@pytest.fixture
+async def connections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The addresses that this event loop connects to."""
+    loop = asyncio.get_running_loop()
+    connect, made = loop.sock_connect, list[tuple[str, int]]()
+
+    async def sock_connect(sock: socket.socket, address: Any) -> None:
+        made.append((address[0], address[1]))
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", sock_connect)
+    return made
+
+
+class Dns:
+    """Answers each question with the next of its addresses, and for ever with the last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+        self.asked = 0
+        self._addresses = addresses
+        monkeypatch.setattr(socket, "getaddrinfo", self._getaddrinfo)
+
+    def _getaddrinfo(self, host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        address = self._addresses[min(self.asked, len(self._addresses) - 1)]
+        self.asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))]
+
+
+@pytest.mark.parametrize("forbidden", ["169.254.169.254", "168.63.129.16", "0.0.0.0"])
+async def test_a_name_that_changes_its_mind_between_two_calls_leads_nowhere_the_second_time(
+    forbidden: str, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, connections: list[tuple[str, int]]
+) -> None:
+    dns = Dns(monkeypatch, "127.0.0.1", forbidden)
+    base_url = backend.url.replace("127.0.0.1", "models.example.org")
+    endpoint = endpoint_at(base_url)
+    # So that the second call needs a connection of its own.
+    backend.script(endpoint.path, Answer(200, {"Connection": "close"}))
+    client = BackendClient(registry(base_url, loopback=True))
+    try:
+        assert await post(client, endpoint) == Accepted()
+        _forget_names(client)
+        assert await post(client, endpoint) == Unreachable("could not be reached")
+    finally:
+        await client.aclose()
+    assert dns.asked == 2
+    assert [host for host, _ in connections] == ["127.0.0.1"]
+
+
+async def test_a_name_is_asked_for_once_a_call_so_that_what_was_checked_is_what_is_called(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, connections: list[tuple[str, int]]
+) -> None:
+    dns = Dns(monkeypatch, "127.0.0.1", "169.254.169.254")
+    base_url = backend.url.replace("127.0.0.1", "models.example.org")
+    client = BackendClient(registry(base_url, loopback=True))
+    try:
+        assert await post(client, endpoint_at(base_url)) == Accepted()
+    finally:
+        await client.aclose()
+    assert dns.asked == 1
+    assert [host for host, _ in connections] == ["127.0.0.1"]
+
+
+async def test_a_name_that_first_led_nowhere_is_called_once_it_leads_where_it_may(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Dns(monkeypatch, "169.254.169.254", "127.0.0.1")
+    base_url = backend.url.replace("127.0.0.1", "models.example.org")
+    client = BackendClient(registry(base_url, loopback=True))
+    try:
+        assert await post(client, endpoint_at(base_url)) == Unreachable("could not be reached")
+        assert await post(client, endpoint_at(base_url)) == Accepted()
+    finally:
+        await client.aclose()
+
+
+async def test_a_backend_that_is_to_speak_tls_and_does_not_is_told_nothing(
+    backend: ScriptedBackend, client: BackendClient
+) -> None:
+    # TLS is asked for, and what answers does not speak it: nothing is ever sent in the clear instead.
+    endpoint = endpoint_at(backend.url.replace("http://", "https://"))
+    assert await post(client, endpoint) == Unreachable("could not be reached")
+    assert backend.untaken(endpoint.path) == 0
+
+
+async def test_a_connection_that_opens_and_says_nothing_is_not_waited_for(client: BackendClient) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        endpoint = endpoint_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert await post(client, endpoint, timeout_s=0.3) == Unreachable("did not answer in time")
+
+
+def _forget_names(client: BackendClient) -> None:
+    """As if the ten seconds had passed for which names are remembered."""
+    connector: Any = client._session.connector
+    connector.clear_dns_cache()
