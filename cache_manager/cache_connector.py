@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from cache_manager.tasks import Tasks
+from cache_manager.callers import tasks_for
 from cache_manager.wire import TaskUpsert, TaskView
 from functions_http import http_function, json_response
 from shared.problems import invalid
@@ -16,7 +16,7 @@ blueprint = func.Blueprint()
 
 @http_function(blueprint, "CacheConnectorUpsert", methods=["POST"])
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = await Tasks(services).upsert(TaskUpsert.parse(req.get_body()))
+    task = await tasks_for(req, services).upsert(TaskUpsert.parse(req.get_body()))
     return json_response(TaskView.of(task, services.backends).document())
 
 
@@ -25,7 +25,7 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
     task_id = req.params.get("taskId")
     if not task_id:
         raise invalid("taskId", "the query parameter is missing")
-    task = await services.store.get(task_id) if is_task_id(task_id) else None
+    task = await tasks_for(req, services).find(task_id) if is_task_id(task_id) else None
     if task is None:
         return func.HttpResponse(status_code=204)
     return json_response(TaskView.of(task, services.backends).document())

@@ -40,7 +40,10 @@ class Health(BaseModel):
     dependencies: Dependencies
 
 
-@http_function(blueprint, "Health", route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+# Not counted: a process that is busy is not to be taken for one that is dead.
+@http_function(
+    blueprint, "Health", route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS, counted=False
+)
 async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     redis, blobs = await asyncio.gather(
         _answers(services.store.ping(), StoreUnavailable), _answers(services.bodies.ping(), BlobsUnavailable)

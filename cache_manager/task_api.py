@@ -9,21 +9,23 @@ from urllib.parse import unquote_plus, urlsplit
 
 import azure.functions as func
 
-from cache_manager.tasks import Tasks
-from cache_manager.wire import HistoryEntry, TaskHistory, TaskView
+from cache_manager.callers import tasks_for
+from cache_manager.wire import HistoryEntry, TaskHistory, TaskList, TaskView
 from functions_http import header, http_function, json_response
 from shared import telemetry
 from shared.backends import UnknownBackend
 from shared.bodies import BodyMissing
 from shared.problems import Problem, invalid, no_such_task
 from shared.services import Services
-from shared.task import Task
+from shared.task import State, Task
 from shared.task_id import is_task_id, new_task_id
-from shared.task_store import Existing, NewTask
+from shared.task_store import Existing, Listing, NewTask, Place
 
 blueprint = func.Blueprint()
 
 MAX_WAIT_S = 60
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
 _KEY_PARAMETERS = ("code", "clientid")
 """Query parameters of the Functions host, which are not the backend's to see."""
@@ -42,14 +44,17 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     wait_s = _preferred_wait_s(req)
     key = _idempotency_key(req)
     fingerprint = _fingerprint(content_type, endpoint.query, body) if key else ""
-    created = await Tasks(services).submit(
+    tasks = tasks_for(req, services)
+    owner = tasks.owner or ""
+    created = await tasks.submit(
         NewTask(
-            str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{path}\n{key}")) if key else new_task_id(),
+            str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{owner}\n{path}\n{key}")) if key else new_task_id(),
             path,
             endpoint.backend.lease_s,
             query=endpoint.query,
             traceparent=telemetry.traceparent(),
             fingerprint=fingerprint,
+            owner=owner,
         ),
         content_type,
         body,
@@ -65,7 +70,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
         )
     preference: dict[str, str] = {}
     if wait_s is not None:
-        task = await Tasks(services).wait_for_end(task, wait_s)
+        task = await tasks.wait_for_end(task, wait_s)
         preference = {"Preference-Applied": f"wait={wait_s}"}
     root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     status = 200 if wait_s is not None and task.state.is_terminal else 202
@@ -74,7 +79,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
 
 @http_function(blueprint, "GetTask", route="v1/tasks/{id}", methods=["GET"])
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    tasks = Tasks(services)
+    tasks = tasks_for(req, services)
     task = await tasks.get(_task_id(req))
     known = header(req, "if-none-match")
     if wait_s := _wait_s("wait", req.params.get("wait")):
@@ -85,32 +90,68 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     return _task_response(task, services, 200, {})
 
 
+@http_function(blueprint, "CancelTask", route="v1/tasks/{id}", methods=["DELETE"])
+async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await tasks_for(req, services).cancel(_task_id(req))
+    return _task_response(task, services, 200, {})
+
+
+@http_function(blueprint, "ReplayTask", route="v1/tasks/{id}/replay", methods=["POST"])
+async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await tasks_for(req, services).replay(_task_id(req))
+    return _task_response(task, services, 202, {})
+
+
+@http_function(blueprint, "TaskHeartbeat", route="v1/tasks/{id}/heartbeat", methods=["POST"])
+async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task = await tasks_for(req, services).beat(_task_id(req), _attempt(req))
+    return _task_response(task, services, 200, {})
+
+
+@http_function(blueprint, "ListTasks", route="v1/tasks", methods=["GET"])
+async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    page = await tasks_for(req, services).page(
+        Listing(
+            limit=_limit(req.params.get("limit")),
+            path=req.params.get("path") or None,
+            state=_state(req.params.get("status")),
+            before=_cursor(req.params.get("cursor")),
+        )
+    )
+    listed = TaskList(
+        tasks=[TaskView.of(task, services.backends) for task in page.tasks],
+        next_cursor=f"{page.next.created_ms:x}-{page.next.id}" if page.next else None,
+    )
+    return json_response(listed.model_dump(by_alias=True))
+
+
 @http_function(blueprint, "GetTaskHistory", route="v1/tasks/{id}/history", methods=["GET"])
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = await Tasks(services).get(_task_id(req))
+    task = await tasks_for(req, services).get(_task_id(req))
     history = TaskHistory(task_id=task.id, events=[HistoryEntry.of(event) for event in task.history])
     return json_response(history.model_dump(by_alias=True))
 
 
 @http_function(blueprint, "PutTaskResult", route="v1/tasks/{id}/result", methods=["PUT"])
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = await Tasks(services).put_result(_task_id(req), _attempt(req), _content_type(req), req.get_body())
+    task = await tasks_for(req, services).put_result(_task_id(req), _attempt(req), _content_type(req), req.get_body())
     return _task_response(task, services, 200, {})
 
 
 @http_function(blueprint, "GetTaskResult", route="v1/tasks/{id}/result", methods=["GET"])
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = await Tasks(services).get(_task_id(req))
+    task = await tasks_for(req, services).get(_task_id(req))
     if task.result is None:
         raise _no_result(task)
-    try:
-        data = (
-            await services.bodies.read(task.result.blob)
-            if task.result.blob
-            else await services.store.inline_result(task.id)
-        )
-    except BodyMissing:
-        data = None
+    with services.limits.body(task.result.size_bytes):
+        try:
+            data = (
+                await services.bodies.read(task.result.blob)
+                if task.result.blob
+                else await services.store.inline_result(task.id)
+            )
+        except BodyMissing:
+            data = None
     if data is None:
         raise _no_result(task)
     return func.HttpResponse(
@@ -184,6 +225,27 @@ def _wait_s(name: str, text: str | None) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
         raise invalid(name, "a number of seconds is expected")
     return min(MAX_WAIT_S, float(text))
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
+        raise invalid("limit", f"a number from 1 to {MAX_LIMIT} is expected")
+    return int(text)
+
+
+def _state(text: str | None) -> State | None:
+    if text and text not in set(State):
+        raise invalid("status", f"one of {', '.join(State)} is expected")
+    return State(text) if text else None
+
+
+def _cursor(text: str | None) -> Place | None:
+    match = re.fullmatch(r"([0-9a-f]{1,12})-(.+)", text or "")
+    if text and (match is None or not is_task_id(match[2])):
+        raise invalid("cursor", "the NextCursor of a former page is expected")
+    return Place(int(match[1], 16), match[2]) if match else None
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cache_manager.wire import TaskUpsert, TaskView
 from shared import telemetry
 from shared.backends import Endpoint, UnknownBackend
 from shared.events import PublishFailed
+from shared.limits import Overloaded
 from shared.problems import Problem, invalid, no_such_task, too_large
 from shared.services import Services
 from shared.task import Content, State, Task
 from shared.task_id import new_task_id
-from shared.task_store import Created, Existing, Moved, NewTask, Outcome, Refusal, Refused
+from shared.task_store import Created, Existing, Listing, Moved, NewTask, Outcome, Page, Refusal, Refused
+from shared.transitions import after_transition
 
 log = logging.getLogger("task_backbone")
 
@@ -26,7 +29,10 @@ _LAST_POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
+    """The operations, for a caller that has or has not an owner: who has one meets only the owner's tasks."""
+
     services: Services
+    owner: str | None = None
 
     async def submit(self, new: NewTask, content_type: str, body: bytes) -> Created | Existing:
         """Create a task and have it dispatched.
@@ -63,7 +69,7 @@ class Tasks:
         """
         started_ns = telemetry.now_ns()
         content = await self._store_body(task_id, content_type, data)
-        outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt)
+        outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt, owner=self.owner)
         if isinstance(outcome, Refused):
             await self.services.bodies.discard(content)
             raise self._refusal(outcome)
@@ -75,10 +81,46 @@ class Tasks:
         Raises:
             Problem: 404.
         """
-        task = await self.services.store.get(task_id)
+        task = await self.find(task_id)
         if task is None:
             raise no_such_task()
         return task
+
+    async def find(self, task_id: str) -> Task | None:
+        task = await self.services.store.get(task_id)
+        return None if task is None or (self.owner is not None and task.owner != self.owner) else task
+
+    async def beat(self, task_id: str, attempt: int | None) -> Task:
+        """A sign of life of who works on the task.
+
+        Raises:
+            Problem: 404, 409.
+        """
+        return self._taken(await self.services.store.beat(task_id, attempt=attempt, owner=self.owner))
+
+    async def cancel(self, task_id: str) -> Task:
+        """
+        Raises:
+            Problem: 404, 409.
+        """
+        outcome = await self.services.store.cancel(task_id, owner=self.owner)
+        task = self._taken(outcome)
+        if isinstance(outcome, Moved) and outcome.transition:
+            await after_transition(self.services, task)
+        return task
+
+    async def replay(self, task_id: str) -> Task:
+        """
+        Raises:
+            Problem: 404, 409.
+        """
+        task = self._taken(await self.services.store.replay(task_id, owner=self.owner))
+        telemetry.transition(task)
+        await self._publish(task)
+        return task
+
+    async def page(self, listing: Listing) -> Page:
+        return await self.services.store.page(replace(listing, owner=self.owner))
 
     async def wait_for_change(self, task: Task, seen: Callable[[Task], bool], seconds: float) -> Task:
         """The task once it is no longer as *seen* or it is finished; as it is when the time is up."""
@@ -91,10 +133,12 @@ class Tasks:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause_s = _FIRST_POLL_S
-        while not task.state.is_terminal and not enough(task) and (left_s := deadline - loop.time()) > 0:
-            await asyncio.sleep(min(pause_s, left_s))
-            pause_s = min(_LAST_POLL_S, pause_s * 2)
-            task = await self.get(task.id)
+        # Where too many wait already, the time is up at once.
+        with suppress(Overloaded), self.services.limits.waits.hold():
+            while not task.state.is_terminal and not enough(task) and (left_s := deadline - loop.time()) > 0:
+                await asyncio.sleep(min(pause_s, left_s))
+                pause_s = min(_LAST_POLL_S, pause_s * 2)
+                task = await self.get(task.id)
         return task
 
     async def _upsert(
@@ -123,15 +167,13 @@ class Tasks:
                 body=content,
                 inline_body=body,
                 traceparent=telemetry.traceparent(),
+                owner=self.owner or "",
             )
         )
         if isinstance(created, Created):
             return created.task
         # Somebody else created it between the two steps: now it is an update.
-        outcome = await self._change(task_id, request, endpoint, content, body)
-        if isinstance(outcome, Refused):
-            raise self._refusal(outcome)
-        return outcome.task
+        return self._taken(await self._change(task_id, request, endpoint, content, body))
 
     async def _change(
         self, task_id: str, request: TaskUpsert, endpoint: Endpoint | None, content: Content | None, body: bytes
@@ -149,6 +191,7 @@ class Tasks:
                 query=query,
                 body=content,
                 inline_body=body,
+                owner=self.owner,
             )
         else:
             outcome = await store.update(
@@ -160,11 +203,12 @@ class Tasks:
                 query=query,
                 body=content,
                 inline_body=body,
+                owner=self.owner,
             )
         if isinstance(outcome, Moved):
             telemetry.join(outcome.task, f"update {outcome.task.state}", started_ns)
             if outcome.transition:
-                telemetry.transition(outcome.task)
+                await after_transition(self.services, outcome.task)
                 if request.publish_to_grid:
                     await self._publish(outcome.task)
         return outcome
@@ -198,6 +242,11 @@ class Tasks:
             return self.services.backends.resolve(request.endpoint)
         except UnknownBackend as error:
             raise invalid("/Endpoint", str(error)) from None
+
+    def _taken(self, outcome: Outcome) -> Task:
+        if isinstance(outcome, Refused):
+            raise self._refusal(outcome)
+        return outcome.task
 
     def _refusal(self, refused: Refused) -> Problem:
         if refused.task is None:

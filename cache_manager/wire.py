@@ -131,6 +131,22 @@ class TaskView(BaseModel):
         return self.model_dump(by_alias=True)
 
 
+class TaskList(BaseModel):
+    """A page of tasks, newest first."""
+
+    model_config = ConfigDict(
+        alias_generator=to_pascal,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+    tasks: list[TaskView]
+    """May be fewer than the limit, even none, on a page that is not the last."""
+    next_cursor: str | None
+    """For the next page; null on the last."""
+
+
 class HistoryEntry(BaseModel):
     """One transition of a task."""
 

@@ -1,45 +1,59 @@
-"""Publishing to Event Grid: a small event that names a task's attempt; never a URL, never a body."""
+"""Publishing to Event Grid: that a task's attempt is to be dispatched, or that a task has ended.
+
+Events are small: never a URL, never a body.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pydantic import SecretStr
+
 from shared import telemetry
-from shared.settings import Settings
+from shared.circuit import Circuit, CircuitOpen
 from shared.task import Task
 
 if TYPE_CHECKING:
     from azure.eventgrid.aio import EventGridPublisherClient
 
 DISPATCH_EVENT = "backbone.task.dispatch"
+COMPLETION_EVENT = "backbone.task."
+"""And then the terminal state."""
 DATA_VERSION = "1.0"
 PUBLISH_TIMEOUT_S = 5.0
+STATUS_CHARS = 200
+"""What of the status text an event tells: a request to Event Grid has 1 MB at most."""
 
 
 class PublishFailed(Exception):
     """Raised when Event Grid did not take the events. The tasks are safe: their deadlines publish them again."""
 
 
-class EventPublisher:
-    """The app's custom topic."""
+class Topic:
+    """One Event Grid topic, entered with its key, or without one with the app's managed identity."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, uri: str, key: SecretStr | None) -> None:
+        self._uri = uri
+        self._key = key
         self._client: EventGridPublisherClient | None = None
+        self._circuit = Circuit((PublishFailed,))
         self.last_outcome: Literal["ok", "unavailable", "untried"] = "untried"
         """``ok``, ``unavailable``, or ``untried`` by this process: the topic has nothing that could be asked."""
 
-    async def publish(self, tasks: Sequence[Task]) -> None:
+    async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
         """Ask for the dispatch of each task's present attempt, in one request.
+
+        While Event Grid does not answer, one call at a time tries it and the others fail at once, unless they
+        *insist*, as who comes alone and comes back may.
 
         Raises:
             PublishFailed: Event Grid cannot be reached, or refuses.
         """
         if not tasks:
             return
-        from azure.core.exceptions import AzureError
         from azure.eventgrid import EventGridEvent
 
         with telemetry.producer_spans(tasks) as contexts:
@@ -53,14 +67,59 @@ class EventPublisher:
                 )
                 for task, context in zip(tasks, contexts, strict=True)
             ]
+            await self._send(events, insist)
+
+    async def announce(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
+        """Say that tasks have ended, as CloudEvents in one request; *insist* as in :meth:`publish`.
+
+        Raises:
+            PublishFailed: Event Grid cannot be reached, or refuses.
+        """
+        if not tasks:
+            return
+        from azure.core.messaging import CloudEvent
+
+        with telemetry.producer_spans(tasks) as contexts:
+            await self._send(
+                [
+                    CloudEvent(
+                        # The same end announced twice has the same id.
+                        id=f"{task.id}.{task.attempt}.{task.state}",
+                        source="/task-backbone",
+                        subject=f"tasks/{task.id}",
+                        type=COMPLETION_EVENT + task.state,
+                        time=datetime.fromtimestamp(task.updated_ms / 1000, UTC),
+                        data={
+                            "TaskId": task.id,
+                            "BackendStatus": task.state.value,
+                            "Status": task.status[:STATUS_CHARS],
+                            "EndpointPath": task.path,
+                            "Attempt": task.attempt,
+                        },
+                        extensions=context,
+                    )
+                    for task, context in zip(tasks, contexts, strict=True)
+                ],
+                insist,
+            )
+
+    async def _send(self, events: list[Any], insist: bool) -> None:
+        from azure.core.exceptions import AzureError
+
+        async def attempt() -> None:
             try:
-                # A create waits for this: when Event Grid hangs, the reconciler publishes instead.
+                # A caller waits for this: when Event Grid hangs, the reconciler publishes instead.
                 async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                     await cast("Any", self._open()).send(events)
                 self.last_outcome = "ok"
             except (AzureError, OSError, TimeoutError) as error:
                 self.last_outcome = "unavailable"
                 raise PublishFailed(type(error).__name__) from error
+
+        try:
+            await self._circuit.call(attempt, insist=insist)
+        except CircuitOpen as error:
+            raise PublishFailed("the last event could not be published") from error
 
     async def aclose(self) -> None:
         if self._client is not None:
@@ -72,10 +131,9 @@ class EventPublisher:
             from azure.eventgrid.aio import EventGridPublisherClient
             from azure.identity.aio import DefaultAzureCredential
 
-            key = self._settings.event_grid_key
-            credential = AzureKeyCredential(key.get_secret_value()) if key else DefaultAzureCredential()
+            credential = AzureKeyCredential(self._key.get_secret_value()) if self._key else DefaultAzureCredential()
             self._client = EventGridPublisherClient(
-                self._settings.event_grid_topic_uri,
+                self._uri,
                 credential,
                 retry_total=1,
                 connection_timeout=2,

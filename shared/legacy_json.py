@@ -19,39 +19,57 @@ class LegacyModel(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """
+        """The object, or the first one of an array.
+
         Raises:
             Problem: 400 that names what is wrong.
         """
-        members = cls._members(body)
+        return cls._validate(_elements(body)[0])
+
+    @classmethod
+    def parse_all(cls, body: bytes, limit: int) -> list[Self]:
+        """The object, or all of an array.
+
+        Raises:
+            Problem: 400 that names what is wrong.
+        """
+        elements = _elements(body)
+        if len(elements) > limit:
+            raise invalid("", f"at most {limit} objects are taken")
+        if len(elements) == 1:
+            return [cls._validate(elements[0])]
+        return [cls._validate(element, f"/{index}") for index, element in enumerate(elements)]
+
+    @classmethod
+    def _validate(cls, element: Any, where: str = "") -> Self:
+        if not isinstance(element, dict):
+            raise invalid(where, "a JSON object, or an array of them, is expected")
+        members = cast("dict[str, Any]", element)
         names = {(field.alias or name).lower(): field.alias or name for name, field in cls.model_fields.items()}
         known = {names[key.lower()]: value for key, value in members.items() if key.lower() in names}
         try:
             return cls.model_validate(known)
         except ValidationError as error:
-            raise invalid_fields(field_errors(error)) from None
-
-    @classmethod
-    def _members(cls, body: bytes) -> dict[str, Any]:
-        if not body.strip():
-            raise invalid("", "it is empty; a JSON object is expected")
-        try:
-            document: Any = from_json(body.removeprefix(b"\xef\xbb\xbf"), allow_inf_nan=False)
-        except ValueError:
-            raise invalid("", "it is not JSON") from None
-        if isinstance(document, list):
-            elements = cast("list[Any]", document)
-            document = elements[0] if elements else None
-        if not isinstance(document, dict):
-            raise invalid("", "a JSON object, or an array of one, is expected")
-        return cast("dict[str, Any]", document)
+            raise invalid_fields(field_errors(error, where)) from None
 
 
-def field_errors(error: ValidationError) -> list[FieldError]:
+def _elements(body: bytes) -> list[Any]:
+    if not body.strip():
+        raise invalid("", "it is empty; a JSON object is expected")
+    try:
+        document: Any = from_json(body.removeprefix(b"\xef\xbb\xbf"), allow_inf_nan=False)
+    except ValueError:
+        raise invalid("", "it is not JSON") from None
+    if isinstance(document, list):
+        return cast("list[Any]", document) or [None]
+    return [document]
+
+
+def field_errors(error: ValidationError, where: str = "") -> list[FieldError]:
     """A validation error as field errors; never repeats the input."""
     return [
         {
-            "pointer": "".join(f"/{part}" for part in item["loc"]),
+            "pointer": where + "".join(f"/{part}" for part in item["loc"]),
             "detail": item["msg"].removeprefix("Value error, "),
         }
         for item in error.errors(include_url=False, include_input=False)

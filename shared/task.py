@@ -94,6 +94,8 @@ class Task:
     fingerprint: str
     """What an idempotent submit was made of; empty for others."""
     owner: str
+    unannounced: bool
+    """Whether it has ended, and those who want to hear of that have not heard."""
     history: tuple[Event, ...]
 
     @property

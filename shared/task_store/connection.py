@@ -16,6 +16,7 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.credentials import CredentialProvider
+from redis.exceptions import ClusterError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 RedisClient = Redis | RedisCluster
 
 ENTRA_SCOPE = "https://redis.azure.com/.default"
+CALL_TIMEOUT_S = 5.0
+"""What a call may take in all, repeated on a new connection and waiting for one included."""
 CONNECT_TIMEOUT_S = 2.0
-REPLY_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 2.0
+OPEN_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 _TOPOLOGY_CONNECTIONS = 4
 """A cluster client's own, for asking who has which slots."""
@@ -113,19 +117,25 @@ class EntraCredentials(CredentialProvider):
 
 
 class ClusterClient(RedisCluster):
-    """Lets a caller wait for a free connection, as a single server's pool does, where redis-py's own refuses it."""
+    """Lets a caller wait for a free connection, as a single server's pool does, where redis-py's own refuses it; and
+    does not follow ASK.
+
+    A slot that is being moved key by key has half of a task's keys here and half of them there, and a script sees
+    one half. So its tasks wait until all of the slot has arrived, to which MOVED leads.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         cast("Any", super()).__init__(max_connections=MAX_CONNECTIONS + _TOPOLOGY_CONNECTIONS, **options)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await self._free.acquire()
-        try:
+        async with self._free:
             return await super().execute_command(*args, **kwargs)
-        finally:
-            self._free.release()
+
+    def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
+        if node_name is not None:  # how redis-py looks for the node that an ASK names, and for nothing else we use
+            raise ClusterError("the slot is being moved")
+        return super().get_node(host, port)
 
 
 async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCredential]) -> RedisClient:
@@ -151,7 +161,7 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
     pool = BlockingConnectionPool(
         max_connections=MAX_CONNECTIONS,
-        timeout=REPLY_TIMEOUT_S,
+        timeout=CALL_TIMEOUT_S,
         connection_class=SSLConnection if address.tls else Connection,
         host=address.host,
         port=address.port,
@@ -160,7 +170,8 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     )
     single: Redis = Redis.from_pool(pool)
     try:
-        info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
     except BaseException:
         await single.aclose()
         raise
@@ -176,10 +187,21 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
         **common,
     )
     try:
-        return await cluster.initialize()
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            return await cluster.initialize()
     except BaseException:
         await cluster.aclose()
         raise
+
+
+async def reconnect(client: RedisClient) -> None:
+    """Have every command from now on take a new connection, for which the server's name is looked up again."""
+    if isinstance(client, RedisCluster):
+        await client.aclose()  # by which it asks again who has which slots
+        return
+    pool = client.connection_pool
+    await pool.update_active_connections_for_reconnect()
+    await pool.disconnect(inuse_connections=False)
 
 
 def _by_name(address: RedisAddress) -> Callable[[tuple[str, int]], tuple[str, int]]:

@@ -8,6 +8,7 @@ import random
 import re
 import secrets
 import zlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
+from redis import exceptions
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -24,13 +26,15 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
+from shared.circuit import Circuit, CircuitOpen
 from shared.task import Content, Event, State, Task, Who
-from shared.task_store.connection import RedisClient
+from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
 
 # Sixteen partitions; each tag's slot lies in the middle of its sixteenth of a cluster's slots.
 TAGS: Final = (
@@ -54,6 +58,7 @@ TAGS: Final = (
 PARTITIONS: Final = len(TAGS)
 BRIEF_CHARS: Final = 200
 SWEEP_LIMIT: Final = 64
+LIST_LOOK: Final = 500
 BLOB_GRACE_S: Final = 120.0
 BACKOFF_CAP_S: Final = 600.0
 
@@ -62,10 +67,14 @@ _UNAVAILABLE = (
     ClusterDownError,
     MasterDownError,
     OutOfMemoryError,
-    ReadOnlyError,
     TryAgainError,
     ClusterError,
+    RedisClusterException,
+    CircuitOpen,
 )
+_SILENT = (exceptions.ConnectionError, exceptions.TimeoutError, RedisClusterException, OSError)
+_PATIENCE_S = 0.25
+"""What a call that finds Redis in doubt may wait for the one that tries it."""
 # Errors that pass and for which redis-py has no type: a script that blocks all others, a disk that is full, replicas
 # that lag. Redis 6.2 has the code of an error that struck within a script in the midst of its text.
 _PASSING = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
@@ -144,9 +153,9 @@ Outcome = Moved | Refused
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """What the sweep did, and what is left to the caller: to publish the task, or to delete its blobs."""
+    """What the sweep did, and what is left to the caller: to publish the task or its end, or to delete its blobs."""
 
-    what: Literal["publish", "retry", "failed", "purged", "blobs"]
+    what: Literal["publish", "retry", "failed", "announce", "purged", "blobs"]
     id: str
     task: Task | None
 
@@ -183,6 +192,34 @@ class Depth:
         )
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a task stands in lists, which go by creation: its birth time, and among twins its id."""
+
+    created_ms: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which tasks to list, and how many; ``before`` is where the former page ended."""
+
+    limit: int
+    path: str | None = None
+    state: State | None = None
+    owner: str | None = None
+    before: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tasks, newest first; ``next`` is None on the last page. A page may have fewer tasks than its limit, even
+    none, and yet not be the last: what a filter passes over is bounded."""
+
+    tasks: list[Task]
+    next: Place | None
+
+
 @dataclass(frozen=True, slots=True)
 class StorePolicy:
     """The deadlines the store sets, in seconds."""
@@ -190,6 +227,12 @@ class StorePolicy:
     republish_s: float = 30
     retention_s: float = 7 * 86_400
     max_attempts: int = 10
+    announce: bool = False
+    """Whether the end of each task is to be announced, after ``republish_s`` again if it was not acknowledged."""
+
+    @property
+    def announce_s(self) -> float:
+        return self.republish_s if self.announce else 0
 
 
 def _load_scripts() -> dict[str, str]:
@@ -235,6 +278,8 @@ class TaskStore:
         self._now_ms = now_ms
         self._client: RedisClient | None = None
         self._opening: asyncio.Future[RedisClient] | None = None
+        # One for each partition: of a cluster, one node alone may be gone.
+        self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
@@ -330,7 +375,6 @@ class TaskStore:
             to=State.FAILED,
             failed=True,
             status=status,
-            due_in=_ms(self._policy.retention_s),
         )
 
     async def update(
@@ -344,6 +388,7 @@ class TaskStore:
         query: str | None = None,
         body: Content | None = None,
         inline_body: bytes = b"",
+        owner: str | None = None,
     ) -> Outcome:
         """What a model service reports. Any report renews the lease; only :meth:`hop` puts a task back in a queue."""
         return await self._step(
@@ -351,13 +396,48 @@ class TaskStore:
             body,
             inline_body,
             who=Who.CLIENT,
+            owner=owner,
             attempt=attempt,
             to=None if state is State.CREATED else state,
             status=status,
             path=path,
             query=query,
             body=body,
-            due_in=_ms(self._policy.retention_s) if state and state.is_terminal else None,
+        )
+
+    async def beat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
+        """Renew the lease of a task that is being worked on, and nothing else."""
+        return await self._step(
+            task_id, who=Who.CLIENT, owner=owner, attempt=attempt, from_=(State.DISPATCHED, State.RUNNING)
+        )
+
+    async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """End a task at its caller's wish: it is not dispatched any more, and who works on it is refused."""
+        return await self._step(task_id, who=Who.CLIENT, owner=owner, to=State.CANCELLED, status="Cancelled")
+
+    async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """Have a failed task begin again at its endpoint, with the body it has."""
+        return await self._step(
+            task_id,
+            who=Who.CLIENT,
+            owner=owner,
+            from_=(State.FAILED,),
+            to=State.CREATED,
+            revive=True,
+            hop=True,
+            has_body=True,
+            status=State.CREATED.value,
+            publishes=1,
+            due_in=_ms(self._policy.republish_s),
+        )
+
+    async def announced(self, task_ids: Iterable[str]) -> None:
+        """The ends of these tasks were announced."""
+        await asyncio.gather(
+            *(
+                self._script("announced", tag, str(_ms(self._policy.retention_s)), *ids)
+                for tag, ids in _by_tag(task_ids).items()
+            )
         )
 
     async def hop(
@@ -371,6 +451,7 @@ class TaskStore:
         query: str | None = None,
         body: Content | None = None,
         inline_body: bytes = b"",
+        owner: str | None = None,
     ) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: the next pipeline step."""
         return await self._step(
@@ -378,6 +459,7 @@ class TaskStore:
             body,
             inline_body,
             who=Who.CLIENT,
+            owner=owner,
             attempt=attempt,
             to=State.CREATED,
             hop=True,
@@ -391,23 +473,26 @@ class TaskStore:
             due_in=_ms(self._policy.republish_s),
         )
 
-    async def put_result(self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None) -> Outcome:
+    async def put_result(
+        self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    ) -> Outcome:
         """Keep what the current attempt made. Counts as an update."""
         return await self._step(
             task_id,
             result,
             data,
             who=Who.CLIENT,
+            owner=owner,
             attempt=attempt,
             result=result,
         )
 
     async def get(self, task_id: str) -> Task | None:
-        raw = await self._call(lambda redis: redis.get(f"{_tag(task_id)}t:{task_id}"))
+        raw = await self._get(task_id, "t")
         return _unpack_task(task_id, raw) if raw else None
 
     async def inline_result(self, task_id: str) -> bytes | None:
-        return cast("bytes | None", await self._call(lambda redis: redis.get(f"{_tag(task_id)}r:{task_id}")))
+        return await self._get(task_id, "r")
 
     async def sweep(self, index: int) -> list[Overdue]:
         """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
@@ -418,6 +503,7 @@ class TaskStore:
             "publish_base": _ms(policy.republish_s),
             "cap": _ms(BACKOFF_CAP_S),
             "retention": _ms(policy.retention_s),
+            "announce": _ms(policy.announce_s),
             "blob_grace": _ms(BLOB_GRACE_S),
             "seed": random.getrandbits(31),
         }
@@ -433,10 +519,7 @@ class TaskStore:
 
     async def forget(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs have been deleted."""
-        by_tag: dict[str, list[str]] = {}
-        for task_id in task_ids:
-            by_tag.setdefault(_tag(task_id), []).append(task_id)
-        counts = await asyncio.gather(*(self._script("forget", tag, *ids) for tag, ids in by_tag.items()))
+        counts = await asyncio.gather(*(self._script("forget", tag, *ids) for tag, ids in _by_tag(task_ids).items()))
         return sum(cast("list[int]", counts))
 
     async def depths(self, path: str | None = None) -> dict[str, Depth]:
@@ -449,20 +532,50 @@ class TaskStore:
             depths[name] = depths.get(name, Depth()).plus(Depth(*row[1:]))
         return depths
 
-    async def report_requests(self, cluster: str, path: str, delta: int) -> int:
-        """Add to the requests in flight at an endpoint; returns the new count, never below 0."""
+    async def page(self, listing: Listing) -> Page:
+        """A page of tasks, newest first. Stable: paging meets every task that is there all the while exactly once,
+        whatever else comes, goes or changes meanwhile."""
+        arg: dict[str, Any] = {"limit": listing.limit, "look": max(LIST_LOOK, listing.limit)}
+        for key, value in (("path", listing.path), ("state", listing.state), ("owner", listing.owner)):
+            if value:
+                arg[key] = value
+        if listing.before:
+            arg["before"] = [listing.before.created_ms, listing.before.id]
+        packed = _pack(arg)
+        parts = await asyncio.gather(*(self._script("list", "{" + tag + "}", packed) for tag in TAGS))
+        found = sorted(((Place(row[0], row[1].decode()), row[2]) for rows, _ in parts for row in rows), reverse=True)
+        # Beyond the newest place where a partition stopped looking, nothing is known of that partition.
+        known_to = max((Place(stop[0], stop[1].decode()) for _, stop in parts if stop), default=None)
+        tasks = [
+            (place, _unpack_task(place.id, raw)) for place, raw in found if known_to is None or place >= known_to
+        ]
+        if len(tasks) > listing.limit:
+            tasks = tasks[: listing.limit]
+            known_to = tasks[-1][0]
+        return Page([task for _, task in tasks], known_to)
+
+    async def report_requests(
+        self, cluster: str, path: str, delta: int, *, instance: str | None = None, keep_s: float = 0
+    ) -> int:
+        """Add to the requests in flight at an endpoint; returns the new count, never below 0.
+
+        The share of a reporter that names its *instance* is dropped *keep_s* after its last report.
+        """
         field = _requests_field(cluster, path)
-        count = await self._script("report", _tag(field), field, str(delta), secrets.token_urlsafe(8))
-        return max(0, int(count))
+        arg: dict[str, Any] = {"field": field, "delta": delta}
+        if instance is not None:
+            arg |= {"instance": instance, "keep": _ms(keep_s)}
+        return max(0, int(await self._script("report", _tag(field), _pack(self._stamped(arg)))))
 
     async def requests(self, cluster: str, path: str) -> int | None:
         """Requests in flight at an endpoint; None when none were ever reported."""
         field = _requests_field(cluster, path)
-        raw = await self._call(lambda redis: cast("Any", redis).hget(f"{_tag(field)}requests", field))
-        return max(0, int(_unpackb(raw)[0])) if raw else None
+        now = str(self._now_ms() if self._now_ms else 0)
+        count: int | None = await self._script("requests", _tag(field), now, field)
+        return None if count is None else max(0, count)
 
     async def ping(self) -> None:
-        await self._call(lambda redis: cast("Any", redis).ping())
+        await self._call("", lambda redis: cast("Any", redis).ping())
 
     async def aclose(self) -> None:
         if self._client is not None:
@@ -474,7 +587,12 @@ class TaskStore:
         return _outcome(task_id, await self._move(task_id, inline, **change))
 
     async def _move(self, task_id: str, payload: bytes = b"", **change: Any) -> list[Any]:
-        arg: dict[str, Any] = {"silence": _ms(self._policy.retention_s)}
+        retention = _ms(self._policy.retention_s)
+        arg: dict[str, Any] = {
+            "silence": retention,
+            "retention": retention,
+            "announce": _ms(self._policy.announce_s),
+        }
         for key, value in change.items():
             if value is None or value is False:
                 continue
@@ -491,6 +609,10 @@ class TaskStore:
         # finds the id in the record and knows that the step was taken.
         return arg | {"now": self._now_ms() if self._now_ms else 0, "op": secrets.token_urlsafe(8)}
 
+    async def _get(self, task_id: str, kind: str) -> bytes | None:
+        tag = _tag(task_id)
+        return await self._call(tag, lambda redis: redis.get(f"{tag}{kind}:{task_id}"))
+
     async def _script(self, name: str, tag: str, *args: bytes | str) -> Any:
         source, sha = _SCRIPTS[name]
 
@@ -501,35 +623,61 @@ class TaskStore:
             except NoScriptError:
                 return await scripting.eval(source, 1, tag, *args)
 
-        return await self._call(call)
+        return await self._call(tag, call)
 
-    async def _call(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+    async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+        async def attempt() -> Any:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await call(await self._redis())
+
         try:
-            return await call(await self._redis())
+            return await self._circuits[tag].call(attempt)
+        except ReadOnlyError as error:
+            await self._leave_replica()
+            raise StoreUnavailable(type(error).__name__) from error
         except _UNAVAILABLE as error:
             raise StoreUnavailable(type(error).__name__) from error
         except ResponseError as error:
-            if passing := _PASSING.search(str(error)):
-                raise StoreUnavailable(passing[1]) from error
-            raise
-        except (RedisError, OSError, TimeoutError, AttributeError) as error:
+            passing = _PASSING.search(str(error))
+            if passing is None:
+                raise
+            if passing[1] == "READONLY":
+                await self._leave_replica()
+            raise StoreUnavailable(passing[1]) from error
+        except (RedisError, OSError, AttributeError) as error:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
             raise StoreUnavailable(type(error).__name__) from error
 
     async def _redis(self) -> RedisClient:
         if self._client is not None:
             return self._client
-        # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another.
+        # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another. It
+        # goes on when they have given up, and the client it opens is there for the next.
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.ensure_future(self._open_redis())
-        client = await asyncio.shield(self._opening)
-        self._client = client
-        return client
+            self._opening = asyncio.ensure_future(self._open())
+            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> RedisClient:
+        self._client = await self._open_redis()
+        return self._client
+
+    async def _leave_replica(self) -> None:
+        # A connection outlives its server's being the primary; a new one is led to who is it now.
+        if self._client is not None:
+            await reconnect(self._client)
 
 
 def _requests_field(cluster: str, path: str) -> str:
     # A quoted name has no blank, so no other cluster and path make the same field.
     return f"{quote(cluster, safe='')} {path}"
+
+
+def _by_tag(task_ids: Iterable[str]) -> dict[str, list[str]]:
+    by_tag: dict[str, list[str]] = {}
+    for task_id in task_ids:
+        by_tag.setdefault(_tag(task_id), []).append(task_id)
+    return by_tag
 
 
 def _ms(seconds: float) -> int:
@@ -571,6 +719,7 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
         traceparent=rec.get("t", ""),
         fingerprint=rec.get("i", ""),
         owner=rec.get("o", ""),
+        unannounced=rec.get("y", False),
         history=tuple(
             Event(born + at, _STATES[state], attempt, who, status) for at, state, attempt, who, status in rec["h"]
         ),

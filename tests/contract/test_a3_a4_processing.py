@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.contract.part_a import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
+from tests.waiting import eventually
 
 WRONG: dict[str, list[Any]] = {
     "ApiPath": [5, 1.5, True, None, [], {}, "", "x" * 10_000],
@@ -157,7 +158,71 @@ def test_asking_without_both_parameters_is_refused(
 
 @pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
 def test_a_report_that_is_no_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
-    assert_problem(app.post(REPORT, content=content), 400, "")
+    assert_problem(app.post(REPORT, content=content), 400, "/0" if content == b"[1, 2]" else "")
+
+
+def test_one_call_may_carry_many_endpoints(app: httpx.Client, path: str) -> None:
+    reports = [
+        {"ApiPath": f"{path}/{number}", "ServiceCluster": "eastus", "IncrementBy": number} for number in range(1, 6)
+    ]
+    assert app.post(REPORT, json=reports).status_code == 200
+    assert [count(app, f"{path}/{number}") for number in range(1, 6)] == ["1", "2", "3", "4", "5"]
+
+
+def test_of_many_reports_with_a_bad_one_none_is_counted(app: httpx.Client, path: str) -> None:
+    good = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
+    assert_problem(app.post(REPORT, json=[good, good | {"IncrementBy": "x"}, good]), 400, "/1/IncrementBy")
+    assert count(app, path) is None
+
+
+def test_more_reports_than_a_call_may_carry_are_refused(app: httpx.Client, path: str) -> None:
+    good = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
+    assert_problem(app.post(REPORT, json=[good] * 1_001), 400, "")
+    assert count(app, path) is None
+
+
+def test_the_shares_of_instances_and_of_old_reporters_add_up(app: httpx.Client, path: str) -> None:
+    report(app, path, IncrementBy=2)
+    assert (
+        app.post(
+            REPORT,
+            json=[
+                {
+                    "ApiPath": path,
+                    "ServiceCluster": "eastus",
+                    "IncrementBy": 3,
+                    "Instance": pod,
+                    "IntervalSeconds": 60,
+                }
+                for pod in ("pod-1", "pod-2")
+            ],
+        ).status_code
+        == 200
+    )
+    assert count(app, path) == "8"
+
+
+def test_the_share_of_an_instance_that_falls_silent_is_dropped(app: httpx.Client, path: str) -> None:
+    report(app, path, IncrementBy=1)
+    dying = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 5, "Instance": "pod", "IntervalSeconds": 1}
+    assert app.post(REPORT, json=dying).status_code == 200
+    assert count(app, path) == "6"
+    eventually(lambda: count(app, path) == "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Instance", ""),
+        ("Instance", 5),
+        ("Instance", "x" * 129),
+        *(("IntervalSeconds", v) for v in (0, -1, "x", 1e9)),
+    ],
+)
+def test_a_bad_name_or_interval_is_refused(app: httpx.Client, path: str, name: str, value: Any) -> None:
+    body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1, name: value}
+    assert_problem(app.post(REPORT, json=body), 400, f"/{name}")
+    assert count(app, path) is None
 
 
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={ascii(value)[:25]}" for name, value in CASES])

@@ -90,6 +90,13 @@ def test_backends_are_urls_or_urls_with_a_lease(value: str, expected: list[tuple
         ("EVENT_GRID_TOPIC_URI", f"{SECRET}.example.org"),
         ("EVENT_GRID_TOPIC_URI", "https://"),
         ("EVENT_GRID_TOPIC_URI", "https:///api/events"),
+        ("EVENT_GRID_TOPIC_ID", "tasks"),
+        ("WEBHOOK_TENANT_ID", "common"),
+        ("WEBHOOK_TENANT_ID", "example.org/../common"),
+        ("WEBHOOK_AUTHORITY", "login.example.org"),
+        ("WEBHOOK_AUTHORITY", "http://login.example.org"),
+        ("WEBHOOK_AUTHORITY", "https://login.example.org/tenant"),
+        ("WEBHOOK_AUTHORITY", f"https://{SECRET}@login.example.org"),
         ("BACKENDS", SECRET),
         ("BACKENDS", f'["{SECRET}"]'),
         ("BACKENDS", f'"{SECRET}"'),
@@ -152,6 +159,21 @@ def test_one_line_names_everything_that_is_wrong() -> None:
 def test_an_app_without_any_model_service_does_not_start(backends: dict[str, str]) -> None:
     given = {name: value for name, value in GOOD.items() if name != "BACKENDS"}
     assert "BACKENDS or BACKEND_BASE_URL" in refusal(given | backends)
+
+
+TENANT = {"WEBHOOK_TENANT_ID": "72f988bf-86f1-41af-91ab-2d7cd011db47"}
+AUDIENCE = {"WEBHOOK_AUDIENCE": "api://webhook"}
+
+
+@pytest.mark.parametrize("half", [TENANT, AUDIENCE, TENANT | {"WEBHOOK_AUDIENCE": " "}])
+def test_a_webhook_that_is_only_half_secured_does_not_start(half: dict[str, str]) -> None:
+    assert "WEBHOOK_TENANT_ID and WEBHOOK_AUDIENCE" in refusal(GOOD | half)
+
+
+def test_entra_id_is_asked_for_its_keys_over_https_unless_all_is_local() -> None:
+    local = {"WEBHOOK_AUTHORITY": "http://127.0.0.1:8080", "ALLOW_LOOPBACK_BACKENDS": "true"}
+    assert Settings.from_env(GOOD | TENANT | AUDIENCE).webhook_authority == "https://login.microsoftonline.com"
+    assert Settings.from_env(GOOD | TENANT | AUDIENCE | local).webhook_authority == "http://127.0.0.1:8080"
 
 
 def test_the_settings_tell_no_secret() -> None:

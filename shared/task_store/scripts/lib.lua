@@ -7,6 +7,7 @@
 --   <tag>b:<id>             string   the request body, up to the inline limit
 --   <tag>r:<id>             string   the result, up to the inline limit
 --   <tag>z:<path>:<state>   zset     ids by the time of entering the state (created: of entering the queue)
+--   <tag>l:<path>           zset     ids by the time of creation, for lists
 --   <tag>due                zset     one deadline per task, see sweep.lua
 --   <tag>paths              set      the endpoint paths that have tasks here
 --
@@ -19,6 +20,7 @@
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
 --   e  true if the result is an earlier step's
+--   y  true until the end is announced, to who wants to hear of it
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
 --   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}
 
@@ -32,6 +34,7 @@ local function record_key(id) return TAG .. 't:' .. id end
 local function body_key(id) return TAG .. 'b:' .. id end
 local function result_key(id) return TAG .. 'r:' .. id end
 local function index_key(path, state) return TAG .. 'z:' .. path .. ':' .. state end
+local function list_key(path) return TAG .. 'l:' .. path end
 
 -- The server's clock is the one clock all processes share; tests give their own.
 local function now_ms(given)
@@ -67,10 +70,7 @@ end
 
 -- Forgets a path that has no task left, so that the cost of counting stays that of the paths in use.
 local function prune(path)
-  for _, state in ipairs({ 'created', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }) do
-    if redis.call('EXISTS', index_key(path, state)) == 1 then return end
-  end
-  redis.call('SREM', PATHS, path)
+  if redis.call('EXISTS', list_key(path)) == 0 then redis.call('SREM', PATHS, path) end
 end
 
 -- Moves a record to a state of its present or another path, in every index at once.
@@ -80,9 +80,18 @@ local function enter(id, rec, state, path, now)
   rec.s, rec.p = state, path
   index(id, rec, now)
   if path ~= left then
+    redis.call('ZREM', list_key(left), id)
+    redis.call('ZADD', list_key(path), rec.c, id)
     redis.call('SADD', PATHS, path)
     prune(left)
   end
+end
+
+-- A finished task's deadline: the end of its retention, or until its end is announced, when to announce it again.
+local function finished(id, rec, now, retention_ms, announce_ms)
+  rec.y = announce_ms > 0 or nil
+  rec.n = announce_ms > 0 and 1 or rec.n
+  set_due(id, now + (announce_ms > 0 and announce_ms or retention_ms))
 end
 
 -- A new attempt at an endpoint: what the former one stored is void, and whoever still works on it is fenced off.
@@ -110,6 +119,7 @@ end
 local function purge(id, rec)
   redis.call('DEL', record_key(id), body_key(id), result_key(id))
   redis.call('ZREM', DUE, id)
+  redis.call('ZREM', list_key(rec.p), id)
   unindex(id, rec)
   prune(rec.p)
 end

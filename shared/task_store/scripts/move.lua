@@ -1,8 +1,10 @@
--- One step of a task's life: claim, accept, update, requeue, hop, finish, cancel, store a result, beat.
+-- One step of a task's life: claim, accept, update, requeue, hop, finish, cancel, replay, store a result, beat.
 --
 -- ARGV[1]  packed map; what is absent stays as it is:
 --            now, id, op     the clock (0: the server's), the task, this operation
 --            from            states the step may start from; absent: any that is not terminal
+--            owner           whose task it must be; another's is unknown
+--            revive          true: a task that has failed begins again, without what it had stored
 --            attempt         the attempt the caller speaks for; absent: trusted as the current one
 --            to, path, query the state and endpoint to go to
 --            status, brief   text for the caller, and what of it the history keeps
@@ -13,6 +15,8 @@
 --            body, result    {content type, bytes, blob}; with has_body = true what is kept is used and must be there
 --            publishes       events published for the attempt
 --            due_in          next deadline, in ms from now; absent: a state that has a lease gets a new one
+--            retention, announce   for a step that ends the task: how long it is kept, and when its end is to be
+--                            announced again if that fails, in ms; 0: nobody wants to hear of it
 --            silence         how long nothing need be heard of a task that is not to be dispatched, in ms
 --            lease           the endpoint's lease, in ms
 --            fetch           true: return the inline body too
@@ -26,13 +30,13 @@
 local arg = cmsgpack.unpack(ARGV[1])
 local id = arg.id
 local rec, raw = load(id)
-if not rec then return { 'unknown' } end
+if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 local function body() return arg.fetch and redis.call('GET', body_key(id)) or false end
 
 if rec.k == arg.op then return { rec.d and 'moved' or 'kept', raw, body() } end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
-if TERMINAL[rec.s] then
+if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
   return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
 end
 if arg.from then
@@ -45,6 +49,10 @@ if arg.has_body and not rec.b then return { 'bodiless', raw } end
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
 if arg.failed then rec.f = rec.f + 1 end
+if arg.revive then
+  rec.r, rec.y = nil, nil
+  redis.call('DEL', result_key(id))
+end
 if arg.hop then hop(rec, now) elseif arg.requeue then retry(id, rec) end
 -- Somebody published it, so it is to be dispatched, until it ends.
 if arg.hop or arg.to == 'dispatched' then rec.w = true end
@@ -65,7 +73,9 @@ local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.hop then enter(id, rec, to, target, now) end
 local transition = to ~= state or target ~= path or rec.a ~= attempt
 if transition then remember(rec, now, arg.who, arg.brief) end
-if arg.due_in then
+if TERMINAL[to] then
+  finished(id, rec, now, arg.retention, arg.announce)
+elseif arg.due_in then
   set_due(id, now + arg.due_in)
 elseif not rec.w then
   set_due(id, now + arg.silence)

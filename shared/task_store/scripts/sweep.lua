@@ -3,11 +3,13 @@
 -- A task's one deadline means, by its state:
 --   created      nobody claimed the event (lost publish, lost delivery), or a pause is over: publish (again)
 --   dispatched, running, or created but not to be dispatched: nothing was heard for a lease: a new attempt
---   finished     kept long enough: remove
+--   finished     its end is to be announced (again), or it was kept long enough: remove
 --
--- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, retention, blob_grace (ms), seed
+-- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, retention, announce,
+--          blob_grace (ms), seed
 -- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
 --          'publish', 'retry' (a new attempt): the caller is to publish it; 'failed'; 'purged';
+--          'announce': the caller is to announce its end, as that of one that 'failed' if it has y;
 --          'blobs': the task is past retention, its blobs have to go first; then `forget` it.
 local arg = cmsgpack.unpack(ARGV[1])
 local now = now_ms(arg.now)
@@ -19,7 +21,7 @@ local function finish(id, rec, status)
   rec.x = status
   remember(rec, now, 'reconciler', status)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
-  set_due(id, now + arg.retention)
+  finished(id, rec, now, arg.retention, arg.announce)
   done[#done + 1] = { 'failed', id, save(id, rec) }
 end
 
@@ -48,7 +50,11 @@ end
 
 local function step(id, rec)
   if TERMINAL[rec.s] then
-    if rec.g then
+    if rec.y and now < rec.m + arg.retention then
+      rec.n = rec.n + 1
+      set_due(id, math.min(now + backoff(arg.publish_base, arg.cap, rec.n), rec.m + arg.retention))
+      done[#done + 1] = { 'announce', id, save(id, rec) }
+    elseif rec.g then
       set_due(id, now + arg.blob_grace)
       done[#done + 1] = { 'blobs', id }
     else

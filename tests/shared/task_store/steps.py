@@ -14,6 +14,8 @@ from shared.task_store import PARTITIONS, Claimed, NewTask, Overdue, TaskStore
 from shared.task_store.store import partition
 from tests.shared.task_store.conftest import Clock
 
+Given = Callable[[TaskStore, Clock], Awaitable[None]]
+
 HELLO = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
 RESULT = Content("image/png", 3)
 
@@ -59,6 +61,12 @@ async def with_result(store: TaskStore, clock: Clock) -> None:
 async def completed(store: TaskStore, clock: Clock) -> None:
     await with_result(store, clock)
     await store.update("t1", state=State.COMPLETED, status="completed")
+    clock.advance(1)
+
+
+async def failed(store: TaskStore, clock: Clock) -> None:
+    await with_result(store, clock)
+    await store.update("t1", state=State.FAILED, status="failed")
     clock.advance(1)
 
 
@@ -123,7 +131,9 @@ STEPS = [
     Step("running", "move", dispatched, lambda store, _: store.update("t1", state=State.RUNNING, status="running")),
     Step("heartbeat", "move", running, lambda store, _: store.update("t1", state=None, status="50 %", attempt=1)),
     Step("completed", "move", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")),
-    Step("cancelled", "move", created, lambda store, _: store.update("t1", state=State.CANCELLED, status="off")),
+    Step("beat", "move", running, lambda store, _: store.beat("t1", attempt=1)),
+    Step("cancel", "move", created, lambda store, _: store.cancel("t1")),
+    Step("replay", "move", failed, lambda store, _: store.replay("t1")),
     Step("hop", "move", with_result, lambda store, _: store.hop("t1", status="created", path="/v1/b")),
     Step("put_result", "move", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
     Step("sweep that publishes", "sweep", publish_overdue, lambda store, _: store.sweep(partition("t1"))),
@@ -131,5 +141,11 @@ STEPS = [
     Step("sweep that purges", "sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
     Step("forget", "forget", blobs_left, lambda store, _: store.forget(["t1"])),
     Step("report", "report", reported, lambda store, _: store.report_requests("aks", "/v1/a", 3)),
+    Step(
+        "report of an instance",
+        "report",
+        reported,
+        lambda store, _: store.report_requests("aks", "/v1/a", 3, instance="pod-1", keep_s=90),
+    ),
 ]
 each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

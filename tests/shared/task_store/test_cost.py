@@ -64,11 +64,11 @@ async def test_a_question_is_one_round_trip_and_the_depths_one_for_each_partitio
     open_store: StoreFactory, wire: Wire
 ) -> None:
     store = open_store(url=wire.url)
-    await store.depths()
+    await asyncio.gather(store.depths(), store.requests("aks", "/v1/a"))  # loads the scripts
     questions: dict[Callable[[], Awaitable[Any]], list[bytes]] = {
         lambda: store.get("t1"): [b"GET"],
         lambda: store.inline_result("t1"): [b"GET"],
-        lambda: store.requests("aks", "/v1/a"): [b"HGET"],
+        lambda: store.requests("aks", "/v1/a"): [b"EVALSHA"],
         store.depths: [b"EVALSHA"] * PARTITIONS,
         lambda: store.depths("/v1/a"): [b"EVALSHA"] * PARTITIONS,
     }

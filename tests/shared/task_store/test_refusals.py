@@ -26,7 +26,7 @@ STEPS: dict[str, Take] = {
     "running": lambda store, task: store.update(task.id, state=State.RUNNING, status="r", attempt=task.attempt),
     "completed": lambda store, task: store.update(task.id, state=State.COMPLETED, status="c", attempt=task.attempt),
     "failed": lambda store, task: store.update(task.id, state=State.FAILED, status="f", attempt=task.attempt),
-    "cancelled": lambda store, task: store.update(task.id, state=State.CANCELLED, status="x", attempt=task.attempt),
+    "beat": lambda store, task: store.beat(task.id, attempt=task.attempt),
     "hop": lambda store, task: store.hop(task.id, status="hop", path="/v1/b", attempt=task.attempt),
     "hop with a body": lambda store, task: store.hop(
         task.id, status="hop", attempt=task.attempt, body=Content("text/plain", 3), inline_body=b"bye"
@@ -45,7 +45,7 @@ ALLOWED = {
     "running": "running running running finished finished finished",
     "completed": "completed completed completed same finished finished",
     "failed": "failed failed failed finished same finished",
-    "cancelled": "cancelled cancelled cancelled finished finished same",
+    "beat": "state dispatched running finished finished finished",
     "hop": "created created created finished finished finished",
     "hop with a body": "created created created finished finished finished",
     "put_result": "created dispatched running finished finished finished",

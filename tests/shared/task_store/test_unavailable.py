@@ -126,7 +126,7 @@ async def test_a_life_that_redis_is_restarted_in_after_each_step_loses_nothing(
     assert world(server) == ""
 
 
-REFUSED_WHEN_FULL = {"create", "accepted", "heartbeat", "put_result", "report"}
+REFUSED_WHEN_FULL = {"create", "accepted", "heartbeat", "beat", "put_result", "report", "report of an instance"}
 """The others begin by taking something away, and so are let through whole: what is on its way can come to its end."""
 
 

@@ -40,6 +40,7 @@ class World:
         self.records: dict[str, dict[str, Any]] = {}
         self.due_s: dict[str, float] = {}
         self.indexes: dict[str, dict[str, float]] = defaultdict(dict)
+        self.lists: dict[str, dict[str, float]] = defaultdict(dict)
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.requests: dict[str, int] = {}
@@ -64,6 +65,9 @@ class World:
             members = [*value]
         elif kind == "z":
             self.indexes[name] |= value
+            members = [*value]
+        elif kind == "l":
+            self.lists[rest] |= value
             members = [*value]
         elif name == "paths":
             self.paths[tag] = {path.decode() for path in value}
@@ -109,6 +113,10 @@ class World:
         places = {member: name for name, index in self.indexes.items() for member in index}
         assert sum(map(len, self.indexes.values())) == len(places), "a task stands in two indexes"
         assert places == {task_id: f"z:{rec['p']}:{rec['s']}" for task_id, rec in self.records.items()}
+        born_s: dict[str, dict[str, float]] = defaultdict(dict)
+        for task_id, rec in self.records.items():
+            born_s[rec["p"]][task_id] = _since_start_s(rec["c"])
+        assert self.lists == born_s
         assert self.due_s.keys() == self.records.keys()
         inline = {
             f"{key}:{task_id}": rec[key][1]

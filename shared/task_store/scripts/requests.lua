@@ -1,0 +1,13 @@
+-- The requests in flight at one endpoint.
+--
+-- ARGV     now (0: the server's clock), field
+-- Returns  the sum of all that is reported, or nothing if nothing ever was; see report.lua
+local now = now_ms(tonumber(ARGV[1]))
+local raw = redis.call('HGET', TAG .. 'requests', ARGV[2])
+if not raw then return false end
+local kept = cmsgpack.unpack(raw)
+local sum = math.max(0, kept[1])
+for _, share in pairs(kept[3]) do
+  if share[2] > now then sum = sum + share[1] end
+end
+return sum

@@ -1,0 +1,141 @@
+"""Caller identity (part B): an owner is believed from the gateway only, and meets only the owner's tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from local.redis_server import RedisCluster, RedisServer
+from local.stack import Stack
+from tests.contract.part_b import new_path, report
+from tests.scripted_backend import ScriptedBackend
+
+GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer | RedisCluster,
+    azurite: Azurite,
+    backend: ScriptedBackend,
+) -> Iterator[Stack]:
+    """A stack with a gateway before it."""
+    with Stack(
+        tmp_path_factory.mktemp("owners"),
+        redis=redis_server,
+        azurite=azurite,
+        backends={"/v1/test": backend.url},
+        with_model=False,
+        settings={"GATEWAY_KEY": GATEWAY_KEY},
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def app(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as client:
+        yield client
+
+
+def as_owner(owner: str) -> dict[str, str]:
+    return {"X-Task-Owner": owner, "X-Gateway-Key": GATEWAY_KEY}
+
+
+def submit(app: httpx.Client, path: str, **headers: str) -> str:
+    response = app.post(f"/api/v1/submit{path}", content=b"work", headers=headers)
+    assert response.status_code == 202, response.text
+    return response.json()["TaskId"]
+
+
+REQUESTS = [
+    ("GET", ""),
+    ("GET", "?wait=1"),
+    ("GET", "/history"),
+    ("GET", "/result"),
+    ("PUT", "/result"),
+    ("POST", "/heartbeat"),
+    ("POST", "/replay"),
+    ("DELETE", ""),
+]
+
+
+@pytest.mark.parametrize(("method", "action"), REQUESTS)
+def test_another_owners_task_is_a_404_like_an_unknown_one(app: httpx.Client, method: str, action: str) -> None:
+    task_id = submit(app, new_path(), **as_owner("alice"))
+    before = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
+    theirs = app.request(method, f"/api/v1/tasks/{task_id}{action}", headers=as_owner("bob"))
+    unknown = app.request(method, f"/api/v1/tasks/no-such-task{action}", headers=as_owner("bob"))
+    assert theirs.status_code == unknown.status_code == 404
+    assert theirs.json() == unknown.json()
+    after = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
+    # The task may be dispatched meanwhile; what bob asked must not show.
+    history = app.get(f"/api/v1/tasks/{task_id}/history", headers=as_owner("alice")).json()["Events"]
+    assert {event["State"] for event in history} <= {"created", "dispatched"}
+    assert before.partition("-")[0] == after.partition("-")[0]
+
+
+def test_an_owner_meets_the_owners_tasks(app: httpx.Client) -> None:
+    task_id = submit(app, new_path(), **as_owner("alice"))
+    assert app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
+    assert app.delete(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
+
+
+def test_lists_hold_the_owners_tasks_alone(app: httpx.Client) -> None:
+    path = new_path()
+    tasks = {owner: [submit(app, path, **as_owner(owner)) for _ in range(4)] for owner in ("alice", "bob")}
+    nobodys = submit(app, path)
+    for owner, task_ids in tasks.items():
+        page = app.get("/api/v1/tasks", params={"path": path}, headers=as_owner(owner)).json()
+        assert sorted(task["TaskId"] for task in page["Tasks"]) == sorted(task_ids)
+    page = app.get("/api/v1/tasks", params={"path": path}).json()
+    assert {task["TaskId"] for task in page["Tasks"]} == {nobodys, *tasks["alice"], *tasks["bob"]}
+
+
+def test_the_existing_functions_keep_owners_apart_too(app: httpx.Client, backend: ScriptedBackend) -> None:
+    created = app.post(
+        "/api/CacheConnectorUpsert", json={"Endpoint": backend.url + new_path()}, headers=as_owner("alice")
+    ).json()
+    query = {"taskId": created["TaskId"]}
+    assert app.get("/api/CacheConnectorGet", params=query, headers=as_owner("alice")).json() == created
+    assert app.get("/api/CacheConnectorGet", params=query, headers=as_owner("bob")).status_code == 204
+    update = {"TaskId": created["TaskId"], "BackendStatus": "completed", "Endpoint": created["Endpoint"]}
+    assert app.post("/api/CacheConnectorUpsert", json=update, headers=as_owner("bob")).status_code == 404
+    assert app.get("/api/CacheConnectorGet", params=query).json() == created
+
+
+def test_a_model_service_that_names_no_owner_updates_any_task(app: httpx.Client) -> None:
+    task_id = submit(app, new_path(), **as_owner("alice"))
+    assert report(app, TaskId=task_id, BackendStatus="completed")["BackendStatus"] == "completed"
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong", GATEWAY_KEY + "x", GATEWAY_KEY[:-1]])
+def test_who_is_not_the_gateway_cannot_name_an_owner(app: httpx.Client, key: str | None) -> None:
+    headers = {"X-Task-Owner": "alice", **({} if key is None else {"X-Gateway-Key": key})}
+    for method, url in (
+        ("POST", f"/api/v1/submit{new_path()}"),
+        ("GET", "/api/v1/tasks"),
+        ("GET", "/api/v1/tasks/x"),
+        ("GET", "/api/CacheConnectorGet?taskId=x"),
+    ):
+        response = app.request(method, url, headers=headers)
+        assert response.status_code == 403
+        assert response.json()["type"] == "urn:task-backbone:problem:not-the-gateway"
+        assert GATEWAY_KEY not in response.text
+
+
+@pytest.mark.parametrize("owner", ["", "a b", "x" * 129, "\u00fc"])
+def test_what_cannot_be_an_owner_is_refused(app: httpx.Client, owner: str) -> None:
+    headers = {"X-Task-Owner": owner.encode(), "X-Gateway-Key": GATEWAY_KEY.encode()}
+    response = app.get("/api/v1/tasks", headers={name.encode(): value for name, value in headers.items()})
+    assert response.status_code == 400
+
+
+def test_two_owners_idempotency_keys_do_not_meet(app: httpx.Client) -> None:
+    path, key = new_path(), {"Idempotency-Key": "same"}
+    alice = submit(app, path, **as_owner("alice"), **key)
+    assert submit(app, path, **as_owner("alice"), **key) == alice
+    assert submit(app, path, **as_owner("bob"), **key) != alice

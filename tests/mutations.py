@@ -1,0 +1,201 @@
+"""Breaks each guard in a copy of the tree, and says which test notices: ``python -m tests.mutations [NAME…]``.
+
+A guard that can be broken without a test failing is not tested. Exit code 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = "shared/task_store/scripts"
+STORE_TESTS = ("tests/shared/task_store",)
+OWNER_TESTS = ("tests/contract/test_b_owners.py", "tests/shared/task_store/test_lifecycle.py")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One guard, and how it is broken: *old*, which stands once in *file*, becomes *new*."""
+
+    guard: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = STORE_TESTS
+
+
+MUTATIONS = [
+    Mutation(
+        "fence: an older attempt is refused",
+        f"{SCRIPTS}/move.lua",
+        "if arg.attempt and arg.attempt ~= rec.a then",
+        "if false then",
+    ),
+    Mutation(
+        "fence: a retry draws a new attempt",
+        f"{SCRIPTS}/lib.lua",
+        "rec.a, rec.n = rec.a + 1, 0",
+        "rec.a, rec.n = rec.a, 0",
+    ),
+    Mutation("replay of a step", f"{SCRIPTS}/move.lua", "if rec.k == arg.op then", "if false then"),
+    Mutation(
+        "replay of a create", f"{SCRIPTS}/create.lua", "known.k == arg.op and 'created' or 'exists'", "'exists'"
+    ),
+    Mutation("replay of a report", f"{SCRIPTS}/report.lua", "known = known or op == arg.op", "known = false"),
+    Mutation(
+        "terminal: a finished task stays as it is", f"{SCRIPTS}/move.lua", "if TERMINAL[rec.s] and", "if false and"
+    ),
+    Mutation(
+        "terminal: only a failed task is replayed",
+        f"{SCRIPTS}/move.lua",
+        "not (arg.revive and rec.s == 'failed')",
+        "not arg.revive",
+    ),
+    Mutation(
+        "claim: from waiting only",
+        f"{SCRIPTS}/move.lua",
+        "if not allowed then return { 'state', raw } end",
+        "",
+    ),
+    Mutation(
+        "lease: a report renews it", f"{SCRIPTS}/move.lua", "set_due(id, now + rec.l)", "set_due(id, now + 1e12)"
+    ),
+    Mutation("lease: silence is found", f"{SCRIPTS}/sweep.lua", "  else\n    lease_over(id, rec)\n", "  else\n"),
+    Mutation(
+        "lease: the attempt limit",
+        f"{SCRIPTS}/sweep.lua",
+        "elseif rec.f >= arg.max_attempts then",
+        "elseif false then",
+    ),
+    Mutation("due: each step sets the next deadline", f"{SCRIPTS}/move.lua", "set_due(id, now + arg.due_in)", ""),
+    Mutation("due: a created task has one", f"{SCRIPTS}/create.lua", "set_due(arg.id, now + arg.due_in)", ""),
+    Mutation(
+        "due: a sweep hands a task out once",
+        f"{SCRIPTS}/sweep.lua",
+        "set_due(id, now + backoff(arg.publish_base, arg.cap, rec.n))\n  done",
+        "set_due(id, now)\n  done",
+    ),
+    Mutation(
+        "counts: a task leaves its former index",
+        f"{SCRIPTS}/lib.lua",
+        "redis.call('ZREM', index_key(rec.p, rec.s), id)",
+        "return",
+    ),
+    Mutation(
+        "retention: nothing of a task is left",
+        f"{SCRIPTS}/lib.lua",
+        "redis.call('DEL', record_key(id), body_key(id), result_key(id))",
+        "redis.call('DEL', record_key(id), body_key(id))",
+    ),
+    Mutation("owner: of a change", f"{SCRIPTS}/move.lua", " or arg.owner and arg.owner ~= rec.o", "", OWNER_TESTS),
+    Mutation(
+        "owner: of a look",
+        "cache_manager/tasks.py",
+        "(self.owner is not None and task.owner != self.owner)",
+        "False",
+        OWNER_TESTS,
+    ),
+    Mutation(
+        "owner: of a list",
+        f"{SCRIPTS}/list.lua",
+        "(not arg.owner or cmsgpack.unpack(raw).o == arg.owner)",
+        "true",
+        OWNER_TESTS,
+    ),
+    Mutation(
+        "owner: the gateway's key",
+        "cache_manager/callers.py",
+        "not hmac.compare_digest(given.encode(), expected.get_secret_value().encode())",
+        "False",
+        OWNER_TESTS,
+    ),
+    Mutation(
+        "registry: of an Endpoint's origin",
+        "shared/backends.py",
+        "_origin(base) == origin and ",
+        "",
+        ("tests/shared/test_backends.py",),
+    ),
+    Mutation(
+        "registry: of a path, at creation and at dispatch",
+        "shared/backends.py",
+        "            if backend.serves(path):",
+        "            if True:",
+        ("tests/shared/test_backends.py",),
+    ),
+    Mutation(
+        "registry: of the address when it is called",
+        "backend_webhook/backend_client.py",
+        'if not self._backends.forbids(result["host"].partition("%")[0])',
+        "",
+        ("tests/backend_webhook",),
+    ),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of guards' names; without one, all")
+    wanted = parser.parse_args().names
+    unnoticed = 0
+    with tempfile.TemporaryDirectory(prefix="mutations-") as directory:
+        tree = _copy(Path(directory))
+        for mutation in MUTATIONS:
+            if wanted and not any(name in mutation.guard for name in wanted):
+                continue
+            noticed = _try(mutation, tree)
+            unnoticed += noticed is None
+            print(f"{mutation.guard:<50} {noticed or 'NOT NOTICED'}", flush=True)
+    return 1 if unnoticed else 0
+
+
+def _copy(directory: Path) -> Path:
+    tree = directory / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", ".local", "__pycache__", ".*_cache"))
+    (tree / ".local").mkdir()
+    if (ROOT / ".local" / "npm").exists():
+        (tree / ".local" / "npm").symlink_to(ROOT / ".local" / "npm")
+    return tree
+
+
+def _try(mutation: Mutation, tree: Path) -> str | None:
+    """The first test that fails when the guard is broken.
+
+    Raises:
+        SystemExit: the guard is not where the mutation expects it.
+    """
+    file = tree / mutation.file
+    whole = file.read_text()
+    if whole.count(mutation.old) != 1:
+        sys.exit(
+            f"{mutation.guard}: what is to be broken stands {whole.count(mutation.old)} times in {mutation.file}"
+        )
+    file.write_text(whole.replace(mutation.old, mutation.new))
+    try:
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider"),
+                # It finds what the tables find, and then takes minutes to shrink it.
+                "--ignore=tests/shared/task_store/test_state_machine.py",
+                *mutation.tests,
+            ],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        file.write_text(whole)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    return failed[1] if failed else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

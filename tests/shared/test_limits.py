@@ -1,0 +1,56 @@
+"""What a process takes on at a time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from shared.limits import Limit, Limits, Overloaded
+from shared.settings import INLINE_LIMIT_BYTES, Settings
+
+
+def test_what_fits_is_held_and_what_does_not_is_refused_by_name_until_there_is_room() -> None:
+    limit = Limit("requests", 3)
+    with ExitStack() as held:
+        held.enter_context(limit.hold(2))
+        with pytest.raises(Overloaded, match="requests"), limit.hold(2):
+            raise AssertionError
+        held.enter_context(limit.hold())
+        with pytest.raises(Overloaded), limit.hold():
+            raise AssertionError
+    with limit.hold(3):
+        pass
+
+
+def test_room_is_given_back_however_its_use_ends() -> None:
+    limit = Limit("requests", 1)
+    for _ in range(3):
+        with pytest.raises(ValueError), limit.hold():
+            raise ValueError
+
+
+def test_what_is_more_than_the_limit_is_let_through_alone() -> None:
+    limit = Limit("large bodies", 10)
+    with limit.hold(11), pytest.raises(Overloaded), limit.hold(1):
+        raise AssertionError
+    with limit.hold(1), pytest.raises(Overloaded), limit.hold(11):
+        raise AssertionError
+
+
+def test_small_bodies_need_no_room() -> None:
+    limits = Limits.of(
+        Settings.from_env(
+            {
+                "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+                "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+                "BACKENDS": '{"/v1": "https://models.example.org"}',
+                "MAX_BODY_BYTES_IN_FLIGHT": str(INLINE_LIMIT_BYTES + 1),
+            }
+        )
+    )
+    with limits.body(INLINE_LIMIT_BYTES + 1):
+        with pytest.raises(Overloaded), limits.body(INLINE_LIMIT_BYTES + 1):
+            raise AssertionError
+        with limits.body(INLINE_LIMIT_BYTES), limits.body(INLINE_LIMIT_BYTES):
+            pass
