@@ -4,6 +4,7 @@
     python3 dev.py demo               real pictures through a real model and back
     python3 dev.py test [ARGUMENTS]   the tests; ARGUMENTS go to pytest
     python3 dev.py up [--func]        the local stack, until Ctrl-C
+    python3 dev.py faults [--minutes N]  whether any task gets lost, whatever breaks
     python3 dev.py check              format, lint and types, as CI does
 
 Standard library only, and readable by an old Python, so that it can say that it is too old.
@@ -23,7 +24,7 @@ OLDEST = (3, 11)
 
 def main():
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
-    if command not in ("demo", "up", "test", "check"):
+    if command not in ("demo", "up", "test", "check", "faults"):
         print(__doc__)
         return 0 if command in ("help", "-h", "--help") else 2
     if os.name != "posix":
@@ -43,7 +44,8 @@ def main():
         # Without arguments the whole suite, on all cores; files stay together, since each has its stack.
         return run("-m", "pytest", *(arguments or ["-n", "auto", "--dist", "loadfile"]))
     os.chdir(ROOT)
-    os.execv(PYTHON, [PYTHON, "-m", "local", command, *arguments])
+    module = ["tests.faults"] if command == "faults" else ["local", command]
+    os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 
 
 def install():

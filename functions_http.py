@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import azure.functions as func
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable
-from shared.problems import Problem, unavailable
+from shared.limits import Overloaded
+from shared.problems import Problem, overloaded, unavailable
 from shared.services import Services, current_services
 from shared.task_store import StoreUnavailable
 
@@ -27,13 +29,17 @@ def http_function(
     methods: list[str],
     route: str | None = None,
     auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
+    counted: bool = True,
 ) -> Callable[[Handler], Handler]:
-    """Register a handler as the HTTP function *name*; without a route, that is its route too."""
+    """Register a handler as the HTTP function *name*; without a route, that is its route too.
+
+    Only if it is *counted* does the limit to the requests in flight apply to it.
+    """
 
     def register(handler: Handler) -> Handler:
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             with telemetry.server_span(name, _trace_headers(req, context)) as span:
-                response = await _answer(handler, req)
+                response = await _answer(handler, req, counted)
                 # Without the method, Application Insights would show neither the status nor that it failed.
                 span.set_attributes(
                     {"http.request.method": req.method, "http.response.status_code": response.status_code}
@@ -70,11 +76,16 @@ def json_response(
     )
 
 
-async def _answer(handler: Handler, req: func.HttpRequest) -> func.HttpResponse:
+async def _answer(handler: Handler, req: func.HttpRequest, counted: bool) -> func.HttpResponse:
     try:
-        return await handler(req, current_services())
+        services = current_services()
+        limits = services.limits
+        with limits.requests.hold() if counted else nullcontext(), limits.body(len(req.get_body())):
+            return await handler(req, services)
     except Problem as problem:
         return _problem_response(problem)
+    except Overloaded as error:
+        return _problem_response(overloaded(str(error)))
     except StoreUnavailable as error:
         log.warning("Redis does not answer: %s", error)
         return _problem_response(unavailable("The task store"))

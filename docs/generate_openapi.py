@@ -29,14 +29,14 @@ os.environ.update(
 from backend_webhook.dispatcher import Dispatched
 from backend_webhook.events import CLASSIC_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
-from cache_manager.task_api import MAX_WAIT_S
-from cache_manager.wire import TaskHistory, TaskUpsert, TaskView
+from cache_manager.task_api import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S
+from cache_manager.wire import TaskHistory, TaskList, TaskUpsert, TaskView
 from request_reporter.functions import ProcessingReport
 from shared.backends import MAX_PATH_CHARS
 from shared.events import DISPATCH_EVENT
 from shared.problems import ProblemDocument
 from shared.settings import INLINE_LIMIT_BYTES
-from shared.task import MAX_ATTEMPT
+from shared.task import MAX_ATTEMPT, State
 from shared.task_id import TASK_ID_PATTERN
 from task_logger.depths import QueueDepth, QueueDepthList
 
@@ -84,6 +84,7 @@ COMPLETED = TASK | {
     "ResultContentType": "image/tiff",
     "ResultSize": 1_048_576,
 }
+CANCELLED = TASK | {"Status": "Cancelled", "BackendStatus": "cancelled"}
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
     "Waiting": 17,
@@ -306,6 +307,13 @@ COMMON_RESPONSES: Json = {
 }
 
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
+ATTEMPT_HEADER = parameter(
+    "header",
+    "X-Task-Attempt",
+    "The number the dispatch had in this header. Without it the caller is trusted as the current one.",
+    {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    1,
+)
 ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
 """A path parameter that spans several segments: its slashes are not to be escaped."""
 CLUSTER_PARAMETERS = (
@@ -445,6 +453,86 @@ OPERATIONS: list[Operation] = [
         },
     ),
     Operation(
+        "CancelTask",
+        "DELETE",
+        "/v1/tasks/{id}",
+        TASKS,
+        "Cancel a task",
+        description="A waiting task is never dispatched. Who works on a running one is told by a 409 at its next "
+        "update. Cancelling it again changes nothing.",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            200: response("The task is cancelled.", schema(TaskView), CANCELLED, headers=("ETag",)),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "ReplayTask",
+        "POST",
+        "/v1/tasks/{id}/replay",
+        TASKS,
+        "Have a failed task begin again",
+        description="At its endpoint, with the body it has, as a new attempt and without its result.",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            202: response(
+                "The task waits to be dispatched.", schema(TaskView), CREATED | {"Attempt": 2}, headers=TASK_HEADERS
+            ),
+            400: invalid("/Body", "a task to be published needs one, and none was kept"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "TaskHeartbeat",
+        "POST",
+        "/v1/tasks/{id}/heartbeat",
+        TASKS,
+        "Renew a task's lease",
+        description="For model services that have nothing to report. Any update does the same.",
+        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER),
+        responses={
+            200: response("The lease runs anew.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            400: invalid("X-Task-Attempt", "a number is expected"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "ListTasks",
+        "GET",
+        "/v1/tasks",
+        TASKS,
+        "Tasks, newest first",
+        description="Paging meets every task that is there all the while exactly once, whatever comes, goes or "
+        "changes meanwhile.",
+        parameters=(
+            parameter("query", "path", "Tasks of this endpoint path only.", TEXT, f"/{PATH}"),
+            parameter(
+                "query", "status", "Tasks in this state only.", {"enum": [state.value for state in State]}, "failed"
+            ),
+            parameter(
+                "query",
+                "limit",
+                f"Tasks on a page; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter(
+                "query",
+                "cursor",
+                "`NextCursor` of the former page.",
+                TEXT | {"pattern": "^[0-9a-f]{1,12}-[A-Za-z0-9_.-]{1,128}$"},
+                f"1a2033330a9-{ID}",
+            ),
+        ),
+        responses={
+            200: response("A page.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
+            400: invalid("limit", "a number from 1 to 200 is expected"),
+        },
+    ),
+    Operation(
         "PutTaskResult",
         "PUT",
         "/v1/tasks/{id}/result",
@@ -455,13 +543,7 @@ OPERATIONS: list[Operation] = [
         f"{INLINE_LIMIT_BYTES // 1024} KiB it is kept in Blob Storage.",
         parameters=(
             TASK_ID_IN_PATH,
-            parameter(
-                "header",
-                "X-Task-Attempt",
-                "The number the dispatch had in this header. Without it the caller is trusted as the current one.",
-                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-                1,
-            ),
+            ATTEMPT_HEADER,
         ),
         body=any_body("What the model made: any bytes, or none."),
         responses={
@@ -612,7 +694,17 @@ OPERATIONS: list[Operation] = [
         EVENTS,
         "Deliver events",
         description="Event Grid schema (an array) or CloudEvents (one, or a batch). Each event's task is dispatched "
-        "to its model service; the answer is 200 once the outcome is recorded, whatever the model service said.",
+        "to its model service; the answer is 200 once the outcome is recorded, whatever the model service said. "
+        "Other answers have a result for each event too.",
+        parameters=(
+            parameter(
+                "header",
+                "aeg-subscription-name",
+                "The event subscription: with `EVENT_GRID_SUBSCRIPTION`, none other's deliveries are taken.",
+                TEXT,
+                "BACKEND-WEBHOOK",
+            ),
+        ),
         body={
             "required": True,
             "content": {
@@ -671,6 +763,13 @@ OPERATIONS: list[Operation] = [
                 "An event cannot be handled.",
                 "See errors.",
                 errors=[{"pointer": "/0", "detail": "the event type is unknown"}],
+                results=["invalid"],
+            ),
+            403: problem(
+                HTTPStatus.FORBIDDEN,
+                "wrong-subscription",
+                "The delivery is another subscription's.",
+                "The header aeg-subscription-name does not name the subscription that this app expects.",
             ),
         },
     ),
@@ -764,7 +863,9 @@ def generate() -> str:
             "title": "Task Backbone",
             "version": project["version"],
             "summary": project["description"],
-            "description": "Errors are problem documents (RFC 9457), times ISO 8601 in UTC.",
+            "description": "Errors are problem documents (RFC 9457), times ISO 8601 in UTC. The gateway may name the "
+            "caller with `X-Task-Owner`, together with its `X-Gateway-Key`: the request then meets only that owner's "
+            "tasks. From anybody else the header is answered with 403.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [
@@ -800,6 +901,7 @@ def _schemas() -> Json:
             (ProcessingReport, "validation"),
             (TaskView, "serialization"),
             (TaskHistory, "serialization"),
+            (TaskList, "serialization"),
             (QueueDepth, "serialization"),
             (QueueDepthList, "serialization"),
             (Health, "serialization"),

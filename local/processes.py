@@ -71,7 +71,7 @@ class ChildProcess:
         name: what error messages call it.
         command: program and arguments; a program without a slash is looked up on PATH.
         log_path: where standard output and standard error are appended.
-        environment: variables set on top of this process's own.
+        environment: variables set on top of this process's own. May be changed, for the next start.
         start_timeout_s: how long it may take to become ready.
     """
 
@@ -87,7 +87,7 @@ class ChildProcess:
         self.name = name
         self.log_path = log_path
         self._command = [str(part) for part in command]
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start_bytes = 0
@@ -134,7 +134,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
                 process_group=0,
             ).result()
 

@@ -16,6 +16,7 @@ from typing import Self
 import httpx
 
 from local.azurite import Azurite
+from local.event_grid.schema import topic_id
 from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOPIC = "backbone"
 SUBSCRIPTION = "backend-webhook"
 DEAD_LETTERS = "dead-letters"
+DISPATCH_EVENT, CLASSIC_EVENT = "backbone.task.dispatch", "task"
 MODEL_PREFIX = "/v1/landcover"
 _ACTIVATION_TIMEOUT_S = 60
 
@@ -67,6 +69,7 @@ class Stack:
         azurite: likewise.
         core_tools: run the app under ``func start`` and not on the development host.
         time_scale: how fast Event Grid's time passes.
+        delivery_headers: what Event Grid sends with each delivery, such as a token.
     """
 
     def __init__(
@@ -81,10 +84,12 @@ class Stack:
         azurite: Azurite | None = None,
         core_tools: bool = False,
         time_scale: float = 1.0,
+        delivery_headers: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.key = _kept_key(directory)
+        self._delivery_headers = dict(delivery_headers or {})
         self.redis = redis or RedisServer(directory / "redis")
         self.azurite = azurite or Azurite(directory / "azurite")
         self._owned = [part for part, given in ((self.redis, redis), (self.azurite, azurite)) if given is None]
@@ -120,6 +125,11 @@ class Stack:
             "REDIS_CONNECTION_STRING": self.redis.url,
             "EVENT_GRID_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
             "EVENT_GRID_KEY": self.key,
+            # The emulator's topic takes both schemas; in Azure, ends need a topic of their own, with CloudEvents.
+            "COMPLETIONS_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
+            "COMPLETIONS_KEY": self.key,
+            "EVENT_GRID_TOPIC_ID": topic_id(TOPIC),
+            "EVENT_GRID_SUBSCRIPTION": SUBSCRIPTION,
             "BACKENDS": json.dumps(registry),
             "ALLOW_LOOPBACK_BACKENDS": "true",
             "AzureWebJobsStorage": self.azurite.connection_string,
@@ -163,7 +173,13 @@ class Stack:
                     part.spawn()
             for part in processes:
                 part.wait_until_ready()
-            self._subscribe()
+            self.subscribe(
+                SUBSCRIPTION,
+                endpoint=self.function_url("BackendWebhook"),
+                deadLetterContainer=DEAD_LETTERS,
+                deliveryHeaders=self._delivery_headers,
+                includedEventTypes=[DISPATCH_EVENT, CLASSIC_EVENT],
+            )
         except BaseException:
             self.stop()
             raise
@@ -197,15 +213,21 @@ class Stack:
         """A client of the app that holds its key."""
         return httpx.Client(base_url=self.url, headers={"x-functions-key": self.key}, timeout=90)
 
-    def _subscribe(self) -> None:
-        address = f"{self.event_grid_url}/control/topics/{TOPIC}/subscriptions/{SUBSCRIPTION}"
-        subscription = {"endpoint": self.function_url("BackendWebhook"), "deadLetterContainer": DEAD_LETTERS}
-        httpx.put(address, json=subscription).raise_for_status()
+    def subscribe(self, name: str, **settings: object) -> None:
+        """Have the topic's events delivered, by a subscription as the emulator's control API describes it.
+
+        Raises:
+            LocalStackError: the endpoint does not answer the handshake.
+        """
+        address = f"{self.event_grid_url}/control/topics/{TOPIC}/subscriptions/{name}"
+        httpx.put(address, json=settings).raise_for_status()
         deadline_s = time.monotonic() + _ACTIVATION_TIMEOUT_S
         while httpx.get(address).json()["state"] != "Active":
             self.check()
             if time.monotonic() > deadline_s:
-                raise LocalStackError("The Event Grid subscription did not become active: the handshake fails.")
+                raise LocalStackError(
+                    f"The Event Grid subscription {name} did not become active: its handshake fails."
+                )
             time.sleep(0.05)
 
     def __enter__(self) -> Self:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from shared.circuit import Circuit, CircuitOpen
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 from shared.task import Content
 
@@ -14,6 +18,13 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("task_backbone")
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 30.0
+"""What a call may take in all; 100 MiB are to be moved within it."""
+_PATIENCE_S = 5.0
+"""How long a call waits where an earlier one got no answer: enough for most uploads."""
 
 
 class BlobsUnavailable(Exception):
@@ -30,23 +41,18 @@ class BodyStore:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._container: ContainerClient | None = None
+        self._circuit = Circuit((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
     async def put(self, task_id: str, content_type: str, data: bytes) -> Content:
-        """Store *data* if it is too large to be inline. Each call writes a blob of its own and overwrites none."""
+        """Store *data* if it is too large to be inline. Each call writes a blob of its own and overwrites none.
+
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer.
+        """
         if len(data) <= INLINE_LIMIT_BYTES:
             return Content(content_type, len(data))
         name = _prefix(task_id) + secrets.token_hex(8)
-        from azure.core.exceptions import AzureError, ResourceNotFoundError
-
-        container = self._open()
-        try:
-            try:
-                await self._upload(container, name, data)
-            except ResourceNotFoundError:
-                await self._create(container)
-                await self._upload(container, name, data)
-        except (AzureError, OSError, TimeoutError) as error:
-            raise BlobsUnavailable(type(error).__name__) from error
+        await self._ask(lambda container: self._put(container, name, data))
         return Content(content_type, len(data), name)
 
     async def read(self, blob: str) -> bytes:
@@ -55,69 +61,92 @@ class BodyStore:
             BodyMissing: there is no such blob.
             BlobsUnavailable: Blob Storage does not answer.
         """
-        from azure.core.exceptions import AzureError, ResourceNotFoundError
+        from azure.core.exceptions import ResourceNotFoundError
+
+        async def download(container: ContainerClient) -> bytes:
+            stream = await container.download_blob(blob, max_concurrency=4)
+            return await stream.readall()
 
         try:
-            stream = await self._open().download_blob(blob, max_concurrency=4)
-            return await stream.readall()
+            return await self._ask(download)
         except ResourceNotFoundError:
             raise BodyMissing(blob) from None
-        except (AzureError, OSError, TimeoutError) as error:
-            raise BlobsUnavailable(type(error).__name__) from error
 
     async def discard(self, content: Content | None) -> None:
         """Delete a blob that no record came to name. If that fails, the storage account's lifecycle rule does it."""
-        from azure.core.exceptions import AzureError
-
-        if content is not None and content.blob is not None:
-            try:
-                await self._open().delete_blob(content.blob)
-            except (AzureError, OSError, TimeoutError):
-                log.warning("an unused blob could not be deleted: %s", content.blob)
+        if content is None or content.blob is None:
+            return
+        blob = content.blob
+        try:
+            await self._ask(lambda container: self._delete(container, blob))
+        except BlobsUnavailable:
+            log.warning("an unused blob could not be deleted: %s", blob)
 
     async def delete_all(self, task_id: str) -> None:
-        """Delete every blob of a task."""
-        from azure.core.exceptions import AzureError, ResourceNotFoundError
+        """Delete every blob of a task.
 
-        container = self._open()
-        try:
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        async def delete(container: ContainerClient) -> None:
             names = [name async for name in container.list_blob_names(name_starts_with=_prefix(task_id))]
             for name in names:
-                try:
-                    await container.delete_blob(name)
-                except ResourceNotFoundError:
-                    continue
-        except ResourceNotFoundError:
+                await self._delete(container, name)
+
+        try:
+            await self._ask(delete)
+        except ResourceNotFoundError:  # of the container
             return
-        except (AzureError, OSError, TimeoutError) as error:
-            raise BlobsUnavailable(type(error).__name__) from error
 
     async def ping(self) -> None:
         """
         Raises:
             BlobsUnavailable: Blob Storage does not answer.
         """
-        from azure.core.exceptions import AzureError
-
-        try:
-            await self._open().exists()
-        except (AzureError, OSError, TimeoutError) as error:
-            raise BlobsUnavailable(type(error).__name__) from error
+        await self._ask(lambda container: container.exists())
 
     async def aclose(self) -> None:
         if self._container is not None:
             await self._container.close()
 
+    async def _ask(self, call: Callable[[ContainerClient], Awaitable[T]]) -> T:
+        from azure.core.exceptions import AzureError, ResourceNotFoundError
+
+        async def attempt() -> T:
+            container = self._open()
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    return await call(container)
+            except ResourceNotFoundError:
+                raise
+            except (AzureError, OSError) as error:
+                raise BlobsUnavailable(type(error).__name__) from error
+
+        try:
+            return await self._circuit.call(attempt)
+        except CircuitOpen as error:
+            raise BlobsUnavailable(type(error).__name__) from error
+
+    async def _put(self, container: ContainerClient, name: str, data: bytes) -> None:
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+        try:
+            await self._upload(container, name, data)
+        except ResourceNotFoundError:
+            with suppress(ResourceExistsError):
+                await container.create_container()
+            await self._upload(container, name, data)
+
     async def _upload(self, container: ContainerClient, name: str, data: bytes) -> None:
         await container.upload_blob(name, data, overwrite=True, max_concurrency=4)
 
-    async def _create(self, container: ContainerClient) -> None:
-        from azure.core.exceptions import ResourceExistsError
+    async def _delete(self, container: ContainerClient, name: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
 
-        try:
-            await container.create_container()
-        except ResourceExistsError:
-            return
+        with suppress(ResourceNotFoundError):
+            await container.delete_blob(name)
 
     def _open(self) -> ContainerClient:
         if self._container is not None:
@@ -128,8 +157,12 @@ class BodyStore:
         options: dict[str, Any] = {
             "retry_total": 1,
             "retry_connect": 0,
+            "initial_backoff": 1,
+            "random_jitter_range": 1,
             "connection_timeout": 2,
-            "read_timeout": 20,
+            "read_timeout": 5,
+            # In one piece, what the socket does not take at once would be copied.
+            "max_single_put_size": 4 * 1024 * 1024,
         }
         url = settings.azurewebjobsstorage__blobserviceuri or (
             f"https://{settings.azurewebjobsstorage__accountname}.blob.core.windows.net"

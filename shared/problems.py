@@ -66,6 +66,16 @@ def no_such_task() -> Problem:
     return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
 
 
+def overloaded(what: str) -> Problem:
+    return Problem(
+        503,
+        "overloaded",
+        "The app has too much in hand.",
+        f"It has as many {what} in hand as it may at a time. Try again.",
+        headers={"Retry-After": "2"},
+    )
+
+
 def unavailable(what: str) -> Problem:
     return Problem(
         503,

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from shared import telemetry
 from shared.backends import BackendRegistry
 from shared.bodies import BodyStore
-from shared.events import EventPublisher
+from shared.events import Topic
+from shared.limits import Limits
 from shared.settings import Settings, SettingsError
 from shared.task_store import StorePolicy, TaskStore, connect
 from shared.task_store.connection import RedisAddress, RedisClient
@@ -28,8 +29,12 @@ class Services:
     settings: Settings
     backends: BackendRegistry
     store: TaskStore
-    events: EventPublisher
+    events: Topic
+    """Where dispatches are asked for."""
+    completions: Topic | None
+    """Where the ends of tasks are announced, if they are."""
     bodies: BodyStore
+    limits: Limits
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
@@ -54,10 +59,17 @@ class Services:
                     republish_s=settings.republish_s,
                     retention_s=settings.retention_s,
                     max_attempts=settings.max_attempts,
+                    announce=settings.publish_completions,
                 ),
             ),
-            events=EventPublisher(settings),
+            events=Topic(settings.event_grid_topic_uri, settings.event_grid_key),
+            completions=(
+                Topic(settings.completions_topic_uri, settings.completions_key)
+                if settings.publish_completions and settings.completions_topic_uri
+                else None
+            ),
             bodies=BodyStore(settings),
+            limits=Limits.of(settings),
         )
 
 

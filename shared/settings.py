@@ -70,6 +70,49 @@ class Settings(BaseModel):
     event_grid_key: SecretStr | None = Field(
         default=None, description="The topic's key. Without it the app's managed identity is used."
     )
+    publish_completions: bool = Field(
+        default=False, description="Publish an event when a task has ended, so that callers need not ask."
+    )
+    completions_topic_uri: str | None = Field(
+        default=None,
+        description="The topic for that: one with the CloudEvents schema.",
+        pattern=r"^https?://[^/?#\s]+",
+    )
+    completions_key: SecretStr | None = Field(
+        default=None, description="Its key. Without it the app's managed identity is used."
+    )
+    gateway_key: SecretStr | None = Field(
+        default=None,
+        description="What a gateway sends as `X-Gateway-Key`, so that its `X-Task-Owner` is believed. "
+        "Without it nobody's is.",
+        min_length=16,
+    )
+    event_grid_topic_id: str | None = Field(
+        default=None,
+        description="The topic's resource id, `/subscriptions/…/topics/NAME`. With it, events that do not name it as "
+        "their `topic` (CloudEvents: `source`) are refused.",
+        pattern=r"^/",
+    )
+    event_grid_subscription: str | None = Field(
+        default=None,
+        description="The event subscription's name. With it, deliveries of other subscriptions are refused.",
+    )
+    webhook_tenant_id: str | None = Field(
+        default=None,
+        description="The tenant whose Entra ID issues Event Grid's tokens. With it, `BackendWebhook` takes such a "
+        "token in place of a function key.",
+        pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+    )
+    webhook_audience: str | None = Field(
+        default=None,
+        description="For whom those tokens are issued: the webhook's application in Entra ID, by the id or URI that "
+        "the event subscription names. Goes with `WEBHOOK_TENANT_ID`.",
+    )
+    webhook_authority: str = Field(
+        default="https://login.microsoftonline.com",
+        description="Entra ID's address; another one in a sovereign cloud.",
+        pattern=r"^https?://[^/?#\s@]+$",
+    )
     backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
         default_factory=dict,
         description="JSON: path prefix → base URL of the model service, or → "
@@ -104,6 +147,29 @@ class Settings(BaseModel):
         ge=1,
         le=100 * 1024 * 1024,
         description="Largest request body or result. The Functions host allows 100 MiB at most.",
+    )
+    max_body_bytes_in_flight: int = Field(
+        default=512 * 1024 * 1024,
+        ge=1,
+        description="How many bytes of bodies and results over 64 KiB a process has in hand at a time. More are "
+        "answered 503; a task whose body finds no room goes back to its queue.",
+    )
+    max_in_flight: int = Field(
+        default=200,
+        ge=1,
+        description="How many requests a process has in hand at a time, waiting ones included, health and deliveries "
+        "of events not. More are answered 503.",
+    )
+    max_waits: int = Field(
+        default=100,
+        ge=1,
+        description="How many of these may be waiting for a task's change. Who comes then is answered as if the time "
+        "were up.",
+    )
+    max_dispatches: int = Field(
+        default=100,
+        ge=1,
+        description="How many model services a process calls at a time. Tasks beyond it go back to their queues.",
     )
     lease_s: Seconds = Field(
         default=600,
@@ -144,9 +210,29 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _completions_have_a_topic(self) -> Self:
+        if self.publish_completions and not self.completions_topic_uri:
+            raise ValueError("setting COMPLETIONS_TOPIC_URI: PUBLISH_COMPLETIONS needs it")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_room_beside_waits(self) -> Self:
+        if self.max_waits >= self.max_in_flight:
+            raise ValueError("setting MAX_WAITS: it must be less than MAX_IN_FLIGHT")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_backend(self) -> Self:
         if not self.backends and not self.backend_base_url:
             raise ValueError("BACKENDS or BACKEND_BASE_URL must name at least one model service")
+        return self
+
+    @model_validator(mode="after")
+    def _webhook_is_whole(self) -> Self:
+        if bool(self.webhook_tenant_id) != bool(self.webhook_audience):
+            raise ValueError("WEBHOOK_TENANT_ID and WEBHOOK_AUDIENCE must be set together")
+        if not self.webhook_authority.startswith("https://") and not self.allow_loopback_backends:
+            raise ValueError("setting WEBHOOK_AUTHORITY: it must be an https URL")
         return self
 
     @classmethod

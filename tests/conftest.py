@@ -11,6 +11,9 @@ from local.processes import free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
 from tests.scripted_backend import ScriptedBackend
+from tests.secrecy import nothing_secret_is_printed, planted
+
+__all__ = ["nothing_secret_is_printed"]
 
 # Deadlines short enough to be waited for.
 IN_A_HURRY = {
@@ -28,7 +31,7 @@ IN_A_HURRY = {
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | RedisCluster]:
     """A single server, or with BACKBONE_TEST_REDIS=cluster a cluster of three primaries."""
     kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
-    with kind(tmp_path_factory.mktemp("redis")) as server:
+    with kind(tmp_path_factory.mktemp("redis"), password=planted("redis-password")) as server:
         yield server
 
 

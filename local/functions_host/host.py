@@ -28,9 +28,11 @@ from local.functions_host.invocation import InvocationFailed, Invoker
 from local.functions_host.keys import Keys
 from local.functions_host.routes import Router
 from local.functions_host.schedules import parse_time_span
+from local.functions_host.throttle import Buffer, Throttle, TooBusy
 from local.functions_host.timers import Timer, timer_argument
 
 _log = logging.getLogger("local.functions_host")
+_LARGE_BYTES = 64 * 1024
 _FUNCTION_TIMEOUT = "00:30:00"
 _BUILT_IN_PATHS = ("/admin/", "/runtime/")
 _ADMIN_FUNCTIONS = "/admin/functions"
@@ -44,6 +46,8 @@ class Limits:
     response_s: float = 230
     """When the platform's load balancer gives up on a response; the function goes on."""
     drain_s: float = 10
+    buffered_bytes: int = 768 * 1024 * 1024
+    """Of all bodies together. The real host has no such limit, but not the app's process for its own either."""
 
 
 def create_host(
@@ -73,7 +77,9 @@ def create_host(
         for function in functions.values()
         if function.trigger_type == TIMER_TRIGGER and not function.is_disabled
     ]
-    return FunctionsHost(functions, router, timers, invoker, keys, limits or Limits())
+    return FunctionsHost(
+        functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits or Limits()
+    )
 
 
 class FunctionsHost:
@@ -87,6 +93,7 @@ class FunctionsHost:
         timers: list[Timer],
         invoker: Invoker,
         keys: Keys,
+        throttle: Throttle,
         limits: Limits,
     ) -> None:
         self.functions = functions
@@ -95,7 +102,9 @@ class FunctionsHost:
         self._timer_tasks: list[asyncio.Task[None]] = []
         self._invoker = invoker
         self._keys = keys
+        self._throttle = throttle
         self._limits = limits
+        self._buffer = Buffer(limits.buffered_bytes)
 
     async def __aenter__(self) -> Self:
         self._timer_tasks = [asyncio.create_task(timer.run()) for timer in self._timers]
@@ -124,13 +133,24 @@ class FunctionsHost:
                 await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
+        request = Request(scope, receive, self._buffer)
         try:
-            response = await self._respond(Request(scope, receive))
-        except BodyTooLarge:
-            response = Response(413)
+            await (await self._answer(request)).send(send)
         except ClientGone:
             return
-        await response.send(send)
+        finally:
+            request.release()
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            response = await self._respond(request)
+            if len(response.body) > _LARGE_BYTES:
+                request.hold(len(response.body))
+            return response
+        except BodyTooLarge:
+            return Response(413)
+        except TooBusy:
+            return Response(429)
 
     async def _respond(self, request: Request) -> Response:
         if request.path[:9].lower().startswith(_BUILT_IN_PATHS):
@@ -144,6 +164,10 @@ class FunctionsHost:
             return Response(404)
         if not self._is_open(function, request):
             return Response(401)
+        async with self._throttle.admit():
+            return await self._run(function, route_params, request)
+
+    async def _run(self, function: Function, route_params: dict[str, str], request: Request) -> Response:
         body = await request.body(self._limits.body_bytes)
         value = http_datum_value(
             request.method,
@@ -156,7 +180,7 @@ class FunctionsHost:
         invocation = self._invoker.start(function, function.decode(value, "http"), headers=request.headers)
         await asyncio.wait((invocation,), timeout=self._limits.response_s)
         if not invocation.done():
-            _log.error("The response of 'Functions.%s' was cut after %g s", name, self._limits.response_s)
+            _log.error("The response of 'Functions.%s' was cut after %g s", function.name, self._limits.response_s)
             return Response(504)
         try:
             return invocation.result() or Response(500)

@@ -1,5 +1,6 @@
 """HTTP as the host and its functions see it: ASGI in, `func.HttpRequest` and back, ASGI out."""
 
+import io
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -8,6 +9,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from azure.functions.meta import Datum
+
+from local.functions_host.throttle import Buffer
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,11 +35,13 @@ class Request:
     is as none. In the path everything is decoded but an encoded slash.
     """
 
-    __slots__ = ("_query", "_receive", "_scope", "headers", "method", "path")
+    __slots__ = ("_buffer", "_held_bytes", "_query", "_receive", "_scope", "headers", "method", "path")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, buffer: Buffer) -> None:
         self._scope = scope
         self._receive = receive
+        self._buffer = buffer
+        self._held_bytes = 0
         self.method: str = scope["method"]
         raw_path: bytes = scope["raw_path"]
         self.path = _decode_path(raw_path.decode("ascii")) if b"%" in raw_path else raw_path.decode("ascii")
@@ -71,25 +76,36 @@ class Request:
         """The access key presented. A header, even a wrong one, beats the query."""
         return self.headers["x-functions-key"] if "x-functions-key" in self.headers else self.query_value("code")
 
+    def hold(self, size_bytes: int) -> None:
+        """Takes room in the host's buffer, until `release`. Raises `TooBusy` if there is none."""
+        self._buffer.take(size_bytes)
+        self._held_bytes += size_bytes
+
+    def release(self) -> None:
+        self._buffer.give_back(self._held_bytes)
+        self._held_bytes = 0
+
     async def body(self, limit_bytes: int) -> bytes:
-        """Raises `BodyTooLarge` as soon as the body is known to exceed the limit, and `ClientGone`."""
+        """Raises `BodyTooLarge` or `TooBusy` as soon as the body is known to exceed the limit or the buffer's room,
+        and `ClientGone`."""
         length = self.headers.get("content-length")
         if length is None and "transfer-encoding" not in self.headers:
             return b""
-        if length is not None and int(length) > limit_bytes:
-            raise BodyTooLarge
-        chunks: list[bytes] = []
-        received_bytes = 0
+        if length is not None:
+            if int(length) > limit_bytes:
+                raise BodyTooLarge
+            self.hold(int(length))
+        body = io.BytesIO()  # whose value is not a copy
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            chunks.append(message.get("body", b""))
-            received_bytes += len(chunks[-1])
-            if received_bytes > limit_bytes:
+            body.write(message.get("body", b""))
+            if body.tell() > limit_bytes:
                 raise BodyTooLarge
+            self.hold(max(0, body.tell() - self._held_bytes))
             if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return body.getvalue()
 
 
 def http_datum_value(

@@ -73,8 +73,8 @@ _UNAVAILABLE = (
     CircuitOpen,
 )
 _SILENT = (exceptions.ConnectionError, exceptions.TimeoutError, RedisClusterException, OSError)
-_PATIENCE_S = 0.25
-"""What a call that finds Redis in doubt may wait for the one that tries it."""
+_PATIENCE_S = 0.5
+"""How long a call waits where an earlier one got no answer: enough to connect anew."""
 # Errors that pass and for which redis-py has no type: a script that blocks all others, a disk that is full, replicas
 # that lag. Redis 6.2 has the code of an error that struck within a script in the midst of its text.
 _PASSING = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")

@@ -40,6 +40,7 @@ TASK = Task(
     traceparent="",
     fingerprint="",
     owner="",
+    unannounced=False,
     history=(),
 )
 

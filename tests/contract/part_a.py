@@ -9,13 +9,20 @@ from typing import Any
 
 import httpx
 
+from local.event_grid.schema import topic_id
+from local.stack import SUBSCRIPTION, TOPIC
 from tests.scripted_backend import ScriptedBackend
+from tests.secrecy import planted
 
 UPSERT = "/api/CacheConnectorUpsert"
 GET = "/api/CacheConnectorGet"
 REPORT = "/api/CurrentProcessingUpsert"
 REPORTED = "/api/CurrentProcessingGet"
 WEBHOOK = "/api/BackendWebhook"
+
+TOPIC_ID = topic_id(TOPIC)
+DELIVERY = {"aeg-event-type": "Notification", "aeg-subscription-name": SUBSCRIPTION.upper()}
+"""The headers by which the app knows a delivery of its own subscription."""
 
 NOT_AN_OBJECT: dict[str, bytes] = {
     "nothing": b"",
@@ -72,7 +79,7 @@ def upsert(app: httpx.Client, **task: Any) -> dict[str, Any]:
 
 def kept_task(app: httpx.Client, place: Place, **more: Any) -> dict[str, Any]:
     """A task with a body that is not dispatched: it stays as it is, until a test does something to it."""
-    return upsert(app, **{"Endpoint": place.url, "Status": "kept", "Body": '{"kept":1}', **more})
+    return upsert(app, **{"Endpoint": place.url, "Status": "kept", "Body": planted("body"), **more})
 
 
 def stored(app: httpx.Client, task_id: str) -> dict[str, Any] | None:

@@ -11,9 +11,11 @@ from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
 from tests.contract.part_a import (
+    DELIVERY,
     GET,
     REPORT,
     REPORTED,
+    TOPIC_ID,
     UPSERT,
     WEBHOOK,
     Place,
@@ -73,10 +75,14 @@ CALLS: dict[str, Callable[[httpx.Client, Place], httpx.Response]] = {
     "report": lambda app, place: app.post(REPORT, json={"ApiPath": "/a", "ServiceCluster": "c", "IncrementBy": 1}),
     "reported": lambda app, place: app.get(REPORTED, params={"cluster": "c", "path": "/a"}),
     "dispatch": lambda app, place: app.post(
-        WEBHOOK, json=[{"eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}]
+        WEBHOOK,
+        json=[{"topic": TOPIC_ID, "eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}],
+        headers=DELIVERY,
     ),
     "classic event": lambda app, place: app.post(
-        WEBHOOK, json=[{"id": "a", "eventType": "task", "subject": place.url, "data": "{}"}]
+        WEBHOOK,
+        json=[{"topic": TOPIC_ID, "id": "a", "eventType": "task", "subject": place.url, "data": "{}"}],
+        headers=DELIVERY,
     ),
 }
 
@@ -90,6 +96,15 @@ def test_without_redis_the_answer_is_503_and_when_to_come_back(
     assert_problem(response, 503)
     assert int(response.headers["Retry-After"]) > 0
     assert fragile.redis.url.removeprefix("redis://") not in response.text
+
+
+@pytest.mark.usefixtures("without_redis")
+def test_without_redis_a_delivery_comes_again_even_if_one_of_its_events_never_will_do(
+    fragile_app: httpx.Client,
+) -> None:
+    dispatch = {"topic": TOPIC_ID, "eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}
+    response = fragile_app.post(WEBHOOK, json=[dispatch, {"topic": TOPIC_ID, "eventType": "other"}], headers=DELIVERY)
+    assert assert_problem(response, 503)["results"] == ["unavailable", "invalid"]
 
 
 @pytest.mark.usefixtures("without_redis")

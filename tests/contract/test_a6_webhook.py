@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ from azure.storage.blob import ContainerClient
 from local.azurite import Azurite
 from local.stack import Stack
 from tests.contract.part_a import (
+    DELIVERY,
     NOT_AN_OBJECT,
+    TOPIC_ID,
     WEBHOOK,
     Place,
     assert_problem,
@@ -33,6 +36,14 @@ Event = dict[str, Any]
 
 
 @pytest.fixture
+def app(stack: Stack) -> Iterator[httpx.Client]:
+    """A client that delivers as Event Grid does, for the app's own subscription."""
+    with stack.client() as client:
+        client.headers.update(DELIVERY)
+        yield client
+
+
+@pytest.fixture
 def place(backend: ScriptedBackend) -> Place:
     return new_place(backend)
 
@@ -40,7 +51,7 @@ def place(backend: ScriptedBackend) -> Place:
 def classic(place: Place | str, task_id: str | None = None, data: Any = '{"a":1}') -> Event:
     """The event that the former platform published."""
     return {
-        "topic": "/subscriptions/s/resourceGroups/g/providers/Microsoft.EventGrid/topics/t",
+        "topic": TOPIC_ID,
         "id": task_id or str(uuid.uuid4()),
         "eventType": "task",
         "subject": place if isinstance(place, str) else place.url,
@@ -55,6 +66,7 @@ def dispatch(task: Event | str, attempt: Any = 1) -> Event:
     """The event that this app publishes."""
     task_id = task if isinstance(task, str) else task["TaskId"]
     return {
+        "topic": TOPIC_ID,
         "id": f"{task_id}.{attempt}",
         "eventType": DISPATCH,
         "subject": f"tasks/{task_id}",
@@ -68,7 +80,7 @@ def cloud_event(task: Event, attempt: int = 1) -> Event:
     return {
         "specversion": "1.0",
         "id": f"{task['TaskId']}.{attempt}",
-        "source": "/subscriptions/s/topics/t",
+        "source": TOPIC_ID,
         "type": DISPATCH,
         "subject": f"tasks/{task['TaskId']}",
         "time": "2026-11-22T10:12:44Z",
@@ -77,9 +89,14 @@ def cloud_event(task: Event, attempt: int = 1) -> Event:
     }
 
 
+def validation(data: Any) -> Event:
+    """Event Grid's question whether its events are wanted."""
+    return {"topic": TOPIC_ID, "id": "1", "eventType": VALIDATION, "data": data}
+
+
 def deliver(app: httpx.Client, *events: Any) -> list[str]:
     """Deliver in one array; what became of each event."""
-    response = app.post(WEBHOOK, json=list(events), headers={"aeg-event-type": "Notification"})
+    response = app.post(WEBHOOK, json=list(events))
     assert response.status_code == 200, response.text
     return response.json()["results"]
 
@@ -90,7 +107,7 @@ def deliver(app: httpx.Client, *events: Any) -> list[str]:
 def test_the_validation_event_is_answered_with_its_code(app: httpx.Client) -> None:
     event = {
         "id": str(uuid.uuid4()),
-        "topic": "/subscriptions/s",
+        "topic": TOPIC_ID,
         "subject": "",
         "eventType": VALIDATION,
         "eventTime": "2026-11-22T10:12:44Z",
@@ -106,7 +123,7 @@ def test_the_validation_event_is_answered_with_its_code(app: httpx.Client) -> No
 def test_the_validation_url_is_never_called(app: httpx.Client) -> None:
     with trap() as trapped:
         data = {"validationCode": "code", "validationUrl": f"http://{trapped}/validate"}
-        response = app.post(WEBHOOK, json=[{"id": "1", "eventType": VALIDATION, "data": data}])
+        response = app.post(WEBHOOK, json=[validation(data)])
         assert response.json() == {"validationResponse": "code"}
 
 
@@ -116,13 +133,13 @@ def test_the_validation_url_is_never_called(app: httpx.Client) -> None:
     ids=repr,
 )
 def test_a_validation_event_without_a_code_is_refused(app: httpx.Client, data: Any) -> None:
-    assert_problem(app.post(WEBHOOK, json=[{"id": "1", "eventType": VALIDATION, "data": data}]), 400, "/0")
+    assert_problem(app.post(WEBHOOK, json=[validation(data)]), 400, "/0")
 
 
 def test_a_handshake_among_events_is_refused_and_the_events_are_handled(
     app: httpx.Client, backend: ScriptedBackend, place: Place
 ) -> None:
-    handshake = {"id": "1", "eventType": VALIDATION, "data": {"validationCode": "code"}}
+    handshake = validation({"validationCode": "code"})
     task = kept_task(app, place)
     assert_problem(app.post(WEBHOOK, json=[handshake, dispatch(task)]), 400, "/0")
     assert backend.next_call(place.path).task_id == task["TaskId"]
@@ -427,6 +444,83 @@ def test_a_subject_outside_the_registry_is_refused_and_nothing_is_ever_called(
     assert backend.untaken(place.path) == 0
 
 
+# Whose events they are
+
+FOREIGN_TOPICS = [
+    pytest.param(TOPIC_ID + "-2", id="a name that begins like it"),
+    pytest.param(TOPIC_ID.rpartition("/")[0], id="a name that it begins with"),
+    pytest.param(f" {TOPIC_ID}", id="a blank before it"),
+    pytest.param("", id="an empty text"),
+    pytest.param(None, id="null"),
+    pytest.param([TOPIC_ID], id="no text"),
+]
+
+
+@pytest.mark.parametrize("topic", FOREIGN_TOPICS)
+@pytest.mark.parametrize("schema", ["dispatch", "classic", "cloud event"])
+def test_an_event_of_another_topic_is_never_dispatched(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, topic: Any, schema: str
+) -> None:
+    task = kept_task(app, place)
+    event = {
+        "dispatch": dispatch(task) | {"topic": topic},
+        "classic": classic(place) | {"topic": topic},
+        "cloud event": cloud_event(task) | {"source": topic, "topic": TOPIC_ID},
+    }[schema]
+    document = assert_problem(app.post(WEBHOOK, json=[event]), 400, "/0")
+    assert "topic" in document["errors"][0]["detail"]
+    assert stored(app, task["TaskId"]) == task
+    assert schema != "classic" or stored(app, event["id"]) is None
+    assert backend.untaken(place.path) == 0
+
+
+def test_an_event_that_names_no_topic_is_never_dispatched(
+    app: httpx.Client, backend: ScriptedBackend, place: Place
+) -> None:
+    event = dispatch(kept_task(app, place))
+    del event["topic"]
+    assert_problem(app.post(WEBHOOK, json=[event]), 400, "/0")
+    assert backend.untaken(place.path) == 0
+
+
+def test_the_case_of_a_resource_id_does_not_matter(app: httpx.Client, backend: ScriptedBackend, place: Place) -> None:
+    assert deliver(app, dispatch(kept_task(app, place)) | {"topic": TOPIC_ID.upper()}) == ["accepted"]
+    assert deliver(app, cloud_event(kept_task(app, place)) | {"source": TOPIC_ID.lower()}) == ["accepted"]
+    assert backend.untaken(place.path) == 2
+
+
+def test_another_topic_gets_no_answer_to_its_handshake(app: httpx.Client) -> None:
+    response = app.post(WEBHOOK, json=[validation({"validationCode": "sesame"}) | {"topic": "/subscriptions/evil"}])
+    assert_problem(response, 400, "/0")
+    assert "sesame" not in response.text
+
+
+@pytest.mark.parametrize("name", ["", "another", "backend-webhook-2", "backend"])
+def test_a_delivery_of_another_subscription_is_refused(
+    app: httpx.Client, backend: ScriptedBackend, place: Place, name: str
+) -> None:
+    task = kept_task(app, place)
+    headers = {"aeg-subscription-name": name}
+    assert_problem(app.post(WEBHOOK, json=[dispatch(task)], headers=headers), 403)
+    response = app.post(WEBHOOK, json=[validation({"validationCode": "sesame"})], headers=headers)
+    assert_problem(response, 403)
+    assert "sesame" not in response.text
+    assert stored(app, task["TaskId"]) == task
+    assert backend.untaken(place.path) == 0
+
+
+def test_a_delivery_that_names_no_subscription_is_refused(app: httpx.Client, place: Place) -> None:
+    task = kept_task(app, place)
+    del app.headers["aeg-subscription-name"]
+    assert_problem(app.post(WEBHOOK, json=[dispatch(task)]), 403)
+    assert stored(app, task["TaskId"]) == task
+
+
+@pytest.mark.parametrize("content", [b"not JSON", b"[" * 100_000])
+def test_what_another_subscription_sends_is_not_even_read(app: httpx.Client, content: bytes) -> None:
+    assert_problem(app.post(WEBHOOK, content=content, headers={"aeg-subscription-name": "another"}), 403)
+
+
 # What no publisher sends
 
 NO_EVENTS: dict[str, Any] = {
@@ -467,7 +561,11 @@ NO_EVENTS: dict[str, Any] = {
 def test_an_event_that_makes_no_sense_is_refused_so_that_event_grid_gives_it_up(
     app: httpx.Client, event: Any
 ) -> None:
-    assert_problem(app.post(WEBHOOK, json=[event]), 400, "/0")
+    if isinstance(event, dict):
+        event = {"source" if "specversion" in event else "topic": TOPIC_ID, **event}
+    document = assert_problem(app.post(WEBHOOK, json=[event]), 400, "/0")
+    assert document["results"] == ["invalid"]
+    assert "topic" not in document["errors"][0]["detail"]
 
 
 @pytest.mark.parametrize(
@@ -489,8 +587,10 @@ def test_bad_events_in_a_batch_are_named_and_the_others_are_handled(
     app: httpx.Client, backend: ScriptedBackend, place: Place
 ) -> None:
     task = kept_task(app, place)
-    response = app.post(WEBHOOK, json=[5, dispatch(task), {"eventType": "other"}, classic("http://example.org/x")])
-    assert_problem(response, 400, "/0", "/2", "/3")
+    other = {"topic": TOPIC_ID, "eventType": "other"}
+    response = app.post(WEBHOOK, json=[5, dispatch(task), other, classic("http://example.org/x"), dispatch(task, 2)])
+    document = assert_problem(response, 400, "/0", "/2", "/3")
+    assert document["results"] == ["invalid", "accepted", "invalid", "invalid", "dropped"]
     assert backend.next_call(place.path).task_id == task["TaskId"]
 
 

@@ -23,9 +23,10 @@ from tests.contract.part_b import (
     task_of,
 )
 from tests.scripted_backend import ScriptedBackend
+from tests.secrecy import planted
 
 MAX_BODY_BYTES = 100_000
-PASSWORD = "open-sesame"
+PASSWORD = planted("redis-password")
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
 ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 
+from tests.secrecy import planted
 from tests.waiting import eventually
 
+BODY = json.dumps({"body": planted("body")}).encode()
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -18,7 +21,7 @@ class Backbone:
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
 
-    def submit(self, path: str, body: bytes = b"{}", content_type: str = "application/json") -> str:
+    def submit(self, path: str, body: bytes = BODY, content_type: str = "application/json") -> str:
         """The id of a new task for the endpoint *path*, which may have a query string."""
         response = self.http.post(f"/api/v1/submit{path}", content=body, headers={"Content-Type": content_type})
         assert response.status_code == 202, response.text

@@ -100,10 +100,6 @@ async def test_while_one_tries_the_others_are_refused(impatient: Circuit, start:
         with pytest.raises(CircuitOpen):
             await impatient.call(forbidden)
     trial.fail()
-    with pytest.raises(NoAnswer):
-        await trial.call
-    with pytest.raises(NoAnswer):
-        await impatient.call(fails)
 
 
 async def test_who_is_patient_shares_the_success_of_the_one_that_tries(circuit: Circuit, start: Start) -> None:
@@ -144,9 +140,24 @@ async def test_an_error_that_is_an_answer_does_not_open_the_circuit_and_closes_i
         assert await impatient.call(fine) == "fine"
 
 
-async def test_a_trial_that_is_cancelled_leaves_the_next_call_to_try(impatient: Circuit, start: Start) -> None:
+async def test_who_tries_waits_no_longer_than_the_others_and_what_it_tries_goes_on(impatient: Circuit) -> None:
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     await open_(impatient)
-    trial = await start(impatient)
+    with pytest.raises(CircuitOpen):
+        await impatient.call(lambda: answer)
+    with pytest.raises(CircuitOpen):
+        await impatient.call(forbidden)
+    answer.set_result("fine")
+    while not (results := await asyncio.gather(impatient.call(fine), return_exceptions=True))[0] == "fine":
+        assert isinstance(results[0], CircuitOpen)
+
+
+async def test_a_caller_that_leaves_does_not_end_what_it_tries(circuit: Circuit, start: Start) -> None:
+    await open_(circuit)
+    trial = await start(circuit)
     trial.call.cancel()
     await asyncio.gather(trial.call, return_exceptions=True)
-    assert await impatient.call(fine) == "fine"
+    other = asyncio.ensure_future(circuit.call(fine))
+    await asyncio.sleep(0)
+    trial.succeed()
+    assert await other == "fine"

@@ -1,0 +1,82 @@
+"""A Blob Storage that takes requests and does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+
+import pytest
+
+from local.azurite import Azurite
+from shared import bodies as bodies_module
+from shared.bodies import BlobsUnavailable, BodyStore
+from shared.settings import INLINE_LIMIT_BYTES, Settings
+from tests.degradation.conftest import SHORT_S
+from tests.degradation.switch import Switch
+
+HANG_S = 60
+LARGE = bytes(INLINE_LIMIT_BYTES + 1)
+
+
+@pytest.fixture
+def switch(azurite: Azurite) -> Iterator[Switch]:
+    with Switch(azurite.blob_port) as switch:
+        yield switch
+
+
+@pytest.fixture
+async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BodyStore]:
+    monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(bodies_module, "_PATIENCE_S", 0.1)
+    bodies = BodyStore(
+        Settings.from_env(
+            {
+                "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+                "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+                "BACKENDS": '{"/v1": "https://models.example.org"}',
+                "BLOB_CONTAINER": "degradation",
+                "AzureWebJobsStorage": azurite.connection_string.replace(str(azurite.blob_port), str(switch.port)),
+            }
+        )
+    )
+    yield bodies
+    await bodies.aclose()
+
+
+async def test_what_needs_it_is_told_and_what_does_not_goes_on(bodies: BodyStore, switch: Switch) -> None:
+    blob = (await bodies.put("t1", "image/tiff", LARGE)).blob
+    assert blob
+    switch.silence()
+    async with asyncio.timeout(HANG_S):
+        for call in (
+            lambda: bodies.put("t1", "image/tiff", LARGE),
+            lambda: bodies.read(blob),
+            lambda: bodies.delete_all("t1"),
+            bodies.ping,
+        ):
+            with pytest.raises(BlobsUnavailable):
+                await call()
+        assert (await bodies.put("t1", "text/plain", b"small")).blob is None
+
+
+async def test_while_one_call_tries_nobody_waits_for_its_end_and_when_it_is_back_all_go_on(
+    bodies: BodyStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bodies.put("t1", "image/tiff", LARGE)
+    switch.silence()
+    with pytest.raises(BlobsUnavailable):
+        await bodies.ping()
+    monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", 10 * HANG_S)
+    async with asyncio.timeout(HANG_S):
+        calls = (bodies.put("t1", "image/tiff", LARGE) for _ in range(50))
+        refused = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in refused} == {BlobsUnavailable}
+        switch.flow()
+        switch.cut()
+        while True:
+            with suppress(BlobsUnavailable):
+                blob = (await bodies.put("t1", "image/tiff", LARGE)).blob
+                break
+        assert blob
+        assert await bodies.read(blob) == LARGE

@@ -1,0 +1,204 @@
+"""The server that a store is connected to is the primary no longer: its replica is, or a slot has moved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from redis.crc import key_slot
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.task import Content
+from shared.task_store import Claimed, Created, Existing, NewTask, StoreUnavailable, TaskStore
+from shared.task_store.store import PARTITIONS, TAGS, partition
+from tests.degradation.conftest import OpenStore
+from tests.degradation.switch import Switch
+from tests.waiting import eventually
+
+HANG_S = 60
+T = TypeVar("T")
+
+
+def new_task(task_id: str) -> NewTask:
+    return NewTask(task_id, "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+
+
+IDS = [next(f"t{n}" for n in range(10_000) if partition(f"t{n}") == index) for index in range(PARTITIONS)]
+"""A task id for each partition, so that each node of a cluster has some."""
+
+
+async def answered(call: Callable[[], Awaitable[T]]) -> T:
+    async with asyncio.timeout(HANG_S):
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+
+def at_once(primary: RedisServer) -> None:
+    """Have it not wait for more replicas before it begins to copy itself to one."""
+    with primary.connect() as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+
+
+def offset(server: RedisServer) -> int:
+    with server.connect() as client:
+        return int(client.info("replication")["master_repl_offset"])
+
+
+@pytest.fixture
+def replica(tmp_path: Path, server: RedisServer) -> Iterator[RedisServer]:
+    at_once(server)
+    with RedisServer(tmp_path / "replica") as replica:
+        with replica.connect() as client:
+            client.replicaof("127.0.0.1", str(server.port))
+            eventually(lambda: client.info("replication")["master_link_status"] == "up")
+        yield replica
+    with server.connect() as client:
+        client.replicaof("NO", "ONE")
+
+
+def change_places(primary: RedisServer, replica: RedisServer) -> None:
+    eventually(lambda: offset(primary) == offset(replica))
+    with primary.connect() as old, replica.connect() as new:
+        new.replicaof("NO", "ONE")
+        old.replicaof("127.0.0.1", str(replica.port))
+        eventually(lambda: old.info("replication")["master_link_status"] == "up")
+
+
+async def test_a_server_that_became_a_replica_is_left_and_the_new_primary_found_where_the_name_leads(
+    open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
+) -> None:
+    store = open_store(switch.port)
+    await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
+    change_places(server, replica)
+    switch.target_port = replica.port  # for new connections; those of the store stay, and stay good
+    with pytest.raises(StoreUnavailable):
+        await store.claim(IDS[0], 1, window_s=30)
+    # Not one of the connections it had is used again.
+    claimed = await asyncio.gather(*(store.claim(task_id, 1, window_s=30) for task_id in IDS))
+    assert {type(outcome) for outcome in claimed} == {Claimed}
+
+
+async def test_as_long_as_the_name_leads_to_a_replica_steps_are_refused_and_reads_go_on(
+    open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
+) -> None:
+    store = open_store(switch.port)
+    await store.create(new_task("t1"))
+    change_places(server, replica)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.claim("t1", 1, window_s=30)
+        assert await store.get("t1")
+    switch.target_port = replica.port
+    assert isinstance(await answered(lambda: store.claim("t1", 1, window_s=30)), Claimed)
+
+
+class Node:
+    """What the tests do to a node of a cluster."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.id = str(self("MYID"))
+
+    def __call__(self, *words: str | int) -> Any:
+        with self.server.connect() as client:
+            return client.execute_command(f"CLUSTER {words[0]}", *words[1:])
+
+    def role(self) -> str:
+        with self.server.connect() as client:
+            return str(client.info("replication")["role"])
+
+
+def slot_of(task_id: str) -> int:
+    return key_slot(TAGS[partition(task_id)].encode())
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three primaries, of which the first has a replica, which comes last."""
+    with RedisCluster(tmp_path) as cluster:
+        nodes = [Node(server) for server in cluster.nodes]
+        at_once(nodes[0].server)
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1")
+        with RedisServer(tmp_path / "replica", extra_arguments=options) as server:
+            replica = Node(server)
+            replica("MEET", "127.0.0.1", nodes[0].server.port)
+            eventually(lambda: nodes[0].id in str(replica("NODES")))
+            replica("REPLICATE", nodes[0].id)
+            with server.connect() as client:
+                eventually(lambda: client.info("replication").get("master_link_status") == "up")
+            eventually(lambda: all(replica.id in str(node("NODES")) for node in nodes))
+            yield [*nodes, replica]
+
+
+FIRST_THIRD = [task_id for task_id in IDS if slot_of(task_id) < 16384 // 3]
+REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
+
+
+async def steps(store: TaskStore, task_ids: list[str]) -> None:
+    for task_id in task_ids:
+        assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1, window_s=30)), Claimed)
+
+
+async def test_a_replica_that_takes_over_from_its_primary_is_found(
+    open_store: OpenStore, cluster: list[Node]
+) -> None:
+    store = open_store(cluster[0].server.port)
+    await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
+    cluster[-1]("FAILOVER", "TAKEOVER")
+    eventually(lambda: cluster[-1].role() == "master" and cluster[0].role() == "slave")
+    await steps(store, IDS)
+
+
+async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_its_replica(
+    open_store: OpenStore, cluster: list[Node]
+) -> None:
+    store = open_store(cluster[0].server.port)
+    await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
+    primary, replica = cluster[0], cluster[-1]
+    eventually(lambda: offset(primary.server) == offset(replica.server))
+    primary.server.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.claim(FIRST_THIRD[0], 1, window_s=30)
+    claimed = await asyncio.gather(*(store.claim(task_id, 1, window_s=30) for task_id in REST))
+    assert {type(outcome) for outcome in claimed} == {Claimed}
+    await steps(store, FIRST_THIRD)
+    assert replica.role() == "master"
+
+
+async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_where_it_arrives(
+    open_store: OpenStore, cluster: list[Node]
+) -> None:
+    """Key by key: a script would find some of a task here and some there."""
+    store = open_store(cluster[0].server.port)
+    here, there = cluster[1], cluster[2]
+    task_id = next(task_id for task_id in IDS if 16384 // 3 < slot_of(task_id) < 16384 * 2 // 3)
+    slot, created = slot_of(task_id), await store.create(new_task(task_id))
+    assert isinstance(created, Created)
+    there("SETSLOT", slot, "IMPORTING", here.id)
+    here("SETSLOT", slot, "MIGRATING", there.id)
+    with here.server.connect() as client:
+        keys: list[str] = here("GETKEYSINSLOT", slot, 100)
+        for moved in range(len(keys) + 1):
+            for step in (
+                lambda: store.claim(task_id, 1, window_s=30),
+                lambda: store.create(new_task(task_id)),
+                lambda: store.sweep(partition(task_id)),
+            ):
+                with pytest.raises(StoreUnavailable):
+                    await step()
+            with suppress(StoreUnavailable):
+                assert await store.get(task_id) == created.task
+            if moved < len(keys):
+                client.migrate("127.0.0.1", there.server.port, keys[moved], 0, 5000)
+    for node in (there, here, cluster[0]):
+        node("SETSLOT", slot, "NODE", there.id)
+    assert await answered(lambda: store.get(task_id)) == created.task
+    assert isinstance(await store.create(new_task(task_id)), Existing)
+    await steps(store, [task_id])

@@ -1,0 +1,108 @@
+"""A Redis that is silent: it accepts connections and requests and answers none, or stops within an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from local.redis_server import RedisServer
+from shared.task import Content, Task
+from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore
+from shared.task_store import connection
+from shared.task_store import store as store_module
+from tests.degradation.conftest import OpenStore
+from tests.degradation.switch import Switch
+
+MANY = 200
+HANG_S = 60
+"""Far beyond what all calls together may take."""
+TASK = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+
+
+@pytest.fixture
+def store(open_store: OpenStore, switch: Switch) -> TaskStore:
+    return open_store(switch.port)
+
+
+async def outcomes(calls: list[Awaitable[object]]) -> set[type]:
+    async with asyncio.timeout(HANG_S):
+        return {type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)}
+
+
+async def answered(call: Callable[[], Awaitable[object]]) -> object:
+    """The answer, as soon as there is one again."""
+    async with asyncio.timeout(HANG_S):
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                continue
+
+
+@pytest.mark.parametrize("after_bytes", [0, 3], ids=["no-answer", "half-an-answer"])
+async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
+    store: TaskStore, switch: Switch, after_bytes: int
+) -> None:
+    assert isinstance(await store.create(TASK), Created)
+    before = asyncio.all_tasks()
+    switch.silence(after_bytes)
+    for _ in range(2):
+        assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
+    async with asyncio.timeout(HANG_S):
+        while asyncio.all_tasks() != before:
+            await asyncio.sleep(0.02)
+    switch.flow()
+    assert await answered(lambda: store.get("t1"))
+    assert {type(await answered(lambda: store.get("t1"))) for _ in range(MANY)} == {Task}
+
+
+async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
+    store: TaskStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.create(TASK)
+    switch.silence()
+    assert await outcomes([store.get("t1")]) == {StoreUnavailable}
+    monkeypatch.setattr(store_module, "CALL_TIMEOUT_S", 10 * HANG_S)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 10 * HANG_S)
+    assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
+    assert await outcomes([store.get("t1")]) == {StoreUnavailable}
+    switch.cut()
+
+
+async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_and_finds_it_later(
+    store: TaskStore, switch: Switch
+) -> None:
+    switch.silence()
+    calls: list[Awaitable[object]] = [store.get(f"t{number}") for number in range(MANY)]
+    assert await outcomes(calls) == {StoreUnavailable}
+    switch.flow()
+    switch.cut()
+    assert isinstance(await answered(lambda: store.create(TASK)), Created)
+
+
+async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(store: TaskStore, switch: Switch) -> None:
+    await store.ping()
+    switch.silence()
+    assert await outcomes([store.create(TASK)]) == {StoreUnavailable}
+    switch.flow()
+    assert isinstance(await answered(lambda: store.create(TASK)), Existing)
+
+
+async def test_a_lost_connection_is_replaced_and_nobody_told(
+    store: TaskStore, switch: Switch, server: RedisServer
+) -> None:
+    await store.create(TASK)
+    for _ in range(3):
+        await asyncio.gather(*(store.get("t1") for _ in range(MANY)))
+        switch.cut()
+    assert await store.get("t1")
+
+
+async def test_a_ping_of_a_silent_redis_is_told_like_any_call(store: TaskStore, switch: Switch) -> None:
+    await store.ping()
+    switch.silence()
+    assert await outcomes([store.ping() for _ in range(MANY)]) == {StoreUnavailable}
+    switch.flow()
+    await answered(store.ping)

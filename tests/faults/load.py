@@ -1,0 +1,197 @@
+"""Callers who remember what was acknowledged, and a watcher who remembers what was seen to be finished."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import httpx
+
+from shared.settings import INLINE_LIMIT_BYTES
+from tests.faults.model_service import FIRST, LEGACY, MODERN
+from tests.faults.rig import Rig
+
+CALLERS = 3
+PAUSE_S = 0.08
+"""Of a caller between two submits: together they make some 25 tasks a second."""
+WATCH_PAUSE_S = 0.03
+REQUEST_TIMEOUT_S = 20.0
+REPEAT_FOR_S = 60.0
+"""How long a caller with an idempotency key repeats what was not acknowledged."""
+LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
+_PATHS: Final = {f"{MODERN}/only": 4, f"{MODERN}{FIRST}": 2, f"{LEGACY}/only": 3, f"{LEGACY}{FIRST}": 1}
+_ENDED: Final = ("completed", "failed", "cancelled")
+
+
+@dataclass(slots=True)
+class Submission:
+    """What a caller wanted done once."""
+
+    path: str
+    body: bytes
+    task_id: str | None = None
+    """Of the task, once it was acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A finished task as a caller sees it."""
+
+    state: str
+    status: str
+    etag: str
+
+
+class Load:
+    """While it is entered, callers submit tasks of all kinds and a watcher polls them.
+
+    Most send an idempotency key and repeat a submit until it is acknowledged; the others try once, and a task that
+    was not acknowledged may exist or not. Some go through the former platform's ``CacheConnectorUpsert``.
+    """
+
+    def __init__(self, rig: Rig, seed: str) -> None:
+        self.endings: dict[str, Ending] = {}
+        """As they were first seen."""
+        self.wrong: list[str] = []
+        self._rig = rig
+        self._over = threading.Event()
+        self._watched = threading.Event()
+        self._errors: list[BaseException] = []
+        self._lists: list[list[Submission]] = [[] for _ in range(CALLERS)]
+        self._callers = [
+            self._thread(lambda n=n, own=own: self._submit_all(random.Random(f"{seed} {n}"), own))
+            for n, own in enumerate(self._lists)
+        ]
+        self._watcher = self._thread(lambda: self._watch(random.Random(f"{seed} watcher")))
+
+    @property
+    def submissions(self) -> list[Submission]:
+        return [submission for own in self._lists for submission in [*own]]
+
+    @property
+    def acknowledged(self) -> list[str]:
+        return [submission.task_id for submission in self.submissions if submission.task_id]
+
+    def finish(self) -> None:
+        """Begin nothing new, and return when the last submit is acknowledged or given up."""
+        self._over.set()
+        for caller in self._callers:
+            caller.join()
+        self._raise()
+
+    def stop_watching(self) -> None:
+        self._watched.set()
+        self._watcher.join()
+        self._raise()
+
+    def __enter__(self) -> Self:
+        for thread in (*self._callers, self._watcher):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watched.set()
+
+    def _raise(self) -> None:
+        if self._errors:
+            raise self._errors[0]
+
+    def _thread(self, work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._errors.append(error)
+
+        return threading.Thread(target=run, daemon=True)
+
+    def _client(self) -> httpx.Client:
+        stack = self._rig.stack
+        return httpx.Client(base_url=stack.url, headers={"x-functions-key": stack.key}, timeout=REQUEST_TIMEOUT_S)
+
+    def _submit_all(self, chance: random.Random, own: list[Submission]) -> None:
+        with self._client() as app:
+            while not self._over.is_set():
+                submission = Submission(chance.choices([*_PATHS], [*_PATHS.values()])[0], _body(chance))
+                own.append(submission)
+                if chance.random() < KEYED_SHARE:
+                    self._submit_until_acknowledged(app, submission, f"{chance.getrandbits(64):x}", chance)
+                else:
+                    submission.task_id = self._submit_once(app, submission)
+                self._over.wait(chance.uniform(0, 2 * PAUSE_S))
+
+    def _submit_until_acknowledged(
+        self, app: httpx.Client, submission: Submission, key: str, chance: random.Random
+    ) -> None:
+        deadline_s = time.monotonic() + REPEAT_FOR_S
+        while submission.task_id is None and time.monotonic() < deadline_s:
+            submission.task_id = self._submit(app, submission, {"Idempotency-Key": key})
+            if submission.task_id is None:
+                time.sleep(PAUSE_S)
+        if submission.task_id and chance.random() < AGAIN_SHARE:
+            again = self._submit(app, submission, {"Idempotency-Key": key})
+            if again not in (None, submission.task_id):
+                self.wrong.append(f"one idempotency key made two tasks, {submission.task_id} and {again}")
+
+    def _submit_once(self, app: httpx.Client, submission: Submission) -> str | None:
+        if submission.path.startswith(MODERN):
+            return self._submit(app, submission, {})
+        legacy = {
+            "Status": "created",
+            "BackendStatus": "created",
+            "Endpoint": self._rig.endpoint(submission.path),
+            "Body": submission.body.decode(),
+            "PublishToGrid": True,
+        }
+        return self._post(app, "/api/CacheConnectorUpsert", 200, json=legacy)
+
+    def _submit(self, app: httpx.Client, submission: Submission, headers: dict[str, str]) -> str | None:
+        json_headers = {"Content-Type": "application/json", **headers}
+        return self._post(app, f"/api/v1/submit{submission.path}", 202, content=submission.body, headers=json_headers)
+
+    def _post(self, app: httpx.Client, url: str, acknowledged: int, **content: Any) -> str | None:
+        """The task's id if the request was acknowledged."""
+        try:
+            response = app.post(url, **content)
+        except httpx.TransportError:
+            return None
+        if response.status_code == acknowledged:
+            return response.json()["TaskId"]
+        if response.status_code not in (429, 503) or "Retry-After" not in response.headers:
+            self.wrong.append(f"POST {url} was answered {response.status_code}: {response.text[:200]}")
+        return None
+
+    def _watch(self, chance: random.Random) -> None:
+        with self._client() as app:
+            while not self._watched.wait(WATCH_PAUSE_S):
+                if known := self.acknowledged:
+                    self.look(app, chance.choice(known))
+
+    def look(self, app: httpx.Client, task_id: str) -> None:
+        """Ask for one task, and compare it with what was seen before."""
+        with suppress(httpx.TransportError):
+            response = app.get(f"/api/v1/tasks/{task_id}")
+            if response.status_code == 404:
+                self.wrong.append(f"{task_id} was acknowledged and is not known")
+            if response.status_code != 200:
+                return
+            task = response.json()
+            now = Ending(task["BackendStatus"], task["Status"], response.headers["ETag"])
+            if now.state in _ENDED and self.endings.setdefault(task_id, now) != now:
+                self.wrong.append(f"{task_id} was finished as {self.endings[task_id]} and is {now}")
+            if now.state not in _ENDED and task_id in self.endings:
+                self.wrong.append(f"{task_id} was finished as {self.endings[task_id]} and is not any more")
+
+
+def _body(chance: random.Random) -> bytes:
+    # Text, for the former platform's callers send nothing else.
+    token = f"{chance.getrandbits(128):032x}"
+    filler = "x" * INLINE_LIMIT_BYTES if chance.random() < LARGE_SHARE else ""
+    return json.dumps({"token": token, "filler": filler}).encode()

@@ -1,0 +1,245 @@
+"""A model service that behaves as a file tells it, and keeps a journal: ``python -m tests.faults.model_service``.
+
+Endpoints below ``/v1/fault/legacy`` speak as the former platform's services do: they send no ``Attempt`` and store no
+result. A ``first`` step hands its task on to the ``second``, with a body of its own. The last status text of a task
+holds the SHA-256 of the body, which shows that it came through unharmed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+PREFIX: Final = "/v1/fault"
+MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
+FIRST, SECOND = "/first", "/second"
+SLOTS = 16
+WORK_S = 0.05
+REPEAT_S = 0.1
+GIVE_UP_S = 60.0
+
+
+class Behaviour(StrEnum):
+    """How it answers a dispatch."""
+
+    WORK = "work"
+    DIE = "die"
+    """Accepts, and is killed before it does the work."""
+    HANG = "hang"
+    """Reads the request and never answers."""
+    GARBAGE = "garbage"
+    """Answers one of ``GARBAGE``, and does no work."""
+
+
+GARBAGE: Final = {
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
+    "teapot": b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 0\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+    "cut head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "cut body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort",
+    "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "huge header": b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 1_048_576 + b"\r\nContent-Length: 0\r\n\r\n",
+    "endless body": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "status of five digits": b"HTTP/1.1 20000 OK\r\nContent-Length: 0\r\n\r\n",
+    "no end of informational answers": b"HTTP/1.1 102 Processing\r\n\r\n",
+}
+"""Raw answers."""
+_ENDLESS: Final = {
+    "endless body": b"10000\r\n" + b"x" * 0x10000 + b"\r\n",
+    "no end of informational answers": GARBAGE["no end of informational answers"] * 100,
+}
+"""What follows them for as long as the caller reads."""
+
+
+TAKEN: Final = "taken"
+REPORTED: Final = "reported"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the journal: a dispatch that came in, or a report that the backbone accepted."""
+
+    task_id: str
+    attempt: int
+    path: str
+    what: str
+    """``reported``; or of a dispatch, ``taken``, ``busy``, or how else it was treated."""
+    reported: str = ""
+    """The ``BackendStatus`` of a report; empty for a result."""
+
+    @property
+    def is_report(self) -> bool:
+        return self.what == REPORTED
+
+    def line(self) -> str:
+        return "\t".join((self.task_id, str(self.attempt), self.path, self.what, self.reported)) + "\n"
+
+
+def read_journal(file: Path) -> Iterator[Entry]:
+    for line in file.read_text().split("\n")[:-1] if file.exists() else ():
+        task_id, attempt, path, what, reported = line.split("\t")
+        yield Entry(task_id, int(attempt), path, what, reported)
+
+
+def next_body(body: bytes) -> bytes:
+    """What a first step hands on."""
+    return hashlib.sha256(body).hexdigest().encode()
+
+
+def last_status(path: str, body: bytes) -> str:
+    """The ``Status`` of a completed task that was submitted to *path* with *body*."""
+    last = next_body(body) if path.endswith(FIRST) else body
+    return f"completed - {hashlib.sha256(last).hexdigest()}"
+
+
+def result_of(path: str, body: bytes) -> bytes:
+    """The result of such a task; it is as large as what it was made of."""
+    last = next_body(body) if path.endswith(FIRST) else body
+    return hashlib.shake_256(last).digest(len(last))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up
+            super().handle_error(request, client_address)
+
+
+class _Service:
+    def __init__(self, url: str, behaviour: Path, journal: Path, app: httpx.Client) -> None:
+        self._url = url
+        self._behaviour = behaviour
+        # What was written before a kill -9 is kept: the file is the kernel's by then.
+        self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._slots = threading.BoundedSemaphore(SLOTS)
+        self._app = app
+
+    @property
+    def behaviour(self) -> Behaviour:
+        return Behaviour(self._behaviour.read_text())
+
+    def note(self, entry: Entry) -> None:
+        os.write(self._journal, entry.line().encode())
+
+    def take(self, task_id: str, attempt: int, path: str, body: bytes) -> bool:
+        """Whether there was a slot free to begin the work in."""
+        is_free = self._slots.acquire(blocking=False)
+        self.note(Entry(task_id, attempt, path, TAKEN if is_free else "busy"))
+        if is_free:
+            threading.Thread(target=self._work, args=(task_id, attempt, path, body), daemon=True).start()
+        return is_free
+
+    def _work(self, task_id: str, attempt: int, path: str, body: bytes) -> None:
+        is_legacy = path.startswith(LEGACY)
+        speaks_for = {} if is_legacy else {"Attempt": attempt}
+
+        def update(state: str, **members: object) -> tuple[str, httpx.Request]:
+            document = {"TaskId": task_id, "BackendStatus": state, **speaks_for, **members}
+            return state, self._app.build_request("POST", "/api/CacheConnectorUpsert", json=document)
+
+        steps = [update("running")]
+        if path.endswith(FIRST):
+            second = f"{self._url}{path.removesuffix(FIRST)}{SECOND}"
+            steps.append(update("created", Endpoint=second, PublishToGrid=True, Body=next_body(body).decode()))
+        else:
+            if not is_legacy:
+                result = self._app.build_request(
+                    "PUT",
+                    f"/api/v1/tasks/{task_id}/result",
+                    content=result_of(path, body),
+                    headers={"X-Task-Attempt": str(attempt)},
+                )
+                steps.append(("", result))
+            steps.append(update("completed", Status=last_status(path, body)))
+        try:
+            for state, request in steps:
+                if self._answer_to(request) != 200:
+                    return  # another attempt has the task
+                self.note(Entry(task_id, attempt, path, REPORTED, state))
+                time.sleep(WORK_S)
+        finally:
+            self._slots.release()
+
+    def _answer_to(self, request: httpx.Request) -> int:
+        """The status, once there is one that says whether it was done."""
+        deadline_s = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < deadline_s:
+            with suppress(httpx.TransportError):
+                status = self._app.send(request).status_code
+                if status < 500 and status != 429:
+                    return status
+            time.sleep(REPEAT_S)
+        return 0
+
+
+def main() -> None:
+    port, behaviour, journal = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    app = httpx.Client(
+        base_url=os.environ["BACKBONE_URL"], headers={"x-functions-key": os.environ["BACKBONE_KEY"]}, timeout=20
+    )
+    url = f"http://127.0.0.1:{port}"
+    service = _Service(url, behaviour, journal, app)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            path = self.path
+            call = self.headers["taskId"], int(self.headers["X-Task-Attempt"]), path
+            match service.behaviour:
+                case Behaviour.WORK:
+                    self._answer(200 if service.take(*call, body) else 503)
+                case Behaviour.DIE:
+                    service.note(Entry(*call, TAKEN))
+                    self._answer(200)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case Behaviour.HANG:
+                    service.note(Entry(*call, "hung"))
+                    while service.behaviour is Behaviour.HANG:
+                        time.sleep(0.05)
+                    self.close_connection = True
+                case Behaviour.GARBAGE:
+                    name = random.choice([*GARBAGE])
+                    service.note(Entry(*call, name))
+                    self.close_connection = True
+                    with suppress(ConnectionError):
+                        self.wfile.write(GARBAGE[name])
+                        while more := _ENDLESS.get(name):
+                            self.wfile.write(more)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            if status == 503:
+                self.send_header("Retry-After", "0")
+            with suppress(ConnectionError):  # the caller would not wait
+                self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
+            return
+
+    server = _Server(("127.0.0.1", port), Handler)
+    sys.stdout.write(f"READY {url}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

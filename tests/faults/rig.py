@@ -1,0 +1,182 @@
+"""What a fault strikes: the local stack and a model service, every process of which can be killed and looked into."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from local.azurite import Azurite
+from local.processes import ChildProcess, free_port
+from local.redis_server import RedisCluster, RedisServer
+from local.stack import ROOT, Stack
+from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
+from tests.shared.task_store.world import World, nodes
+from tests.waiting import eventually
+
+SETTINGS = {
+    "RECONCILER_SCHEDULE": "* * * * * *",
+    "BACKOFF_BASE_S": "0.2",
+    "BUSY_RETRY_S": "0.2",
+    "REPUBLISH_S": "0.3",
+    "LEASE_S": "1.5",
+    "DISPATCH_TIMEOUT_S": "1",
+}
+"""Deadlines short enough to be waited for. The attempt limit is the app's own."""
+GRID_TIME_SCALE = 30
+"""Event Grid's first retry is due after 10 s."""
+_INSIDE = Path(__file__).parent / "inside"
+_STATES = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process holds open."""
+
+    tasks: int
+    """Asyncio tasks that are not done."""
+    descriptors: int
+    """Files and sockets, but for those to Redis: that pool is bounded and keeps what it has once opened."""
+    redis_connections: int
+
+
+class Rig:
+    """Started, it is a stack that works; between faults all its parts run and behave.
+
+    Parameters:
+        cluster: Redis is one of three primaries without replicas.
+    """
+
+    def __init__(self, directory: Path, *, cluster: bool = False) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.redis = RedisCluster(directory / "redis") if cluster else RedisServer(directory / "redis")
+        self.azurite = Azurite(directory / "azurite")
+        self._journal = directory / "dispatches"
+        self._behaviour = directory / "behaviour"
+        self._task_counts = {name: directory / f"{name}.tasks" for name in ("host", "event_grid")}
+        self._model_port = port = free_port()
+        path = os.pathsep.join((str(_INSIDE), str(ROOT)))
+        self.stack = Stack(
+            directory,
+            redis=self.redis,
+            azurite=self.azurite,
+            backends={PREFIX: f"http://127.0.0.1:{port}"},
+            with_model=False,
+            settings=SETTINGS,
+            time_scale=GRID_TIME_SCALE,
+        )
+        for name, file in self._task_counts.items():
+            getattr(self.stack, name).environment |= {"PYTHONPATH": path, "TASK_COUNT_FILE": str(file)}
+        self.model = ChildProcess(
+            "the model service",
+            [sys.executable, "-m", "tests.faults.model_service", str(port), self._behaviour, self._journal],
+            log_path=directory / "model.log",
+            environment={"PYTHONPATH": str(ROOT), "BACKBONE_URL": self.stack.url, "BACKBONE_KEY": self.stack.key},
+        )
+
+    def start(self) -> None:
+        """
+        Raises:
+            LocalStackError: a part does not start.
+        """
+        try:
+            self.behave(Behaviour.WORK)
+            self.model.spawn()
+            self.azurite.spawn()
+            self.redis.start()
+            self.azurite.wait_until_ready()
+            self.stack.start()
+            self.model.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        for part in (self.model, self.stack, self.azurite, self.redis):
+            part.stop()
+
+    def check(self) -> None:
+        """
+        Raises:
+            LocalStackError: a part has ended by itself.
+        """
+        self.stack.check()
+        for part in (self.model, self.azurite, *self.redis_nodes):
+            part.check()
+
+    def behave(self, behaviour: Behaviour) -> None:
+        """How the model service is to answer from now on, also after a restart."""
+        scratch = self._behaviour.with_suffix(".new")
+        scratch.write_text(behaviour)
+        scratch.replace(self._behaviour)
+
+    @contextmanager
+    def model_restarted_whenever_it_dies(self) -> Iterator[None]:
+        """As Kubernetes does it, but without waiting longer each time."""
+        over = threading.Event()
+
+        def restart() -> None:
+            while not over.wait(0.05):
+                if not self.model.is_running:
+                    self.model.start()
+
+        restarter = threading.Thread(target=restart, name="restarter", daemon=True)
+        restarter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            restarter.join()
+            if not self.model.is_running:
+                self.model.start()
+
+    def endpoint(self, path: str) -> str:
+        """The URL under which the model service serves an endpoint path."""
+        return f"http://127.0.0.1:{self._model_port}{path}"
+
+    @property
+    def redis_nodes(self) -> list[RedisServer]:
+        return nodes(self.redis)
+
+    def journal(self) -> list[Entry]:
+        """All that the model service was ever sent, and had accepted."""
+        return [*read_journal(self._journal)]
+
+    def world(self) -> World:
+        return World(self.redis)
+
+    def depths(self) -> Counter[tuple[str, str]]:
+        """What the app says: how many tasks stand in each state, by endpoint path and state."""
+        with self.stack.client() as app:
+            queues = app.get("/api/v1/queues/").raise_for_status().json()["Queues"]
+        return Counter(
+            {(queue["EndpointPath"], state.lower()): queue[state] for queue in queues for state in _STATES}
+        )
+
+    def usage(self, name: str) -> Usage:
+        """What the process *name*, ``host`` or ``event_grid``, holds open now."""
+        part: ChildProcess = getattr(self.stack, name)
+        file = self._task_counts[name]
+        file.unlink(missing_ok=True)
+        os.kill(part.pid, signal.SIGUSR1)
+        eventually(file.exists)
+        process = psutil.Process(part.pid)
+        redis_ports = {node.port for node in self.redis_nodes}
+        to_redis = [link for link in process.net_connections("tcp") if link.raddr and link.raddr[1] in redis_ports]
+        return Usage(int(file.read_text()), process.num_fds() - len(to_redis), len(to_redis))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

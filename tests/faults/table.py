@@ -1,0 +1,175 @@
+"""The faults. Each is a context: on entry it strikes a rig under load, on exit all is mended that it broke."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.faults.model_service import Behaviour
+from tests.faults.rig import Rig
+from tests.waiting import eventually
+
+CLOCK_ERROR_S = 300
+
+Strike = Callable[[Rig, random.Random], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    name: str
+    what: str
+    strike: Strike
+    may_fail_with: frozenset[str] = frozenset()
+    """The status texts with which tasks may fail by right. All others are to complete."""
+    wants_cluster: bool = False
+    renews: bool = False
+    """Whether it starts a process anew whose leaks are watched for, so that these would not show."""
+
+
+FAULTS: Final[dict[str, Fault]] = {}
+
+
+def _fault(name: str, what: str, **more: Any) -> Callable[[Callable[[Rig, random.Random], Generator[None]]], None]:
+    def register(strike: Callable[[Rig, random.Random], Generator[None]]) -> None:
+        FAULTS[name] = Fault(name, what, contextmanager(strike), **more)
+
+    return register
+
+
+@_fault("none", "nothing happens: what the other lines are to be compared with")
+def _none(rig: Rig, chance: random.Random) -> Generator[None]:
+    yield
+
+
+@_fault("host-killed", "kill -9 of the functions host", renews=True)
+def _host_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.stack.host.kill()
+    yield
+    rig.stack.host.start()
+
+
+@_fault("event-grid-killed", "kill -9 of the Event Grid emulator", renews=True)
+def _event_grid_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.stack.event_grid.kill()
+    yield
+    rig.stack.event_grid.start()
+
+
+@_fault(
+    "clock-off",
+    f"the clock of the functions host is {CLOCK_ERROR_S} s fast or slow, from one restart to the next",
+    renews=True,
+)
+def _clock_off(rig: Rig, chance: random.Random) -> Generator[None]:
+    host = rig.stack.host
+    host.stop()
+    host.environment["CLOCK_SHIFT_S"] = str(chance.choice((-CLOCK_ERROR_S, CLOCK_ERROR_S)))
+    host.start()
+    yield
+    del host.environment["CLOCK_SHIFT_S"]
+    host.restart()
+
+
+@_fault("model-killed", "kill -9 of the model service, with all that it works on")
+def _model_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.model.kill()
+    yield
+    rig.model.start()
+
+
+@_fault("model-frozen", "the model service stands still for longer than its leases, and then goes on where it was")
+def _model_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
+    os.kill(rig.model.pid, signal.SIGSTOP)
+    yield
+    eventually(lambda: not any(count for (_, state), count in rig.depths().items() if state == "running"))
+    os.kill(rig.model.pid, signal.SIGCONT)
+
+
+@_fault("redis-frozen", "Redis stands still, and then goes on where it was")
+def _redis_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
+    [redis] = rig.redis_nodes
+    os.kill(redis.pid, signal.SIGSTOP)
+    yield
+    os.kill(redis.pid, signal.SIGCONT)
+
+
+@_fault("redis-killed", "kill -9 of Redis, which comes back with its append-only file")
+def _redis_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    [redis] = rig.redis_nodes
+    redis.kill()
+    yield
+    redis.start()
+
+
+@_fault("redis-restarted", "Redis is shut down in order and comes back with its append-only file")
+def _redis_restarted(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.redis.stop()
+    yield
+    rig.redis.start()
+
+
+@_fault("azurite-gone", "Blob Storage is shut down and comes back with its data")
+def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.azurite.stop()
+    yield
+    rig.azurite.start()
+
+
+def _event_grid(name: str, what: str, **switches: object) -> None:
+    @_fault(name, what)
+    def strike(rig: Rig, chance: random.Random) -> Generator[None]:
+        rig.stack.set_faults({**switches, "seed": chance.getrandbits(31)})
+        yield
+        rig.stack.set_faults({})
+
+
+_event_grid("publish-unanswered", "Event Grid takes each publish and answers none", losePublishResponse={})
+_event_grid("publish-refused", "Event Grid refuses each publish (503)", refusePublish={"status": 503})
+_event_grid("event-twice", "each event is delivered twice at the same time", duplicate={})
+_event_grid("event-out-of-order", "events overtake each other within two seconds", reorder={"windowSeconds": 60})
+_event_grid("event-never", "each event is taken and never delivered", loseDelivery={})
+_event_grid("event-reply-lost", "the webhook's replies get lost, so each event comes again", loseResponse={})
+_event_grid("event-probation", "each event is dead-lettered without an attempt", probation={})
+
+
+@_fault("backend-dies", "the model service accepts a task and dies, again and again")
+def _backend_dies(rig: Rig, chance: random.Random) -> Generator[None]:
+    with rig.model_restarted_whenever_it_dies():
+        rig.behave(Behaviour.DIE)
+        yield
+        rig.behave(Behaviour.WORK)
+
+
+@_fault("backend-hangs", "the model service reads requests and never answers")
+def _backend_hangs(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.behave(Behaviour.HANG)
+    yield
+    rig.behave(Behaviour.WORK)
+
+
+@_fault(
+    "backend-answers-garbage",
+    "the model service answers with a redirect, 418, no HTTP, cut or impossible messages, a huge header, without end",
+    may_fail_with=frozenset({"Failed - the backend answered 302.", "Failed - the backend answered 418."}),
+)
+def _backend_answers_garbage(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.behave(Behaviour.GARBAGE)
+    yield
+    rig.behave(Behaviour.WORK)
+
+
+@_fault(
+    "redis-primary-killed",
+    "kill -9 of one of three primaries of a Redis Cluster without replicas: its slots are away until it is back",
+    wants_cluster=True,
+)
+def _redis_primary_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    primary = chance.choice(rig.redis_nodes)
+    primary.kill()
+    yield
+    primary.start()
