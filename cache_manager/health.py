@@ -48,7 +48,7 @@ async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse
     redis, blobs = await asyncio.gather(
         _answers(services.store.ping(), StoreUnavailable), _answers(services.bodies.ping(), BlobsUnavailable)
     )
-    grid = services.events.last_outcome
+    grid = services.events.state
     status = "unavailable" if redis != "ok" else "ok" if blobs == "ok" and grid != "unavailable" else "degraded"
     document = Health(
         status=status, dependencies=Dependencies(redis=redis, blob_storage=blobs, event_grid=grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -32,7 +32,13 @@ class Circuit:
         self._failures = failures
         self._patience_s = patience_s
         self._is_open = False
-        self._trial: asyncio.Future[object] | None = None
+        self._answers = 0
+        self._trial: asyncio.Future[Any] | None = None
+
+    @property
+    def state(self) -> Literal["ok", "unavailable", "untried"]:
+        """How the dependency was found, by the outcome of the calls so far."""
+        return "unavailable" if self._is_open else "ok" if self._answers else "untried"
 
     async def call(self, attempt: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
         """Make the *attempt*, as circumstances allow, or if the caller *insists* in any.
@@ -56,14 +62,19 @@ class Circuit:
         return await self._watch(attempt)
 
     async def _watch(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        answers = self._answers
         try:
             result = await attempt()
         except self._failures:
-            self._is_open = True
+            # Old news where another call has got an answer since.
+            self._is_open = self._is_open or self._answers == answers
             raise
         except Exception:
-            # An answer, if not the one that was hoped for.
-            self._is_open = False
+            self._answered()  # if not as was hoped for
             raise
-        self._is_open = False
+        self._answered()
         return result
+
+    def _answered(self) -> None:
+        self._is_open = False
+        self._answers += 1

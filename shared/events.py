@@ -40,8 +40,11 @@ class Topic:
         self._key = key
         self._client: EventGridPublisherClient | None = None
         self._circuit = Circuit((PublishFailed,))
-        self.last_outcome: Literal["ok", "unavailable", "untried"] = "untried"
-        """``ok``, ``unavailable``, or ``untried`` by this process: the topic has nothing that could be asked."""
+
+    @property
+    def state(self) -> Literal["ok", "unavailable", "untried"]:
+        """As this process found it when it last published: a topic has nothing that could be asked."""
+        return self._circuit.state
 
     async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
         """Ask for the dispatch of each task's present attempt, in one request.
@@ -111,9 +114,7 @@ class Topic:
                 # A caller waits for this: when Event Grid hangs, the reconciler publishes instead.
                 async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                     await cast("Any", self._open()).send(events)
-                self.last_outcome = "ok"
             except (AzureError, OSError, TimeoutError) as error:
-                self.last_outcome = "unavailable"
                 raise PublishFailed(type(error).__name__) from error
 
         try:

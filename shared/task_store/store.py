@@ -627,7 +627,8 @@ class TaskStore:
 
     async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
         async def attempt() -> Any:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
+            async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
                 return await call(await self._redis())
 
         try:

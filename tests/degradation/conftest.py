@@ -1,15 +1,23 @@
-"""Stores that reach their Redis through a switch, and may wait a second for it, not five."""
+"""What reaches its dependencies through switches: stores, which may wait a second for Redis, not five; and stacks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from local.azurite import Azurite
+from local.processes import free_port
 from local.redis_server import RedisServer
+from local.stack import TOPIC, Stack
 from shared.task_store import StorePolicy, TaskStore, connection, store
+from tests.conftest import IN_A_HURRY
 from tests.degradation.switch import Switch
+from tests.scripted_backend import ScriptedBackend
 from tests.shared.task_store.conftest import opener
 
 # The reconciler's room reads the settings when it is imported.
@@ -60,3 +68,47 @@ async def open_store(in_a_hurry: None) -> AsyncIterator[OpenStore]:
     yield open_store
     for each in stores:
         await each.aclose()
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A stack whose app reaches its dependencies through switches."""
+
+    stack: Stack
+    redis: Switch
+    blobs: Switch
+    grid: Switch
+
+    def restore(self) -> None:
+        for switch in (self.redis, self.blobs, self.grid):
+            switch.flow()
+            switch.cut()
+
+
+@contextmanager
+def fragile_stack(
+    directory: Path, azurite: Azurite, backend: ScriptedBackend, settings: Mapping[str, str]
+) -> Iterator[Fragile]:
+    with (
+        RedisServer(directory / "redis") as redis,
+        Switch(redis.port) as to_redis,
+        Switch(azurite.blob_port) as to_blobs,
+        Switch(free_port()) as to_grid,
+        Stack(
+            directory,
+            redis=redis,
+            azurite=azurite,
+            backends={"/v1/test": backend.url},
+            with_model=False,
+            settings={
+                **IN_A_HURRY,
+                "REDIS_CONNECTION_STRING": f"redis://127.0.0.1:{to_redis.port}",
+                "AzureWebJobsStorage": azurite.connection_string.replace(str(azurite.blob_port), str(to_blobs.port)),
+                "BLOB_CONTAINER": directory.name,
+                "EVENT_GRID_TOPIC_URI": f"http://127.0.0.1:{to_grid.port}/{TOPIC}/api/events",
+                **settings,
+            },
+        ) as stack,
+    ):
+        to_grid.target_port = int(stack.event_grid_url.rsplit(":", 1)[1])
+        yield Fragile(stack, to_redis, to_blobs, to_grid)

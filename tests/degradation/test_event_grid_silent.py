@@ -110,14 +110,14 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
             with pytest.raises(PublishFailed):
                 await topic.publish([task])
         assert switch.accepted - before <= 1
-        assert topic.last_outcome == "unavailable"
+        assert topic.state == "unavailable"
         switch.flow()
         switch.cut()
         received.batches.clear()
         await topic.publish([task], insist=True)
         await topic.publish([task])
         assert received.batches[-2:] == [1, 1]
-        assert topic.last_outcome == "ok"
+        assert topic.state == "ok"
 
 
 async def test_what_an_outage_has_dammed_up_goes_out_in_bounded_batches_over_bounded_runs(

@@ -9,8 +9,7 @@ import pytest
 
 from local.redis_server import RedisServer
 from shared.task import Content, Task
-from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore
-from shared.task_store import connection
+from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore, connection
 from shared.task_store import store as store_module
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
@@ -51,8 +50,8 @@ async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
     for _ in range(2):
         assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
     async with asyncio.timeout(HANG_S):
-        while asyncio.all_tasks() != before:
-            await asyncio.sleep(0.02)
+        while left := asyncio.all_tasks() - before:
+            await asyncio.wait(left)
     switch.flow()
     assert await answered(lambda: store.get("t1"))
     assert {type(await answered(lambda: store.get("t1"))) for _ in range(MANY)} == {Task}

@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
+import redis
+
 from local.processes import LocalStackError
 from local.redis_server import find_redis_server
 from tests.faults.rig import Rig
@@ -44,7 +47,11 @@ class Campaign:
 
     @property
     def is_good(self) -> bool:
-        return bool(self.reports) and not (self.leaks or self.broken) and all(r.is_good for r in self.reports)
+        return (
+            bool(self.reports)
+            and not (self.leaks or self.broken)
+            and not any(report.findings for report in self.reports)
+        )
 
     def run(self, faults: Sequence[Fault], until_s: float) -> None:
         """Rounds over *faults*, at least one, until the monotonic clock is past *until_s*."""
@@ -76,7 +83,7 @@ class Campaign:
                         reports.append(report)
                         self.reports.append(report)
                         _say(_row(report.fault, _figures([report])))
-                        for sentence in _findings(report):
+                        for sentence in report.findings:
                             _say(f"  {sentence}")
                         if report.stuck:
                             break  # what is stuck would be found again by each of the next trials
@@ -84,8 +91,8 @@ class Campaign:
                     for sentence in leaks:
                         _say(f"  leak: {sentence}")
                     self.leaks += leaks
-                    is_good = not leaks and all(report.is_good for report in reports)
-            except (LocalStackError, AssertionError) as error:
+                    is_good = not leaks and not any(report.findings for report in reports)
+            except (LocalStackError, AssertionError, httpx.HTTPError, redis.RedisError) as error:
                 self.broken.append(f"{fault.name}: {error}")
                 _say(f"  {fault.name} came to no end: {error}")
                 with suppress(ValueError):
@@ -147,7 +154,7 @@ def main() -> int:
             _say(line)
         if options.json:
             options.json.write_text(json.dumps(campaign.document(minutes), indent=1) + "\n")
-    findings = sum(len(r.lost) + len(r.stuck) + len(r.wrong) for r in campaign.reports)
+    findings = sum(len(report.findings) for report in campaign.reports)
     findings += len(campaign.leaks) + len(campaign.broken)
     _say("\nNothing was lost, stuck or wrong." if campaign.is_good else f"\n{findings} findings, see above.")
     return 0 if campaign.is_good else 1
@@ -170,15 +177,6 @@ def _figures(reports: Sequence[Report]) -> list[str]:
 def _row(name: str, figures: Iterable[str]) -> str:
     cells = (f"{figure:>{len(column)}}" for figure, column in zip(figures, _COLUMNS, strict=True))
     return f"{name:<{_NAME_WIDTH}}  " + "  ".join(cells)
-
-
-def _findings(report: Report) -> Iterator[str]:
-    for task_id in report.lost:
-        yield f"lost: {task_id}"
-    for task_id in report.stuck:
-        yield f"stuck: {task_id}"
-    for sentence in report.wrong:
-        yield f"wrong: {sentence}"
 
 
 def _surroundings() -> str:

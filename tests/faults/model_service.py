@@ -2,7 +2,7 @@
 
 Endpoints below ``/v1/fault/legacy`` speak as the former platform's services do: they send no ``Attempt`` and store no
 result. A ``first`` step hands its task on to the ``second``, with a body of its own. The last status text of a task
-holds the SHA-256 of the body, which shows that it came through unharmed.
+holds the SHA-256 of the body, which shows that it came through unharmed. A GET tells how many workers there are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import httpx
 PREFIX: Final = "/v1/fault"
 MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
 FIRST, SECOND = "/first", "/second"
-SLOTS = 16
+SLOTS = 48
 WORK_S = 0.05
+STALL_S = 3.0
 REPEAT_S = 0.1
 GIVE_UP_S = 60.0
 
@@ -37,6 +38,8 @@ class Behaviour(StrEnum):
     """How it answers a dispatch."""
 
     WORK = "work"
+    STALL = "stall"
+    """Works, but on every second task only after a silence of ``STALL_S``."""
     DIE = "die"
     """Accepts, and is killed before it does the work."""
     HANG = "hang"
@@ -112,6 +115,9 @@ def result_of(path: str, body: bytes) -> bytes:
     return hashlib.shake_256(last).digest(len(last))
 
 
+_WORKER: Final = "worker"
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
@@ -137,16 +143,24 @@ class _Service:
     def note(self, entry: Entry) -> None:
         os.write(self._journal, entry.line().encode())
 
+    @property
+    def workers(self) -> int:
+        return sum(thread.name == _WORKER for thread in threading.enumerate())
+
     def take(self, task_id: str, attempt: int, path: str, body: bytes) -> bool:
         """Whether there was a slot free to begin the work in."""
         is_free = self._slots.acquire(blocking=False)
         self.note(Entry(task_id, attempt, path, TAKEN if is_free else "busy"))
         if is_free:
-            threading.Thread(target=self._work, args=(task_id, attempt, path, body), daemon=True).start()
+            threading.Thread(
+                target=self._work, args=(task_id, attempt, path, body), name=_WORKER, daemon=True
+            ).start()
         return is_free
 
     def _work(self, task_id: str, attempt: int, path: str, body: bytes) -> None:
         is_legacy = path.startswith(LEGACY)
+        if self.behaviour is Behaviour.STALL and random.random() < 0.5:
+            time.sleep(STALL_S)
         speaks_for = {} if is_legacy else {"Attempt": attempt}
 
         def update(state: str, **members: object) -> tuple[str, httpx.Request]:
@@ -199,12 +213,15 @@ def main() -> None:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self._answer(200, str(service.workers).encode())
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             path = self.path
             call = self.headers["taskId"], int(self.headers["X-Task-Attempt"]), path
             match service.behaviour:
-                case Behaviour.WORK:
+                case Behaviour.WORK | Behaviour.STALL:
                     self._answer(200 if service.take(*call, body) else 503)
                 case Behaviour.DIE:
                     service.note(Entry(*call, TAKEN))
@@ -224,13 +241,14 @@ def main() -> None:
                         while more := _ENDLESS.get(name):
                             self.wfile.write(more)
 
-        def _answer(self, status: int) -> None:
+        def _answer(self, status: int, body: bytes = b"") -> None:
             self.send_response(status)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(body)))
             if status == 503:
                 self.send_header("Retry-After", "0")
             with suppress(ConnectionError):  # the caller would not wait
                 self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
             return

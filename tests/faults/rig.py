@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import httpx
 import psutil
 
 from local.azurite import Azurite
@@ -153,6 +154,10 @@ class Rig:
 
     def world(self) -> World:
         return World(self.redis)
+
+    def model_is_idle(self) -> bool:
+        """Whether nobody works on anything any more, also not on what is another attempt's by now."""
+        return httpx.get(self.endpoint("/")).text == "0"
 
     def depths(self) -> Counter[tuple[str, str]]:
         """What the app says: how many tasks stand in each state, by endpoint path and state."""

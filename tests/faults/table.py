@@ -53,8 +53,8 @@ def _host_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.stack.host.start()
 
 
-@_fault("event-grid-killed", "kill -9 of the Event Grid emulator", renews=True)
-def _event_grid_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+@_fault("grid-killed", "kill -9 of the Event Grid emulator", renews=True)
+def _grid_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.stack.event_grid.kill()
     yield
     rig.stack.event_grid.start()
@@ -145,6 +145,15 @@ def _backend_dies(rig: Rig, chance: random.Random) -> Generator[None]:
         rig.behave(Behaviour.WORK)
 
 
+@_fault(
+    "backend-stalls", "the model service works in silence for longer than its lease, and reports when it is too late"
+)
+def _backend_stalls(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.behave(Behaviour.STALL)
+    yield
+    rig.behave(Behaviour.WORK)
+
+
 @_fault("backend-hangs", "the model service reads requests and never answers")
 def _backend_hangs(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.behave(Behaviour.HANG)
@@ -173,3 +182,7 @@ def _redis_primary_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     primary.kill()
     yield
     primary.start()
+
+
+OF_MESSAGES: Final = [name for name in FAULTS if name.startswith(("publish-", "event-", "backend-"))]
+OF_PARTS: Final = [name for name, fault in FAULTS.items() if name not in OF_MESSAGES and not fault.wants_cluster]

@@ -1,0 +1,85 @@
+"""The whole app while a dependency is silent, and when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from tests.contract.part_b import complete_on_call, ended, new_path, submit, task_of
+from tests.degradation.conftest import Fragile, fragile_stack
+from tests.scripted_backend import ScriptedBackend
+from tests.waiting import eventually
+
+MANY = 200
+
+
+@pytest.fixture(scope="module")
+def fragile(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> Iterator[Fragile]:
+    with fragile_stack(tmp_path_factory.mktemp("outages"), azurite, backend, {"MAX_IN_FLIGHT": str(MANY)}) as fragile:
+        yield fragile
+
+
+@pytest.fixture
+def app(fragile: Fragile) -> Iterator[httpx.Client]:
+    with fragile.stack.client() as client:
+        yield client
+    fragile.restore()
+
+
+def health(fragile: Fragile) -> tuple[int, str, str]:
+    response = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=60)
+    document = response.json()
+    return response.status_code, document["Status"], document["Dependencies"]["Redis"]
+
+
+async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool]]:
+    """Of many requests at once: the status, whether it says that Redis is away, and whether when to come back."""
+    limits = httpx.Limits(max_connections=MANY)
+    headers = {"x-functions-key": fragile.stack.key}
+    async with httpx.AsyncClient(base_url=fragile.stack.url, headers=headers, timeout=60, limits=limits) as app:
+        responses = await asyncio.gather(*(app.get(path) for _ in range(MANY)))
+    return Counter(
+        (response.status_code, "The task store" in response.text, "retry-after" in response.headers)
+        for response in responses
+    )
+
+
+def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_comes_back_by_itself(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
+) -> None:
+    path = new_path()
+    complete_on_call(fragile.stack, backend, path)
+    task_id = submit(app, path).json()["TaskId"]
+    before = ended(app, task_id)
+    fragile.redis.silence()
+    for _ in range(2):
+        assert asyncio.run(ask_many(fragile, f"/api/v1/tasks/{task_id}")) == {(503, True, True): MANY}
+        assert health(fragile) == (503, "unavailable", "unavailable")
+    fragile.redis.flow()
+    eventually(lambda: health(fragile) == (200, "ok", "ok"))
+    eventually(lambda: app.get(f"/api/v1/tasks/{task_id}").status_code == 200)
+    assert task_of(app, task_id) == before
+    response = eventually(lambda: sent if (sent := submit(app, path)).status_code == 202 else None)
+    assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+
+
+def test_with_a_silent_event_grid_creates_succeed_and_run_when_it_is_back(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
+) -> None:
+    path = new_path()
+    complete_on_call(fragile.stack, backend, path)
+    fragile.grid.silence()
+    responses = [submit(app, path) for _ in range(50)]
+    assert {response.status_code for response in responses} == {202}
+    assert health(fragile) == (200, "degraded", "ok")
+    fragile.grid.flow()
+    for response in responses:
+        assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+    eventually(lambda: health(fragile) == (200, "ok", "ok"))

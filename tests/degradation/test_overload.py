@@ -1,0 +1,136 @@
+"""An app that may have little in hand at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from local.azurite import Azurite
+from shared.settings import INLINE_LIMIT_BYTES
+from tests.contract.part_b import assert_problem, complete_on_call, ended, new_path, submit, task_of
+from tests.degradation.conftest import Fragile, fragile_stack
+from tests.scripted_backend import Answer, ScriptedBackend
+from tests.waiting import eventually
+
+MAX_IN_FLIGHT, MAX_WAITS = 3, 2
+LARGE = bytes(INLINE_LIMIT_BYTES + 1)
+"""For one of these there is room at a time."""
+
+Call = Future[httpx.Response]
+
+
+@pytest.fixture(scope="module")
+def fragile(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> Iterator[Fragile]:
+    settings = {
+        "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
+        "MAX_WAITS": str(MAX_WAITS),
+        "MAX_DISPATCHES": "1",
+        "MAX_BODY_BYTES_IN_FLIGHT": str(2 * INLINE_LIMIT_BYTES),
+        "DISPATCH_TIMEOUT_S": "20",
+        "LEASE_S": "60",
+    }
+    with fragile_stack(tmp_path_factory.mktemp("overload"), azurite, backend, settings) as fragile:
+        yield fragile
+
+
+@pytest.fixture
+def app(fragile: Fragile) -> Iterator[httpx.Client]:
+    with fragile.stack.client() as client:
+        yield client
+
+
+@pytest.fixture
+def at_once(fragile: Fragile) -> Iterator[Callable[..., Call]]:
+    """Makes a call of its own thread."""
+    with ThreadPoolExecutor(20) as callers:
+        yield callers.submit
+        fragile.restore()
+
+
+def refusal(call: Call) -> bool:
+    """Whether the call was refused for too much in hand; otherwise it was not refused."""
+    if call.result().status_code != 503:
+        return False
+    assert_problem(call.result(), 503, "overloaded")
+    assert int(call.result().headers["retry-after"]) > 0
+    return True
+
+
+def keep(app: httpx.Client, backend: ScriptedBackend) -> str:
+    """The id of a task that stands as it is."""
+    response = app.post("/api/CacheConnectorUpsert", json={"Endpoint": backend.url + new_path()})
+    return response.raise_for_status().json()["TaskId"]
+
+
+def report_completed(app: httpx.Client, task_id: str) -> httpx.Response:
+    return app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, "BackendStatus": "completed"})
+
+
+def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_answered_at_once(
+    app: httpx.Client, backend: ScriptedBackend, at_once: Callable[..., Call]
+) -> None:
+    task_id = keep(app, backend)
+    calls = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS + 1)]
+    [answered] = eventually(lambda: [call for call in calls if call.done()])
+    assert answered.result().json()["BackendStatus"] == "created"
+    assert submit(app, new_path(), prefer="wait=60").status_code == 202
+    assert sum(call.done() for call in calls) == 1
+    assert report_completed(app, task_id).status_code == 200
+    states = sorted(call.result().json()["BackendStatus"] for call in calls)
+    assert states == ["completed"] * MAX_WAITS + ["created"]
+
+
+def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
+) -> None:
+    path = new_path()
+    complete_on_call(fragile.stack, backend, path)
+    fragile.blobs.silence()
+    calls = [at_once(submit, app, path, LARGE) for _ in range(2)]
+    [refused] = eventually(lambda: [call for call in calls if call.done()])
+    assert refusal(refused)
+    assert submit(app, path, b"{}").status_code == 202
+    assert sum(call.done() for call in calls) == 1
+    fragile.restore()
+    response = eventually(lambda: sent if (sent := submit(app, path, LARGE)).status_code == 202 else None)
+    assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+
+
+def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
+) -> None:
+    large, small = keep(app, backend), keep(app, backend)
+    app.put(f"/api/v1/tasks/{large}/result", content=LARGE).raise_for_status()
+    app.put(f"/api/v1/tasks/{small}/result", content=b"small").raise_for_status()
+    fragile.blobs.silence()
+    calls = [at_once(app.get, f"/api/v1/tasks/{large}/result") for _ in range(2)]
+    [refused] = eventually(lambda: [call for call in calls if call.done()])
+    assert refusal(refused)
+    assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
+    fragile.restore()
+    eventually(lambda: app.get(f"/api/v1/tasks/{large}/result").content == LARGE)
+
+
+@pytest.mark.parametrize("body", [b"{}", LARGE], ids=["no-dispatcher", "no-room-for-its-body"])
+def test_a_task_for_whose_dispatch_there_is_no_room_goes_back_to_its_queue_and_is_dispatched_later(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, body: bytes
+) -> None:
+    busy, path = new_path(), new_path()
+    let_go = threading.Event()
+    backend.script(busy, Answer(hold=let_go))
+    complete_on_call(fragile.stack, backend, path)
+    first = submit(app, busy, body).json()["TaskId"]
+    backend.next_call(busy)
+    second = submit(app, path).json()["TaskId"]
+    eventually(lambda: task_of(app, second)["Status"] == "Awaiting a free dispatcher")
+    assert backend.untaken(path) == 0
+    let_go.set()
+    assert ended(app, second)["BackendStatus"] == "completed"
+    assert task_of(app, first)["Attempt"] == 1
+    report_completed(app, first)
