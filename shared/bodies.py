@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
 """What a call may take in all; 100 MiB are to be moved within it."""
-_PATIENCE_S = 5.0
-"""How long a call waits where an earlier one got no answer: enough for most uploads."""
+_PATIENCE_S = 1.0
+"""How long a call waits where an earlier one got no answer."""
 
 
 class BlobsUnavailable(Exception):
@@ -112,21 +112,23 @@ class BodyStore:
             await self._container.close()
 
     async def _ask(self, call: Callable[[ContainerClient], Awaitable[T]]) -> T:
+        try:
+            return await self._circuit.call(
+                lambda: self._attempt(call), probe=lambda: self._attempt(lambda container: container.exists())
+            )
+        except CircuitOpen as error:
+            raise BlobsUnavailable(type(error).__name__) from error
+
+    async def _attempt(self, call: Callable[[ContainerClient], Awaitable[T]]) -> T:
         from azure.core.exceptions import AzureError, ResourceNotFoundError
 
-        async def attempt() -> T:
-            container = self._open()
-            try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
-                    return await call(container)
-            except ResourceNotFoundError:
-                raise
-            except (AzureError, OSError) as error:
-                raise BlobsUnavailable(type(error).__name__) from error
-
+        container = self._open()
         try:
-            return await self._circuit.call(attempt)
-        except CircuitOpen as error:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await call(container)
+        except ResourceNotFoundError:
+            raise
+        except (AzureError, OSError) as error:
             raise BlobsUnavailable(type(error).__name__) from error
 
     async def _put(self, container: ContainerClient, name: str, data: bytes) -> None:

@@ -10,22 +10,19 @@ T = TypeVar("T")
 
 
 class CircuitOpen(Exception):
-    """Raised when an earlier call got no answer, and the one that is trying now has none yet.
-
-    It may be the caller's own, which goes on: whether it succeeds is unknown.
-    """
+    """Raised in place of a call: an earlier one got no answer, and the one that is trying now has none yet."""
 
 
 class Circuit:
-    """Lets all calls through until one gets no answer, then one at a time, until one gets one.
+    """Lets all calls through until one gets no answer, and then none, until a probe gets one.
 
-    The one that tries goes on by itself, and its caller waits for it no longer than the others do. So there is no
-    pause in which nobody may try: the first call after a recovery finds it, and costs none of those before it.
+    The probe is made when somebody calls, one at a time, and goes on by itself. So there is no pause in which nobody
+    may try: the first call after a recovery finds it, and none of those before it has waited for long.
 
     Args:
         failures: the exceptions of a call that got no answer.
-        patience_s: how long callers wait for the one that tries, so that what only one met is not the failure of
-            all who came just then.
+        patience_s: how long a caller waits for the probe, so that what one call met is not the failure of all who
+            came just then.
     """
 
     def __init__(self, failures: tuple[type[Exception], ...], *, patience_s: float = 0) -> None:
@@ -33,32 +30,32 @@ class Circuit:
         self._patience_s = patience_s
         self._is_open = False
         self._answers = 0
-        self._trial: asyncio.Future[Any] | None = None
+        self._probe: asyncio.Future[Any] | None = None
 
     @property
     def state(self) -> Literal["ok", "unavailable", "untried"]:
         """How the dependency was found, by the outcome of the calls so far."""
         return "unavailable" if self._is_open else "ok" if self._answers else "untried"
 
-    async def call(self, attempt: Callable[[], Awaitable[T]], *, insist: bool = False) -> T:
-        """Make the *attempt*, as circumstances allow, or if the caller *insists* in any.
+    async def call(
+        self, attempt: Callable[[], Awaitable[T]], *, probe: Callable[[], Awaitable[Any]], insist: bool = False
+    ) -> T:
+        """Make the *attempt*, if the circuit lets it through or the caller *insists*.
+
+        Args:
+            probe: a call that does no harm, though nobody waits for its end.
 
         Raises:
-            CircuitOpen: there is no outcome.
+            CircuitOpen: the attempt was not made.
         """
-        if insist or not self._is_open:
-            return await self._watch(attempt)
-        if self._trial is None or self._trial.done():
-            trial = self._trial = asyncio.ensure_future(self._watch(attempt))
-            # Nobody may be left to hear of its failure.
-            trial.add_done_callback(lambda trial: trial.cancelled() or trial.exception())
-            await asyncio.wait((trial,), timeout=self._patience_s)
-            if not trial.done():
+        if self._is_open and not insist:
+            if self._probe is None or self._probe.done():
+                self._probe = asyncio.ensure_future(self._watch(probe))
+                # Nobody may be left to hear of its failure.
+                self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+            await asyncio.wait((self._probe,), timeout=self._patience_s)
+            if self._is_open:
                 raise CircuitOpen
-            return trial.result()
-        await asyncio.wait((self._trial,), timeout=self._patience_s)
-        if self._is_open:
-            raise CircuitOpen
         return await self._watch(attempt)
 
     async def _watch(self, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -118,7 +118,8 @@ class Topic:
                 raise PublishFailed(type(error).__name__) from error
 
         try:
-            await self._circuit.call(attempt, insist=insist)
+            # There is nothing else that a topic could be asked, and an event that comes twice does no harm.
+            await self._circuit.call(attempt, probe=attempt, insist=insist)
         except CircuitOpen as error:
             raise PublishFailed("the last event could not be published") from error
 

@@ -626,13 +626,10 @@ class TaskStore:
         return await self._call(tag, call)
 
     async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
-        async def attempt() -> Any:
-            # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
-            async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
-                return await call(await self._redis())
-
         try:
-            return await self._circuits[tag].call(attempt)
+            return await self._circuits[tag].call(
+                lambda: self._ask(call), probe=lambda: self._ask(lambda redis: redis.get(tag))
+            )
         except ReadOnlyError as error:
             await self._leave_replica()
             raise StoreUnavailable(type(error).__name__) from error
@@ -648,6 +645,11 @@ class TaskStore:
         except (RedisError, OSError, AttributeError) as error:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
             raise StoreUnavailable(type(error).__name__) from error
+
+    async def _ask(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+        # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
+        async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
+            return await call(await self._redis())
 
     async def _redis(self) -> RedisClient:
         if self._client is not None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from local.azurite import Azurite
+from local.stack import SUBSCRIPTION
 from shared.settings import INLINE_LIMIT_BYTES
 from tests.contract.part_b import assert_problem, complete_on_call, ended, new_path, submit, task_of
 from tests.degradation.conftest import Fragile, fragile_stack
@@ -84,6 +85,30 @@ def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_a
     assert report_completed(app, task_id).status_code == 200
     states = sorted(call.result().json()["BackendStatus"] for call in calls)
     assert states == ["completed"] * MAX_WAITS + ["created"]
+
+
+def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths_nor_event_grids(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
+) -> None:
+    task_id = keep(app, backend)
+    fragile.blobs.silence()
+    waits = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS)]
+    held: list[Call] = []
+
+    def refused_beside_one_more() -> bool:
+        if all(call.done() for call in held):
+            held.append(at_once(submit, app, new_path(), LARGE))
+        return refusal(at_once(app.get, "/api/v1/queues"))
+
+    eventually(refused_beside_one_more)
+    assert httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=60).json()["Status"] == "degraded"
+    origin = {"WebHook-Request-Origin": "eventgrid.azure.net", "aeg-subscription-name": SUBSCRIPTION}
+    assert app.options("/api/BackendWebhook", headers=origin).status_code == 200
+    fragile.restore()
+    for call in held:
+        call.result()
+    assert report_completed(app, task_id).status_code == 200
+    assert [wait.result().status_code for wait in waits] == [200] * MAX_WAITS
 
 
 def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
