@@ -1,6 +1,7 @@
 """The truth about every task, in Redis. The only room that knows a Redis key."""
 
 from shared.task_store.connection import connect
+from shared.task_store.link import StoreUnavailable
 from shared.task_store.store import (
     BACKOFF_CAP_S,
     PARTITIONS,
@@ -19,7 +20,6 @@ from shared.task_store.store import (
     Refusal,
     Refused,
     StorePolicy,
-    StoreUnavailable,
     TaskStore,
 )
 

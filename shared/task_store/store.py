@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import re
 import secrets
 import zlib
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
-from redis import exceptions
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ClusterError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
 
-from shared.circuit import Circuit, CircuitOpen
 from shared.task import Content, Event, State, Task, Who
-from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
+from shared.task_store.connection import RedisClient
+from shared.task_store.link import RedisLink
 
 # Sixteen partitions; each tag's slot lies in the middle of its sixteenth of a cluster's slots.
 TAGS: Final = (
@@ -61,27 +43,6 @@ SWEEP_LIMIT: Final = 64
 LIST_LOOK: Final = 500
 BLOB_GRACE_S: Final = 120.0
 BACKOFF_CAP_S: Final = 600.0
-
-_UNAVAILABLE = (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    TryAgainError,
-    ClusterError,
-    RedisClusterException,
-    CircuitOpen,
-)
-_SILENT = (exceptions.ConnectionError, exceptions.TimeoutError, RedisClusterException, OSError)
-_PATIENCE_S = 0.5
-"""How long a call waits where an earlier one got no answer: enough to connect anew."""
-# Errors that pass and for which redis-py has no type: a script that blocks all others, a disk that is full, replicas
-# that lag. Redis 6.2 has the code of an error that struck within a script in the midst of its text.
-_PASSING = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
-
-
-class StoreUnavailable(Exception):
-    """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
 
 
 class Refusal(StrEnum):
@@ -235,16 +196,6 @@ class StorePolicy:
         return self.republish_s if self.announce else 0
 
 
-def _load_scripts() -> dict[str, str]:
-    folder = Path(__file__).parent / "scripts"
-    lib = (folder / "lib.lua").read_text()
-    return {file.stem: lib + file.read_text() for file in folder.glob("*.lua") if file.stem != "lib"}
-
-
-_SCRIPTS: Final = {
-    name: (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-    for name, source in _load_scripts().items()
-}
 # msgpack ships no types.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
 _unpackb: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
@@ -273,13 +224,9 @@ class TaskStore:
         policy: StorePolicy,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
-        self._open_redis = open_redis
+        self._link = RedisLink(open_redis)
         self._policy = policy
         self._now_ms = now_ms
-        self._client: RedisClient | None = None
-        self._opening: asyncio.Future[RedisClient] | None = None
-        # One for each partition: of a cluster, one node alone may be gone.
-        self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
@@ -435,7 +382,7 @@ class TaskStore:
         """The ends of these tasks were announced."""
         await asyncio.gather(
             *(
-                self._script("announced", tag, str(_ms(self._policy.retention_s)), *ids)
+                self._link.script("announced", tag, str(_ms(self._policy.retention_s)), *ids)
                 for tag, ids in _by_tag(task_ids).items()
             )
         )
@@ -507,7 +454,7 @@ class TaskStore:
             "blob_grace": _ms(BLOB_GRACE_S),
             "seed": random.getrandbits(31),
         }
-        rows: list[list[bytes]] = await self._script("sweep", "{" + TAGS[index] + "}", _pack(self._stamped(arg)))
+        rows: list[list[bytes]] = await self._link.script("sweep", "{" + TAGS[index] + "}", _pack(self._stamped(arg)))
         return [
             Overdue(
                 cast("Any", row[0].decode()),
@@ -519,13 +466,15 @@ class TaskStore:
 
     async def forget(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs have been deleted."""
-        counts = await asyncio.gather(*(self._script("forget", tag, *ids) for tag, ids in _by_tag(task_ids).items()))
+        counts = await asyncio.gather(
+            *(self._link.script("forget", tag, *ids) for tag, ids in _by_tag(task_ids).items())
+        )
         return sum(cast("list[int]", counts))
 
     async def depths(self, path: str | None = None) -> dict[str, Depth]:
         """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
         now = str(self._now_ms() if self._now_ms else 0)
-        parts = await asyncio.gather(*(self._script("counts", "{" + tag + "}", now, path or "") for tag in TAGS))
+        parts = await asyncio.gather(*(self._link.script("counts", "{" + tag + "}", now, path or "") for tag in TAGS))
         depths: dict[str, Depth] = {path: Depth()} if path else {}
         for row in (row for part in parts for row in part):
             name = row[0].decode()
@@ -542,7 +491,7 @@ class TaskStore:
         if listing.before:
             arg["before"] = [listing.before.created_ms, listing.before.id]
         packed = _pack(arg)
-        parts = await asyncio.gather(*(self._script("list", "{" + tag + "}", packed) for tag in TAGS))
+        parts = await asyncio.gather(*(self._link.script("list", "{" + tag + "}", packed) for tag in TAGS))
         found = sorted(((Place(row[0], row[1].decode()), row[2]) for rows, _ in parts for row in rows), reverse=True)
         # Beyond the newest place where a partition stopped looking, nothing is known of that partition.
         known_to = max((Place(stop[0], stop[1].decode()) for _, stop in parts if stop), default=None)
@@ -565,22 +514,20 @@ class TaskStore:
         arg: dict[str, Any] = {"field": field, "delta": delta}
         if instance is not None:
             arg |= {"instance": instance, "keep": _ms(keep_s)}
-        return max(0, int(await self._script("report", _tag(field), _pack(self._stamped(arg)))))
+        return max(0, int(await self._link.script("report", _tag(field), _pack(self._stamped(arg)))))
 
     async def requests(self, cluster: str, path: str) -> int | None:
         """Requests in flight at an endpoint; None when none were ever reported."""
         field = _requests_field(cluster, path)
         now = str(self._now_ms() if self._now_ms else 0)
-        count: int | None = await self._script("requests", _tag(field), now, field)
+        count: int | None = await self._link.script("requests", _tag(field), now, field)
         return None if count is None else max(0, count)
 
     async def ping(self) -> None:
-        await self._call("", lambda redis: cast("Any", redis).ping())
+        await self._link.ping()
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._link.aclose()
 
     async def _step(self, task_id: str, content: Content | None = None, data: bytes = b"", **change: Any) -> Outcome:
         inline = data if content and not content.blob else b""
@@ -602,7 +549,7 @@ class TaskStore:
         return await self._run("move", task_id, arg, payload)
 
     async def _run(self, script: str, task_id: str, arg: Mapping[str, Any], payload: bytes) -> list[Any]:
-        return await self._script(script, _tag(task_id), _pack(self._stamped({**arg, "id": task_id})), payload)
+        return await self._link.script(script, _tag(task_id), _pack(self._stamped({**arg, "id": task_id})), payload)
 
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
@@ -611,64 +558,7 @@ class TaskStore:
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
         tag = _tag(task_id)
-        return await self._call(tag, lambda redis: redis.get(f"{tag}{kind}:{task_id}"))
-
-    async def _script(self, name: str, tag: str, *args: bytes | str) -> Any:
-        source, sha = _SCRIPTS[name]
-
-        async def call(redis: RedisClient) -> Any:
-            scripting = cast("Any", redis)
-            try:
-                return await scripting.evalsha(sha, 1, tag, *args)
-            except NoScriptError:
-                return await scripting.eval(source, 1, tag, *args)
-
-        return await self._call(tag, call)
-
-    async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
-        try:
-            return await self._circuits[tag].call(
-                lambda: self._ask(call), probe=lambda: self._ask(lambda redis: redis.get(tag))
-            )
-        except ReadOnlyError as error:
-            await self._leave_replica()
-            raise StoreUnavailable(type(error).__name__) from error
-        except _UNAVAILABLE as error:
-            raise StoreUnavailable(type(error).__name__) from error
-        except ResponseError as error:
-            passing = _PASSING.search(str(error))
-            if passing is None:
-                raise
-            if passing[1] == "READONLY":
-                await self._leave_replica()
-            raise StoreUnavailable(passing[1]) from error
-        except (RedisError, OSError, AttributeError) as error:
-            # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
-            raise StoreUnavailable(type(error).__name__) from error
-
-    async def _ask(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
-        # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
-        async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
-            return await call(await self._redis())
-
-    async def _redis(self) -> RedisClient:
-        if self._client is not None:
-            return self._client
-        # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another. It
-        # goes on when they have given up, and the client it opens is there for the next.
-        if self._opening is None or self._opening.done():
-            self._opening = asyncio.ensure_future(self._open())
-            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
-        return await asyncio.shield(self._opening)
-
-    async def _open(self) -> RedisClient:
-        self._client = await self._open_redis()
-        return self._client
-
-    async def _leave_replica(self) -> None:
-        # A connection outlives its server's being the primary; a new one is led to who is it now.
-        if self._client is not None:
-            await reconnect(self._client)
+        return await self._link.get(tag, f"{tag}{kind}:{task_id}")
 
 
 def _requests_field(cluster: str, path: str) -> str:

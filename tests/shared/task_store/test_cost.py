@@ -13,7 +13,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from shared.task import State
 from shared.task_store import PARTITIONS, NewTask
-from shared.task_store.store import _SCRIPTS, _packb
+from shared.task_store.link import _SCRIPTS
+from shared.task_store.store import _packb
 from tests.shared.task_store.conftest import Clock, StoreFactory
 from tests.shared.task_store.steps import Step, each_step
 from tests.shared.task_store.wire import Wire

@@ -1,0 +1,159 @@
+"""The way to Redis: one client for an event loop, a circuit breaker for each partition, scripts by name."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from redis import exceptions
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ClusterError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from shared.circuit import Circuit, CircuitOpen
+from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
+
+_UNAVAILABLE = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    TryAgainError,
+    ClusterError,
+    RedisClusterException,
+    CircuitOpen,
+)
+_SILENT = (exceptions.ConnectionError, exceptions.TimeoutError, RedisClusterException, OSError)
+_PATIENCE_S = 0.5
+"""How long a call waits where an earlier one got no answer: enough to connect anew."""
+# Errors that pass and for which redis-py has no type: a script that blocks all others, a disk that is full, replicas
+# that lag. Redis 6.2 has the code of an error that struck within a script in the midst of its text.
+_PASSING = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
+
+
+class StoreUnavailable(Exception):
+    """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
+
+
+def _load_scripts() -> dict[str, str]:
+    folder = Path(__file__).parent / "scripts"
+    lib = (folder / "lib.lua").read_text()
+    return {file.stem: lib + file.read_text() for file in folder.glob("*.lua") if file.stem != "lib"}
+
+
+_SCRIPTS: Final = {
+    name: (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    for name, source in _load_scripts().items()
+}
+
+
+class RedisLink:
+    """Calls Redis, and tells apart what passes from what is a fault.
+
+    Args:
+        open_redis: opens a client for the running event loop; called again after a failure to connect.
+    """
+
+    def __init__(self, open_redis: Callable[[], Awaitable[RedisClient]]) -> None:
+        self._open_redis = open_redis
+        self._client: RedisClient | None = None
+        self._opening: asyncio.Future[RedisClient] | None = None
+        # One for each partition: of a cluster, one node alone may be gone.
+        self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
+
+    async def ping(self) -> None:
+        """
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        await self._call("", lambda redis: cast("Any", redis).ping())
+
+    async def get(self, tag: str, key: str) -> bytes | None:
+        """The string at *key*, which begins with *tag*.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        return await self._call(tag, lambda redis: redis.get(key))
+
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        """Run a script of ``scripts/`` on the keys under *tag*.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        source, sha = _SCRIPTS[name]
+
+        async def call(redis: RedisClient) -> Any:
+            scripting = cast("Any", redis)
+            try:
+                return await scripting.evalsha(sha, 1, tag, *args)
+            except NoScriptError:
+                return await scripting.eval(source, 1, tag, *args)
+
+        return await self._call(tag, call)
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+        try:
+            return await self._circuits[tag].call(
+                lambda: self._ask(call), probe=lambda: self._ask(lambda redis: redis.get(tag))
+            )
+        except ReadOnlyError as error:
+            await self._leave_replica()
+            raise StoreUnavailable(type(error).__name__) from error
+        except _UNAVAILABLE as error:
+            raise StoreUnavailable(type(error).__name__) from error
+        except ResponseError as error:
+            passing = _PASSING.search(str(error))
+            if passing is None:
+                raise
+            if passing[1] == "READONLY":
+                await self._leave_replica()
+            raise StoreUnavailable(passing[1]) from error
+        except (RedisError, OSError, AttributeError) as error:
+            # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
+            raise StoreUnavailable(type(error).__name__) from error
+
+    async def _ask(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+        # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
+        async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
+            return await call(await self._redis())
+
+    async def _redis(self) -> RedisClient:
+        if self._client is not None:
+            return self._client
+        # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another. It
+        # goes on when they have given up, and the client it opens is there for the next.
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.ensure_future(self._open())
+            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> RedisClient:
+        self._client = await self._open_redis()
+        return self._client
+
+    async def _leave_replica(self) -> None:
+        # A connection outlives its server's being the primary; a new one is led to who is it now.
+        if self._client is not None:
+            await reconnect(self._client)
