@@ -93,7 +93,7 @@ async def test_a_report_repeated_after_reports_of_others_still_counts_once(
     """A failover cuts every reporter off at once, and each of them repeats."""
     first, second = open_store(), open_store()
     await first.ping()
-    client = first._client
+    client = first._link._client
     assert client is not None
     kept: list[tuple[object, ...]] = []
     send = client.evalsha
