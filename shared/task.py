@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+DEFAULT_PRIORITY: Final = 5
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
 
@@ -81,6 +82,8 @@ class Task:
     """Attempts that failed at this endpoint; a busy answer is none."""
     publishes: int
     """Events published for the current attempt."""
+    priority: int
+    """0 to 9, by which it goes before or after others of its owner's in the queue."""
     wanted: bool
     """Whether the backbone is to dispatch the task (``PublishToGrid``); False for one that is only kept track of."""
     version: int

@@ -51,9 +51,13 @@ class StoreUnavailable(Exception):
 
 
 def _load_scripts() -> dict[str, str]:
-    folder = Path(__file__).parent / "scripts"
-    lib = (folder / "lib.lua").read_text()
-    return {file.stem: lib + file.read_text() for file in folder.glob("*.lua") if file.stem != "lib"}
+    return _load("scripts") | {f"queue/{name}": source for name, source in _load("queue_scripts").items()}
+
+
+def _load(folder: str) -> dict[str, str]:
+    files = {file.stem: file.read_text() for file in (Path(__file__).parent / folder).glob("*.lua")}
+    lib = files.pop("lib")
+    return {name: lib + source for name, source in files.items()}
 
 
 _SCRIPTS: Final = {

@@ -17,7 +17,7 @@ from shared.events import PublishFailed, Topic
 from shared.services import Services
 from shared.settings import Settings
 from shared.task import Content, Task
-from shared.task_store import PARTITIONS, SWEEP_LIMIT, Created, NewTask, StorePolicy, TaskStore
+from shared.task_store import PARTITIONS, SWEEP_LIMIT, Created, NewTask, RedisLink, StorePolicy, TaskStore
 from tests.degradation.switch import Switch
 from tests.shared.task_store.conftest import Clock, opener
 
@@ -126,7 +126,7 @@ async def test_what_an_outage_has_dammed_up_goes_out_in_bounded_batches_over_bou
     from cache_manager.reconciler import MAX_PUBLISHES, PUBLISH_BATCH, reconcile
 
     clock = Clock()
-    store = TaskStore(opener(server.url), StorePolicy(), clock)
+    store = TaskStore(RedisLink(opener(server.url)), StorePolicy(), clock)
     services = replace(services, store=store)
     await asyncio.gather(*(create(store, number) for number in range(5000)))
     clock.advance(60)

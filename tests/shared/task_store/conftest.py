@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import pytest
 
 from local.redis_server import RedisCluster, RedisServer
-from shared.task_store import StorePolicy, TaskStore, connect, connection
+from shared.task_store import RedisLink, StorePolicy, TaskStore, connect, connection
 from shared.task_store.connection import RedisAddress, RedisClient
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, Server, nodes
@@ -83,7 +83,7 @@ async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory
     stores: list[TaskStore] = []
 
     def open_store(policy: StorePolicy = POLICY, *, url: str = redis_url, repeating: bool = False) -> TaskStore:
-        stores.append(TaskStore(opener(url, repeating=repeating), policy, clock))
+        stores.append(TaskStore(RedisLink(opener(url, repeating=repeating)), policy, clock))
         return stores[-1]
 
     yield open_store

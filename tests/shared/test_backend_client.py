@@ -10,7 +10,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from backend_webhook.backend_client import (
+from local.processes import free_port
+from shared.backend_client import (
     MAX_RETRY_AFTER_S,
     Accepted,
     BackendClient,
@@ -19,7 +20,6 @@ from backend_webhook.backend_client import (
     Unreachable,
     _GuardedResolver,
 )
-from local.processes import free_port
 from shared.backends import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend

@@ -42,6 +42,8 @@ class Unreachable:
     """The call failed in a way that may pass. The backend may have the task all the same."""
 
     reason: str
+    answered: bool = False
+    """Whether the backend itself gave an answer, if one that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def _meaning(status: int, retry_after: str | None) -> Answer:
     if status in (429, 503):
         return Busy(_seconds(retry_after))
     if status in (404, 408) or status >= 500:
-        return Unreachable(f"answered {status}")
+        # 502 and 504 are a gateway's word for a backend that is not there.
+        return Unreachable(f"answered {status}", answered=status not in (502, 504))
     return Rejected(f"answered {status}")
 
 
