@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -198,6 +197,7 @@ class StorePolicy:
 
 # msgpack ships no types.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
+_pack: Final[Callable[[Mapping[str, Any]], bytes]] = cast("Any", msgpack).Packer(use_bin_type=False).pack
 _unpackb: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
 _STATES: Final = {state.value: state for state in State}
 
@@ -554,7 +554,7 @@ class TaskStore:
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
         # finds the id in the record and knows that the step was taken.
-        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": secrets.token_urlsafe(8)}
+        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": f"{random.getrandbits(64):x}"}
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
         tag = _tag(task_id)
@@ -575,10 +575,6 @@ def _by_tag(task_ids: Iterable[str]) -> dict[str, list[str]]:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _pack(value: Mapping[str, Any]) -> bytes:
-    return _packb(value, use_bin_type=False)
 
 
 def _pack_content(content: Content) -> list[Any]:
