@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
@@ -43,8 +43,8 @@ class Who(StrEnum):
     RECONCILER = "reconciler"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+# These two are tuples, since some are made from every reply of Redis: a frozen dataclass takes four times as long.
+class Content(NamedTuple):
     """A stored body or result: inline in Redis, or in Blob Storage when it has a blob's name."""
 
     content_type: str
@@ -52,8 +52,7 @@ class Content:
     blob: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One transition in a task's history."""
 
     at_ms: int
