@@ -18,8 +18,8 @@ from backend_webhook.backend_client import (
     Rejected,
     Unreachable,
 )
-from local.processes import free_port
 from backend_webhook.resolver import GuardedResolver
+from local.processes import free_port
 from shared.backends import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
