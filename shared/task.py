@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 DEFAULT_PRIORITY: Final = 5
 MAX_ATTEMPT: Final = 999_999_999
@@ -44,8 +44,8 @@ class Who(StrEnum):
     RECONCILER = "reconciler"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+# These two are tuples, since some are made from every reply of Redis: a frozen dataclass takes four times as long.
+class Content(NamedTuple):
     """A stored body or result: inline in Redis, or in Blob Storage when it has a blob's name."""
 
     content_type: str
@@ -53,8 +53,7 @@ class Content:
     blob: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One transition in a task's history."""
 
     at_ms: int

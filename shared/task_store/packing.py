@@ -30,7 +30,7 @@ TAGS: Final = (
 PARTITIONS: Final = len(TAGS)
 
 # msgpack ships no types.
-_packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
+pack: Final[Callable[[Mapping[str, Any]], bytes]] = cast("Any", msgpack).Packer(use_bin_type=False).pack
 unpack: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
 
 
@@ -45,7 +45,3 @@ def tag_of(name: str) -> str:
 
 def to_ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def pack(value: Mapping[str, Any]) -> bytes:
-    return _packb(value, use_bin_type=False)

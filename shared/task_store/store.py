@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -616,7 +615,7 @@ class TaskStore:
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
         # finds the id in the record and knows that the step was taken.
-        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": secrets.token_urlsafe(8)}
+        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": f"{random.getrandbits(64):x}"}
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
         tag = tag_of(task_id)
