@@ -11,7 +11,6 @@ import pytest
 from local.redis_server import RedisCluster, RedisServer
 from shared.task_store import RedisLink, StorePolicy, TaskStore, connect, connection
 from shared.task_store.connection import RedisAddress, RedisClient
-from shared.task_store.link import RedisLink
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, Server, nodes
 
