@@ -1,8 +1,8 @@
 """A model service without a model, in a process of its own: ``python -m bench.backend --slots 4 --service-s 0.05``.
 
-It accepts a task if a slot is free and else answers 503, says that the task runs, waits for as long as the service is
-to take, frees the slot and says that the task is completed. It keeps a journal of when all that was, by the clock that
-all processes of the machine share, and hands it out at ``GET /journal``.
+It accepts a task if a slot is free and else answers 503, says that the task runs, waits for as long as the service
+is to take, frees the slot and says that the task is completed. It keeps a journal of when all that was, by the clock
+that all processes of the machine share, and hands it out at ``GET /journal``.
 """
 
 from __future__ import annotations
@@ -89,6 +89,13 @@ class BackendProcess(ChildProcess):
     def clear(self) -> None:
         httpx.delete(f"{self.address}/journal").raise_for_status()
 
+    def hold(self) -> None:
+        """From now on no task comes to its end, so that all slots fill and stay full."""
+        httpx.put(f"{self.address}/hold").raise_for_status()
+
+    def let_go(self) -> None:
+        httpx.delete(f"{self.address}/hold").raise_for_status()
+
 
 class _Backend:
     def __init__(self, slots: int, service_s: float, reports: bool) -> None:
@@ -98,11 +105,15 @@ class _Backend:
         self._taken = 0
         self._journal = Journal()
         self._work: set[asyncio.Task[None]] = set()
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
 
     async def serve(self, port: int) -> None:
         app = web.Application(client_max_size=_BODY_LIMIT_BYTES)
         app.router.add_get("/journal", self._show)
         app.router.add_delete("/journal", self._clear)
+        app.router.add_put("/hold", self._hold)
+        app.router.add_delete("/hold", self._let_go)
         app.router.add_post("/{path:.*}", self._take)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -134,6 +145,7 @@ class _Backend:
         visit.running_sent_s = time.time()
         await self._report(visit.task_id, attempt, "running")
         visit.running_answered_s = time.time()
+        await self._may_go_on.wait()
         if self._service_s:
             await asyncio.sleep(self._service_s)
         self._taken -= 1
@@ -149,6 +161,14 @@ class _Backend:
 
     async def _show(self, _: web.Request) -> web.Response:
         return web.json_response(asdict(self._journal))
+
+    async def _hold(self, _: web.Request) -> web.Response:
+        self._may_go_on.clear()
+        return web.Response()
+
+    async def _let_go(self, _: web.Request) -> web.Response:
+        self._may_go_on.set()
+        return web.Response()
 
     async def _clear(self, _: web.Request) -> web.Response:
         self._journal = Journal()
