@@ -163,8 +163,9 @@ class BodyStore:
             "random_jitter_range": 1,
             "connection_timeout": 2,
             "read_timeout": 5,
-            # In one piece, what the socket does not take at once would be copied.
+            # In one piece, what the socket does not take at once would be copied, and what it gives would be joined.
             "max_single_put_size": 4 * 1024 * 1024,
+            "max_single_get_size": 4 * 1024 * 1024,
         }
         url = settings.azurewebjobsstorage__blobserviceuri or (
             f"https://{settings.azurewebjobsstorage__accountname}.blob.core.windows.net"
