@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
+from collections.abc import AsyncIterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,12 +68,15 @@ class BackendClient:
             max_headers=_MAX_HEADERS,
         )
 
-    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
+    async def post(
+        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+    ) -> Answer:
+        """*headers* have the ``Content-Length`` of a body that comes piece by piece."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
             async with self._session.post(
                 URL(endpoint.url, encoded=True),
-                data=io.BytesIO(body),  # sent piece by piece: of bytes, what the socket does not take would be copied
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=timeout,

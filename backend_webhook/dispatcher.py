@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 from backend_webhook.backend_client import Accepted, Answer, BackendClient, Busy, Unreachable
 from shared import telemetry
 from shared.backends import Endpoint, UnknownBackend
-from shared.bodies import BlobsUnavailable, BodyMissing
+from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing
 from shared.limits import Overloaded
 from shared.services import Services
 from shared.task import Task
@@ -78,28 +78,34 @@ class Dispatcher:
         except BodyMissing:
             return await self._fail(task, "Failed - the request body is gone.")
         except (BlobsUnavailable, TimeoutError):
-            # No fault of the backend's, so no failed attempt.
-            return await self._requeue(
-                task, "Awaiting the request body", self.services.settings.busy_retry_s, failed=False
-            )
+            return await self._await_body(task)
         left_s = max(1.0, deadline - asyncio.get_running_loop().time())
         answer = await self._post(task, endpoint, body, left_s)
+        if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
+            return await self._await_body(task)
         return await self._record(task, answer)
 
-    async def _body(self, claimed: Claimed) -> bytes:
+    async def _await_body(self, task: Task) -> Dispatched:
+        # No fault of the backend's, so no failed attempt.
+        return await self._requeue(
+            task, "Awaiting the request body", self.services.settings.busy_retry_s, failed=False
+        )
+
+    async def _body(self, claimed: Claimed) -> bytes | BlobStream:
         if claimed.inline_body is not None:
             return claimed.inline_body
         assert claimed.task.body is not None
         assert claimed.task.body.blob is not None
-        return await self.services.bodies.read(claimed.task.body.blob)
+        return await self.services.bodies.stream(claimed.task.body.blob)
 
-    async def _post(self, task: Task, endpoint: Endpoint, body: bytes, timeout_s: float) -> Answer:
+    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         assert task.body is not None
         with telemetry.client_span(task, endpoint.url) as span:
             headers = {
                 "taskId": task.id,
                 "X-Task-Attempt": str(task.attempt),
                 "Content-Type": task.body.content_type,
+                "Content-Length": str(task.body.size_bytes),
                 **telemetry.outgoing(task),
             }
             answer = await self.client.post(endpoint, headers, body, timeout_s)
