@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
 """What a call may take in all; 100 MiB are to be moved within it."""
+PIECE_TIMEOUT_S = 10.0
+"""What each of a stream's pieces of 4 MiB may take."""
 _SLICE_BYTES = 256 * 1024
 """What is handed on at once: of more, the socket would not take all, and the rest would be copied."""
 _PATIENCE_S = 1.0
@@ -56,7 +58,7 @@ class BlobStream:
         from azure.core.exceptions import AzureError
 
         try:
-            async for piece in self._pieces:
+            while piece := await asyncio.wait_for(anext(self._pieces, b""), PIECE_TIMEOUT_S):
                 for start in range(0, len(piece), _SLICE_BYTES):
                     yield piece[start : start + _SLICE_BYTES]
         except (AzureError, OSError) as error:
