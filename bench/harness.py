@@ -22,7 +22,7 @@ from rich.table import Table
 from local.redis_server import find_redis_server
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Picture
+    from matplotlib.figure import Figure as Picture  # pyright: ignore[reportMissingImports]
 
 RESULTS: Final = Path(__file__).parent / "results"
 SUMMARY: Final = "summary.json"
@@ -186,8 +186,9 @@ class Report:
     @contextmanager
     def picture(self, width: float = 8, height: float = 4.5) -> Iterator[Picture]:
         """An empty picture, saved as SVG at the end."""
-        import matplotlib as mpl
-        from matplotlib.figure import Figure as NewPicture
+        # Only dev.py bench installs it.
+        import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+        from matplotlib.figure import Figure as NewPicture  # pyright: ignore[reportMissingImports]
 
         mpl.rcParams["svg.hashsalt"] = self._name  # the same data make the same file
         picture = NewPicture(figsize=(width, height), layout="constrained")

@@ -56,6 +56,8 @@ async def _hammer(url: str, next_request: Callable[[], bytes], connections: int,
     load = Load()
     cpu_s, started_s = time.process_time(), time.perf_counter()
     until_s = started_s + seconds
+    assert address.hostname
+    assert address.port
     clients = [_Client(load, next_request, until_s) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, address.hostname, address.port)

@@ -62,11 +62,7 @@ Phases = dict[str, Cost]
 
 
 def run(quick: bool) -> list[Figure]:
-    redis_benchmark = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
-    if redis_benchmark is None:
-        raise Unmeasured(
-            "there is no redis-benchmark on PATH (Debian, Ubuntu: apt install redis-tools; macOS: brew install redis)"
-        )
+    redis_benchmark = _find_redis_benchmark()
     repeats, scale = (2, 1) if quick else (3, 4)
     steps_by_callers = {1: 500 * scale, 32: 2_000 * scale, 128: 4_000 * scale}
     calls, prepared = 4_000 * scale, 30_000 * scale
@@ -110,6 +106,15 @@ def run(quick: bool) -> list[Figure]:
             for name, samples in taken.items()
         }
     )
+
+
+def _find_redis_benchmark() -> str:
+    program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+    if program is None:
+        raise Unmeasured(
+            "there is no redis-benchmark on PATH (Debian, Ubuntu: apt install redis-tools; macOS: brew install redis)"
+        )
+    return program
 
 
 def _store(server: RedisServer, callers: int, steps: int) -> Phases:
