@@ -257,8 +257,9 @@ def now() -> str:
 def _redis_server_version() -> str:
     program = find_redis_server()
     printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"\bv=([\w.]+)", printed)
-    return f"{'Valkey' if 'valkey' in program.name else 'Redis'} {match[1] if match else 'unknown'}"
+    said = dict(re.findall(r"\b(v|malloc)=(\S+)", printed))
+    kind = "Valkey" if "valkey" in program.name else "Redis"
+    return f"{kind} {said.get('v', 'unknown')}, memory by {said.get('malloc', 'unknown')}"
 
 
 def _commit() -> str:
