@@ -5,6 +5,7 @@
     python3 dev.py test [ARGUMENTS]   the tests; ARGUMENTS go to pytest
     python3 dev.py up [--func]        the local stack, until Ctrl-C
     python3 dev.py faults [--minutes N]  whether any task gets lost, whatever breaks
+    python3 dev.py bench [NAME...] [--quick]  benchmarks: half an hour, or three minutes
     python3 dev.py check              format, lint and types, as CI does
 
 Standard library only, and readable by an old Python, so that it can say that it is too old.
@@ -19,12 +20,13 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for who runs benchmarks
 OLDEST = (3, 11)
 
 
 def main():
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
-    if command not in ("demo", "up", "test", "check", "faults"):
+    if command not in ("demo", "up", "test", "check", "faults", "bench"):
         print(__doc__)
         return 0 if command in ("help", "-h", "--help") else 2
     if os.name != "posix":
@@ -35,7 +37,7 @@ def main():
                 *(OLDEST + tuple(sys.version_info[:2]))
             )
         )
-    problem = install()
+    problem = install() or (install_for_bench() if command == "bench" else None)
     if problem:
         return fail(problem)
     if command == "check":
@@ -44,34 +46,56 @@ def main():
         # Without arguments the whole suite, on all cores; files stay together, since each has its stack.
         return run("-m", "pytest", *(arguments or ["-n", "auto", "--dist", "loadfile"]))
     os.chdir(ROOT)
-    module = ["tests.faults"] if command == "faults" else ["local", command]
+    module = {"faults": ["tests.faults"], "bench": ["bench"]}.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 
 
 def install():
     """Make .venv what the requirements say, unless it is. Returns what went wrong, in one sentence."""
-    marker = os.path.join(VENV, "installed")
-    wanted = hashlib.sha256(repr(sys.version_info[:2]).encode())
-    for name in REQUIREMENTS:
-        with open(os.path.join(ROOT, name), "rb") as file:
-            wanted.update(file.read())
-    if os.path.exists(marker):
-        with open(marker) as file:
-            if file.read() == wanted.hexdigest():
-                return None
+    marker, wanted = os.path.join(VENV, "installed"), fingerprint(*REQUIREMENTS)
+    if is_marked(marker, wanted):
+        return None
     print("Installing into .venv (a minute or two, this time only) …", file=sys.stderr, flush=True)
     made = quietly(sys.executable, "-m", "venv", "--clear", VENV)
     if made:
         return "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv): " + made
-    installed = quietly(
+    return install_from(REQUIREMENTS[-1], marker, wanted)
+
+
+def install_for_bench():
+    """What the benchmarks need on top, likewise."""
+    marker, wanted = os.path.join(VENV, "installed-bench"), fingerprint(*REQUIREMENTS, BENCH_REQUIREMENTS)
+    if is_marked(marker, wanted):
+        return None
+    print("Installing what the benchmarks need into .venv (this time only) …", file=sys.stderr, flush=True)
+    return install_from(BENCH_REQUIREMENTS, marker, wanted)
+
+
+def install_from(requirements, marker, wanted):
+    failed = quietly(
         PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-        "-r", os.path.join(ROOT, REQUIREMENTS[-1]),
+        "-r", os.path.join(ROOT, requirements),
     )  # fmt: skip
-    if installed:
-        return "The requirements could not be installed (is there a network?): " + installed
+    if failed:
+        return "The requirements could not be installed (is there a network?): " + failed
     with open(marker, "w") as file:
-        file.write(wanted.hexdigest())
+        file.write(wanted)
     return None
+
+
+def fingerprint(*requirements):
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    for name in requirements:
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def is_marked(marker, wanted):
+    if not os.path.exists(marker):
+        return False
+    with open(marker) as file:
+        return file.read() == wanted
 
 
 def check():

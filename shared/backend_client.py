@@ -6,7 +6,7 @@ aiohttp is imported when it is needed: it takes a quarter of what the app's star
 from __future__ import annotations
 
 import asyncio
-import io
+from collections.abc import AsyncIterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,7 +72,10 @@ class BackendClient:
             max_headers=_MAX_HEADERS,
         )
 
-    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
+    async def post(
+        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+    ) -> Answer:
+        """*headers* have the ``Content-Length`` of a body that comes piece by piece."""
         import aiohttp
         from yarl import URL
 
@@ -80,7 +83,7 @@ class BackendClient:
         try:
             async with self._session.post(
                 URL(endpoint.url, encoded=True),
-                data=io.BytesIO(body),  # sent piece by piece: of bytes, what the socket does not take would be copied
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=timeout,

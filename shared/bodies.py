@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
 """What a call may take in all; 100 MiB are to be moved within it."""
+PIECE_TIMEOUT_S = 10.0
+"""What each of a stream's pieces of 4 MiB may take."""
+_SLICE_BYTES = 256 * 1024
+"""What is handed on at once: of more, the socket would not take all, and the rest would be copied."""
 _PATIENCE_S = 1.0
 """How long a call waits where an earlier one got no answer."""
 
@@ -33,6 +37,33 @@ class BlobsUnavailable(Exception):
 
 class BodyMissing(Exception):
     """Raised when a blob that a record names is gone."""
+
+
+class BlobStream:
+    """A blob's content, piece by piece, to be iterated once.
+
+    Attributes:
+        is_broken: whether Blob Storage failed before the end.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.is_broken = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer any more.
+        """
+        from azure.core.exceptions import AzureError
+
+        try:
+            while piece := await asyncio.wait_for(anext(self._pieces, b""), PIECE_TIMEOUT_S):
+                for start in range(0, len(piece), _SLICE_BYTES):
+                    yield piece[start : start + _SLICE_BYTES]
+        except (AzureError, OSError) as error:
+            self.is_broken = True
+            raise BlobsUnavailable(type(error).__name__) from error
 
 
 class BodyStore:
@@ -71,6 +102,21 @@ class BodyStore:
             return await self._ask(download)
         except ResourceNotFoundError:
             raise BodyMissing(blob) from None
+
+    async def stream(self, blob: str) -> BlobStream:
+        """The same, without having all of it in memory at any time; returns when the first piece is there.
+
+        Raises:
+            BodyMissing: there is no such blob.
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            download = await self._ask(lambda container: container.download_blob(blob))
+        except ResourceNotFoundError:
+            raise BodyMissing(blob) from None
+        return BlobStream(download.chunks())
 
     async def discard(self, content: Content | None) -> None:
         """Delete a blob that no record came to name. If that fails, the storage account's lifecycle rule does it."""
@@ -163,8 +209,9 @@ class BodyStore:
             "random_jitter_range": 1,
             "connection_timeout": 2,
             "read_timeout": 5,
-            # In one piece, what the socket does not take at once would be copied.
+            # In one piece, what the socket does not take at once would be copied, and what it gives would be joined.
             "max_single_put_size": 4 * 1024 * 1024,
+            "max_single_get_size": 4 * 1024 * 1024,
         }
         url = settings.azurewebjobsstorage__blobserviceuri or (
             f"https://{settings.azurewebjobsstorage__accountname}.blob.core.windows.net"

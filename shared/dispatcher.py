@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode
 from shared import telemetry
 from shared.backend_client import Accepted, Answer, BackendClient, Busy, Unreachable
 from shared.backends import BackendRegistry, Endpoint, UnknownBackend
-from shared.bodies import BlobsUnavailable, BodyMissing, BodyStore
+from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
 from shared.events import PublishFailed, Topic
 from shared.limits import Limits, Overloaded
 from shared.settings import Settings
@@ -225,30 +225,36 @@ class Dispatcher:
         except BodyMissing:
             return await self._fail(task, "Failed - the request body is gone.")
         except (BlobsUnavailable, TimeoutError):
-            # No fault of the backend's, so no failed attempt.
-            requeued = await self._store.requeue(
-                task, status="Awaiting the request body", apart_s=self._settings.busy_retry_s
-            )
-            if isinstance(requeued, Moved):
-                await self.follow(requeued)
-            return Dispatched.RETRIED
+            return await self._await_body(task)
         left_s = max(1.0, deadline - asyncio.get_running_loop().time())
-        return await self._record(task, await self._post(task, endpoint, body, left_s))
+        answer = await self._post(task, endpoint, body, left_s)
+        if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
+            return await self._await_body(task)
+        return await self._record(task, answer)
 
-    async def _body(self, claimed: Claimed) -> bytes:
+    async def _await_body(self, task: Task) -> Dispatched:
+        # No fault of the backend's, so no failed attempt.
+        after_s = self._settings.busy_retry_s
+        requeued = await self._store.requeue(task, status="Awaiting the request body", apart_s=after_s)
+        if isinstance(requeued, Moved):
+            await self.follow(requeued)
+        return Dispatched.RETRIED
+
+    async def _body(self, claimed: Claimed) -> bytes | BlobStream:
         if claimed.inline_body is not None:
             return claimed.inline_body
         assert claimed.task.body is not None
         assert claimed.task.body.blob is not None
-        return await self._bodies.read(claimed.task.body.blob)
+        return await self._bodies.stream(claimed.task.body.blob)
 
-    async def _post(self, task: Task, endpoint: Endpoint, body: bytes, timeout_s: float) -> Answer:
+    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         assert task.body is not None
         with telemetry.client_span(task, endpoint.url) as span:
             headers = {
                 "taskId": task.id,
                 "X-Task-Attempt": str(task.attempt),
                 "Content-Type": task.body.content_type,
+                "Content-Length": str(task.body.size_bytes),
                 **telemetry.outgoing(task),
             }
             if self._client is None:

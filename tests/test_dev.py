@@ -129,7 +129,7 @@ def test_what_dev_py_can_do_is_shown_to_who_asks_or_mistypes(
     assert dev.main() == code
 
     shown = capsys.readouterr().out
-    for command in ("demo", "test", "up", "check", "faults"):
+    for command in ("demo", "test", "up", "check", "faults", "bench"):
         assert f"python3 dev.py {command}" in shown
 
 

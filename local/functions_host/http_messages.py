@@ -17,6 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _WITHOUT_BODY = (204, 304)
+_PIECE_BYTES = 256 * 1024
 _SET_BY_HOST = ("content-length", "transfer-encoding", "connection")
 
 
@@ -164,7 +165,11 @@ class Response(NamedTuple):
         else:
             headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        # In pieces: of one large one the server would copy what the socket does not take at once.
+        for end in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
+            await send({"type": "http.response.body", "body": body[end - _PIECE_BYTES : end], "more_body": True})
+        last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+        await send({"type": "http.response.body", "body": body[last:]})
 
 
 def _decode_path(raw_path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
@@ -42,6 +43,31 @@ async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPat
     )
     yield bodies
     await bodies.aclose()
+
+
+async def test_a_stream_that_it_breaks_off_says_so(
+    bodies: BodyStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies_module, "PIECE_TIMEOUT_S", SHORT_S)
+    data = os.urandom(6 * 1024 * 1024)  # a second piece is to be asked for
+    blob = (await bodies.put("t1", "image/tiff", data)).blob
+    assert blob
+    stream = await bodies.stream(blob)
+    switch.silence()
+    got = bytearray()
+    async with asyncio.timeout(HANG_S):
+        with pytest.raises(BlobsUnavailable):
+            async for piece in stream:
+                got += piece
+    assert stream.is_broken
+    assert 0 < len(got) < len(data)
+    assert data.startswith(got)
+
+    switch.flow()
+    switch.cut()
+    whole = await bodies.stream(blob)
+    assert b"".join([piece async for piece in whole]) == data
+    assert not whole.is_broken
 
 
 async def test_what_needs_it_is_told_and_what_does_not_goes_on(bodies: BodyStore, switch: Switch) -> None:

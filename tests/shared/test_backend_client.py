@@ -20,6 +20,7 @@ from shared.backend_client import (
     Unreachable,
 )
 from shared.backends import BackendRegistry, Endpoint
+from shared.bodies import BlobsUnavailable
 from shared.resolver import GuardedResolver
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
@@ -58,6 +59,29 @@ def endpoint_at(base_url: str, *, loopback: bool = True) -> Endpoint:
 
 async def post(client: BackendClient, endpoint: Endpoint, *, timeout_s: float = 20) -> Outcome:
     return await client.post(endpoint, {"taskId": "7", "Content-Type": "text/plain"}, b"body", timeout_s)
+
+
+async def test_a_body_that_comes_in_pieces_arrives_whole(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for letter in (b"a", b"b", b"c"):
+            yield letter * 300_000
+
+    headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "900000"}
+    assert await client.post(endpoint, headers, pieces(), 20) == Accepted()
+    call = backend.next_call(endpoint.path)
+    assert call.body == b"a" * 300_000 + b"b" * 300_000 + b"c" * 300_000
+    assert "transfer-encoding" not in call.headers
+
+
+async def test_a_body_that_breaks_off_is_a_call_that_failed(client: BackendClient, endpoint: Endpoint) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a" * 300_000
+        raise BlobsUnavailable
+
+    headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "900000"}
+    assert isinstance(await client.post(endpoint, headers, pieces(), 20), Unreachable)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

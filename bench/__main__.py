@@ -1,0 +1,63 @@
+"""Benchmarks: ``python3 dev.py bench [NAME…] [--quick]``. All of them without a name.
+
+Each prints its tables and writes ``bench/results/NAME.json``, some a plot beside it, and puts its figures into
+``bench/results/summary.json``. A whole run takes less than 30 minutes, a quick one less than 3: it shows that
+everything works, and roughly where it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from typing import Final
+
+from bench.harness import RESULTS, Figure, Unmeasured, keep_summary, print_figures
+
+BUDGETS_S: Final = {
+    "store": (150, 22),
+    "http": (120, 22),
+    "lifecycle": (120, 25),
+    "growth": (400, 22),
+    "bodies": (60, 14),
+    "saturation": (300, 25),
+    "peers": (540, 45),
+}
+"""What each may take, in seconds: whole, quick. They run in this order. Together 28 minutes, and 3."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 dev.py bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BUDGETS_S))
+    parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer repeats")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in BUDGETS_S]:
+        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BUDGETS_S)}")
+    figures: list[Figure] = []
+    failed: list[str] = []
+    for name in (name for name in BUDGETS_S if name in (options.names or BUDGETS_S)):
+        print(f"\n── {name} " + "─" * (100 - len(name)), flush=True)
+        started_s = time.monotonic()
+        try:
+            found = importlib.import_module(f"bench.{name}").run(options.quick)
+        except Unmeasured as reason:
+            print(f"{name} was not measured: {reason}", file=sys.stderr)
+            failed.append(name)
+            continue
+        took_s, budget_s = time.monotonic() - started_s, BUDGETS_S[name][options.quick]
+        over = f", more than the {budget_s} s it should" if took_s > budget_s else ""
+        print(f"{name} took {took_s:.0f} s{over}.", flush=True)
+        keep_summary(found, quick=options.quick)
+        figures += found
+    if figures:
+        print()
+        print_figures(figures)
+        print(f"Kept in {RESULTS}.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""A model service without a model, in a process of its own: ``python -m bench.backend --slots 4 --service-s 0.05``.
+
+It accepts a task if a slot is free and else answers 503, says that the task runs, waits for as long as the service
+is to take, frees the slot and says that the task is completed. It keeps a journal of when all that was, by the clock
+that all processes of the machine share, and hands it out at ``GET /journal``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import httpx
+from aiohttp import web
+
+from local.processes import ChildProcess, free_port
+from local.stack import ROOT
+
+_BODY_LIMIT_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Visit:
+    """One task's stay at the backend. Seconds since 1970; 0 for what has not come about."""
+
+    task_id: str
+    arrived_s: float
+    running_sent_s: float = 0
+    running_answered_s: float = 0
+    completed_sent_s: float = 0
+    """Just before, the slot was freed."""
+    completed_answered_s: float = 0
+
+
+@dataclass(slots=True)
+class Journal:
+    visits: list[Visit] = field(default_factory=list)
+    refused_s: list[float] = field(default_factory=list)
+    """When a task was answered 503."""
+    failed_reports: int = 0
+
+
+class BackendProcess(ChildProcess):
+    """
+    Parameters:
+        slots: how many tasks it takes at a time; None: any number.
+        service_s: how long each takes.
+        reports: whether it reports at all, or only accepts.
+    """
+
+    def __init__(
+        self, directory: Path, *, slots: int | None = None, service_s: float = 0, reports: bool = True
+    ) -> None:
+        # On a port known beforehand: the stack is told of it before either is started.
+        self.port = free_port()
+        super().__init__(
+            "the backend",
+            [
+                *(sys.executable, "-m", "bench.backend", "--port", str(self.port)),
+                *("--slots", str(slots or 0), "--service-s", str(service_s)),
+                *(() if reports else ("--silent",)),
+            ],
+            log_path=directory / "backend.log",
+            environment={"PYTHONPATH": str(ROOT)},
+        )
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def report_to(self, app_url: str, key: str) -> Self:
+        self.environment |= {"BACKBONE_URL": app_url, "BACKBONE_KEY": key}
+        return self
+
+    def journal(self) -> Journal:
+        document: Mapping[str, Any] = httpx.get(f"{self.address}/journal", timeout=30).raise_for_status().json()
+        return Journal(
+            [Visit(**visit) for visit in document["visits"]], document["refused_s"], document["failed_reports"]
+        )
+
+    def clear(self) -> None:
+        httpx.delete(f"{self.address}/journal").raise_for_status()
+
+    def hold(self) -> None:
+        """From now on no task comes to its end, so that all slots fill and stay full."""
+        httpx.put(f"{self.address}/hold").raise_for_status()
+
+    def let_go(self) -> None:
+        httpx.delete(f"{self.address}/hold").raise_for_status()
+
+
+class _Backend:
+    def __init__(self, slots: int, service_s: float, reports: bool) -> None:
+        self._slots = slots
+        self._service_s = service_s
+        self._reports = reports
+        self._taken = 0
+        self._journal = Journal()
+        self._work: set[asyncio.Task[None]] = set()
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+
+    async def serve(self, port: int) -> None:
+        app = web.Application(client_max_size=_BODY_LIMIT_BYTES)
+        app.router.add_get("/journal", self._show)
+        app.router.add_delete("/journal", self._clear)
+        app.router.add_put("/hold", self._hold)
+        app.router.add_delete("/hold", self._let_go)
+        app.router.add_post("/{path:.*}", self._take)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
+        async with aiohttp.ClientSession(
+            os.environ.get("BACKBONE_URL") or None,
+            headers={"x-functions-key": os.environ.get("BACKBONE_KEY", "")},
+            connector=aiohttp.TCPConnector(limit=64),
+        ) as self._app:
+            print(f"READY http://127.0.0.1:{port}", flush=True)
+            await asyncio.Event().wait()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        arrived_s = time.time()
+        await request.read()
+        if self._slots and self._taken == self._slots:
+            self._journal.refused_s.append(arrived_s)
+            return web.Response(status=503)
+        visit = Visit(request.headers["taskId"], arrived_s)
+        self._journal.visits.append(visit)
+        if self._reports:
+            self._taken += 1
+            work = asyncio.create_task(self._serve_task(visit, int(request.headers["X-Task-Attempt"])))
+            self._work.add(work)
+            work.add_done_callback(self._work.discard)
+        return web.Response()
+
+    async def _serve_task(self, visit: Visit, attempt: int) -> None:
+        visit.running_sent_s = time.time()
+        await self._report(visit.task_id, attempt, "running")
+        visit.running_answered_s = time.time()
+        await self._may_go_on.wait()
+        if self._service_s:
+            await asyncio.sleep(self._service_s)
+        self._taken -= 1
+        visit.completed_sent_s = time.time()
+        await self._report(visit.task_id, attempt, "completed")
+        visit.completed_answered_s = time.time()
+
+    async def _report(self, task_id: str, attempt: int, state: str) -> None:
+        document = {"TaskId": task_id, "BackendStatus": state, "Status": state, "Attempt": attempt}
+        async with self._app.post("/api/CacheConnectorUpsert", json=document) as response:
+            await response.read()
+            self._journal.failed_reports += response.status != 200
+
+    async def _show(self, _: web.Request) -> web.Response:
+        return web.json_response(asdict(self._journal))
+
+    async def _hold(self, _: web.Request) -> web.Response:
+        self._may_go_on.clear()
+        return web.Response()
+
+    async def _let_go(self, _: web.Request) -> web.Response:
+        self._may_go_on.set()
+        return web.Response()
+
+    async def _clear(self, _: web.Request) -> web.Response:
+        self._journal = Journal()
+        return web.Response()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.backend", description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--slots", type=int, default=0, help="0: as many as come")
+    parser.add_argument("--service-s", type=float, default=0)
+    parser.add_argument("--silent", action="store_true", help="accept tasks and report nothing")
+    options = parser.parse_args()
+    backend = _Backend(options.slots, options.service_s, not options.silent)
+    asyncio.run(backend.serve(options.port))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The store's own commands, as they go to Redis: seen on the wire once, then sent again for any task, by anybody.
+
+So that redis-benchmark can run the very scripts with the very arguments that the app runs, and a million tasks can be
+loaded at the speed of the server.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self, cast
+
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
+
+from shared.task import Content, State
+from shared.task_store import NewTask, StorePolicy, TaskStore, connect
+from shared.task_store.connection import RedisAddress, RedisClient
+from shared.task_store.store import TAGS, partition
+
+PATH: Final = "/v1/bench/model"
+BODY: Final = b"x" * 500
+LEASE_S: Final = 600.0
+WINDOW_S: Final = 30.0
+RANDOM: Final = "__rand_int__"
+"""What redis-benchmark puts a random number of twelve digits in place of."""
+_SAMPLE: Final = b"0123456789abcdef0123456789abcde"
+ID_CHARS: Final = len(_SAMPLE)
+"""As many as MessagePack has without a zero byte in the string's head; a UUID has 36."""
+_BATCH_BYTES: Final = 256 * 1024
+
+_packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
+_unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
+
+Step = Callable[[TaskStore, str], Awaitable[object]]
+
+
+async def create(store: TaskStore, task_id: str) -> object:
+    content = Content("application/octet-stream", len(BODY))
+    return await store.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
+
+
+async def claim(store: TaskStore, task_id: str) -> object:
+    return await store.claim(task_id, 1, window_s=WINDOW_S)
+
+
+async def running(store: TaskStore, task_id: str) -> object:
+    return await store.update(task_id, state=State.RUNNING, status="running", attempt=1)
+
+
+async def beat(store: TaskStore, task_id: str) -> object:
+    return await store.beat(task_id, attempt=1)
+
+
+async def complete(store: TaskStore, task_id: str) -> object:
+    return await store.update(task_id, state=State.COMPLETED, status="completed", attempt=1)
+
+
+def open_store(url: str, policy: StorePolicy | None = None) -> TaskStore:
+    def no_identity() -> Any:
+        raise AssertionError("the benchmarks' Redis is entered without Entra ID")
+
+    async def open_redis() -> RedisClient:
+        return await connect(RedisAddress.parse(url), no_identity)
+
+    return TaskStore(open_redis, policy or StorePolicy())
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One step's command, for any task."""
+
+    words: tuple[bytes, ...]
+
+    def bytes_for(self, task_ids: Iterable[str], *, one_partition: bool = False) -> Iterator[bytes]:
+        """The command as the Redis protocol has it, for each of the tasks.
+
+        In *one_partition* they are all sent where redis-benchmark sends its: that cannot tell partitions apart.
+        """
+        tag = _tag(_SAMPLE.decode())
+        # By partition: what stands between the places of the id.
+        between: list[list[bytes]] = []
+        for other in (tag if one_partition else b"{" + each.encode() + b"}" for each in TAGS):
+            words = [word.replace(tag, other) for word in self.words]
+            sent = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+            between.append(sent.split(_SAMPLE))
+        for task_id in task_ids:
+            if len(task_id) != ID_CHARS:
+                raise ValueError("the lengths in the command are those of the id it was taken with")
+            yield task_id.encode().join(between[partition(task_id)])
+
+    def for_redis_benchmark(self, id_prefix: str) -> list[bytes]:
+        """The command for a task of random id, and as a random operation.
+
+        An argument of a program cannot hold a zero byte, so numbers that have one are replaced: 0 by -1 (of the
+        clock: the server's, both mean), others by one without.
+        """
+        task_id = id_prefix + RANDOM
+        if len(task_id) != ID_CHARS:
+            raise ValueError(f"with its random part the id must have {ID_CHARS} characters")
+        words = [_with_random_operation(word).replace(_SAMPLE, task_id.encode()) for word in self.words]
+        assert not any(b"\0" in word for word in words)
+        return words
+
+
+async def seen(url: str, store: TaskStore, steps: Iterable[Step]) -> list[Command]:
+    """Take the steps with a task of their own, one after the other; returns the commands by which that was done."""
+    commands: list[Command] = []
+    for step in steps:
+        with _Monitor(url) as monitor:
+            await step(store, _SAMPLE.decode())
+            sent = await asyncio.to_thread(monitor.commands)
+        # When the server did not know the script yet, it was told it then.
+        scripts = [words for words in sent if words[0].upper() in (b"EVALSHA", b"FCALL")]
+        if not scripts:
+            raise AssertionError(f"the step was no script: {[words[0] for words in sent]}")
+        commands.append(Command(tuple(scripts[-1])))
+    return commands
+
+
+async def prepare_scripts(store: TaskStore, url: str) -> None:
+    """Have the server know the scripts, and no task."""
+    for step in (create, claim, running, complete):
+        await step(store, _SAMPLE.decode())
+    with Loader(url) as loader:
+        loader.send([b"FLUSHALL\r\n"])
+
+
+class Loader:
+    """Sends commands as fast as the server takes them, and reads nothing but whether there was an error."""
+
+    def __init__(self, url: str) -> None:
+        address = RedisAddress.parse(url)
+        self._socket = socket.create_connection((address.host, address.port))
+
+    def send(self, commands: Iterable[bytes]) -> int:
+        """Returns how many were sent, once all are done.
+
+        Raises:
+            RuntimeError: one was answered by an error.
+        """
+        count = 0
+        batch = bytearray()
+        for command in commands:
+            batch += command
+            count += 1
+            if len(batch) > _BATCH_BYTES:
+                self._exchange(batch)
+                batch.clear()
+        self._exchange(batch)
+        return count
+
+    def _exchange(self, batch: bytearray) -> None:
+        # The server answers nothing while it is told not to; the ping tells when it is done.
+        self._socket.sendall(b"CLIENT REPLY OFF\r\n" + batch + b"CLIENT REPLY ON\r\nPING\r\n")
+        answer = b""
+        while not answer.endswith(b"+PONG\r\n"):
+            received = self._socket.recv(65536)
+            if not received:
+                raise RuntimeError("the server hung up")
+            answer += received
+        if b"-" in answer:
+            raise RuntimeError(answer.decode(errors="replace"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+class _Monitor:
+    """Sees what clients send, from here to the call of `commands`."""
+
+    _WORD = re.compile(rb'"(?:[^"\\]|\\.)*"')
+    _END = b"end-of-bench-monitor"
+
+    def __init__(self, url: str) -> None:
+        address = RedisAddress.parse(url)
+        self._address = (address.host, address.port)
+        self._socket = socket.create_connection(self._address)
+        self._file = self._socket.makefile("rb")
+        self._socket.sendall(b"MONITOR\r\n")
+        assert self._file.readline() == b"+OK\r\n"
+
+    def commands(self) -> list[list[bytes]]:
+        with socket.create_connection(self._address) as other:
+            other.sendall(b"ECHO " + self._END + b"\r\n")
+            found: list[list[bytes]] = []
+            while self._END not in (line := self._file.readline()):
+                head, _, rest = line.partition(b"] ")
+                if not head.endswith(b" lua"):
+                    found.append([ast.literal_eval("b" + word.decode()) for word in self._WORD.findall(rest)])
+            return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+def _tag(task_id: str) -> bytes:
+    return b"{" + TAGS[partition(task_id)].encode() + b"}"
+
+
+def _with_random_operation(word: bytes) -> bytes:
+    try:
+        arguments = _unpackb(word)
+    except (ValueError, msgpack.exceptions.UnpackException):
+        return word
+    if not isinstance(arguments, dict) or "op" not in arguments:
+        return word
+    return _packb(_without_zero_bytes(arguments | {"op": RANDOM}), use_bin_type=False)
+
+
+def _without_zero_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_zero_bytes(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_zero_bytes(each) for each in value]
+    if type(value) is int:
+        return -1 if value == 0 else _unpackb(_packb(value).replace(b"\0", b"\1"))
+    return value

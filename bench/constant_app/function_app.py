@@ -1,0 +1,11 @@
+"""A function app that does nothing: what a request costs on its host before any app has begun."""
+
+import azure.functions as func
+
+app = func.FunctionApp()
+
+
+@app.function_name("Constant")
+@app.route(route="constant/{*path}", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
+async def constant(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(b'{"Status":"constant"}', status_code=202, mimetype="application/json")

@@ -1,0 +1,278 @@
+"""Whether anything costs more when more tasks are there: waiting ones, and finished ones that are still kept.
+
+Every operation is run in turn on a store of a thousand tasks and on one that grows to a million, each on a server of
+its own at the same time, and is compared round by round. Its cost is what the server itself says its commands took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from bench.commands import (
+    ID_CHARS,
+    PATH,
+    Command,
+    Loader,
+    beat,
+    claim,
+    complete,
+    create,
+    open_store,
+    prepare_scripts,
+    running,
+    seen,
+)
+from bench.harness import Figure, Report, versions
+from local.redis_server import RedisServer
+from shared.task import State
+from shared.task_store import PARTITIONS, Listing, StorePolicy, TaskStore
+
+SMALL: Final = 1_000
+POLICY: Final = StorePolicy(republish_s=30 * 86_400, retention_s=30 * 86_400)
+"""Nothing becomes due meanwhile."""
+KINDS: Final = {"waiting": (create,), "finished": (create, claim, running, complete)}
+PAGE: Final = 50
+_CHUNK: Final = 10_000
+
+Operation = Callable[[TaskStore, str], Awaitable[object]]
+
+
+async def status(store: TaskStore, task_id: str) -> object:
+    return await store.get(task_id)
+
+
+async def purge(store: TaskStore, task_id: str) -> object:
+    return await store.forget([task_id])
+
+
+async def reconciler(store: TaskStore, _: str) -> object:
+    return await asyncio.gather(*(store.sweep(index) for index in range(PARTITIONS)))
+
+
+async def depths(store: TaskStore, _: str) -> object:
+    return await store.depths()
+
+
+async def list_page(store: TaskStore, _: str) -> object:
+    return await store.page(Listing(limit=PAGE))
+
+
+async def list_rare(store: TaskStore, _: str) -> object:
+    return await store.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
+
+
+STEPS: Final[dict[str, Operation]] = {
+    "create": create,
+    "claim": claim,
+    "running": running,
+    "heartbeat": beat,
+    "status": status,
+    "complete": complete,
+    "purge": purge,
+}
+"""In this order a task goes through all of them and leaves nothing behind."""
+TIMERS: Final[dict[str, Operation]] = {
+    "reconciler, nothing due": reconciler,
+    "queue depths": depths,
+    "list": list_page,
+}
+BOUNDED: Final[dict[str, Operation]] = {"list, filter that nothing passes": list_rare}
+"""Costs by the index entries it looks at, of which there is a most: so it grows up to that, and no further."""
+
+
+@dataclass(slots=True)
+class Store:
+    """A server with so many tasks, and a client of it."""
+
+    server: RedisServer
+    kind: str
+    commands: list[Command]
+    empty_bytes: int
+    tasks: int = 0
+    ids: Iterable[str] = field(default_factory=lambda: _ids())
+
+    def grow_to(self, tasks: int) -> None:
+        with Loader(self.server.url) as loader:
+            while self.tasks < tasks:
+                chunk = list(islice(self.ids, min(_CHUNK, tasks - self.tasks)))
+                for command in self.commands:
+                    loader.send(command.bytes_for(chunk))
+                self.tasks += len(chunk)
+
+    @property
+    def bytes_per_task(self) -> float:
+        return (_used_bytes(self.server) - self.empty_bytes) / self.tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What an operation cost in a store of some size."""
+
+    large_us: float
+    ratios: tuple[float, ...]
+    """To a small store, round by round."""
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+
+def run(quick: bool) -> list[Figure]:
+    sizes = (SMALL, 10_000, 30_000) if quick else (SMALL, 10_000, 100_000, 1_000_000)
+    rounds, calls = (8, 32) if quick else (25, 64)
+    report = Report(
+        "growth",
+        quick=quick,
+        settings={
+            "sizes": sizes,
+            "rounds": rounds,
+            "calls a round": calls,
+            "body bytes": 500,
+            "Redis": "no persistence",
+        },
+    )
+    points: dict[str, dict[int, dict[str, Point]]] = {}
+    weights: dict[str, dict[int, float]] = {}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as servers:
+        stores = {
+            (kind, role): asyncio.run(_open(servers, Path(name) / f"{kind}-{role}", kind))
+            for kind in KINDS
+            for role in ("small", "large")
+        }
+        for kind in KINDS:
+            stores[kind, "small"].grow_to(SMALL)
+        for size in sizes:
+            began_s = time.monotonic()
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(lambda kind, size=size: stores[kind, "large"].grow_to(size), KINDS))
+            print(f"{size:,} tasks each, loaded in {time.monotonic() - began_s:.0f} s", flush=True)
+            for kind in KINDS:
+                small, large = stores[kind, "small"], stores[kind, "large"]
+                weights.setdefault(kind, {})[size] = large.bytes_per_task
+                points.setdefault(kind, {})[size] = asyncio.run(_compare(small, large, rounds, calls))
+    return _report(report, sizes, points, weights)
+
+
+async def _open(servers: ExitStack, directory: Path, kind: str) -> Store:
+    server = servers.enter_context(RedisServer(directory, extra_arguments=["--appendonly", "no"]))
+    store = open_store(server.url, POLICY)
+    await prepare_scripts(store, server.url)
+    commands = await seen(server.url, store, KINDS[kind])
+    await store.aclose()
+    server.flush()
+    return Store(server, kind, commands, _used_bytes(server))
+
+
+async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[str, Point]:
+    taken: dict[str, list[tuple[float, float]]] = {}
+    pair = [(open_store(each.server.url, POLICY), each.server) for each in (small, large)]
+    own = _ids()
+    for turn in range(rounds):
+        task_ids = list(islice(own, calls))
+        for name, operation in {**STEPS, **TIMERS, **LISTS}.items():
+            # Of the costly ones a few calls say as much.
+            ids = task_ids if name in STEPS else task_ids[: calls // 16]
+            costs = [0.0, 0.0]
+            for which in (0, 1) if turn % 2 == 0 else (1, 0):
+                costs[which] = await _cost_us(*pair[which], operation, ids)
+            if turn:  # in the first round all is read for the first time
+                taken.setdefault(name, []).append((costs[0], costs[1]))
+    for store, _ in pair:
+        await store.aclose()
+    return {
+        name: Point(
+            statistics.median(second for _, second in costs),
+            tuple(second / first for first, second in costs if first),
+        )
+        for name, costs in taken.items()
+    }
+
+
+async def _cost_us(store: TaskStore, server: RedisServer, operation: Operation, task_ids: Sequence[str]) -> float:
+    """Microseconds of the server's, per call."""
+    with server.connect() as client:
+        client.config_resetstat()
+        # Side by side, as on a busy server: between calls one by one it would sleep, and find its caches cold.
+        await asyncio.gather(*(operation(store, task_id) for task_id in task_ids))
+        stats: Any = client.info("commandstats")
+    took_us = {name.removeprefix("cmdstat_"): stat["usec"] for name, stat in stats.items()}
+    # A script's time holds that of the commands it calls, which are listed too.
+    scripts = [took_us[name] for name in ("evalsha", "eval", "fcall") if name in took_us]
+    return sum(scripts or [took_us["get"]]) / len(task_ids)
+
+
+def _ids() -> Iterable[str]:
+    while True:
+        yield f"{random.getrandbits(4 * ID_CHARS):0{ID_CHARS}x}"
+
+
+def _used_bytes(server: RedisServer) -> int:
+    with server.connect() as client:
+        memory: Any = client.info("memory")
+    return memory["used_memory"]
+
+
+def _report(
+    report: Report,
+    sizes: Sequence[int],
+    points: dict[str, dict[int, dict[str, Point]]],
+    weights: dict[str, dict[int, float]],
+) -> list[Figure]:
+    for kind, by_size in points.items():
+        report.table(
+            f"Server time of a call with {kind} tasks in the store, µs (÷ a store of {SMALL:,})",
+            ["", *(f"{size:,}" for size in sizes)],
+            [
+                (name, *(f"{by_size[size][name].large_us:,.1f} ({by_size[size][name].ratio:.2f})" for size in sizes))
+                for name in by_size[sizes[0]]
+            ],
+        )
+    report.table(
+        "Memory a task, bytes (500 of them its body)",
+        ["", *(f"{size:,}" for size in sizes)],
+        [(kind, *(f"{weights[kind][size]:,.0f}" for size in sizes)) for kind in weights],
+    )
+    _draw(report, sizes, points)
+    last = {
+        f"{name}, {kind}": point for kind, by_size in points.items() for name, point in by_size[sizes[-1]].items()
+    }
+    steps = {name: point for name, point in last.items() if not name.startswith(NO_STEPS)}
+    worst = max(steps, key=lambda name: steps[name].ratio)
+    report.note(f"the figure is that of the step or timer that grows most: {worst}")
+    if "libc" in str(versions()["redis server"]):
+        report.note(
+            "this server has its memory from libc's malloc, which itself gets slower as the heap grows; Azure's has it "
+            "from jemalloc. A redis-server with that on PATH is taken in place of this one"
+        )
+    report.figure(Figure.of("growth", steps[worst].ratios))
+    return report.finish(
+        ratios_at_the_end={name: round(point.ratio, 3) for name, point in last.items()},
+        bytes_per_task={
+            kind: {str(size): round(weight, 1) for size, weight in row.items()} for kind, row in weights.items()
+        },
+    )
+
+
+def _draw(report: Report, sizes: Sequence[int], points: dict[str, dict[int, dict[str, Point]]]) -> None:
+    with report.picture(10, 4.5) as picture:
+        panels = picture.subplots(1, len(points), sharey=True)
+        for panel, (kind, by_size) in zip(panels, points.items(), strict=True):
+            for name in by_size[sizes[0]]:
+                ratios = [by_size[size][name].ratio for size in sizes]
+                panel.plot(sizes, ratios, marker="o", linestyle=":" if name in NO_STEPS else "-", label=name)
+            panel.set(xscale="log", yscale="log", xlabel="tasks in the store", title=f"{kind} tasks")
+            panel.axhline(1.3, color="grey", linewidth=0.8, linestyle="--")
+            panel.grid(alpha=0.3)
+        panels[0].set_ylabel(f"server time of a call ÷ at {SMALL:,} tasks")
+        picture.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)

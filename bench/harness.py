@@ -1,0 +1,289 @@
+"""What all benchmarks share: measuring side by side, saying it with its spread, keeping what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from local.redis_server import find_redis_server
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture  # pyright: ignore[reportMissingImports]
+
+RESULTS: Final = Path(__file__).parent / "results"
+SUMMARY: Final = "summary.json"
+
+T = TypeVar("T")
+
+
+class Unmeasured(Exception):
+    """Raised by a benchmark that cannot be run here. The message says what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure that the project is measured by: what it must be, and what it aims at."""
+
+    name: str
+    must: str
+    aim: str
+    unit: str = ""
+
+
+TARGETS: Final[Mapping[str, Target]] = {
+    "store": Target(
+        "store steps/s at 128 callers, one process ÷ redis-benchmark unpipelined, same scripts", "≥ 1.0", "≥ 1.5"
+    ),
+    "submit": Target("submit req/s ÷ constant handler on the same host", "≥ 0.4", "≥ 0.6"),
+    "makespan": Target("makespan at saturation ÷ ideal, all service-time laws, fleet changing", "≤ 1.05", "≤ 1.01"),
+    "idle": Target(
+        "slot idle time after a completion while tasks wait, median, local stack", "≤ 20 ms", "≤ 5 ms", "ms"
+    ),
+    "peers": Target("enqueue and end-to-end rate of store + queue ÷ the best peer", "≥ 1.0", "≥ 1.5"),
+    "peers_far": Target("the same with 2 ms to Redis ÷ the best peer", "≥ 1.5", "≥ 3"),
+    "round_trips": Target("Redis round trips per task, create to completed, store + queue", "≤ 5", "≤ 3"),
+    "bytes": Target(
+        "bytes per task (500-byte body, waiting / finished with history) ÷ the leanest peer that keeps as much",
+        "≤ 1.5",
+        "≤ 1.0",
+    ),
+    "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
+    "memory": Target("host peak memory for a 100 MB body", "≤ 250 MB", "≤ 150 MB", "MB"),
+}
+"""In the order they are shown in. Benchmarks name them by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What came out for a target: the median of what repeats gave, and how far they lie apart."""
+
+    target: Target
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, key: str, samples: Iterable[float]) -> Figure:
+        return cls(TARGETS[key], tuple(samples))
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return min(self.samples), max(self.samples)
+
+    @property
+    def verdict(self) -> str:
+        """``aim``, ``must``, or ``short``: the best of the two that was met, if any was."""
+        for name, bound in (("aim", self.target.aim), ("must", self.target.must)):
+            if meets(self.value, bound):
+                return name
+        return "short"
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "name": self.target.name,
+            "value": _rounded(self.value),
+            "spread": [_rounded(end) for end in self.spread],
+            "repeats": len(self.samples),
+            "unit": self.target.unit,
+            "must": self.target.must,
+            "aim": self.target.aim,
+            "verdict": self.verdict,
+        }
+
+
+def meets(value: float, bound: str) -> bool:
+    """Whether *value* keeps to a bound such as ``≥ 1.0`` or ``≤ 20 ms``; it is in the bound's unit."""
+    match = re.fullmatch(r"([≥≤]) (\d+(?:\.\d+)?)(?: \w+)?", bound)
+    if match is None:
+        raise ValueError(f"{bound!r} is no bound")
+    limit = float(match[2])
+    return value >= limit if match[1] == "≥" else value <= limit
+
+
+def side_by_side(repeats: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Take every measure *repeats* times, in turn, so that what slows the machine down for a while slows all of them.
+
+    Every other round goes backwards: none always follows the same other one.
+    """
+    taken: dict[str, list[T]] = {name: [] for name in measures}
+    for turn in range(repeats):
+        for name in list(measures) if turn % 2 == 0 else list(measures)[::-1]:
+            taken[name].append(measures[name]())
+    return taken
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Round by round: of two that were measured side by side."""
+    return [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
+
+
+def with_spread(samples: Sequence[float], digits: int = 0) -> str:
+    """``median (min … max)``, for a table."""
+    middle, low, high = statistics.median(samples), min(samples), max(samples)
+    if len(samples) == 1:
+        return f"{middle:,.{digits}f}"
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} … {high:,.{digits}f})"
+
+
+class Report:
+    """What one benchmark shows and keeps: tables, figures, a picture, in one JSON file.
+
+    Parameters:
+        name: the benchmark's, and of its files under ``bench/results``.
+        settings: by what it was measured.
+    """
+
+    def __init__(self, name: str, *, quick: bool, settings: Mapping[str, object], results: Path = RESULTS) -> None:
+        self._name = name
+        self._results = results
+        self._console = Console(width=118, highlight=False)
+        self._tables: list[dict[str, Any]] = []
+        self._figures: list[Figure] = []
+        self._notes: list[str] = []
+        self._frame: dict[str, Any] = {
+            "benchmark": name,
+            "at": now(),
+            "quick": quick,
+            "versions": versions(),
+            "settings": dict(settings),
+        }
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        kept = [[str(cell) for cell in row] for row in rows]
+        self._tables.append({"title": title, "columns": list(columns), "rows": kept})
+        shown = Table(title=title, title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            shown.add_column(column, justify="right" if index else "left")
+        for row in kept:
+            shown.add_row(*row)
+        self._console.print(shown)
+
+    def note(self, sentence: str) -> None:
+        """Something that who reads the numbers has to know."""
+        self._notes.append(sentence)
+        self._console.print(f"Note: {sentence}", style="dim")
+
+    def figure(self, figure: Figure) -> None:
+        self._figures.append(figure)
+        print_figures([figure], self._console)
+
+    @contextmanager
+    def picture(self, width: float = 8, height: float = 4.5) -> Iterator[Picture]:
+        """An empty picture, saved as SVG at the end."""
+        # Only dev.py bench installs it.
+        import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+        from matplotlib.figure import Figure as NewPicture  # pyright: ignore[reportMissingImports]
+
+        mpl.rcParams["svg.hashsalt"] = self._name  # the same data make the same file
+        picture = NewPicture(figsize=(width, height), layout="constrained")
+        yield picture
+        self._results.mkdir(exist_ok=True)
+        picture.savefig(self._results / f"{self._name}.svg", metadata={"Date": None})
+
+    def finish(self, **data: object) -> list[Figure]:
+        """Write all of it, with *data* beside the tables, and return the figures."""
+        self._results.mkdir(exist_ok=True)
+        document = {
+            **self._frame,
+            "figures": [figure.document() for figure in self._figures],
+            "tables": self._tables,
+            "notes": self._notes,
+            **data,
+        }
+        _write(self._results / f"{self._name}.json", document)
+        return self._figures
+
+
+def print_figures(figures: Iterable[Figure], console: Console | None = None) -> None:
+    table = Table("figure", "value", "spread", "must", "aim", "", title_justify="left")
+    for figure in figures:
+        unit = f" {figure.target.unit}" if figure.target.unit else ""
+        low, high = figure.spread
+        table.add_row(
+            figure.target.name,
+            f"{_rounded(figure.value)}{unit}",
+            f"{_rounded(low)} … {_rounded(high)}",
+            figure.target.must,
+            figure.target.aim,
+            {"aim": "aim met", "must": "must met", "short": "FALLS SHORT"}[figure.verdict],
+        )
+    (console or Console(width=118, highlight=False)).print(table)
+
+
+def keep_summary(figures: Iterable[Figure], *, quick: bool, results: Path = RESULTS) -> None:
+    """Put the figures into ``summary.json``; those of benchmarks that did not run stay as they were."""
+    file = results / SUMMARY
+    kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    by_name = {entry["name"]: entry for entry in kept}
+    stamp = {"versions": versions(), "at": now(), "quick": quick}
+    by_name |= {figure.target.name: {**figure.document(), **stamp} for figure in figures}
+    order = [target.name for target in TARGETS.values()]
+    results.mkdir(exist_ok=True)
+    _write(file, [by_name[name] for name in order if name in by_name])
+
+
+def versions() -> dict[str, object]:
+    """Of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "redis-py": version("redis"),
+        "redis server": _redis_server_version(),
+        "app": _commit(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _redis_server_version() -> str:
+    program = find_redis_server()
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    said = dict(re.findall(r"\b(v|malloc)=(\S+)", printed))
+    kind = "Valkey" if "valkey" in program.name else "Redis"
+    return f"{kind} {said.get('v', 'unknown')}, memory by {said.get('malloc', 'unknown')}"
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent.parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        # The results themselves are no change of the app.
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _write(file: Path, document: object) -> None:
+    # In one go: a run that is cut off leaves the former results whole.
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    new.replace(file)

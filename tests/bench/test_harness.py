@@ -1,0 +1,111 @@
+"""What the benchmarks' numbers go through before they are shown and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import __main__ as command
+from bench.harness import SUMMARY, TARGETS, Figure, Report, keep_summary, meets, ratios, side_by_side, with_spread
+
+MUST_AND_AIM = {
+    "≥ 1.0": (1.0, 0.99),
+    "≥ 3": (3.0, 2.9),
+    "≤ 1.05": (1.05, 1.051),
+    "≤ 20 ms": (20, 20.1),
+    "≤ 250 MB": (249, 251),
+}
+
+
+def test_a_figure_is_the_median_of_its_repeats_and_says_how_far_they_lie_apart() -> None:
+    figure = Figure.of("store", [1.9, 0.9, 1.2])
+    assert figure.value == 1.2
+    assert figure.spread == (0.9, 1.9)
+    assert figure.verdict == "must"
+
+
+@pytest.mark.parametrize(("bound", "inside", "outside"), [(bound, *ends) for bound, ends in MUST_AND_AIM.items()])
+def test_a_bound_is_met_up_to_its_end(bound: str, inside: float, outside: float) -> None:
+    assert meets(inside, bound)
+    assert not meets(outside, bound)
+
+
+def test_what_is_no_bound_is_refused() -> None:
+    with pytest.raises(ValueError, match="about 3"):
+        meets(3, "about 3")
+
+
+def test_every_target_has_bounds_that_can_be_met_and_the_aim_is_no_easier_than_the_must() -> None:
+    for target in TARGETS.values():
+        for value in (0, 1e9):
+            if meets(value, target.aim):
+                assert meets(value, target.must)
+        assert any(meets(value, target.aim) for value in (0, 1e9))
+        assert not all(meets(value, target.must) for value in (0, 1e9))
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.99, "short"), (1.0, "must"), (1.5, "aim")])
+def test_a_figure_says_which_of_its_bounds_it_meets(value: float, verdict: str) -> None:
+    assert Figure.of("store", [value]).verdict == verdict
+
+
+def test_measures_are_taken_in_turn_and_every_other_round_backwards() -> None:
+    order: list[str] = []
+
+    def measure(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    taken = side_by_side(3, {"a": lambda: measure("a"), "b": lambda: measure("b")})
+
+    assert "".join(order) == "abbaab"
+    assert taken == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_ratios_are_those_of_the_same_round() -> None:
+    assert ratios([10, 30], [5, 10]) == [2, 3]
+
+
+def test_in_a_table_the_median_stands_before_the_spread() -> None:
+    assert with_spread([3000, 1000, 2000]) == "2,000 (1,000 … 3,000)"
+    assert with_spread([1.25], 2) == "1.25"
+
+
+def test_a_partial_run_keeps_what_others_have_found_in_the_order_of_the_targets(tmp_path: Path) -> None:
+    keep_summary([Figure.of("memory", [200]), Figure.of("store", [1, 2, 3])], quick=False, results=tmp_path)
+    keep_summary([Figure.of("submit", [0.5]), Figure.of("store", [4])], quick=True, results=tmp_path)
+
+    entries = json.loads((tmp_path / SUMMARY).read_text())
+    assert [entry["name"] for entry in entries] == [TARGETS[key].name for key in ("store", "submit", "memory")]
+    assert [entry["value"] for entry in entries] == [4, 0.5, 200]
+    assert [entry["quick"] for entry in entries] == [True, True, False]
+    for entry, key in zip(entries, ("store", "submit", "memory"), strict=True):
+        assert (entry["must"], entry["aim"]) == (TARGETS[key].must, TARGETS[key].aim)
+        assert {"python", "redis-py", "redis server", "app", "cores"} <= set(entry["versions"])
+        assert entry["at"].endswith("+00:00")
+
+
+def test_a_report_leaves_its_tables_figures_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="only dev.py bench installs it")
+    report = Report("example", quick=True, settings={"callers": 3}, results=tmp_path)
+    report.table("Rates", ["", "steps/s"], [("store", 1234)])
+    report.figure(Figure.of("store", [1.0]))
+    with report.picture() as picture:
+        picture.subplots().plot([1, 2], [3, 4])
+
+    assert [figure.value for figure in report.finish(samples=[1.0])] == [1.0]
+
+    document = json.loads((tmp_path / "example.json").read_text())
+    assert document["tables"] == [{"title": "Rates", "columns": ["", "steps/s"], "rows": [["store", "1234"]]}]
+    assert document["figures"][0]["verdict"] == "must"
+    assert (document["settings"], document["samples"], document["quick"]) == ({"callers": 3}, [1.0], True)
+    assert "<svg" in (tmp_path / "example.svg").read_text()
+    assert "1234" in capsys.readouterr().out
+
+
+def test_all_benchmarks_together_keep_to_the_time_that_was_promised() -> None:
+    whole_s, quick_s = (sum(budget[index] for budget in command.BUDGETS_S.values()) for index in (0, 1))
+    assert whole_s <= 30 * 60
+    assert quick_s <= 3 * 60
