@@ -78,9 +78,7 @@ async def reconcile(services: Services) -> int:
             break
     if away is not None:
         raise away
-    depths = await services.store.depths()
-    busy = [path for path, depth in depths.items() if depth.created or depth.dispatched or depth.running]
-    await asyncio.gather(*(_tend(services, path) for path in busy))
+    await asyncio.gather(*(_tend(services, path) for path in await services.store.depths()))
     return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tests.faults.rig import Rig
 from tests.waiting import eventually
 
 CLOCK_ERROR_S = 300
+STRIKE_INTERVAL_S = 0.1
 
 Strike = Callable[[Rig, random.Random], AbstractContextManager[None]]
 
@@ -39,6 +41,23 @@ def _fault(name: str, what: str, **more: Any) -> Callable[[Callable[[Rig, random
         FAULTS[name] = Fault(name, what, contextmanager(strike), **more)
 
     return register
+
+
+@contextmanager
+def again_and_again(strike: Callable[[], None]) -> Generator[None]:
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(STRIKE_INTERVAL_S):
+            strike()
+
+    striker = threading.Thread(target=run, name="striker", daemon=True)
+    striker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        striker.join()
 
 
 @_fault("none", "nothing happens: what the other lines are to be compared with")
@@ -118,6 +137,20 @@ def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.azurite.stop()
     yield
     rig.azurite.start()
+
+
+@_fault("queue-lost", "of the queues' keys some are deleted, again and again")
+def _queue_lost(rig: Rig, chance: random.Random) -> Generator[None]:
+    def lose() -> None:
+        for redis in rig.redis_nodes:
+            with redis.connect() as client:
+                # Not what an operator has set, which nothing can tell anew.
+                keys = [key for kind in ("q:", "qo:", "qw:", "qh:") for key in client.scan_iter(f"*}}{kind}*")]
+                if lost := chance.sample(keys, chance.randint(0, len(keys))):
+                    client.delete(*lost)
+
+    with again_and_again(lose):
+        yield
 
 
 def _event_grid(name: str, what: str, **switches: object) -> None:

@@ -134,6 +134,10 @@ class Trials:
                 break
             time.sleep(0.05)
         eventually(self._rig.model_is_idle, within_s=SETTLE_S)
+        try:
+            eventually(lambda: not any(self._rig.world().holding.values()), within_s=IDLE_S)
+        except AssertionError:
+            report.wrong.append(f"slots are held for nothing: {self._rig.world().holding}")
         with self._rig.stack.client() as app:
             for task_id in load.acknowledged:
                 load.look(app, task_id)
@@ -254,3 +258,5 @@ def _inconsistencies(world: World) -> Iterator[str]:
     except AssertionError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].line
         yield f"the indexes do not agree with the records: {line}"
+    for path, turns in world.waiting.items():
+        yield f"{len(turns)} wait at {path}, and all tasks have ended"

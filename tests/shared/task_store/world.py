@@ -44,6 +44,8 @@ class World:
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.requests: dict[str, int] = {}
+        self.holding: dict[str, set[str]] = defaultdict(set)
+        self.waiting: dict[str, set[str]] = defaultdict(set)
         self.raw: dict[str, bytes] = {}
         for node in nodes(server):
             for key, value in _everything(_client(node.port)):
@@ -72,6 +74,13 @@ class World:
         elif name == "paths":
             self.paths[tag] = {path.decode() for path in value}
             members = []
+        elif kind in ("q", "qs", "qo", "qh", "qw"):
+            path = rest.partition(" ")[0]
+            if kind == "qh":
+                self.holding[path] |= set(value)
+            elif kind == "qw":
+                self.waiting[path] |= set(value)
+            members = [path]
         else:
             assert name == "requests", f"an unknown key: {key}"
             self.requests |= {field.decode(): msgpack.unpackb(packed)[0] for field, packed in value.items()}
