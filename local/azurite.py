@@ -85,7 +85,9 @@ class Azurite(ChildProcess):
     """Azurite's blob service on the loopback interface, with its data in `directory`.
 
     `blob_port` 0 takes a free one, which stays the same for life: clients find a restarted service again.
-    Azurite writes its index of blobs every 5 s and when it is stopped, so `kill` may lose what is younger.
+    Azurite writes its indexes every 5 s and when it is stopped, so `kill` may lose what is younger. That of blobs and
+    that of the files their bytes are in are written one after the other: of what was between, a blob may be left that
+    cannot be read (500).
     """
 
     def __init__(self, directory: Path, blob_port: int = 0, *, in_memory: bool = False) -> None:
