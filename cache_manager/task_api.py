@@ -122,7 +122,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
         tasks=[TaskView.of(task, services.backends) for task in page.tasks],
         next_cursor=f"{page.next.created_ms:x}-{page.next.id}" if page.next else None,
     )
-    return json_response(listed.model_dump(by_alias=True))
+    return json_response(listed.model_dump_json(by_alias=True).encode())
 
 
 @http_function(blueprint, "GetTaskHistory", route="v1/tasks/{id}/history", methods=["GET"])
@@ -167,7 +167,7 @@ async def get_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 
 
 def _task_response(task: Task, services: Services, status: int, headers: dict[str, str]) -> func.HttpResponse:
-    return json_response(TaskView.of(task, services.backends).document(), status, {**_task_headers(task), **headers})
+    return json_response(TaskView.of(task, services.backends).encoded(), status, {**_task_headers(task), **headers})
 
 
 def _task_headers(task: Task) -> dict[str, str]:

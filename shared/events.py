@@ -84,17 +84,18 @@ class Topic:
         """
         if not tasks:
             return
-        from azure.eventgrid import EventGridEvent
-
+        now = datetime.now(UTC).isoformat()
         with telemetry.producer_spans(tasks) as contexts:
+            # Not EventGridEvent, which takes the SDK twice the time.
             events = [
-                EventGridEvent(
-                    id=f"{task.id}.{task.attempt}",
-                    subject=f"tasks/{task.id}",
-                    event_type=DISPATCH_EVENT,
-                    data_version=DATA_VERSION,
-                    data={"TaskId": task.id, "Attempt": task.attempt, **context},
-                )
+                {
+                    "id": f"{task.id}.{task.attempt}",
+                    "subject": f"tasks/{task.id}",
+                    "eventType": DISPATCH_EVENT,
+                    "eventTime": now,
+                    "dataVersion": DATA_VERSION,
+                    "data": {"TaskId": task.id, "Attempt": task.attempt, **context},
+                }
                 for task, context in zip(tasks, contexts, strict=True)
             ]
             await self._send(events, len(events) * _ENVELOPE_BYTES, insist)
