@@ -61,6 +61,9 @@ def header(req: func.HttpRequest, name: str) -> str | None:
     return cast("Mapping[str, str]", req.headers).get(name)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def json_response(
     document: Any,
     status: int = 200,
@@ -68,8 +71,9 @@ def json_response(
     *,
     mimetype: str = "application/json",
 ) -> func.HttpResponse:
+    """A response of a JSON document, or of the bytes of one."""
     return func.HttpResponse(
-        json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(),
+        document if isinstance(document, bytes) else _encode(document).encode(),
         status_code=status,
         headers=headers,
         mimetype=mimetype,

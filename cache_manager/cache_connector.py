@@ -17,7 +17,7 @@ blueprint = func.Blueprint()
 @http_function(blueprint, "CacheConnectorUpsert", methods=["POST"])
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task = await tasks_for(req, services).upsert(TaskUpsert.parse(req.get_body()))
-    return json_response(TaskView.of(task, services.backends).document())
+    return json_response(TaskView.of(task, services.backends).encoded())
 
 
 @http_function(blueprint, "CacheConnectorGet", methods=["GET"])
@@ -28,4 +28,4 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
     task = await tasks_for(req, services).find(task_id) if is_task_id(task_id) else None
     if task is None:
         return func.HttpResponse(status_code=204)
-    return json_response(TaskView.of(task, services.backends).document())
+    return json_response(TaskView.of(task, services.backends).encoded())

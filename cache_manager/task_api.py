@@ -126,7 +126,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
         tasks=[TaskView.of(task, services.backends) for task in page.tasks],
         next_cursor=f"{page.next.created_ms:x}-{page.next.id}" if page.next else None,
     )
-    return json_response(listed.model_dump(by_alias=True))
+    return json_response(listed.model_dump_json(by_alias=True).encode())
 
 
 @http_function(blueprint, "GetTaskHistory", route="v1/tasks/{id}/history", methods=["GET"])
@@ -173,7 +173,7 @@ async def get_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 def _task_response(
     task: Task, services: Services, status: int, headers: dict[str, str], place: QueuePlace | None = None
 ) -> func.HttpResponse:
-    document = TaskView.of(task, services.backends, place).document()
+    document = TaskView.of(task, services.backends, place).encoded()
     return json_response(document, status, {**_task_headers(task, place), **headers})
 
 

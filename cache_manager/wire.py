@@ -150,6 +150,9 @@ class TaskView(BaseModel):
     def document(self) -> dict[str, Any]:
         return self.model_dump(by_alias=True)
 
+    def encoded(self) -> bytes:
+        return self.__pydantic_serializer__.to_json(self, by_alias=True)
+
 
 class TaskList(BaseModel):
     """A page of tasks, newest first."""

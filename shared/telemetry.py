@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from opentelemetry import context, metrics, trace
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.settings import Settings
@@ -28,6 +28,10 @@ _meter = metrics.get_meter("task_backbone")
 _propagator = TraceContextTextMapPropagator()
 _depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
 _requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
+
+
+_is_sent = False
+"""Whether there is anybody to tell. If not, what each request would tell is not even made; trace contexts pass on."""
 
 
 def configure(settings: Settings) -> None:
@@ -43,6 +47,8 @@ def configure(settings: Settings) -> None:
     # The Functions host itself reports live metrics and performance counters.
     options: dict[str, Any] = {"enable_live_metrics": False, "enable_performance_counters": False}
     configure_azure_monitor(connection_string=connection_string.get_secret_value(), logger_name=log.name, **options)
+    global _is_sent
+    _is_sent = True
 
 
 def flush() -> None:
@@ -63,6 +69,8 @@ def requests_in_flight(cluster: str, path: str, count: int) -> None:
 
 def transition(task: Task) -> None:
     """One custom event per transition, in the task's trace. The status text is the caller's and stays out of it."""
+    if not _is_sent:
+        return
     trace.get_current_span().set_attribute("task.id", task.id)
     attached = context.attach(_context(task.traceparent)) if _is_elsewhere(task) else None
     log.info(
@@ -81,9 +89,31 @@ def transition(task: Task) -> None:
         context.detach(attached)
 
 
-@contextmanager
-def server_span(name: str, headers: Mapping[str, str]) -> Generator[Span]:
+def server_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
     """The span of one function call, in the trace its caller began."""
+    if _is_sent:
+        return _server_span(name, headers)
+    return _Passing(headers) if headers.get("traceparent") else nullcontext(INVALID_SPAN)
+
+
+class _Passing:
+    """A caller's trace context while a function runs of which nobody is told."""
+
+    __slots__ = ("_headers", "_token")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def __enter__(self) -> Span:
+        self._token = context.attach(_propagator.extract(self._headers))
+        return INVALID_SPAN
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self._token)
+
+
+@contextmanager
+def _server_span(name: str, headers: Mapping[str, str]) -> Generator[Span]:
     with _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=SpanKind.SERVER) as span:
         yield span
 
@@ -91,6 +121,9 @@ def server_span(name: str, headers: Mapping[str, str]) -> Generator[Span]:
 @contextmanager
 def producer_spans(tasks: Sequence[Task]) -> Generator[list[dict[str, str]]]:
     """The spans of publishing tasks' events in one request; yields the trace context that each event carries."""
+    if not _is_sent:
+        yield [{"traceparent": task.traceparent} if task.traceparent else {} for task in tasks]
+        return
     links = _links()
     spans = [
         _tracer.start_span("publish", _context(task.traceparent), SpanKind.PRODUCER, _attributes(task), links=links)
@@ -129,6 +162,8 @@ def client_span(task: Task, url: str) -> Generator[Span]:
 
 def join(task: Task, name: str, started_ns: int) -> None:
     """Put a step that came in a trace of its own, as from a client that passes none on, into the task's trace too."""
+    if not _is_sent:
+        return
     trace.get_current_span().set_attribute("task.id", task.id)
     if _is_elsewhere(task):
         parent = _context(task.traceparent)

@@ -141,6 +141,13 @@ async def test_what_is_published_while_requests_are_under_way_goes_together_in_t
     assert await stats(emulator) - before == REQUESTS + MANY
 
 
+async def test_who_publishes_again_as_soon_as_it_may_need_not_wait_for_another(topic: Topic, gate: Gate) -> None:
+    gate.open.set()
+    for number in range(5):
+        await topic.publish([task(f"t{number}")])
+    assert gate.requests == [[f"t{number}.1"] for number in range(5)]
+
+
 async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_them(topic: Topic, gate: Gate) -> None:
     first = await busy(topic, gate)
     others = [published(topic, f"t{number}-a", f"t{number}-b") for number in range(REQUEST_EVENTS)]
