@@ -84,7 +84,7 @@ STEPS: Final[dict[str, Operation]] = {
 """In this order a task goes through all of them and leaves nothing behind."""
 TIMERS: Final[dict[str, Operation]] = {"reconciler, nothing due": reconciler, "queue depths": depths}
 LISTS: Final[dict[str, Operation]] = {"list": list_page, "list, filter that nothing passes": list_rare}
-"""The latter costs by the index entries it looks at, of which there is a most: it grows up to that, and no further."""
+"""The latter costs by the index entries it looks at, of which there is a most: it grows to that, and no further."""
 NO_STEPS: Final = ("status", *LISTS)
 """What only reads for a caller: shown, but neither a step nor a timer."""
 
@@ -128,7 +128,7 @@ class Point:
 
 def run(quick: bool) -> list[Figure]:
     sizes = (SMALL, 10_000, 30_000) if quick else (SMALL, 10_000, 100_000, 1_000_000)
-    rounds, calls = (8, 32) if quick else (25, 64)
+    rounds, calls = (6, 32) if quick else (25, 64)
     report = Report(
         "growth",
         quick=quick,
