@@ -8,16 +8,16 @@ from weakref import WeakKeyDictionary
 
 import azure.functions as func
 
-from backend_webhook.backend_client import BackendClient
-from backend_webhook.dispatcher import Dispatched, Dispatcher
 from backend_webhook.entra import KeysUnavailable, TokenVerifier, Untrusted
 from backend_webhook.events import BadEvent, ClassicEvent, DispatchEvent, Handshake, read, split
 from functions_http import header, http_function, json_response
 from shared.backends import UnknownBackend
 from shared.bodies import BlobsUnavailable
+from shared.dispatcher import Dispatched
 from shared.problems import FieldError, Problem, invalid, unavailable
 from shared.services import Services, process_settings
 from shared.settings import Settings
+from shared.task import State
 from shared.task_store import Existing, NewTask, StoreUnavailable
 
 log = logging.getLogger("task_backbone")
@@ -26,7 +26,6 @@ blueprint = func.Blueprint()
 
 CLASSIC_CONTENT_TYPE = "application/json; charset=utf-8"
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, BackendClient] = WeakKeyDictionary()
 _verifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, TokenVerifier] = WeakKeyDictionary()
 
 
@@ -65,8 +64,7 @@ async def backend_webhook(req: func.HttpRequest, services: Services) -> func.Htt
     topic_id = services.settings.event_grid_topic_id
     if len(deliveries) == 1 and isinstance(handshake := _try_read(deliveries[0], topic_id), Handshake):
         return json_response({"validationResponse": handshake.code})
-    dispatcher = Dispatcher(services, _client(services))
-    results = await asyncio.gather(*(_handle(dispatcher, delivery) for delivery in deliveries))
+    results = await asyncio.gather(*(_handle(services, delivery) for delivery in deliveries))
     return _answer(results)
 
 
@@ -145,28 +143,26 @@ def _answer(results: list[Dispatched | BadEvent | StoreUnavailable | BlobsUnavai
     return json_response({"results": told})
 
 
-async def _handle(
-    dispatcher: Dispatcher, delivery: Any
-) -> Dispatched | BadEvent | StoreUnavailable | BlobsUnavailable:
+async def _handle(services: Services, delivery: Any) -> Dispatched | BadEvent | StoreUnavailable | BlobsUnavailable:
     try:
-        event = read(delivery, dispatcher.services.settings.event_grid_topic_id)
+        event = read(delivery, services.settings.event_grid_topic_id)
         if isinstance(event, DispatchEvent):
-            return await dispatcher.dispatch(event.task_id, event.attempt, event.traceparent)
+            return await services.dispatcher.dispatch(event.task_id, event.attempt, event.traceparent)
         if isinstance(event, ClassicEvent):
-            return await _dispatch_classic(dispatcher, event)
+            return await _take_in(services, event)
         raise BadEvent("a handshake must come alone")
     except (BadEvent, StoreUnavailable, BlobsUnavailable) as error:
         return error
 
 
-async def _dispatch_classic(dispatcher: Dispatcher, event: ClassicEvent) -> Dispatched:
+async def _take_in(services: Services, event: ClassicEvent) -> Dispatched:
     """The former platform's publisher kept no task here: its event is taken in first, so that it cannot be lost."""
-    services = dispatcher.services
     try:
         endpoint = services.backends.resolve(event.url)
     except UnknownBackend as error:
         raise BadEvent(f"subject: {error}") from None
-    if event.body is not None:
+    task = await services.store.get(event.task_id)
+    if event.body is not None and task is None:
         content = await services.bodies.put(event.task_id, CLASSIC_CONTENT_TYPE, event.body)
         created = await services.store.create(
             NewTask(
@@ -180,9 +176,14 @@ async def _dispatch_classic(dispatcher: Dispatcher, event: ClassicEvent) -> Disp
         )
         if isinstance(created, Existing):
             await services.bodies.discard(content)
-    elif await services.store.get(event.task_id) is None:
+        task = created.task
+    if task is None:
         raise BadEvent("data: the task is not known, and there is no body to make it from")
-    return await dispatcher.dispatch(event.task_id, None, "")
+    if task.state is not State.CREATED:
+        return Dispatched.DROPPED
+    if not await services.dispatcher.enter(task):
+        return Dispatched.WAITING
+    return await services.dispatcher.dispatch(task.id, task.attempt)
 
 
 def _cloud_events_handshake(req: func.HttpRequest) -> func.HttpResponse:
@@ -199,11 +200,3 @@ def _try_read(delivery: Any, topic_id: str | None) -> Any:
         return read(delivery, topic_id)
     except BadEvent:
         return None
-
-
-def _client(services: Services) -> BackendClient:
-    loop = asyncio.get_running_loop()
-    client = _clients.get(loop)
-    if client is None:
-        client = _clients[loop] = BackendClient(services.backends)
-    return client

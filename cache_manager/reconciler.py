@@ -8,22 +8,28 @@ from collections.abc import Sequence
 
 import azure.functions as func
 
-from shared import telemetry
 from shared.bodies import BlobsUnavailable
 from shared.events import PublishFailed
 from shared.services import Services, current_services, process_settings
-from shared.task_store import PARTITIONS, SWEEP_LIMIT, Overdue, StoreUnavailable
-from shared.transitions import announce
+from shared.task import State, Task
+from shared.task_store import (
+    PARTITIONS,
+    SWEEP_LIMIT,
+    Attempt,
+    Grant,
+    Left,
+    Moved,
+    Overdue,
+    StoreUnavailable,
+    Turn,
+)
 
 log = logging.getLogger("task_backbone")
 
 blueprint = func.Blueprint()
 
 MAX_ROUNDS = 50
-PUBLISH_BATCH = 256
-MAX_PUBLISHES = 2048
-"""A run asks for no more overdue tasks once it has published so many: what an outage has dammed up is let out over
-several runs, and does not flood dispatchers and backends at once."""
+BATCH = 256
 
 
 @blueprint.function_name("Reconciler")
@@ -38,10 +44,10 @@ async def reconciler(timer: func.TimerRequest) -> None:
 
 
 async def reconcile(services: Services) -> int:
-    """Publish what is overdue, end what was tried often enough, remove what is past retention.
+    """Take the next step for what is overdue, remove what is past retention, look after the queues.
 
-    Two running at once do no harm: each overdue task is handed out once. Takes at most ``MAX_ROUNDS`` batches of
-    each partition, and no more after ``MAX_PUBLISHES`` events; the next run goes on.
+    Two running at once do no harm: each overdue task is handed out once. Takes at most ``MAX_ROUNDS`` batches of each
+    partition; the next run goes on.
 
     Returns:
         How many tasks were overdue.
@@ -49,30 +55,32 @@ async def reconcile(services: Services) -> int:
     Raises:
         StoreUnavailable: Redis does not answer, or a node of it; what the others hold was seen to.
     """
-    count = publishes = 0
+    count = 0
     away: StoreUnavailable | None = None
     partitions: Sequence[int] = range(PARTITIONS)
     for _ in range(MAX_ROUNDS):
         swept = await asyncio.gather(*(_sweep(services, partition) for partition in partitions))
-        # While a node of a cluster is away, what was swept on the others is to be published all the same.
+        # While a node of a cluster is away, what was swept on the others is to be seen to all the same.
         away = next((items for items in swept if isinstance(items, StoreUnavailable)), away)
         found = [[] if isinstance(items, StoreUnavailable) else items for items in swept]
         overdue = [item for items in found for item in items]
         count += len(overdue)
-        publishes += sum(item.must_publish for item in overdue)
-        for item in overdue:
-            if item.task is not None and item.transition:
-                telemetry.transition(item.task)
-        published, _, _ = await asyncio.gather(
-            _publish(services, overdue),
-            announce(services, [item.task for item in overdue if item.task is not None], insist=True),
+        await asyncio.gather(*(services.dispatcher.follow(item.moved) for item in overdue if item.moved))
+        await asyncio.gather(
+            _offer(services, [item.task for item in overdue if item.task and item.what in ("waits", "retry")]),
+            services.dispatcher.announce(
+                [item.task for item in overdue if item.what == "announce" and item.task], insist=True
+            ),
             _remove(services, overdue),
         )
         partitions = [p for p, items in zip(partitions, found, strict=True) if len(items) == SWEEP_LIMIT]
-        if not partitions or not published or publishes >= MAX_PUBLISHES:
+        if not partitions:
             break
     if away is not None:
         raise away
+    depths = await services.store.depths()
+    busy = [path for path, depth in depths.items() if depth.created or depth.dispatched or depth.running]
+    await asyncio.gather(*(_tend(services, path) for path in busy))
     return count
 
 
@@ -83,17 +91,55 @@ async def _sweep(services: Services, partition: int) -> list[Overdue] | StoreUna
         return error
 
 
-async def _publish(services: Services, overdue: Sequence[Overdue]) -> bool:
-    """Whether Event Grid took all that was to be published. If not, asking for more would only use up attempts."""
-    tasks = [item.task for item in overdue if item.task is not None and item.must_publish]
-    for start in range(0, len(tasks), PUBLISH_BATCH):
-        batch = tasks[start : start + PUBLISH_BATCH]
-        try:
-            await services.events.publish(batch, insist=True)
-        except PublishFailed as error:
-            log.warning("%d overdue tasks could not be published, and will be: %s", len(tasks) - start, error)
-            return False
-    return True
+async def _offer(services: Services, tasks: Sequence[Task]) -> None:
+    by_path: dict[str, list[Turn]] = {}
+    for task in tasks:
+        by_path.setdefault(task.path, []).append(Turn.of(task))
+    for path, turns in by_path.items():
+        for start in range(0, len(turns), BATCH):
+            services.dispatcher.hand_on(path, await services.queues.offer(turns[start : start + BATCH]))
+
+
+async def _tend(services: Services, path: str) -> None:
+    """Look after one queue: hand on what nobody else did, find slots held for nothing, mend what was lost."""
+    queues = services.queues
+    tended = await queues.tend(path)
+    services.dispatcher.hand_on(path, tended.granted)
+    if tended.doubtful:
+        await _look_at(services, path, tended.doubtful)
+    if tended.loss is not None:
+        for state in (State.RUNNING, State.DISPATCHED):
+            async for attempts in services.store.attempts(path, state):
+                await queues.hold(_turns(path, attempts))
+        async for attempts in services.store.attempts(path, State.CREATED):
+            services.dispatcher.hand_on(path, await queues.offer(_turns(path, attempts)))
+        await queues.whole(path, tended.loss)
+
+
+async def _look_at(services: Services, path: str, doubtful: Sequence[Grant]) -> None:
+    """See whether turns that have held a slot for a while still need it, and publish again what nobody claimed."""
+    unclaimed: dict[Grant, float] = {}
+    tasks: list[Task] = []
+    for checked in await services.store.check(path, [(grant.task_id, grant.attempt) for grant in doubtful]):
+        grant = Grant(checked.id, checked.attempt)
+        if checked.what == "gone":
+            await services.dispatcher.leave(path, grant)
+        elif checked.what == "failed" and checked.task is not None:
+            await services.dispatcher.follow(Moved(checked.task, Left(path, checked.attempt)))
+        elif checked.task is not None and checked.again_s is not None:
+            unclaimed[grant] = checked.again_s
+            tasks.append(checked.task)
+    if not tasks:
+        return
+    await services.queues.look_again(path, unclaimed)
+    try:
+        await services.events.publish(tasks, insist=True)
+    except PublishFailed as error:
+        log.warning("%d overdue tasks could not be published, and will be: %s", len(tasks), error)
+
+
+def _turns(path: str, attempts: Sequence[Attempt]) -> list[Turn]:
+    return [Turn(path, Grant(a.id, a.number), a.owner, a.queued_ms, a.priority) for a in attempts]
 
 
 async def _remove(services: Services, overdue: Sequence[Overdue]) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus, urlsplit
 import azure.functions as func
 
 from cache_manager.callers import tasks_for
+from cache_manager.tasks import retry_after_s
 from cache_manager.wire import HistoryEntry, TaskHistory, TaskList, TaskView
 from functions_http import header, http_function, json_response
 from shared import telemetry
@@ -17,9 +18,9 @@ from shared.backends import UnknownBackend
 from shared.bodies import BodyMissing
 from shared.problems import Problem, invalid, no_such_task
 from shared.services import Services
-from shared.task import State, Task
+from shared.task import DEFAULT_PRIORITY, State, Task
 from shared.task_id import is_task_id, new_task_id
-from shared.task_store import Existing, Listing, NewTask, Place
+from shared.task_store import Created, Existing, Listing, NewTask, Place, QueuePlace
 
 blueprint = func.Blueprint()
 
@@ -55,6 +56,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             traceparent=telemetry.traceparent(),
             fingerprint=fingerprint,
             owner=owner,
+            priority=_priority(req),
         ),
         content_type,
         body,
@@ -74,7 +76,8 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
         preference = {"Preference-Applied": f"wait={wait_s}"}
     root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     status = 200 if wait_s is not None and task.state.is_terminal else 202
-    return _task_response(task, services, status, {"Location": f"{root}/v1/tasks/{task.id}", **preference})
+    place = created.place if isinstance(created, Created) and task.state is State.CREATED else None
+    return _task_response(task, services, status, {"Location": f"{root}/v1/tasks/{task.id}", **preference}, place)
 
 
 @http_function(blueprint, "GetTask", route="v1/tasks/{id}", methods=["GET"])
@@ -85,9 +88,10 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     if wait_s := _wait_s("wait", req.params.get("wait")):
         seen = known or task.etag
         task = await tasks.wait_for_change(task, lambda now: _matches(seen, now.etag), wait_s)
+    place = await tasks.place(task)
     if known is not None and _matches(known, task.etag):
-        return func.HttpResponse(status_code=304, headers=_task_headers(task))
-    return _task_response(task, services, 200, {})
+        return func.HttpResponse(status_code=304, headers=_task_headers(task, place))
+    return _task_response(task, services, 200, {}, place)
 
 
 @http_function(blueprint, "CancelTask", route="v1/tasks/{id}", methods=["DELETE"])
@@ -166,13 +170,19 @@ async def get_task_result(req: func.HttpRequest, services: Services) -> func.Htt
     )
 
 
-def _task_response(task: Task, services: Services, status: int, headers: dict[str, str]) -> func.HttpResponse:
-    return json_response(TaskView.of(task, services.backends).document(), status, {**_task_headers(task), **headers})
+def _task_response(
+    task: Task, services: Services, status: int, headers: dict[str, str], place: QueuePlace | None = None
+) -> func.HttpResponse:
+    document = TaskView.of(task, services.backends, place).document()
+    return json_response(document, status, {**_task_headers(task, place), **headers})
 
 
-def _task_headers(task: Task) -> dict[str, str]:
-    headers = {"ETag": task.etag, "Cache-Control": "no-cache"}
-    if not task.state.is_terminal:
+def _task_headers(task: Task, place: QueuePlace | None = None) -> dict[str, str]:
+    # Weak where the document tells of the task's place too, which changes without the task.
+    headers = {"ETag": f"W/{task.etag}" if place else task.etag, "Cache-Control": "no-cache"}
+    if place is not None and place.wait_s is not None:
+        headers["Retry-After"] = str(retry_after_s(place.wait_s))
+    elif not task.state.is_terminal:
         # Short tasks are asked after often, long ones seldom.
         age_s = (task.updated_ms - task.created_ms) / 1000
         headers["Retry-After"] = str(min(30, max(1, round(age_s / 10))))
@@ -198,6 +208,16 @@ def _idempotency_key(req: func.HttpRequest) -> str | None:
     if key is not None and not _HEADER_VALUE.fullmatch(key):
         raise invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed")
     return key
+
+
+def _priority(req: func.HttpRequest) -> int:
+    """``Priority``: a digit. Browsers send the same header with what RFC 9218 has in it, which is not for us."""
+    text = header(req, "priority")
+    if text is None or re.search(r"[ui]", text):
+        return DEFAULT_PRIORITY
+    if not re.fullmatch("[0-9]", text):
+        raise invalid("Priority", "a digit from 0 to 9 is expected")
+    return int(text)
 
 
 def _fingerprint(content_type: str, query: str, body: bytes) -> str:

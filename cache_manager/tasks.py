@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,20 +12,34 @@ from dataclasses import dataclass, replace
 from cache_manager.wire import TaskUpsert, TaskView
 from shared import telemetry
 from shared.backends import Endpoint, UnknownBackend
+from shared.dispatcher import Entered
 from shared.events import PublishFailed
 from shared.limits import Overloaded
 from shared.problems import Problem, invalid, no_such_task, too_large
 from shared.services import Services
 from shared.task import Content, State, Task
 from shared.task_id import new_task_id
-from shared.task_store import Created, Existing, Listing, Moved, NewTask, Outcome, Page, Refusal, Refused
-from shared.transitions import after_transition
+from shared.task_store import (
+    Created,
+    Draining,
+    Existing,
+    Full,
+    Listing,
+    Moved,
+    NewTask,
+    Outcome,
+    Page,
+    QueuePlace,
+    Refusal,
+    Refused,
+)
 
 log = logging.getLogger("task_backbone")
 
 LEGACY_CONTENT_TYPE = "application/json; charset=utf-8"
 _FIRST_POLL_S = 0.025
 _LAST_POLL_S = 0.25
+_UNKNOWN_WAIT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +120,8 @@ class Tasks:
         """
         outcome = await self.services.store.cancel(task_id, owner=self.owner)
         task = self._taken(outcome)
-        if isinstance(outcome, Moved) and outcome.transition:
-            await after_transition(self.services, task)
+        if isinstance(outcome, Moved):
+            await self.services.dispatcher.follow(outcome)
         return task
 
     async def replay(self, task_id: str) -> Task:
@@ -114,10 +129,17 @@ class Tasks:
         Raises:
             Problem: 404, 409.
         """
-        task = self._taken(await self.services.store.replay(task_id, owner=self.owner))
-        telemetry.transition(task)
-        await self._publish(task)
+        outcome = await self.services.store.replay(task_id, owner=self.owner)
+        task = self._taken(outcome)
+        if isinstance(outcome, Moved):
+            await self._go_on(outcome)
         return task
+
+    async def place(self, task: Task) -> QueuePlace | None:
+        """Where the task stands in its endpoint's queue, if it waits there."""
+        if task.state is not State.CREATED or not task.wanted:
+            return None
+        return (await self.services.queues.status(task.path, task)).place
 
     async def page(self, listing: Listing) -> Page:
         return await self.services.store.page(replace(listing, owner=self.owner))
@@ -168,6 +190,7 @@ class Tasks:
                 inline_body=body,
                 traceparent=telemetry.traceparent(),
                 owner=self.owner or "",
+                priority=request.priority,
             )
         )
         if isinstance(created, Created):
@@ -207,21 +230,43 @@ class Tasks:
             )
         if isinstance(outcome, Moved):
             telemetry.join(outcome.task, f"update {outcome.task.state}", started_ns)
-            if outcome.transition:
-                await after_transition(self.services, outcome.task)
-                if request.publish_to_grid:
-                    await self._publish(outcome.task)
+            await self._go_on(outcome)
         return outcome
 
+    async def _go_on(self, moved: Moved) -> None:
+        await self.services.dispatcher.follow(moved)
+        task = moved.task
+        waits = moved.transition and task.state is State.CREATED and task.wanted
+        if waits and await self.services.dispatcher.enter(task):
+            await self._publish(task)
+
     async def _create(self, new: NewTask) -> Created | Existing:
-        created = await self.services.store.create(new)
+        if not new.wanted:
+            created = await self.services.store.create(new)
+            if isinstance(created, Existing):
+                await self.services.bodies.discard(new.body)
+            else:
+                telemetry.transition(created.task)
+            return created
+        # At the same time: of a task that does not come to be, nobody can claim the turn.
+        created, entered = await asyncio.gather(
+            self.services.store.create(new), self.services.dispatcher.enter_new(new), return_exceptions=True
+        )
+        if isinstance(created, BaseException):
+            raise created
         if isinstance(created, Existing):
             await self.services.bodies.discard(new.body)
+            if isinstance(entered, Entered):
+                await self.services.dispatcher.step_back(new, created.task)
             return created
+        if not isinstance(entered, Entered):
+            await self.services.store.withdraw(new.id)
+            await self.services.bodies.discard(new.body)
+            raise entered if isinstance(entered, BaseException) else _not_taken(entered)
         telemetry.transition(created.task)
-        if new.wanted:
+        if entered.granted:
             await self._publish(created.task)
-        return created
+        return Created(created.task, entered.place)
 
     async def _publish(self, task: Task) -> None:
         try:
@@ -264,3 +309,26 @@ class Tasks:
             detail,
             members=TaskView.of(refused.task, self.services.backends).document(),
         )
+
+
+def _not_taken(why: Full | Draining) -> Problem:
+    if isinstance(why, Full):
+        return Problem(
+            429,
+            "queue-full",
+            "The queue is full.",
+            "As many tasks wait at this endpoint as may. Try again.",
+            headers={"Retry-After": str(retry_after_s(why.room_in_s))},
+        )
+    return Problem(
+        503,
+        "queue-draining",
+        "The queue takes no new tasks.",
+        "The endpoint is being drained: tasks that wait there are still done.",
+        headers={"Retry-After": str(retry_after_s(None))},
+    )
+
+
+def retry_after_s(wait_s: float | None) -> int:
+    """When to ask again, for who has *wait_s* to wait, as far as that is known."""
+    return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -10,14 +11,17 @@ from pydantic.alias_generators import to_pascal
 
 from shared.backends import BackendRegistry, UnknownBackend
 from shared.legacy_json import LegacyModel
-from shared.task import MAX_ATTEMPT, Event, State, Task
+from shared.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
 from shared.task_id import TASK_ID_PATTERN, is_task_id
+from shared.task_store import QueuePlace
 
 MAX_STATUS_CHARS = 65_536
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
 _Number = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
+_Priority = Annotated[int, Field(ge=0, le=9)]
+_PriorityText = Annotated[str, Field(pattern="^[0-9]$")]
 _NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
 
 
@@ -76,6 +80,11 @@ class TaskUpsert(LegacyModel):
     ] = Field(default=None, alias="Attempt", ge=1, le=MAX_ATTEMPT)
     """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
 
+    priority: Annotated[int, BeforeValidator(_int_or_text, json_schema_input_type=_Priority | _PriorityText)] = Field(
+        default=DEFAULT_PRIORITY, alias="Priority", ge=0, le=9
+    )
+    """Of a new task: 9 goes before 0, see ``docs/queues.md``."""
+
     @property
     def state(self) -> State | None:
         return State(self.backend_status) if self.backend_status else None
@@ -106,9 +115,15 @@ class TaskView(BaseModel):
     result_content_type: str | None
     result_size: int | None
     """In bytes; null while there is no result."""
+    priority: int
+    queue_position: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """While it waits: how many tasks go before it, and one. Others may still come before it."""
+    estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
+    """While it waits: when it will be handed to the model service, by how long tasks took it of late. Absent while
+    that is unknown."""
 
     @classmethod
-    def of(cls, task: Task, backends: BackendRegistry) -> Self:
+    def of(cls, task: Task, backends: BackendRegistry, place: QueuePlace | None = None) -> Self:
         try:
             endpoint = backends.endpoint(task.path, task.query).url
         except UnknownBackend:
@@ -125,6 +140,11 @@ class TaskView(BaseModel):
             created_at=iso(task.created_ms),
             result_content_type=task.result.content_type if task.result else None,
             result_size=task.result.size_bytes if task.result else None,
+            priority=task.priority,
+            queue_position=place.ahead + 1 if place else None,
+            estimated_start=(
+                iso(round((time.time() + place.wait_s) * 1000)) if place and place.wait_s is not None else None
+            ),
         )
 
     def document(self) -> dict[str, Any]:

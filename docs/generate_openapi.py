@@ -26,13 +26,13 @@ os.environ.update(
     APPLICATIONINSIGHTS_CONNECTION_STRING="",
 )
 
-from backend_webhook.dispatcher import Dispatched
 from backend_webhook.events import CLASSIC_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
 from cache_manager.task_api import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S
 from cache_manager.wire import TaskHistory, TaskList, TaskUpsert, TaskView
 from request_reporter.functions import ProcessingReport
 from shared.backends import MAX_PATH_CHARS
+from shared.dispatcher import Dispatched
 from shared.events import DISPATCH_EVENT
 from shared.problems import ProblemDocument
 from shared.settings import INLINE_LIMIT_BYTES

@@ -29,6 +29,8 @@ class Backend:
     prefix: str
     base_url: str
     lease_s: float
+    limit: int | None = None
+    """How many tasks an endpoint is given at a time, at most; None: as many as it takes."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -60,17 +62,15 @@ class BackendRegistry:
             Backend(
                 _checked_prefix(prefix),
                 self._checked_base_url(f"BACKENDS[{prefix!r}]", entry.url),
-                entry.lease_s or 0,
+                entry.lease_s or settings.lease_s,
+                entry.limit,
             )
             for prefix, entry in settings.backends.items()
         ]
         if settings.backend_base_url:
-            backends.append(Backend("", self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url), 0))
-        self._backends = sorted(
-            (Backend(b.prefix, b.base_url, b.lease_s or settings.lease_s) for b in backends),
-            key=lambda backend: len(backend.prefix),
-            reverse=True,
-        )
+            url = self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url)
+            backends.append(Backend("", url, settings.lease_s))
+        self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
 
     def endpoint(self, path: str, query: str = "") -> Endpoint:
         """The endpoint for *path*.
@@ -86,6 +86,10 @@ class BackendRegistry:
             if backend.serves(path):
                 return Endpoint(backend, path, query)
         raise UnknownBackend("no backend is registered for this path")
+
+    def limit(self, path: str) -> int | None:
+        """How many tasks the endpoint at *path* is given at a time, at most; None: as many as it takes."""
+        return next((backend.limit for backend in self._backends if backend.serves(path)), None)
 
     def resolve(self, url: str) -> Endpoint:
         """The endpoint that an absolute URL of a client means.

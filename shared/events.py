@@ -6,7 +6,9 @@ Events are small: never a URL, never a body.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -26,10 +28,33 @@ DATA_VERSION = "1.0"
 PUBLISH_TIMEOUT_S = 5.0
 STATUS_CHARS = 200
 """What of the status text an event tells: a request to Event Grid has 1 MB at most."""
+REQUESTS = 2
+"""How many requests are on their way to a topic at a time. What is published meanwhile goes with the next."""
+REQUEST_EVENTS = 256
+REQUEST_BYTES = 900_000
+_ENVELOPE_BYTES = 1536
+"""What an event has at most beside a path and a status text, whose characters may take 12 bytes each in JSON."""
 
 
 class PublishFailed(Exception):
     """Raised when Event Grid did not take the events. The tasks are safe: their deadlines publish them again."""
+
+
+@dataclass(eq=False, slots=True)
+class _Parcel:
+    """The events of one caller, who waits for their being sent."""
+
+    events: list[Any]
+    size_bytes: int
+    sent: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def succeed(self) -> None:
+        if not self.sent.done():  # else its caller has given up
+            self.sent.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.sent.done():
+            self.sent.set_exception(error)
 
 
 class Topic:
@@ -40,6 +65,8 @@ class Topic:
         self._key = key
         self._client: EventGridPublisherClient | None = None
         self._circuit = Circuit((PublishFailed,))
+        self._waiting: deque[_Parcel] = deque()
+        self._posts: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> Literal["ok", "unavailable", "untried"]:
@@ -70,7 +97,7 @@ class Topic:
                 )
                 for task, context in zip(tasks, contexts, strict=True)
             ]
-            await self._send(events, insist)
+            await self._send(events, len(events) * _ENVELOPE_BYTES, insist)
 
     async def announce(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
         """Say that tasks have ended, as CloudEvents in one request; *insist* as in :meth:`publish`.
@@ -103,17 +130,25 @@ class Topic:
                     )
                     for task, context in zip(tasks, contexts, strict=True)
                 ],
+                sum(_ENVELOPE_BYTES + 12 * (len(task.path) + STATUS_CHARS) for task in tasks),
                 insist,
             )
 
-    async def _send(self, events: list[Any], insist: bool) -> None:
+    async def _send(self, events: list[Any], size_bytes: int, insist: bool) -> None:
         from azure.core.exceptions import AzureError
 
         async def attempt() -> None:
+            parcel = _Parcel(events, size_bytes)
+            self._waiting.append(parcel)
+            if len(self._posts) < REQUESTS:
+                # When the loop comes to it, all that is published in this tick has joined.
+                post = asyncio.ensure_future(self._post())
+                self._posts.add(post)
+                post.add_done_callback(self._posts.discard)
             try:
                 # A caller waits for this: when Event Grid hangs, the reconciler publishes instead.
                 async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                    await cast("Any", self._open()).send(events)
+                    await parcel.sent
             except (AzureError, OSError, TimeoutError) as error:
                 raise PublishFailed(type(error).__name__) from error
 
@@ -123,7 +158,38 @@ class Topic:
         except CircuitOpen as error:
             raise PublishFailed("the last event could not be published") from error
 
+    async def _post(self) -> None:
+        while parcels := self._next():
+            events = [event for parcel in parcels for event in parcel.events]
+            try:
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await cast("Any", self._open()).send(events)
+            except Exception as error:
+                for parcel in parcels:
+                    parcel.fail(error)
+            else:
+                for parcel in parcels:
+                    parcel.succeed()
+
+    def _next(self) -> list[_Parcel]:
+        parcels: list[_Parcel] = []
+        count = size_bytes = 0
+        while self._waiting:
+            parcel = self._waiting[0]
+            if not parcel.sent.done():
+                count += len(parcel.events)
+                size_bytes += parcel.size_bytes
+                if parcels and (count > REQUEST_EVENTS or size_bytes > REQUEST_BYTES):
+                    break
+                parcels.append(parcel)
+            self._waiting.popleft()
+        return parcels
+
     async def aclose(self) -> None:
+        posts = [*self._posts]
+        for post in posts:
+            post.cancel()
+        await asyncio.gather(*posts, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
 
@@ -131,9 +197,13 @@ class Topic:
         if self._client is None:
             from azure.core.credentials import AzureKeyCredential
             from azure.eventgrid.aio import EventGridPublisherClient
-            from azure.identity.aio import DefaultAzureCredential
 
-            credential = AzureKeyCredential(self._key.get_secret_value()) if self._key else DefaultAzureCredential()
+            if self._key:
+                credential = AzureKeyCredential(self._key.get_secret_value())
+            else:
+                from azure.identity.aio import DefaultAzureCredential
+
+                credential = DefaultAzureCredential()
             self._client = EventGridPublisherClient(
                 self._uri,
                 credential,

@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 from shared import telemetry
 from shared.backends import BackendRegistry
 from shared.bodies import BodyStore
+from shared.dispatcher import Dispatcher
 from shared.events import Topic
 from shared.limits import Limits
 from shared.settings import Settings, SettingsError
-from shared.task_store import StorePolicy, TaskStore, connect
+from shared.task_store import QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore, connect
 from shared.task_store.connection import RedisAddress, RedisClient
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ class Services:
     settings: Settings
     backends: BackendRegistry
     store: TaskStore
+    queues: TaskQueues
+    dispatcher: Dispatcher
     events: Topic
     """Where dispatches are asked for."""
-    completions: Topic | None
-    """Where the ends of tasks are announced, if they are."""
     bodies: BodyStore
     limits: Limits
 
@@ -50,26 +51,42 @@ class Services:
         async def open_redis() -> RedisClient:
             return await connect(address, _managed_identity)
 
+        link = RedisLink(open_redis)
+        backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
+        store = TaskStore(
+            link,
+            StorePolicy(
+                republish_s=settings.republish_s,
+                retention_s=settings.retention_s,
+                max_attempts=settings.max_attempts,
+                announce=settings.publish_completions,
+            ),
+        )
+        queues = TaskQueues(
+            link,
+            QueuePolicy(
+                claim_s=settings.republish_s,
+                look_s=settings.republish_s,
+                refused_s=settings.busy_retry_s,
+                failed_s=settings.backoff_base_s,
+                backlog=settings.max_backlog,
+            ),
+            backends.limit,
+        )
+        completions = (
+            Topic(settings.completions_topic_uri, settings.completions_key)
+            if settings.publish_completions and settings.completions_topic_uri
+            else None
+        )
         return cls(
             settings=settings,
-            backends=BackendRegistry(settings),
-            store=TaskStore(
-                open_redis,
-                StorePolicy(
-                    republish_s=settings.republish_s,
-                    retention_s=settings.retention_s,
-                    max_attempts=settings.max_attempts,
-                    announce=settings.publish_completions,
-                ),
-            ),
+            backends=backends,
+            store=store,
+            queues=queues,
+            dispatcher=Dispatcher(settings, backends, store, queues, bodies, limits, completions),
             events=Topic(settings.event_grid_topic_uri, settings.event_grid_key),
-            completions=(
-                Topic(settings.completions_topic_uri, settings.completions_key)
-                if settings.publish_completions and settings.completions_topic_uri
-                else None
-            ),
-            bodies=BodyStore(settings),
-            limits=Limits.of(settings),
+            bodies=bodies,
+            limits=limits,
         )
 
 

@@ -36,6 +36,8 @@ class BackendSettings(BaseModel):
     url: str
     lease_s: float | None = Field(default=None, gt=0)
     """How long a task may go without an update before it is taken for lost; ``LEASE_S`` if not given."""
+    limit: int | None = Field(default=None, ge=1)
+    """How many tasks each of its endpoints is given at a time, at most; without it, as many as it takes."""
 
 
 def _parse_backends(value: Any) -> Any:
@@ -116,7 +118,7 @@ class Settings(BaseModel):
     backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
         default_factory=dict,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …}`. Nothing outside the registry is ever called.',
+        '`{"url": …, "lease_s": …, "limit": …}`. Nothing outside the registry is ever called.',
     )
     backend_base_url: str | None = Field(
         default=None,
@@ -186,7 +188,15 @@ class Settings(BaseModel):
         default=5, description="First delay after a failed attempt; doubles up to 10 minutes, with jitter."
     )
     busy_retry_s: Seconds = Field(
-        default=5, description="Delay after a backend answered 429 or 503 without `Retry-After`."
+        default=5,
+        description="How often at most a backend that answered 429 or 503 without `Retry-After` is tried with more. "
+        "The first time it is tried again after 50 ms.",
+    )
+    max_backlog: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many tasks may wait at one endpoint. More are answered 429, with the time until there is "
+        "room as `Retry-After`.",
     )
     republish_s: Seconds = Field(
         default=30,

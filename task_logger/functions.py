@@ -8,9 +8,11 @@ import azure.functions as func
 
 from functions_http import http_function, json_response
 from shared import telemetry
+from shared.backends import UnknownBackend
+from shared.problems import Problem
 from shared.services import Services, current_services
 from shared.task_store import Depth
-from task_logger.depths import QueueDepth, QueueDepthList
+from task_logger.depths import QueueDepth, QueueDepthList, QueueSettings
 
 blueprint = func.Blueprint()
 
@@ -38,14 +40,36 @@ async def task_process_logger(timer: func.TimerRequest) -> None:
 
 @http_function(blueprint, "QueueDepths", route="v1/queues/{*path}", methods=["GET"])
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    name = _path(req)
+    if name:
+        return json_response((await _queue(services, name)).model_dump(by_alias=True))
+    depths = await services.store.depths()
+    names = sorted(depths)
+    statuses = await asyncio.gather(*(services.queues.status(name) for name in names))
+    queues = [QueueDepth.of(name, depths[name], status) for name, status in zip(names, statuses, strict=True)]
+    return json_response(QueueDepthList(queues=queues).model_dump(by_alias=True))
+
+
+@http_function(blueprint, "ConfigureQueue", route="v1/queues/{*path}", methods=["PATCH"])
+async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    name = _path(req)
+    try:
+        services.backends.endpoint(name)
+    except UnknownBackend as error:
+        raise Problem(404, "unknown-endpoint", "There is no such endpoint.", f"{name!r}: {error}.") from None
+    granted = await services.queues.configure(name, QueueSettings.parse(req.get_body()).changes)
+    services.dispatcher.hand_on(name, granted)
+    return json_response((await _queue(services, name)).model_dump(by_alias=True))
+
+
+async def _queue(services: Services, name: str) -> QueueDepth:
+    depths, status = await asyncio.gather(services.store.depths(name), services.queues.status(name))
+    return QueueDepth.of(name, depths[name], status)
+
+
+def _path(req: func.HttpRequest) -> str:
     path = (req.route_params.get("path") or "").lstrip("/")
-    if not path:
-        depths = await services.store.depths()
-        queues = [QueueDepth.of(name, depths[name]) for name in sorted(depths)]
-        return json_response(QueueDepthList(queues=queues).model_dump(by_alias=True))
-    name = "/" + path
-    depths = await services.store.depths(name)
-    return json_response(QueueDepth.of(name, depths[name]).model_dump(by_alias=True))
+    return "/" + path if path else ""
 
 
 async def _depths(services: Services) -> dict[str, Depth]:

@@ -132,7 +132,7 @@ MUTATIONS = [
     ),
     Mutation(
         "registry: of the address when it is called",
-        "backend_webhook/backend_client.py",
+        "shared/backend_client.py",
         'if not self._backends.forbids(result["host"].partition("%")[0])',
         "",
         ("tests/backend_webhook",),

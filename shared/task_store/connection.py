@@ -16,7 +16,7 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import ClusterError
+from redis.exceptions import ClusterError, SlotNotCoveredError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -30,8 +30,8 @@ CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
-_TOPOLOGY_CONNECTIONS = 4
-"""A cluster client's own, for asking who has which slots."""
+_MORE_CONNECTIONS = 8
+"""A cluster client's own, for asking who has which slots; and the pipelines'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,20 @@ class ClusterClient(RedisCluster):
 
     def __init__(self, **options: Any) -> None:
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
-        cast("Any", super()).__init__(max_connections=MAX_CONNECTIONS + _TOPOLOGY_CONNECTIONS, **options)
+        cast("Any", super()).__init__(max_connections=MAX_CONNECTIONS + _MORE_CONNECTIONS, **options)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with self._free:
             return await super().execute_command(*args, **kwargs)
+
+    def node_of(self, key: str) -> Any:
+        """The node that has the *key*; None when it must be asked for first, as any command does."""
+        if self._initialize:
+            return None
+        try:
+            return self.get_node_from_key(key)
+        except SlotNotCoveredError:
+            return None
 
     def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
         if node_name is not None:  # how redis-py looks for the node that an ASK names, and for nothing else we use

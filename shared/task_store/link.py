@@ -16,7 +16,6 @@ from redis.exceptions import (
     ClusterDownError,
     ClusterError,
     MasterDownError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -27,6 +26,7 @@ from redis.exceptions import (
 
 from shared.circuit import Circuit, CircuitOpen
 from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
+from shared.task_store.pipelines import Pipelines
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -51,9 +51,13 @@ class StoreUnavailable(Exception):
 
 
 def _load_scripts() -> dict[str, str]:
-    folder = Path(__file__).parent / "scripts"
-    lib = (folder / "lib.lua").read_text()
-    return {file.stem: lib + file.read_text() for file in folder.glob("*.lua") if file.stem != "lib"}
+    return _load("scripts") | {f"queue/{name}": source for name, source in _load("queue_scripts").items()}
+
+
+def _load(folder: str) -> dict[str, str]:
+    files = {file.stem: file.read_text() for file in (Path(__file__).parent / folder).glob("*.lua")}
+    lib = files.pop("lib")
+    return {name: lib + source for name, source in files.items()}
 
 
 _SCRIPTS: Final = {
@@ -71,8 +75,8 @@ class RedisLink:
 
     def __init__(self, open_redis: Callable[[], Awaitable[RedisClient]]) -> None:
         self._open_redis = open_redis
-        self._client: RedisClient | None = None
-        self._opening: asyncio.Future[RedisClient] | None = None
+        self._pipelines: Pipelines | None = None
+        self._opening: asyncio.Future[Pipelines] | None = None
         # One for each partition: of a cluster, one node alone may be gone.
         self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
 
@@ -81,7 +85,7 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        await self._call("", lambda redis: cast("Any", redis).ping())
+        await self._call("", lambda: self._alone(lambda redis: cast("Any", redis).ping()))
 
     async def get(self, tag: str, key: str) -> bytes | None:
         """The string at *key*, which begins with *tag*.
@@ -89,7 +93,7 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        return await self._call(tag, lambda redis: redis.get(key))
+        return await self._call(tag, lambda: self._ask(tag, (b"GET", key.encode())))
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         """Run a script of ``scripts/`` on the keys under *tag*.
@@ -98,26 +102,17 @@ class RedisLink:
             StoreUnavailable: Redis does not answer.
         """
         source, sha = _SCRIPTS[name]
-
-        async def call(redis: RedisClient) -> Any:
-            scripting = cast("Any", redis)
-            try:
-                return await scripting.evalsha(sha, 1, tag, *args)
-            except NoScriptError:
-                return await scripting.eval(source, 1, tag, *args)
-
-        return await self._call(tag, call)
+        words = [arg if isinstance(arg, bytes) else arg.encode() for arg in (sha, "1", tag, *args)]
+        return await self._call(tag, lambda: self._ask(tag, (b"EVALSHA", *words), source))
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._pipelines is not None:
+            await self._pipelines.aclose()
+            self._pipelines = None
 
-    async def _call(self, tag: str, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+    async def _call(self, tag: str, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            return await self._circuits[tag].call(
-                lambda: self._ask(call), probe=lambda: self._ask(lambda redis: redis.get(tag))
-            )
+            return await self._circuits[tag].call(call, probe=lambda: self._alone(lambda redis: redis.get(tag)))
         except ReadOnlyError as error:
             await self._leave_replica()
             raise StoreUnavailable(type(error).__name__) from error
@@ -134,26 +129,37 @@ class RedisLink:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
             raise StoreUnavailable(type(error).__name__) from error
 
-    async def _ask(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
+    def _ask(self, tag: str, words: tuple[bytes, ...], source: str | None = None) -> Awaitable[Any]:
+        deadline = asyncio.get_running_loop().time() + CALL_TIMEOUT_S
+        if self._pipelines is None:
+            return self._open_and_ask(tag, words, source, deadline)
+        return self._pipelines.ask(tag, words, source, deadline)
+
+    async def _open_and_ask(self, tag: str, words: tuple[bytes, ...], source: str | None, deadline: float) -> Any:
+        async with asyncio.timeout_at(deadline):
+            pipelines = await self._open()
+        return await pipelines.ask(tag, words, source, deadline)
+
+    async def _alone(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
         # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
         async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
-            return await call(await self._redis())
+            return await call((await self._open()).client)
 
-    async def _redis(self) -> RedisClient:
-        if self._client is not None:
-            return self._client
+    async def _open(self) -> Pipelines:
+        if self._pipelines is not None:
+            return self._pipelines
         # All who wait for a connection wait for the same attempt: with Redis gone, none queues behind another. It
         # goes on when they have given up, and the client it opens is there for the next.
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.ensure_future(self._open())
+            self._opening = asyncio.ensure_future(self._open_anew())
             self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> RedisClient:
-        self._client = await self._open_redis()
-        return self._client
+    async def _open_anew(self) -> Pipelines:
+        self._pipelines = Pipelines(await self._open_redis())
+        return self._pipelines
 
     async def _leave_replica(self) -> None:
         # A connection outlives its server's being the primary; a new one is led to who is it now.
-        if self._client is not None:
-            await reconnect(self._client)
+        if self._pipelines is not None:
+            await reconnect(self._pipelines.client)

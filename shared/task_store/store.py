@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
-import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
-import msgpack  # pyright: ignore[reportMissingTypeStubs]
-
-from shared.task import Content, Event, State, Task, Who
-from shared.task_store.connection import RedisClient
+from shared.task import DEFAULT_PRIORITY, Content, Event, State, Task, Who
 from shared.task_store.link import RedisLink
+from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack
+from shared.task_store.queues import QueuePlace
 
-# Sixteen partitions; each tag's slot lies in the middle of its sixteenth of a cluster's slots.
-TAGS: Final = (
-    "04s",
-    "003",
-    "pt6",
-    "4x6",
-    "0ay",
-    "0e9",
-    "4mt",
-    "4i4",
-    "265",
-    "22u",
-    "c0h",
-    "6zp",
-    "gio",
-    "5f",
-    "6o2",
-    "6kr",
-)
-PARTITIONS: Final = len(TAGS)
 BRIEF_CHARS: Final = 200
 SWEEP_LIMIT: Final = 64
+TURNS_LIMIT: Final = 500
 LIST_LOOK: Final = 500
 BLOB_GRACE_S: Final = 120.0
 BACKOFF_CAP_S: Final = 600.0
+WAIT_CAP_S: Final = 3600.0
+"""How seldom it is looked whether a task that waits stands in its queue."""
 
 
 class Refusal(StrEnum):
@@ -73,11 +53,14 @@ class NewTask:
     traceparent: str = ""
     owner: str = ""
     fingerprint: str = ""
+    priority: int = DEFAULT_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
     task: Task
+    place: QueuePlace | None = None
+    """Where it waits, if it does and that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +71,23 @@ class Existing:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """Where a task was before a transition."""
+
+    path: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
-    """The step was taken. ``transition`` says whether state, path or attempt changed by it."""
+    """The step was taken. ``left`` says, if state, path or attempt changed by it, where it began."""
 
     task: Task
-    transition: bool
+    left: Left | None = None
+
+    @property
+    def transition(self) -> bool:
+        return self.left is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +109,41 @@ Outcome = Moved | Refused
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """What the sweep did, and what is left to the caller: to publish the task or its end, or to delete its blobs."""
+    """What the sweep did, and what is left to the caller: to offer the task to its queue, to announce its end, or to
+    delete its blobs."""
 
-    what: Literal["publish", "retry", "failed", "announce", "purged", "blobs"]
+    what: Literal["waits", "retry", "failed", "announce", "purged", "blobs"]
     id: str
     task: Task | None
 
     @property
-    def must_publish(self) -> bool:
-        return self.what in ("publish", "retry")
+    def moved(self) -> Moved | None:
+        """The transition that the sweep made."""
+        if self.task is None or self.what not in ("retry", "failed"):
+            return None
+        return Moved(self.task, Left(self.task.path, self.task.attempt - (self.what == "retry")))
 
-    @property
-    def transition(self) -> bool:
-        return self.what in ("retry", "failed")
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of a task that had held a slot for a while."""
+
+    what: Literal["gone", "publish", "failed"]
+    id: str
+    attempt: int
+    task: Task | None
+    again_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One that stands in its endpoint's queue, or should."""
+
+    id: str
+    number: int
+    owner: str
+    queued_ms: int
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,35 +213,24 @@ class StorePolicy:
         return self.republish_s if self.announce else 0
 
 
-# msgpack ships no types.
-_packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
-_unpackb: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
 _STATES: Final = {state.value: state for state in State}
-
-
-def partition(task_id: str) -> int:
-    return zlib.crc32(task_id.encode()) % PARTITIONS
-
-
-def _tag(task_id: str) -> str:
-    return "{" + TAGS[partition(task_id)] + "}"
 
 
 class TaskStore:
     """All tasks of one Redis.
 
     Args:
-        open_redis: opens a client for the running event loop; called again after a failure to connect.
+        link: the way to Redis, which may be shared.
         now_ms: the clock; None for the Redis server's own, which all processes share.
     """
 
     def __init__(
         self,
-        open_redis: Callable[[], Awaitable[RedisClient]],
+        link: RedisLink,
         policy: StorePolicy,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
-        self._link = RedisLink(open_redis)
+        self._link = link
         self._policy = policy
         self._now_ms = now_ms
 
@@ -238,7 +244,7 @@ class TaskStore:
             "f": 0,
             "n": 1 if new.wanted else 0,
             "w": new.wanted,
-            "l": _ms(new.lease_s),
+            "l": to_ms(new.lease_s),
         }
         if new.body:
             record["b"] = _pack_content(new.body)
@@ -248,8 +254,9 @@ class TaskStore:
             ("t", new.traceparent),
             ("o", new.owner),
             ("i", new.fingerprint),
+            ("j", new.priority if new.priority != DEFAULT_PRIORITY else None),
         ):
-            if value:
+            if value or value == 0:
                 record[key] = value
         # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
         due_s = self._policy.republish_s if new.wanted else self._policy.retention_s
@@ -258,7 +265,7 @@ class TaskStore:
             new.id,
             {
                 "rec": record,
-                "due_in": _ms(due_s),
+                "due_in": to_ms(due_s),
                 "who": Who.CLIENT.value,
                 "brief": new.status[:BRIEF_CHARS],
             },
@@ -280,7 +287,7 @@ class TaskStore:
             has_body=True,
             to=State.DISPATCHED,
             status=None,
-            due_in=_ms(window_s),
+            due_in=to_ms(window_s),
             fetch=True,
         )
         outcome = _outcome(task_id, reply)
@@ -298,8 +305,10 @@ class TaskStore:
             from_=(State.DISPATCHED,),
         )
 
-    async def requeue(self, task: Task, *, status: str, after_s: float, failed: bool) -> Outcome:
-        """Put a claimed task back at its place in the queue, to be published again after *after_s*."""
+    async def requeue(
+        self, task: Task, *, status: str, apart_s: float | None = None, failed: bool = False
+    ) -> Outcome:
+        """Have a claimed task wait again at its old place, or apart from the queue for *apart_s* at first."""
         return await self._step(
             task.id,
             who=Who.DISPATCHER,
@@ -308,8 +317,9 @@ class TaskStore:
             to=State.CREATED,
             requeue=True,
             failed=failed,
+            apart=apart_s is not None,
             status=status,
-            due_in=_ms(after_s),
+            due_in=to_ms(self._policy.republish_s if apart_s is None else apart_s),
         )
 
     async def fail_dispatch(self, task: Task, *, status: str) -> Outcome:
@@ -375,14 +385,14 @@ class TaskStore:
             has_body=True,
             status=State.CREATED.value,
             publishes=1,
-            due_in=_ms(self._policy.republish_s),
+            due_in=to_ms(self._policy.republish_s),
         )
 
     async def announced(self, task_ids: Iterable[str]) -> None:
         """The ends of these tasks were announced."""
         await asyncio.gather(
             *(
-                self._link.script("announced", tag, str(_ms(self._policy.retention_s)), *ids)
+                self._link.script("announced", tag, str(to_ms(self._policy.retention_s)), *ids)
                 for tag, ids in _by_tag(task_ids).items()
             )
         )
@@ -416,8 +426,8 @@ class TaskStore:
             query=query,
             body=body,
             publishes=1,
-            lease=_ms(lease_s) if lease_s else None,
-            due_in=_ms(self._policy.republish_s),
+            lease=to_ms(lease_s) if lease_s else None,
+            due_in=to_ms(self._policy.republish_s),
         )
 
     async def put_result(
@@ -447,14 +457,15 @@ class TaskStore:
         arg = {
             "limit": SWEEP_LIMIT,
             "max_attempts": policy.max_attempts,
-            "publish_base": _ms(policy.republish_s),
-            "cap": _ms(BACKOFF_CAP_S),
-            "retention": _ms(policy.retention_s),
-            "announce": _ms(policy.announce_s),
-            "blob_grace": _ms(BLOB_GRACE_S),
+            "publish_base": to_ms(policy.republish_s),
+            "cap": to_ms(BACKOFF_CAP_S),
+            "wait_cap": to_ms(WAIT_CAP_S),
+            "retention": to_ms(policy.retention_s),
+            "announce": to_ms(policy.announce_s),
+            "blob_grace": to_ms(BLOB_GRACE_S),
             "seed": random.getrandbits(31),
         }
-        rows: list[list[bytes]] = await self._link.script("sweep", "{" + TAGS[index] + "}", _pack(self._stamped(arg)))
+        rows: list[list[bytes]] = await self._link.script("sweep", "{" + TAGS[index] + "}", pack(self._stamped(arg)))
         return [
             Overdue(
                 cast("Any", row[0].decode()),
@@ -463,6 +474,56 @@ class TaskStore:
             )
             for row in rows
         ]
+
+    async def check(self, path: str, turns: Iterable[tuple[str, int]]) -> list[Checked]:
+        """Look at tasks that have held a slot at *path* for long, given by id and attempt. Told are those that hold
+        it for nothing, and those whose event is to be published again."""
+        policy = self._policy
+        by_tag: dict[str, list[tuple[str, int]]] = {}
+        for turn in turns:
+            by_tag.setdefault(tag_of(turn[0]), []).append(turn)
+        arg = {
+            "path": path,
+            "max_attempts": policy.max_attempts,
+            "publish_base": to_ms(policy.republish_s),
+            "cap": to_ms(BACKOFF_CAP_S),
+            "retention": to_ms(policy.retention_s),
+            "announce": to_ms(policy.announce_s),
+            "seed": random.getrandbits(31),
+        }
+        parts = await asyncio.gather(
+            *(
+                self._link.script("check", tag, pack(self._stamped(arg | {"turns": some})))
+                for tag, some in by_tag.items()
+            )
+        )
+        return [
+            Checked(
+                row[0].decode(),
+                row[1].decode(),
+                row[2],
+                _unpack_task(row[1].decode(), row[3]) if len(row) > 3 else None,
+                row[4] / 1000 if len(row) > 4 else None,
+            )
+            for part in parts
+            for row in part
+        ]
+
+    async def attempts(self, path: str, state: State) -> AsyncIterator[list[Attempt]]:
+        """All that wait at an endpoint, or that its backend has, page by page. What comes or goes meanwhile may be
+        missing or there twice, others not."""
+        for tag in TAGS:
+            skip, looked = 0, TURNS_LIMIT
+            while looked == TURNS_LIMIT:
+                arg = {"path": path, "state": state.value, "skip": skip, "limit": TURNS_LIMIT}
+                looked, rows = await self._link.script("turns", "{" + tag + "}", pack(arg))
+                skip += looked
+                if rows:
+                    yield [Attempt(row[0].decode(), row[1], row[2].decode(), row[3], row[4]) for row in rows]
+
+    async def withdraw(self, task_id: str) -> None:
+        """Remove a task that was created a moment ago and that its queue does not take."""
+        await self._link.script("withdraw", tag_of(task_id), task_id)
 
     async def forget(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs have been deleted."""
@@ -490,7 +551,7 @@ class TaskStore:
                 arg[key] = value
         if listing.before:
             arg["before"] = [listing.before.created_ms, listing.before.id]
-        packed = _pack(arg)
+        packed = pack(arg)
         parts = await asyncio.gather(*(self._link.script("list", "{" + tag + "}", packed) for tag in TAGS))
         found = sorted(((Place(row[0], row[1].decode()), row[2]) for rows, _ in parts for row in rows), reverse=True)
         # Beyond the newest place where a partition stopped looking, nothing is known of that partition.
@@ -513,14 +574,14 @@ class TaskStore:
         field = _requests_field(cluster, path)
         arg: dict[str, Any] = {"field": field, "delta": delta}
         if instance is not None:
-            arg |= {"instance": instance, "keep": _ms(keep_s)}
-        return max(0, int(await self._link.script("report", _tag(field), _pack(self._stamped(arg)))))
+            arg |= {"instance": instance, "keep": to_ms(keep_s)}
+        return max(0, int(await self._link.script("report", tag_of(field), pack(self._stamped(arg)))))
 
     async def requests(self, cluster: str, path: str) -> int | None:
         """Requests in flight at an endpoint; None when none were ever reported."""
         field = _requests_field(cluster, path)
         now = str(self._now_ms() if self._now_ms else 0)
-        count: int | None = await self._link.script("requests", _tag(field), now, field)
+        count: int | None = await self._link.script("requests", tag_of(field), now, field)
         return None if count is None else max(0, count)
 
     async def ping(self) -> None:
@@ -534,11 +595,11 @@ class TaskStore:
         return _outcome(task_id, await self._move(task_id, inline, **change))
 
     async def _move(self, task_id: str, payload: bytes = b"", **change: Any) -> list[Any]:
-        retention = _ms(self._policy.retention_s)
+        retention = to_ms(self._policy.retention_s)
         arg: dict[str, Any] = {
             "silence": retention,
             "retention": retention,
-            "announce": _ms(self._policy.announce_s),
+            "announce": to_ms(self._policy.announce_s),
         }
         for key, value in change.items():
             if value is None or value is False:
@@ -549,15 +610,15 @@ class TaskStore:
         return await self._run("move", task_id, arg, payload)
 
     async def _run(self, script: str, task_id: str, arg: Mapping[str, Any], payload: bytes) -> list[Any]:
-        return await self._link.script(script, _tag(task_id), _pack(self._stamped({**arg, "id": task_id})), payload)
+        return await self._link.script(script, tag_of(task_id), pack(self._stamped({**arg, "id": task_id})), payload)
 
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
         # finds the id in the record and knows that the step was taken.
-        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": secrets.token_urlsafe(8)}
+        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": f"{random.getrandbits(64):x}"}
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
-        tag = _tag(task_id)
+        tag = tag_of(task_id)
         return await self._link.get(tag, f"{tag}{kind}:{task_id}")
 
 
@@ -569,16 +630,8 @@ def _requests_field(cluster: str, path: str) -> str:
 def _by_tag(task_ids: Iterable[str]) -> dict[str, list[str]]:
     by_tag: dict[str, list[str]] = {}
     for task_id in task_ids:
-        by_tag.setdefault(_tag(task_id), []).append(task_id)
+        by_tag.setdefault(tag_of(task_id), []).append(task_id)
     return by_tag
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _pack(value: Mapping[str, Any]) -> bytes:
-    return _packb(value, use_bin_type=False)
 
 
 def _pack_content(content: Content) -> list[Any]:
@@ -591,7 +644,7 @@ def _unpack_content(packed: list[Any] | None) -> Content | None:
 
 
 def _unpack_task(task_id: str, raw: bytes) -> Task:
-    rec: dict[str, Any] = _unpackb(raw)
+    rec: dict[str, Any] = unpack(raw)
     born: int = rec["c"]
     return Task(
         id=task_id,
@@ -602,6 +655,7 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
         attempt=rec["a"],
         failures=rec["f"],
         publishes=rec["n"],
+        priority=rec.get("j", DEFAULT_PRIORITY),
         wanted=rec["w"],
         version=rec["v"],
         created_ms=born,
@@ -619,10 +673,14 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
     )
 
 
+def _left(task: Task, packed: int | list[Any]) -> Left:
+    return Left(task.path, packed) if isinstance(packed, int) else Left(packed[1], packed[0])
+
+
 def _outcome(task_id: str, reply: list[Any]) -> Outcome:
     kind: str = reply[0].decode()
     task = _unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("moved", "kept", "same"):
         assert task is not None
-        return Moved(task, transition=kind == "moved")
+        return Moved(task, _left(task, unpack(reply[3])) if kind == "moved" else None)
     return Refused(Refusal(kind), task)

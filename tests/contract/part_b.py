@@ -27,6 +27,7 @@ TASK_KEYS = {
     "CreatedAt",
     "ResultContentType",
     "ResultSize",
+    "Priority",
 }
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

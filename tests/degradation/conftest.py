@@ -14,7 +14,7 @@ from local.azurite import Azurite
 from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import TOPIC, Stack
-from shared.task_store import StorePolicy, TaskStore, connection, store
+from shared.task_store import RedisLink, StorePolicy, TaskStore, connection, link
 from tests.conftest import IN_A_HURRY
 from tests.degradation.switch import Switch
 from tests.scripted_backend import ScriptedBackend
@@ -49,7 +49,7 @@ def switch(server: RedisServer) -> Iterator[Switch]:
 
 @pytest.fixture
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "CALL_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(link, "CALL_TIMEOUT_S", SHORT_S)
     monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", SHORT_S)
 
 
@@ -62,7 +62,7 @@ async def open_store(in_a_hurry: None) -> AsyncIterator[OpenStore]:
     stores: list[TaskStore] = []
 
     def open_store(port: int) -> TaskStore:
-        stores.append(TaskStore(opener(f"redis://127.0.0.1:{port}"), StorePolicy()))
+        stores.append(TaskStore(RedisLink(opener(f"redis://127.0.0.1:{port}")), StorePolicy()))
         return stores[-1]
 
     yield open_store

@@ -13,15 +13,28 @@ import pytest
 
 from local.redis_server import RedisServer
 from shared import events as events_module
+from shared.dispatcher import Dispatcher
 from shared.events import PublishFailed, Topic
 from shared.services import Services
 from shared.settings import Settings
 from shared.task import Content, Task
-from shared.task_store import PARTITIONS, SWEEP_LIMIT, Created, NewTask, StorePolicy, TaskStore
+from shared.task_store import (
+    Claimed,
+    Created,
+    Grant,
+    Granted,
+    NewTask,
+    QueuePolicy,
+    RedisLink,
+    StorePolicy,
+    TaskQueues,
+    TaskStore,
+)
 from tests.degradation.switch import Switch
 from tests.shared.task_store.conftest import Clock, opener
 
 HANG_S = 60
+PATH = "/v1/a"
 
 
 class Events:
@@ -91,7 +104,7 @@ def topic(services: Services, monkeypatch: pytest.MonkeyPatch) -> Topic:
 
 async def create(store: TaskStore, number: int) -> Task:
     body = Content("text/plain", 5)
-    created = await store.create(NewTask(f"t{number}", "/v1/a", 60, body=body, inline_body=b"hello"))
+    created = await store.create(NewTask(f"t{number}", PATH, 60, body=body, inline_body=b"hello"))
     assert isinstance(created, Created)
     return created.task
 
@@ -120,28 +133,44 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
         assert topic.state == "ok"
 
 
-async def test_what_an_outage_has_dammed_up_goes_out_in_bounded_batches_over_bounded_runs(
+async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_nobody(
     services: Services, received: Events, server: RedisServer
 ) -> None:
-    from cache_manager.reconciler import MAX_PUBLISHES, PUBLISH_BATCH, reconcile
+    from cache_manager.reconciler import reconcile
 
     clock = Clock()
-    store = TaskStore(opener(server.url), StorePolicy(), clock)
-    services = replace(services, store=store)
+    link = RedisLink(opener(server.url))
+    store, queues = TaskStore(link, StorePolicy(), clock), TaskQueues(link, QueuePolicy(), lambda _: 100, clock)
+    dispatched: list[Grant] = []
+
+    class Dispatching(Dispatcher):
+        def hand_on(self, path: str, granted: Granted, *, but: Grant | None = None) -> bool:
+            dispatched.extend(granted.grants)
+            return False
+
+    dispatcher = Dispatching(
+        services.settings, services.backends, store, queues, services.bodies, services.limits, None
+    )
+    services = replace(services, store=store, queues=queues, dispatcher=dispatcher)
     await asyncio.gather(*(create(store, number) for number in range(5000)))
     clock.advance(60)
-    of_a_run: list[int] = []
-    while True:
-        run, others = asyncio.ensure_future(reconcile(services)), 0
-        while not run.done():
-            assert await store.get("t1")
-            others += 1
-        if await run == 0:
+    others = 0
+    run = asyncio.ensure_future(reconcile(services))
+    while not run.done():
+        assert await store.get("t1")
+        others += 1
+    assert await run == 5000
+    assert others > 1
+    assert len(dispatched) == 1, "until the backend has answered the first one"
+    assert (await queues.status(PATH)).waiting == 4999
+    while (await queues.status(PATH)).waiting:
+        task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt, window_s=600)
+        assert isinstance(task, Claimed)
+        dispatcher.hand_on(PATH, await queues.accepted(task.task))
+        if (holding := (await queues.status(PATH)).holding) == 100:
             break
-        of_a_run.append(len(received.task_ids) - sum(of_a_run))
-        assert others > 1
+    assert holding == 100, "as the limit says, and the others wait"
+    clock.advance(31)
+    await reconcile(services)
+    assert received.task_ids == [dispatched[-1].task_id], "only what holds a slot and was not claimed"
     await store.aclose()
-    assert max(received.batches) <= PUBLISH_BATCH
-    assert len(of_a_run) > 2
-    assert max(of_a_run) <= MAX_PUBLISHES + PARTITIONS * SWEEP_LIMIT
-    assert sorted(received.task_ids) == sorted(f"t{number}" for number in range(5000))

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from local.redis_server import RedisCluster, RedisServer
 from shared.task import Content
 from shared.task_store import Claimed, Created, Existing, NewTask, StoreUnavailable, TaskStore
-from shared.task_store.store import PARTITIONS, TAGS, partition
+from shared.task_store.packing import PARTITIONS, TAGS, partition
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
 from tests.waiting import eventually

@@ -9,8 +9,7 @@ import pytest
 
 from local.redis_server import RedisServer
 from shared.task import Content, Task
-from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore, connection
-from shared.task_store import store as store_module
+from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore, connection, link
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
 
@@ -63,7 +62,7 @@ async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
     await store.create(TASK)
     switch.silence()
     assert await outcomes([store.get("t1")]) == {StoreUnavailable}
-    monkeypatch.setattr(store_module, "CALL_TIMEOUT_S", 10 * HANG_S)
+    monkeypatch.setattr(link, "CALL_TIMEOUT_S", 10 * HANG_S)
     monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 10 * HANG_S)
     assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
     assert await outcomes([store.get("t1")]) == {StoreUnavailable}

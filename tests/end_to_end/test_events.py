@@ -13,16 +13,16 @@ from tests.waiting import eventually
 def test_an_event_that_is_delivered_twice_is_dispatched_once(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
-    path = "/v1/test/duplicate"
+    paths = [f"/v1/test/duplicate/{n}" for n in range(5)]  # in one queue, the others would go without an event
     delivered = _stats(faulty)["delivered"]
     faulty.set_faults({"duplicate": {"probability": 1}})
 
-    task_ids = {backbone.submit(path) for _ in range(5)}
+    task_ids = [backbone.submit(path) for path in paths]
 
-    assert {backend.next_call(path).task_id for _ in task_ids} == task_ids
+    assert [backend.next_call(path).task_id for path in paths] == task_ids
     _drain(faulty)
     assert _stats(faulty)["delivered"] >= delivered + len(task_ids)
-    assert backend.untaken(path) == 0
+    assert [backend.untaken(path) for path in paths] == [0] * 5
     for task_id in task_ids:
         assert backbone.transitions(task_id) == [("created", 1), ("dispatched", 1)]
         backbone.complete(task_id)

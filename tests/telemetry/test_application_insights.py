@@ -183,10 +183,11 @@ def test_each_transition_is_one_custom_event_in_the_tasks_operation(
 
 def test_the_gauges_tell_what_redis_counts(observed: Observed, backend: ScriptedBackend) -> None:
     path, cluster = "/v1/test/gauges", "aks-1"
-    backend.script(path, *[Answer(200)] * 4, Answer(400), Answer(503, {"Retry-After": "3600"}))
+    answers = {b"4": Answer(400), b"5": Answer(503, {"Retry-After": "3600"})}
+    backend.react(path, lambda call: answers.get(call.body))
     task_ids: list[str] = []
-    for _ in range(6):
-        task_ids.append(observed.backbone.submit(path))
+    for number in range(6):
+        task_ids.append(observed.backbone.submit(path, str(number).encode()))
         backend.next_call(path)
     for task_id, state in zip(task_ids, ("completed", "running", "running"), strict=False):
         _update(observed, task_id, state, {})

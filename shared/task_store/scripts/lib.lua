@@ -16,7 +16,9 @@
 --   s  state            p  endpoint path     u  query string      x  status text
 --   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
 --   w  dispatch wanted  v  version           k  last operation id, by which a replay is recognised
---   d  true if that operation was a transition
+--   j  priority, if it is not 5
+--   z  how often its wait was looked at; 0: it waits on its own, not in its endpoint's queue
+--   d  if that operation was a transition, where it began: the attempt, or {attempt, path} if it left another path
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
 --   e  true if the result is an earlier step's
@@ -97,7 +99,7 @@ end
 -- A new attempt at an endpoint: what the former one stored is void, and whoever still works on it is fenced off.
 -- The result of an earlier step of a pipeline stays: the next attempt may need it.
 local function retry(id, rec)
-  rec.a, rec.n = rec.a + 1, 0
+  rec.a, rec.n, rec.z = rec.a + 1, 0, nil
   if rec.r and not rec.e then
     rec.r = nil
     redis.call('DEL', result_key(id))
@@ -106,13 +108,23 @@ end
 
 -- The next step of a pipeline: a new attempt with a clean slate, at the end of a queue.
 local function hop(rec, now)
-  rec.a, rec.n, rec.f, rec.q, rec.e = rec.a + 1, 0, 0, now, rec.r ~= nil or nil
+  rec.a, rec.n, rec.f, rec.q, rec.e, rec.z = rec.a + 1, 0, 0, now, rec.r ~= nil or nil, nil
 end
 
 -- Exponential backoff, half of it jitter.
 local function backoff(base_ms, cap_ms, nth)
   local delay = math.min(cap_ms, base_ms * 2 ^ math.min(nth - 1, 30))
   return math.floor(delay * (0.5 + 0.5 * math.random()))
+end
+
+-- Ends a task that cannot go on. arg is a reconciler's script's.
+local function give_up(id, rec, status, now, arg)
+  enter(id, rec, 'failed', rec.p, now)
+  rec.x = status
+  remember(rec, now, 'reconciler', status)
+  rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+  finished(id, rec, now, arg.retention, arg.announce)
+  return save(id, rec)
 end
 
 -- Removes all there is of a task; blobs were deleted before.

@@ -10,6 +10,7 @@
 --            status, brief   text for the caller, and what of it the history keeps
 --            who             who causes it
 --            requeue         true: a new attempt, at its old place in the queue
+--            apart           true: it waits for its deadline, and only then in the queue
 --            failed          true: the present attempt counts as failed
 --            hop             true: a new attempt at the end of the queue, with a clean slate
 --            body, result    {content type, bytes, blob}; with has_body = true what is kept is used and must be there
@@ -21,7 +22,7 @@
 --            lease           the endpoint's lease, in ms
 --            fetch           true: return the inline body too
 -- ARGV[2]  the inline body or result, or ''
--- Returns  {'moved', record, body?}           a transition
+-- Returns  {'moved', record, body?, from}     a transition, and where it began (see d in lib.lua)
 --          {'kept', record, body?}            done, and state, path and attempt are what they were
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
@@ -34,7 +35,9 @@ if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 local function body() return arg.fetch and redis.call('GET', body_key(id)) or false end
 
-if rec.k == arg.op then return { rec.d and 'moved' or 'kept', raw, body() } end
+local function taken(packed) return { rec.d and 'moved' or 'kept', packed, body(), cmsgpack.pack(rec.d or false) } end
+
+if rec.k == arg.op then return taken(raw) end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
   return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
@@ -54,6 +57,7 @@ if arg.revive then
   redis.call('DEL', result_key(id))
 end
 if arg.hop then hop(rec, now) elseif arg.requeue then retry(id, rec) end
+if arg.apart then rec.z = 0 end
 -- Somebody published it, so it is to be dispatched, until it ends.
 if arg.hop or arg.to == 'dispatched' then rec.w = true end
 if arg.publishes then rec.n = arg.publishes end
@@ -82,5 +86,6 @@ elseif not rec.w then
 elseif LEASED[to] then
   set_due(id, now + rec.l)
 end
-rec.m, rec.v, rec.k, rec.d = now, rec.v + 1, arg.op, transition or nil
-return { transition and 'moved' or 'kept', save(id, rec), body() }
+rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+rec.d = transition and (target ~= path and { attempt, path } or attempt) or nil
+return taken(save(id, rec))

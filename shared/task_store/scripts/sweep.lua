@@ -1,14 +1,14 @@
 -- Finds what is overdue in one partition and takes the next step for each; two at once never get the same task.
 --
 -- A task's one deadline means, by its state:
---   created      nobody claimed the event (lost publish, lost delivery), or a pause is over: publish (again)
+--   created      it has waited long, or on its own long enough: see that it stands in its endpoint's queue
 --   dispatched, running, or created but not to be dispatched: nothing was heard for a lease: a new attempt
 --   finished     its end is to be announced (again), or it was kept long enough: remove
 --
--- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, retention, announce,
+-- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, announce,
 --          blob_grace (ms), seed
 -- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
---          'publish', 'retry' (a new attempt): the caller is to publish it; 'failed'; 'purged';
+--          'waits', 'retry' (a new attempt): the caller is to offer it to its queue; 'failed'; 'purged';
 --          'announce': the caller is to announce its end, as that of one that 'failed' if it has y;
 --          'blobs': the task is past retention, its blobs have to go first; then `forget` it.
 local arg = cmsgpack.unpack(ARGV[1])
@@ -16,18 +16,12 @@ local now = now_ms(arg.now)
 math.randomseed(arg.seed)
 local done = {}
 
-local function finish(id, rec, status)
-  enter(id, rec, 'failed', rec.p, now)
-  rec.x = status
-  remember(rec, now, 'reconciler', status)
-  rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
-  finished(id, rec, now, arg.retention, arg.announce)
-  done[#done + 1] = { 'failed', id, save(id, rec) }
-end
+local function fail(id, rec, status) done[#done + 1] = { 'failed', id, give_up(id, rec, status, now, arg) } end
 
-local function publish(id, rec, what)
-  rec.n = rec.n + 1
-  set_due(id, now + backoff(arg.publish_base, arg.cap, rec.n))
+-- The queue is where a task waits; that it is there is looked at ever more seldom.
+local function look_again(id, rec, what)
+  rec.z = (rec.z or 0) + 1
+  set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
   done[#done + 1] = { what, id, save(id, rec) }
 end
 
@@ -35,16 +29,16 @@ local function lease_over(id, rec)
   rec.f = rec.f + 1
   local silence = 'the backend was not heard of for too long'
   if not rec.w then
-    finish(id, rec, 'Failed - ' .. silence .. '.')
+    fail(id, rec, 'Failed - ' .. silence .. '.')
   elseif rec.f >= arg.max_attempts then
-    finish(id, rec, 'Failed - ' .. silence .. ' (attempt ' .. rec.f .. ' of ' .. arg.max_attempts .. ').')
+    fail(id, rec, 'Failed - ' .. silence .. ' (attempt ' .. rec.f .. ' of ' .. arg.max_attempts .. ').')
   else
     retry(id, rec)
     enter(id, rec, 'created', rec.p, now)
     rec.x = 'Retrying - ' .. silence
     remember(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
-    publish(id, rec, 'retry')
+    look_again(id, rec, 'retry')
   end
 end
 
@@ -62,11 +56,7 @@ local function step(id, rec)
       done[#done + 1] = { 'purged', id }
     end
   elseif rec.s == 'created' and rec.w then
-    if rec.n >= arg.max_attempts then
-      finish(id, rec, 'Failed - unable to send to backend service.')
-    else
-      publish(id, rec, 'publish')
-    end
+    look_again(id, rec, 'waits')
   else
     lease_over(id, rec)
   end

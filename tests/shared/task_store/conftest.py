@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import pytest
 
 from local.redis_server import RedisCluster, RedisServer
-from shared.task_store import StorePolicy, TaskStore, connect, connection
+from shared.task_store import RedisLink, StorePolicy, TaskStore, connect, connection
 from shared.task_store.connection import RedisAddress, RedisClient
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, Server, nodes
@@ -30,38 +30,33 @@ class Clock:
         self.ms += round(seconds * 1000)
 
 
-class Repeating:
-    """A client that sends each script twice and hands out the second answer, as redis-py does when it loses the
-    first one."""
+class RepeatingLink(RedisLink):
+    """Sends each script twice and hands out the second answer, as when the first one was lost on the way."""
 
-    def __init__(self, client: RedisClient) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def evalsha(self, *args: Any) -> Any:
-        await self._client.evalsha(*args)
-        return await self._client.evalsha(*args)
-
-    async def eval(self, *args: Any) -> Any:
-        await self._client.eval(*args)
-        return await self._client.eval(*args)
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        await super().script(name, tag, *args)
+        return await super().script(name, tag, *args)
 
 
 class StoreFactory(Protocol):
     def __call__(self, policy: StorePolicy = ..., *, url: str = ..., repeating: bool = ...) -> TaskStore: ...
 
 
-def opener(url: str, *, repeating: bool = False) -> Callable[[], Awaitable[RedisClient]]:
+def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
     def no_identity() -> Any:
         raise AssertionError("no managed identity is wanted")
 
     async def open_redis() -> RedisClient:
-        client = await connect(RedisAddress.parse(url), no_identity)
-        return cast("RedisClient", Repeating(client)) if repeating else client
+        return await connect(RedisAddress.parse(url), no_identity)
 
     return open_redis
+
+
+def store_at(url: str, policy: StorePolicy, clock: Clock, *, repeating: bool = False) -> TaskStore:
+    store = TaskStore(opener(url), policy, clock)
+    if repeating:
+        store._link = RepeatingLink(opener(url))
+    return store
 
 
 @pytest.fixture(scope="package")
@@ -83,7 +78,7 @@ async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory
     stores: list[TaskStore] = []
 
     def open_store(policy: StorePolicy = POLICY, *, url: str = redis_url, repeating: bool = False) -> TaskStore:
-        stores.append(TaskStore(opener(url, repeating=repeating), policy, clock))
+        stores.append(store_at(url, policy, clock, repeating=repeating))
         return stores[-1]
 
     yield open_store

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from shared.task import Content, State, Task
 from shared.task_store import Claimed, Created, Moved, NewTask, Refused, TaskStore
 from shared.task_store.store import partition
-from tests.shared.task_store.conftest import POLICY, Clock, opener
+from tests.shared.task_store.conftest import POLICY, Clock, store_at
 from tests.shared.task_store.world import START_MS, Server, World
 
 IDS = ("t1", "t2")
@@ -315,8 +315,8 @@ class StoreMachine(RuleBasedStateMachine):
 def test_the_store_does_what_the_model_says(redis_server: Server) -> None:
     clock = Clock()
     with asyncio.Runner() as runner:
-        once = TaskStore(opener(redis_server.url), POLICY, clock)
-        twice = TaskStore(opener(redis_server.url, repeating=True), POLICY, clock)
+        once = store_at(redis_server.url, POLICY, clock)
+        twice = store_at(redis_server.url, POLICY, clock, repeating=True)
         try:
             run_state_machine_as_test(
                 cast("Any", partial(StoreMachine, redis_server, runner, once, twice, clock)),

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from local.processes import free_port
 from local.redis_server import RedisServer
 from shared.task import State, Task
-from shared.task_store import Claimed, NewTask, StoreUnavailable, TaskStore
+from shared.task_store import Claimed, NewTask, RedisLink, StoreUnavailable, TaskStore
 from shared.task_store.store import partition
 from tests.shared.task_store import steps
 from tests.shared.task_store.conftest import POLICY, Clock, StoreFactory, opener
@@ -94,7 +94,7 @@ async def test_a_store_that_was_opened_while_redis_was_away_finds_it_later(
 
 
 async def test_an_address_where_nothing_listens_is_unavailable(clock: Clock) -> None:
-    store = TaskStore(opener(f"redis://127.0.0.1:{free_port()}"), POLICY, clock)
+    store = TaskStore(RedisLink(opener(f"redis://127.0.0.1:{free_port()}")), POLICY, clock)
     async with asyncio.timeout(HANG_S):
         with pytest.raises(StoreUnavailable):
             await store.ping()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from backend_webhook.backend_client import Accepted, BackendClient, Rejected, Unreachable
 from local.processes import free_port
-from tests.backend_webhook.evil_backend import evil_backend
-from tests.backend_webhook.test_backend_client import Outcome, endpoint_at, post, registry
+from shared.backend_client import Accepted, BackendClient, Rejected, Unreachable
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.shared.evil_backend import evil_backend
+from tests.shared.test_backend_client import Outcome, endpoint_at, post, registry
 
 MEGABYTE = 1024 * 1024
 MOST_BYTES = 8 * MEGABYTE

@@ -10,18 +10,18 @@ from email.utils import format_datetime
 
 import pytest
 
-from backend_webhook.backend_client import (
+from local.processes import free_port
+from shared.backend_client import (
     MAX_RETRY_AFTER_S,
     Accepted,
     BackendClient,
     Busy,
     Rejected,
     Unreachable,
-    _GuardedResolver,
 )
-from local.processes import free_port
 from shared.backends import BackendRegistry, Endpoint
 from shared.bodies import BlobsUnavailable
+from shared.resolver import GuardedResolver
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
 
@@ -253,14 +253,14 @@ async def test_a_name_that_resolves_to_forbidden_addresses_alone_is_refused(
     addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _resolve_to(monkeypatch, *addresses)
-    resolver = _GuardedResolver(registry("https://models.example.org", loopback=False))
+    resolver = GuardedResolver(registry("https://models.example.org", loopback=False))
     with pytest.raises(OSError, match="forbidden address"):
         await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
 
 
 async def test_of_a_names_addresses_the_forbidden_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     _resolve_to(monkeypatch, "169.254.169.254", "10.0.0.4", "::ffff:127.0.0.1", "fd00::4")
-    resolver = _GuardedResolver(registry("https://models.example.org", loopback=False))
+    resolver = GuardedResolver(registry("https://models.example.org", loopback=False))
     results = await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
     assert [result["host"] for result in results] == ["10.0.0.4", "fd00::4"]
 

@@ -1,0 +1,219 @@
+"""Commands of the same moment share a round trip: they go to their server as one pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ResponseError,
+    TryAgainError,
+)
+
+from shared.task_store.connection import REPLY_TIMEOUT_S, ClusterClient, RedisClient
+
+FLIGHTS: Final = 4
+"""How many pipelines are on their way to one server at a time. What is asked meanwhile goes with the next."""
+FLIGHT_COMMANDS: Final = 64
+FLIGHT_BYTES: Final = 256 * 1024
+"""Beyond these no further command joins a pipeline: the first answers are not to wait for the last request."""
+_NOT_LIKE_THIS = (NoScriptError, AskError, TryAgainError, ClusterDownError)
+"""Answers after which redis-py's client knows what to do. MOVED is an ASK to it."""
+
+
+class Command:
+    """One command and, in time, its reply.
+
+    Args:
+        words: the command as it goes over the wire.
+        source: the script whose hash it names, if it names one.
+        deadline: when whoever asked has waited for long enough, by the loop's clock.
+    """
+
+    __slots__ = ("deadline", "packed", "reply", "source", "words")
+
+    def __init__(self, words: tuple[bytes, ...], source: str | None, deadline: float) -> None:
+        self.words = words
+        self.source = source
+        self.deadline = deadline
+        self.packed = b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in words]])
+        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer(self, reply: Any) -> None:
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
+
+
+class Pipelines:
+    """Sends commands over a client's connections.
+
+    A pipeline is the quick way for those that need nothing but an answer. A command that does not get one by it goes
+    once more by itself, as the client sends any: with its repetitions, redirections and questions for the topology.
+    So one command's trouble is not another's.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self.client = client
+        self._cluster = client if isinstance(client, ClusterClient) else None
+        self._lanes: defaultdict[Any, _Lane] = defaultdict(lambda: _Lane(self))
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, tag: str, words: tuple[bytes, ...], source: str | None, deadline: float) -> Awaitable[Any]:
+        """The reply to a command whose keys begin with *tag*, or a TimeoutError by its *deadline*."""
+        command = Command(words, source, deadline)
+        self._send(tag, command)
+        return command.reply
+
+    def _send(self, tag: str, command: Command) -> None:
+        node = None
+        if self._cluster is not None:
+            node = self._cluster.node_of(tag)
+            if node is None:
+                self.send_alone(command)
+                return
+        lane = self._lanes[node]
+        lane.node = node
+        lane.add(command)
+
+    def send_alone(self, command: Command) -> None:
+        if not command.reply.done():
+            self.start(self._alone(command))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @asynccontextmanager
+    async def connection(self, node: Any) -> AsyncGenerator[Any]:
+        """A connection of the client's to its server, or to one of its nodes."""
+        if node is None:
+            pool = cast("Redis", self.client).connection_pool
+            connection = await pool.get_connection()
+            try:
+                yield connection
+            finally:
+                await pool.release(connection)
+        else:
+            connection = node.acquire_connection()
+            try:
+                await node.disconnect_if_needed(connection)
+                yield connection
+            finally:
+                node.release(connection)
+
+    async def aclose(self) -> None:
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in self._lanes.values():
+            lane.close()
+        await self.client.aclose()
+
+    async def _alone(self, command: Command) -> None:
+        name, *rest = command.words
+        send = cast("Any", self.client).execute_command
+        try:
+            async with asyncio.timeout_at(command.deadline):
+                try:
+                    reply = await send(name.decode(), *rest)
+                except NoScriptError:
+                    reply = await send("EVAL", command.source, *rest[1:])
+        except asyncio.CancelledError:
+            command.fail(_closed())
+            raise
+        except Exception as error:
+            command.fail(error)
+        else:
+            command.answer(reply)
+
+
+class _Lane:
+    """The commands to one server."""
+
+    def __init__(self, pipelines: Pipelines) -> None:
+        self.node: Any = None
+        self._pipelines = pipelines
+        self._waiting: deque[Command] = deque()
+        self._flights = 0
+
+    def add(self, command: Command) -> None:
+        self._waiting.append(command)
+        if len(self._waiting) == 1:
+            self._launch()
+
+    def _launch(self) -> None:
+        if self._flights < FLIGHTS:
+            # When the loop comes to it, all that is asked in this tick has joined.
+            self._flights += 1
+            self._pipelines.start(self._fly())
+
+    async def _fly(self) -> None:
+        try:
+            while commands := self._next():
+                if self._waiting:
+                    self._launch()
+                await self._exchange(commands)
+        finally:
+            self._flights -= 1
+
+    def _next(self) -> list[Command]:
+        commands: list[Command] = []
+        size_bytes = 0
+        while self._waiting and len(commands) < FLIGHT_COMMANDS and size_bytes < FLIGHT_BYTES:
+            command = self._waiting.popleft()
+            if not command.reply.done():
+                commands.append(command)
+                size_bytes += len(command.packed)
+        return commands
+
+    async def _exchange(self, commands: list[Command]) -> None:
+        answered = 0
+        deadline = min([command.deadline for command in commands])
+        try:
+            # Nobody waits for longer than he may for the commands before his, since these end by the deadline of the
+            # oldest. Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
+            # ends.
+            async with (
+                asyncio.timeout_at(deadline + 0.5),
+                asyncio.timeout_at(deadline),
+                self._pipelines.connection(self.node) as connection,
+            ):
+                await connection.send_packed_command([command.packed for command in commands])
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    for command in commands:
+                        try:
+                            command.answer(await connection.read_response(timeout=math.inf))
+                        except _NOT_LIKE_THIS:
+                            self._pipelines.send_alone(command)
+                        except ResponseError as error:
+                            command.fail(error)
+                        answered += 1
+        except asyncio.CancelledError:
+            for command in commands[answered:]:
+                command.fail(_closed())
+            raise
+        except Exception:
+            for command in commands[answered:]:
+                self._pipelines.send_alone(command)
+
+    def close(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(_closed())
+
+
+def _closed() -> Exception:
+    return ConnectionError("closed")

@@ -1,0 +1,12 @@
+-- A turn is over, or taken back; its slot is handed on.
+--
+-- ARGV[1]  and: turn, owner, served (ms it took the backend; absent: it did not serve it)
+-- Returns  {granted, ms}
+local queue = load()
+if arg.served and holds(arg.turn) then
+  proven(queue, arg.turn)
+  queue.c = math.min((queue.c or 0) + 1, 20)
+  queue.s = (queue.s or 0) + (arg.served - (queue.s or 0)) / queue.c
+end
+remove(queue, arg.turn, arg.owner)
+return { hand_on(queue) }

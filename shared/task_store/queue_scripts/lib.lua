@@ -1,0 +1,178 @@
+-- Shared by all scripts of a queue, which begin with it. Here, and nowhere else, a queue's keys are named.
+--
+-- A queue is an index over the records: who waits at one endpoint path for a slot of its backend, and who holds one.
+-- What stands in it is a turn, `<task id>.<attempt>`: a turn of an attempt that is no longer current is harmless, for
+-- nobody can claim it. KEYS[1] is the hash tag of the partition that the path falls in; all keys begin with it.
+--
+--   <tag>q:<path>           string   the state, a packed map
+--   <tag>qs:<path>          string   the operator's settings, a packed map: paused, draining, limit
+--   <tag>qo:<path>          zset     owners that have a turn waiting, by their virtual time (fair queuing)
+--   <tag>qw:<path> <owner>  zset     an owner's waiting turns, by rank
+--   <tag>qh:<path>          zset     turns that hold a slot, by when the reconciler is to look at them again
+--
+-- The state's fields. Times are milliseconds.
+--
+--   l  how many the backend is known to hold at a time      h, w  how many hold a slot, how many wait
+--   p  the turn by which more is tried, u: until when its answer is awaited
+--   b  before when no more is tried, r: refusals since the last that was taken beyond l
+--   o  before when nothing is dispatched at all, d: failures since the last that was taken
+--   s  mean service time, c: of how many
+--   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
+--
+-- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit; absent: none),
+-- claim (ms within which a granted turn is to be claimed).
+-- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
+
+local TAG, arg = KEYS[1], cmsgpack.unpack(ARGV[1])
+local STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
+local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
+-- How long the answer to a dispatch beyond the known limit is awaited before the next one: refusals come at once.
+local ANSWER_MS = 1000
+-- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
+local AGE_MS = 600000
+local FIRST_DELAY_MS = 50
+-- What was learned of an endpoint that nobody uses any more is forgotten.
+local KEPT_MS = 30 * 86400000
+
+local now = arg.now
+if now == 0 then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
+
+local function settings()
+  local raw = redis.call('GET', SETTINGS)
+  return raw and cmsgpack.unpack(raw) or {}
+end
+
+-- Counts what is there, for a state that does not agree with it: keys were lost.
+local function recount(queue)
+  queue.h, queue.w = redis.call('ZCARD', HELD), 0
+  for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
+    queue.w = queue.w + redis.call('ZCARD', waiting_key(owner))
+  end
+  queue.k, queue.x = nil, now
+end
+
+local function load()
+  local raw = redis.call('GET', STATE)
+  local queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0 }
+  local held, owners = redis.call('ZCARD', HELD), redis.call('EXISTS', OWNERS)
+  if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
+  return queue
+end
+
+local function save(queue)
+  queue.h = redis.call('ZCARD', HELD)
+  redis.call('SET', STATE, cmsgpack.pack(queue), 'PX', KEPT_MS)
+end
+
+local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
+
+-- Lets a turn wait. One that comes back keeps its place, and its owner is not charged for it.
+local function wait(queue, turn, owner, queued_ms, priority, comes_back)
+  local key = waiting_key(owner)
+  local rank = (queued_ms > 0 and queued_ms or now) - priority * AGE_MS
+  if redis.call('ZADD', key, 'NX', rank, turn) == 0 then return end
+  queue.w = queue.w + 1
+  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 0 and comes_back then
+    redis.call('ZINCRBY', OWNERS, -1, owner)
+  end
+end
+
+-- Takes the next turn out of those that wait: the best of the owner that is furthest behind.
+local function next_turn(queue)
+  while true do
+    local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
+    local owner = first[1]
+    if not owner then return end
+    local key = waiting_key(owner)
+    local turn = redis.call('ZPOPMIN', key)[1]
+    if not turn or redis.call('EXISTS', key) == 0 then
+      redis.call('ZREM', OWNERS, owner)
+    else
+      redis.call('ZINCRBY', OWNERS, 1, owner)
+    end
+    if turn then
+      queue.w, queue.v = queue.w - 1, tonumber(first[2])
+      return turn
+    end
+    recount(queue)
+  end
+end
+
+-- Takes a turn out, wherever it is. Returns whether it held a slot.
+local function remove(queue, turn, owner)
+  if redis.call('ZREM', HELD, turn) == 1 then
+    if queue.p == turn then queue.p, queue.u = nil, nil end
+    return true
+  end
+  local key = waiting_key(owner)
+  if redis.call('ZREM', key, turn) == 1 then
+    queue.w = queue.w - 1
+    if redis.call('EXISTS', key) == 0 then redis.call('ZREM', OWNERS, owner) end
+  end
+  return false
+end
+
+-- The backend has taken a turn that holds a slot. One by which more is tried, and that has no answer yet, proves nothing.
+local function proven(queue, turn)
+  local proof = queue.p == turn
+  if proof then queue.p, queue.u = nil, nil end
+  queue.o, queue.d = nil, nil
+  if redis.call('ZCARD', HELD) - (queue.p and 1 or 0) > queue.l then queue.l, proof = queue.l + 1, true end
+  if proof then queue.b, queue.r = nil, nil end
+end
+
+-- Hands free slots on to who waits. Beyond the known limit one turn at a time: so a backend that takes more is filled
+-- as fast as it answers, and one that does not refuses once.
+local function hand_on(queue)
+  local granted, set = {}, settings()
+  local cap = set.limit or arg.cap
+  local held, tries_at = redis.call('ZCARD', HELD), -1
+  while queue.w > 0 and not set.paused and not (cap and held >= cap) do
+    local at = queue.o or 0
+    local beyond = held >= queue.l
+    if beyond then at = math.max(at, queue.b or 0, queue.p and queue.u or 0) end
+    if at > now then
+      tries_at = at - now
+      break
+    end
+    local turn = next_turn(queue)
+    if not turn then
+      recount(queue)
+      break
+    end
+    redis.call('ZADD', HELD, now + arg.claim, turn)
+    held = held + 1
+    if beyond then queue.p, queue.u = turn, now + ANSWER_MS end
+    granted[#granted + 1] = turn
+  end
+  save(queue)
+  return granted, tries_at
+end
+
+-- What there is to tell of a turn that waits: {its place, 0 being the next; slots; mean service time in ms or -1}, or
+-- false. Exact for up to 64 owners.
+local function place(queue, turn, owner)
+  local set = settings()
+  local rank = redis.call('ZRANK', waiting_key(owner), turn)
+  if not rank then return false end
+  local mine, ahead = tonumber(redis.call('ZSCORE', OWNERS, owner) or 0), rank
+  local others = redis.call('ZRANGE', OWNERS, 0, 63, 'WITHSCORES')
+  for i = 1, #others, 2 do
+    if others[i] ~= owner then
+      -- An owner has had its next turn, and one each for mine, by the time my turn has come.
+      local theirs = tonumber(others[i + 1])
+      local turns = math.max(0, math.floor(mine + rank - theirs) + ((theirs < mine or others[i] < owner) and 1 or 0))
+      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(others[i])), turns)
+    end
+  end
+  local cap = set.limit or arg.cap
+  local slots = math.max(queue.l, queue.h)
+  if cap then slots = math.min(slots, cap) end
+  local known = queue.c and slots > 0 and not set.paused and (queue.o or 0) <= now
+  return { math.min(ahead, queue.w - 1), slots, known and math.floor(queue.s) or -1 }
+end

@@ -1,0 +1,20 @@
+-- Lets turns wait at an endpoint, unless they do or hold a slot already, and hands free slots on.
+--
+-- ARGV[1]  and: turns {{turn, owner, queued at (0: now), priority}, …}, new (true: of a new task, of which there is one),
+--          backlog (how many may wait; absent: any number)
+-- Returns  {'taken', granted, ms, what there is to tell of the first if it waits (see place) or false}
+--          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
+local queue = load()
+if arg.new then
+  local set = settings()
+  if set.draining then return { 'draining', -1 } end
+  if arg.backlog and queue.w >= arg.backlog then
+    local slots = math.max(1, queue.l)
+    return { 'full', queue.c and math.floor((queue.w - arg.backlog + 1) * queue.s / slots) or -1 }
+  end
+end
+for _, row in ipairs(arg.turns) do
+  if not holds(row[1]) then wait(queue, unpack(row)) end
+end
+local granted, ms = hand_on(queue)
+return { 'taken', granted, ms, #granted == 0 and place(queue, arg.turns[1][1], arg.turns[1][2]) or false }

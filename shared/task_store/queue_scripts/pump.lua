@@ -1,0 +1,4 @@
+-- Hands free slots on.
+--
+-- Returns  {granted, ms}
+return { hand_on(load()) }

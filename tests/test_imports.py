@@ -1,0 +1,54 @@
+"""What the app does not import when it is loaded: cold starts are paid for by who waits for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "aiohttp",
+    "azure.core",
+    "azure.eventgrid",
+    "azure.identity",
+    "azure.monitor",
+    "azure.storage",
+    "cryptography.hazmat",
+    "jwt",
+    "msal",
+    "requests",
+    "opentelemetry.exporter",
+    "opentelemetry.instrumentation",
+    "opentelemetry.sdk.trace",
+)
+SETTINGS = {
+    "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+    "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+    "BACKENDS": '{"/v1": "https://models.example.org"}',
+    # With all that may be switched on, too.
+    "AzureWebJobsStorage__accountName": "account",
+    "PUBLISH_COMPLETIONS": "true",
+    "COMPLETIONS_TOPIC_URI": "https://completions.example.org/api/events",
+    "WEBHOOK_TENANT_ID": "6f0f3a43-0000-0000-0000-000000000000",
+    "WEBHOOK_AUDIENCE": "api://webhook",
+}
+
+
+@pytest.fixture(scope="module")
+def imported() -> set[str]:
+    """The modules there are in a process that has loaded the app and nothing else."""
+    program = "import json, sys, function_app; print(json.dumps(list(sys.modules)))"
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=SETTINGS, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert process.returncode == 0, process.stderr
+    modules = set(json.loads(process.stdout))
+    assert {"function_app", "azure.functions", "shared.task_store"} <= modules
+    return modules
+
+
+@pytest.mark.parametrize("heavy", HEAVY)
+def test_what_few_calls_need_is_not_imported_at_the_start(imported: set[str], heavy: str) -> None:
+    assert [name for name in imported if name == heavy or name.startswith(f"{heavy}.")] == []
