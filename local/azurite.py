@@ -54,16 +54,25 @@ def ensure_azurite(directory: Path = _INSTALLED) -> Path:
     Several processes may call it at the same time: one installs, the others wait for it.
     """
     script = directory / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    locked = (_PACKAGE / "package-lock.json").read_bytes()
+    install_npm_package(_PACKAGE, directory, "Azurite", needed=script)
+    return script
+
+
+def install_npm_package(package: Path, directory: Path, name: str, *, needed: Path | None = None) -> None:
+    """Installs what the lock file in *package* says into *directory*, unless it is there and so is the file *needed*.
+
+    Several processes may call it at the same time: one installs, the others wait for it.
+    """
+    locked = (package / "package-lock.json").read_bytes()
     fingerprint = hashlib.sha256(locked).hexdigest()
     marker = directory / "installed"
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if marker.exists() and marker.read_text() == fingerprint and script.exists():
-            return script
+        if marker.exists() and marker.read_text() == fingerprint and (needed is None or needed.exists()):
+            return
         for file in ("package.json", "package-lock.json"):
-            shutil.copyfile(_PACKAGE / file, directory / file)
+            shutil.copyfile(package / file, directory / file)
         node, npm = find_node()
         installed = subprocess.run(
             [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
@@ -76,9 +85,8 @@ def ensure_azurite(directory: Path = _INSTALLED) -> Path:
         )
         if installed.returncode != 0:
             reason = next((line for line in installed.stderr.splitlines() if "npm error" in line), "no reason given")
-            raise LocalStackError(f"Azurite could not be installed from npm, is there a network? ({reason})")
+            raise LocalStackError(f"{name} could not be installed from npm, is there a network? ({reason})")
         marker.write_text(fingerprint)
-    return script
 
 
 class Azurite(ChildProcess):

@@ -1,0 +1,28 @@
+"""The store and its queue beside other task queues on the same Redis; see README.md.
+
+What is imported here runs in the peers' own environments too, so it is nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.harness import Figure
+
+
+def run(quick: bool) -> list[Figure]:
+    """Measure, print, write ``bench/results/peers.json``; returns the figures of the summary."""
+    from bench.harness import Figure, Unmeasured
+    from bench.peers import bench
+    from local.processes import LocalStackError
+
+    try:
+        result = bench.run(quick)
+    except LocalStackError as reason:
+        raise Unmeasured(str(reason)) from reason
+    print(bench.report(result))
+    samples = bench.samples(result)
+    if not all(samples.values()):
+        raise Unmeasured("\n".join(result["failures"].values()))
+    return [Figure.of(key, each) for key, each in samples.items()]
