@@ -633,8 +633,8 @@ OPERATIONS: list[Operation] = [
         "/v1/queues/{path}",
         NUMBERS,
         "Pause, drain or limit a queue",
-        description="What the body does not name stays as it is. What is allowed by the change is dispatched at once; "
-        "what a model service has in hand already is not taken from it.",
+        description="What the body does not name stays as it is. Tasks that may go by the change are dispatched at "
+        "once; what a model service has in hand already is not taken from it.",
         parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
         body={
             "required": True,
