@@ -53,10 +53,17 @@ class Tasks:
         """Create a task and have it dispatched.
 
         Raises:
-            Problem: 413 if the body is too large.
+            Problem: 413 if the body is too large, 429 or 503 if the queue does not take the task.
         """
         content = await self._store_body(new.id, content_type, body)
-        return await self._create(replace(new, body=content, inline_body=body))
+        try:
+            created = await self._create(replace(new, body=content, inline_body=body))
+        except Problem:
+            await self.services.bodies.discard(content)
+            raise
+        if isinstance(created, Existing):
+            await self.services.bodies.discard(content)
+        return created
 
     async def upsert(self, request: TaskUpsert) -> Task:
         """Create or update a task as the existing contract says (A1).
@@ -243,9 +250,7 @@ class Tasks:
     async def _create(self, new: NewTask) -> Created | Existing:
         if not new.wanted:
             created = await self.services.store.create(new)
-            if isinstance(created, Existing):
-                await self.services.bodies.discard(new.body)
-            else:
+            if isinstance(created, Created):
                 telemetry.transition(created.task)
             return created
         # At the same time: of a task that does not come to be, nobody can claim the turn.
@@ -255,15 +260,15 @@ class Tasks:
         if isinstance(created, BaseException):
             raise created
         if isinstance(created, Existing):
-            await self.services.bodies.discard(new.body)
             if isinstance(entered, Entered):
-                await self.services.dispatcher.step_back(new, created.task)
+                await self.services.dispatcher.step_back(new, created.task, entered)
             return created
-        if not isinstance(entered, Entered):
-            await self.services.store.withdraw(new.id)
-            await self.services.bodies.discard(new.body)
+        if not isinstance(entered, Entered) and await self.services.store.withdraw(new.id):
             raise entered if isinstance(entered, BaseException) else _not_taken(entered)
         telemetry.transition(created.task)
+        if not isinstance(entered, Entered):
+            # A repetition was answered with the task already: it waits all the same, see the deadline of its record.
+            return created
         if entered.granted:
             await self._publish(created.task)
         return Created(created.task, entered.place)

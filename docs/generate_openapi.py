@@ -38,7 +38,7 @@ from shared.problems import ProblemDocument
 from shared.settings import INLINE_LIMIT_BYTES
 from shared.task import MAX_ATTEMPT, State
 from shared.task_id import TASK_ID_PATTERN
-from task_logger.depths import QueueDepth, QueueDepthList
+from task_logger.depths import QueueDepth, QueueDepthList, QueueSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "openapi.json"
@@ -53,7 +53,7 @@ EVENTS = "Event Grid"
 TAGS = {
     TASKS: "Hand in work, and follow it.",
     RESULTS: "What the models made.",
-    NUMBERS: "For dashboards, autoscalers and probes.",
+    NUMBERS: "For dashboards, autoscalers, operators and probes.",
     EXISTING: "The contract that model services and gateways of the *AI for Earth API Platform* speak. Bodies are "
     "read as JSON whatever their content type, as an object or an array whose first element counts; property names "
     "match in any case.",
@@ -76,8 +76,10 @@ TASK: Json = {
     "CreatedAt": "2026-11-22T10:12:43.907000Z",
     "ResultContentType": None,
     "ResultSize": None,
+    "Priority": 5,
 }
 CREATED = TASK | {"Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
+WAITING = CREATED | {"QueuePosition": 17, "EstimatedStart": "2026-11-22T10:13:20.157000Z"}
 COMPLETED = TASK | {
     "Status": "completed",
     "BackendStatus": "completed",
@@ -94,6 +96,11 @@ QUEUE: Json = {
     "Failed": 3,
     "Cancelled": 0,
     "OldestWaitingSeconds": 12.25,
+    "InFlight": 5,
+    "Slots": 5,
+    "Limit": None,
+    "Paused": False,
+    "Draining": False,
 }
 
 
@@ -122,7 +129,7 @@ class Operation:
     def document(self) -> Json:
         responses = {**self.responses}
         if not self.anonymous:
-            responses |= {401: common("Unauthorized"), 503: common("Unavailable")}
+            responses = {401: common("Unauthorized"), 503: common("Unavailable"), **responses}
         if self.body:
             responses[413] = common("TooLarge")
         responses[500] = common("Failed")
@@ -238,12 +245,14 @@ TEXT: Json = {"type": "string"}
 
 HEADERS: Json = {
     "ETag": {
-        "description": "Changes with every change of the task.",
+        "description": "Changes with every change of the task. Weak while the document tells the task's place in its "
+        "queue too, which changes without the task.",
         "schema": TEXT,
         "example": '"1a2033330a9-3"',
     },
     "Retry-After": {
-        "description": "Seconds until it is worth asking again; absent once the task has ended.",
+        "description": "Seconds until it is worth asking again: while the task waits in its queue, until it will "
+        "start, as far as that is known. Absent once the task has ended.",
         "schema": {"type": "integer", "minimum": 1},
         "example": 1,
     },
@@ -307,6 +316,24 @@ COMMON_RESPONSES: Json = {
 }
 
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
+UNKNOWN_ENDPOINT = problem(
+    HTTPStatus.NOT_FOUND,
+    "unknown-endpoint",
+    "There is no such endpoint.",
+    "'/v1/unheard-of': no backend is registered for this path.",
+)
+QUEUE_FULL = problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "queue-full",
+    "The queue is full.",
+    "As many tasks wait at this endpoint as may. Try again.",
+) | {"headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}}}
+QUEUE_DRAINING = problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "queue-draining",
+    "The queue takes no new tasks, or a dependency does not answer.",
+    "The endpoint is being drained: tasks that wait there are still done.",
+)
 ATTEMPT_HEADER = parameter(
     "header",
     "X-Task-Attempt",
@@ -366,6 +393,14 @@ OPERATIONS: list[Operation] = [
             ),
             parameter(
                 "header",
+                "Priority",
+                "A digit: 9 goes before 0, and 5 is what a task has without one. What RFC 9218 has in this header is "
+                "ignored.",
+                TEXT | {"pattern": "^[0-9]$"},
+                "7",
+            ),
+            parameter(
+                "header",
                 "Prefer",
                 f"`wait=N`: wait up to N seconds for the task's end, {MAX_WAIT_S} at most.",
                 TEXT,
@@ -382,14 +417,9 @@ OPERATIONS: list[Operation] = [
         body=any_body("What the model service is to get: any bytes, or none."),
         responses={
             200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
-            202: response("The task is safe.", schema(TaskView), CREATED, headers=SUBMIT_HEADERS),
+            202: response("The task is safe.", schema(TaskView), WAITING, headers=SUBMIT_HEADERS),
             400: invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed"),
-            404: problem(
-                HTTPStatus.NOT_FOUND,
-                "unknown-endpoint",
-                "There is no such endpoint.",
-                "'/v1/unheard-of': no backend is registered for this path.",
-            ),
+            404: UNKNOWN_ENDPOINT,
             422: problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
@@ -397,6 +427,8 @@ OPERATIONS: list[Operation] = [
                 "An earlier request with the same Idempotency-Key had another body.",
                 TaskId=ID,
             ),
+            429: QUEUE_FULL,
+            503: QUEUE_DRAINING,
         },
     ),
     Operation(
@@ -596,6 +628,25 @@ OPERATIONS: list[Operation] = [
         responses={200: response("How many tasks stand where.", schema(QueueDepth), QUEUE)},
     ),
     Operation(
+        "ConfigureQueue",
+        "PATCH",
+        "/v1/queues/{path}",
+        NUMBERS,
+        "Pause, drain or limit a queue",
+        description="What the body does not name stays as it is. Tasks that may go by the change are dispatched at "
+        "once; what a model service has in hand already is not taken from it.",
+        parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
+        body={
+            "required": True,
+            "content": {"application/json": {"schema": schema(QueueSettings), "example": {"Limit": 8}}},
+        },
+        responses={
+            200: response("The queue, with its new settings.", schema(QueueDepth), QUEUE | {"Limit": 8}),
+            400: invalid("/Limit", "Input should be greater than or equal to 1"),
+            404: UNKNOWN_ENDPOINT,
+        },
+    ),
+    Operation(
         "Health",
         "GET",
         "/v1/health",
@@ -640,6 +691,8 @@ OPERATIONS: list[Operation] = [
             200: response("The task as it is stored.", schema(TaskView), CREATED),
             400: invalid("/Endpoint", "it lies within no registered backend"),
             409: common("Conflict"),
+            429: QUEUE_FULL,
+            503: QUEUE_DRAINING,
         },
     ),
     Operation(
@@ -904,6 +957,7 @@ def _schemas() -> Json:
             (TaskList, "serialization"),
             (QueueDepth, "serialization"),
             (QueueDepthList, "serialization"),
+            (QueueSettings, "validation"),
             (Health, "serialization"),
             (ProblemDocument, "serialization"),
         ],

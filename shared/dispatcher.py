@@ -122,10 +122,13 @@ class Dispatcher:
             return taken
         return Entered(self.hand_on(new.path, taken.granted, but=grant), taken.place)
 
-    async def step_back(self, new: NewTask, existing: Task) -> None:
+    async def step_back(self, new: NewTask, existing: Task, entered: Entered) -> None:
         """The id that entered was taken: the turn is that of the task that has it, or one for nothing."""
+        turn = Grant(new.id, 1)
         if existing.attempt != 1 or existing.state.is_terminal or existing.path != new.path or not existing.wanted:
-            await self.leave(new.path, Grant(new.id, 1), existing)
+            await self.leave(new.path, turn, existing)
+        elif entered.granted:
+            self.hand_on(new.path, Granted([turn], None))
 
     async def enter(self, task: Task) -> bool:
         """Let a task wait in its endpoint's queue. Returns whether it holds a slot, and is to be dispatched now."""

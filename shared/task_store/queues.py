@@ -62,7 +62,7 @@ class QueuePlace:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The turns wait or hold a slot. ``place`` is None where nobody asked or the first was granted a slot."""
+    """The turns wait or hold a slot. ``place`` is that of a new one; None where it holds a slot."""
 
     granted: Granted
     place: QueuePlace | None

@@ -521,9 +521,10 @@ class TaskStore:
                 if rows:
                     yield [Attempt(row[0].decode(), row[1], row[2].decode(), row[3], row[4]) for row in rows]
 
-    async def withdraw(self, task_id: str) -> None:
-        """Remove a task that was created a moment ago and that its queue does not take."""
-        await self._link.script("withdraw", tag_of(task_id), task_id)
+    async def withdraw(self, task_id: str) -> bool:
+        """Remove a task that was created a moment ago and that its queue does not take. Not one that a repetition of
+        the create was told of meanwhile. Returns whether it is gone."""
+        return bool(await self._link.script("withdraw", tag_of(task_id), task_id))
 
     async def forget(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs have been deleted."""

@@ -1,7 +1,9 @@
 """Tasks as JSON: what is understood, what is refused and how, what is told."""
 
 import json
+import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from cache_manager.wire import MAX_STATUS_CHARS, HistoryEntry, TaskHistory, Task
 from shared.backends import BackendRegistry
 from shared.problems import Problem
 from shared.settings import Settings
-from shared.task import MAX_ATTEMPT, Content, Event, State, Task
+from shared.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, State, Task
+from shared.task_store import QueuePlace
 
 BACKENDS = BackendRegistry(
     Settings.model_validate(
@@ -42,6 +45,7 @@ TASK = Task(
     owner="",
     unannounced=False,
     history=(),
+    priority=7,
 )
 
 
@@ -99,6 +103,7 @@ def test_an_empty_object_means_nothing_but_defaults() -> None:
         "body": None,
         "publish_to_grid": False,
         "attempt": None,
+        "priority": DEFAULT_PRIORITY,
     }
     assert nothing.state is None
 
@@ -177,6 +182,14 @@ def test_an_empty_body_and_status_are_not_absent() -> None:
         ("PublishToGrid", "yes"),
         ("PublishToGrid", 1),
         ("PublishToGrid", []),
+        ("Priority", -1),
+        ("Priority", 10),
+        ("Priority", 1.5),
+        ("Priority", True),
+        ("Priority", None),
+        ("Priority", "high"),
+        ("Priority", "10"),
+        ("Priority", ""),
         ("Attempt", 0),
         ("Attempt", -1),
         ("Attempt", 1.5),
@@ -201,6 +214,12 @@ def test_a_wrong_value_is_not_repeated() -> None:
     document = refusal(json.dumps(wrong).encode())
     assert {error["pointer"] for error in document["errors"]} == {f"/{member}" for member in wrong}
     assert "hunter" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(0, 0), (9, 9), ("0", 0), ("9", 9)])
+def test_a_priority_may_come_as_text(sent: int | str, meant: int) -> None:
+    assert parse({"Priority": sent}).priority == meant
+    assert parse({}).priority == DEFAULT_PRIORITY
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
@@ -231,7 +250,21 @@ def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
         ("CreatedAt", "2026-11-22T10:12:44.123000Z"),
         ("ResultContentType", None),
         ("ResultSize", None),
+        ("Priority", 7),
     ]
+
+
+def test_a_waiting_tasks_place_is_told_and_when_it_will_start_if_that_is_known() -> None:
+    told = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=0, slots=2, service_s=None)).document()
+    assert told["QueuePosition"] == 1
+    assert "EstimatedStart" not in told
+
+    before_ms = time.time() * 1000
+    told = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=5, slots=2, service_s=10)).document()
+    after_ms = time.time() * 1000
+    assert told["QueuePosition"] == 6
+    start_ms = datetime.fromisoformat(told["EstimatedStart"]).timestamp() * 1000
+    assert before_ms - 1 <= start_ms - 30_000 <= after_ms + 1, "six ends of 10 s each, two at a time"
 
 
 @pytest.mark.parametrize("state", State)

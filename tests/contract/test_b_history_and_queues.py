@@ -19,6 +19,11 @@ QUEUE_KEYS = {
     "Failed",
     "Cancelled",
     "OldestWaitingSeconds",
+    "InFlight",
+    "Slots",
+    "Limit",
+    "Paused",
+    "Draining",
 }
 
 
@@ -174,9 +179,10 @@ def test_the_oldest_waiting_age_grows_while_something_waits_and_is_0_when_nothin
 def test_an_unknown_queue_has_zeros_for_all_numbers(path: str, app: httpx.Client) -> None:
     counted = queue(app, f"{path}/{new_path().rpartition('/')[2]}")
     assert counted.keys() == QUEUE_KEYS
-    numbers = {name: number for name, number in counted.items() if name != "EndpointPath"}
-    assert set(numbers.values()) == {0}
-    assert all(type(number) in (int, float) for number in numbers.values())
+    assert (counted["Limit"], counted["Paused"], counted["Draining"]) == (None, False, False)
+    numbers = [counted[name] for name in QUEUE_KEYS - {"EndpointPath", "Limit", "Paused", "Draining"}]
+    assert set(numbers) == {0}
+    assert all(type(number) in (int, float) for number in numbers)
 
 
 def test_an_unknown_queue_is_not_made_by_asking_for_it(app: httpx.Client) -> None:

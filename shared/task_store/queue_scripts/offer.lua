@@ -2,7 +2,7 @@
 --
 -- ARGV[1]  and: turns {{turn, owner, queued at (0: now), priority}, …}, new (true: of a new task, of which there is one),
 --          backlog (how many may wait; absent: any number)
--- Returns  {'taken', granted, ms, what there is to tell of the first if it waits (see place) or false}
+-- Returns  {'taken', granted, ms, what there is to tell of a new one if it waits (see place) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
 local queue = load()
 if arg.new then
@@ -10,11 +10,12 @@ if arg.new then
   if set.draining then return { 'draining', -1 } end
   if arg.backlog and queue.w >= arg.backlog then
     local slots = math.max(1, queue.l)
-    return { 'full', queue.c and math.floor((queue.w - arg.backlog + 1) * queue.s / slots) or -1 }
+    local known = queue.c and not set.paused
+    return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / slots) or -1 }
   end
 end
 for _, row in ipairs(arg.turns) do
   if not holds(row[1]) then wait(queue, unpack(row)) end
 end
 local granted, ms = hand_on(queue)
-return { 'taken', granted, ms, #granted == 0 and place(queue, arg.turns[1][1], arg.turns[1][2]) or false }
+return { 'taken', granted, ms, arg.new and place(queue, arg.turns[1][1], arg.turns[1][2]) or false }

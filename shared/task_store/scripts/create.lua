@@ -3,10 +3,17 @@
 -- ARGV[1]  packed map: now, id, op, due_in (ms), who, brief (status for the history), rec (the record but for its times)
 -- ARGV[2]  the inline body, or ''
 -- Returns  {'created', record}, also to a replay
---          {'exists', record} when the id was taken: nothing changed
+--          {'exists', record} when the id was taken: nothing changed, but that it can no longer be withdrawn
 local arg = cmsgpack.unpack(ARGV[1])
 local known, raw = load(arg.id)
-if known then return { known.k == arg.op and 'created' or 'exists', raw } end
+if known then
+  if known.k == arg.op then return { 'created', raw } end
+  if known.s == 'created' and known.v == 1 and not known.W then
+    known.W = true
+    save(arg.id, known)
+  end
+  return { 'exists', raw }
+end
 
 local now = now_ms(arg.now)
 local rec = arg.rec

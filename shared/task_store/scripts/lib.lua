@@ -22,6 +22,7 @@
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
 --   e  true if the result is an earlier step's
+--   W  true if it was told of by a create that found it, and so may not be withdrawn
 --   y  true until the end is announced, to who wants to hear of it
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
 --   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}

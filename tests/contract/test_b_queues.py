@@ -1,0 +1,819 @@
+"""The queue that learns, over HTTP. No reconciler runs here: what goes on does so because something was reported."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import httpx
+import pytest
+from azure.storage.blob import ContainerClient
+
+from local.azurite import Azurite
+from local.processes import ChildProcess
+from local.redis_server import RedisCluster, RedisServer
+from local.stack import Stack
+from tests.contract.part_b import (
+    INLINE_LIMIT_BYTES,
+    ISO_TIME,
+    TASK_KEYS,
+    assert_problem,
+    complete_on_call,
+    ended,
+    hop,
+    new_path,
+    pattern_bytes,
+    report,
+    submit,
+    task_of,
+)
+from tests.scripted_backend import Answer, Call, ScriptedBackend
+from tests.waiting import eventually
+
+GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
+BACKLOG = 12
+LIMIT = 2
+NEVER = "0 0 0 1 1 *"
+CONTAINER = f"queues-{uuid.uuid4().hex}"
+LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
+HOUR_S = 3600
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer | RedisCluster,
+    azurite: Azurite,
+    backend: ScriptedBackend,
+) -> Iterator[Stack]:
+    """A stack whose reconciler never runs, and so with a Redis that no other stack's reconciler looks after."""
+    directory = tmp_path_factory.mktemp("queues")
+    with (
+        type(redis_server)(directory / "redis") as redis,
+        Stack(
+            directory,
+            redis=redis,
+            azurite=azurite,
+            backends={"/v1/test": backend.url, "/v1/limited": {"url": backend.url, "limit": LIMIT}},
+            with_model=False,
+            settings={
+                "RECONCILER_SCHEDULE": NEVER,
+                "GATEWAY_KEY": GATEWAY_KEY,
+                "MAX_BACKLOG": str(BACKLOG),
+                "BLOB_CONTAINER": CONTAINER,
+            },
+        ) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture
+def app(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as client:
+        yield client
+
+
+@pytest.fixture
+def path() -> str:
+    return new_path()
+
+
+class ModelService:
+    """Has so many slots, and is busy beyond them."""
+
+    def __init__(self, backend: ScriptedBackend, path: str, slots: int = 1000, busy: Answer | None = None) -> None:
+        self.slots = slots
+        self.most = 0
+        """How many it ever had at a time."""
+        self.taken: list[str] = []
+        """In the order in which they came."""
+        self.refused: list[str] = []
+        self._working: list[str] = []
+        self._busy = busy or Answer(status=503)
+        self._lock = threading.Lock()
+        backend.react(path, self._answer)
+
+    def working(self) -> list[str]:
+        with self._lock:
+            return list(self._working)
+
+    def until_working(self, count: int) -> list[str]:
+        """What it works on, once that are *count*."""
+        return eventually(lambda: working if len(working := self.working()) == count else None) or []
+
+    def forget(self, task_id: str) -> None:
+        with self._lock:
+            self._working.remove(task_id)
+
+    def finish(self, app: httpx.Client, task_id: str) -> None:
+        self.forget(task_id)
+        report(app, TaskId=task_id, BackendStatus="completed")
+
+    def finish_next(self, app: httpx.Client) -> str:
+        """Finish the task that it has had for longest, once there is one. Returns its id."""
+        task_id = eventually(self.working)[0]
+        self.finish(app, task_id)
+        return task_id
+
+    def finish_all(self, app: httpx.Client, count: int) -> list[str]:
+        return [self.finish_next(app) for _ in range(count)]
+
+    def _answer(self, call: Call) -> Answer | None:
+        with self._lock:
+            if len(self._working) >= self.slots:
+                self.refused.append(call.task_id)
+                return self._busy
+            self._working.append(call.task_id)
+            self.taken.append(call.task_id)
+            self.most = max(self.most, len(self._working))
+            return None
+
+
+def configure(app: httpx.Client, path: str, **settings: Any) -> dict[str, Any]:
+    response = app.patch(f"/api/v1/queues{path}", json=settings)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def queue(app: httpx.Client, path: str) -> dict[str, Any]:
+    return app.get(f"/api/v1/queues{path}").raise_for_status().json()
+
+
+def task_id_of(response: httpx.Response) -> str:
+    assert response.status_code == 202, response.text
+    return response.json()["TaskId"]
+
+
+def submit_all(app: httpx.Client, path: str, count: int, **headers: str) -> list[str]:
+    return [task_id_of(submit(app, path, **headers)) for _ in range(count)]
+
+
+def positions(app: httpx.Client, task_ids: Iterable[str]) -> list[int | None]:
+    return [task_of(app, task_id).get("QueuePosition") for task_id in task_ids]
+
+
+def as_owner(owner: str) -> dict[str, str]:
+    return {"X-Task-Owner": owner, "X-Gateway-Key": GATEWAY_KEY}
+
+
+def nothing_else_comes(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
+    """That no call of *path* was made while a later task went all the way to its model service."""
+    other = new_path()
+    task_id = task_id_of(submit(app, other))
+    assert backend.next_call(other).task_id == task_id
+    assert backend.untaken(path) == 0
+
+
+def contents(stack: Stack) -> tuple[list[bytes], list[str]]:
+    """What Redis and Blob Storage hold: names of keys and blobs."""
+    servers = stack.redis.nodes if isinstance(stack.redis, RedisCluster) else [stack.redis]
+    keys: list[bytes] = []
+    for server in servers:
+        with server.connect() as client:
+            keys += client.scan_iter()
+    with ContainerClient.from_connection_string(stack.azurite.connection_string, CONTAINER) as container:
+        blobs = [blob.name for blob in container.list_blobs()] if container.exists() else []
+    return sorted(keys), sorted(blobs)
+
+
+# -- PATCH
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", ""),
+        (b" ", ""),
+        (b"null", ""),
+        (b"5", ""),
+        (b'"Paused"', ""),
+        (b"[]", ""),
+        (b'[{"Paused": true}]', ""),
+        (b"{", ""),
+        (b"{} {}", ""),
+        (b'{"Limit": NaN}', "/Limit"),
+        (b'{"\xff": 1}', ""),
+        (b'{"Paused": 1}', "/Paused"),
+        (b'{"Paused": "true"}', "/Paused"),
+        (b'{"Paused": []}', "/Paused"),
+        (b'{"Draining": 0}', "/Draining"),
+        (b'{"Draining": "no"}', "/Draining"),
+        (b'{"Limit": 0}', "/Limit"),
+        (b'{"Limit": -1}', "/Limit"),
+        (b'{"Limit": 1.5}', "/Limit"),
+        (b'{"Limit": "3"}', "/Limit"),
+        (b'{"Limit": true}', "/Limit"),
+        (b'{"Limit": 1000001}', "/Limit"),
+        (b'{"Limit": 1e400}', "/Limit"),
+        (b'{"Limit": 99999999999999999999999999}', "/Limit"),
+        (b'{"Limit": {"Value": 3}}', "/Limit"),
+        (b'{"Limit": 3, "Slots": 3}', "/Slots"),
+        (b'{"EndpointPath": "/v1/test"}', "/EndpointPath"),
+    ],
+)
+def test_what_is_no_setting_of_a_queue_is_refused_with_its_name_and_changes_nothing(
+    body: bytes, field: str, app: httpx.Client, path: str
+) -> None:
+    before = configure(app, path, Limit=7)
+    assert_problem(app.patch(f"/api/v1/queues{path}", content=body), 400, "invalid-request", field=field)
+    assert queue(app, path) == before
+
+
+def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_none_of_it_repeated(
+    app: httpx.Client, path: str
+) -> None:
+    wrong = {"Paused": "hunter 2", "Draining": "hunter 2", "Limit": "hunter 2"}
+    response = app.patch(f"/api/v1/queues{path}", json=wrong)
+    assert response.status_code == 400
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/Paused", "/Draining", "/Limit"]
+    assert "hunter" not in response.text
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1/unheard-of", "/v1/testing", "/v1/test/../x", "/v1/test/a%20b"])
+def test_a_queue_that_no_backend_is_registered_for_has_no_settings(path: str, app: httpx.Client) -> None:
+    assert_problem(app.patch(f"/api/v1/queues{path}", json={"Paused": True}), 404, "unknown-endpoint")
+
+
+def test_a_setting_stays_until_it_is_changed_and_null_takes_it_back(app: httpx.Client, path: str) -> None:
+    def settings(document: dict[str, Any]) -> tuple[Any, Any, Any]:
+        assert document == queue(app, path)
+        return document["Limit"], document["Paused"], document["Draining"]
+
+    assert settings(configure(app, path, Limit=3)) == (3, False, False)
+    assert settings(configure(app, path, Paused=True)) == (3, True, False)
+    assert settings(configure(app, path)) == (3, True, False)
+    assert settings(configure(app, path, Draining=True, Limit=1_000_000)) == (1_000_000, True, True)
+    assert settings(configure(app, path, Limit=None, Draining=None)) == (None, True, False)
+    assert settings(configure(app, path, Paused=False)) == (None, False, False)
+
+
+def test_a_queues_settings_are_its_own_and_shown_among_all_queues(app: httpx.Client, path: str) -> None:
+    configure(app, path, Paused=True, Limit=4)
+    submit_all(app, path, 1)
+    submit_all(app, f"{path}/more", 1)
+    everywhere = {each["EndpointPath"]: each for each in app.get("/api/v1/queues").json()["Queues"]}
+    assert (everywhere[path]["Paused"], everywhere[path]["Limit"]) == (True, 4)
+    assert (everywhere[f"{path}/more"]["Paused"], everywhere[f"{path}/more"]["Limit"]) == (False, None)
+
+
+# -- Pause, drain, limit
+
+
+def test_a_paused_queue_takes_tasks_and_dispatches_none_until_it_is_resumed(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Paused=True)
+    task_ids = submit_all(app, path, 3)
+    nothing_else_comes(app, backend, path)
+    held = queue(app, path)
+    assert (held["Waiting"], held["InFlight"], held["Dispatched"]) == (3, 0, 0)
+
+    configure(app, path, Paused=False)
+
+    service.until_working(3)
+    assert service.taken == task_ids, "in the order in which they came"
+    eventually(lambda: queue(app, path)["Dispatched"] == 3)
+    told = queue(app, path)
+    assert (told["Waiting"], told["InFlight"], told["Slots"]) == (0, 3, 3)
+
+
+def test_what_runs_when_a_queue_is_paused_runs_on_and_its_slot_stays_free(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path, slots=1)
+    configure(app, path, Limit=1)
+    first, second = submit_all(app, path, 2)
+    service.until_working(1)
+    configure(app, path, Paused=True)
+    backend.next_call(path)
+    service.finish(app, first)
+    assert ended(app, first)["BackendStatus"] == "completed"
+    nothing_else_comes(app, backend, path)
+    configure(app, path, Paused=False)
+    assert backend.next_call(path).task_id == second
+
+
+def test_a_draining_queue_takes_no_new_tasks_and_finishes_those_it_has(
+    app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    task_ids = submit_all(app, path, 2)
+    task_ids.append(task_id_of(submit(app, path, LARGE, idempotency_key="known")))
+    configure(app, path, Draining=True)
+
+    eventually(lambda: queue(app, path)["Dispatched"] == 1)
+    before = contents(stack)
+    for content in (b"{}", LARGE):
+        refused = submit(app, path, content, idempotency_key="another")
+        assert_problem(refused, 503, "queue-draining")
+        assert int(refused.headers["retry-after"]) > 0
+    legacy = {"Endpoint": backend.url + path, "Body": "work", "PublishToGrid": True}
+    assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 503, "queue-draining")
+    assert contents(stack) == before, "a submit that was refused left something behind"
+    again = submit(app, path, LARGE, idempotency_key="known")
+    assert task_id_of(again) == task_ids[2], "a task that was taken in is known"
+
+    assert service.finish_all(app, 3) == task_ids
+    configure(app, path, Draining=False)
+    assert task_id_of(submit(app, path)) == service.until_working(1)[0]
+
+
+def test_a_draining_queue_takes_steps_of_tasks_that_are_under_way(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service, before = ModelService(backend, path), new_path()
+    task_id = task_id_of(submit(app, before))
+    backend.next_call(before)
+    configure(app, path, Draining=True)
+    report(
+        app,
+        TaskId=task_id,
+        Endpoint=backend.url + path,
+        BackendStatus="created",
+        PublishToGrid=True,
+        Body="next",
+    )
+    assert service.until_working(1) == [task_id]
+
+
+def test_a_limit_is_never_exceeded_and_a_higher_one_is_used_at_once(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=2)
+    submit_all(app, path, 10)
+    service.until_working(2)
+    service.finish_all(app, 3)
+    service.until_working(2)
+    assert (service.most, queue(app, path)["InFlight"]) == (2, 2)
+
+    configure(app, path, Limit=4)
+    service.until_working(4)
+    configure(app, path, Limit=1)
+    service.finish_all(app, 3)
+    assert len(service.working()) == 1
+    nothing = len(service.taken)
+    service.finish_all(app, 1)
+    service.until_working(1)
+    assert len(service.taken) == nothing + 1
+    configure(app, path, Limit=None)
+    service.until_working(3)
+    assert service.most == 4
+
+
+def test_the_registrys_limit_holds_unless_the_queue_has_its_own(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = f"/v1/limited/{uuid.uuid4().hex}"
+    service = ModelService(backend, path)
+    submit_all(app, path, 6)
+    service.until_working(LIMIT)
+    assert queue(app, path)["Limit"] == LIMIT
+    configure(app, path, Limit=3)
+    service.until_working(3)
+    configure(app, path, Limit=None)
+    assert queue(app, path)["Limit"] == LIMIT
+    service.finish_all(app, 6)
+    assert service.most == 3
+
+
+# -- Slots
+
+
+# With the latter, nothing is tried again for an hour: only a report can bring the next task.
+@pytest.mark.parametrize("busy", [Answer(status=503), Answer(status=429, headers={"Retry-After": str(HOUR_S)})])
+def test_a_freed_slot_is_handed_on_by_the_report_that_freed_it(
+    busy: Answer, app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path, slots=3, busy=busy)
+    task_ids = submit_all(app, path, 8)
+    finished: list[str] = []
+    for _ in range(12):
+        finished.append(service.finish_next(app))
+        task_ids += submit_all(app, path, 1)
+    finished += service.finish_all(app, 8)
+    assert len(task_ids) == 20
+    assert sorted(finished) == sorted(task_ids)
+    assert {task_of(app, task_id)["BackendStatus"] for task_id in task_ids} == {"completed"}
+    assert service.most == 3
+    assert "Retry-After" not in busy.headers or len(service.refused) == 1
+    told = queue(app, path)
+    assert (told["Waiting"], told["InFlight"], told["Completed"]) == (0, 0, 20)
+
+
+def test_a_backend_with_more_room_than_is_known_is_filled_without_a_report(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    submit_all(app, path, 9)
+    service.until_working(9)
+
+
+def test_a_task_that_was_refused_goes_again_as_soon_as_there_is_room(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    backend.script(path, Answer(status=503), Answer(status=429), Answer(status=503), Answer())
+    task_id = task_id_of(submit(app, path))
+    assert [backend.next_call(path).attempt for _ in range(4)] == [1, 2, 3, 4]
+    report(app, TaskId=task_id, BackendStatus="completed")
+    task = task_of(app, task_id)
+    assert (task["BackendStatus"], task["Attempt"]) == ("completed", 4)
+
+
+def test_retry_after_puts_off_what_is_tried_beyond_the_known_slots_and_nothing_else(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    busy = Answer(status=503, headers={"Retry-After": str(HOUR_S)})
+    service = ModelService(backend, path, slots=1, busy=busy)
+    first, second, third = submit_all(app, path, 3)
+    eventually(lambda: service.refused)
+    eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 0.5)
+    assert (service.working(), service.refused) == ([first], [second])
+    assert service.finish_all(app, 3) == [first, second, third], "refused, the second kept its place"
+    assert service.refused == [second], "and nobody else was refused"
+
+
+def test_a_slot_is_handed_on_whatever_ends_a_task(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
+    service, elsewhere = ModelService(backend, path), ModelService(backend, f"{path}/next")
+    configure(app, path, Limit=1)
+    failed, cancelled, handed_on, completed, last = submit_all(app, path, 5)
+    for task_id, end in (
+        (failed, lambda: report(app, TaskId=failed, BackendStatus="failed")),
+        (cancelled, lambda: app.delete(f"/api/v1/tasks/{cancelled}").raise_for_status()),
+        (
+            handed_on,
+            lambda: report(
+                app,
+                TaskId=handed_on,
+                Endpoint=f"{backend.url}{path}/next",
+                BackendStatus="created",
+                PublishToGrid=True,
+            ),
+        ),
+        (completed, lambda: report(app, TaskId=completed, BackendStatus="completed")),
+    ):
+        eventually(lambda task_id=task_id: service.taken[-1:] == [task_id])
+        end()
+    eventually(lambda: service.taken[-1] == last)
+    assert service.taken == [failed, cancelled, handed_on, completed, last]
+    assert elsewhere.until_working(1) == [handed_on]
+    assert (queue(app, path)["InFlight"], queue(app, f"{path}/next")["InFlight"]) == (1, 1)
+
+
+def test_a_hop_to_its_own_queue_lets_those_that_wait_go_first(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    configure(app, path, Limit=1)
+    first, second = submit_all(app, path, 2)
+    assert backend.next_call(path).task_id == first
+    hop(app, first)
+    assert backend.next_call(path).task_id == second
+    assert task_of(app, first)["QueuePosition"] == 1
+    report(app, TaskId=second, BackendStatus="completed")
+    again = backend.next_call(path)
+    assert (again.task_id, again.attempt, again.body) == (first, 2, b"again")
+
+
+def test_a_backend_that_refuses_for_good_lets_the_next_one_come(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    backend.script(path, Answer(status=400))
+    configure(app, path, Limit=1)
+    for task_id in submit_all(app, path, 6):
+        assert ended(app, task_id)["BackendStatus"] == "failed"
+    assert queue(app, path)["InFlight"] == 0
+
+
+def test_a_model_service_may_report_the_end_before_it_answers_the_dispatch(
+    app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
+) -> None:
+    complete_on_call(stack, backend, path)
+    configure(app, path, Limit=1)
+    for task_id in submit_all(app, path, 10):
+        task = ended(app, task_id)
+        assert (task["BackendStatus"], task["Attempt"]) == ("completed", 1)
+    eventually(lambda: queue(app, path)["InFlight"] == 0)
+    assert [backend.next_call(path).attempt for _ in range(10)] == [1] * 10
+    assert backend.untaken(path) == 0
+
+
+def test_while_event_grid_is_down_freed_slots_are_handed_on(
+    app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    task_ids = submit_all(app, path, 3)
+    service.until_working(1)
+    assert isinstance(stack.event_grid, ChildProcess)
+    stack.event_grid.stop()
+    try:
+        task_ids += submit_all(app, path, 2)
+        assert service.finish_all(app, 5) == task_ids
+    finally:
+        stack.event_grid.start()
+
+
+# -- Order
+
+
+@pytest.mark.parametrize("said", ["0", "3", "9"])
+def test_a_priority_is_told_with_the_task(said: str, app: httpx.Client, path: str) -> None:
+    configure(app, path, Paused=True)
+    response = submit(app, path, priority=said)
+    assert response.json()["Priority"] == int(said)
+    assert task_of(app, task_id_of(response))["Priority"] == int(said)
+
+
+@pytest.mark.parametrize("said", [None, "u=1", "u=5, i", "i", "u=0,i=?0"])
+def test_without_a_priority_or_with_a_browsers_it_is_5(said: str | None, app: httpx.Client, path: str) -> None:
+    headers = {} if said is None else {"priority": said}
+    assert submit(app, path, **headers).json()["Priority"] == 5
+
+
+@pytest.mark.parametrize("said", ["", "10", "-1", "5.0", "seven", "5,5", "0x1"])
+def test_what_is_no_priority_is_refused(said: str, app: httpx.Client, path: str) -> None:
+    assert_problem(submit(app, path, priority=said), 400, "invalid-request", field="Priority")
+
+
+def test_of_those_that_wait_the_highest_priority_goes_first_and_then_who_came_first(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Paused=True, Limit=1)
+    came = {priority: submit_all(app, path, 2, priority=priority) for priority in ("3", "9", "0")}
+    usual = submit_all(app, path, 1)
+    legacy = {"Endpoint": backend.url + path, "Body": "x", "PublishToGrid": True}
+    urgent = report(app, **legacy, Priority=9)["TaskId"]
+    as_text = report(app, **legacy, Priority="4")["TaskId"]
+    configure(app, path, Paused=False)
+    expected = [*came["9"], urgent, *usual, as_text, *came["3"], *came["0"]]
+    assert service.finish_all(app, len(expected)) == expected
+
+
+def test_one_owners_many_tasks_do_not_hold_up_anothers_few(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Paused=True, Limit=1)
+    many = submit_all(app, path, 8, **as_owner("anna"))
+    few = submit_all(app, path, 2, **as_owner("boris"))
+    configure(app, path, Paused=False)
+    order = service.finish_all(app, 10)
+    assert [task_id for task_id in order if task_id in many] == many
+    assert [task_id for task_id in order if task_id in few] == few
+    assert order.index(few[0]) <= 1, "after one of the other's at most"
+    assert order.index(few[1]) <= 3
+
+
+# -- Honest waiting
+
+
+def test_the_position_is_the_place_in_the_order_in_which_tasks_are_dispatched(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Paused=True, Limit=1)
+    task_ids: list[str] = []
+    for owner, priority in (("anna", "5"), ("anna", "9"), ("boris", "0"), ("anna", "5"), ("boris", "7"), ("", "5")):
+        who = as_owner(owner) if owner else {}
+        task_ids += submit_all(app, path, 2, priority=priority, **who)
+    told = dict(zip(task_ids, positions(app, task_ids), strict=True))
+    assert sorted(place or 0 for place in told.values()) == list(range(1, 13))
+
+    configure(app, path, Paused=False)
+
+    order = service.finish_all(app, len(task_ids))
+    assert [told[task_id] for task_id in order] == list(range(1, 13))
+
+
+def test_the_position_counts_down_and_goes_when_the_wait_is_over(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    assert "QueuePosition" not in submit(app, path).json(), "it does not wait"
+    service.until_working(1)
+    answers = [submit(app, path) for _ in range(4)]
+    assert [answer.json()["QueuePosition"] for answer in answers] == [1, 2, 3, 4]
+    task_ids = [task_id_of(answer) for answer in answers]
+    for left in range(4, 0, -1):
+        assert positions(app, task_ids) == [None] * (4 - left) + list(range(1, left + 1))
+        service.finish_next(app)
+        service.until_working(1)
+    assert positions(app, task_ids) == [None] * 4
+    assert task_of(app, service.finish_next(app)).keys() == TASK_KEYS
+
+
+def test_a_cancelled_task_leaves_its_place_to_those_behind_it(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Paused=True, Limit=1)
+    first, second, third = submit_all(app, path, 3)
+    cancelled = app.delete(f"/api/v1/tasks/{first}").raise_for_status().json()
+    assert cancelled.keys() == TASK_KEYS
+    assert positions(app, [first, second, third]) == [None, 1, 2]
+    configure(app, path, Paused=False)
+    assert service.finish_all(app, 2) == [second, third]
+    assert backend.untaken(path) == 2, "the cancelled one was never dispatched"
+
+
+def test_the_start_is_estimated_once_it_is_known_how_long_tasks_take(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    task_ids = submit_all(app, path, 6)
+    service.until_working(1)
+    assert "EstimatedStart" not in task_of(app, task_ids[1]), "no task was ever finished here"
+    eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 1)
+    service.finish_next(app)
+    service.until_working(1)
+
+    waits: list[int] = []
+    for position, task_id in enumerate(task_ids[2:], 1):
+        before_s = time.time()
+        answer = app.get(f"/api/v1/tasks/{task_id}")
+        after_s = time.time()
+        task = answer.json()
+        assert task["QueuePosition"] == position
+        assert ISO_TIME.fullmatch(task["EstimatedStart"])
+        start_s = datetime.fromisoformat(task["EstimatedStart"]).timestamp()
+        waits.append(int(answer.headers["retry-after"]))
+        # Whole seconds, rounded up: Retry-After and the estimate are the same.
+        assert before_s + waits[-1] - 1.01 <= start_s <= after_s + waits[-1] + 0.01
+        assert start_s >= before_s + position, "every task before it takes more than a second"
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0]
+    answer = submit(app, path)
+    assert (answer.json()["QueuePosition"], "EstimatedStart" in answer.json()) == (5, True)
+    assert int(answer.headers["retry-after"]) >= waits[-1]
+
+    configure(app, path, Paused=True)
+    task = task_of(app, task_ids[-1])
+    assert (task["QueuePosition"], "EstimatedStart" in task) == (4, False), "who knows when it is resumed"
+
+
+def test_while_the_place_is_told_the_etag_is_weak_and_still_that_of_the_task(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    configure(app, path, Paused=True)
+    response = submit(app, path)
+    url, etag = f"/api/v1/tasks/{task_id_of(response)}", response.headers["etag"]
+    assert etag.startswith('W/"')
+    assert app.get(url).headers["etag"] == etag
+    for known in (etag, etag.removeprefix("W/"), f'"other", {etag}'):
+        unchanged = app.get(url, headers={"If-None-Match": known})
+        assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+        assert int(unchanged.headers["retry-after"]) > 0
+
+    configure(app, path, Paused=False)
+    backend.next_call(path)
+
+    changed = eventually(
+        lambda: answer if (answer := app.get(url, headers={"If-None-Match": etag})).status_code == 200 else None
+    )
+    assert changed is not None
+    assert changed.headers["etag"].startswith('"')
+    assert "QueuePosition" not in changed.json()
+
+
+def test_a_wait_ends_with_the_tasks_change_and_not_with_that_of_its_place(
+    app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    _, _, third = submit_all(app, path, 3)
+    etag = app.get(f"/api/v1/tasks/{third}").headers["etag"]
+
+    def wait() -> httpx.Response:
+        with stack.client() as client:
+            return client.get(f"/api/v1/tasks/{third}", params={"wait": 30}, headers={"If-None-Match": etag})
+
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(wait)
+        service.finish_next(app)
+        service.until_working(1)
+        assert positions(app, [third]) == [1]
+        service.finish_next(app)
+        answer = waiting.result()
+    assert answer.status_code == 200
+    assert "QueuePosition" not in answer.json()
+    assert answer.headers["etag"].startswith('"')
+
+
+def test_existing_clients_see_a_task_that_waits_as_they_always_did(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    new = {"Endpoint": backend.url + path, "Status": "created", "BackendStatus": "created", "PublishToGrid": True}
+    tasks = [report(app, **new, Body=f"{number}") for number in range(3)]
+    assert all(task.keys() == TASK_KEYS for task in tasks)
+    for task in tasks:
+        service.until_working(1)
+        # What the task manager of a model service does, A7.
+        known = app.get("/api/CacheConnectorGet", params={"taskId": task["TaskId"]})
+        assert known.status_code == 200
+        assert known.json().keys() == TASK_KEYS
+        for state in ("running", "completed"):
+            update = {"TaskId": task["TaskId"], "Endpoint": known.json()["Endpoint"], "PublishToGrid": False}
+            report(app, **update, Status=state, BackendStatus=state)
+        service.forget(task["TaskId"])
+    assert service.taken == [task["TaskId"] for task in tasks]
+
+
+# -- The backlog
+
+
+def fill(app: httpx.Client, path: str) -> list[str]:
+    configure(app, path, Paused=True)
+    return submit_all(app, path, BACKLOG)
+
+
+def test_a_full_queue_refuses_more_and_keeps_nothing_of_it(
+    app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
+) -> None:
+    fill(app, path)
+    before = contents(stack)
+    requests: list[tuple[bytes, dict[str, str]]] = [(b"{}", {}), (LARGE, {}), (b"{}", {"idempotency_key": "k"})]
+    for content, headers in requests:
+        refused = submit(app, path, content, **headers)
+        assert_problem(refused, 429, "queue-full")
+        assert int(refused.headers["retry-after"]) > 0
+    legacy = {"Endpoint": backend.url + path, "Body": "x" * (INLINE_LIMIT_BYTES + 1), "PublishToGrid": True}
+    assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 429, "queue-full")
+    assert contents(stack) == before, "a submit that was refused left something behind"
+    assert queue(app, path)["Waiting"] == BACKLOG
+    assert task_id_of(submit(app, new_path())), "only this queue is full"
+
+
+def test_a_full_queue_still_knows_the_tasks_that_it_has(app: httpx.Client, path: str) -> None:
+    configure(app, path, Paused=True)
+    first = submit(app, path, b"body", idempotency_key="k")
+    submit_all(app, path, BACKLOG - 1)
+    assert_problem(submit(app, path), 429, "queue-full")
+    again = submit(app, path, b"body", idempotency_key="k")
+    assert task_id_of(again) == task_id_of(first)
+    assert_problem(submit(app, path, b"other", idempotency_key="k"), 422, "idempotency-key-reused")
+    assert queue(app, path)["Waiting"] == BACKLOG
+
+
+def test_what_goes_or_is_cancelled_makes_room_for_as_many(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    task_ids = fill(app, path)
+    app.delete(f"/api/v1/tasks/{task_ids[3]}").raise_for_status()
+    assert task_id_of(submit(app, path))
+    assert_problem(submit(app, path), 429, "queue-full")
+    configure(app, path, Paused=False, Limit=1)
+    backend.next_call(path)
+    assert task_id_of(submit(app, path))
+    assert_problem(submit(app, path), 429, "queue-full")
+
+
+def test_a_full_queue_tells_when_there_will_be_room(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    submit_all(app, path, BACKLOG)
+    service.until_working(1)
+    eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 1)
+    service.finish_next(app)
+    service.until_working(1)
+    waiting = submit_all(app, path, 2)
+    refused = submit(app, path)
+    assert_problem(refused, 429, "queue-full")
+    next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
+    told = app.get(f"/api/v1/tasks/{next_one}")
+    assert told.json()["QueuePosition"] == 1
+    assert refused.headers["retry-after"] == told.headers["retry-after"], "room is when the next one starts"
+    assert int(refused.headers["retry-after"]) > 1
+    assert positions(app, waiting) == [BACKLOG - 1, BACKLOG]
+
+
+def service_order(app: httpx.Client, path: str) -> list[str]:
+    """All tasks of a path, oldest first."""
+    tasks = app.get("/api/v1/tasks", params={"path": path}).raise_for_status().json()["Tasks"]
+    return [task["TaskId"] for task in reversed(tasks)]
+
+
+def test_of_a_task_that_was_acknowledged_to_anybody_nothing_is_taken_back(
+    app: httpx.Client, path: str, stack: Stack
+) -> None:
+    fill(app, path)
+    acknowledged = 0
+    with ThreadPoolExecutor(4) as crowd:
+        for turn in range(40):
+            key = {"idempotency_key": str(turn)}
+            answers = list(crowd.map(lambda _, key=key: submit(app, path, LARGE, **key), range(4)))
+            assert {answer.status_code for answer in answers} <= {202, 429}
+            told = {answer.json()["TaskId"] for answer in answers if answer.status_code == 202}
+            assert len(told) <= 1
+            for task_id in told:
+                acknowledged += 1
+                assert task_of(app, task_id)["BackendStatus"] == "created"
