@@ -14,7 +14,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from shared.task import State
 from shared.task_store import PARTITIONS, NewTask
 from shared.task_store.link import _SCRIPTS
-from shared.task_store.store import _packb
+from shared.task_store.packing import pack
 from tests.shared.task_store.conftest import Clock, StoreFactory
 from tests.shared.task_store.steps import Step, each_step
 from tests.shared.task_store.wire import Wire
@@ -120,7 +120,7 @@ async def create_finished(open_store: StoreFactory, wire: Wire, server: Server, 
         arg["id"], arg["op"], arg["rec"]["p"] = f"t{number}", str(number), PATHS[number % 3]
         tag = "{" + tag_of(arg["id"]) + "}"
         pipe = pipes[key_slot(tag.encode()) * len(pipes) // REDIS_CLUSTER_HASH_SLOTS]
-        pipe.evalsha(sha, 1, tag, _packb(arg, use_bin_type=False), "")
+        pipe.evalsha(sha, 1, tag, pack(arg), "")
         if len(pipe) == 5000:
             pipe.execute()
     for pipe, client in zip(pipes, clients, strict=True):
