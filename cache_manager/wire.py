@@ -48,6 +48,10 @@ def _int_or_text(value: Any) -> Any:
     return value
 
 
+def _priority(value: Any) -> Any:
+    return DEFAULT_PRIORITY if value is None else _int_or_text(value)
+
+
 class TaskUpsert(LegacyModel):
     """The body of ``CacheConnectorUpsert`` (contract A1)."""
 
@@ -80,8 +84,8 @@ class TaskUpsert(LegacyModel):
     ] = Field(default=None, alias="Attempt", ge=1, le=MAX_ATTEMPT)
     """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
 
-    priority: Annotated[int, BeforeValidator(_int_or_text, json_schema_input_type=_Priority | _PriorityText)] = Field(
-        default=DEFAULT_PRIORITY, alias="Priority", ge=0, le=9
+    priority: Annotated[int, BeforeValidator(_priority, json_schema_input_type=_Priority | _PriorityText | None)] = (
+        Field(default=DEFAULT_PRIORITY, alias="Priority", ge=0, le=9)
     )
     """Of a new task: 9 goes before 0, see ``docs/queues.md``."""
 

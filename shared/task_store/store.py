@@ -489,11 +489,12 @@ class TaskStore:
             "cap": to_ms(BACKOFF_CAP_S),
             "retention": to_ms(policy.retention_s),
             "announce": to_ms(policy.announce_s),
-            "seed": random.getrandbits(31),
         }
         parts = await asyncio.gather(
             *(
-                self._link.script("check", tag, pack(self._stamped(arg | {"turns": some})))
+                self._link.script(
+                    "check", tag, pack(self._stamped(arg | {"turns": some, "seed": random.getrandbits(31)}))
+                )
                 for tag, some in by_tag.items()
             )
         )

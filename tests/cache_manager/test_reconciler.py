@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator
 
 import pytest
 
 from cache_manager.reconciler import reconcile
-from shared.events import Topic
-from shared.services import Services
-from shared.settings import Settings
-from shared.task import Task
 from shared.task_id import new_task_id
-from shared.task_store import NewTask, StorePolicy, StoreUnavailable, TaskStore
-from shared.task_store.store import Overdue, partition
-from tests.shared.task_store.conftest import Clock, opener
+from shared.task_store import Grant, NewTask, StoreUnavailable, TaskStore, Turn
+from shared.task_store.packing import partition
+from shared.task_store.store import Overdue
+from tests.cache_manager.process import REPUBLISH_S, Process
+from tests.shared.task_store.conftest import Clock
 
+PATH = "/v1/test"
 AWAY = 3
-REPUBLISH_S = 30
 
 
 class StoreWithANodeAway(TaskStore):
@@ -28,37 +25,43 @@ class StoreWithANodeAway(TaskStore):
         return await super().sweep(index)
 
 
-class Published(Topic):
-    """Takes all events, and keeps of which tasks they speak."""
-
-    def __init__(self) -> None:
-        super().__init__("https://topic.example.org/api/events", None)
-        self.task_ids: set[str] = set()
-
-    async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
-        self.task_ids |= {task.id for task in tasks}
+@pytest.fixture
+async def process(redis_url: str, clock: Clock) -> AsyncIterator[Process]:
+    process = Process.start(redis_url, clock)
+    yield process
+    await process.link.aclose()
 
 
-async def test_while_a_node_of_the_cluster_is_away_the_overdue_tasks_of_the_others_are_published(
-    redis_url: str,
+async def test_while_a_node_of_the_cluster_is_away_the_overdue_tasks_of_the_others_are_offered_to_their_queue(
+    redis_url: str, clock: Clock
 ) -> None:
-    clock, published = Clock(), Published()
-    store = StoreWithANodeAway(opener(redis_url), StorePolicy(republish_s=REPUBLISH_S), clock)
-    settings = Settings.from_env(
-        {
-            "REDIS_CONNECTION_STRING": redis_url,
-            "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
-            "BACKENDS": '{"/v1": "https://models.example.org"}',
-        }
-    )
-    services = replace(Services.of(settings), store=store, events=published)
+    process = Process.start(redis_url, clock, store_type=StoreWithANodeAway)
+    await process.queues.configure(PATH, {"paused": True})
     task_ids = {new_task_id() for _ in range(64)}
     for task_id in task_ids:
-        await store.create(NewTask(task_id, "/v1/test", lease_s=60))
+        await process.store.create(NewTask(task_id, PATH, lease_s=60))
     clock.advance(REPUBLISH_S)
 
     with pytest.raises(StoreUnavailable):
-        await reconcile(services)
+        await reconcile(process.services)
 
-    assert published.task_ids == {task_id for task_id in task_ids if partition(task_id) != AWAY}
-    await store.aclose()
+    assert (await process.queues.status(PATH)).waiting == sum(partition(task_id) != AWAY for task_id in task_ids)
+    await process.link.aclose()
+
+
+async def test_what_was_granted_and_never_claimed_is_published_again_and_given_up_at_last(
+    process: Process, clock: Clock
+) -> None:
+    await process.store.create(NewTask("t1", PATH, lease_s=60))
+    taken = await process.queues.offer([Turn(PATH, Grant("t1", 1), "", 0, 5)])
+    assert taken.grants == [Grant("t1", 1)]
+    published: list[str] = []
+    while (await process.queues.status(PATH)).holding:
+        clock.advance(2 * REPUBLISH_S)
+        await reconcile(process.services)
+        published += process.published.task_ids
+        process.published.task_ids.clear()
+    task = await process.store.get("t1")
+    assert task
+    assert (task.state, task.status) == ("failed", "Failed - unable to send to backend service.")
+    assert published == ["t1", "t1"]

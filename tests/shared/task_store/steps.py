@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
 
 from shared.task import Content, State, Task
-from shared.task_store import PARTITIONS, Claimed, NewTask, Overdue, TaskStore
-from shared.task_store.store import partition
+from shared.task_store import PARTITIONS, Checked, Claimed, NewTask, Overdue, TaskStore
+from shared.task_store.packing import partition
 from tests.shared.task_store.conftest import Clock
 
 Given = Callable[[TaskStore, Clock], Awaitable[None]]
@@ -29,6 +29,11 @@ async def claim(store: TaskStore, task_id: str = "t1") -> Task:
 async def sweep_all(store: TaskStore) -> list[Overdue]:
     found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
     return [item for items in found for item in items]
+
+
+async def check(store: TaskStore) -> list[Checked]:
+    """What is found, but for the pauses, which chance has a part in."""
+    return [replace(item, again_s=None) for item in await store.check("/v1/a", [("t1", 1)])]
 
 
 async def nothing(store: TaskStore, clock: Clock) -> None:
@@ -52,6 +57,21 @@ async def running(store: TaskStore, clock: Clock) -> None:
     clock.advance(1)
 
 
+async def requeued(store: TaskStore, clock: Clock) -> None:
+    await dispatched(store, clock)
+    task = await store.get("t1")
+    assert task
+    await store.requeue(task, status="Awaiting service availability")
+    clock.advance(1)
+
+
+async def published_in_vain(store: TaskStore, clock: Clock) -> None:
+    await created(store, clock)
+    for _ in range(2):
+        assert [item.what for item in await check(store)] == ["publish"]
+        clock.advance(60)
+
+
 async def with_result(store: TaskStore, clock: Clock) -> None:
     await running(store, clock)
     await store.put_result("t1", RESULT, b"png")
@@ -70,7 +90,7 @@ async def failed(store: TaskStore, clock: Clock) -> None:
     clock.advance(1)
 
 
-async def publish_overdue(store: TaskStore, clock: Clock) -> None:
+async def wait_overdue(store: TaskStore, clock: Clock) -> None:
     await store.create(HELLO)
     clock.advance(30)
 
@@ -125,7 +145,13 @@ STEPS = [
         "requeue",
         "move",
         dispatched,
-        lambda store, task: store.requeue(task, status="Retrying", after_s=7, failed=True),
+        lambda store, task: store.requeue(task, status="Retrying", apart_s=7, failed=True),
+    ),
+    Step(
+        "requeue within its queue",
+        "move",
+        dispatched,
+        lambda store, task: store.requeue(task, status="Awaiting service availability"),
     ),
     Step("fail_dispatch", "move", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
     Step("running", "move", dispatched, lambda store, _: store.update("t1", state=State.RUNNING, status="running")),
@@ -136,7 +162,10 @@ STEPS = [
     Step("replay", "move", failed, lambda store, _: store.replay("t1")),
     Step("hop", "move", with_result, lambda store, _: store.hop("t1", status="created", path="/v1/b")),
     Step("put_result", "move", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
-    Step("sweep that publishes", "sweep", publish_overdue, lambda store, _: store.sweep(partition("t1"))),
+    Step("withdraw", "withdraw", created, lambda store, _: store.withdraw("t1")),
+    Step("check that publishes", "check", created, lambda store, _: check(store)),
+    Step("check that gives up", "check", published_in_vain, lambda store, _: check(store)),
+    Step("sweep that looks at who waits", "sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))),
     Step("sweep that retries", "sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
     Step("sweep that purges", "sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
     Step("forget", "forget", blobs_left, lambda store, _: store.forget(["t1"])),

@@ -53,7 +53,7 @@ async def test_a_task_is_counted_once_from_its_creation_to_its_removal(store: Ta
 async def test_a_retried_task_is_as_old_as_before(store: TaskStore, clock: Clock) -> None:
     await store.create(steps.HELLO)
     clock.advance(10)
-    await store.requeue(await steps.claim(store), status="Retrying", after_s=1, failed=True)
+    await store.requeue(await steps.claim(store), status="Retrying", apart_s=1, failed=True)
     clock.advance(10)
     assert (await store.depths())["/v1/a"].oldest_waiting_ms == 20_000
 

@@ -170,7 +170,7 @@ async def test_a_replayed_task_announces_its_new_end_only(open_store: StoreFacto
     await store.announced(["t1"])
     assert (await known(store)).state is State.CREATED
     clock.advance(30)
-    assert [item.what for item in await sweep_all(store)] == ["publish"]
+    assert [item.what for item in await sweep_all(store)] == ["waits"]
 
 
 # Lists

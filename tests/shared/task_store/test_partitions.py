@@ -10,7 +10,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from local.redis_server import RedisCluster
 from shared.task import Content, State
 from shared.task_store import PARTITIONS, NewTask, TaskStore
-from shared.task_store.store import TAGS, partition
+from shared.task_store.packing import TAGS, partition
 from tests.shared.task_store.conftest import Clock
 from tests.shared.task_store.world import Server, nodes
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.task import Content, State
 from shared.task_store import PARTITIONS, Claimed, Created, Existing, Moved, NewTask, Refusal, Refused, TaskStore
-from shared.task_store.store import partition
+from shared.task_store.packing import partition
 from tests.shared.task_store import steps
 from tests.shared.task_store.conftest import Clock, StoreFactory
 from tests.shared.task_store.world import Server, World, world
@@ -123,7 +123,7 @@ async def test_of_two_different_ends_at_once_exactly_one_stays(
     assert [World(redis_server).records[task_id]["s"] for task_id in IDS] == ends
 
 
-@pytest.mark.parametrize("age_s", [30, 1000], ids=["publishes", "purges"])
+@pytest.mark.parametrize("age_s", [30, 1000], ids=["waits", "purges"])
 async def test_of_several_reconcilers_at_once_each_overdue_task_is_handed_to_exactly_one(
     processes: list[TaskStore], clock: Clock, redis_server: Server, age_s: float
 ) -> None:
@@ -137,7 +137,7 @@ async def test_of_several_reconcilers_at_once_each_overdue_task_is_handed_to_exa
     found = await asyncio.gather(*(store.sweep(p) for p in range(PARTITIONS) for store in processes[:3]))
     handed_out = [item.id for items in found for item in items]
     assert sorted(handed_out) == sorted(ids)
-    assert world(redis_server, dict.fromkeys(ids, (60.0, 90.0))).count("60..90") == (0 if finished else len(ids))
+    assert world(redis_server, dict.fromkeys(ids, (45.0, 60.0))).count("45..60") == (0 if finished else len(ids))
 
 
 async def test_a_lease_that_ends_while_the_backend_reports_ends_in_one_attempt_or_the_next(

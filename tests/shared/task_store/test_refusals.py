@@ -20,7 +20,7 @@ Take = Callable[[TaskStore, Task], Awaitable[Outcome | Claimed]]
 STEPS: dict[str, Take] = {
     "claim": lambda store, task: store.claim(task.id, task.attempt, window_s=40),
     "accepted": lambda store, task: store.accepted(task),
-    "requeue": lambda store, task: store.requeue(task, status="Retrying", after_s=1, failed=True),
+    "requeue": lambda store, task: store.requeue(task, status="Retrying", apart_s=1, failed=True),
     "fail_dispatch": lambda store, task: store.fail_dispatch(task, status="Failed."),
     "heartbeat": lambda store, task: store.update(task.id, state=None, status="50 %", attempt=task.attempt),
     "running": lambda store, task: store.update(task.id, state=State.RUNNING, status="r", attempt=task.attempt),
@@ -57,7 +57,7 @@ async def _task_in(state: State, store: TaskStore, clock: Clock) -> Task:
     await steps.dispatched(store, clock)
     task = await store.get("t1")
     assert task
-    await store.requeue(task, status="Retrying", after_s=1, failed=False)
+    await store.requeue(task, status="Retrying", apart_s=1, failed=False)
     if state is not State.CREATED:
         await steps.claim(store)
     if state not in (State.CREATED, State.DISPATCHED):
@@ -89,7 +89,7 @@ async def test_a_step_is_taken_or_refused_by_the_state_of_the_task(
         assert (outcome.reason, outcome.task) == (expected, task)
         assert world(redis_server) == before
     elif expected == "same":
-        assert outcome == Moved(task, transition=False)
+        assert outcome == Moved(task, None)
         assert world(redis_server) == before
     else:
         assert outcome.task.state == expected

@@ -126,7 +126,7 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
     claim = wire.scripts[-1]
     for record, reason in (
         (lambda: store.accepted(claimed.task), Refusal.STATE),
-        (lambda: store.requeue(claimed.task, status="Retrying", after_s=1, failed=True), Refusal.STALE),
+        (lambda: store.requeue(claimed.task, status="Retrying", apart_s=1, failed=True), Refusal.STALE),
     ):
         await record()
         before = world(redis_server)

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from shared.task import Content, State, Task
 from shared.task_store import Claimed, Created, Moved, NewTask, Refused, TaskStore
-from shared.task_store.store import partition
+from shared.task_store.packing import partition
 from tests.shared.task_store.conftest import POLICY, Clock, store_at
 from tests.shared.task_store.world import START_MS, Server, World
 
@@ -32,7 +32,7 @@ IDS = ("t1", "t2")
 PATHS = ("/v1/a", "/v1/b")
 LEASE_MS, WINDOW_MS, PAUSE_MS, BLOB_GRACE_MS = 60_000, 40_000, 7_000, 120_000
 REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
-CAP_MS = 600_000
+WAIT_CAP_MS = 3_600_000
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
 contents = st.sampled_from([Content("text/plain", 2), Content("text/plain", 99_999, "blob")])
 attempts = st.sampled_from([0, 0, 0, 0, 0, 0, None, None, -1, 1])
@@ -52,6 +52,9 @@ class Model:
     attempt: int = 1
     failures: int = 0
     publishes: int = 1
+    looks: int | None = None
+    """How often it was seen to that it waits in its queue; 0 is apart from it."""
+    fresh: bool = True
 
     def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
         if attempt is not None and attempt != self.attempt:
@@ -70,7 +73,7 @@ class Model:
             waits = state is State.CREATED
             in_ms = RETENTION_MS if not self.wanted else None if waits else LEASE_MS
         due_ms = self.due_ms if in_ms is None else (now_ms + in_ms, now_ms + in_ms)
-        return replace(self, state=state, due_ms=due_ms, **change)
+        return replace(self, state=state, due_ms=due_ms, fresh=False, **change)
 
     def swept(self, now_ms: int) -> tuple[str, Model | None]:
         """What a sweep does with an overdue task."""
@@ -78,17 +81,27 @@ class Model:
             later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
             return ("blobs", later) if self.has_blobs else ("purged", None)
         if self.state is State.CREATED and self.wanted:
-            if self.publishes >= POLICY.max_attempts:
-                return "failed", self.enter(State.FAILED, now_ms)
-            return "publish", self.published(now_ms)
+            return "waits", self.looked_at(now_ms)
         failed = replace(self, failures=self.failures + 1)
         if not self.wanted or failed.failures >= POLICY.max_attempts:
             return "failed", failed.enter(State.FAILED, now_ms)
-        return "retry", replace(failed, state=State.CREATED, attempt=self.attempt + 1, publishes=0).published(now_ms)
+        again = failed.enter(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, looks=None)
+        return "retry", again.looked_at(now_ms)
 
-    def published(self, now_ms: int) -> Model:
-        full_ms = min(CAP_MS, REPUBLISH_MS * 2**self.publishes)
-        return replace(self, publishes=self.publishes + 1, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
+    def looked_at(self, now_ms: int) -> Model:
+        looks = (self.looks or 0) + 1
+        full_ms = min(WAIT_CAP_MS, REPUBLISH_MS * 2 ** (looks - 1))
+        return replace(self, looks=looks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
+
+    def checked(self, path: str, attempt: int, now_ms: int) -> tuple[str | None, Model]:
+        """What is found of a turn that is looked at."""
+        if self.path != path or self.attempt != attempt or self.state.is_terminal:
+            return "gone", self
+        if self.state is not State.CREATED:
+            return None, self
+        if self.publishes >= POLICY.max_attempts:
+            return "failed", self.enter(State.FAILED, now_ms)
+        return "publish", replace(self, publishes=self.publishes + 1)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -165,7 +178,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.expect(task_id, outcome, refusal, model and model.enter(State.DISPATCHED, self.now_ms, WINDOW_MS))
         return outcome.task if isinstance(outcome, Claimed) else multiple()
 
-    @rule(twice=st.booleans(), task=consumes(claims), answer=st.sampled_from(["accepted", "busy", "retry", "failed"]))
+    @rule(
+        twice=st.booleans(),
+        task=consumes(claims),
+        answer=st.sampled_from(["accepted", "busy", "apart", "retry", "failed"]),
+    )
     def record(self, twice: bool, task: Task, answer: str) -> None:
         """A dispatcher records what the backend said, at once or long after the task was taken from it."""
         store, model, now_ms = self.stores[twice], self.models.get(task.id), self.now_ms
@@ -179,14 +196,16 @@ class StoreMachine(RuleBasedStateMachine):
             after = model and model.enter(State.FAILED, now_ms, failures=model.failures + 1)
         else:
             failed = answer == "retry"
-            outcome = self.run(store.requeue(task, status=answer, after_s=PAUSE_MS / 1000, failed=failed))
+            apart_s = None if answer == "busy" else PAUSE_MS / 1000
+            outcome = self.run(store.requeue(task, status=answer, apart_s=apart_s, failed=failed))
             after = model and model.enter(
                 State.CREATED,
                 now_ms,
-                PAUSE_MS,
+                REPUBLISH_MS if answer == "busy" else PAUSE_MS,
                 attempt=model.attempt + 1,
                 failures=model.failures + failed,
                 publishes=0,
+                looks=None if answer == "busy" else 0,
             )
         self.expect(task.id, outcome, refusal, after)
 
@@ -238,6 +257,7 @@ class StoreMachine(RuleBasedStateMachine):
             attempt=model.attempt + 1,
             failures=0,
             publishes=1,
+            looks=None,
         )
         self.expect(task_id, outcome, model.refusal(named, ask_body=not body) if model else "unknown", after)
 
@@ -277,6 +297,27 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.run(self.stores[0].forget([id_])) == 1
                 self.drop(id_)
 
+    @rule(
+        twice=st.booleans(), task_id=ids, path=paths, attempt=st.sampled_from([0, 0, 0, -1, 1]), often=st.booleans()
+    )
+    def check(self, twice: bool, task_id: str, path: str, attempt: int, often: bool) -> None:
+        """A turn that has held a slot for long is looked at, once or until that is enough."""
+        for _ in range(POLICY.max_attempts if often else 1):
+            model, named = self.named(task_id, attempt)
+            checked = self.run(self.stores[twice].check(path, [(task_id, named or 0)]))
+            what, after = model.checked(path, named or 0, self.now_ms) if model else ("gone", None)
+            assert [(item.what, item.id, item.attempt) for item in checked] == [(what, task_id, named)] * bool(what)
+            if after:
+                self.models[task_id] = after
+
+    @rule(twice=st.booleans(), task_id=ids)
+    def withdraw(self, twice: bool, task_id: str) -> None:
+        """A queue does not take a task, which is withdrawn if nothing has happened to it."""
+        self.run(self.stores[twice].withdraw(task_id))
+        model = self.models.get(task_id)
+        if model and model.state is State.CREATED and model.fresh:
+            self.drop(task_id)
+
     @rule(seconds=st.sampled_from([1, 7, 60]))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
@@ -295,6 +336,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (rec["s"], rec["p"], rec["w"]) == (model.state, model.path, model.wanted)
             assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
             assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
+            assert rec.get("z") == model.looks
             assert model.due_ms[0] <= due_ms <= model.due_ms[1]
             self.models[task_id] = replace(model, due_ms=(due_ms, due_ms))
             if model.state.is_terminal:

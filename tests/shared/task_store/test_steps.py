@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.task import Content, State
-from shared.task_store import Claimed, Created, Existing, Moved, NewTask, Refusal, Refused, TaskStore
+from shared.task_store import Claimed, Created, Existing, Left, Moved, NewTask, Refusal, Refused, TaskStore
 from tests.shared.task_store import steps
 from tests.shared.task_store.conftest import Clock
 from tests.shared.task_store.steps import HELLO, RESULT, sweep_all
@@ -197,17 +197,38 @@ async def test_a_requeued_task_waits_at_its_old_place_for_a_new_attempt(
     assert world(redis_server) == DISPATCHED
     task = await store.get("t1")
     assert task
-    outcome = await store.requeue(task, status="Retrying", after_s=7.5, failed=failed)
+    outcome = await store.requeue(task, status="Retrying", apart_s=7.5, failed=failed)
     assert isinstance(outcome, Moved)
-    assert outcome.transition
+    assert outcome.left == Left("/v1/a", 1)
     assert world(redis_server) == text(f"""
-        t:t1 created /v1/a 'Retrying' a2 f{failed:d} n0 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Retrying' a2 f{failed:d} n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z0
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Retrying'
         b:t1 hello
         z:/v1/a:created t1@0
         due t1@9.5
+        paths /v1/a
+    """)
+
+
+async def test_a_task_that_was_refused_waits_in_its_queue_for_a_new_attempt(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    await steps.dispatched(store, clock)
+    task = await store.get("t1")
+    assert task
+    outcome = await store.requeue(task, status="Awaiting service availability")
+    assert isinstance(outcome, Moved)
+    assert outcome.left == Left("/v1/a", 1)
+    assert world(redis_server) == text("""
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5
+          +0 created a1 client 'created'
+          +1 dispatched a1 dispatcher ''
+          +2 created a2 dispatcher 'Awaiting service availability'
+        b:t1 hello
+        z:/v1/a:created t1@0
+        due t1@32
         paths /v1/a
     """)
 
@@ -298,7 +319,7 @@ async def test_an_update_may_change_body_query_and_endpoint_and_the_counts_go_wi
         inline_body=b"bye",
     )
     assert isinstance(outcome, Moved)
-    assert outcome.transition
+    assert outcome.left == Left("/v1/a", 1)
     assert world(redis_server) == text("""
         t:t1 running /v1/b 'running model' a1 f0 n1 v4 c0 m3 q0 l60 wanted body=text/plain:3
           query x=1
@@ -389,7 +410,7 @@ async def test_a_hop_takes_the_task_with_its_own_body_to_the_end_of_the_next_que
 async def test_a_retry_keeps_the_result_of_an_earlier_step_and_voids_its_own(store: TaskStore, clock: Clock) -> None:
     await steps.with_result(store, clock)
     await store.hop("t1", status="created", path="/v1/b")
-    await store.requeue(await steps.claim(store), status="Retrying", after_s=1, failed=True)
+    await store.requeue(await steps.claim(store), status="Retrying", apart_s=1, failed=True)
     assert await store.inline_result("t1") == b"png"
     await steps.claim(store)
     await store.put_result("t1", Content("text/plain", 3), b"own")
@@ -407,9 +428,10 @@ async def test_a_task_that_was_only_kept_track_of_is_wanted_once_it_is_claimed(
     await store.create(NewTask("t1", "/v1/a", 60, wanted=False, body=Content("text/plain", 5), inline_body=b"hello"))
     task = await steps.claim(store)
     assert task.wanted
-    await store.requeue(task, status="Awaiting service availability", after_s=5, failed=False)
+    await store.requeue(task, status="Awaiting service availability", apart_s=5, failed=False)
     clock.advance(5)
     await sweep_all(store)
+    assert [item.what for item in await store.check("/v1/a", [("t1", 2)])] == ["publish"]
     published = await store.get("t1")
     assert published
     assert (published.state, published.publishes) == (State.CREATED, 1)
@@ -421,7 +443,7 @@ async def test_a_hop_with_a_body_replaces_the_kept_one_and_forgets_the_failures(
     await steps.dispatched(store, clock)
     task = await store.get("t1")
     assert task
-    await store.requeue(task, status="Retrying", after_s=1, failed=True)
+    await store.requeue(task, status="Retrying", apart_s=1, failed=True)
     clock.advance(1)
     await store.hop("t1", status=None, path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""

@@ -1,4 +1,5 @@
-"""What the sweep does for each overdue task, with the whole world before and after it."""
+"""What the sweep does for each overdue task, and the check for each that holds a slot for long, with the whole world
+before and after it."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from shared.task import Content, State
 from shared.task_store import (
     BACKOFF_CAP_S,
     SWEEP_LIMIT,
+    Checked,
+    Left,
+    Moved,
     NewTask,
     Overdue,
     Refusal,
@@ -18,7 +22,8 @@ from shared.task_store import (
     StorePolicy,
     TaskStore,
 )
-from shared.task_store.store import partition
+from shared.task_store.packing import partition
+from shared.task_store.store import WAIT_CAP_S
 from tests.shared.task_store import steps
 from tests.shared.task_store.conftest import POLICY, Clock, StoreFactory
 from tests.shared.task_store.steps import HELLO, sweep_all
@@ -26,6 +31,7 @@ from tests.shared.task_store.world import Server, World, nodes, text, world
 
 UNSENT = "Failed - unable to send to backend service."
 SILENCE = "the backend was not heard of for too long"
+GIVEN_UP = f"Failed - {SILENCE} (attempt 3 of 3)."
 
 Given = Callable[[TaskStore, Clock], Awaitable[None]]
 
@@ -40,10 +46,10 @@ def a_millisecond_before(clock: Clock) -> None:
     clock.ms -= 1
 
 
-async def test_a_task_that_nobody_claimed_is_published_again(
+async def test_that_a_task_which_waits_long_stands_in_its_queue_is_seen_to(
     store: TaskStore, clock: Clock, redis_server: Server
 ) -> None:
-    await steps.publish_overdue(store, clock)
+    await steps.wait_overdue(store, clock)
     assert world(redis_server) == text("""
         t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 wanted body=text/plain:5
           +0 created a1 client 'created'
@@ -53,30 +59,97 @@ async def test_a_task_that_nobody_claimed_is_published_again(
         paths /v1/a
     """)
     overdue = await sweep_all(store)
-    assert overdue == [Overdue("publish", "t1", await store.get("t1"))]
-    assert overdue[0].must_publish
-    assert not overdue[0].transition
-    # The second publish has a deadline of 60 s, up to half of it taken away by chance.
-    assert world(redis_server, {"t1": (60, 90)}) == text("""
-        t:t1 created /v1/a 'created' a1 f0 n2 v1 c0 m0 q0 l60 wanted body=text/plain:5
+    assert overdue == [Overdue("waits", "t1", await store.get("t1"))]
+    assert overdue[0].moved is None
+    # The next look comes after 30 s, up to half of it taken away by chance; nothing is published for it.
+    assert world(redis_server, {"t1": (45, 60)}) == text("""
+        t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 wanted body=text/plain:5 z1
           +0 created a1 client 'created'
         b:t1 hello
         z:/v1/a:created t1@0
-        due t1@60..90
+        due t1@45..60
         paths /v1/a
     """)
 
 
-async def test_a_task_whose_pause_is_over_is_published_for_the_first_time(
+async def test_a_task_that_waits_is_never_given_up(store: TaskStore, clock: Clock) -> None:
+    await store.create(HELLO)
+    for _ in range(10 * POLICY.max_attempts):
+        clock.advance(WAIT_CAP_S)
+        assert [item.what for item in await sweep_all(store)] == ["waits"]
+
+
+async def test_a_task_that_holds_a_slot_and_that_nobody_claimed_is_published_again(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    await steps.created(store, clock)
+    clock.advance(29)
+    checked = await store.check("/v1/a", [("t1", 1)])
+    assert checked == [Checked("publish", "t1", 1, await store.get("t1"), checked[0].again_s)]
+    # Before it is to be looked at again are 60 s, up to half of them taken away by chance.
+    assert checked[0].again_s is not None
+    assert 30 <= checked[0].again_s <= 60
+    assert world(redis_server) == text("""
+        t:t1 created /v1/a 'created' a1 f0 n2 v1 c0 m0 q0 l60 wanted body=text/plain:5
+          +0 created a1 client 'created'
+        b:t1 hello
+        z:/v1/a:created t1@0
+        due t1@30
+        paths /v1/a
+    """)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "attempt"),
+    [
+        (steps.nothing, "/v1/a", 1),
+        (steps.created, "/v1/b", 1),
+        (steps.created, "/v1/a", 2),
+        (steps.requeued, "/v1/a", 1),
+        (steps.completed, "/v1/a", 1),
+    ],
+    ids=["unknown", "elsewhere", "at an earlier attempt", "at a later attempt", "finished"],
+)
+async def test_a_turn_that_is_over_is_found_to_hold_its_slot_for_nothing(
+    store: TaskStore, clock: Clock, redis_server: Server, given: Given, path: str, attempt: int
+) -> None:
+    await given(store, clock)
+    before = world(redis_server)
+    assert await store.check(path, [("t1", attempt)]) == [Checked("gone", "t1", attempt, None, None)]
+    assert world(redis_server) == before
+
+
+@pytest.mark.parametrize("given", [steps.dispatched, steps.running], ids=["dispatched", "running"])
+async def test_of_a_task_that_its_backend_has_there_is_nothing_to_tell(
+    store: TaskStore, clock: Clock, redis_server: Server, given: Given
+) -> None:
+    await given(store, clock)
+    before = world(redis_server)
+    assert await store.check("/v1/a", [("t1", 1)]) == []
+    assert world(redis_server) == before
+
+
+async def test_many_turns_are_checked_at_once_over_all_partitions(store: TaskStore) -> None:
+    ids = [f"t{number}" for number in range(100)]
+    for task_id in ids[:50]:
+        await store.create(NewTask(task_id, "/v1/a", 60))
+    checked = await store.check("/v1/a", [(task_id, 1) for task_id in ids])
+    assert {item.id: item.what for item in checked} == dict.fromkeys(ids[:50], "publish") | dict.fromkeys(
+        ids[50:], "gone"
+    )
+    assert len(checked) == 100
+
+
+async def test_a_task_whose_pause_is_over_is_to_wait_in_its_queue(
     store: TaskStore, clock: Clock, redis_server: Server
 ) -> None:
     await steps.dispatched(store, clock)
     task = await store.get("t1")
     assert task
-    await store.requeue(task, status="Awaiting service availability", after_s=5, failed=False)
+    await store.requeue(task, status="Awaiting service availability", apart_s=5)
     clock.advance(5)
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z0
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Awaiting service availability'
@@ -86,9 +159,9 @@ async def test_a_task_whose_pause_is_over_is_published_for_the_first_time(
         paths /v1/a
     """)
     overdue = await sweep_all(store)
-    assert overdue == [Overdue("publish", "t1", await store.get("t1"))]
+    assert overdue == [Overdue("waits", "t1", await store.get("t1"))]
     assert world(redis_server, {"t1": (22, 37)}) == text("""
-        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n1 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Awaiting service availability'
@@ -105,12 +178,10 @@ async def test_a_task_that_was_published_in_vain_to_the_limit_is_failed(
     await store.create(HELLO)
     for _ in range(POLICY.max_attempts - 1):
         clock.advance(BACKOFF_CAP_S)
-        assert [item.what for item in await sweep_all(store)] == ["publish"]
+        assert [item.what for item in await store.check("/v1/a", [("t1", 1)])] == ["publish"]
     clock.advance(BACKOFF_CAP_S)
-    overdue = await sweep_all(store)
-    assert overdue == [Overdue("failed", "t1", await store.get("t1"))]
-    assert overdue[0].transition
-    assert not overdue[0].must_publish
+    checked = await store.check("/v1/a", [("t1", 1)])
+    assert checked == [Checked("failed", "t1", 1, await store.get("t1"), None)]
     assert world(redis_server) == text(f"""
         t:t1 failed /v1/a '{UNSENT}' a1 f0 n3 v2 c0 m1800 q0 l60 wanted body=text/plain:5
           +0 created a1 client 'created'
@@ -138,10 +209,10 @@ async def test_a_claimed_task_that_nobody_spoke_of_gets_a_new_attempt_and_keeps_
     """)
     overdue = await sweep_all(store)
     assert overdue == [Overdue("retry", "t1", await store.get("t1"))]
-    assert overdue[0].must_publish
-    assert overdue[0].transition
+    assert overdue[0].task
+    assert overdue[0].moved == Moved(overdue[0].task, Left("/v1/a", 1))
     assert world(redis_server, {"t1": (56, 71)}) == text(f"""
-        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n1 v3 c0 m41 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v3 c0 m41 q0 l60 wanted body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +41 created a2 reconciler 'Retrying - {SILENCE}'
@@ -170,7 +241,7 @@ async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the
     """)
     assert await sweep_all(store) == [Overdue("retry", "t1", await store.get("t1"))]
     assert world(redis_server, {"t1": (78, 93)}) == text(f"""
-        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n1 v5 c0 m63 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v5 c0 m63 q0 l60 wanted body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -191,7 +262,7 @@ async def test_a_dispatcher_that_died_costs_an_attempt_and_its_late_word_is_refu
     assert [item.what for item in await sweep_all(store)] == ["retry"]
     again = await steps.claim(store)
     assert (again.attempt, again.failures) == (2, 1)
-    late = await store.requeue(lost, status="Retrying", after_s=1, failed=True)
+    late = await store.requeue(lost, status="Retrying", apart_s=1, failed=True)
     assert isinstance(late, Refused)
     assert late.reason is Refusal.STALE
 
@@ -205,15 +276,17 @@ async def test_a_task_whose_leases_ended_to_the_limit_is_failed_with_the_count(
         clock.advance(40)
         overdue = await sweep_all(store)
     assert overdue == [Overdue("failed", "t1", await store.get("t1"))]
+    assert overdue[0].task
+    assert overdue[0].moved == Moved(overdue[0].task, Left("/v1/a", 3))
     assert world(redis_server) == text(f"""
-        t:t1 failed /v1/a 'Failed - {SILENCE} (attempt 3 of 3).' a3 f3 n1 v7 c0 m120 q0 l60 wanted body=text/plain:5
+        t:t1 failed /v1/a '{GIVEN_UP}' a3 f3 n0 v7 c0 m120 q0 l60 wanted body=text/plain:5 z1
           +0 created a1 client 'created'
           +0 dispatched a1 dispatcher ''
           +40 created a2 reconciler 'Retrying - {SILENCE}'
           +40 dispatched a2 dispatcher ''
           +80 created a3 reconciler 'Retrying - {SILENCE}'
           +80 dispatched a3 dispatcher ''
-          +120 failed a3 reconciler 'Failed - {SILENCE} (attempt 3 of 3).'
+          +120 failed a3 reconciler '{GIVEN_UP}'
         b:t1 hello
         z:/v1/a:failed t1@120
         due t1@1120
@@ -263,22 +336,40 @@ async def test_before_its_deadline_a_task_is_left_alone(
     assert len(await sweep_all(store)) == 1
 
 
-async def test_deadlines_of_publishing_double_up_to_ten_minutes_less_up_to_half_by_chance(
+def assert_doubled(delays_s: list[float], base_s: float, nth: int, cap_s: float) -> float:
+    """Each is what the *nth* pause is to be, less up to half of it by chance."""
+    full_s = min(cap_s, base_s * 2 ** (nth - 1))
+    assert all(full_s / 2 <= delay_s <= full_s for delay_s in delays_s)
+    assert len(set(delays_s)) > len(delays_s) / 2
+    assert max(delays_s) - min(delays_s) > full_s / 5
+    return full_s
+
+
+async def test_looks_at_who_waits_get_ever_more_seldom_up_to_an_hour(
     open_store: StoreFactory, clock: Clock, redis_server: Server
+) -> None:
+    store = open_store(StorePolicy(republish_s=1))
+    ids = [f"t{number}" for number in range(40)]
+    await asyncio.gather(*(store.create(NewTask(task_id, "/v1/a", 60)) for task_id in ids))
+    clock.advance(1)
+    for look in range(1, 40):
+        assert len(await sweep_all(store)) == len(ids)
+        now_s = (clock.ms - Clock().ms) / 1000
+        delays_s = [due_s - now_s for due_s in World(redis_server).due_s.values()]
+        clock.advance(assert_doubled(delays_s, 1, look, WAIT_CAP_S))
+
+
+async def test_pauses_of_publishing_double_up_to_ten_minutes_less_up_to_half_by_chance(
+    open_store: StoreFactory,
 ) -> None:
     store = open_store(StorePolicy(republish_s=1, max_attempts=1000))
     ids = [f"t{number}" for number in range(40)]
     await asyncio.gather(*(store.create(NewTask(task_id, "/v1/a", 60)) for task_id in ids))
-    clock.advance(1)
     for publishes in range(2, 40):
-        assert len(await sweep_all(store)) == len(ids)
-        full_s = min(BACKOFF_CAP_S, 2 ** (publishes - 1))
-        now_s = (clock.ms - Clock().ms) / 1000
-        delays_s = [due_s - now_s for due_s in World(redis_server).due_s.values()]
-        assert all(full_s / 2 <= delay_s <= full_s for delay_s in delays_s)
-        assert len(set(delays_s)) > len(ids) / 2
-        assert max(delays_s) - min(delays_s) > full_s / 5
-        clock.advance(full_s)
+        checked = await store.check("/v1/a", [(task_id, 1) for task_id in ids])
+        delays_s = [item.again_s for item in checked if item.again_s is not None]
+        assert len(delays_s) == len(ids)
+        assert_doubled(delays_s, 1, publishes, BACKOFF_CAP_S)
 
 
 async def test_a_sweep_takes_the_most_overdue_first_and_not_too_many_at_once(store: TaskStore, clock: Clock) -> None:
@@ -296,11 +387,11 @@ async def test_a_sweep_takes_the_most_overdue_first_and_not_too_many_at_once(sto
 async def test_a_sweep_whose_answer_was_lost_hands_the_task_out_at_its_next_deadline(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
-    await steps.publish_overdue(open_store(), clock)
+    await steps.wait_overdue(open_store(), clock)
     assert await sweep_all(open_store(repeating=True)) == []
-    assert World(redis_server).records["t1"]["n"] == 2
-    clock.advance(60)
-    assert [(item.what, item.id) for item in await sweep_all(open_store())] == [("publish", "t1")]
+    assert World(redis_server).records["t1"]["z"] == 1
+    clock.advance(30)
+    assert [(item.what, item.id) for item in await sweep_all(open_store())] == [("waits", "t1")]
 
 
 async def test_after_the_retention_time_nothing_at_all_is_left_of_a_task(
@@ -375,3 +466,30 @@ async def test_a_deadline_without_a_record_is_dropped(store: TaskStore, clock: C
     clock.advance(30)
     assert await sweep_all(store) == []
     assert World(redis_server).due_s == {}
+
+
+# Tasks that their queue does not take
+
+
+async def test_of_a_task_that_is_withdrawn_nothing_at_all_is_left(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    await steps.created(store, clock)
+    await store.withdraw("t1")
+    assert world(redis_server) == ""
+    await store.withdraw("t1")
+    assert world(redis_server) == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [steps.dispatched, steps.requeued, steps.running, steps.completed, steps.failed],
+    ids=lambda given: given.__name__,
+)
+async def test_a_task_that_anything_has_happened_to_cannot_be_withdrawn(
+    store: TaskStore, clock: Clock, redis_server: Server, given: Given
+) -> None:
+    await given(store, clock)
+    before = world(redis_server)
+    await store.withdraw("t1")
+    assert world(redis_server) == before

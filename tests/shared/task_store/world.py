@@ -18,7 +18,7 @@ import msgpack
 import redis
 
 from local.redis_server import RedisCluster, RedisServer
-from shared.task_store.store import TAGS
+from shared.task_store.packing import TAGS
 
 START_MS = 1_700_000_000_000
 Server = RedisServer | RedisCluster
@@ -168,6 +168,8 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield "earlier"
     if rec.get("g"):
         yield "blobs"
+    if "z" in rec:
+        yield f"z{rec['z']}"
 
 
 def _since_start_s(at_ms: float) -> float:
