@@ -17,9 +17,9 @@ from typing import Any, Final, Self, cast
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from shared.task import Content, State
-from shared.task_store import NewTask, StorePolicy, TaskStore, connect
+from shared.task_store import NewTask, RedisLink, StorePolicy, TaskStore, connect
 from shared.task_store.connection import RedisAddress, RedisClient
-from shared.task_store.store import TAGS, partition
+from shared.task_store.packing import TAGS, partition
 
 PATH: Final = "/v1/bench/model"
 BODY: Final = b"x" * 500
@@ -66,7 +66,7 @@ def open_store(url: str, policy: StorePolicy | None = None) -> TaskStore:
     async def open_redis() -> RedisClient:
         return await connect(RedisAddress.parse(url), no_identity)
 
-    return TaskStore(open_redis, policy or StorePolicy())
+    return TaskStore(RedisLink(open_redis), policy or StorePolicy())
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,7 @@
 import json
 import time
 from dataclasses import replace
-<<<<<<< HEAD
 from datetime import datetime
-=======
-from datetime import UTC, datetime, timedelta
->>>>>>> storetests
 from typing import Any
 
 import pytest
@@ -16,11 +12,7 @@ from cache_manager.wire import MAX_STATUS_CHARS, HistoryEntry, TaskHistory, Task
 from shared.backends import BackendRegistry
 from shared.problems import Problem
 from shared.settings import Settings
-<<<<<<< HEAD
 from shared.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, State, Task
-=======
-from shared.task import MAX_ATTEMPT, Content, Event, State, Task
->>>>>>> storetests
 from shared.task_store import QueuePlace
 
 BACKENDS = BackendRegistry(
@@ -41,7 +33,6 @@ TASK = Task(
     attempt=3,
     failures=1,
     publishes=1,
-    priority=5,
     wanted=True,
     version=9,
     created_ms=1_795_342_364_123,
@@ -78,7 +69,6 @@ FULL = {
     "Body": '{"a": 1}',
     "PublishToGrid": True,
     "Attempt": 2,
-    "Priority": 9,
 }
 PARSED = TaskUpsert.model_construct(
     task_id="a-b_c.7",
@@ -88,7 +78,6 @@ PARSED = TaskUpsert.model_construct(
     body='{"a": 1}',
     publish_to_grid=True,
     attempt=2,
-    priority=9,
 )
 
 
@@ -114,11 +103,7 @@ def test_an_empty_object_means_nothing_but_defaults() -> None:
         "body": None,
         "publish_to_grid": False,
         "attempt": None,
-<<<<<<< HEAD
         "priority": DEFAULT_PRIORITY,
-=======
-        "priority": 5,
->>>>>>> storetests
     }
     assert nothing.state is None
 
@@ -224,9 +209,7 @@ def test_a_wrong_value_is_named(member: str, value: Any) -> None:
 
 
 def test_a_wrong_value_is_not_repeated() -> None:
-    wrong: dict[str, Any] = dict.fromkeys(
-        ("TaskId", "BackendStatus", "PublishToGrid", "Attempt", "Priority"), "hunter 2"
-    )
+    wrong: dict[str, Any] = dict.fromkeys(("TaskId", "BackendStatus", "PublishToGrid", "Attempt"), "hunter 2")
     wrong |= {"Status": ["hunter 2"], "Endpoint": ["hunter 2"], "Body": {"hunter 2": "hunter 2"}}
     document = refusal(json.dumps(wrong).encode())
     assert {error["pointer"] for error in document["errors"]} == {f"/{member}" for member in wrong}
@@ -267,7 +250,6 @@ def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
         ("CreatedAt", "2026-11-22T10:12:44.123000Z"),
         ("ResultContentType", None),
         ("ResultSize", None),
-<<<<<<< HEAD
         ("Priority", 7),
     ]
 
@@ -283,28 +265,6 @@ def test_a_waiting_tasks_place_is_told_and_when_it_will_start_if_that_is_known()
     assert told["QueuePosition"] == 6
     start_ms = datetime.fromisoformat(told["EstimatedStart"]).timestamp() * 1000
     assert before_ms - 1 <= start_ms - 30_000 <= after_ms + 1, "six ends of 10 s each, two at a time"
-=======
-        ("Priority", 5),
-    ]
-
-
-def test_of_a_task_that_waits_it_is_told_where_and_from_when_on_it_will_be_worked_on() -> None:
-    before = datetime.now(UTC)
-    view = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=5, slots=3, service_s=10))
-    after = datetime.now(UTC)
-    assert view.queue_position == 6
-    assert view.estimated_start
-    start = datetime.fromisoformat(view.estimated_start)
-    to_the_ms = timedelta(milliseconds=1)
-    assert before - to_the_ms <= start - timedelta(seconds=20) <= after + to_the_ms
-    assert list(view.document())[-2:] == ["QueuePosition", "EstimatedStart"]
-
-
-def test_while_service_times_are_unknown_no_start_is_estimated() -> None:
-    document = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=0, slots=1, service_s=None)).document()
-    assert document["QueuePosition"] == 1
-    assert "EstimatedStart" not in document
->>>>>>> storetests
 
 
 @pytest.mark.parametrize("state", State)

@@ -53,10 +53,7 @@ def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
 
 
 def store_at(url: str, policy: StorePolicy, clock: Clock, *, repeating: bool = False) -> TaskStore:
-    store = TaskStore(opener(url), policy, clock)
-    if repeating:
-        store._link = RepeatingLink(opener(url))
-    return store
+    return TaskStore((RepeatingLink if repeating else RedisLink)(opener(url)), policy, clock)
 
 
 @pytest.fixture(scope="package")

@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 from local.redis_server import RedisCluster, RedisServer
 from shared.task import Content, Task
 from shared.task_store import Created, NewTask, StoreUnavailable, TaskStore
+from shared.task_store.packing import TAGS, partition
 from shared.task_store.pipelines import FLIGHT_BYTES, FLIGHT_COMMANDS, FLIGHTS
-from shared.task_store.store import TAGS, partition
 from tests.shared.task_store.conftest import StoreFactory
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import Server, World, nodes, tag_of
