@@ -186,7 +186,6 @@ def test_an_empty_body_and_status_are_not_absent() -> None:
         ("Priority", 10),
         ("Priority", 1.5),
         ("Priority", True),
-        ("Priority", None),
         ("Priority", "high"),
         ("Priority", "10"),
         ("Priority", ""),
