@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -56,6 +57,14 @@ def _mailbox(url: str) -> str:
     return str(Path(tempfile.gettempdir()) / f"backbone-bench-{urlsplit(url).port}.sock")
 
 
+def _listen(mailbox: str) -> socket.socket:
+    Path(mailbox).unlink(missing_ok=True)
+    notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notes.bind(mailbox)
+    notes.setblocking(False)
+    return notes
+
+
 def producer(url: str) -> side.Enqueue:
     """What the submit handler does; the seconds a task shall take go as its query."""
     loop = asyncio.new_event_loop()
@@ -73,10 +82,8 @@ def producer(url: str) -> side.Enqueue:
             _, taken = await asyncio.gather(store.create(new), queues.offer_new(turn))
             if isinstance(taken, Taken):
                 for grant in taken.granted.grants:
-                    try:
+                    with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
                         notes.sendto(grant.turn.encode(), _mailbox(url))
-                    except OSError:
-                        pass  # nobody listens yet: who does finds it, since its slot is held
 
     async def enqueue(tasks: Iterable[float]) -> None:
         await asyncio.gather(*(one_of_many(tasks) for _ in range(side.CONCURRENT_ENQUEUES)))
@@ -95,10 +102,7 @@ class Consumer:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        Path(self._mailbox).unlink(missing_ok=True)
-        notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        notes.bind(self._mailbox)
-        notes.setblocking(False)
+        notes = _listen(self._mailbox)
         asyncio.get_running_loop().add_reader(notes, self._read, notes)
         while True:
             tended = await self._queues.tend(PATH)

@@ -12,7 +12,7 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.task import Task
 from shared.task_store import Grant, Granted, QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore
-from tests.shared.task_store.conftest import opener
+from tests.shared.task_store.conftest import RepeatingLink, opener
 
 REPUBLISH_S = 30
 MAX_ATTEMPTS = 3
@@ -58,7 +58,7 @@ class Process:
         limit: Callable[[str], int | None] = lambda path: None,
         store_type: type[TaskStore] = TaskStore,
     ) -> Process:
-        link = RedisLink(opener(url, repeating=repeating))
+        link = (RepeatingLink if repeating else RedisLink)(opener(url))
         settings = Settings.from_env(
             {
                 "REDIS_CONNECTION_STRING": url,

@@ -90,6 +90,7 @@ def task(name: str, status: str = "created") -> Task:
         attempt=1,
         failures=0,
         publishes=1,
+        priority=5,
         wanted=True,
         version=1,
         created_ms=1_700_000_000_000,

@@ -164,9 +164,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert isinstance(outcome, Created) == (task_id not in self.models)
         due_ms = self.now_ms + (REPUBLISH_MS if wanted else RETENTION_MS)
         blobs = body is not None and body.blob is not None
-        self.models.setdefault(
-            task_id, Model(state, path, wanted, body is not None, blobs, (due_ms, due_ms), publishes=int(wanted))
-        )
+        if task_id in self.models:  # somebody was told of it, so it is not withdrawn any more
+            self.models[task_id] = replace(self.models[task_id], fresh=False)
+        else:
+            self.models[task_id] = Model(
+                state, path, wanted, body is not None, blobs, (due_ms, due_ms), publishes=int(wanted)
+            )
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
     def claim(self, twice: bool, task_id: str, attempt: int | None) -> Any:
