@@ -17,9 +17,10 @@ from typing import Any, Final, Self, cast
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from shared.task import Content, State
-from shared.task_store import NewTask, RedisLink, StorePolicy, TaskStore, connect
+from shared.task_store import Grant, NewTask, QueuePolicy, StorePolicy, TaskQueues, TaskStore, Turn, connect
 from shared.task_store.connection import RedisAddress, RedisClient
-from shared.task_store.packing import TAGS, partition
+from shared.task_store.link import RedisLink
+from shared.task_store.packing import TAGS, partition, tag_of
 
 PATH: Final = "/v1/bench/model"
 BODY: Final = b"x" * 500
@@ -31,42 +32,64 @@ _SAMPLE: Final = b"0123456789abcdef0123456789abcde"
 ID_CHARS: Final = len(_SAMPLE)
 """As many as MessagePack has without a zero byte in the string's head; a UUID has 36."""
 _BATCH_BYTES: Final = 256 * 1024
+PRIORITY: Final = 5
 
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
 _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
-Step = Callable[[TaskStore, str], Awaitable[object]]
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The tasks and the queues of one Redis, as the app has them."""
+
+    store: TaskStore
+    queues: TaskQueues
+
+    async def aclose(self) -> None:
+        await self.store.aclose()
 
 
-async def create(store: TaskStore, task_id: str) -> object:
+Step = Callable[[Opened, str], Awaitable[object]]
+
+
+async def create(redis: Opened, task_id: str) -> object:
     content = Content("application/octet-stream", len(BODY))
-    return await store.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
+    return await redis.store.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
 
 
-async def claim(store: TaskStore, task_id: str) -> object:
-    return await store.claim(task_id, 1, window_s=WINDOW_S)
+async def claim(redis: Opened, task_id: str) -> object:
+    return await redis.store.claim(task_id, 1, window_s=WINDOW_S)
 
 
-async def running(store: TaskStore, task_id: str) -> object:
-    return await store.update(task_id, state=State.RUNNING, status="running", attempt=1)
+async def running(redis: Opened, task_id: str) -> object:
+    return await redis.store.update(task_id, state=State.RUNNING, status="running", attempt=1)
 
 
-async def beat(store: TaskStore, task_id: str) -> object:
-    return await store.beat(task_id, attempt=1)
+async def beat(redis: Opened, task_id: str) -> object:
+    return await redis.store.beat(task_id, attempt=1)
 
 
-async def complete(store: TaskStore, task_id: str) -> object:
-    return await store.update(task_id, state=State.COMPLETED, status="completed", attempt=1)
+async def complete(redis: Opened, task_id: str) -> object:
+    return await redis.store.update(task_id, state=State.COMPLETED, status="completed", attempt=1)
 
 
-def open_store(url: str, policy: StorePolicy | None = None) -> TaskStore:
+async def enter_queue(redis: Opened, task_id: str) -> object:
+    return await redis.queues.offer_new(Turn(PATH, Grant(task_id, 1), "", 0, PRIORITY))
+
+
+async def leave_queue(redis: Opened, task_id: str) -> object:
+    return await redis.queues.leave(PATH, Grant(task_id, 1), None)
+
+
+def open_redis(url: str, policy: StorePolicy | None = None, queue_policy: QueuePolicy | None = None) -> Opened:
     def no_identity() -> Any:
         raise AssertionError("the benchmarks' Redis is entered without Entra ID")
 
-    async def open_redis() -> RedisClient:
+    async def open_client() -> RedisClient:
         return await connect(RedisAddress.parse(url), no_identity)
 
-    return TaskStore(RedisLink(open_redis), policy or StorePolicy())
+    link = RedisLink(open_client)
+    return Opened(TaskStore(link, policy or StorePolicy()), TaskQueues(link, queue_policy or QueuePolicy()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +103,9 @@ class Command:
 
         In *one_partition* they are all sent where redis-benchmark sends its: that cannot tell partitions apart.
         """
+        # The queue's commands are all sent to the path's partition, and are told apart by it.
         tag = _tag(_SAMPLE.decode())
+        assert tag != _tag(PATH)
         # By partition: what stands between the places of the id.
         between: list[list[bytes]] = []
         for other in (tag if one_partition else b"{" + each.encode() + b"}" for each in TAGS):
@@ -92,8 +117,11 @@ class Command:
                 raise ValueError("the lengths in the command are those of the id it was taken with")
             yield task_id.encode().join(between[partition(task_id)])
 
-    def for_redis_benchmark(self, id_prefix: str) -> list[bytes]:
+    def for_redis_benchmark(self, id_prefix: str, operation_prefix: str) -> list[bytes]:
         """The command for a task of random id, and as a random operation.
+
+        Two runs of redis-benchmark may draw the same numbers: without a prefix of its own, the latter's operations
+        would then be taken for repetitions of the former's.
 
         An argument of a program cannot hold a zero byte, so numbers that have one are replaced: 0 by -1 (of the
         clock: the server's, both mean), others by one without.
@@ -101,17 +129,19 @@ class Command:
         task_id = id_prefix + RANDOM
         if len(task_id) != ID_CHARS:
             raise ValueError(f"with its random part the id must have {ID_CHARS} characters")
-        words = [_with_random_operation(word).replace(_SAMPLE, task_id.encode()) for word in self.words]
+        words = [
+            _with_operation(word, operation_prefix + RANDOM).replace(_SAMPLE, task_id.encode()) for word in self.words
+        ]
         assert not any(b"\0" in word for word in words)
         return words
 
 
-async def seen(url: str, store: TaskStore, steps: Iterable[Step]) -> list[Command]:
+async def seen(url: str, redis: Opened, steps: Iterable[Step]) -> list[Command]:
     """Take the steps with a task of their own, one after the other; returns the commands by which that was done."""
     commands: list[Command] = []
     for step in steps:
         with _Monitor(url) as monitor:
-            await step(store, _SAMPLE.decode())
+            await step(redis, _SAMPLE.decode())
             sent = await asyncio.to_thread(monitor.commands)
         # When the server did not know the script yet, it was told it then.
         scripts = [words for words in sent if words[0].upper() in (b"EVALSHA", b"FCALL")]
@@ -121,10 +151,10 @@ async def seen(url: str, store: TaskStore, steps: Iterable[Step]) -> list[Comman
     return commands
 
 
-async def prepare_scripts(store: TaskStore, url: str) -> None:
+async def prepare_scripts(redis: Opened, url: str) -> None:
     """Have the server know the scripts, and no task."""
-    for step in (create, claim, running, complete):
-        await step(store, _SAMPLE.decode())
+    for step in (create, enter_queue, claim, running, complete, leave_queue):
+        await step(redis, _SAMPLE.decode())
     with Loader(url) as loader:
         loader.send([b"FLUSHALL\r\n"])
 
@@ -204,18 +234,18 @@ class _Monitor:
         self._socket.close()
 
 
-def _tag(task_id: str) -> bytes:
-    return b"{" + TAGS[partition(task_id)].encode() + b"}"
+def _tag(name: str) -> bytes:
+    return tag_of(name).encode()
 
 
-def _with_random_operation(word: bytes) -> bytes:
+def _with_operation(word: bytes, operation: str) -> bytes:
     try:
         arguments = _unpackb(word)
     except (ValueError, msgpack.exceptions.UnpackException):
         return word
     if not isinstance(arguments, dict) or "op" not in arguments:
         return word
-    return _packb(_without_zero_bytes(arguments | {"op": RANDOM}), use_bin_type=False)
+    return _packb(_without_zero_bytes(arguments | {"op": operation}), use_bin_type=False)
 
 
 def _without_zero_bytes(value: Any) -> Any:

@@ -11,7 +11,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,11 +24,15 @@ from bench.commands import (
     PATH,
     Command,
     Loader,
+    Opened,
+    Step,
     beat,
     claim,
     complete,
     create,
-    open_store,
+    enter_queue,
+    leave_queue,
+    open_redis,
     prepare_scripts,
     running,
     seen,
@@ -36,54 +40,64 @@ from bench.commands import (
 from bench.harness import Figure, Report, versions
 from local.redis_server import RedisServer
 from shared.task import State
-from shared.task_store import PARTITIONS, Listing, StorePolicy, TaskStore
+from shared.task_store import PARTITIONS, Listing, QueuePolicy, StorePolicy
 
 SMALL: Final = 1_000
 POLICY: Final = StorePolicy(republish_s=30 * 86_400, retention_s=30 * 86_400)
+QUEUE_POLICY: Final = QueuePolicy(claim_s=30 * 86_400, look_s=30 * 86_400)
 """Nothing becomes due meanwhile."""
-KINDS: Final = {"waiting": (create,), "finished": (create, claim, running, complete)}
+KINDS: Final = {"waiting": (create, enter_queue), "finished": (create, claim, running, complete)}
 PAGE: Final = 50
 _CHUNK: Final = 10_000
 
-Operation = Callable[[TaskStore, str], Awaitable[object]]
+
+async def status(redis: Opened, task_id: str) -> object:
+    return await redis.store.get(task_id)
 
 
-async def status(store: TaskStore, task_id: str) -> object:
-    return await store.get(task_id)
+async def purge(redis: Opened, task_id: str) -> object:
+    return await redis.store.forget([task_id])
 
 
-async def purge(store: TaskStore, task_id: str) -> object:
-    return await store.forget([task_id])
+async def reconciler(redis: Opened, _: str) -> object:
+    return await asyncio.gather(*(redis.store.sweep(index) for index in range(PARTITIONS)))
 
 
-async def reconciler(store: TaskStore, _: str) -> object:
-    return await asyncio.gather(*(store.sweep(index) for index in range(PARTITIONS)))
+async def tend(redis: Opened, _: str) -> object:
+    return await redis.queues.tend(PATH)
 
 
-async def depths(store: TaskStore, _: str) -> object:
-    return await store.depths()
+async def depths(redis: Opened, _: str) -> object:
+    return await redis.store.depths()
 
 
-async def list_page(store: TaskStore, _: str) -> object:
-    return await store.page(Listing(limit=PAGE))
+async def list_page(redis: Opened, _: str) -> object:
+    return await redis.store.page(Listing(limit=PAGE))
 
 
-async def list_rare(store: TaskStore, _: str) -> object:
-    return await store.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
+async def list_rare(redis: Opened, _: str) -> object:
+    return await redis.store.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
 
 
-STEPS: Final[dict[str, Operation]] = {
+STEPS: Final[dict[str, Step]] = {
+    "enter queue": enter_queue,
     "create": create,
     "claim": claim,
     "running": running,
     "heartbeat": beat,
     "status": status,
     "complete": complete,
+    "leave queue": leave_queue,
     "purge": purge,
 }
 """In this order a task goes through all of them and leaves nothing behind."""
-TIMERS: Final[dict[str, Operation]] = {"reconciler, nothing due": reconciler, "queue depths": depths}
-LISTS: Final[dict[str, Operation]] = {"list": list_page, "list, filter that nothing passes": list_rare}
+TIMERS: Final[dict[str, Step]] = {
+    "reconciler: deadlines": reconciler,
+    "reconciler: queue": tend,
+    "queue depths": depths,
+}
+"""With nothing due."""
+LISTS: Final[dict[str, Step]] = {"list": list_page, "list, filter that nothing passes": list_rare}
 """The latter costs by the index entries it looks at, of which there is a most: it grows to that, and no further."""
 NO_STEPS: Final = ("status", *LISTS)
 """What only reads for a caller: shown, but neither a step nor a timer."""
@@ -164,17 +178,17 @@ def run(quick: bool) -> list[Figure]:
 
 async def _open(servers: ExitStack, directory: Path, kind: str) -> Store:
     server = servers.enter_context(RedisServer(directory, extra_arguments=["--appendonly", "no"]))
-    store = open_store(server.url, POLICY)
-    await prepare_scripts(store, server.url)
-    commands = await seen(server.url, store, KINDS[kind])
-    await store.aclose()
+    redis = open_redis(server.url, POLICY, QUEUE_POLICY)
+    await prepare_scripts(redis, server.url)
+    commands = await seen(server.url, redis, KINDS[kind])
+    await redis.aclose()
     server.flush()
     return Store(server, kind, commands, _used_bytes(server))
 
 
 async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[str, Point]:
     taken: dict[str, list[tuple[float, float]]] = {}
-    pair = [(open_store(each.server.url, POLICY), each.server) for each in (small, large)]
+    pair = [(open_redis(each.server.url, POLICY, QUEUE_POLICY), each.server) for each in (small, large)]
     own = _ids()
     for turn in range(rounds):
         task_ids = list(islice(own, calls))
@@ -186,8 +200,8 @@ async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[
                 costs[which] = await _cost_us(*pair[which], operation, ids)
             if turn:  # in the first round all is read for the first time
                 taken.setdefault(name, []).append((costs[0], costs[1]))
-    for store, _ in pair:
-        await store.aclose()
+    for redis, _ in pair:
+        await redis.aclose()
     return {
         name: Point(
             statistics.median(second for _, second in costs),
@@ -197,12 +211,12 @@ async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[
     }
 
 
-async def _cost_us(store: TaskStore, server: RedisServer, operation: Operation, task_ids: Sequence[str]) -> float:
+async def _cost_us(redis: Opened, server: RedisServer, operation: Step, task_ids: Sequence[str]) -> float:
     """Microseconds of the server's, per call."""
     with server.connect() as client:
         client.config_resetstat()
         # Side by side, as on a busy server: between calls one by one it would sleep, and find its caches cold.
-        await asyncio.gather(*(operation(store, task_id) for task_id in task_ids))
+        await asyncio.gather(*(operation(redis, task_id) for task_id in task_ids))
         stats: Any = client.info("commandstats")
     took_us = {name.removeprefix("cmdstat_"): stat["usec"] for name, stat in stats.items()}
     # A script's time holds that of the commands it calls, which are listed too.

@@ -22,7 +22,7 @@ from typing import Final
 import httpx
 
 from bench.backend import BackendProcess, Journal, Visit
-from bench.commands import open_store
+from bench.commands import open_redis
 from bench.harness import Figure, Report, with_spread
 from local.stack import Stack
 from shared.task import State, Task
@@ -240,9 +240,9 @@ def _lives(stack: Stack, submitted: Sequence[Submitted], journal: Journal) -> li
     visits = {visit.task_id: visit for visit in journal.visits}
 
     async def read() -> list[Task | None]:
-        store = open_store(stack.redis.url)
-        tasks = await asyncio.gather(*(store.get(each.task_id) for each in submitted))
-        await store.aclose()
+        redis = open_redis(stack.redis.url)
+        tasks = await asyncio.gather(*(redis.store.get(each.task_id) for each in submitted))
+        await redis.aclose()
         return tasks
 
     return [

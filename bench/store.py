@@ -32,7 +32,7 @@ from bench.commands import (
     claim,
     complete,
     create,
-    open_store,
+    open_redis,
     prepare_scripts,
     seen,
 )
@@ -44,6 +44,7 @@ CALLERS: Final = (1, 32, 128)
 PIPELINES: Final = (1, 16)
 CONNECTIONS: Final = 128
 _PREFIX_CHARS: Final = ID_CHARS - 12
+_MOST_REFUSED: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ def _store(server: RedisServer, callers: int, steps: int) -> Phases:
 
 
 async def _store_phases(server: RedisServer, callers: int, steps: int) -> Phases:
-    store = open_store(server.url)
-    await prepare_scripts(store, server.url)
+    redis = open_redis(server.url)
+    await prepare_scripts(redis, server.url)
     task_ids = [f"{'a' * _PREFIX_CHARS}{number:012}" for number in range(steps)]
     phases: Phases = {}
     for name, step in STEPS.items():
@@ -136,11 +137,11 @@ async def _store_phases(server: RedisServer, callers: int, steps: int) -> Phases
 
             async def caller(todo: Iterator[str] = todo, step: Step = step) -> None:
                 for task_id in todo:
-                    await step(store, task_id)
+                    await step(redis, task_id)
 
             await asyncio.gather(*(caller() for _ in range(callers)))
         phases[name] = meter.cost(steps, resource.RUSAGE_SELF, round_trips=round_trips[0])
-    await store.aclose()
+    await redis.aclose()
     return phases
 
 
@@ -150,7 +151,7 @@ def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, 
     phases: Phases = {}
 
     def measure(name: str, prefix: str, span: int) -> None:
-        words = commands[name].for_redis_benchmark(prefix)
+        words = commands[name].for_redis_benchmark(prefix, name)
         options = ["-h", "127.0.0.1", "-p", str(server.port), "-c", str(CONNECTIONS), "-P", str(depth)]
         with _Meter(server) as meter:
             done = subprocess.run(
@@ -185,14 +186,16 @@ def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, 
         measure("heartbeat", prefix, prepared)
         measure("complete", prefix, prepared)
         refused("complete", _depth(server, "completed"))
+    if any(cost.refused > _MOST_REFUSED * cost.steps for cost in phases.values()):
+        raise AssertionError(f"too many steps were none: {phases}")
     return {name: phases[name] for name in STEPS}
 
 
 async def _commands(server: RedisServer) -> dict[str, Command]:
-    store = open_store(server.url)
-    await prepare_scripts(store, server.url)
-    commands = await seen(server.url, store, STEPS.values())
-    await store.aclose()
+    redis = open_redis(server.url)
+    await prepare_scripts(redis, server.url)
+    commands = await seen(server.url, redis, STEPS.values())
+    await redis.aclose()
     server.flush()
     return dict(zip(STEPS, commands, strict=True))
 
@@ -246,9 +249,9 @@ def _round_trips() -> Iterator[list[int]]:
 
 def _depth(server: RedisServer, state: str) -> int:
     async def depth() -> int:
-        store = open_store(server.url)
-        depths = await store.depths(PATH)
-        await store.aclose()
+        redis = open_redis(server.url)
+        depths = await redis.store.depths(PATH)
+        await redis.aclose()
         return getattr(depths[PATH], state)
 
     return asyncio.run(depth())

@@ -109,6 +109,8 @@ async def _tend(services: Services, path: str) -> None:
         for state in (State.RUNNING, State.DISPATCHED):
             async for attempts in services.store.attempts(path, state):
                 await queues.hold(_turns(path, attempts))
+                # One may have ended, and given back what it did not hold, between the two.
+                await _look_at(services, path, [Grant(attempt.id, attempt.number) for attempt in attempts])
         async for attempts in services.store.attempts(path, State.CREATED):
             services.dispatcher.hand_on(path, await queues.offer(_turns(path, attempts)))
         await queues.whole(path, tended.loss)
