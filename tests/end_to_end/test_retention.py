@@ -61,7 +61,7 @@ def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
         backbone.complete(running)
         eventually(lambda: _blob_count(blobs, container) == 0)
         # What was learned of the endpoints outlasts their tasks.
-        eventually(lambda: {key.split(b"}")[1][:2] for key in redis_client.scan_iter()} == {b"q:"})
+        eventually(lambda: {key.split("}")[1][:2] for key in redis_client.scan_iter()} == {"q:"})
         assert http.get("/api/v1/queues/").json() == {"Queues": []}
 
 
