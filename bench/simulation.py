@@ -12,7 +12,6 @@ import heapq
 import os
 import random
 import selectors
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
@@ -135,16 +134,23 @@ class Fleet:
     Parameters:
         ended: called when a task's work is done.
         killed: called when a task's work is lost.
+        grown: called when there are more slots.
     """
 
     def __init__(
-        self, work: Work, manners: Manners, ended: Callable[[int], None], killed: Callable[[int], None]
+        self,
+        work: Work,
+        manners: Manners,
+        ended: Callable[[int], None],
+        killed: Callable[[int], None],
+        grown: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = Record(work)
         self._work = work
         self._manners = manners
         self._ended = ended
         self._killed = killed
+        self._grown = grown
         self._slots = work.slots
         self._taken = 0
         self._running: dict[int, asyncio.TimerHandle] = {}
@@ -195,6 +201,7 @@ class Fleet:
     def _change(self, change: Change) -> None:
         self._slots += change.slots
         self._note()
+        self._grown()
         if change.killed:
             for number in list(self._running)[change.slots :]:
                 self._running.pop(number).cancel()
@@ -285,9 +292,7 @@ async def ideal(work: Work, manners: Manners, wire: Wire) -> Record:
         heapq.heappush(waiting, number)
         asyncio.get_running_loop().call_soon(hand_on)
 
-    fleet = Fleet(work, Manners(), ended, killed)
-    for change in work.changes:
-        asyncio.get_running_loop().call_at(change.at_s, hand_on)
+    fleet = Fleet(work, Manners(), ended, killed, hand_on)
     for number, at_s in work.arrivals():
         await asyncio.sleep(at_s - now_s())
         fleet.arrived(number)

@@ -14,7 +14,9 @@
 --
 --   l  how many the backend is known to hold at a time      h, w  how many hold a slot, how many wait
 --   p  the turn by which more is tried, u: until when its answer is awaited
---   b  before when no more is tried, r: refusals since the last that was taken beyond l
+--   b  before when no more is tried, r: refusals of what was tried since the last that was taken
+--   y  when a turn was refused that was not beyond l, g: after what time one is tried then
+--   e  how long after a turn's end its slot is handed on, f: when each that waits for this will be
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
 --   s  mean service time, c: of how many
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
@@ -31,6 +33,8 @@ local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
 local AGE_MS = 600000
 local FIRST_DELAY_MS = 50
+-- A backend that ends a task may take a moment until it has room again. More than this is not waited for.
+local SETTLE_MS = 2000
 -- What was learned of an endpoint that nobody uses any more is forgotten.
 local KEPT_MS = 30 * 86400000
 
@@ -121,6 +125,12 @@ end
 local function proven(queue, turn)
   local proof = queue.p == turn
   if proof then queue.p, queue.u = nil, nil end
+  if proof and queue.y then
+    -- A slot that was refused is there a moment later: it was handed on too early.
+    queue.e, queue.y, queue.g = math.min((queue.e or 0) + now - queue.y, SETTLE_MS), nil, nil
+  elseif queue.e then
+    queue.e = queue.e > 10 and queue.e * 0.99 or nil
+  end
   queue.o, queue.d = nil, nil
   if redis.call('ZCARD', HELD) - (queue.p and 1 or 0) > queue.l then queue.l, proof = queue.l + 1, true end
   if proof then queue.b, queue.r = nil, nil end
@@ -132,10 +142,17 @@ local function hand_on(queue)
   local granted, set = {}, settings()
   local cap = set.limit or arg.cap
   local held, tries_at = redis.call('ZCARD', HELD), -1
+  local settling = queue.f or {}
+  while settling[1] and settling[1] <= now do table.remove(settling, 1) end
+  queue.f = settling[1] and settling or nil
   while queue.w > 0 and not set.paused and not (cap and held >= cap) do
     local at = queue.o or 0
     local beyond = held >= queue.l
-    if beyond then at = math.max(at, queue.b or 0, queue.p and queue.u or 0) end
+    if beyond then
+      at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
+    elseif held + #settling >= queue.l then
+      at = math.max(at, settling[1])
+    end
     if at > now then
       tries_at = at - now
       break
