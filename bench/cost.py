@@ -1,8 +1,8 @@
 """What a million tasks cost on Azure, ours beside the previous platform: ``python -m bench.cost``.
 
-A model, not a measurement: operations are counted from what each platform does for a task, prices are list prices that
-have to be looked up anew (US dollars, pay as you go, East US, as remembered in 2026). Redis and the model services'
-cluster are paid by the month whatever they do, and are not in it.
+A model, not a measurement: operations are counted from what each platform does for a task, durations are assumed, and
+prices are list prices that have to be looked up anew (US dollars, Consumption plan, as remembered in 2026). Redis and
+the model services' cluster are paid by the month whatever they do, and are not in it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Operations:
 
 
 def previous(case: Case) -> Operations:
-    """Create, delivery, two GETs and two POSTs of the model service's task manager, polls. The body goes in the event.
+    """Create, delivery, two GETs and two POSTs of the model service, polls. The body goes in the event.
 
     A busy backend's 429 went to Event Grid, which tried three times at most: two attempts more for who met one.
     """
@@ -95,8 +95,9 @@ def main() -> None:
     for case in CASES:
         cells = [previous(case), ours(case, new_client=False), ours(case, new_client=True)]
         told = " | ".join(
-            f"${o.dollars_per_million:.2f} ({o.executions:.1f} executions, {o.execution_s:.1f} s, {o.events:.1f} events)"
-            for o in cells
+            f"${each.dollars_per_million:.2f} "
+            f"({each.executions:.1f} executions, {each.execution_s:.1f} s, {each.events:.1f} events)"
+            for each in cells
         )
         print(f"| {case.name} | {told} |")
 
