@@ -1,8 +1,8 @@
 """A fleet of model services in simulated time, and who hands tasks to it: ours in earnest, and others as models.
 
-Ours is the app itself: its operations, dispatcher, reconciler and scripts, on a real Redis. Only what surrounds them is
-simulated: the clock, which jumps to the next thing that happens; Event Grid; the network; the model services. While
-Redis works simulated time stands still, and all that happens has one order: a run repeats exactly.
+Ours is the app itself: its operations, dispatcher, reconciler and scripts, on a real Redis. Only what surrounds them
+is simulated: the clock, which jumps to the next thing that happens; Event Grid; the network; the model services.
+While Redis works simulated time stands still, and all that happens has one order: a run repeats exactly.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import random
 import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from unittest import mock
 
 import redis
+from redis.exceptions import NoScriptError
 
 from shared.backend_client import Accepted, Answer, Busy
 from shared.backends import BackendRegistry, Endpoint
-from shared.bodies import BodyStore
+from shared.bodies import BlobStream, BodyStore
 from shared.dispatcher import Dispatcher
 from shared.events import Topic
 from shared.limits import Limits
 from shared.services import Services
 from shared.settings import Settings
 from shared.task import State, Task
-from shared.task_store import Granted, NewTask, QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore
+from shared.task_store import Granted, NewTask, QueuePolicy, RedisLink, Refused, StorePolicy, TaskQueues, TaskStore
 
 if TYPE_CHECKING:
     from shared.task_store.connection import RedisClient
@@ -229,10 +230,10 @@ class Record:
     """Tasks that were never done."""
     steps: list[tuple[float, int, int, int]] = field(default_factory=list)
     """From a time on, so many slots there were, so many of them busy, and so many tasks waited."""
-    over_limit: int = 0
-    """Refusals of turns beyond the limit that the queue knew."""
-    at_limit: int = 0
-    """Refusals of others: so many fewer slots than the queue knew of."""
+    refused_tries: list[float] = field(default_factory=list)
+    """When turns beyond the limit that the queue knew were refused."""
+    refused_grants: list[float] = field(default_factory=list)
+    """When others were: there were fewer slots than the queue knew of."""
     waits: list[tuple[float, float]] = field(default_factory=list)
     """Of tasks that waited: how long they were told they would, and did."""
 
@@ -249,22 +250,20 @@ class Record:
         """The share of slots that were busy while tasks waited that might have kept them so."""
         usable = used = 0.0
         for (at_s, slots, busy, waiting), (until_s, *_) in zip(self.steps, self.steps[1:], strict=False):
-            wanted = min(max(slots, busy), busy + waiting) if waiting > 0 else busy
             if waiting > 0:
+                wanted = min(max(slots, busy), busy + waiting)
                 usable += wanted * (until_s - at_s)
                 used += busy * (until_s - at_s)
         return used / usable if usable else 1.0
 
     @property
     def fills_s(self) -> list[float]:
-        """How long it took until all slots that were added were busy, for each time that some were and tasks waited."""
+        """For each time that slots were added while tasks waited: how long until 95 % of all were busy."""
         taken: list[float] = []
         for change in self.work.changes:
-            if change.slots > 0:
-                later = (
-                    (at_s, busy >= slots, waiting) for at_s, slots, busy, waiting in self.steps if at_s >= change.at_s
-                )
-                filled_s = next((at_s for at_s, full, waiting in later if full or waiting <= 0), None)
+            later = [step for step in self.steps if step[0] >= change.at_s]
+            if change.slots > 0 and later and later[0][3] > 0:
+                filled_s = next((at_s for at_s, slots, busy, waiting in later if busy >= 0.95 * slots), None)
                 taken.append(float("inf") if filled_s is None else filled_s - change.at_s)
         return taken
 
@@ -359,8 +358,8 @@ class Retrying:
 
 
 EVENT_GRID_DELAYS_S: Final = (30, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
-"""10 s, 30 s, 1 m …; after a 503, which is what the existing framework says when it is full, not before 30 s. That Event
-Grid would also delay new events to an endpoint that refuses is left out, in its favour."""
+"""10 s, 30 s, 1 m …; after a 503, which is what the existing framework says when it is full, not before 30 s. That
+Event Grid would also delay new events to an endpoint that refuses is left out, in its favour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,13 +420,10 @@ class _Run:
         return self._fleet.record
 
     def _open(self, settings: Settings, client: redis.Redis) -> Services:
-        async def open_redis() -> RedisClient:
-            return cast("RedisClient", _SteppingClient(client, self._wire.redis_s))
-
         def clock_ms() -> int:
             return START_MS + round(now_s() * 1000)
 
-        link = RedisLink(open_redis)
+        link = _SteppingLink(client, self._wire.redis_s)
         backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
         store = TaskStore(
             link,
@@ -477,7 +473,9 @@ class _Run:
         outcome = await self._services.store.update(
             _id(number), state=State.COMPLETED, status="completed", attempt=attempt
         )
-        await self._services.dispatcher.follow(cast("Any", outcome))
+        if isinstance(outcome, Refused):
+            raise AssertionError(f"the end of task {number} was refused: {outcome.reason}")
+        await self._services.dispatcher.follow(outcome)
         self._done.add()
 
     async def _heartbeats(self) -> None:
@@ -521,23 +519,24 @@ class _Run:
             self._done.fail(error)
 
 
-class _SteppingClient:
-    """A client of Redis for whose answers the event loop waits: meanwhile nothing happens in simulated time."""
+class _SteppingLink(RedisLink):
+    """For whose answers the whole event loop waits: meanwhile nothing happens in simulated time."""
 
     def __init__(self, client: redis.Redis, latency_s: float) -> None:
-        self._client = client
+        super().__init__(self._no_other_client)
+        self._redis = client
         self._latency_s = latency_s
 
-    async def evalsha(self, *args: Any) -> Any:
+    async def _ask(self, tag: str, words: tuple[bytes, ...], source: str | None = None) -> Any:
         await asyncio.sleep(self._latency_s)
-        return self._client.evalsha(*args)
+        try:
+            return self._redis.execute_command(*words)
+        except NoScriptError:
+            assert source is not None
+            return self._redis.execute_command(b"EVAL", source, *words[2:])
 
-    async def eval(self, *args: Any) -> Any:
-        return self._client.eval(*args)
-
-    async def get(self, key: str) -> Any:
-        await asyncio.sleep(self._latency_s)
-        return self._client.get(key)
+    async def _no_other_client(self) -> RedisClient:
+        raise AssertionError("the simulation has a client of its own")
 
 
 class _WatchedQueues(TaskQueues):
@@ -549,10 +548,8 @@ class _WatchedQueues(TaskQueues):
 
     async def refused(self, task: Task, requeued: Task, *, after_s: float | None) -> Granted:
         before = await self.status(task.path)
-        if before.holding > before.slots:
-            self._record.over_limit += 1
-        else:
-            self._record.at_limit += 1
+        beyond = before.holding > before.slots
+        (self._record.refused_tries if beyond else self._record.refused_grants).append(now_s())
         return await super().refused(task, requeued, after_s=after_s)
 
 
@@ -563,7 +560,7 @@ class _SimulatedDispatcher(Dispatcher):
         super().__init__(*args)
         self._call = call
 
-    async def _post(self, task: Task, endpoint: Endpoint, body: bytes, timeout_s: float) -> Answer:
+    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         return await self._call(task)
 
 
