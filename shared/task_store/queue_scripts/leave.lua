@@ -4,7 +4,7 @@
 -- Returns  {granted, ms}
 local queue = load()
 if arg.served and holds(arg.turn) then
-  proven(queue, arg.turn)
+  proven(queue, arg.turn, true)
   queue.c = (queue.c or 0) + 1
   local kept = math.min(1, RECENT / queue.c)
   queue.c, queue.s = queue.c * kept, queue.s * kept

@@ -13,7 +13,7 @@
 -- The state's fields. Times are milliseconds.
 --
 --   l  how many the backend is known to hold at a time      h, w  how many hold a slot, how many wait
---   p  the turn by which more is tried, u: until when its answer is awaited
+--   p  the turn by which more is tried, u: until when its answer is awaited, m: how many held a slot with it
 --   b  before when no more is tried, r: refusals of what was tried since the last that was taken
 --   y  when a turn was refused that was not beyond l, g: after what time one is tried then
 --   e  how long after a turn's end its slot is handed on, f: when each that waits for this will be
@@ -128,7 +128,8 @@ local function remove(queue, turn, owner)
 end
 
 -- The backend has taken a turn that holds a slot. One by which more is tried, and that has no answer yet, proves nothing.
-local function proven(queue, turn)
+-- A backend that has ended it already may be quick, and others have ended too: what counts is how many there were with it.
+local function proven(queue, turn, has_ended)
   local proof = queue.p == turn
   if proof then queue.p, queue.u = nil, nil end
   if proof and queue.y then
@@ -138,7 +139,8 @@ local function proven(queue, turn)
     queue.e = queue.e > 10 and queue.e * 0.99 or nil
   end
   queue.o, queue.d = nil, nil
-  if redis.call('ZCARD', HELD) - (queue.p and 1 or 0) > queue.l then queue.l, proof = queue.l + 1, true end
+  local had = has_ended and proof and queue.m or redis.call('ZCARD', HELD) - (queue.p and 1 or 0)
+  if had > queue.l then queue.l, proof = queue.l + 1, true end
   if proof then queue.b, queue.r = nil, nil end
 end
 
@@ -170,7 +172,7 @@ local function hand_on(queue)
     end
     redis.call('ZADD', HELD, now + arg.claim, turn)
     held = held + 1
-    if beyond then queue.p, queue.u = turn, now + ANSWER_MS end
+    if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, held end
     granted[#granted + 1] = turn
   end
   save(queue)
