@@ -53,12 +53,21 @@ local function settings()
   return raw and cmsgpack.unpack(raw) or {}
 end
 
--- Counts what is there, for a state that does not agree with it: keys were lost.
-local function recount(queue)
-  queue.h, queue.w = redis.call('ZCARD', HELD), 0
+local function count_waiting()
+  local count = 0
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
-    queue.w = queue.w + redis.call('ZCARD', waiting_key(owner))
+    count = count + redis.call('ZCARD', waiting_key(owner))
   end
+  return count
+end
+
+-- Counts what is there, for a state that does not agree with it: keys were lost. What the backend holds is then unknown
+-- but for what is still there, and more is tried one by one; and nobody who comes goes before all who wait.
+local function recount(queue)
+  queue.h, queue.w = redis.call('ZCARD', HELD), count_waiting()
+  queue.l = math.min(queue.l, queue.h)
+  local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
+  if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
   queue.k, queue.x = nil, now
 end
 
@@ -81,14 +90,20 @@ end
 
 local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
 
--- Lets a turn wait. One that comes back keeps its place, and its owner is not charged for it.
+local function stands(turn, owner) return holds(turn) or redis.call('ZSCORE', waiting_key(owner), turn) end
+
+-- Lets a turn wait, unless it does or holds a slot already. One that comes back keeps its place, and its owner is not
+-- charged for it. An owner that comes anew among the owners comes with all its turns: that index may have been lost.
 local function wait(queue, turn, owner, queued_ms, priority, comes_back)
+  if holds(turn) then return end
   local key = waiting_key(owner)
   local rank = (queued_ms > 0 and queued_ms or now) - priority * AGE_MS
-  if redis.call('ZADD', key, 'NX', rank, turn) == 0 then return end
-  queue.w = queue.w + 1
-  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 0 and comes_back then
-    redis.call('ZINCRBY', OWNERS, -1, owner)
+  local added = redis.call('ZADD', key, 'NX', rank, turn)
+  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then
+    queue.w = queue.w + redis.call('ZCARD', key)
+  else
+    queue.w = queue.w + added
+    if added == 1 and comes_back then redis.call('ZINCRBY', OWNERS, -1, owner) end
   end
 end
 
