@@ -64,6 +64,9 @@ end
 -- Counts what is there, for a state that does not agree with it: keys were lost. What the backend holds is then unknown
 -- but for what is still there, and more is tried one by one; and nobody who comes goes before all who wait.
 local function recount(queue)
+  for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
+    if redis.call('EXISTS', waiting_key(owner)) == 0 then redis.call('ZREM', OWNERS, owner) end
+  end
   queue.h, queue.w = redis.call('ZCARD', HELD), count_waiting()
   queue.l = math.min(queue.l, queue.h)
   local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
@@ -170,7 +173,8 @@ local function hand_on(queue)
   queue.f = settling[1] and settling or nil
   while queue.w > 0 and not set.paused and not (cap and held >= cap) do
     local at = queue.o or 0
-    local beyond = held >= queue.l
+    -- After a pause for failures, one alone tries whether the backend is there again.
+    local beyond = queue.o or held >= queue.l
     if beyond then
       at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
     elseif held + #settling >= queue.l then
@@ -204,9 +208,8 @@ local function place(queue, turn, owner)
   local others = redis.call('ZRANGE', OWNERS, 0, 63, 'WITHSCORES')
   for i = 1, #others, 2 do
     if others[i] ~= owner then
-      -- An owner has had its next turn, and one each for mine, by the time my turn has come.
-      local theirs = tonumber(others[i + 1])
-      local turns = math.max(0, math.floor(mine + rank - theirs) + ((theirs < mine or others[i] < owner) and 1 or 0))
+      -- By the time mine has come, theirs have come up to the same virtual time.
+      local turns = math.max(0, mine + rank - tonumber(others[i + 1]) + (others[i] < owner and 1 or 0))
       ahead = ahead + math.min(redis.call('ZCARD', waiting_key(others[i])), turns)
     end
   end
