@@ -5,8 +5,8 @@
 --          on: first, and at most)
 -- Returns  {granted, ms}
 local queue = load()
-remove(queue, arg.turn, arg.owner)
-if (queue.o or 0) <= now then
+local held = remove(queue, arg.turn, arg.owner)
+if held and (queue.o or 0) <= now then
   queue.d = (queue.d or 0) + 1
   if queue.d > arg.grace then
     queue.l = math.min(queue.l, redis.call('ZCARD', HELD))

@@ -47,12 +47,24 @@ local function settings()
   return raw and cmsgpack.unpack(raw) or {}
 end
 
--- Counts what is there, for a state that does not agree with it: keys were lost.
-local function recount(queue)
-  queue.h, queue.w = redis.call('ZCARD', HELD), 0
+-- Counts the turns that wait, and forgets the owners that have none.
+local function count_waiting()
+  local count = 0
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
-    queue.w = queue.w + redis.call('ZCARD', waiting_key(owner))
+    local turns = redis.call('ZCARD', waiting_key(owner))
+    if turns == 0 then redis.call('ZREM', OWNERS, owner) end
+    count = count + turns
   end
+  return count
+end
+
+-- Counts what is there, for a state that does not agree with it: keys were lost. What the backend holds is then unknown
+-- but for what is still there, and more is tried one by one; and nobody who comes goes before all who wait.
+local function recount(queue)
+  queue.h, queue.w = redis.call('ZCARD', HELD), count_waiting()
+  queue.l = math.min(queue.l, queue.h)
+  local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
+  if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
   queue.k, queue.x = nil, now
 end
 
@@ -71,14 +83,20 @@ end
 
 local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
 
--- Lets a turn wait. One that comes back keeps its place, and its owner is not charged for it.
+local function stands(turn, owner) return holds(turn) or redis.call('ZSCORE', waiting_key(owner), turn) end
+
+-- Lets a turn wait, unless it does or holds a slot already. One that comes back keeps its place, and its owner is not
+-- charged for it. An owner that comes anew among the owners comes with all its turns: that index may have been lost.
 local function wait(queue, turn, owner, queued_ms, priority, comes_back)
+  if holds(turn) then return end
   local key = waiting_key(owner)
   local rank = (queued_ms > 0 and queued_ms or now) - priority * AGE_MS
-  if redis.call('ZADD', key, 'NX', rank, turn) == 0 then return end
-  queue.w = queue.w + 1
-  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 0 and comes_back then
-    redis.call('ZINCRBY', OWNERS, -1, owner)
+  local added = redis.call('ZADD', key, 'NX', rank, turn)
+  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then
+    queue.w = queue.w + redis.call('ZCARD', key)
+  else
+    queue.w = queue.w + added
+    if added == 1 and comes_back then redis.call('ZINCRBY', OWNERS, -1, owner) end
   end
 end
 
@@ -134,7 +152,8 @@ local function hand_on(queue)
   local held, tries_at = redis.call('ZCARD', HELD), -1
   while queue.w > 0 and not set.paused and not (cap and held >= cap) do
     local at = queue.o or 0
-    local beyond = held >= queue.l
+    -- After a pause for failures too, until one is taken.
+    local beyond = held >= queue.l or queue.o ~= nil
     if beyond then at = math.max(at, queue.b or 0, queue.p and queue.u or 0) end
     if at > now then
       tries_at = at - now
@@ -166,7 +185,7 @@ local function place(queue, turn, owner)
     if others[i] ~= owner then
       -- An owner has had its next turn, and one each for mine, by the time my turn has come.
       local theirs = tonumber(others[i + 1])
-      local turns = math.max(0, math.floor(mine + rank - theirs) + ((theirs < mine or others[i] < owner) and 1 or 0))
+      local turns = math.max(0, math.floor(mine + rank - theirs) + (others[i] < owner and 1 or 0))
       ahead = ahead + math.min(redis.call('ZCARD', waiting_key(others[i])), turns)
     end
   end

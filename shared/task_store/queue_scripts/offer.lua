@@ -5,7 +5,7 @@
 -- Returns  {'taken', granted, ms, what there is to tell of a new one if it waits (see place) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
 local queue = load()
-if arg.new then
+if arg.new and not stands(arg.turns[1][1], arg.turns[1][2]) then
   local set = settings()
   if set.draining then return { 'draining', -1 } end
   if arg.backlog and queue.w >= arg.backlog then
@@ -15,7 +15,7 @@ if arg.new then
   end
 end
 for _, row in ipairs(arg.turns) do
-  if not holds(row[1]) then wait(queue, unpack(row)) end
+  wait(queue, unpack(row))
 end
 local granted, ms = hand_on(queue)
 return { 'taken', granted, ms, arg.new and place(queue, arg.turns[1][1], arg.turns[1][2]) or false }

@@ -11,7 +11,10 @@ local held = remove(queue, arg.turn, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 queue.o, queue.d = nil, nil
 queue.l = math.min(queue.l, redis.call('ZCARD', HELD))
-queue.r = (queue.r or 0) + 1
-local delay = math.min(arg.most, FIRST_DELAY_MS * 2 ^ math.min(queue.r - 1, 20))
-queue.b = math.max(queue.b or 0, now + (arg.after > 0 and arg.after or delay))
+-- Refusals that come together are one lesson.
+if (queue.b or 0) <= now then
+  queue.r = (queue.r or 0) + 1
+  queue.b = now + math.min(arg.most, FIRST_DELAY_MS * 2 ^ math.min(queue.r - 1, 20))
+end
+if arg.after > 0 then queue.b = math.max(queue.b, now + arg.after) end
 return { hand_on(queue) }
