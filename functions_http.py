@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 import azure.functions as func
+from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable
@@ -44,6 +45,8 @@ def http_function(
                 span.set_attributes(
                     {"http.request.method": req.method, "http.response.status_code": response.status_code}
                 )
+                if response.status_code >= 500:  # what is 4xx, it takes for a failure by itself
+                    span.set_status(StatusCode.ERROR)
                 return response
 
         # The worker tells functions apart by these names and reads the signature above.

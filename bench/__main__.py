@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 import time
+import traceback
 from typing import Final
 
 from bench.harness import RESULTS, Figure, Unmeasured, keep_summary, print_figures
@@ -47,6 +48,10 @@ def main() -> int:
             print(f"{name} was not measured: {reason}", file=sys.stderr)
             failed.append(name)
             continue
+        except Exception:  # what the others find is not to be lost
+            traceback.print_exc()
+            failed.append(name)
+            continue
         took_s, budget_s = time.monotonic() - started_s, BUDGETS_S[name][options.quick]
         over = f", more than the {budget_s} s it should" if took_s > budget_s else ""
         print(f"{name} took {took_s:.0f} s{over}.", flush=True)
@@ -56,6 +61,8 @@ def main() -> int:
         print()
         print_figures(figures)
         print(f"Kept in {RESULTS}.")
+    if failed:
+        print(f"Not measured: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import uuid
@@ -44,7 +45,8 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     content_type = _content_type(req)
     wait_s = _preferred_wait_s(req)
     key = _idempotency_key(req)
-    fingerprint = _fingerprint(content_type, endpoint.query, body) if key else ""
+    # In a thread: of a large body it takes a while, in which the others are not to stand still.
+    fingerprint = await asyncio.to_thread(_fingerprint, content_type, endpoint.query, body) if key else ""
     tasks = tasks_for(req, services)
     owner = tasks.owner or ""
     created = await tasks.submit(
@@ -71,8 +73,8 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             members={"TaskId": task.id},
         )
     preference: dict[str, str] = {}
-    if wait_s is not None:
-        task = await tasks.wait_for_end(task, wait_s)
+    if wait_s is not None and (waited := await tasks.wait_for_end(task, wait_s)) is not None:
+        task = waited
         preference = {"Preference-Applied": f"wait={wait_s}"}
     root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     status = 200 if wait_s is not None and task.state.is_terminal else 202

@@ -152,23 +152,25 @@ class Tasks:
         return await self.services.store.page(replace(listing, owner=self.owner))
 
     async def wait_for_change(self, task: Task, seen: Callable[[Task], bool], seconds: float) -> Task:
-        """The task once it is no longer as *seen* or it is finished; as it is when the time is up."""
-        return await self._wait(task, seconds, lambda now: not seen(now))
+        """The task once it is no longer as *seen* or it is finished; as it is when the time is up, which is at once
+        where too many wait already."""
+        return await self._wait(task, seconds, lambda now: not seen(now)) or task
 
-    async def wait_for_end(self, task: Task, seconds: float) -> Task:
+    async def wait_for_end(self, task: Task, seconds: float) -> Task | None:
+        """The task once it is finished, or as it is when the time is up; None where too many wait already."""
         return await self._wait(task, seconds, lambda now: False)
 
-    async def _wait(self, task: Task, seconds: float, enough: Callable[[Task], bool]) -> Task:
+    async def _wait(self, task: Task, seconds: float, enough: Callable[[Task], bool]) -> Task | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause_s = _FIRST_POLL_S
-        # Where too many wait already, the time is up at once.
         with suppress(Overloaded), self.services.limits.waits.hold():
             while not task.state.is_terminal and not enough(task) and (left_s := deadline - loop.time()) > 0:
                 await asyncio.sleep(min(pause_s, left_s))
                 pause_s = min(_LAST_POLL_S, pause_s * 2)
                 task = await self.get(task.id)
-        return task
+            return task
+        return None
 
     async def _upsert(
         self, task_id: str, request: TaskUpsert, endpoint: Endpoint | None, content: Content | None, body: bytes

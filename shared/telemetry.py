@@ -7,10 +7,12 @@ joins that trace (see ``docs/telemetry.md``).
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, trace
 from opentelemetry._logs import get_logger_provider
@@ -23,11 +25,14 @@ from shared.task import Task
 
 log = logging.getLogger("task_backbone")
 
+FLUSH_S = 5.0
+
 _tracer = trace.get_tracer("task_backbone")
 _meter = metrics.get_meter("task_backbone")
 _propagator = TraceContextTextMapPropagator()
 _depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
 _requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
+_flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 
 
 _is_sent = False
@@ -52,11 +57,27 @@ def configure(settings: Settings) -> None:
 
 
 def flush() -> None:
-    """Send what is waiting. An instance may be frozen before the exporter's next interval."""
-    for provider in (metrics.get_meter_provider(), trace.get_tracer_provider(), get_logger_provider()):
+    """Send what is waiting, for ``FLUSH_S`` at most. An instance may be frozen before the exporter's next interval.
+
+    A provider ends its flush when nothing waits any more, whatever timeout it is given: never, if a request comes and
+    leaves its span while the last one's is sent. So each goes on by itself, and is not begun again before its end.
+    """
+    deadline_s = time.monotonic() + FLUSH_S
+
+    def await_end(flushing: threading.Thread) -> bool:
+        flushing.join(max(0.0, deadline_s - time.monotonic()))
+        return not flushing.is_alive()
+
+    begun: list[threading.Thread] = []
+    for provider in (metrics.get_meter_provider(), get_logger_provider(), trace.get_tracer_provider()):
         force_flush = getattr(provider, "force_flush", None)
-        if force_flush is not None:
-            force_flush(5_000)
+        earlier = _flushes.get(provider)
+        if force_flush is not None and (earlier is None or await_end(earlier)):
+            _flushes[provider] = threading.Thread(target=force_flush, name="telemetry flush", daemon=True)
+            _flushes[provider].start()
+            begun.append(_flushes[provider])
+    for flushing in begun:
+        await_end(flushing)
 
 
 def depth(path: str, state: str, count: int) -> None:

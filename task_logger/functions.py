@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import azure.functions as func
 
@@ -11,8 +12,10 @@ from shared import telemetry
 from shared.backends import UnknownBackend
 from shared.problems import Problem
 from shared.services import Services, current_services
-from shared.task_store import Depth
+from shared.task_store import Depth, StoreUnavailable
 from task_logger.depths import QueueDepth, QueueDepthList, QueueSettings
+
+log = logging.getLogger("task_backbone")
 
 blueprint = func.Blueprint()
 
@@ -74,6 +77,11 @@ def _path(req: func.HttpRequest) -> str:
 
 async def _depths(services: Services) -> dict[str, Depth]:
     # A path whose last task was removed is reported as 0, or its gauge would keep its last value for ever.
-    depths = await services.store.depths()
+    try:
+        depths = await services.store.depths()
+    except StoreUnavailable as error:
+        # What else is waiting to be sent tells of the outage.
+        log.warning("the queue depths could not be read, and will be: %s", error)
+        return {}
     _seen.update(depths)
     return {path: depths.get(path, Depth()) for path in _seen}

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 from local.azurite import Azurite
-from local.processes import ChildProcess, free_port
+from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import ROOT, Stack
 from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
@@ -128,7 +128,9 @@ class Rig:
         def restart() -> None:
             while not over.wait(0.05):
                 if not self.model.is_running:
-                    self.model.start()
+                    # A task that is sent to it may kill it before it is seen to be ready.
+                    with suppress(LocalStackError):
+                        self.model.start()
 
         restarter = threading.Thread(target=restart, name="restarter", daemon=True)
         restarter.start()

@@ -4,9 +4,14 @@
 -- Returns  {granted, ms}
 local queue = load()
 if arg.served and holds(arg.turn) then
-  proven(queue, arg.turn)
-  queue.c = math.min((queue.c or 0) + 1, 20)
-  queue.s = (queue.s or 0) + (arg.served - (queue.s or 0)) / queue.c
+  proven(queue, arg.turn, true)
+  queue.c = (queue.c or 0) + 1
+  local kept = math.min(1, RECENT / queue.c)
+  queue.c, queue.s = queue.c * kept, queue.s * kept
 end
-remove(queue, arg.turn, arg.owner)
+if remove(queue, arg.turn, arg.owner) and queue.e then
+  queue.f = queue.f or {}
+  table.insert(queue.f, now + math.floor(queue.e))
+  table.sort(queue.f)
+end
 return { hand_on(queue) }

@@ -13,10 +13,12 @@
 -- The state's fields. Times are milliseconds.
 --
 --   l  how many the backend is known to hold at a time      h, w  how many hold a slot, how many wait
---   p  the turn by which more is tried, u: until when its answer is awaited
---   b  before when no more is tried, r: refusals since the last that was taken beyond l
+--   p  the turn by which more is tried, u: until when its answer is awaited, m: how many held a slot with it
+--   b  before when no more is tried, r: refusals of what was tried since the last that was taken
+--   y  when a turn was refused that was not beyond l, g: after what time one is tried then
+--   e  how long after a turn's end its slot is handed on, f: when each that waits for this will be
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
---   s  mean service time, c: of how many
+--   s  how long slots were held in all, until t, c: by how many turns that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --
 -- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit; absent: none),
@@ -30,7 +32,11 @@ local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
 local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
 local AGE_MS = 600000
+-- Of about how many turns what they took is remembered.
+local RECENT = 100
 local FIRST_DELAY_MS = 50
+-- A backend that ends a task may take a moment until it has room again. More than this is not waited for.
+local SETTLE_MS = 2000
 -- What was learned of an endpoint that nobody uses any more is forgotten.
 local KEPT_MS = 30 * 86400000
 
@@ -72,6 +78,10 @@ local function load()
   local raw = redis.call('GET', STATE)
   local queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0 }
   local held, owners = redis.call('ZCARD', HELD), redis.call('EXISTS', OWNERS)
+  -- How long slots were held in all, per turn that ended, tells how long turns take of late: also while most of those
+  -- that began have yet to end, and those that did are the short ones.
+  queue.s = (queue.s or 0) + (queue.h or 0) * (now - (queue.t or now))
+  queue.t = now
   if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
   return queue
 end
@@ -136,11 +146,19 @@ local function remove(queue, turn, owner)
 end
 
 -- The backend has taken a turn that holds a slot. One by which more is tried, and that has no answer yet, proves nothing.
-local function proven(queue, turn)
+-- A backend that has ended it already may be quick, and others have ended too: what counts is how many there were with it.
+local function proven(queue, turn, has_ended)
   local proof = queue.p == turn
   if proof then queue.p, queue.u = nil, nil end
+  if proof and queue.y then
+    -- A slot that was refused is there a moment later: it was handed on too early.
+    queue.e, queue.y, queue.g = math.min((queue.e or 0) + now - queue.y, SETTLE_MS), nil, nil
+  elseif queue.e then
+    queue.e = queue.e > 10 and queue.e * 0.99 or nil
+  end
   queue.o, queue.d = nil, nil
-  if redis.call('ZCARD', HELD) - (queue.p and 1 or 0) > queue.l then queue.l, proof = queue.l + 1, true end
+  local had = has_ended and proof and queue.m or redis.call('ZCARD', HELD) - (queue.p and 1 or 0)
+  if had > queue.l then queue.l, proof = queue.l + 1, true end
   if proof then queue.b, queue.r = nil, nil end
 end
 
@@ -150,11 +168,18 @@ local function hand_on(queue)
   local granted, set = {}, settings()
   local cap = set.limit or arg.cap
   local held, tries_at = redis.call('ZCARD', HELD), -1
+  local settling = queue.f or {}
+  while settling[1] and settling[1] <= now do table.remove(settling, 1) end
+  queue.f = settling[1] and settling or nil
   while queue.w > 0 and not set.paused and not (cap and held >= cap) do
     local at = queue.o or 0
     -- After a pause for failures too, until one is taken.
     local beyond = held >= queue.l or queue.o ~= nil
-    if beyond then at = math.max(at, queue.b or 0, queue.p and queue.u or 0) end
+    if beyond then
+      at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
+    elseif held + #settling >= queue.l then
+      at = math.max(at, settling[1])
+    end
     if at > now then
       tries_at = at - now
       break
@@ -166,7 +191,7 @@ local function hand_on(queue)
     end
     redis.call('ZADD', HELD, now + arg.claim, turn)
     held = held + 1
-    if beyond then queue.p, queue.u = turn, now + ANSWER_MS end
+    if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, held end
     granted[#granted + 1] = turn
   end
   save(queue)
@@ -193,5 +218,5 @@ local function place(queue, turn, owner)
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
   local known = queue.c and slots > 0 and not set.paused and (queue.o or 0) <= now
-  return { math.min(ahead, queue.w - 1), slots, known and math.floor(queue.s) or -1 }
+  return { math.min(ahead, queue.w - 1), slots, known and math.floor(queue.s / queue.c) or -1 }
 end

@@ -11,7 +11,7 @@ if arg.new and not stands(arg.turns[1][1], arg.turns[1][2]) then
   if arg.backlog and queue.w >= arg.backlog then
     local slots = math.max(1, queue.l)
     local known = queue.c and not set.paused
-    return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / slots) or -1 }
+    return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / queue.c / slots) or -1 }
   end
 end
 for _, row in ipairs(arg.turns) do

@@ -7,14 +7,20 @@
 --
 -- Meanwhile, the slot that a finished task leaves is handed on all the same: its end is newer than the refusal.
 local queue = load()
+local tried = queue.p == arg.turn
 local held = remove(queue, arg.turn, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 queue.o, queue.d = nil, nil
 queue.l = math.min(queue.l, redis.call('ZCARD', HELD))
--- Refusals that come together are one lesson.
-if (queue.b or 0) <= now then
+if arg.after > 0 then
+  queue.b = math.max(queue.b or 0, now + arg.after)
+elseif tried then
+  if queue.y then queue.y, queue.g = nil, math.min(2 * (queue.g or FIRST_DELAY_MS), SETTLE_MS) end
   queue.r = (queue.r or 0) + 1
   queue.b = now + math.min(arg.most, FIRST_DELAY_MS * 2 ^ math.min(queue.r - 1, 20))
+else
+  -- A slot is gone, or not free yet: soon it will be known which.
+  queue.y = now
+  queue.b = math.min(queue.b or math.huge, now + (queue.g or FIRST_DELAY_MS))
 end
-if arg.after > 0 then queue.b = math.max(queue.b, now + arg.after) end
 return { hand_on(queue) }

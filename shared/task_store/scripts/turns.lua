@@ -8,6 +8,8 @@ local ids = redis.call('ZREVRANGE', index_key(arg.path, arg.state), arg.skip, ar
 local turns = {}
 for _, id in ipairs(ids) do
   local rec = load(id)
-  if rec and rec.w and (rec.z ~= 0 or rec.s ~= 'created') then turns[#turns + 1] = { id, rec.a, rec.o or '', rec.q, rec.j or 5 } end
+  if rec and rec.w and (rec.z ~= 0 or rec.s ~= 'created') then
+    turns[#turns + 1] = { id, rec.a, rec.o or '', rec.q, rec.j or 5 }
+  end
 end
 return { #ids, turns }

@@ -1,0 +1,65 @@
+"""The promise that a busy backend is never idle while tasks wait, kept in simulated time: each run is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from bench.saturation import work_of
+from bench.simulation import Backbone, Manners, Record, Wire, Work, ideal, simulate
+from local.redis_server import RedisServer
+
+FIRST_PAUSE_S = 0.050
+RETRY_S = 2.0
+DOUBLINGS = 6
+"""From the first pause to the longest."""
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Not that of other tests: a stack's reconciler there goes by the real time."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+def ours(redis_url: str, work: Work, manners: Manners | None = None) -> Record:
+    backbone = Backbone(redis_url, settings=(("BUSY_RETRY_S", str(RETRY_S)),))
+    return simulate(backbone(work, manners or Manners(), Wire()))
+
+
+def test_while_tasks_wait_a_fleet_that_changes_is_busy_and_refuses_once_per_thing_learned(redis_url: str) -> None:
+    work = work_of("constant", 1000, 1)
+    record = ours(redis_url, work)
+    assert len(record.ended) == 1000
+    assert record.makespan_s <= 1.05 * simulate(ideal(work, Manners(), Wire())).makespan_s
+    # Of slots that went, each was missed once; a report under way when they went may cost one more.
+    removed = -sum(change.slots for change in work.changes if change.slots < 0)
+    assert len(record.refused_grants) <= removed + len(work.changes)
+    # More is tried one at a time, after a pause.
+    assert all(later - earlier >= FIRST_PAUSE_S for earlier, later in pairwise(record.refused_tries))
+    pauses = record.makespan_s / RETRY_S + DOUBLINGS * (1 + len(work.changes))
+    assert len(record.refused_tries) <= pauses + len(record.refused_grants)
+
+
+def test_a_slot_that_is_free_a_moment_after_the_report_is_given_that_moment(redis_url: str) -> None:
+    work = work_of("exponential", 500, 1)
+    late = Manners(frees_late_s=0.25)
+    record = ours(redis_url, work, late)
+    assert len(record.ended) == 500
+    assert record.makespan_s <= 1.08 * simulate(ideal(work, Manners(), Wire())).makespan_s
+    assert len(record.refused_grants) <= len(record.ended) / 4
+
+
+def test_tasks_that_are_killed_are_done_all_the_same(redis_url: str) -> None:
+    work = work_of("exponential", 200, 1, killed=True)
+    record = simulate(Backbone(redis_url, lease_s=30)(work, Manners(), Wire()))
+    assert record.killed
+    assert record.ended.keys() == set(range(200))
+
+
+def test_a_run_repeats_exactly(redis_url: str) -> None:
+    work = work_of("heavy-tailed", 150, 3)
+    first = ours(redis_url, work)
+    assert ours(redis_url, work) == first
