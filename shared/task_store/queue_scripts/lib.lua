@@ -53,10 +53,13 @@ local function settings()
   return raw and cmsgpack.unpack(raw) or {}
 end
 
+-- Counts the turns that wait, and forgets the owners that have none.
 local function count_waiting()
   local count = 0
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
-    count = count + redis.call('ZCARD', waiting_key(owner))
+    local turns = redis.call('ZCARD', waiting_key(owner))
+    if turns == 0 then redis.call('ZREM', OWNERS, owner) end
+    count = count + turns
   end
   return count
 end
@@ -173,8 +176,8 @@ local function hand_on(queue)
   queue.f = settling[1] and settling or nil
   while queue.w > 0 and not set.paused and not (cap and held >= cap) do
     local at = queue.o or 0
-    -- After a pause for failures, one alone tries whether the backend is there again.
-    local beyond = queue.o or held >= queue.l
+    -- After a pause for failures too, until one is taken.
+    local beyond = held >= queue.l or queue.o ~= nil
     if beyond then
       at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
     elseif held + #settling >= queue.l then

@@ -67,8 +67,8 @@ class Fleet:
     ended: list[str] = field(default_factory=list[str])
     refusals: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     busy: int = 0
+    _timer_ms: int | None = None
     most: int = 0
-    _asks_ms: int | None = None
     _events: list[tuple[int, int, Callable[[], Awaitable[None]]]] = field(
         default_factory=list[tuple[int, int, Callable[[], Awaitable[None]]]]
     )
@@ -83,19 +83,16 @@ class Fleet:
         """Dispatch what was granted, and ask again when that is worth it."""
         if granted.again_s is not None:
             at_ms = self.clock() + round(granted.again_s * 1000)
-            if self._asks_ms is None or at_ms < self._asks_ms:
-                self._asks_ms = at_ms
-                self._later(granted.again_s, self._ask)
+            if self._timer_ms is None or self._timer_ms > at_ms:
+                self._timer_ms = at_ms
+                self._later(granted.again_s, self._ring)
         for grant in granted.grants:
             await self._dispatch(grant)
 
-    async def _ask(self) -> None:
-        if self._asks_ms is not None and self.clock() >= self._asks_ms:  # else it was to be asked sooner, and was
-            self._asks_ms = None
-            await self.pump()
-
-    async def pump(self) -> None:
-        await self.take(await self.queues.pump(PATH))
+    async def _ring(self) -> None:
+        if self._timer_ms == self.clock():
+            self._timer_ms = None
+            await self.take(await self.queues.pump(PATH))
 
     async def run(self, seconds: float) -> None:
         """Let time pass: service ends, slots are freed, timers ring."""
