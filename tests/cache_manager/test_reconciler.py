@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from cache_manager.reconciler import reconcile
+from shared.task import Content, State
 from shared.task_id import new_task_id
-from shared.task_store import Grant, NewTask, StoreUnavailable, TaskStore, Turn
+from shared.task_store import Claimed, Created, Grant, Moved, NewTask, StoreUnavailable, TaskStore, Turn
 from shared.task_store.packing import partition
 from shared.task_store.store import Overdue
 from tests.cache_manager.process import REPUBLISH_S, Process
 from tests.shared.task_store.conftest import Clock
+from tests.shared.task_store.world import Server, nodes, tag_of
 
 PATH = "/v1/test"
 AWAY = 3
@@ -65,3 +68,133 @@ async def test_what_was_granted_and_never_claimed_is_published_again_and_given_u
     assert task
     assert (task.state, task.status) == ("failed", "Failed - unable to send to backend service.")
     assert published == ["t1", "t1"]
+
+
+# Queues whose keys are lost
+
+KEYS = ("q", "qo", "qw", "qh")
+
+
+def lose(server: Server, *kinds: str) -> None:
+    for node in nodes(server):
+        with node.connect() as client:
+            for kind in kinds:
+                for key in client.scan_iter("{" + tag_of(PATH) + "}" + kind + ":*"):
+                    client.delete(key)
+
+
+async def take_in(process: Process) -> list[str]:
+    """The backend takes all that was granted."""
+    taken: list[str] = []
+    while grants := process.taken_grants():
+        for grant in grants:
+            claimed = await process.store.claim(grant.task_id, grant.attempt, window_s=7)
+            if isinstance(claimed, Claimed):
+                await process.store.accepted(claimed.task)
+                process.dispatcher.hand_on(PATH, await process.queues.accepted(claimed.task))
+                taken.append(grant.task_id)
+            else:
+                await process.dispatcher.leave(PATH, grant, claimed.task)
+    return taken
+
+
+async def complete(process: Process, task_id: str) -> None:
+    outcome = await process.store.update(task_id, state=State.COMPLETED, status="done")
+    assert isinstance(outcome, Moved)
+    await process.dispatcher.follow(outcome)
+
+
+async def work_all_off(process: Process, in_hand: list[str]) -> list[str]:
+    """The backend takes what it is given, and completes it; the reconciler looks after the rest."""
+    ended: list[str] = []
+    while True:
+        in_hand += await take_in(process)
+        if in_hand:
+            ended.append(in_hand.pop(0))
+            await complete(process, ended[-1])
+        elif (await process.queues.status(PATH)).waiting:
+            # What is granted beyond the known limit is to be answered within a second.
+            process.dispatcher.hand_on(PATH, await process.queues.pump(PATH))
+            assert process.dispatcher.grants
+        else:
+            return ended
+
+
+async def half_done(process: Process, clock: Clock) -> tuple[list[str], list[str]]:
+    """Three that the backend has, forty that wait, of several owners and priorities."""
+    await process.queues.configure(PATH, {"limit": 3})
+    ids = [f"t{number}" for number in range(43)]
+    in_hand: list[str] = []
+    for number, task_id in enumerate(ids):
+        new = NewTask(task_id, PATH, lease_s=600, owner=f"owner{number % 4}", priority=number % 3)
+        new = replace(new, body=Content("text/plain", 2), inline_body=b"hi")
+        created = await process.store.create(new)
+        assert isinstance(created, Created)
+        process.dispatcher.hand_on(PATH, await process.queues.offer([Turn.of(created.task)]))
+        in_hand += await take_in(process)
+        clock.advance(0.001)
+    assert len(in_hand) == 3
+    await reconcile(process.services)
+    assert (await process.queues.tend(PATH)).loss is None
+    return ids, in_hand
+
+
+@pytest.mark.parametrize("lost", [*((kind,) for kind in KEYS), KEYS, ("qo", "qw")], ids="+".join)
+async def test_a_queue_whose_keys_are_lost_in_the_midst_of_work_is_rebuilt_and_loses_nothing(
+    process: Process, clock: Clock, redis_server: Server, lost: tuple[str, ...]
+) -> None:
+    ids, in_hand = await half_done(process, clock)
+    before = await process.queues.status(PATH)
+    lose(redis_server, *lost)
+    clock.advance(0.001)
+    await reconcile(process.services)
+    assert (await process.queues.tend(PATH)).loss is None
+    status = await process.queues.status(PATH)
+    # One more may have been tried before it was known again what the backend has.
+    tried = len(process.dispatcher.grants)
+    assert tried <= 1
+    assert (status.holding, status.waiting) == (before.holding + tried, before.waiting - tried)
+    task_ids_by_place: dict[int, str] = {}
+    for task_id in ids:
+        task = await process.store.get(task_id)
+        assert task
+        place = (await process.queues.status(PATH, task)).place
+        if place:
+            task_ids_by_place[place.ahead] = task_id
+    assert sorted(task_ids_by_place) == list(range(status.waiting))
+    assert sorted(await work_all_off(process, in_hand)) == sorted(ids)
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (0, 0)
+
+
+async def test_keys_that_are_lost_again_and_again_delay_work_and_lose_none(
+    process: Process, clock: Clock, redis_server: Server
+) -> None:
+    ids, in_hand = await half_done(process, clock)
+    ended: list[str] = []
+    for number in range(1000):
+        if number % 7 == 0:
+            lose(redis_server, *(KEYS if number % 2 else (KEYS[number % 4],)))
+        clock.advance(0.5)
+        await reconcile(process.services)
+        in_hand += await take_in(process)
+        if in_hand:
+            ended.append(in_hand.pop(0))
+            await complete(process, ended[-1])
+        if len(ended) == len(ids):
+            break
+    assert sorted(ended) == sorted(ids)
+
+
+async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_handed_on(
+    process: Process, clock: Clock
+) -> None:
+    _, in_hand = await half_done(process, clock)
+    await process.store.cancel(in_hand[0])
+    claimed = await process.store.get(in_hand[1])
+    assert claimed
+    await process.store.requeue(claimed, status="Awaiting service availability")
+    clock.advance(REPUBLISH_S)
+    await reconcile(process.services)
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting, len(process.taken_grants())) == (3, 39, 2)
