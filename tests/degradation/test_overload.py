@@ -94,8 +94,12 @@ def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
+    calls = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS + 1)]
+    # Once one has found no room to wait, the others do wait: none is still on its way, to be refused beside the rest.
+    [answered] = eventually(lambda: [call for call in calls if call.done()])
+    assert answered.result().status_code == 200
+    waits = [call for call in calls if call is not answered]
     fragile.blobs.silence()
-    waits = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS)]
     held: list[Call] = []
 
     def refused_beside_one_more() -> bool:
