@@ -78,7 +78,8 @@ async def reconcile(services: Services) -> int:
             break
     if away is not None:
         raise away
-    await asyncio.gather(*(_tend(services, path) for path in await services.store.depths()))
+    depths, held = await asyncio.gather(services.store.depths(), services.queues.held())
+    await asyncio.gather(*(_tend(services, path) for path in held.union(depths)))
     return count
 
 

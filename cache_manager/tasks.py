@@ -24,6 +24,7 @@ from shared.task_store import (
     Draining,
     Existing,
     Full,
+    Grant,
     Listing,
     Moved,
     NewTask,
@@ -260,6 +261,8 @@ class Tasks:
             self.services.store.create(new), self.services.dispatcher.enter_new(new), return_exceptions=True
         )
         if isinstance(created, BaseException):
+            if isinstance(entered, Entered):  # if the task is there after all, its deadline finds it
+                await self.services.dispatcher.leave(new.path, Grant(new.id, 1))
             raise created
         if isinstance(created, Existing):
             if isinstance(entered, Entered):

@@ -6,13 +6,14 @@ records, and may be wrong: what is granted has still to be claimed, and what is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from shared.task import State, Task
 from shared.task_store.link import RedisLink
-from shared.task_store.packing import pack, tag_of, to_ms
+from shared.task_store.packing import TAGS, pack, tag_of, to_ms
 
 LOOK_LIMIT: Final = 256
 _FIRST_PAUSE_AFTER: Final = {True: 1, False: 7}
@@ -211,6 +212,11 @@ class TaskQueues:
     async def pump(self, path: str) -> Granted:
         """Hand on what is free."""
         return _granted(await self._script("pump", path))
+
+    async def held(self) -> set[str]:
+        """The endpoint paths at which any turn holds a slot, also where no task is left."""
+        parts = await asyncio.gather(*(self._link.script("held", "{" + tag + "}") for tag in TAGS))
+        return {path.decode() for part in parts for path in part}
 
     async def tend(self, path: str) -> Tended:
         """What the reconciler does for a queue at each run."""

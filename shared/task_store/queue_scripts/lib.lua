@@ -9,6 +9,7 @@
 --   <tag>qo:<path>          zset     owners that have a turn waiting, by their virtual time (fair queuing)
 --   <tag>qw:<path> <owner>  zset     an owner's waiting turns, by rank
 --   <tag>qh:<path>          zset     turns that hold a slot, by when the reconciler is to look at them again
+--   <tag>queues             set      the paths at which any turn holds a slot
 --
 -- The state's fields. Times are milliseconds.
 --
@@ -28,6 +29,7 @@
 local TAG, arg = KEYS[1], cmsgpack.unpack(ARGV[1])
 local STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
 local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
+local QUEUES = TAG .. 'queues'
 -- How long the answer to a dispatch beyond the known limit is awaited before the next one: refusals come at once.
 local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
@@ -74,6 +76,7 @@ local function recount(queue)
   queue.l = math.min(queue.l, queue.h)
   local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
+  redis.call('SADD', QUEUES, arg.path)
   queue.k, queue.x = nil, now
 end
 
@@ -90,7 +93,13 @@ local function load()
 end
 
 local function save(queue)
+  local before = queue.h
   queue.h = redis.call('ZCARD', HELD)
+  if queue.h == 0 then
+    redis.call('SREM', QUEUES, arg.path)
+  elseif before == 0 then
+    redis.call('SADD', QUEUES, arg.path)
+  end
   redis.call('SET', STATE, cmsgpack.pack(queue), 'PX', KEPT_MS)
 end
 

@@ -10,6 +10,7 @@
 --   <tag>l:<path>           zset     ids by the time of creation, for lists
 --   <tag>due                zset     one deadline per task, see sweep.lua
 --   <tag>paths              set      the endpoint paths that have tasks here
+--   <tag>q…                          the queues that lie here, see queue_scripts
 --
 -- The record's fields. Times are milliseconds; absent means empty, none or false.
 --

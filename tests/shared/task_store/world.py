@@ -74,6 +74,8 @@ class World:
         elif name == "paths":
             self.paths[tag] = {path.decode() for path in value}
             members = []
+        elif name == "queues":
+            members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]
             if kind == "qh":
