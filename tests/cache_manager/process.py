@@ -12,7 +12,7 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.task import Task
 from shared.task_store import Grant, Granted, QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore
-from tests.shared.task_store.conftest import RepeatingLink, opener
+from tests.shared.task_store.conftest import opener
 
 REPUBLISH_S = 30
 MAX_ATTEMPTS = 3
@@ -20,23 +20,27 @@ POLICY = QueuePolicy(claim_s=REPUBLISH_S, look_s=REPUBLISH_S)
 
 
 class Published(Topic):
-    """Takes all events, and keeps of which tasks they speak."""
+    """Takes all events, and keeps of which attempts they speak."""
 
     def __init__(self) -> None:
         super().__init__("https://topic.example.org/api/events", None)
-        self.task_ids: list[str] = []
+        self.attempts: list[Grant] = []
+
+    @property
+    def task_ids(self) -> list[str]:
+        return [attempt.task_id for attempt in self.attempts]
 
     async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
-        self.task_ids += [task.id for task in tasks]
+        self.attempts += [Grant(task.id, task.attempt) for task in tasks]
 
 
 class KeepingDispatcher(Dispatcher):
-    """Keeps the slots that it is to hand on."""
+    """Keeps the slots that it is to hand on, with the paths of their queues."""
 
-    grants: list[Grant]
+    grants: list[tuple[str, Grant]]
 
     def hand_on(self, path: str, granted: Granted, *, but: Grant | None = None) -> bool:
-        self.grants += granted.grants
+        self.grants += [(path, grant) for grant in granted.grants if grant != but]
         return but in granted.grants
 
 
@@ -53,12 +57,12 @@ class Process:
         url: str,
         clock: Callable[[], int],
         *,
-        repeating: bool = False,
         policy: QueuePolicy = POLICY,
         limit: Callable[[str], int | None] = lambda path: None,
         store_type: type[TaskStore] = TaskStore,
+        link: RedisLink | None = None,
     ) -> Process:
-        link = (RepeatingLink if repeating else RedisLink)(opener(url))
+        link = link or RedisLink(opener(url))
         settings = Settings.from_env(
             {
                 "REDIS_CONNECTION_STRING": url,
@@ -86,6 +90,6 @@ class Process:
 
     def taken_grants(self) -> list[Grant]:
         """What was granted since this was last asked."""
-        grants = self.dispatcher.grants[:]
+        grants = [grant for _, grant in self.dispatcher.grants]
         self.dispatcher.grants.clear()
         return grants

@@ -63,7 +63,7 @@ async def test_what_was_granted_and_never_claimed_is_published_again_and_given_u
         clock.advance(2 * REPUBLISH_S)
         await reconcile(process.services)
         published += process.published.task_ids
-        process.published.task_ids.clear()
+        process.published.attempts.clear()
     task = await process.store.get("t1")
     assert task
     assert (task.state, task.status) == ("failed", "Failed - unable to send to backend service.")

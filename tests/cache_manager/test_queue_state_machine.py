@@ -1,0 +1,396 @@
+"""Random interleavings of all that happens to a few tasks and their queues: the app's own code on a real Redis, with
+lost answers, repeated scripts, processes that die, and keys that vanish. What is promised holds after every step, and
+in the end every task comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import hypothesis.strategies as st
+import msgpack
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from cache_manager.reconciler import reconcile
+from cache_manager.tasks import Tasks
+from cache_manager.wire import TaskUpsert
+from shared import dispatcher
+from shared.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
+from shared.backends import Endpoint
+from shared.problems import Problem
+from shared.task import State
+from shared.task_store import Grant, NewTask, RedisLink, StoreUnavailable
+from shared.task_store.store import WAIT_CAP_S
+from tests.cache_manager.process import Process
+from tests.shared.task_store.conftest import Clock, opener
+from tests.shared.task_store.world import START_MS, Server, nodes, tag_of
+
+PATHS = ("/v1/a", "/v1/b")
+IDS = tuple(f"t{number}" for number in range(6))
+BASE = "https://models.example.org"
+KINDS = ("q", "qo", "qw", "qh")
+ANSWERS = (
+    Accepted(),
+    Accepted(),
+    Accepted(),
+    Busy(None),
+    Busy(7.0),
+    Unreachable("is away"),
+    Rejected("answered 400"),
+)
+Mishap = Literal["repeated", "request lost", "answer lost"] | None
+mishaps = st.sampled_from([None, None, None, "repeated", "request lost", "answer lost"])
+ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A queue as it is in Redis."""
+
+    state: dict[str, Any]
+    settings: dict[str, Any]
+    waiting: frozenset[str]
+    held: frozenset[str]
+
+    @property
+    def is_counted(self) -> bool:
+        return not self.state or (self.state["w"], self.state["h"]) == (len(self.waiting), len(self.held))
+
+
+class Witness:
+    """Sees what is in Redis."""
+
+    def __init__(self, server: Server) -> None:
+        self._clients = [cast("Any", redis.Redis(port=node.port)) for node in nodes(server)]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def keys(self, path: str, kind: str) -> list[tuple[Any, bytes]]:
+        tag = "{" + tag_of(path) + "}"
+        pattern = f"{tag}{kind}:{path}" + (" *" if kind == "qw" else "")
+        return [(client, key) for client in self._clients for key in client.scan_iter(pattern)]
+
+    def picture(self, path: str) -> Picture:
+        def packed(kind: str) -> dict[str, Any]:
+            return next((msgpack.unpackb(client.get(key)) for client, key in self.keys(path, kind)), {})
+
+        def turns(kind: str) -> frozenset[str]:
+            keys = self.keys(path, kind)
+            return frozenset(turn.decode() for client, key in keys for turn in client.zrange(key, 0, -1))
+
+        return Picture(packed("q"), packed("qs"), turns("qw"), turns("qh"))
+
+    def due_ms(self, task_id: str) -> float | None:
+        key = "{" + tag_of(task_id) + "}due"
+        found = (client.zscore(key, task_id) for client in self._clients for _ in client.scan_iter(key))
+        return next((at for at in found if at is not None), None)
+
+
+class WatchedLink(RedisLink):
+    """Looks at each queue before and after each script, and has mishaps on request."""
+
+    def __init__(self, server: Server, clock: Clock, witness: Witness) -> None:
+        super().__init__(opener(server.url))
+        self._clock, self._witness = clock, witness
+        self.mishap: Mishap = None
+
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if not name.startswith("queue/"):
+            if self.mishap == "repeated":
+                await super().script(name, tag, *args)
+            return await super().script(name, tag, *args)
+        mishap, self.mishap = self.mishap, None
+        if mishap == "request lost":
+            raise StoreUnavailable(mishap)
+        if mishap == "repeated":
+            await self._watched(name, tag, *args)
+        reply = await self._watched(name, tag, *args)
+        if mishap == "answer lost":
+            raise StoreUnavailable(mishap)
+        return reply
+
+    async def _watched(self, name: str, tag: str, *args: bytes | str) -> Any:
+        arg = msgpack.unpackb(cast("bytes", args[0]))
+        before = self._witness.picture(arg["path"])
+        reply = await super().script(name, tag, *args)
+        after = self._witness.picture(arg["path"])
+        granted = after.held - before.held
+        if not granted or name == "queue/hold":
+            return reply
+        assert not after.settings.get("paused"), "granted while it is paused"
+        limit = after.settings.get("limit")
+        assert limit is None or len(after.held) <= limit, "granted beyond the limit"
+        assert before.state.get("o", 0) <= self._clock(), "granted during a pause"
+        beyond = min(len(granted), len(after.held) - after.state["l"])
+        assert beyond <= 1, "more than one is tried beyond what is known"
+        tried = before.state.get("p")
+        if beyond == 1 and tried in after.held and tried != arg.get("turn"):
+            assert before.state["u"] <= self._clock(), "one is tried while another's answer is awaited"
+        return reply
+
+
+class Backend:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Future[Answer]] = []
+        self.called = asyncio.Event()
+
+    async def post(
+        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+    ) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.calls.append(answer)
+        self.called.set()
+        return await answer
+
+    async def aclose(self) -> None:
+        return
+
+
+class QueueMachine(RuleBasedStateMachine):
+    def __init__(
+        self, server: Server, runner: asyncio.Runner, process: Process, witness: Witness, clock: Clock
+    ) -> None:
+        super().__init__()
+        self.server, self.runner, self.process, self.witness, self.clock = server, runner, process, witness, clock
+        self.link = cast("WatchedLink", process.link)
+        self.backend = Backend()
+        process.dispatcher._client = cast("Any", self.backend)
+        self.under_way: list[tuple[asyncio.Task[Any], asyncio.Future[Answer]]] = []
+        self.torn: set[str] = set()
+
+    @initialize()
+    def start(self) -> None:
+        self.server.flush()
+        self.clock.ms = START_MS
+        self.process.dispatcher.grants.clear()
+        self.process.published.attempts.clear()
+
+    @contextmanager
+    def having(self, mishap: Mishap) -> Iterator[None]:
+        self.link.mishap = mishap
+        try:
+            with suppress(StoreUnavailable, Problem):
+                yield
+        finally:
+            self.link.mishap = None
+
+    def run(self, step: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(step)
+
+    @property
+    def tasks(self) -> Tasks:
+        return Tasks(self.process.services)
+
+    async def begin(self, dispatch: Coroutine[Any, Any, Any]) -> None:
+        """Run a dispatch until it has called the backend or ended."""
+        self.backend.called.clear()
+        work = asyncio.ensure_future(dispatch)
+        called = asyncio.ensure_future(self.backend.called.wait())
+        await asyncio.wait({work, called}, return_when=asyncio.FIRST_COMPLETED)
+        called.cancel()
+        if work.done():
+            work.result()
+        else:
+            self.under_way.append((work, self.backend.calls.pop()))
+
+    @rule(
+        task_id=ids,
+        path=paths,
+        owner=st.sampled_from(["", "a", "b"]),
+        priority=st.sampled_from([0, 5, 9]),
+        mishap=mishaps,
+    )
+    def submit(self, task_id: str, path: str, owner: str, priority: int, mishap: Mishap) -> None:
+        new = NewTask(task_id, path, lease_s=60, owner=owner, priority=priority)
+        with self.having(mishap):
+            self.run(self.tasks.submit(new, "text/plain", b"hi"))
+
+    @rule(number=st.integers(0, 5), mishap=mishaps)
+    def dispatch(self, number: int, mishap: Mishap) -> None:
+        """One of the slots that the process is to hand on."""
+        grants = self.process.dispatcher.grants
+        if grants:
+            path, grant = grants.pop(number % len(grants))
+            with self.having(mishap):
+                self.run(self.begin(self.process.dispatcher._dispatch_granted(path, grant)))
+
+    @rule(number=st.integers(0, 5), keep=st.booleans(), mishap=mishaps)
+    def deliver(self, number: int, keep: bool, mishap: Mishap) -> None:
+        """An event, which may come again."""
+        events = self.process.published.attempts
+        if events:
+            event = events[number % len(events)]
+            if not keep:
+                events.remove(event)
+            with self.having(mishap):
+                self.run(self.begin(self.process.dispatcher.dispatch(event.task_id, event.attempt)))
+
+    @rule(number=st.integers(0, 5), answer=st.sampled_from(ANSWERS), mishap=mishaps)
+    def answer(self, number: int, answer: Answer, mishap: Mishap) -> None:
+        if self.under_way:
+            work, call = self.under_way.pop(number % len(self.under_way))
+            with self.having(mishap):
+                call.set_result(answer)
+                self.run(_end(work))
+
+    @rule(number=st.integers(0, 5))
+    def die(self, number: int) -> None:
+        """Who was to dispatch is gone, with all that it had in hand."""
+        if self.under_way:
+            work, _ = self.under_way.pop(number % len(self.under_way))
+            work.cancel()
+            self.run(_end(work))
+        elif self.process.dispatcher.grants:
+            self.process.dispatcher.grants.pop()
+
+    @rule(task_id=ids, status=st.sampled_from(["running", "completed", "completed", "failed"]), mishap=mishaps)
+    def report(self, task_id: str, status: str, mishap: Mishap) -> None:
+        with self.having(mishap):
+            self.run(self.tasks.upsert(_upsert(TaskId=task_id, BackendStatus=status)))
+
+    @rule(task_id=ids, path=paths, mishap=mishaps)
+    def hop(self, task_id: str, path: str, mishap: Mishap) -> None:
+        with self.having(mishap):
+            self.run(self.tasks.upsert(_upsert(TaskId=task_id, Endpoint=BASE + path, PublishToGrid=True, Body="ho")))
+
+    @rule(task_id=ids, what=st.sampled_from(["cancel", "replay"]), mishap=mishaps)
+    def ask_for(self, task_id: str, what: str, mishap: Mishap) -> None:
+        with self.having(mishap):
+            self.run(self.tasks.cancel(task_id) if what == "cancel" else self.tasks.replay(task_id))
+
+    @rule(
+        path=paths,
+        change=st.sampled_from(
+            [{"paused": True}, {"paused": False}, {"limit": 1}, {"limit": 2}, {"limit": None}, {"draining": True}]
+        ),
+        mishap=mishaps,
+    )
+    def configure(self, path: str, change: dict[str, Any], mishap: Mishap) -> None:
+        with self.having(mishap):
+            self.process.dispatcher.hand_on(path, self.run(self.process.queues.configure(path, change)))
+
+    @rule(seconds=st.sampled_from([0.05, 1, 7, 31, 61]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule(path=paths)
+    def timer(self, path: str) -> None:
+        self.process.dispatcher.hand_on(path, self.run(self.process.queues.pump(path)))
+
+    @rule(mishap=mishaps)
+    def reconcile(self, mishap: Mishap) -> None:
+        with self.having(mishap):
+            self.run(reconcile(self.process.services))
+            self.torn.clear()
+
+    @rule(path=paths, kinds=st.sampled_from([*((kind,) for kind in KINDS), KINDS, ("qo", "qw"), ("q", "qh")]))
+    def lose(self, path: str, kinds: tuple[str, ...]) -> None:
+        for kind in kinds:
+            for client, key in self.witness.keys(path, kind):
+                client.delete(key)
+        self.torn.add(path)
+
+    @invariant()
+    def a_turn_waits_or_holds_a_slot_and_is_counted(self) -> None:
+        for path in PATHS:
+            queue = self.witness.picture(path)
+            assert not queue.waiting & queue.held
+            assert queue.is_counted or path in self.torn
+
+    @invariant()
+    def who_is_to_be_dispatched_stands_in_its_queue_or_will(self) -> None:
+        queues = {path: self.witness.picture(path) for path in PATHS}
+        for task_id in IDS:
+            task = self.run(self.process.store.get(task_id))
+            if task is None or task.state.is_terminal:
+                continue
+            due_ms = self.witness.due_ms(task_id)
+            turn = Grant(task_id, task.attempt).turn
+            stands = turn in queues[task.path].waiting | queues[task.path].held
+            assert due_ms is not None or (task.state is State.CREATED and stands)
+            assert due_ms is None or due_ms <= self.clock() + WAIT_CAP_S * 1000
+
+    def teardown(self) -> None:
+        self.run(self._settle())
+        for path in PATHS:
+            queue = self.witness.picture(path)
+            assert not queue.waiting | queue.held, "a turn is left of a task that has ended"
+
+    async def _settle(self) -> None:
+        """All goes well from now on: every task ends, and every slot is given back."""
+        self.link.mishap = None
+        for work, _ in self.under_way:
+            work.cancel()
+            await _end(work)
+        process = self.process
+        for path in PATHS:
+            process.dispatcher.hand_on(
+                path, await process.queues.configure(path, {"paused": False, "draining": False, "limit": None})
+            )
+        for _ in range(200):
+            self.clock.advance(31)
+            await reconcile(process.services)
+            grants, events = process.dispatcher.grants[:], process.published.attempts[:]
+            process.dispatcher.grants.clear()
+            process.published.attempts.clear()
+            for path, grant in grants:
+                await self._work_off(process.dispatcher._dispatch_granted(path, grant))
+            for event in events:
+                await self._work_off(process.dispatcher.dispatch(event.task_id, event.attempt))
+            known = [task for task_id in IDS if (task := await process.store.get(task_id))]
+            for task in known:
+                if task.state in (State.DISPATCHED, State.RUNNING):
+                    await self.tasks.upsert(_upsert(TaskId=task.id, BackendStatus="completed"))
+            over = all(task.state.is_terminal for task in known)
+            if over and not any((q := self.witness.picture(path)).waiting | q.held for path in PATHS):
+                return
+        raise AssertionError(f"not all came to their end: {known}")
+
+    async def _work_off(self, dispatch: Coroutine[Any, Any, Any]) -> None:
+        self.under_way.clear()
+        await self.begin(dispatch)
+        for work, call in self.under_way:
+            call.set_result(Accepted())
+            await work
+
+
+async def _end(work: asyncio.Task[Any]) -> None:
+    with suppress(asyncio.CancelledError):
+        await work
+
+
+def _upsert(**members: Any) -> TaskUpsert:
+    return TaskUpsert.model_validate(members)
+
+
+def test_queues_and_store_together_lose_nothing(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who is granted a slot before its record is there is not waited for: here it never comes.
+    monkeypatch.setattr(dispatcher, "_CREATE_PAUSES_S", ())
+    clock, witness = Clock(), Witness(redis_server)
+    with asyncio.Runner() as runner:
+        link = WatchedLink(redis_server, clock, witness)
+        process = Process.start(redis_server.url, clock, link=link)
+        try:
+            run_state_machine_as_test(
+                cast("Any", lambda: QueueMachine(redis_server, runner, process, witness, clock)),
+                settings=settings(
+                    max_examples=40,
+                    stateful_step_count=40,
+                    deadline=None,
+                    suppress_health_check=[HealthCheck.too_slow],
+                ),
+            )
+        finally:
+            runner.run(process.services.dispatcher.aclose())
+            runner.run(link.aclose())
+            witness.close()
