@@ -73,7 +73,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             members={"TaskId": task.id},
         )
     preference: dict[str, str] = {}
-    if wait_s is not None and (waited := await tasks.wait_for_end(task, wait_s)) is not None:
+    if wait_s is not None and (waited := await tasks.wait_for_end(task, wait_s, len(body))) is not None:
         task = waited
         preference = {"Preference-Applied": f"wait={wait_s}"}
     root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]

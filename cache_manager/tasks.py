@@ -157,15 +157,18 @@ class Tasks:
         where too many wait already."""
         return await self._wait(task, seconds, lambda now: not seen(now)) or task
 
-    async def wait_for_end(self, task: Task, seconds: float) -> Task | None:
-        """The task once it is finished, or as it is when the time is up; None where too many wait already."""
-        return await self._wait(task, seconds, lambda now: False)
+    async def wait_for_end(self, task: Task, seconds: float, body_size_bytes: int) -> Task | None:
+        """The task once it is finished, or as it is when the time is up; None where too many wait already, or with
+        too large bodies."""
+        return await self._wait(task, seconds, lambda now: False, body_size_bytes)
 
-    async def _wait(self, task: Task, seconds: float, enough: Callable[[Task], bool]) -> Task | None:
+    async def _wait(
+        self, task: Task, seconds: float, enough: Callable[[Task], bool], body_size_bytes: int = 0
+    ) -> Task | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause_s = _FIRST_POLL_S
-        with suppress(Overloaded), self.services.limits.waits.hold():
+        with suppress(Overloaded), self.services.limits.wait(body_size_bytes):
             while not task.state.is_terminal and not enough(task) and (left_s := deadline - loop.time()) > 0:
                 await asyncio.sleep(min(pause_s, left_s))
                 pause_s = min(_LAST_POLL_S, pause_s * 2)

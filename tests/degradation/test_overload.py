@@ -134,6 +134,19 @@ def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
 
 
+def test_who_submits_a_large_body_does_not_wait_where_others_would_have_no_room_for_theirs(
+    app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    for _ in range(2):
+        path = new_path()
+        # An earlier dispatch may have the room for a moment yet.
+        [sent] = eventually(
+            lambda path=path: [sent for sent in (submit(app, path, LARGE, prefer="wait=60"),) if sent.is_success]
+        )
+        assert (sent.status_code, sent.headers.get("preference-applied")) == (202, None)
+        assert report_completed(app, sent.json()["TaskId"]).status_code == 200
+
+
 def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:

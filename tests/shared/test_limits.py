@@ -38,19 +38,39 @@ def test_what_is_more_than_the_limit_is_let_through_alone() -> None:
         raise AssertionError
 
 
-def test_small_bodies_need_no_room() -> None:
-    limits = Limits.of(
+def limits_of_bodies(most_bytes: int) -> Limits:
+    return Limits.of(
         Settings.from_env(
             {
                 "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
                 "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
                 "BACKENDS": '{"/v1": "https://models.example.org"}',
-                "MAX_BODY_BYTES_IN_FLIGHT": str(INLINE_LIMIT_BYTES + 1),
+                "MAX_BODY_BYTES_IN_FLIGHT": str(most_bytes),
             }
         )
     )
-    with limits.body(INLINE_LIMIT_BYTES + 1):
-        with pytest.raises(Overloaded), limits.body(INLINE_LIMIT_BYTES + 1):
+
+
+LARGE_BYTES = INLINE_LIMIT_BYTES + 1
+
+
+def test_small_bodies_need_no_room() -> None:
+    limits = limits_of_bodies(LARGE_BYTES)
+    with limits.body(LARGE_BYTES):
+        with pytest.raises(Overloaded), limits.body(LARGE_BYTES):
             raise AssertionError
         with limits.body(INLINE_LIMIT_BYTES), limits.body(INLINE_LIMIT_BYTES):
             pass
+
+
+def test_who_waits_with_a_large_body_leaves_half_of_the_room_for_them_to_others() -> None:
+    limits = limits_of_bodies(2 * LARGE_BYTES)
+    with limits.wait(LARGE_BYTES):
+        with pytest.raises(Overloaded), limits.wait(LARGE_BYTES):
+            raise AssertionError
+        with limits.wait(INLINE_LIMIT_BYTES), limits.wait():
+            pass
+    with pytest.raises(Overloaded), limits.wait(LARGE_BYTES + 1):
+        raise AssertionError
+    with limits.wait(LARGE_BYTES):
+        pass
