@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from cache_manager.reconciler import reconcile
+from cache_manager.tasks import Tasks
 from shared.task import Content, State
 from shared.task_id import new_task_id
-from shared.task_store import Claimed, Created, Grant, Moved, NewTask, StoreUnavailable, TaskStore, Turn
+from shared.task_store import Claimed, Created, Existing, Grant, Moved, NewTask, StoreUnavailable, TaskStore, Turn
 from shared.task_store.packing import partition
 from shared.task_store.store import Overdue
 from tests.cache_manager.process import REPUBLISH_S, Process
@@ -198,3 +199,32 @@ async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_h
     await reconcile(process.services)
     status = await process.queues.status(PATH)
     assert (status.holding, status.waiting, len(process.taken_grants())) == (3, 39, 2)
+
+
+async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(process: Process, clock: Clock) -> None:
+    await process.queues.offer([Turn(PATH, Grant("ghost", 1), "", 0, 5)])
+    assert (await process.queues.status(PATH)).holding == 1
+    assert await process.store.depths() == {}, "no task is left that would lead to its queue"
+    clock.advance(60)
+
+    await reconcile(process.services)
+
+    assert (await process.queues.status(PATH)).holding == 0
+
+
+class StoreThatCreatesNothing(TaskStore):
+    """As when the node of a cluster that would have the task does not answer."""
+
+    async def create(self, new: NewTask) -> Created | Existing:
+        raise StoreUnavailable("ConnectionError")
+
+
+async def test_a_create_that_fails_gives_its_turn_back(redis_url: str, clock: Clock) -> None:
+    process = Process.start(redis_url, clock, store_type=StoreThatCreatesNothing)
+
+    with pytest.raises(StoreUnavailable):
+        await Tasks(process.services).submit(NewTask("t1", PATH, lease_s=60), "text/plain", b"hello")
+
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (0, 0)
+    await process.link.aclose()
