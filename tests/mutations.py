@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = "shared/task_store/scripts"
+QUEUE_SCRIPTS = "shared/task_store/queue_scripts"
 STORE_TESTS = ("tests/shared/task_store",)
+QUEUE_TESTS = ("tests/shared/task_store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 OWNER_TESTS = ("tests/contract/test_b_owners.py", "tests/shared/task_store/test_lifecycle.py")
 
 
@@ -41,13 +43,11 @@ MUTATIONS = [
     Mutation(
         "fence: a retry draws a new attempt",
         f"{SCRIPTS}/lib.lua",
-        "rec.a, rec.n = rec.a + 1, 0",
-        "rec.a, rec.n = rec.a, 0",
+        "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",
+        "rec.a, rec.n, rec.z = rec.a, 0, nil",
     ),
     Mutation("replay of a step", f"{SCRIPTS}/move.lua", "if rec.k == arg.op then", "if false then"),
-    Mutation(
-        "replay of a create", f"{SCRIPTS}/create.lua", "known.k == arg.op and 'created' or 'exists'", "'exists'"
-    ),
+    Mutation("replay of a create", f"{SCRIPTS}/create.lua", "if known.k == arg.op then", "if false then"),
     Mutation("replay of a report", f"{SCRIPTS}/report.lua", "known = known or op == arg.op", "known = false"),
     Mutation(
         "terminal: a finished task stays as it is", f"{SCRIPTS}/move.lua", "if TERMINAL[rec.s] and", "if false and"
@@ -79,7 +79,7 @@ MUTATIONS = [
     Mutation(
         "due: a sweep hands a task out once",
         f"{SCRIPTS}/sweep.lua",
-        "set_due(id, now + backoff(arg.publish_base, arg.cap, rec.n))\n  done",
+        "set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))\n  done",
         "set_due(id, now)\n  done",
     ),
     Mutation(
@@ -132,10 +132,63 @@ MUTATIONS = [
     ),
     Mutation(
         "registry: of the address when it is called",
-        "shared/backend_client.py",
+        "shared/resolver.py",
         'if not self._backends.forbids(result["host"].partition("%")[0])',
         "",
-        ("tests/backend_webhook",),
+        ("tests/shared/test_backend_client.py",),
+    ),
+    *(
+        Mutation(f"queue: {guard}", f"{QUEUE_SCRIPTS}/{file}.lua", old, new, QUEUE_TESTS)
+        for guard, file, old, new in (
+            ("one is tried beyond at a time", "lib", ", queue.p and queue.u or 0)", ")"),
+            (
+                "a refusal lowers what is known",
+                "refused",
+                "queue.l = math.min(queue.l, redis.call('ZCARD', HELD))",
+                "",
+            ),
+            ("a refusal delays the next try", "lib", "math.max(at, queue.b or 0, ", "math.max(at, "),
+            (
+                "a freed slot is handed on meanwhile",
+                "lib",
+                "local beyond = held >= queue.l or queue.o ~= nil",
+                "local beyond = true",
+            ),
+            ("a pause for failures ends with one", "lib", " or queue.o ~= nil", ""),
+            ("paused, it grants nothing", "lib", "queue.w > 0 and not set.paused and", "queue.w > 0 and"),
+            ("a limit caps", "lib", " and not (cap and held >= cap) do", " do"),
+            ("owners take turns", "lib", "redis.call('ZINCRBY', OWNERS, 1, owner)", ""),
+            ("a refusal costs no turn", "lib", "redis.call('ZINCRBY', OWNERS, -1, owner)", ""),
+            ("a turn never waits and holds at once", "lib", "if holds(turn) then return end", ""),
+            ("a loss is noticed", "lib", "if not raw or queue.h ~= held or", "if not raw or"),
+            ("a lost owner is noticed", "tend", "if queue.w ~= count_waiting() then recount(queue) end", ""),
+            ("after a loss more is tried one by one", "lib", "queue.l = math.min(queue.l, queue.h)", ""),
+            ("slots that are held are looked at", "tend", "HELD, '-inf', now,", "HELD, '-inf', 0,"),
+            ("a later loss is not taken for mended", "whole", "if queue.x == arg.loss then", "if true then"),
+            ("who was taken is not refused", "offer", " and not stands(arg.turns[1][1], arg.turns[1][2])", ""),
+            ("places among owners", "lib", "(others[i] < owner and 1 or 0)", "1"),
+        )
+    ),
+    Mutation(
+        "queue: a stale turn does nothing",
+        "shared/task_store/queues.py",
+        'return f"{self.task_id}.{self.attempt}"',
+        'return f"{self.task_id}.1"',
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "queue: only a fresh task is withdrawn",
+        f"{SCRIPTS}/withdraw.lua",
+        "if rec.s ~= 'created' or rec.v > 1 or rec.W then return 0 end",
+        "",
+        ("tests/shared/task_store/test_sweep.py",),
+    ),
+    Mutation(
+        "queue: a check counts a publish once",
+        f"{SCRIPTS}/check.lua",
+        "local replay = rec and rec.k == arg.op",
+        "local replay = false",
+        ("tests/shared/task_store/test_replays.py",),
     ),
 ]
 
@@ -184,6 +237,7 @@ def _try(mutation: Mutation, tree: Path) -> str | None:
                 *(sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider"),
                 # It finds what the tables find, and then takes minutes to shrink it.
                 "--ignore=tests/shared/task_store/test_state_machine.py",
+                "--ignore=tests/cache_manager/test_queue_state_machine.py",
                 *mutation.tests,
             ],
             cwd=tree,
