@@ -28,6 +28,7 @@ from shared.task_store import (
     NewTask,
     QueuePolicy,
     RedisLink,
+    Refusal,
     StorePolicy,
     Taken,
     TaskQueues,
@@ -40,6 +41,9 @@ from shared.task_store.connection import RedisAddress
 PATH = "/v1/bench/0"
 LEASE_S = 60
 WINDOW_S = 40
+NOTE_TIMEOUT_S = 0.1
+CREATE_PAUSES_S = (0.02, 0.1, 0.5)
+"""How long a slot may be granted before the task's record is there, as in the dispatcher."""
 LOOK_S = 1.0
 """How often the consumer looks for what no datagram told of, as the reconciler does."""
 
@@ -72,7 +76,7 @@ def producer(url: str) -> side.Enqueue:
     body = side.PAYLOAD.encode()
     content = Content("text/plain", len(body))
     notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    notes.setblocking(False)
+    notes.settimeout(NOTE_TIMEOUT_S)
 
     async def one_of_many(tasks: Iterable[float]) -> None:
         for seconds in tasks:
@@ -126,6 +130,11 @@ class Consumer:
 
     async def _work(self, grant: Grant) -> None:
         claimed = await self._store.claim(grant.task_id, grant.attempt, window_s=WINDOW_S)
+        for pause_s in CREATE_PAUSES_S:
+            if isinstance(claimed, Claimed) or claimed.reason is not Refusal.UNKNOWN:
+                break
+            await asyncio.sleep(pause_s)
+            claimed = await self._store.claim(grant.task_id, grant.attempt, window_s=WINDOW_S)
         if not isinstance(claimed, Claimed):
             return
         task, started_s = claimed.task, time.monotonic()
