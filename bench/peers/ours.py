@@ -44,13 +44,14 @@ WINDOW_S = 40
 NOTE_TIMEOUT_S = 0.1
 CREATE_PAUSES_S = (0.02, 0.1, 0.5)
 """How long a slot may be granted before the task's record is there, as in the dispatcher."""
-LOOK_S = 1.0
-"""How often the consumer looks for what no datagram told of, as the reconciler does."""
+LOOK_S = 0.25
+"""How often the consumer looks for what no datagram told of, as the reconciler does: for one, what was granted when
+nobody listened."""
 
 
 def _open(url: str) -> tuple[TaskStore, TaskQueues]:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_credential))
-    return TaskStore(link, StorePolicy()), TaskQueues(link, QueuePolicy(), lambda _: side.SLOTS)
+    return TaskStore(link, StorePolicy()), TaskQueues(link, QueuePolicy(claim_s=2 * LOOK_S), lambda _: side.SLOTS)
 
 
 def _no_credential() -> NoReturn:
