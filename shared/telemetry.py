@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ _propagator = TraceContextTextMapPropagator()
 _depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
 _requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
 _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
+_beginning = threading.Lock()
 
 
 _is_sent = False
@@ -73,11 +74,21 @@ def flush() -> None:
         force_flush = getattr(provider, "force_flush", None)
         earlier = _flushes.get(provider)
         if force_flush is not None and (earlier is None or await_end(earlier)):
-            _flushes[provider] = threading.Thread(target=force_flush, name="telemetry flush", daemon=True)
-            _flushes[provider].start()
-            begun.append(_flushes[provider])
+            begun.append(_begin_flush(provider, force_flush, earlier))
     for flushing in begun:
         await_end(flushing)
+
+
+def _begin_flush(
+    provider: object, force_flush: Callable[[], object], earlier: threading.Thread | None
+) -> threading.Thread:
+    with _beginning:
+        begun = _flushes.get(provider)
+        if begun is None or begun is earlier:
+            begun = threading.Thread(target=force_flush, name="telemetry flush", daemon=True)
+            begun.start()
+            _flushes[provider] = begun
+        return begun  # by another caller, if not here: also since this one came
 
 
 def depth(path: str, state: str, count: int) -> None:

@@ -79,3 +79,35 @@ def test_a_flush_has_sent_all_when_it_returns_if_there_is_time(
         busy_app.leave_span(name)
         telemetry.flush()
     assert busy_app.sent == ["one", "two"]
+
+
+def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
+    busy_app: BusyApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[BaseException] = []
+    begins, another_came = threading.Event(), threading.Event()
+
+    class SlowToStart(threading.Thread):
+        def start(self) -> None:
+            begins.set()
+            assert another_came.wait(30)
+            second.join(0.5)  # by now it is over, if it does not wait for this one
+            super().start()
+
+    def flush() -> None:
+        try:
+            telemetry.flush()
+        except BaseException as error:
+            failures.append(error)
+
+    busy_app.leave_span("first")
+    first, second = threading.Thread(target=flush), threading.Thread(target=flush)
+    monkeypatch.setattr(telemetry.threading, "Thread", SlowToStart)
+    first.start()
+    assert begins.wait(30)
+    second.start()
+    another_came.set()
+    first.join()
+    second.join()
+    assert failures == []
+    assert flushing_threads() == 1
