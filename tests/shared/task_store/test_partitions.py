@@ -39,9 +39,9 @@ def test_every_primary_of_a_cluster_gets_an_even_share_of_the_partitions(primari
 
 
 @pytest.mark.parametrize(
-    ("task_id", "index"), [("123456789", 0xCBF43926 % 16), ("a", 0xE8B7BE43 % 16), ("abc", 0x352441C2 % 16)]
+    ("task_id", "index"), [("", 0xDA39A3EE >> 28), ("abc", 0xA9993E36 >> 28), ("123456789", 0xF7C3BC1D >> 28)]
 )
-def test_the_partition_of_an_id_is_its_crc32_and_never_changes(task_id: str, index: int) -> None:
+def test_the_partition_of_an_id_is_the_first_digit_of_its_sha1_and_never_changes(task_id: str, index: int) -> None:
     assert partition(task_id) == index
 
 
