@@ -58,7 +58,7 @@ async def create(redis: Opened, task_id: str) -> object:
 
 
 async def claim(redis: Opened, task_id: str) -> object:
-    return await redis.store.claim(task_id, 1, window_s=WINDOW_S)
+    return await redis.store.claim(task_id, 1)
 
 
 async def running(redis: Opened, task_id: str) -> object:

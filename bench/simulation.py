@@ -430,15 +430,13 @@ class _Run:
 
         link = _SteppingLink(client, self._wire.redis_s)
         backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
-        store = TaskStore(
-            link,
-            StorePolicy(settings.republish_s, settings.retention_s, settings.max_attempts),
-            clock_ms,
-        )
         policy = QueuePolicy(
             settings.republish_s, settings.republish_s, settings.busy_retry_s, settings.backoff_base_s
         )
         queues = _WatchedQueues(self._fleet.record, link, policy, backends.limit, clock_ms)
+        store = TaskStore(
+            link, StorePolicy(settings.republish_s, settings.retention_s, settings.max_attempts), clock_ms, queues
+        )
         return Services(
             settings=settings,
             backends=backends,

@@ -24,7 +24,6 @@ from shared.task_store import (
     Draining,
     Existing,
     Full,
-    Grant,
     Listing,
     Moved,
     NewTask,
@@ -259,27 +258,15 @@ class Tasks:
             if isinstance(created, Created):
                 telemetry.transition(created.task)
             return created
-        # At the same time: of a task that does not come to be, nobody can claim the turn.
-        created, entered = await asyncio.gather(
-            self.services.store.create(new), self.services.dispatcher.enter_new(new), return_exceptions=True
-        )
-        if isinstance(created, BaseException):
-            if isinstance(entered, Entered):  # if the task is there after all, its deadline finds it
-                await self.services.dispatcher.leave(new.path, Grant(new.id, 1))
-            raise created
-        if isinstance(created, Existing):
-            if isinstance(entered, Entered):
-                await self.services.dispatcher.step_back(new, created.task, entered)
-            return created
-        if not isinstance(entered, Entered) and await self.services.store.withdraw(new.id):
-            raise entered if isinstance(entered, BaseException) else _not_taken(entered)
-        telemetry.transition(created.task)
+        entered = await self.services.dispatcher.create(new)
+        if isinstance(entered, Existing):
+            return entered
         if not isinstance(entered, Entered):
-            # A repetition was answered with the task already: it waits all the same, see the deadline of its record.
-            return created
+            raise _not_taken(entered)
+        telemetry.transition(entered.task)
         if entered.granted:
-            await self._publish(created.task)
-        return Created(created.task, entered.place)
+            await self._publish(entered.task)
+        return Created(entered.task, entered.place)
 
     async def _publish(self, task: Task) -> None:
         try:

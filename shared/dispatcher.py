@@ -23,7 +23,9 @@ from shared.task import Task
 from shared.task_store import (
     BACKOFF_CAP_S,
     Claimed,
+    Created,
     Draining,
+    Existing,
     Full,
     Grant,
     Granted,
@@ -41,8 +43,6 @@ from shared.task_store import (
 
 log = logging.getLogger("task_backbone")
 
-RECORDING_MARGIN_S = 5.0
-"""What a dispatch may take beyond its timeout to record the outcome, before its claim is taken for lost."""
 ANNOUNCE_BATCH = 256
 _LONGEST_TIMER_S = 5.0
 """What is further ahead than this, the reconciler sees to."""
@@ -67,6 +67,7 @@ class Dispatched(StrEnum):
 class Entered:
     """A new task has a place in its queue, or holds a slot already, and is to be dispatched now."""
 
+    task: Task
     granted: bool
     place: QueuePlace | None
 
@@ -101,7 +102,7 @@ class Dispatcher:
         Raises:
             StoreUnavailable: the claim or the outcome could not be recorded. The attempt's deadline finds the task.
         """
-        claimed = await self._claim(task_id, attempt)
+        claimed = await self._store.claim(task_id, attempt)
         if isinstance(claimed, Claimed):
             return await self._dispatch(claimed, traceparent)
         log.info("dropped an event for task %s: %s", task_id, claimed.reason)
@@ -110,24 +111,53 @@ class Dispatcher:
             await self.leave(task.path, Grant(task_id, attempt))
         return Dispatched.DROPPED
 
-    async def enter_new(self, new: NewTask) -> Entered | Full | Draining:
-        """As :meth:`enter`, for a task that is being created, which its queue may not take."""
-        grant = Grant(new.id, 1)
-        try:
-            taken = await self._queues.offer_new(Turn(new.path, grant, new.owner, 0, new.priority))
-        except StoreUnavailable as error:
-            log.warning("task %s waits for its deadline, not in its queue: %s", new.id, error)
-            return Entered(granted=False, place=None)
-        if not isinstance(taken, Taken):
-            return taken
-        return Entered(self.hand_on(new.path, taken.granted, but=grant), taken.place)
+    async def create(self, new: NewTask) -> Entered | Existing | Full | Draining:
+        """Store a new task and let it wait in its endpoint's queue, unless that takes none.
 
-    async def step_back(self, new: NewTask, existing: Task, entered: Entered) -> None:
-        """The id that entered was taken: the turn is that of the task that has it, or one for nothing."""
+        Raises:
+            StoreUnavailable: whether the task is stored is unknown. If it is, its deadline finds it.
+        """
+        created = await self._store.create_waiting(new)
+        if created is None:
+            return await self._create_apart(new)
+        if isinstance(created, Created):
+            granted = created.granted or Granted([], None)
+            return Entered(created.task, self.hand_on(new.path, granted, but=Grant(new.id, 1)), created.place)
+        return created
+
+    async def _create_apart(self, new: NewTask) -> Entered | Existing | Full | Draining:
+        """The task on one server and its turn on another, at the same time: nobody can claim the turn of a task that
+        does not come to be."""
+        grant = Grant(new.id, 1)
+        turn = Turn(new.path, grant, new.owner, 0, new.priority)
+        created, taken = await asyncio.gather(
+            self._store.create(new), self._queues.offer_new(turn), return_exceptions=True
+        )
+        is_granted = isinstance(taken, Taken) and self.hand_on(new.path, taken.granted, but=grant)
+        if isinstance(created, BaseException):
+            if isinstance(taken, Taken):  # if the task is there after all, its deadline finds it
+                await self.leave(new.path, grant)
+            raise created
+        if isinstance(created, Existing):
+            if isinstance(taken, Taken):
+                await self._step_back(new, created.task, is_granted=is_granted)
+            return created
+        if isinstance(taken, Taken):
+            return Entered(created.task, is_granted, taken.place)
+        if not isinstance(taken, StoreUnavailable) and await self._store.withdraw(new.id):
+            if isinstance(taken, BaseException):
+                raise taken
+            return taken
+        # A repetition was answered with the task already, or the queue is out of reach: see the record's deadline.
+        log.warning("task %s waits for its deadline, not in its queue", new.id)
+        return Entered(created.task, granted=False, place=None)
+
+    async def _step_back(self, new: NewTask, existing: Task, *, is_granted: bool) -> None:
+        """The id that took a turn was taken: the turn is that of the task that has it, or one for nothing."""
         turn = Grant(new.id, 1)
         if existing.attempt != 1 or existing.state.is_terminal or existing.path != new.path or not existing.wanted:
             await self.leave(new.path, turn, existing)
-        elif entered.granted:
+        elif is_granted:
             self.hand_on(new.path, Granted([turn], None))
 
     async def enter(self, task: Task) -> bool:
@@ -147,7 +177,9 @@ class Dispatcher:
         if left is None:
             return
         telemetry.transition(task)
-        if task.state.is_terminal or task.attempt != left.attempt or task.path != left.path:
+        if moved.granted is not None:
+            self.hand_on(left.path, moved.granted)
+        elif task.state.is_terminal or task.attempt != left.attempt or task.path != left.path:
             await self.leave(left.path, Grant(task.id, left.attempt), task)
         await self.announce([task])
 
@@ -175,7 +207,7 @@ class Dispatcher:
         """
         for grant in granted.grants:
             if grant != but:
-                self._start(self._dispatch_granted(path, grant))
+                self._start(self._dispatch_granted(path, grant, granted.claims.get(grant)))
         if granted.again_s is not None and granted.again_s <= _LONGEST_TIMER_S:
             self._ask_again(path, granted.again_s)
         return but in granted.grants
@@ -189,21 +221,17 @@ class Dispatcher:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _dispatch_granted(self, path: str, grant: Grant) -> None:
-        claimed = await self._claim(grant.task_id, grant.attempt)
+    async def _dispatch_granted(self, path: str, grant: Grant, claimed: Claimed | Refused | None) -> None:
+        claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
         for pause_s in _CREATE_PAUSES_S:
             if isinstance(claimed, Claimed) or claimed.reason is not Refusal.UNKNOWN:
                 break
             await asyncio.sleep(pause_s)
-            claimed = await self._claim(grant.task_id, grant.attempt)
+            claimed = await self._store.claim(grant.task_id, grant.attempt)
         if isinstance(claimed, Claimed):
             await self._dispatch(claimed, "")
         elif claimed.task is None or claimed.task.state.is_terminal or claimed.task.attempt != grant.attempt:
             await self.leave(path, grant)
-
-    async def _claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
-        window_s = self._settings.dispatch_timeout_s + RECORDING_MARGIN_S
-        return await self._store.claim(task_id, attempt, window_s=window_s)
 
     async def _dispatch(self, claimed: Claimed, traceparent: str) -> Dispatched:
         task = claimed.task
@@ -272,7 +300,9 @@ class Dispatcher:
         # Where a step is refused, the backend has reported meanwhile, or the attempt was overtaken: that counts.
         settings, queues = self._settings, self._queues
         if isinstance(answer, Accepted):
-            _, granted = await asyncio.gather(self._store.accepted(task), self._asked(queues.accepted(task)))
+            granted = (await self._store.accepted(task)).granted
+            if granted is None:
+                granted = await self._asked(queues.accepted(task))
             self.hand_on(task.path, granted)
             return Dispatched.ACCEPTED
         if isinstance(answer, Busy):

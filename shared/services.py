@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
 
+RECORDING_MARGIN_S = 5.0
+"""What a dispatch may take beyond its timeout to record the outcome, before its claim is taken for lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a handler needs. Clients belong to one event loop."""
@@ -53,15 +57,6 @@ class Services:
 
         link = RedisLink(open_redis)
         backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
-        store = TaskStore(
-            link,
-            StorePolicy(
-                republish_s=settings.republish_s,
-                retention_s=settings.retention_s,
-                max_attempts=settings.max_attempts,
-                announce=settings.publish_completions,
-            ),
-        )
         queues = TaskQueues(
             link,
             QueuePolicy(
@@ -72,6 +67,17 @@ class Services:
                 backlog=settings.max_backlog,
             ),
             backends.limit,
+        )
+        store = TaskStore(
+            link,
+            StorePolicy(
+                republish_s=settings.republish_s,
+                retention_s=settings.retention_s,
+                max_attempts=settings.max_attempts,
+                window_s=settings.dispatch_timeout_s + RECORDING_MARGIN_S,
+                announce=settings.publish_completions,
+            ),
+            queues=queues,
         )
         completions = (
             Topic(settings.completions_topic_uri, settings.completions_key)

@@ -2,39 +2,35 @@
 
 from shared.task_store.connection import connect
 from shared.task_store.link import RedisLink, StoreUnavailable
-from shared.task_store.packing import PARTITIONS
-from shared.task_store.queues import (
+from shared.task_store.outcomes import (
+    Claimed,
+    Created,
     Draining,
+    Existing,
     Full,
     Grant,
     Granted,
+    Left,
+    Moved,
+    Outcome,
     QueuePlace,
-    QueuePolicy,
-    QueueStatus,
+    Refusal,
+    Refused,
     Taken,
-    TaskQueues,
-    Tended,
-    Turn,
 )
+from shared.task_store.packing import PARTITIONS
+from shared.task_store.queues import QueuePolicy, QueueStatus, TaskQueues, Tended, Turn
 from shared.task_store.store import (
     BACKOFF_CAP_S,
     SWEEP_LIMIT,
     Attempt,
     Checked,
-    Claimed,
-    Created,
     Depth,
-    Existing,
-    Left,
     Listing,
-    Moved,
     NewTask,
-    Outcome,
     Overdue,
     Page,
     Place,
-    Refusal,
-    Refused,
     StorePolicy,
     TaskStore,
 )

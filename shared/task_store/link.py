@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from redis import exceptions
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterDownError,
     ClusterError,
     MasterDownError,
@@ -26,7 +27,8 @@ from redis.exceptions import (
 
 from shared.circuit import Circuit, CircuitOpen
 from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
-from shared.task_store.pipelines import Pipelines
+from shared.task_store.packing import PARTITIONS, TAGS
+from shared.task_store.pipelines import EVERYWHERE, Pipelines
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -50,8 +52,19 @@ class StoreUnavailable(Exception):
     """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
 
 
+_PARTS: Final = {"create": ("create", "queue/offer", "withdraw"), "step": ("move", "queue/leave", "queue/accepted")}
+"""Which scripts a joint script calls."""
+
+
 def _load_scripts() -> dict[str, str]:
-    return _load("scripts") | {f"queue/{name}": source for name, source in _load("queue_scripts").items()}
+    scripts = _load("scripts") | {f"queue/{name}": source for name, source in _load("queue_scripts").items()}
+    for joint, source in _load("joint_scripts").items():
+        parts = [
+            f"local function {name.removeprefix('queue/')}(KEYS, ARGV)\n{scripts[name]}\nend\n"
+            for name in _PARTS[joint]
+        ]
+        scripts[f"joint/{joint}"] = "".join(parts) + source
+    return scripts
 
 
 def _load(folder: str) -> dict[str, str]:
@@ -66,6 +79,9 @@ _SCRIPTS: Final = {
 }
 
 
+_ALL_TAGS: Final = (str(PARTITIONS).encode(), *(f"{{{tag}}}".encode() for tag in TAGS))
+
+
 class RedisLink:
     """Calls Redis, and tells apart what passes from what is a fault.
 
@@ -77,6 +93,7 @@ class RedisLink:
         self._open_redis = open_redis
         self._pipelines: Pipelines | None = None
         self._opening: asyncio.Future[Pipelines] | None = None
+        self._is_spread = False
         # One for each partition: of a cluster, one node alone may be gone.
         self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
 
@@ -104,6 +121,22 @@ class RedisLink:
         source, sha = _SCRIPTS[name]
         words = [arg if isinstance(arg, bytes) else arg.encode() for arg in (sha, "1", tag, *args)]
         return await self._call(tag, lambda: self._ask(tag, (b"EVALSHA", *words), source))
+
+    async def joint(self, name: str, *args: bytes) -> Any | None:
+        """Run a script of ``joint_scripts/``. None where several servers have the partitions: nothing was done.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        if self._is_spread:
+            return None
+        source, sha = _SCRIPTS[f"joint/{name}"]
+        words = (b"EVALSHA", sha.encode(), *_ALL_TAGS, *args)
+        try:
+            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, words, source))
+        except ClusterCrossSlotError:
+            self._is_spread = True
+            return None
 
     async def aclose(self) -> None:
         if self._pipelines is not None:

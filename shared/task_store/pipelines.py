@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
+    ClusterCrossSlotError,
     ClusterDownError,
     NoScriptError,
     ResponseError,
@@ -20,6 +21,8 @@ from redis.exceptions import (
 
 from shared.task_store.connection import REPLY_TIMEOUT_S, ClusterClient, RedisClient
 
+EVERYWHERE: Final = ""
+"""The tag of a command on keys of all partitions."""
 FLIGHTS: Final = 4
 """How many pipelines are on their way to one server at a time. What is asked meanwhile goes with the next."""
 FLIGHT_COMMANDS: Final = 64
@@ -71,7 +74,10 @@ class Pipelines:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ask(self, tag: str, words: tuple[bytes, ...], source: str | None, deadline: float) -> Awaitable[Any]:
-        """The reply to a command whose keys begin with *tag*, or a TimeoutError by its *deadline*."""
+        """The reply to a command whose keys begin with *tag*, or a TimeoutError by its *deadline*.
+
+        A cluster has nothing that is ``EVERYWHERE``, and answers so.
+        """
         command = Command(words, source, deadline)
         self._send(tag, command)
         return command.reply
@@ -79,6 +85,9 @@ class Pipelines:
     def _send(self, tag: str, command: Command) -> None:
         node = None
         if self._cluster is not None:
+            if tag == EVERYWHERE:
+                command.fail(ClusterCrossSlotError())
+                return
             node = self._cluster.node_of(tag)
             if node is None:
                 self.send_alone(command)

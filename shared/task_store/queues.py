@@ -13,72 +13,12 @@ from typing import Any, Final, Self
 
 from shared.task import State, Task
 from shared.task_store.link import RedisLink
+from shared.task_store.outcomes import Draining, Full, Grant, Granted, QueuePlace, Taken
 from shared.task_store.packing import TAGS, pack, tag_of, to_ms
 
 LOOK_LIMIT: Final = 256
 _FIRST_PAUSE_AFTER: Final = {True: 1, False: 7}
 """How many failures in a row go without a pause, by whether the backend gave no answer at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A slot for an attempt: it is to be dispatched now."""
-
-    task_id: str
-    attempt: int
-
-    @property
-    def turn(self) -> str:
-        return f"{self.task_id}.{self.attempt}"
-
-    @classmethod
-    def of(cls, turn: str) -> Self:
-        task_id, _, attempt = turn.rpartition(".")
-        return cls(task_id, int(attempt))
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What may be dispatched now, and when it is worth to ask again; None when something else will come first."""
-
-    grants: list[Grant]
-    again_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePlace:
-    """Where a waiting task stands: how many go before it, by how the queue is now."""
-
-    ahead: int
-    slots: int
-    """How many tasks the backend holds at a time."""
-    service_s: float | None
-    """How long a task took it of late; None while that is unknown, or no estimate is possible."""
-
-    @property
-    def wait_s(self) -> float | None:
-        """How long until the task is dispatched, as far as can be told."""
-        return None if self.service_s is None else (self.ahead + 1) * self.service_s / self.slots
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The turns wait or hold a slot. ``place`` is that of a new one; None where it holds a slot."""
-
-    granted: Granted
-    place: QueuePlace | None
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """As many wait as may."""
-
-    room_in_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Draining:
-    """The queue takes no new tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +104,13 @@ class TaskQueues:
 
     async def offer_new(self, turn: Turn) -> Taken | Full | Draining:
         """Let a new task wait, unless the queue takes none."""
-        reply = await self._script("offer", turn.path, turns=[turn.row], new=True, backlog=self._policy.backlog)
-        if reply[0] == b"full":
-            return Full(_seconds(reply[1]))
-        return Draining() if reply[0] == b"draining" else Taken(_granted(reply[1:]), _place(reply[3]))
+        return taken_of(await self._link.script("queue/offer", tag_of(turn.path), self.packed_new(turn)))
 
     async def offer(self, turns: Iterable[Turn]) -> Granted:
         """Let turns of one path wait; nothing happens to those that do, or hold a slot."""
         turns = list(turns)
         reply = await self._script("offer", turns[0].path, turns=[turn.row for turn in turns])
-        return _granted(reply[1:])
+        return granted_of(reply[1:])
 
     async def accepted(self, task: Task) -> Granted:
         """The backend took the task's present attempt."""
@@ -207,11 +144,11 @@ class TaskQueues:
     async def leave(self, path: str, grant: Grant, task: Task | None) -> Granted:
         """An attempt neither waits nor is worked on at *path* any more. *task* is what became of it, if known."""
         owner, served_ms = (task.owner, _served_ms(task)) if task else ("", None)
-        return _granted(await self._script("leave", path, turn=grant.turn, owner=owner, served=served_ms))
+        return granted_of(await self._script("leave", path, turn=grant.turn, owner=owner, served=served_ms))
 
     async def pump(self, path: str) -> Granted:
         """Hand on what is free."""
-        return _granted(await self._script("pump", path))
+        return granted_of(await self._script("pump", path))
 
     async def held(self) -> set[str]:
         """The endpoint paths at which any turn holds a slot, also where no task is left."""
@@ -221,7 +158,7 @@ class TaskQueues:
     async def tend(self, path: str) -> Tended:
         """What the reconciler does for a queue at each run."""
         reply = await self._script("tend", path, again=to_ms(self._policy.look_s), most=LOOK_LIMIT)
-        return Tended(_granted(reply), [Grant.of(turn.decode()) for turn in reply[2]], reply[3] or None)
+        return Tended(granted_of(reply), [Grant.of(turn.decode()) for turn in reply[2]], reply[3] or None)
 
     async def hold(self, turns: Iterable[Turn]) -> None:
         """Turns of one path that are known to be in their backend's hands."""
@@ -246,24 +183,37 @@ class TaskQueues:
 
     async def configure(self, path: str, changes: dict[str, Any]) -> Granted:
         """Change the operator's settings: ``paused``, ``draining``, ``limit``; a false value takes one back."""
-        return _granted(await self._script("configure", path, set={k: v or False for k, v in changes.items()}))
+        return granted_of(await self._script("configure", path, set={k: v or False for k, v in changes.items()}))
 
     async def _turn(self, script: str, task: Task, **arg: Any) -> Granted:
-        return _granted(await self._turn_script(script, task, **arg))
+        return granted_of(await self._turn_script(script, task, **arg))
 
     async def _turn_script(self, script: str, task: Task, **arg: Any) -> Any:
         turn = Grant(task.id, task.attempt).turn
         return await self._script(script, task.path, turn=turn, owner=task.owner, **arg)
 
+    def packed_new(self, turn: Turn) -> bytes:
+        """What the script that lets a new turn wait is told."""
+        return self._packed(turn.path, turns=[turn.row], new=True, backlog=self._policy.backlog)
+
+    def packed_step(self, taken: Task | None, *, window_ms: int) -> bytes:
+        """What the script is told that takes a step of a task together with what follows from it in its queue."""
+        if taken is None:
+            return pack({"claim": to_ms(self._policy.claim_s), "window": window_ms})
+        turn = Grant(taken.id, taken.attempt).turn
+        return self._packed(taken.path, turn=turn, owner=taken.owner, window=window_ms)
+
     async def _script(self, name: str, path: str, **arg: Any) -> Any:
+        return await self._link.script(f"queue/{name}", tag_of(path), self._packed(path, **arg))
+
+    def _packed(self, path: str, **arg: Any) -> bytes:
         arg |= {
             "now": self._now_ms() if self._now_ms else 0,
             "path": path,
-            "cap": self._limit(path),
+            "cap": self._limit(path) or False,
             "claim": to_ms(self._policy.claim_s),
         }
-        packed = pack({key: value for key, value in arg.items() if value is not None})
-        return await self._link.script(f"queue/{name}", tag_of(path), packed)
+        return pack({key: value for key, value in arg.items() if value is not None})
 
 
 def _again(requeued: Task) -> dict[str, Any]:
@@ -280,7 +230,13 @@ def _served_ms(task: Task) -> int | None:
     return None if started_ms is None else task.updated_ms - started_ms
 
 
-def _granted(reply: list[Any]) -> Granted:
+def taken_of(reply: list[Any]) -> Taken | Full | Draining:
+    if reply[0] == b"full":
+        return Full(_seconds(reply[1]))
+    return Draining() if reply[0] == b"draining" else Taken(granted_of(reply[1:]), _place(reply[3]))
+
+
+def granted_of(reply: list[Any]) -> Granted:
     return Granted([Grant.of(turn.decode()) for turn in reply[0]], _seconds(reply[1]))
 
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
 from shared.task import DEFAULT_PRIORITY, Content, Event, State, Task, Who
 from shared.task_store.link import RedisLink
+from shared.task_store.outcomes import (
+    Claimed,
+    Created,
+    Draining,
+    Existing,
+    Full,
+    Grant,
+    Granted,
+    Left,
+    Moved,
+    Outcome,
+    Refusal,
+    Refused,
+    Taken,
+)
 from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack
-from shared.task_store.queues import QueuePlace
+from shared.task_store.queues import TaskQueues, Turn, granted_of, taken_of
 
 BRIEF_CHARS: Final = 200
 SWEEP_LIMIT: Final = 64
@@ -23,16 +37,6 @@ BLOB_GRACE_S: Final = 120.0
 BACKOFF_CAP_S: Final = 600.0
 WAIT_CAP_S: Final = 3600.0
 """How seldom it is looked whether a task that waits stands in its queue."""
-
-
-class Refusal(StrEnum):
-    """Why a step was not taken; nothing has changed."""
-
-    UNKNOWN = "unknown"
-    STALE = "stale"
-    FINISHED = "finished"
-    STATE = "state"
-    BODILESS = "bodiless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +58,6 @@ class NewTask:
     owner: str = ""
     fingerprint: str = ""
     priority: int = DEFAULT_PRIORITY
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    task: Task
-    place: QueuePlace | None = None
-    """Where it waits, if it does and that is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """The id was taken; this is the task that has it."""
-
-    task: Task
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Where a task was before a transition."""
-
-    path: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The step was taken. ``left`` says, if state, path or attempt changed by it, where it began."""
-
-    task: Task
-    left: Left | None = None
-
-    @property
-    def transition(self) -> bool:
-        return self.left is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The attempt is the caller's to dispatch. ``inline_body`` is None when the body is a blob."""
-
-    task: Task
-    inline_body: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    reason: Refusal
-    task: Task | None
-
-
-Outcome = Moved | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +158,8 @@ class StorePolicy:
     republish_s: float = 30
     retention_s: float = 7 * 86_400
     max_attempts: int = 10
+    window_s: float = 40
+    """Within which who claims an attempt records what the backend said; then the task is tried again."""
     announce: bool = False
     """Whether the end of each task is to be announced, after ``republish_s`` again if it was not acknowledged."""
 
@@ -214,6 +169,7 @@ class StorePolicy:
 
 
 _STATES: Final = {state.value: state for state in State}
+_TERMINAL: Final = frozenset(state for state in State if state.is_terminal)
 
 
 class TaskStore:
@@ -222,6 +178,7 @@ class TaskStore:
     Args:
         link: the way to Redis, which may be shared.
         now_ms: the clock; None for the Redis server's own, which all processes share.
+        queues: those that are told in the same step what it means to them, where one server has all. Outcomes say so.
     """
 
     def __init__(
@@ -229,13 +186,35 @@ class TaskStore:
         link: RedisLink,
         policy: StorePolicy,
         now_ms: Callable[[], int] | None = None,
+        queues: TaskQueues | None = None,
     ) -> None:
         self._link = link
         self._policy = policy
         self._now_ms = now_ms
+        self._queues = queues
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
+        return _created(new.id, await self._link.script("create", tag_of(new.id), *self._new(new)))
+
+    async def create_waiting(self, new: NewTask) -> Created | Existing | Full | Draining | None:
+        """Store a task and let it wait in its endpoint's queue, unless that takes none.
+
+        None where these lie on several servers: nothing was done.
+        """
+        if self._queues is None:
+            return None
+        turn = Turn(new.path, Grant(new.id, 1), new.owner, 0, new.priority)
+        reply = await self._link.joint("create", *self._new(new), self._queues.packed_new(turn))
+        if reply is None:
+            return None
+        created = _created(new.id, reply[0])
+        if isinstance(created, Existing):
+            return created
+        taken = taken_of(reply[1])
+        return Created(created.task, taken.place, taken.granted) if isinstance(taken, Taken) else taken
+
+    def _new(self, new: NewTask) -> tuple[bytes, bytes]:
         record: dict[str, Any] = {
             "s": new.state.value,
             "p": new.path,
@@ -260,46 +239,36 @@ class TaskStore:
                 record[key] = value
         # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
         due_s = self._policy.republish_s if new.wanted else self._policy.retention_s
-        kind, raw = await self._run(
-            "create",
-            new.id,
-            {
-                "rec": record,
-                "due_in": to_ms(due_s),
-                "who": Who.CLIENT.value,
-                "brief": new.status[:BRIEF_CHARS],
-            },
-            new.inline_body if new.body and not new.body.blob else b"",
-        )
-        task = _unpack_task(new.id, raw)
-        return Created(task) if kind == b"created" else Existing(task)
+        arg = {
+            "id": new.id,
+            "rec": record,
+            "due_in": to_ms(due_s),
+            "who": Who.CLIENT.value,
+            "brief": new.status[:BRIEF_CHARS],
+        }
+        return pack(self._stamped(arg)), new.inline_body if new.body and not new.body.blob else b""
 
-    async def claim(self, task_id: str, attempt: int | None, *, window_s: float) -> Claimed | Refused:
-        """Take a waiting task's attempt for dispatch; None takes whichever is current.
-
-        Who claims has *window_s* to record what the backend said, then the task is tried again.
-        """
-        reply = await self._move(
+    async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
+        """Take a waiting task's attempt for dispatch; None takes whichever is current."""
+        arg = self._change(
             task_id,
+            # As joint_scripts/step.lua has it for those that were handed a slot.
             who=Who.DISPATCHER,
             attempt=attempt,
             from_=(State.CREATED,),
             has_body=True,
             to=State.DISPATCHED,
             status=None,
-            due_in=to_ms(window_s),
+            due_in=to_ms(self._policy.window_s),
             fetch=True,
         )
-        outcome = _outcome(task_id, reply)
-        if isinstance(outcome, Refused):
-            return outcome
-        inline = outcome.task.body is None or outcome.task.body.blob is None
-        return Claimed(outcome.task, cast("bytes | None", reply[2]) or b"" if inline else None)
+        return _claimed(task_id, await self._link.script("move", tag_of(task_id), pack(arg), b""))
 
     async def accepted(self, task: Task) -> Outcome:
         """The backend took the task: from now on it has a lease."""
         return await self._step(
             task.id,
+            taken=task,
             who=Who.DISPATCHER,
             attempt=task.attempt,
             from_=(State.DISPATCHED,),
@@ -592,13 +561,30 @@ class TaskStore:
     async def aclose(self) -> None:
         await self._link.aclose()
 
-    async def _step(self, task_id: str, content: Content | None = None, data: bytes = b"", **change: Any) -> Outcome:
+    async def _step(
+        self,
+        task_id: str,
+        content: Content | None = None,
+        data: bytes = b"",
+        *,
+        taken: Task | None = None,
+        **change: Any,
+    ) -> Outcome:
+        arg = pack(self._change(task_id, **change))
         inline = data if content and not content.blob else b""
-        return _outcome(task_id, await self._move(task_id, inline, **change))
+        if self._queues is not None and (taken is not None or change.get("to") in _TERMINAL):
+            then = self._queues.packed_step(taken, window_ms=to_ms(self._policy.window_s))
+            reply = await self._link.joint("step", arg, inline, then)
+            if reply is not None:
+                moved, queued, claimed = reply
+                granted = _granted(queued, claimed) if queued else None
+                return replace(_outcome(task_id, moved), granted=granted)
+        return _outcome(task_id, await self._link.script("move", tag_of(task_id), arg, inline))
 
-    async def _move(self, task_id: str, payload: bytes = b"", **change: Any) -> list[Any]:
+    def _change(self, task_id: str, **change: Any) -> dict[str, Any]:
         retention = to_ms(self._policy.retention_s)
         arg: dict[str, Any] = {
+            "id": task_id,
             "silence": retention,
             "retention": retention,
             "announce": to_ms(self._policy.announce_s),
@@ -609,10 +595,7 @@ class TaskStore:
             arg[key.rstrip("_")] = _pack_content(value) if isinstance(value, Content) else value
         if "status" in arg:
             arg["brief"] = arg["status"][:BRIEF_CHARS]
-        return await self._run("move", task_id, arg, payload)
-
-    async def _run(self, script: str, task_id: str, arg: Mapping[str, Any], payload: bytes) -> list[Any]:
-        return await self._link.script(script, tag_of(task_id), pack(self._stamped({**arg, "id": task_id})), payload)
+        return self._stamped(arg)
 
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
@@ -677,6 +660,26 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
 
 def _left(task: Task, packed: int | list[Any]) -> Left:
     return Left(task.path, packed) if isinstance(packed, int) else Left(packed[1], packed[0])
+
+
+def _created(task_id: str, reply: list[Any]) -> Created | Existing:
+    kind, raw = reply
+    task = _unpack_task(task_id, raw)
+    return Created(task) if kind == b"created" else Existing(task)
+
+
+def _claimed(task_id: str, reply: list[Any]) -> Claimed | Refused:
+    outcome = _outcome(task_id, reply)
+    if isinstance(outcome, Refused):
+        return outcome
+    inline = outcome.task.body is None or outcome.task.body.blob is None
+    return Claimed(outcome.task, cast("bytes | None", reply[2]) or b"" if inline else None)
+
+
+def _granted(queued: list[Any], claimed: list[list[Any]]) -> Granted:
+    granted = granted_of(queued)
+    claims = {grant: _claimed(grant.task_id, reply) for grant, reply in zip(granted.grants, claimed, strict=True)}
+    return replace(granted, claims=claims)
 
 
 def _outcome(task_id: str, reply: list[Any]) -> Outcome:

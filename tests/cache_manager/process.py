@@ -11,12 +11,25 @@ from shared.events import Topic
 from shared.services import Services
 from shared.settings import Settings
 from shared.task import Task
-from shared.task_store import Grant, Granted, QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore
+from shared.task_store import (
+    Claimed,
+    Grant,
+    Granted,
+    QueuePolicy,
+    RedisLink,
+    Refused,
+    StorePolicy,
+    TaskQueues,
+    TaskStore,
+)
 from tests.shared.task_store.conftest import opener
 
 REPUBLISH_S = 30
 MAX_ATTEMPTS = 3
 POLICY = QueuePolicy(claim_s=REPUBLISH_S, look_s=REPUBLISH_S)
+
+
+Claim = Claimed | Refused | None
 
 
 class Published(Topic):
@@ -35,12 +48,12 @@ class Published(Topic):
 
 
 class KeepingDispatcher(Dispatcher):
-    """Keeps the slots that it is to hand on, with the paths of their queues."""
+    """Keeps the slots that it is to hand on, with the paths of their queues, and what came of a claim."""
 
-    grants: list[tuple[str, Grant]]
+    grants: list[tuple[str, Grant, Claim]]
 
     def hand_on(self, path: str, granted: Granted, *, but: Grant | None = None) -> bool:
-        self.grants += [(path, grant) for grant in granted.grants if grant != but]
+        self.grants += [(path, grant, granted.claims.get(grant)) for grant in granted.grants if grant != but]
         return but in granted.grants
 
 
@@ -71,8 +84,8 @@ class Process:
                 "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             }
         )
-        store = store_type(link, StorePolicy(republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS), clock)
         queues = TaskQueues(link, policy, limit, clock)
+        store = store_type(link, StorePolicy(republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS), clock, queues)
         whole = Services.of(settings)
         dispatcher = KeepingDispatcher(settings, whole.backends, store, queues, whole.bodies, whole.limits, None)
         dispatcher.grants = []
@@ -90,6 +103,9 @@ class Process:
 
     def taken_grants(self) -> list[Grant]:
         """What was granted since this was last asked."""
-        grants = [grant for _, grant in self.dispatcher.grants]
+        return [grant for grant, _ in self.taken_claims()]
+
+    def taken_claims(self) -> list[tuple[Grant, Claim]]:
+        claims = [(grant, claimed) for _, grant, claimed in self.dispatcher.grants]
         self.dispatcher.grants.clear()
-        return grants
+        return claims

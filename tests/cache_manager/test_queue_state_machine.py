@@ -117,14 +117,32 @@ class WatchedLink(RedisLink):
             raise StoreUnavailable(mishap)
         return reply
 
+    async def joint(self, name: str, *args: bytes) -> Any | None:
+        mishap, self.mishap = self.mishap, None
+        if mishap == "request lost":
+            raise StoreUnavailable(mishap)
+        turn = msgpack.unpackb(args[2]).get("turn")
+        for _ in range(2 if mishap == "repeated" else 1):
+            before = {path: self._witness.picture(path) for path in PATHS}
+            reply = await super().joint(name, *args)
+            for path in PATHS:
+                self._check(before[path], self._witness.picture(path), turn)
+        if mishap == "answer lost":
+            raise StoreUnavailable(mishap)
+        return reply
+
     async def _watched(self, name: str, tag: str, *args: bytes | str) -> Any:
         arg = msgpack.unpackb(cast("bytes", args[0]))
         before = self._witness.picture(arg["path"])
         reply = await super().script(name, tag, *args)
-        after = self._witness.picture(arg["path"])
+        if name != "queue/hold":
+            self._check(before, self._witness.picture(arg["path"]), arg.get("turn"))
+        return reply
+
+    def _check(self, before: Picture, after: Picture, turn: str | None) -> None:
         granted = after.held - before.held
-        if not granted or name == "queue/hold":
-            return reply
+        if not granted:
+            return
         assert not after.settings.get("paused"), "granted while it is paused"
         limit = after.settings.get("limit")
         assert limit is None or len(after.held) <= limit, "granted beyond the limit"
@@ -132,9 +150,8 @@ class WatchedLink(RedisLink):
         beyond = min(len(granted), len(after.held) - after.state["l"])
         assert beyond <= 1, "more than one is tried beyond what is known"
         tried = before.state.get("p")
-        if beyond == 1 and tried in after.held and tried != arg.get("turn"):
+        if beyond == 1 and tried in after.held and tried != turn:
             assert before.state["u"] <= self._clock(), "one is tried while another's answer is awaited"
-        return reply
 
 
 class Backend:
@@ -220,9 +237,9 @@ class QueueMachine(RuleBasedStateMachine):
         """One of the slots that the process is to hand on."""
         grants = self.process.dispatcher.grants
         if grants:
-            path, grant = grants.pop(number % len(grants))
+            slot = grants.pop(number % len(grants))
             with self.having(mishap):
-                self.run(self.begin(self.process.dispatcher._dispatch_granted(path, grant)))
+                self.run(self.begin(self.process.dispatcher._dispatch_granted(*slot)))
 
     @rule(number=st.integers(0, 5), keep=st.booleans(), mishap=mishaps)
     def deliver(self, number: int, keep: bool, mishap: Mishap) -> None:
@@ -343,8 +360,8 @@ class QueueMachine(RuleBasedStateMachine):
             grants, events = process.dispatcher.grants[:], process.published.attempts[:]
             process.dispatcher.grants.clear()
             process.published.attempts.clear()
-            for path, grant in grants:
-                await self._work_off(process.dispatcher._dispatch_granted(path, grant))
+            for slot in grants:
+                await self._work_off(process.dispatcher._dispatch_granted(*slot))
             for event in events:
                 await self._work_off(process.dispatcher.dispatch(event.task_id, event.attempt))
             known = [task for task_id in IDS if (task := await process.store.get(task_id))]

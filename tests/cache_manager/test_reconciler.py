@@ -9,7 +9,18 @@ from cache_manager.reconciler import reconcile
 from cache_manager.tasks import Tasks
 from shared.task import Content, State
 from shared.task_id import new_task_id
-from shared.task_store import Claimed, Created, Existing, Grant, Moved, NewTask, StoreUnavailable, TaskStore, Turn
+from shared.task_store import (
+    Claimed,
+    Created,
+    Existing,
+    Grant,
+    Moved,
+    NewTask,
+    StorePolicy,
+    StoreUnavailable,
+    TaskStore,
+    Turn,
+)
 from shared.task_store.packing import partition
 from shared.task_store.store import Overdue
 from tests.cache_manager.process import REPUBLISH_S, Process
@@ -87,12 +98,12 @@ def lose(server: Server, *kinds: str) -> None:
 async def take_in(process: Process) -> list[str]:
     """The backend takes all that was granted."""
     taken: list[str] = []
-    while grants := process.taken_grants():
-        for grant in grants:
-            claimed = await process.store.claim(grant.task_id, grant.attempt, window_s=7)
+    while claims := process.taken_claims():
+        for grant, claim in claims:
+            claimed = claim or await process.store.claim(grant.task_id, grant.attempt)
             if isinstance(claimed, Claimed):
-                await process.store.accepted(claimed.task)
-                process.dispatcher.hand_on(PATH, await process.queues.accepted(claimed.task))
+                granted = (await process.store.accepted(claimed.task)).granted
+                process.dispatcher.hand_on(PATH, granted or await process.queues.accepted(claimed.task))
                 taken.append(grant.task_id)
             else:
                 await process.dispatcher.leave(PATH, grant, claimed.task)
@@ -191,7 +202,8 @@ async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_h
     process: Process, clock: Clock
 ) -> None:
     _, in_hand = await half_done(process, clock)
-    await process.store.cancel(in_hand[0])
+    untold = TaskStore(process.link, StorePolicy(), clock)
+    await untold.cancel(in_hand[0])
     claimed = await process.store.get(in_hand[1])
     assert claimed
     await process.store.requeue(claimed, status="Awaiting service availability")
@@ -214,6 +226,9 @@ async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(pro
 
 class StoreThatCreatesNothing(TaskStore):
     """As when the node of a cluster that would have the task does not answer."""
+
+    async def create_waiting(self, new: NewTask) -> None:
+        return None
 
     async def create(self, new: NewTask) -> Created | Existing:
         raise StoreUnavailable("ConnectionError")

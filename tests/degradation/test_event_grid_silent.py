@@ -164,7 +164,7 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
     assert len(dispatched) == 1, "until the backend has answered the first one"
     assert (await queues.status(PATH)).waiting == 4999
     while (await queues.status(PATH)).waiting:
-        task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt, window_s=600)
+        task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt)
         assert isinstance(task, Claimed)
         dispatcher.hand_on(PATH, await queues.accepted(task.task))
         if (holding := (await queues.status(PATH)).holding) == 100:

@@ -79,9 +79,9 @@ async def test_a_server_that_became_a_replica_is_left_and_the_new_primary_found_
     change_places(server, replica)
     switch.target_port = replica.port  # for new connections; those of the store stay, and stay good
     with pytest.raises(StoreUnavailable):
-        await store.claim(IDS[0], 1, window_s=30)
+        await store.claim(IDS[0], 1)
     # Not one of the connections it had is used again.
-    claimed = await asyncio.gather(*(store.claim(task_id, 1, window_s=30) for task_id in IDS))
+    claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in IDS))
     assert {type(outcome) for outcome in claimed} == {Claimed}
 
 
@@ -93,10 +93,10 @@ async def test_as_long_as_the_name_leads_to_a_replica_steps_are_refused_and_read
     change_places(server, replica)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            await store.claim("t1", 1, window_s=30)
+            await store.claim("t1", 1)
         assert await store.get("t1")
     switch.target_port = replica.port
-    assert isinstance(await answered(lambda: store.claim("t1", 1, window_s=30)), Claimed)
+    assert isinstance(await answered(lambda: store.claim("t1", 1)), Claimed)
 
 
 class Node:
@@ -143,7 +143,7 @@ REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
 
 async def steps(store: TaskStore, task_ids: list[str]) -> None:
     for task_id in task_ids:
-        assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1, window_s=30)), Claimed)
+        assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1)), Claimed)
 
 
 async def test_a_replica_that_takes_over_from_its_primary_is_found(
@@ -165,8 +165,8 @@ async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_i
     eventually(lambda: offset(primary.server) == offset(replica.server))
     primary.server.kill()
     with pytest.raises(StoreUnavailable):
-        await store.claim(FIRST_THIRD[0], 1, window_s=30)
-    claimed = await asyncio.gather(*(store.claim(task_id, 1, window_s=30) for task_id in REST))
+        await store.claim(FIRST_THIRD[0], 1)
+    claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in REST))
     assert {type(outcome) for outcome in claimed} == {Claimed}
     await steps(store, FIRST_THIRD)
     assert replica.role() == "master"
@@ -187,7 +187,7 @@ async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_wher
         keys: list[str] = here("GETKEYSINSLOT", slot, 100)
         for moved in range(len(keys) + 1):
             for step in (
-                lambda: store.claim(task_id, 1, window_s=30),
+                lambda: store.claim(task_id, 1),
                 lambda: store.create(new_task(task_id)),
                 lambda: store.sweep(partition(task_id)),
             ):

@@ -9,4 +9,5 @@ else
   -- An event had it dispatched that came by other ways, or it is at its end already: then what waits is the past.
   remove(queue, arg.turn, arg.owner)
 end
-return { hand_on(queue) }
+local granted, ms = hand_on(queue)
+return { granted, ms, held = HELD }

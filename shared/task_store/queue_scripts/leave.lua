@@ -14,4 +14,5 @@ if remove(queue, arg.turn, arg.owner) and queue.e then
   table.insert(queue.f, now + math.floor(queue.e))
   table.sort(queue.f)
 end
-return { hand_on(queue) }
+local granted, ms = hand_on(queue)
+return { granted, ms, held = HELD }

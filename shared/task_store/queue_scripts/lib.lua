@@ -21,12 +21,13 @@
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
 --   s  how long slots were held in all, until t, c: by how many turns that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
+--   i  the configured limit; 0 until it is told to a state that was lost
 --
--- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit; absent: none),
--- claim (ms within which a granted turn is to be claimed).
+-- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit, false: none; absent:
+-- as it was last told), claim (ms within which a granted turn is to be claimed).
 -- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
 
-local TAG, arg = KEYS[1], cmsgpack.unpack(ARGV[1])
+local TAG, arg = KEYS[1], type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
 local STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
 local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
 local QUEUES = TAG .. 'queues'
@@ -88,6 +89,7 @@ local function load()
   -- that began have yet to end, and those that did are the short ones.
   queue.s = (queue.s or 0) + (queue.h or 0) * (now - (queue.t or now))
   queue.t = now
+  if arg.cap ~= nil then queue.i = arg.cap or nil elseif not raw then queue.i = 0 end
   if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
   return queue
 end
@@ -178,7 +180,7 @@ end
 -- as fast as it answers, and one that does not refuses once.
 local function hand_on(queue)
   local granted, set = {}, settings()
-  local cap = set.limit or arg.cap
+  local cap = set.limit or queue.i
   local held, tries_at = redis.call('ZCARD', HELD), -1
   local settling = queue.f or {}
   while settling[1] and settling[1] <= now do table.remove(settling, 1) end
@@ -225,7 +227,7 @@ local function place(queue, turn, owner)
       ahead = ahead + math.min(redis.call('ZCARD', waiting_key(others[i])), turns)
     end
   end
-  local cap = set.limit or arg.cap
+  local cap = set.limit or queue.i
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
   local known = queue.c and slots > 0 and not set.paused and (queue.o or 0) <= now

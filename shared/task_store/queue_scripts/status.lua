@@ -4,7 +4,7 @@
 -- Returns  {waiting, holding a slot, known to fit, set limit or -1, paused, draining,
 --           what there is to tell of the turn if it waits (see place) or false}
 local queue, set = load(), settings()
-local cap = set.limit or arg.cap
+local cap = set.limit or queue.i
 return {
   queue.w, queue.h, queue.l, cap or -1, set.paused and 1 or 0, set.draining and 1 or 0,
   arg.turn and place(queue, arg.turn, arg.owner) or false,

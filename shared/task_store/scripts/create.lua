@@ -4,7 +4,7 @@
 -- ARGV[2]  the inline body, or ''
 -- Returns  {'created', record}, also to a replay
 --          {'exists', record} when the id was taken: nothing changed, but that it can no longer be withdrawn
-local arg = cmsgpack.unpack(ARGV[1])
+local arg = given(ARGV[1])
 local known, raw = load(arg.id)
 if known then
   if known.k == arg.op then return { 'created', raw } end

@@ -47,6 +47,9 @@ local function now_ms(given)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- A script's argument, which a joint script has unpacked.
+local function given(arg) return type(arg) == 'table' and arg or cmsgpack.unpack(arg) end
+
 local function load(id)
   local raw = redis.call('GET', record_key(id))
   if raw then return cmsgpack.unpack(raw), raw end

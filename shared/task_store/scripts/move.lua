@@ -28,16 +28,18 @@
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
 --          A replay is answered as the first time.
-local arg = cmsgpack.unpack(ARGV[1])
+local arg = given(ARGV[1])
 local id = arg.id
 local rec, raw = load(id)
 if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 local function body() return arg.fetch and redis.call('GET', body_key(id)) or false end
 
-local function taken(packed) return { rec.d and 'moved' or 'kept', packed, body(), cmsgpack.pack(rec.d or false) } end
+local function taken(packed, replay)
+  return { rec.d and 'moved' or 'kept', packed, body(), cmsgpack.pack(rec.d or false), rec = rec, replay = replay }
+end
 
-if rec.k == arg.op then return taken(raw) end
+if rec.k == arg.op then return taken(raw, true) end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
   return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }

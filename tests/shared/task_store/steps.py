@@ -21,7 +21,7 @@ RESULT = Content("image/png", 3)
 
 
 async def claim(store: TaskStore, task_id: str = "t1") -> Task:
-    claimed = await store.claim(task_id, None, window_s=40)
+    claimed = await store.claim(task_id, None)
     assert isinstance(claimed, Claimed)
     return claimed.task
 
@@ -139,7 +139,7 @@ class Step:
 
 STEPS = [
     Step("create", "create", nothing, lambda store, _: store.create(HELLO)),
-    Step("claim", "move", created, lambda store, task: store.claim("t1", task.attempt, window_s=40)),
+    Step("claim", "move", created, lambda store, task: store.claim("t1", task.attempt)),
     Step("accepted", "move", dispatched, lambda store, task: store.accepted(task)),
     Step(
         "requeue",

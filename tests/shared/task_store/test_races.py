@@ -37,7 +37,7 @@ async def test_of_many_claims_of_one_attempt_exactly_one_wins(
 ) -> None:
     await create_all(processes[0])
     for task_id in IDS:
-        outcomes = await asyncio.gather(*(store.claim(task_id, 1, window_s=40) for store in processes))
+        outcomes = await asyncio.gather(*(store.claim(task_id, 1) for store in processes))
         winners = [outcome for outcome in outcomes if isinstance(outcome, Claimed)]
         losers = [outcome.reason for outcome in outcomes if isinstance(outcome, Refused)]
         assert [winner.inline_body for winner in winners] == [b"hello"]
@@ -68,7 +68,7 @@ async def test_of_many_creates_of_one_id_exactly_one_wins_and_the_others_get_its
         (winner,) = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Created)]
         assert sum(isinstance(outcome, Existing) for outcome in outcomes) == PROCESSES - 1
         assert {outcome.task.path for outcome in outcomes} == {f"/v1/{winner}"}
-        claimed = await processes[0].claim(task_id, 1, window_s=40)
+        claimed = await processes[0].claim(task_id, 1)
         assert isinstance(claimed, Claimed)
         assert claimed.inline_body == str(winner).encode()
     World(redis_server).assert_consistent()

@@ -18,7 +18,7 @@ STATES = (State.CREATED, State.DISPATCHED, State.RUNNING, State.COMPLETED, State
 # A task as the caller of a step believes it to be: its id and attempt count.
 Take = Callable[[TaskStore, Task], Awaitable[Outcome | Claimed]]
 STEPS: dict[str, Take] = {
-    "claim": lambda store, task: store.claim(task.id, task.attempt, window_s=40),
+    "claim": lambda store, task: store.claim(task.id, task.attempt),
     "accepted": lambda store, task: store.accepted(task),
     "requeue": lambda store, task: store.requeue(task, status="Retrying", apart_s=1, failed=True),
     "fail_dispatch": lambda store, task: store.fail_dispatch(task, status="Failed."),
@@ -115,7 +115,7 @@ async def test_a_step_for_another_attempt_than_the_current_one_is_refused_and_ch
 @pytest.mark.parametrize(
     "take",
     [
-        lambda store: store.claim("t1", None, window_s=40),
+        lambda store: store.claim("t1", None),
         lambda store: store.update("t1", state=State.RUNNING, status="running"),
         lambda store: store.hop("t1", status="created"),
         lambda store: store.put_result("t1", steps.RESULT, b"png"),

@@ -121,7 +121,7 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
 ) -> None:
     store = open_store(url=wire.url)
     await store.create(steps.HELLO)
-    claimed = await store.claim("t1", 1, window_s=40)
+    claimed = await store.claim("t1", 1)
     assert isinstance(claimed, Claimed)
     claim = wire.scripts[-1]
     for record, reason in (
@@ -133,4 +133,4 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
         again = await store._link.script("move", claim[3].decode(), *claim[4:])
         assert again[0].decode() == reason
         assert world(redis_server) == before
-    assert isinstance(await store.claim("t1", 1, window_s=40), Refused)
+    assert isinstance(await store.claim("t1", 1), Refused)

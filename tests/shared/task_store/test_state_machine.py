@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
     def claim(self, twice: bool, task_id: str, attempt: int | None) -> Any:
         model, named = self.named(task_id, attempt)
-        outcome = self.run(self.stores[twice].claim(task_id, named, window_s=WINDOW_MS / 1000))
+        outcome = self.run(self.stores[twice].claim(task_id, named))
         refusal = model.refusal(named) if model else "unknown"
         if model and not refusal:
             refusal = "state" if model.state is not State.CREATED else model.refusal(named, ask_body=True)

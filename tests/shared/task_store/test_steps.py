@@ -123,7 +123,7 @@ async def test_a_task_that_is_only_kept_track_of_begins_in_any_state_and_lives_f
 async def test_an_empty_body_is_a_body(store: TaskStore, redis_server: Server) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, body=Content("text/plain", 0)))
     assert "b:t1 \n" in world(redis_server)
-    claimed = await store.claim("t1", 1, window_s=40)
+    claimed = await store.claim("t1", 1)
     assert isinstance(claimed, Claimed)
     assert claimed.inline_body == b""
 
@@ -144,7 +144,7 @@ async def test_a_claim_hands_out_the_body_and_leaves_a_window_to_record_the_outc
 ) -> None:
     await steps.created(store, clock)
     assert world(redis_server) == CREATED
-    outcome = await store.claim("t1", 1, window_s=40)
+    outcome = await store.claim("t1", 1)
     assert world(redis_server) == DISPATCHED
     task = await store.get("t1")
     assert task
@@ -154,7 +154,7 @@ async def test_a_claim_hands_out_the_body_and_leaves_a_window_to_record_the_outc
 async def test_a_claim_of_a_task_with_a_blob_hands_out_no_inline_body(store: TaskStore) -> None:
     blob = Content("image/tiff", 70_000, "t1/body")
     await store.create(NewTask("t1", "/v1/a", 60, body=blob))
-    outcome = await store.claim("t1", 1, window_s=40)
+    outcome = await store.claim("t1", 1)
     assert isinstance(outcome, Claimed)
     assert (outcome.task.body, outcome.inline_body) == (blob, None)
 
@@ -164,7 +164,7 @@ async def test_a_claim_of_a_task_without_a_body_is_refused(
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, wanted=False))
     before = world(redis_server)
-    outcome = await store.claim("t1", None, window_s=40)
+    outcome = await store.claim("t1", None)
     assert isinstance(outcome, Refused)
     assert outcome.reason is Refusal.BODILESS
     assert world(redis_server) == before

@@ -106,7 +106,7 @@ async def test_a_life_that_redis_is_restarted_in_after_each_step_loses_nothing(
 ) -> None:
     await store.create(steps.HELLO)
     server.restart()
-    claimed = await store.claim("t1", 1, window_s=40)
+    claimed = await store.claim("t1", 1)
     assert isinstance(claimed, Claimed)
     assert claimed.inline_body == b"hello"
     server.restart()

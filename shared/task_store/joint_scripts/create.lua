@@ -1,0 +1,13 @@
+-- Stores a new task and lets it wait in the queue of its endpoint, unless that takes none.
+--
+-- ARGV[1], ARGV[2]  as of create
+-- ARGV[3]  as of queue/offer
+-- Returns  {what create returns, what queue/offer returns, or false where the id was taken}
+local new, offered = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[3])
+local tag = tag_of(new.id)
+local created = create({ tag }, { new, ARGV[2] })
+if created[1] == 'exists' then return { created, false } end
+local taken = offer({ tag_of(offered.path) }, { offered })
+-- Where somebody was told of the task between this and the first try, it stays, and its deadline sees to it.
+if taken[1] ~= 'taken' and withdraw({ tag }, { new.id }) == 0 then taken = { 'taken', {}, -1, false } end
+return { created, taken }

@@ -1,0 +1,145 @@
+"""What comes of the steps of a task's life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from shared.task import Task
+
+
+class Refusal(StrEnum):
+    """Why a step was not taken; nothing has changed."""
+
+    UNKNOWN = "unknown"
+    STALE = "stale"
+    FINISHED = "finished"
+    STATE = "state"
+    BODILESS = "bodiless"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A slot for an attempt: it is to be dispatched now."""
+
+    task_id: str
+    attempt: int
+
+    @property
+    def turn(self) -> str:
+        return f"{self.task_id}.{self.attempt}"
+
+    @classmethod
+    def of(cls, turn: str) -> Self:
+        task_id, _, attempt = turn.rpartition(".")
+        return cls(task_id, int(attempt))
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What may be dispatched now, and when it is worth to ask again; None when something else will come first."""
+
+    grants: list[Grant]
+    again_s: float | None
+    claims: Mapping[Grant, Claimed | Refused] = field(default_factory=dict["Grant", "Claimed | Refused"])
+    """What came of the claims of those that were claimed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Where a waiting task stands: how many go before it, by how the queue is now."""
+
+    ahead: int
+    slots: int
+    """How many tasks the backend holds at a time."""
+    service_s: float | None
+    """How long a task took it of late; None while that is unknown, or no estimate is possible."""
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long until the task is dispatched, as far as can be told."""
+        return None if self.service_s is None else (self.ahead + 1) * self.service_s / self.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The turns wait or hold a slot. ``place`` is that of a new one; None where it holds a slot."""
+
+    granted: Granted
+    place: QueuePlace | None
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """As many wait as may."""
+
+    room_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The queue takes no new tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    task: Task
+    place: QueuePlace | None = None
+    """Where it waits, if it does and that is known."""
+    granted: Granted | None = None
+    """What its queue handed on, where it was told in the same step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The id was taken; this is the task that has it."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Where a task was before a transition."""
+
+    path: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The step was taken.
+
+    Args:
+        left: where it began, if state, path or attempt changed by it.
+        granted: what the task's queue handed on, where it was told in the same step.
+    """
+
+    task: Task
+    left: Left | None = None
+    granted: Granted | None = None
+
+    @property
+    def transition(self) -> bool:
+        return self.left is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The attempt is the caller's to dispatch. ``inline_body`` is None when the body is a blob."""
+
+    task: Task
+    inline_body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The step was not taken. ``granted`` as of :class:`Moved`."""
+
+    reason: Refusal
+    task: Task | None
+    granted: Granted | None = None
+
+
+Outcome = Moved | Refused
