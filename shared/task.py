@@ -5,6 +5,7 @@ The state machine is drawn in ``docs/lifecycle.md``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -98,7 +99,7 @@ class Task:
     owner: str
     unannounced: bool
     """Whether it has ended, and those who want to hear of that have not heard."""
-    history: tuple[Event, ...]
+    history: Sequence[Event]
 
     @property
     def etag(self) -> str:

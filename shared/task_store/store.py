@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
@@ -32,7 +33,7 @@ from shared.task_store.queues import TaskQueues, Turn, granted_of, taken_of
 BRIEF_CHARS: Final = 200
 SWEEP_LIMIT: Final = 64
 TURNS_LIMIT: Final = 500
-LIST_LOOK: Final = 500
+LIST_LOOK: Final = 250
 BLOB_GRACE_S: Final = 120.0
 BACKOFF_CAP_S: Final = 600.0
 WAIT_CAP_S: Final = 3600.0
@@ -168,6 +169,19 @@ class StorePolicy:
         return self.republish_s if self.announce else 0
 
 
+_OPERATION_BITS: Final = 52
+"""Lua's numbers hold no more."""
+# As lib.lua numbers them.
+_EVENT_STATES: Final = (
+    State.CREATED,  # there is no 0
+    State.CREATED,
+    State.DISPATCHED,
+    State.RUNNING,
+    State.COMPLETED,
+    State.FAILED,
+    State.CANCELLED,
+)
+_EVENT_WHO: Final = ("", Who.CLIENT.value, Who.DISPATCHER.value, Who.RECONCILER.value)
 _STATES: Final = {state.value: state for state in State}
 _TERMINAL: Final = frozenset(state for state in State if state.is_terminal)
 
@@ -227,7 +241,8 @@ class TaskStore:
         }
         if new.body:
             record["b"] = _pack_content(new.body)
-            record["g"] = new.body.blob is not None
+            if new.body.blob is not None:
+                record["g"] = True
         for key, value in (
             ("u", new.query),
             ("t", new.traceparent),
@@ -482,10 +497,11 @@ class TaskStore:
     async def attempts(self, path: str, state: State) -> AsyncIterator[list[Attempt]]:
         """All that wait at an endpoint, or that its backend has, page by page. What comes or goes meanwhile may be
         missing or there twice, others not."""
-        for tag in TAGS:
+        indexes = (state.value, "again") if state is State.CREATED else (state.value,)
+        for tag, index in product(TAGS, indexes):
             skip, looked = 0, TURNS_LIMIT
             while looked == TURNS_LIMIT:
-                arg = {"path": path, "state": state.value, "skip": skip, "limit": TURNS_LIMIT}
+                arg = {"path": path, "state": index, "skip": skip, "limit": TURNS_LIMIT}
                 looked, rows = await self._link.script("turns", "{" + tag + "}", pack(arg))
                 skip += looked
                 if rows:
@@ -600,7 +616,7 @@ class TaskStore:
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
         # finds the id in the record and knows that the step was taken.
-        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": f"{random.getrandbits(64):x}"}
+        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": random.getrandbits(_OPERATION_BITS)}
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
         tag = tag_of(task_id)
@@ -644,8 +660,8 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
         wanted=rec["w"],
         version=rec["v"],
         created_ms=born,
-        updated_ms=rec["m"],
-        queued_ms=rec["q"],
+        updated_ms=born + rec.get("m", 0),
+        queued_ms=born + rec.get("q", 0),
         body=_unpack_content(rec.get("b")),
         result=_unpack_content(rec.get("r")),
         traceparent=rec.get("t", ""),
@@ -653,7 +669,14 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
         owner=rec.get("o", ""),
         unannounced=rec.get("y", False),
         history=tuple(
-            Event(born + at, _STATES[state], attempt, who, status) for at, state, attempt, who, status in rec["h"]
+            Event(
+                born + at,
+                _EVENT_STATES[state],
+                attempt,
+                _EVENT_WHO[who],
+                _EVENT_STATES[state].value if status is True else status,
+            )
+            for at, state, attempt, who, status in rec["h"]
         ),
     )
 

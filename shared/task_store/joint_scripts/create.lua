@@ -4,6 +4,8 @@
 -- ARGV[3]  as of queue/offer
 -- Returns  {what create returns, what queue/offer returns, or false where the id was taken}
 local new, offered = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[3])
+new.now = now_ms(new.now)
+offered.now = new.now
 local tag = tag_of(new.id)
 local created = create({ tag }, { new, ARGV[2] })
 if created[1] == 'exists' then return { created, false } end

@@ -4,4 +4,11 @@
 --
 -- KEYS     the tags of all partitions, in their order. So who has them on several servers refuses before it begins.
 
+-- One moment for all of it.
+local function now_ms(given)
+  if given > 0 then return given end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
 local function tag_of(name) return KEYS[tonumber(string.sub(redis.sha1hex(name), 1, 1), 16) + 1] end

@@ -8,8 +8,9 @@
 --          of each}}
 --          A replay is answered as the first time, but for what others have done since.
 local arg, then_ = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[3])
-local moved = move({ tag_of(arg.id) }, { arg, ARGV[2] })
+arg.now = now_ms(arg.now)
 then_.now = arg.now
+local moved = move({ tag_of(arg.id) }, { arg, ARGV[2] })
 
 local function claim(turn, from)
   local id, attempt = string.match(turn, '^(.*)%.(%d+)$')
@@ -23,7 +24,8 @@ end
 local function served(rec)
   if rec.s ~= 'completed' then return end
   for i = #rec.h, 1, -1 do
-    if rec.h[i][2] == 'dispatched' then return rec.m - rec.c - rec.h[i][1] end
+    if rec.h[i][2] == 2 then -- dispatched, see lib.lua
+      return rec.m - rec.c - rec.h[i][1] end
   end
 end
 

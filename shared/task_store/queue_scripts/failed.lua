@@ -9,7 +9,7 @@ local held = remove(queue, arg.turn, arg.owner)
 if held and (queue.o or 0) <= now then
   queue.d = (queue.d or 0) + 1
   if queue.d > arg.grace then
-    queue.l = math.min(queue.l, redis.call('ZCARD', HELD))
+    queue.l = math.min(queue.l, queue.h)
     queue.o = now + math.min(arg.most, arg.base * 2 ^ math.min(queue.d - arg.grace - 1, 20))
   end
 end

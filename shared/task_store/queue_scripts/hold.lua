@@ -5,7 +5,7 @@ local queue = load()
 for _, row in ipairs(arg.turns) do
   if not holds(row[1]) then
     remove(queue, row[1], row[2])
-    redis.call('ZADD', HELD, now + arg.claim, row[1])
+    hold(queue, row[1])
   end
 end
 save(queue)

@@ -51,9 +51,13 @@ end
 
 local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
 
+local known_settings
 local function settings()
-  local raw = redis.call('GET', SETTINGS)
-  return raw and cmsgpack.unpack(raw) or {}
+  if not known_settings then
+    local raw = redis.call('GET', SETTINGS)
+    known_settings = raw and cmsgpack.unpack(raw) or {}
+  end
+  return known_settings
 end
 
 -- Counts the turns that wait, and forgets the owners that have none.
@@ -81,6 +85,8 @@ local function recount(queue)
   queue.k, queue.x = nil, now
 end
 
+local held_before
+
 local function load()
   local raw = redis.call('GET', STATE)
   local queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0 }
@@ -91,21 +97,25 @@ local function load()
   queue.t = now
   if arg.cap ~= nil then queue.i = arg.cap or nil elseif not raw then queue.i = 0 end
   if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
+  held_before = queue.h
   return queue
 end
 
 local function save(queue)
-  local before = queue.h
-  queue.h = redis.call('ZCARD', HELD)
-  if queue.h == 0 then
+  if queue.h == 0 and held_before > 0 then
     redis.call('SREM', QUEUES, arg.path)
-  elseif before == 0 then
+  elseif queue.h > 0 and held_before == 0 then
     redis.call('SADD', QUEUES, arg.path)
   end
   redis.call('SET', STATE, cmsgpack.pack(queue), 'PX', KEPT_MS)
 end
 
 local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
+
+local function hold(queue, turn)
+  redis.call('ZADD', HELD, now + arg.claim, turn)
+  queue.h = queue.h + 1
+end
 
 local function stands(turn, owner) return holds(turn) or redis.call('ZSCORE', waiting_key(owner), turn) end
 
@@ -148,6 +158,7 @@ end
 -- Takes a turn out, wherever it is. Returns whether it held a slot.
 local function remove(queue, turn, owner)
   if redis.call('ZREM', HELD, turn) == 1 then
+    queue.h = queue.h - 1
     if queue.p == turn then queue.p, queue.u = nil, nil end
     return true
   end
@@ -171,7 +182,7 @@ local function proven(queue, turn, has_ended)
     queue.e = queue.e > 10 and queue.e * 0.99 or nil
   end
   queue.o, queue.d = nil, nil
-  local had = has_ended and proof and queue.m or redis.call('ZCARD', HELD) - (queue.p and 1 or 0)
+  local had = has_ended and proof and queue.m or queue.h - (queue.p and 1 or 0)
   if had > queue.l then queue.l, proof = queue.l + 1, true end
   if proof then queue.b, queue.r = nil, nil end
 end
@@ -181,17 +192,17 @@ end
 local function hand_on(queue)
   local granted, set = {}, settings()
   local cap = set.limit or queue.i
-  local held, tries_at = redis.call('ZCARD', HELD), -1
+  local tries_at = -1
   local settling = queue.f or {}
   while settling[1] and settling[1] <= now do table.remove(settling, 1) end
   queue.f = settling[1] and settling or nil
-  while queue.w > 0 and not set.paused and not (cap and held >= cap) do
+  while queue.w > 0 and not set.paused and not (cap and queue.h >= cap) do
     local at = queue.o or 0
     -- After a pause for failures too, until one is taken.
-    local beyond = held >= queue.l or queue.o ~= nil
+    local beyond = queue.h >= queue.l or queue.o ~= nil
     if beyond then
       at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
-    elseif held + #settling >= queue.l then
+    elseif queue.h + #settling >= queue.l then
       at = math.max(at, settling[1])
     end
     if at > now then
@@ -203,9 +214,8 @@ local function hand_on(queue)
       recount(queue)
       break
     end
-    redis.call('ZADD', HELD, now + arg.claim, turn)
-    held = held + 1
-    if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, held end
+    hold(queue, turn)
+    if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, queue.h end
     granted[#granted + 1] = turn
   end
   save(queue)
@@ -218,8 +228,13 @@ local function place(queue, turn, owner)
   local set = settings()
   local rank = redis.call('ZRANK', waiting_key(owner), turn)
   if not rank then return false end
-  local mine, ahead = tonumber(redis.call('ZSCORE', OWNERS, owner) or 0), rank
+  local ahead = rank
   local others = redis.call('ZRANGE', OWNERS, 0, 63, 'WITHSCORES')
+  local mine
+  for i = 1, #others, 2 do
+    if others[i] == owner then mine = tonumber(others[i + 1]) end
+  end
+  mine = mine or tonumber(redis.call('ZSCORE', OWNERS, owner) or 0)
   for i = 1, #others, 2 do
     if others[i] ~= owner then
       -- By the time mine has come, theirs have come up to the same virtual time.

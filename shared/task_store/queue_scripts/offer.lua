@@ -4,15 +4,13 @@
 --          backlog (how many may wait; absent: any number)
 -- Returns  {'taken', granted, ms, what there is to tell of a new one if it waits (see place) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
-local queue = load()
-if arg.new and not stands(arg.turns[1][1], arg.turns[1][2]) then
-  local set = settings()
+local queue, set = load(), settings()
+local is_full = arg.backlog and queue.w >= arg.backlog
+if arg.new and (set.draining or is_full) and not stands(arg.turns[1][1], arg.turns[1][2]) then
   if set.draining then return { 'draining', -1 } end
-  if arg.backlog and queue.w >= arg.backlog then
-    local slots = math.max(1, queue.l)
-    local known = queue.c and not set.paused
-    return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / queue.c / slots) or -1 }
-  end
+  local slots = math.max(1, queue.l)
+  local known = queue.c and not set.paused
+  return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / queue.c / slots) or -1 }
 end
 for _, row in ipairs(arg.turns) do
   wait(queue, unpack(row))

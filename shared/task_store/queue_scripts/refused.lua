@@ -11,7 +11,7 @@ local tried = queue.p == arg.turn
 local held = remove(queue, arg.turn, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 queue.o, queue.d = nil, nil
-queue.l = math.min(queue.l, redis.call('ZCARD', HELD))
+queue.l = math.min(queue.l, queue.h)
 if arg.after > 0 then
   queue.b = math.max(queue.b or 0, now + arg.after)
 elseif tried then

@@ -8,11 +8,16 @@ local paths = ARGV[2] == '' and redis.call('SMEMBERS', PATHS) or { ARGV[2] }
 local rows = {}
 for _, path in ipairs(paths) do
   local row = { path }
-  for _, state in ipairs({ 'created', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }) do
+  for _, state in ipairs(STATES) do
     row[#row + 1] = redis.call('ZCARD', index_key(path, state))
   end
-  local oldest = redis.call('ZRANGE', index_key(path, 'created'), 0, 0, 'WITHSCORES')
-  row[#row + 1] = oldest[2] and math.max(0, now - tonumber(oldest[2])) or 0
+  row[2] = row[2] + redis.call('ZCARD', index_key(path, 'again'))
+  local since = now
+  for _, waiting in ipairs({ 'created', 'since' }) do
+    local oldest = redis.call('ZRANGE', index_key(path, waiting), 0, 0, 'WITHSCORES')
+    since = math.min(since, tonumber(oldest[2] or now))
+  end
+  row[#row + 1] = now - since
   rows[#rows + 1] = row
 end
 return rows

@@ -21,7 +21,6 @@ rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, {}
 remember(rec, now, arg.who, arg.brief)
 if rec.b and not rec.b[3] then redis.call('SET', body_key(arg.id), ARGV[2]) end
 redis.call('SADD', PATHS, rec.p)
-redis.call('ZADD', list_key(rec.p), now, arg.id)
-index(arg.id, rec, now)
+index(arg.id, rec)
 set_due(arg.id, now + arg.due_in)
 return { 'created', save(arg.id, rec) }

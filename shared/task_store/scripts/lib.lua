@@ -6,13 +6,14 @@
 --   <tag>t:<id>             string   the record, a packed map
 --   <tag>b:<id>             string   the request body, up to the inline limit
 --   <tag>r:<id>             string   the result, up to the inline limit
---   <tag>z:<path>:<state>   zset     ids by the time of entering the state (created: of entering the queue)
---   <tag>l:<path>           zset     ids by the time of creation, for lists
+--   <tag>z:<path>:<state>   zset     ids by the time of creation
+--   <tag>z:<path>:again     zset     so those that wait in a queue anew, by a hop or a replay, and are not in 'created'
+--   <tag>z:<path>:since     zset     those by the time of entering the queue
 --   <tag>due                zset     one deadline per task, see sweep.lua
 --   <tag>paths              set      the endpoint paths that have tasks here
 --   <tag>q…                          the queues that lie here, see queue_scripts
 --
--- The record's fields. Times are milliseconds; absent means empty, none or false.
+-- The record's fields. Times are milliseconds; absent means empty, none or false. In Redis m and q count from c.
 --
 --   s  state            p  endpoint path     u  query string      x  status text
 --   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
@@ -26,19 +27,24 @@
 --   W  true if it was told of by a create that found it, and so may not be withdrawn
 --   y  true until the end is announced, to who wants to hear of it
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
---   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}
+--   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}, where state and who are
+--      numbers, see below, and true stands for a status that is the state's name
 
 local TAG = KEYS[1]
 local DUE, PATHS = TAG .. 'due', TAG .. 'paths'
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local LEASED = { dispatched = true, running = true }
 local HISTORY = 32
+local STATES = { 'created', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }
+local NUMBER = {
+  created = 1, dispatched = 2, running = 3, completed = 4, failed = 5, cancelled = 6,
+  client = 1, dispatcher = 2, reconciler = 3,
+}
 
 local function record_key(id) return TAG .. 't:' .. id end
 local function body_key(id) return TAG .. 'b:' .. id end
 local function result_key(id) return TAG .. 'r:' .. id end
 local function index_key(path, state) return TAG .. 'z:' .. path .. ':' .. state end
-local function list_key(path) return TAG .. 'l:' .. path end
 
 -- The server's clock is the one clock all processes share; tests give their own.
 local function now_ms(given)
@@ -52,45 +58,66 @@ local function given(arg) return type(arg) == 'table' and arg or cmsgpack.unpack
 
 local function load(id)
   local raw = redis.call('GET', record_key(id))
-  if raw then return cmsgpack.unpack(raw), raw end
+  if not raw then return end
+  local rec = cmsgpack.unpack(raw)
+  rec.m, rec.q = rec.c + (rec.m or 0), rec.c + (rec.q or 0)
+  return rec, raw
 end
 
 local function save(id, rec)
+  local m, q = rec.m, rec.q
+  rec.m, rec.q = m ~= rec.c and m - rec.c or nil, q ~= rec.c and q - rec.c or nil
   local raw = cmsgpack.pack(rec)
+  rec.m, rec.q = m, q
   redis.call('SET', record_key(id), raw)
   return raw
 end
 
 local function set_due(id, at) redis.call('ZADD', DUE, at, id) end
 
-local function index(id, rec, now)
-  redis.call('ZADD', index_key(rec.p, rec.s), rec.s == 'created' and rec.q or now, id)
+local function index(id, rec)
+  if rec.s == 'created' and rec.q ~= rec.c then
+    redis.call('ZADD', index_key(rec.p, 'again'), rec.c, id)
+    redis.call('ZADD', index_key(rec.p, 'since'), rec.q, id)
+  else
+    redis.call('ZADD', index_key(rec.p, rec.s), rec.c, id)
+  end
 end
 
-local function unindex(id, rec) redis.call('ZREM', index_key(rec.p, rec.s), id) end
+local function unindex(id, rec)
+  if redis.call('ZREM', index_key(rec.p, rec.s), id) == 0 and rec.s == 'created' then
+    redis.call('ZREM', index_key(rec.p, 'again'), id)
+    redis.call('ZREM', index_key(rec.p, 'since'), id)
+  end
+end
 
 local function remember(rec, now, who, brief)
-  local event = { now - rec.c, rec.s, rec.a, who, brief or '' }
+  local event = { now - rec.c, NUMBER[rec.s], rec.a, NUMBER[who], brief == rec.s or brief or '' }
   if #rec.h >= HISTORY then table.remove(rec.h, 2) end
   rec.h[#rec.h + 1] = event
 end
 
--- Forgets a path that has no task left, so that the cost of counting stays that of the paths in use.
-local function prune(path)
-  if redis.call('EXISTS', list_key(path)) == 0 then redis.call('SREM', PATHS, path) end
+-- Forgets a path that a task has left and that has none any more, so that the cost of counting stays that of the paths
+-- in use.
+local function prune(path, state)
+  if redis.call('EXISTS', index_key(path, state)) == 1 or redis.call('EXISTS', index_key(path, 'again')) == 1 then
+    return
+  end
+  for _, other in ipairs(STATES) do
+    if redis.call('EXISTS', index_key(path, other)) == 1 then return end
+  end
+  redis.call('SREM', PATHS, path)
 end
 
 -- Moves a record to a state of its present or another path, in every index at once.
-local function enter(id, rec, state, path, now)
-  local left = rec.p
+local function enter(id, rec, state, path)
+  local left, left_state = rec.p, rec.s
   unindex(id, rec)
   rec.s, rec.p = state, path
-  index(id, rec, now)
+  index(id, rec)
   if path ~= left then
-    redis.call('ZREM', list_key(left), id)
-    redis.call('ZADD', list_key(path), rec.c, id)
     redis.call('SADD', PATHS, path)
-    prune(left)
+    prune(left, left_state)
   end
 end
 
@@ -124,7 +151,7 @@ end
 
 -- Ends a task that cannot go on. arg is a reconciler's script's.
 local function give_up(id, rec, status, now, arg)
-  enter(id, rec, 'failed', rec.p, now)
+  enter(id, rec, 'failed', rec.p)
   rec.x = status
   remember(rec, now, 'reconciler', status)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
@@ -136,7 +163,6 @@ end
 local function purge(id, rec)
   redis.call('DEL', record_key(id), body_key(id), result_key(id))
   redis.call('ZREM', DUE, id)
-  redis.call('ZREM', list_key(rec.p), id)
   unindex(id, rec)
-  prune(rec.p)
+  prune(rec.p, rec.s)
 end

@@ -76,7 +76,7 @@ if arg.result then
 end
 
 local to, target = arg.to or state, arg.path or path
-if to ~= state or target ~= path or arg.hop then enter(id, rec, to, target, now) end
+if to ~= state or target ~= path or arg.hop then enter(id, rec, to, target) end
 local transition = to ~= state or target ~= path or rec.a ~= attempt
 if transition then remember(rec, now, arg.who, arg.brief) end
 if TERMINAL[to] then

@@ -34,7 +34,7 @@ local function lease_over(id, rec)
     fail(id, rec, 'Failed - ' .. silence .. ' (attempt ' .. rec.f .. ' of ' .. arg.max_attempts .. ').')
   else
     retry(id, rec)
-    enter(id, rec, 'created', rec.p, now)
+    enter(id, rec, 'created', rec.p)
     rec.x = 'Retrying - ' .. silence
     remember(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op

@@ -1,6 +1,6 @@
 -- The tasks of one partition that wait at an endpoint or are in its backend's hands: for a queue that is rebuilt.
 --
--- ARGV[1]  packed map: path, state, skip, limit
+-- ARGV[1]  packed map: path, state (or 'again', see lib.lua), skip, limit
 -- Returns  {how many entries were looked at, {{id, attempt, owner, queued at, priority}, …}}, newest first: what comes
 --          or goes meanwhile hides none of the others
 local arg = cmsgpack.unpack(ARGV[1])

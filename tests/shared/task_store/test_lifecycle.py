@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.task import State, Task
-from shared.task_store import Listing, Moved, NewTask, Outcome, Page, Refusal, Refused, StorePolicy, TaskStore
+from shared.task import Content, State, Task
+from shared.task_store import Depth, Listing, Moved, NewTask, Outcome, Page, Refusal, Refused, StorePolicy, TaskStore
 from tests.shared.task_store import steps
 from tests.shared.task_store.conftest import POLICY, Clock, StoreFactory
 from tests.shared.task_store.steps import HELLO, sweep_all
@@ -58,7 +58,8 @@ async def test_a_replay_begins_anew_with_the_body_and_without_the_result(
           +4 failed a1 client 'failed'
           +5 created a2 client 'created'
         b:t1 hello
-        z:/v1/a:created t1@5
+        z:/v1/a:again t1@0
+        z:/v1/a:since t1@5
         due t1@35
         paths /v1/a
     """)
@@ -197,15 +198,36 @@ async def test_twins_of_the_same_millisecond_are_listed_once_each(store: TaskSto
 async def test_a_filter_that_passes_over_thousands_looks_at_a_bounded_number_a_page(
     store: TaskStore, clock: Clock
 ) -> None:
-    await store.create(NewTask("needle", "/v1/a", 60, state=State.FAILED, wanted=False))
+    await store.create(NewTask("needle", "/v1/a", 60, owner="sewer"))
     for number in range(12_000):
         if number % 100 == 0:
             clock.advance(0.001)
         await store.create(NewTask(f"hay-{number}", "/v1/a", 60))
-    pages = await all_pages(store, Listing(10, path="/v1/a", state=State.FAILED))
+    pages = await all_pages(store, Listing(10, path="/v1/a", owner="sewer"))
     assert ids(pages) == ["needle"]
     assert len(pages) > 1
     assert [page.tasks for page in pages[:-1]] == [[]] * (len(pages) - 1)
+
+
+async def test_a_task_that_waits_anew_is_listed_by_its_creation_and_waits_since_its_hop(
+    store: TaskStore, clock: Clock
+) -> None:
+    for number in range(4):
+        await store.create(NewTask(f"t{number}", "/v1/a", 60, body=Content("text/plain", 2), inline_body=b"hi"))
+        clock.advance(10)
+    await store.hop("t1", status="created")
+    clock.advance(5)
+    for listing in (Listing(10), Listing(10, path="/v1/a"), Listing(10, state=State.CREATED), Listing(1)):
+        assert ids(await all_pages(store, listing)) == ["t3", "t2", "t1", "t0"]
+    assert (await store.depths())["/v1/a"] == Depth(created=4, oldest_waiting_ms=45_000)
+    for task_id in ("t0", "t2", "t3"):
+        await store.cancel(task_id)
+    assert (await store.depths())["/v1/a"] == Depth(created=1, cancelled=3, oldest_waiting_ms=5_000)
+    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == ["t1"]
+    assert [[attempt.id for attempt in page] async for page in store.attempts("/v1/a", State.CREATED)] == [["t1"]]
+    await store.claim("t1", 2)
+    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == []
+    assert (await store.depths())["/v1/a"] == Depth(dispatched=1, cancelled=3)
 
 
 async def test_a_purged_task_leaves_the_lists(store: TaskStore, clock: Clock, redis_server: Server) -> None:

@@ -65,7 +65,7 @@ async def test_all_keys_of_a_task_are_in_one_slot_for_its_whole_life(
         for node in nodes(redis_server):
             with node.connect() as client:
                 keys += [str(key) for key in client.scan_iter()]
-        assert len(keys) == 7
+        assert len(keys) == 6
         assert {slot(key) for key in keys} == {slot("{" + TAGS[partition(task_id)] + "}")}
 
 

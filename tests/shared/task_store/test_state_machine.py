@@ -178,7 +178,8 @@ class StoreMachine(RuleBasedStateMachine):
         refusal = model.refusal(named) if model else "unknown"
         if model and not refusal:
             refusal = "state" if model.state is not State.CREATED else model.refusal(named, ask_body=True)
-        self.expect(task_id, outcome, refusal, model and model.enter(State.DISPATCHED, self.now_ms, WINDOW_MS))
+        claimed = model and model.enter(State.DISPATCHED, self.now_ms, WINDOW_MS, wanted=True)
+        self.expect(task_id, outcome, refusal, claimed)
         return outcome.task if isinstance(outcome, Claimed) else multiple()
 
     @rule(

@@ -24,7 +24,7 @@ DISPATCHED = text("""
       +0 created a1 client 'created'
       +1 dispatched a1 dispatcher ''
     b:t1 hello
-    z:/v1/a:dispatched t1@1
+    z:/v1/a:dispatched t1@0
     due t1@41
     paths /v1/a
 """)
@@ -34,7 +34,7 @@ RUNNING = text("""
       +1 dispatched a1 dispatcher ''
       +2 running a1 client 'running model'
     b:t1 hello
-    z:/v1/a:running t1@2
+    z:/v1/a:running t1@0
     due t1@62
     paths /v1/a
 """)
@@ -45,7 +45,7 @@ WITH_RESULT = text("""
       +2 running a1 client 'running model'
     b:t1 hello
     r:t1 png
-    z:/v1/a:running t1@2
+    z:/v1/a:running t1@0
     due t1@63
     paths /v1/a
 """)
@@ -57,7 +57,7 @@ COMPLETED = text("""
       +4 completed a1 client 'completed'
     b:t1 hello
     r:t1 png
-    z:/v1/a:completed t1@4
+    z:/v1/a:completed t1@0
     due t1@1004
     paths /v1/a
 """)
@@ -183,7 +183,7 @@ async def test_an_accepted_task_has_its_lease_from_now(store: TaskStore, clock: 
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
         b:t1 hello
-        z:/v1/a:dispatched t1@1
+        z:/v1/a:dispatched t1@0
         due t1@62
         paths /v1/a
     """)
@@ -247,7 +247,7 @@ async def test_a_dispatch_that_failed_ends_the_task(store: TaskStore, clock: Clo
           +1 dispatched a1 dispatcher ''
           +2 failed a1 dispatcher 'Failed - refused.'
         b:t1 hello
-        z:/v1/a:failed t1@2
+        z:/v1/a:failed t1@0
         due t1@1002
         paths /v1/a
     """)
@@ -278,7 +278,7 @@ async def test_a_further_report_is_a_heartbeat_and_no_transition(
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
         b:t1 hello
-        z:/v1/a:running t1@2
+        z:/v1/a:running t1@0
         due t1@63
         paths /v1/a
     """)
@@ -328,7 +328,7 @@ async def test_an_update_may_change_body_query_and_endpoint_and_the_counts_go_wi
           +2 running a1 client 'running model'
           +3 running a1 client ''
         b:t1 bye
-        z:/v1/b:running t1@3
+        z:/v1/b:running t1@0
         due t1@63
         paths /v1/b
     """)
@@ -378,7 +378,7 @@ async def test_a_waiting_task_that_is_cancelled_stands_in_no_queue(
           +0 created a1 client 'created'
           +1 cancelled a1 client 'cancelled'
         b:t1 hello
-        z:/v1/a:cancelled t1@1
+        z:/v1/a:cancelled t1@0
         due t1@1001
         paths /v1/a
     """)
@@ -401,7 +401,8 @@ async def test_a_hop_takes_the_task_with_its_own_body_to_the_end_of_the_next_que
           +4 created a2 client 'created'
         b:t1 hello
         r:t1 png
-        z:/v1/b:created t1@4
+        z:/v1/b:again t1@0
+        z:/v1/b:since t1@4
         due t1@34
         paths /v1/b
     """)
@@ -453,7 +454,8 @@ async def test_a_hop_with_a_body_replaces_the_kept_one_and_forgets_the_failures(
           +2 created a2 dispatcher 'Retrying'
           +3 created a3 client ''
         b:t1 bye
-        z:/v1/b:created t1@3
+        z:/v1/b:again t1@0
+        z:/v1/b:since t1@3
         due t1@33
         paths /v1/b
     """)
@@ -468,7 +470,8 @@ async def test_a_hop_within_the_queue_goes_to_its_end(store: TaskStore, clock: C
           +0 created a1 client 'created'
           +1 created a2 client 'again'
         b:t1 hello
-        z:/v1/a:created t1@1
+        z:/v1/a:again t1@0
+        z:/v1/a:since t1@1
         due t1@31
         paths /v1/a
     """)
@@ -483,7 +486,8 @@ async def test_a_hop_with_a_blob_leaves_no_inline_body_behind(
         t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 wanted body=image/tiff:70000:t1/body blobs
           +0 created a1 client 'created'
           +1 created a2 client 'created'
-        z:/v1/a:created t1@1
+        z:/v1/a:again t1@0
+        z:/v1/a:since t1@1
         due t1@31
         paths /v1/a
     """)
@@ -509,7 +513,8 @@ async def test_a_hop_makes_a_task_that_was_only_kept_track_of_one_to_be_dispatch
           +0 created a1 client 'created'
           +1 created a2 client 'created'
         b:t1 bye
-        z:/v1/a:created t1@1
+        z:/v1/a:again t1@0
+        z:/v1/a:since t1@1
         due t1@31
         paths /v1/a
     """)

@@ -187,7 +187,7 @@ async def test_a_task_that_was_published_in_vain_to_the_limit_is_failed(
           +0 created a1 client 'created'
           +1800 failed a1 reconciler '{UNSENT}'
         b:t1 hello
-        z:/v1/a:failed t1@1800
+        z:/v1/a:failed t1@0
         due t1@2800
         paths /v1/a
     """)
@@ -203,7 +203,7 @@ async def test_a_claimed_task_that_nobody_spoke_of_gets_a_new_attempt_and_keeps_
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
         b:t1 hello
-        z:/v1/a:dispatched t1@1
+        z:/v1/a:dispatched t1@0
         due t1@41
         paths /v1/a
     """)
@@ -235,7 +235,7 @@ async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the
           +2 running a1 client 'running model'
         b:t1 hello
         r:t1 png
-        z:/v1/a:running t1@2
+        z:/v1/a:running t1@0
         due t1@63
         paths /v1/a
     """)
@@ -288,7 +288,7 @@ async def test_a_task_whose_leases_ended_to_the_limit_is_failed_with_the_count(
           +80 dispatched a3 dispatcher ''
           +120 failed a3 reconciler '{GIVEN_UP}'
         b:t1 hello
-        z:/v1/a:failed t1@120
+        z:/v1/a:failed t1@0
         due t1@1120
         paths /v1/a
     """)
@@ -306,7 +306,7 @@ async def test_a_silent_task_that_is_not_to_be_dispatched_is_failed_and_never_pu
         t:t1 failed /v1/a 'Failed - {SILENCE}.' a1 f1 n0 v2 c0 m1000 q0 l60 unwanted
           +0 {state} a1 client 'created'
           +1000 failed a1 reconciler 'Failed - {SILENCE}.'
-        z:/v1/a:failed t1@1000
+        z:/v1/a:failed t1@0
         due t1@2000
         paths /v1/a
     """)

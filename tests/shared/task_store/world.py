@@ -40,7 +40,6 @@ class World:
         self.records: dict[str, dict[str, Any]] = {}
         self.due_s: dict[str, float] = {}
         self.indexes: dict[str, dict[str, float]] = defaultdict(dict)
-        self.lists: dict[str, dict[str, float]] = defaultdict(dict)
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.requests: dict[str, int] = {}
@@ -57,7 +56,7 @@ class World:
         tag, name = match.groups()
         kind, _, rest = name.partition(":")
         if kind == "t":
-            self.records[rest], self.raw[rest] = msgpack.unpackb(value), value
+            self.records[rest], self.raw[rest] = _absolute(msgpack.unpackb(value)), value
             members = [rest]
         elif kind in ("b", "r"):
             self.contents[name] = value
@@ -67,9 +66,6 @@ class World:
             members = [*value]
         elif kind == "z":
             self.indexes[name] |= value
-            members = [*value]
-        elif kind == "l":
-            self.lists[rest] |= value
             members = [*value]
         elif name == "paths":
             self.paths[tag] = {path.decode() for path in value}
@@ -121,13 +117,13 @@ class World:
     def assert_consistent(self) -> None:
         """Each record has exactly its one place in the indexes, its one deadline, its contents; and nothing is left
         of a task without a record."""
-        places = {member: name for name, index in self.indexes.items() for member in index}
-        assert sum(map(len, self.indexes.values())) == len(places), "a task stands in two indexes"
-        assert places == {task_id: f"z:{rec['p']}:{rec['s']}" for task_id, rec in self.records.items()}
-        born_s: dict[str, dict[str, float]] = defaultdict(dict)
+        indexes: dict[str, dict[str, float]] = defaultdict(dict)
         for task_id, rec in self.records.items():
-            born_s[rec["p"]][task_id] = _since_start_s(rec["c"])
-        assert self.lists == born_s
+            waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
+            indexes[f"z:{rec['p']}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
+            if waits_anew:
+                indexes[f"z:{rec['p']}:since"][task_id] = _since_start_s(rec["q"])
+        assert self.indexes == indexes
         assert self.due_s.keys() == self.records.keys()
         inline = {
             f"{key}:{task_id}": rec[key][1]
@@ -172,6 +168,17 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield "blobs"
     if "z" in rec:
         yield f"z{rec['z']}"
+
+
+def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
+    """A record without what makes it small."""
+    states = ("", "created", "dispatched", "running", "completed", "failed", "cancelled")
+    who = ("", "client", "dispatcher", "reconciler")
+    history = [
+        [at_ms, states[state], attempt, who[by], states[state] if status is True else status]
+        for at_ms, state, attempt, by, status in rec["h"]
+    ]
+    return rec | {"m": rec["c"] + rec.get("m", 0), "q": rec["c"] + rec.get("q", 0), "h": history}
 
 
 def _since_start_s(at_ms: float) -> float:
