@@ -33,6 +33,7 @@ from shared.task_store import Granted, NewTask, QueuePolicy, RedisLink, Refused,
 
 if TYPE_CHECKING:
     from shared.task_store.connection import RedisClient
+    from shared.task_store.pipelines import Words
 
 T = TypeVar("T")
 
@@ -530,13 +531,14 @@ class _SteppingLink(RedisLink):
         self._redis = client
         self._latency_s = latency_s
 
-    async def _ask(self, tag: str, words: tuple[bytes, ...], source: str | None = None) -> Any:
+    async def _ask(self, tag: str, first: Words, args: tuple[bytes, ...]) -> Any:
         await asyncio.sleep(self._latency_s)
+        words = (*first.words, *args)
         try:
             return self._redis.execute_command(*words)
         except NoScriptError:
-            assert source is not None
-            return self._redis.execute_command(b"EVAL", source, *words[2:])
+            assert first.source is not None
+            return self._redis.execute_command(b"EVAL", first.source, *words[2:])
 
     async def _no_other_client(self) -> RedisClient:
         raise AssertionError("the simulation has a client of its own")

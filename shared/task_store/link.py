@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,8 +28,8 @@ from redis.exceptions import (
 
 from shared.circuit import Circuit, CircuitOpen
 from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
-from shared.task_store.packing import PARTITIONS, TAGS
-from shared.task_store.pipelines import EVERYWHERE, Pipelines
+from shared.task_store.packing import TAGS
+from shared.task_store.pipelines import EVERYWHERE, Pipelines, Words
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -79,7 +80,15 @@ _SCRIPTS: Final = {
 }
 
 
-_ALL_TAGS: Final = (str(PARTITIONS).encode(), *(f"{{{tag}}}".encode() for tag in TAGS))
+_ALL_TAGS: Final = tuple(f"{{{tag}}}" for tag in TAGS)
+_GET: Final = Words(b"GET")
+
+
+@cache
+def _first_words(script: str, *tags: str) -> Words:
+    source, sha = _SCRIPTS[script]
+    keys = tags or _ALL_TAGS
+    return Words(b"EVALSHA", *(word.encode() for word in (sha, str(len(keys)), *keys)), source=source)
 
 
 class RedisLink:
@@ -110,7 +119,7 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        return await self._call(tag, lambda: self._ask(tag, (b"GET", key.encode())))
+        return await self._call(tag, lambda: self._ask(tag, _GET, (key.encode(),)))
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         """Run a script of ``scripts/`` on the keys under *tag*.
@@ -118,9 +127,8 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        source, sha = _SCRIPTS[name]
-        words = [arg if isinstance(arg, bytes) else arg.encode() for arg in (sha, "1", tag, *args)]
-        return await self._call(tag, lambda: self._ask(tag, (b"EVALSHA", *words), source))
+        words = tuple([arg if isinstance(arg, bytes) else arg.encode() for arg in args])
+        return await self._call(tag, lambda: self._ask(tag, _first_words(name, tag), words))
 
     async def joint(self, name: str, *args: bytes) -> Any | None:
         """Run a script of ``joint_scripts/``. None where several servers have the partitions: nothing was done.
@@ -130,10 +138,8 @@ class RedisLink:
         """
         if self._is_spread:
             return None
-        source, sha = _SCRIPTS[f"joint/{name}"]
-        words = (b"EVALSHA", sha.encode(), *_ALL_TAGS, *args)
         try:
-            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, words, source))
+            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, _first_words(f"joint/{name}"), args))
         except ClusterCrossSlotError:
             self._is_spread = True
             return None
@@ -162,16 +168,16 @@ class RedisLink:
             # AttributeError: what redis-py's cluster client has been seen to raise while a primary is failing over.
             raise StoreUnavailable(type(error).__name__) from error
 
-    def _ask(self, tag: str, words: tuple[bytes, ...], source: str | None = None) -> Awaitable[Any]:
+    def _ask(self, tag: str, first: Words, args: tuple[bytes, ...]) -> Awaitable[Any]:
         deadline = asyncio.get_running_loop().time() + CALL_TIMEOUT_S
         if self._pipelines is None:
-            return self._open_and_ask(tag, words, source, deadline)
-        return self._pipelines.ask(tag, words, source, deadline)
+            return self._open_and_ask(tag, first, args, deadline)
+        return self._pipelines.ask(tag, first, args, deadline)
 
-    async def _open_and_ask(self, tag: str, words: tuple[bytes, ...], source: str | None, deadline: float) -> Any:
+    async def _open_and_ask(self, tag: str, first: Words, args: tuple[bytes, ...], deadline: float) -> Any:
         async with asyncio.timeout_at(deadline):
             pipelines = await self._open()
-        return await pipelines.ask(tag, words, source, deadline)
+        return await pipelines.ask(tag, first, args, deadline)
 
     async def _alone(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
         # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.

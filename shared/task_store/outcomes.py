@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -43,7 +42,7 @@ class Granted:
 
     grants: list[Grant]
     again_s: float | None
-    claims: Mapping[Grant, Claimed | Refused] = field(default_factory=dict["Grant", "Claimed | Refused"])
+    claims: dict[Grant, Claimed | Refused] = field(default_factory=dict["Grant", "Claimed | Refused"])
     """What came of the claims of those that were claimed at once."""
 
 

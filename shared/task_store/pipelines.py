@@ -32,22 +32,31 @@ _NOT_LIKE_THIS = (NoScriptError, AskError, TryAgainError, ClusterDownError)
 """Answers after which redis-py's client knows what to do. MOVED is an ASK to it."""
 
 
+class Words:
+    """A command's first words, as they go over the wire, and the script whose hash they name, if they name one."""
+
+    __slots__ = ("packed", "source", "words")
+
+    def __init__(self, *words: bytes, source: str | None = None) -> None:
+        self.words = words
+        self.packed = _packed(words)
+        self.source = source
+
+
 class Command:
     """One command and, in time, its reply.
 
     Args:
-        words: the command as it goes over the wire.
-        source: the script whose hash it names, if it names one.
         deadline: when whoever asked has waited for long enough, by the loop's clock.
     """
 
-    __slots__ = ("deadline", "packed", "reply", "source", "words")
+    __slots__ = ("args", "deadline", "first", "packed", "reply")
 
-    def __init__(self, words: tuple[bytes, ...], source: str | None, deadline: float) -> None:
-        self.words = words
-        self.source = source
+    def __init__(self, first: Words, args: tuple[bytes, ...], deadline: float) -> None:
+        self.first = first
+        self.args = args
         self.deadline = deadline
-        self.packed = b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in words]])
+        self.packed = b"*%d\r\n%b%b" % (len(first.words) + len(args), first.packed, _packed(args))
         self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def answer(self, reply: Any) -> None:
@@ -73,12 +82,12 @@ class Pipelines:
         self._lanes: defaultdict[Any, _Lane] = defaultdict(lambda: _Lane(self))
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def ask(self, tag: str, words: tuple[bytes, ...], source: str | None, deadline: float) -> Awaitable[Any]:
+    def ask(self, tag: str, first: Words, args: tuple[bytes, ...], deadline: float) -> Awaitable[Any]:
         """The reply to a command whose keys begin with *tag*, or a TimeoutError by its *deadline*.
 
         A cluster has nothing that is ``EVERYWHERE``, and answers so.
         """
-        command = Command(words, source, deadline)
+        command = Command(first, args, deadline)
         self._send(tag, command)
         return command.reply
 
@@ -133,14 +142,14 @@ class Pipelines:
         await self.client.aclose()
 
     async def _alone(self, command: Command) -> None:
-        name, *rest = command.words
+        name, *rest = (*command.first.words, *command.args)
         send = cast("Any", self.client).execute_command
         try:
             async with asyncio.timeout_at(command.deadline):
                 try:
                     reply = await send(name.decode(), *rest)
                 except NoScriptError:
-                    reply = await send("EVAL", command.source, *rest[1:])
+                    reply = await send("EVAL", command.first.source, *rest[1:])
         except asyncio.CancelledError:
             command.fail(_closed())
             raise
@@ -222,6 +231,10 @@ class _Lane:
     def close(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(_closed())
+
+
+def _packed(words: tuple[bytes, ...]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
 def _closed() -> Exception:

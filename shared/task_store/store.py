@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, overload
 from urllib.parse import quote
 
 from shared.task import DEFAULT_PRIORITY, Content, Event, State, Task, Who
@@ -593,8 +593,7 @@ class TaskStore:
             reply = await self._link.joint("step", arg, inline, then)
             if reply is not None:
                 moved, queued, claimed = reply
-                granted = _granted(queued, claimed) if queued else None
-                return replace(_outcome(task_id, moved), granted=granted)
+                return _outcome(task_id, moved, _granted(queued, claimed) if queued else None)
         return _outcome(task_id, await self._link.script("move", tag_of(task_id), arg, inline))
 
     def _change(self, task_id: str, **change: Any) -> dict[str, Any]:
@@ -668,17 +667,39 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
         fingerprint=rec.get("i", ""),
         owner=rec.get("o", ""),
         unannounced=rec.get("y", False),
-        history=tuple(
-            Event(
-                born + at,
-                _EVENT_STATES[state],
-                attempt,
-                _EVENT_WHO[who],
-                _EVENT_STATES[state].value if status is True else status,
-            )
-            for at, state, attempt, who, status in rec["h"]
-        ),
+        history=_History(born, rec["h"]),
     )
+
+
+class _History(Sequence[Event]):
+    """A record's history, which few ask for: made when it is read."""
+
+    __slots__ = ("_born_ms", "_rows")
+
+    def __init__(self, born_ms: int, rows: list[list[Any]]) -> None:
+        self._born_ms = born_ms
+        self._rows = rows
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at_ms, number, attempt, who, status = self._rows[index]
+        state = _EVENT_STATES[cast("int", number)]
+        text = state.value if status is True else status
+        return Event(self._born_ms + at_ms, state, attempt, _EVENT_WHO[who], text)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]
+
+    def __hash__(self) -> int:
+        return hash((*self,))
 
 
 def _left(task: Task, packed: int | list[Any]) -> Left:
@@ -701,14 +722,15 @@ def _claimed(task_id: str, reply: list[Any]) -> Claimed | Refused:
 
 def _granted(queued: list[Any], claimed: list[list[Any]]) -> Granted:
     granted = granted_of(queued)
-    claims = {grant: _claimed(grant.task_id, reply) for grant, reply in zip(granted.grants, claimed, strict=True)}
-    return replace(granted, claims=claims)
+    for grant, reply in zip(granted.grants, claimed, strict=True):
+        granted.claims[grant] = _claimed(grant.task_id, reply)
+    return granted
 
 
-def _outcome(task_id: str, reply: list[Any]) -> Outcome:
+def _outcome(task_id: str, reply: list[Any], granted: Granted | None = None) -> Outcome:
     kind: str = reply[0].decode()
     task = _unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("moved", "kept", "same"):
         assert task is not None
-        return Moved(task, _left(task, unpack(reply[3])) if kind == "moved" else None)
-    return Refused(Refusal(kind), task)
+        return Moved(task, _left(task, unpack(reply[3])) if kind == "moved" else None, granted)
+    return Refused(Refusal(kind), task, granted)
