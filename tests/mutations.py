@@ -85,8 +85,8 @@ MUTATIONS = [
     Mutation(
         "counts: a task leaves its former index",
         f"{SCRIPTS}/lib.lua",
-        "redis.call('ZREM', index_key(rec.p, rec.s), id)",
-        "return",
+        "if redis.call('ZREM', index_key(rec.p, rec.s), id) == 0 and",
+        "if",
     ),
     Mutation(
         "retention: nothing of a task is left",

@@ -12,4 +12,7 @@ if created[1] == 'exists' then return { created, false } end
 local taken = offer({ tag_of(offered.path) }, { offered })
 -- Where somebody was told of the task between this and the first try, it stays, and its deadline sees to it.
 if taken[1] ~= 'taken' and withdraw({ tag }, { new.id }) == 0 then taken = { 'taken', {}, -1, false } end
+-- The slot that it was granted the first time: nobody has heard of it.
+local turn = offered.turns[1][1]
+if created.replay and taken.held and redis.call('ZSCORE', taken.held, turn) then table.insert(taken[2], turn) end
 return { created, taken }

@@ -14,6 +14,8 @@ local moved = move({ tag_of(arg.id) }, { arg, ARGV[2] })
 
 local function claim(turn, from)
   local id, attempt = string.match(turn, '^(.*)%.(%d+)$')
+  -- Its record has this operation's id, which move would take for a replay.
+  if id == arg.id then return { 'state' } end
   return move({ tag_of(id) }, { {
     id = id, attempt = tonumber(attempt), now = arg.now, op = arg.op, who = 'dispatcher',
     from = from, has_body = true, to = 'dispatched', due_in = then_.window, fetch = true,
@@ -24,8 +26,8 @@ end
 local function served(rec)
   if rec.s ~= 'completed' then return end
   for i = #rec.h, 1, -1 do
-    if rec.h[i][2] == 2 then -- dispatched, see lib.lua
-      return rec.m - rec.c - rec.h[i][1] end
+    -- 2: dispatched, see lib.lua
+    if rec.h[i][2] == 2 then return rec.m - rec.c - rec.h[i][1] end
   end
 end
 

@@ -16,4 +16,4 @@ for _, row in ipairs(arg.turns) do
   wait(queue, unpack(row))
 end
 local granted, ms = hand_on(queue)
-return { 'taken', granted, ms, arg.new and place(queue, arg.turns[1][1], arg.turns[1][2]) or false }
+return { 'taken', granted, ms, arg.new and place(queue, arg.turns[1][1], arg.turns[1][2]) or false, held = HELD }

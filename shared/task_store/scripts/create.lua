@@ -7,7 +7,7 @@
 local arg = given(ARGV[1])
 local known, raw = load(arg.id)
 if known then
-  if known.k == arg.op then return { 'created', raw } end
+  if known.k == arg.op then return { 'created', raw, replay = true } end
   if known.s == 'created' and known.v == 1 and not known.W then
     known.W = true
     save(arg.id, known)

@@ -37,6 +37,10 @@ class RepeatingLink(RedisLink):
         await super().script(name, tag, *args)
         return await super().script(name, tag, *args)
 
+    async def joint(self, name: str, *args: bytes) -> Any | None:
+        await super().joint(name, *args)
+        return await super().joint(name, *args)
+
 
 class StoreFactory(Protocol):
     def __call__(self, policy: StorePolicy = ..., *, url: str = ..., repeating: bool = ...) -> TaskStore: ...

@@ -1,0 +1,316 @@
+"""Steps of a task together with what follows in its queue: one script on a server that has all of both, else two."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.task import Content, State, Task
+from shared.task_store import (
+    Claimed,
+    Created,
+    Draining,
+    Existing,
+    Full,
+    Grant,
+    Granted,
+    Moved,
+    NewTask,
+    Outcome,
+    QueuePolicy,
+    RedisLink,
+    Refusal,
+    Refused,
+    TaskQueues,
+    TaskStore,
+)
+from tests.shared.task_store.conftest import POLICY, Clock, RepeatingLink, opener
+from tests.shared.task_store.steps import sweep_all
+from tests.shared.task_store.wire import Wire
+from tests.shared.task_store.world import Server, World, nodes, tag_of
+
+PATH = "/v1/a"
+HELLO = NewTask("t1", PATH, 60, body=Content("text/plain", 5), inline_body=b"hello")
+
+
+@dataclass(frozen=True)
+class Process:
+    store: TaskStore
+    queues: TaskQueues
+    link: RedisLink
+
+    @classmethod
+    def at(cls, url: str, clock: Clock, *, repeating: bool = False, limit: int | None = 2) -> Process:
+        link = (RepeatingLink if repeating else RedisLink)(opener(url))
+        queues = TaskQueues(link, QueuePolicy(backlog=3), lambda path: limit, clock)
+        return cls(TaskStore(link, POLICY, clock, queues), queues, link)
+
+    async def learn(self, clock: Clock, slots: int = 2) -> list[Task]:
+        """Has the backend take so many tasks, of which none ends."""
+        held: list[Task] = []
+        for number in range(slots):
+            created = await self.store.create_waiting(new(f"held{number}"))
+            assert isinstance(created, Created)
+            claimed = await self.store.claim(f"held{number}", 1)
+            assert isinstance(claimed, Claimed)
+            await self.store.accepted(claimed.task)
+            held.append(claimed.task)
+            clock.advance(1)
+        return held
+
+
+@pytest.fixture(scope="module")
+def single_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(single_server: RedisServer) -> RedisServer:
+    """An empty single server, also where other tests have a cluster."""
+    single_server.flush()
+    return single_server
+
+
+@pytest.fixture(params=[False, True], ids=["once", "each-script-twice"])
+async def process(request: pytest.FixtureRequest, server: RedisServer, clock: Clock) -> AsyncIterator[Process]:
+    process = Process.at(server.url, clock, repeating=request.param)
+    yield process
+    await process.link.aclose()
+
+
+def new(task_id: str, **changes: object) -> NewTask:
+    return replace(HELLO, id=task_id, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def granted_of(outcome: Outcome | Created | Existing | Full | Draining | None) -> Granted:
+    assert isinstance(outcome, Created | Moved | Refused)
+    assert outcome.granted is not None
+    return outcome.granted
+
+
+async def state_of(process: Process, task_id: str) -> tuple[State, int] | None:
+    task = await process.store.get(task_id)
+    return task and (task.state, task.attempt)
+
+
+# A new task
+
+
+async def test_a_new_task_is_there_and_holds_a_slot_or_waits(process: Process, clock: Clock) -> None:
+    first = await process.store.create_waiting(new("t1"))
+    second = await process.store.create_waiting(new("t2"))
+    assert granted_of(first).grants == [Grant("t1", 1)]
+    assert granted_of(second).grants == []
+    assert isinstance(first, Created)
+    assert isinstance(second, Created)
+    assert first.place is None
+    assert second.place
+    assert (second.place.ahead, second.place.slots) == (0, 1)
+    assert (first.task, second.task) == (await process.store.get("t1"), await process.store.get("t2"))
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (1, 1)
+
+
+async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_waiting(new("t1"))
+    before = await process.queues.status(PATH)
+    clock.advance(1)
+    again = await process.store.create_waiting(new("t1", path="/v1/b", status="other"))
+    assert again == Existing(await process.store.get("t1"))  # type: ignore[arg-type]
+    assert await process.queues.status(PATH) == before
+    assert (await process.queues.status("/v1/b")).waiting == 0
+
+
+async def test_of_a_task_that_its_queue_does_not_take_nothing_is_left(
+    process: Process, clock: Clock, server: RedisServer
+) -> None:
+    await process.learn(clock)
+    for number in range(3):
+        assert isinstance(await process.store.create_waiting(new(f"t{number}")), Created)
+    before = str(World(server))
+    assert isinstance(await process.store.create_waiting(new("late")), Full)
+    await process.queues.configure(PATH, {"draining": True})
+    assert isinstance(await process.store.create_waiting(new("late")), Draining)
+    assert str(World(server)) == before
+
+
+# The end of a task
+
+
+async def test_the_end_of_a_task_hands_its_slot_on_and_claims_who_comes_next(process: Process, clock: Clock) -> None:
+    held = await process.learn(clock)
+    for number in range(2):
+        await process.store.create_waiting(new(f"t{number}"))
+        clock.advance(1)
+    outcome = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=1)
+    assert isinstance(outcome, Moved)
+    assert outcome.task.state == "completed"
+    granted = granted_of(outcome)
+    assert granted.grants == [Grant("t0", 1)]
+    claimed = granted.claims[Grant("t0", 1)]
+    assert claimed == Claimed(await process.store.get("t0"), b"hello")  # type: ignore[arg-type]
+    assert claimed.task
+    assert (claimed.task.state, claimed.task.publishes) == ("dispatched", 1)
+    assert await state_of(process, "t1") == ("created", 1)
+    status = await process.queues.status(PATH, await process.store.get("t1"))
+    assert (status.holding, status.waiting) == (2, 1)
+    assert status.place
+    assert status.place.service_s == 7, "what the slots were held for in all, by the one that has ended"
+    assert held[1].id == "held1"
+
+
+async def test_what_was_claimed_is_tried_again_when_nothing_comes_of_it(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_waiting(new("t1"))
+    await process.store.cancel("held0")
+    assert await state_of(process, "t1") == ("dispatched", 1)
+    clock.advance(POLICY.window_s - 0.001)
+    await sweep_all(process.store)
+    assert await state_of(process, "t1") == ("dispatched", 1)
+    clock.advance(0.001)
+    await sweep_all(process.store)
+    assert await state_of(process, "t1") == ("created", 2)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "given up"])
+async def test_whatever_the_end_its_slot_is_handed_on(process: Process, clock: Clock, end: str) -> None:
+    held = await process.learn(clock)
+    await process.store.create_waiting(new("t1"))
+    if end == "given up":
+        refused = await process.store.fail_dispatch(replace(held[0], attempt=7), status="gone")
+        assert isinstance(refused, Refused)
+        assert refused.granted is None, "another attempt's end is nobody's"
+        outcome = await process.store.update("held0", state=State.FAILED, status="gone")
+    elif end == "cancelled":
+        outcome = await process.store.cancel("held0")
+    else:
+        outcome = await process.store.update("held0", state=State.FAILED, status="bad")
+    assert granted_of(outcome).grants == [Grant("t1", 1)]
+
+
+async def test_a_step_that_ends_nothing_leaves_the_queue_alone(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_waiting(new("t1"))
+    running = await process.store.update("held0", state=State.RUNNING, status="running")
+    stale = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=3)
+    unknown = await process.store.update("nobody", state=State.COMPLETED, status="done")
+    assert isinstance(running, Moved)
+    assert isinstance(stale, Refused)
+    assert isinstance(unknown, Refused)
+    assert (running.granted, stale.granted, unknown.granted) == (None, None, None)
+    assert (stale.reason, unknown.reason) == (Refusal.STALE, Refusal.UNKNOWN)
+    assert await state_of(process, "t1") == ("created", 1)
+
+
+async def test_whom_a_slot_is_handed_to_that_cannot_be_claimed_is_told_of(server: RedisServer, clock: Clock) -> None:
+    process = Process.at(server.url, clock)
+    await process.learn(clock)
+    await process.store.create_waiting(new("t1"))
+    untold = TaskStore(process.link, POLICY, clock)
+    await untold.cancel("t1")
+    granted = granted_of(await process.store.update("held0", state=State.COMPLETED, status="done"))
+    claim = granted.claims[Grant("t1", 1)]
+    assert isinstance(claim, Refused)
+    assert claim.task
+    assert (claim.reason, claim.task.state) == (Refusal.FINISHED, "cancelled")
+    await process.link.aclose()
+
+
+async def test_a_task_that_is_taken_lets_another_be_tried_and_claims_it(process: Process, clock: Clock) -> None:
+    await process.queues.configure(PATH, {"limit": 9})
+    for number in range(3):
+        await process.store.create_waiting(new(f"t{number}"))
+    claimed = await process.store.claim("t0", 1)
+    assert isinstance(claimed, Claimed)
+    granted = granted_of(await process.store.accepted(claimed.task))
+    assert granted.grants == [Grant("t1", 1)]
+    assert isinstance(granted.claims[Grant("t1", 1)], Claimed)
+    assert (await process.queues.status(PATH)).slots == 1
+    assert await state_of(process, "t2") == ("created", 1)
+
+
+async def test_the_configured_limit_holds_where_only_the_queue_knows_it(server: RedisServer, clock: Clock) -> None:
+    process = Process.at(server.url, clock, limit=1)
+    await process.learn(clock, slots=1)
+    for number in range(3):
+        await process.store.create_waiting(new(f"t{number}"))
+    # As if another instance's report came in before it has seen the endpoint.
+    other = Process.at(server.url, clock, limit=1)
+    granted = granted_of(await other.store.update("held0", state=State.COMPLETED, status="done"))
+    assert granted.grants == [Grant("t0", 1)]
+    with server.connect() as client:
+        client.delete("{" + tag_of(PATH) + "}q:" + PATH)
+    granted = granted_of(await other.store.update("t0", state=State.COMPLETED, status="done"))
+    assert granted.grants == [], "the limit is lost, so nothing is handed on until it is told"
+    assert (await process.queues.pump(PATH)).grants == [Grant("t1", 1)]
+    for each in (process, other):
+        await each.link.aclose()
+
+
+# Lost answers
+
+
+@pytest.fixture
+async def cut_wire(server: RedisServer) -> AsyncIterator[Wire]:
+    async with Wire([server.port]) as wire:
+        yield wire
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
+    server: RedisServer, cut_wire: Wire, clock: Clock, lost: str
+) -> None:
+    plain = Process.at(server.url, clock)
+    process = Process.at(cut_wire.url, clock)
+    await plain.learn(clock)
+    for number in range(3):
+        await plain.store.create_waiting(new(f"t{number}"))
+    await process.store.ping()
+    cut_wire.lose_requests, cut_wire.lose_answers = int(lost == "request"), int(lost == "answer")
+    outcome = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=1)
+    assert (cut_wire.lose_requests, cut_wire.lose_answers) == (0, 0)
+    granted = granted_of(outcome)
+    assert granted.grants == [Grant("t0", 1)]
+    assert isinstance(granted.claims[Grant("t0", 1)], Claimed)
+    assert [await state_of(plain, f"t{n}") for n in range(3)] == [("dispatched", 1), ("created", 1), ("created", 1)]
+    status = await plain.queues.status(PATH)
+    assert (status.holding, status.waiting) == (2, 2)
+    for each in (process, plain):
+        await each.link.aclose()
+
+
+# Where several servers have the partitions
+
+
+async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_asked_again(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = Process.at(cut_wire.url, clock)
+    await process.store.ping()
+    cut_wire.forged_answer = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+    assert await process.store.create_waiting(new("t1")) is None
+    cut_wire.forged_answer = None
+    sent = len(cut_wire.scripts)
+    assert await process.store.create_waiting(new("t1")) is None
+    assert len(cut_wire.scripts) == sent
+    await process.store.create(new("t1"))
+    outcome = await process.store.cancel("t1")
+    assert isinstance(outcome, Moved)
+    assert outcome.granted is None
+    await process.link.aclose()
+
+
+async def test_a_cluster_is_told_nothing_that_it_would_refuse(redis_server: Server, wire: Wire, clock: Clock) -> None:
+    process = Process.at(wire.url, clock)
+    created = await process.store.create_waiting(new("t1"))
+    assert (created is None) == isinstance(redis_server, RedisCluster)
+    if created is None:
+        assert not wire.scripts
+        assert World(redis_server).records == {}
+    assert len(nodes(redis_server)) == (3 if created is None else 1)
+    await process.link.aclose()
