@@ -15,7 +15,6 @@ from shared.task import State, Task
 from shared.task_store import (
     PARTITIONS,
     SWEEP_LIMIT,
-    Attempt,
     Grant,
     Left,
     Moved,
@@ -108,12 +107,12 @@ async def _tend(services: Services, path: str) -> None:
         await _look_at(services, path, tended.doubtful)
     if tended.loss is not None:
         for state in (State.RUNNING, State.DISPATCHED):
-            async for attempts in services.store.attempts(path, state):
-                await queues.hold(_turns(path, attempts))
+            async for turns in services.store.turns(path, state):
+                await queues.hold(turns)
                 # One may have ended, and given back what it did not hold, between the two.
-                await _look_at(services, path, [Grant(attempt.id, attempt.number) for attempt in attempts])
-        async for attempts in services.store.attempts(path, State.CREATED):
-            services.dispatcher.hand_on(path, await queues.offer(_turns(path, attempts)))
+                await _look_at(services, path, [turn.grant for turn in turns])
+        async for turns in services.store.turns(path, State.CREATED):
+            services.dispatcher.hand_on(path, await queues.offer(turns))
         await queues.whole(path, tended.loss)
 
 
@@ -137,10 +136,6 @@ async def _look_at(services: Services, path: str, doubtful: Sequence[Grant]) -> 
         await services.events.publish(tasks, insist=True)
     except PublishFailed as error:
         log.warning("%d overdue tasks could not be published, and will be: %s", len(tasks), error)
-
-
-def _turns(path: str, attempts: Sequence[Attempt]) -> list[Turn]:
-    return [Turn(path, Grant(a.id, a.number), a.owner, a.queued_ms, a.priority) for a in attempts]
 
 
 async def _remove(services: Services, overdue: Sequence[Overdue]) -> None:

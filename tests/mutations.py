@@ -19,6 +19,7 @@ SCRIPTS = "shared/task_store/scripts"
 QUEUE_SCRIPTS = "shared/task_store/queue_scripts"
 STORE_TESTS = ("tests/shared/task_store",)
 QUEUE_TESTS = ("tests/shared/task_store/test_queues.py", "tests/cache_manager/test_reconciler.py")
+JOINT_TESTS = ("tests/shared/task_store/test_joint.py",)
 OWNER_TESTS = ("tests/contract/test_b_owners.py", "tests/shared/task_store/test_lifecycle.py")
 
 
@@ -144,19 +145,19 @@ MUTATIONS = [
             (
                 "a refusal lowers what is known",
                 "refused",
-                "queue.l = math.min(queue.l, redis.call('ZCARD', HELD))",
+                "queue.l = math.min(queue.l, queue.h)",
                 "",
             ),
             ("a refusal delays the next try", "lib", "math.max(at, queue.b or 0, ", "math.max(at, "),
             (
                 "a freed slot is handed on meanwhile",
                 "lib",
-                "local beyond = held >= queue.l or queue.o ~= nil",
+                "local beyond = queue.h >= queue.l or queue.o ~= nil",
                 "local beyond = true",
             ),
             ("a pause for failures ends with one", "lib", " or queue.o ~= nil", ""),
             ("paused, it grants nothing", "lib", "queue.w > 0 and not set.paused and", "queue.w > 0 and"),
-            ("a limit caps", "lib", " and not (cap and held >= cap) do", " do"),
+            ("a limit caps", "lib", " and not (cap and queue.h >= cap) do", " do"),
             ("owners take turns", "lib", "redis.call('ZINCRBY', OWNERS, 1, owner)", ""),
             ("a refusal costs no turn", "lib", "redis.call('ZINCRBY', OWNERS, -1, owner)", ""),
             ("a turn never waits and holds at once", "lib", "if holds(turn) then return end", ""),
@@ -171,10 +172,54 @@ MUTATIONS = [
     ),
     Mutation(
         "queue: a stale turn does nothing",
-        "shared/task_store/queues.py",
+        "shared/task_store/outcomes.py",
         'return f"{self.task_id}.{self.attempt}"',
         'return f"{self.task_id}.1"',
         QUEUE_TESTS,
+    ),
+    *(
+        Mutation(f"joint: {guard}", f"shared/task_store/{file}.lua", old, new, JOINT_TESTS)
+        for guard, file, old, new in (
+            ("a replay tells whom it had claimed", "joint_scripts/step", "if moved.replay then", "if false then"),
+            (
+                "a step is not taken for its own claim",
+                "joint_scripts/step",
+                "if id == arg.id then return { 'state' } end",
+                "",
+            ),
+            ("who was claimed has a window", "joint_scripts/step", "due_in = then_.window", "due_in = 1e12"),
+            ("another attempt's end ends no turn", "joint_scripts/step", "elseif moved[1] == 'moved' then", "else"),
+            (
+                "what its queue does not take is gone",
+                "joint_scripts/create",
+                "withdraw({ tag }, { new.id }) == 0",
+                "false",
+            ),
+            (
+                "an id that is taken gets no turn",
+                "joint_scripts/create",
+                "if created[1] == 'exists' then",
+                "if false then",
+            ),
+            (
+                "a repeated create tells of its slot",
+                "joint_scripts/create",
+                "if created.replay and taken.held",
+                "if false",
+            ),
+            (
+                "a limit that was lost lets nothing through",
+                "queue_scripts/lib",
+                "elseif not raw then queue.i = 0 end",
+                "end",
+            ),
+        )
+    ),
+    Mutation(
+        "index: who waits anew leaves with all entries",
+        f"{SCRIPTS}/lib.lua",
+        "redis.call('ZREM', index_key(rec.p, 'since'), id)",
+        "",
     ),
     Mutation(
         "queue: only a fresh task is withdrawn",

@@ -23,7 +23,6 @@ from shared.task_store.queues import QueuePolicy, QueueStatus, TaskQueues, Tende
 from shared.task_store.store import (
     BACKOFF_CAP_S,
     SWEEP_LIMIT,
-    Attempt,
     Checked,
     Depth,
     Listing,
@@ -39,7 +38,6 @@ __all__ = [
     "BACKOFF_CAP_S",
     "PARTITIONS",
     "SWEEP_LIMIT",
-    "Attempt",
     "Checked",
     "Claimed",
     "Created",

@@ -90,17 +90,6 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One that stands in its endpoint's queue, or should."""
-
-    id: str
-    number: int
-    owner: str
-    queued_ms: int
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
 class Depth:
     """How many tasks of one endpoint path stand in each state, and how long the oldest has waited."""
 
@@ -494,7 +483,7 @@ class TaskStore:
             for row in part
         ]
 
-    async def attempts(self, path: str, state: State) -> AsyncIterator[list[Attempt]]:
+    async def turns(self, path: str, state: State) -> AsyncIterator[list[Turn]]:
         """All that wait at an endpoint, or that its backend has, page by page. What comes or goes meanwhile may be
         missing or there twice, others not."""
         indexes = (state.value, "again") if state is State.CREATED else (state.value,)
@@ -505,7 +494,10 @@ class TaskStore:
                 looked, rows = await self._link.script("turns", "{" + tag + "}", pack(arg))
                 skip += looked
                 if rows:
-                    yield [Attempt(row[0].decode(), row[1], row[2].decode(), row[3], row[4]) for row in rows]
+                    yield [
+                        Turn(path, Grant(task_id.decode(), attempt), owner.decode(), queued_ms, priority)
+                        for task_id, attempt, owner, queued_ms, priority in rows
+                    ]
 
     async def withdraw(self, task_id: str) -> bool:
         """Remove a task that was created a moment ago and that its queue does not take. Not one that a repetition of

@@ -224,7 +224,7 @@ async def test_a_task_that_waits_anew_is_listed_by_its_creation_and_waits_since_
         await store.cancel(task_id)
     assert (await store.depths())["/v1/a"] == Depth(created=1, cancelled=3, oldest_waiting_ms=5_000)
     assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == ["t1"]
-    assert [[attempt.id for attempt in page] async for page in store.attempts("/v1/a", State.CREATED)] == [["t1"]]
+    assert [[turn.grant.task_id for turn in page] async for page in store.turns("/v1/a", State.CREATED)] == [["t1"]]
     await store.claim("t1", 2)
     assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == []
     assert (await store.depths())["/v1/a"] == Depth(dispatched=1, cancelled=3)
