@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from redis import exceptions
+from redis.asyncio import RedisCluster
 from redis.exceptions import (
     BusyLoadingError,
     ClusterCrossSlotError,
@@ -103,7 +104,7 @@ class RedisLink:
         self._pipelines: Pipelines | None = None
         self._opening: asyncio.Future[Pipelines] | None = None
         self._is_spread = False
-        # One for each partition: of a cluster, one node alone may be gone.
+        # One for each partition where they are spread: one node alone may be gone.
         self._circuits: defaultdict[str, Circuit] = defaultdict(lambda: Circuit(_SILENT, patience_s=_PATIENCE_S))
 
     async def ping(self) -> None:
@@ -151,7 +152,8 @@ class RedisLink:
 
     async def _call(self, tag: str, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            return await self._circuits[tag].call(call, probe=lambda: self._alone(lambda redis: redis.get(tag)))
+            circuit = self._circuits[tag if self._is_spread else EVERYWHERE]
+            return await circuit.call(call, probe=lambda: self._alone(lambda redis: redis.get(tag)))
         except ReadOnlyError as error:
             await self._leave_replica()
             raise StoreUnavailable(type(error).__name__) from error
@@ -196,6 +198,7 @@ class RedisLink:
 
     async def _open_anew(self) -> Pipelines:
         self._pipelines = Pipelines(await self._open_redis())
+        self._is_spread = self._is_spread or isinstance(self._pipelines.client, RedisCluster)
         return self._pipelines
 
     async def _leave_replica(self) -> None:

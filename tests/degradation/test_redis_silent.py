@@ -10,6 +10,7 @@ import pytest
 from local.redis_server import RedisServer
 from shared.task import Content, Task
 from shared.task_store import Created, Existing, NewTask, StoreUnavailable, TaskStore, connection, link
+from shared.task_store.packing import PARTITIONS, partition
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
 
@@ -67,6 +68,25 @@ async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
     assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
     assert await outcomes([store.get("t1")]) == {StoreUnavailable}
     switch.cut()
+
+
+async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
+    store: TaskStore, server: RedisServer, switch: Switch
+) -> None:
+    ids = [next(id_ for n in range(10_000) if partition(id_ := f"t{n}") == index) for index in range(PARTITIONS)]
+    await store.create(TASK)
+    switch.silence()
+    assert await outcomes([store.get(task_id) for task_id in ids]) == {StoreUnavailable}
+    switch.flow()
+    await answered(lambda: store.get("t1"))
+
+    def looks() -> int:
+        with server.connect() as client:
+            return client.info("commandstats")["cmdstat_get"]["calls"]  # type: ignore[index]
+
+    before = looks()
+    assert await outcomes([store.get(task_id) for task_id in ids]) <= {Task, type(None)}
+    assert looks() == before + PARTITIONS, "nobody had to find out for himself"
 
 
 async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_and_finds_it_later(
