@@ -192,7 +192,7 @@ MUTATIONS = [
             (
                 "what its queue does not take is gone",
                 "joint_scripts/create",
-                "withdraw({ tag }, { new.id }) == 0",
+                "withdraw(KEYS, { new.id }) == 0",
                 "false",
             ),
             (

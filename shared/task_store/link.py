@@ -65,7 +65,8 @@ def _load_scripts() -> dict[str, str]:
             f"local function {name.removeprefix('queue/')}(KEYS, ARGV)\n{scripts[name]}\nend\n"
             for name in _PARTS[joint]
         ]
-        scripts[f"joint/{joint}"] = "".join(parts) + source
+        tags = ", ".join(f"'{{{tag}}}'" for tag in TAGS)
+        scripts[f"joint/{joint}"] = "".join(parts) + f"local TAGS = {{ {tags} }}\n" + source
     return scripts
 
 
@@ -81,15 +82,13 @@ _SCRIPTS: Final = {
 }
 
 
-_ALL_TAGS: Final = tuple(f"{{{tag}}}" for tag in TAGS)
 _GET: Final = Words(b"GET")
 
 
 @cache
 def _first_words(script: str, *tags: str) -> Words:
     source, sha = _SCRIPTS[script]
-    keys = tags or _ALL_TAGS
-    return Words(b"EVALSHA", *(word.encode() for word in (sha, str(len(keys)), *keys)), source=source)
+    return Words(b"EVALSHA", *(word.encode() for word in (sha, str(len(tags)), *tags)), source=source)
 
 
 class RedisLink:
@@ -131,16 +130,19 @@ class RedisLink:
         words = tuple([arg if isinstance(arg, bytes) else arg.encode() for arg in args])
         return await self._call(tag, lambda: self._ask(tag, _first_words(name, tag), words))
 
-    async def joint(self, name: str, *args: bytes) -> Any | None:
-        """Run a script of ``joint_scripts/``. None where several servers have the partitions: nothing was done.
+    async def joint(self, name: str, tag: str, other: str, *args: bytes) -> Any | None:
+        """Run a script of ``joint_scripts/`` on the keys under *tag*, *other* and any.
+
+        None where several servers have the partitions: nothing was done.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
         if self._is_spread:
             return None
+        first = _first_words(f"joint/{name}", tag, other)
         try:
-            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, _first_words(f"joint/{name}"), args))
+            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, first, args))
         except ClusterCrossSlotError:
             self._is_spread = True
             return None

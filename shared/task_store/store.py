@@ -27,7 +27,7 @@ from shared.task_store.outcomes import (
     Refused,
     Taken,
 )
-from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack
+from shared.task_store.packing import TAGS, another_tag, pack, tag_of, to_ms, unpack
 from shared.task_store.queues import TaskQueues, Turn, granted_of, taken_of
 
 BRIEF_CHARS: Final = 200
@@ -208,7 +208,8 @@ class TaskStore:
         if self._queues is None:
             return None
         turn = Turn(new.path, Grant(new.id, 1), new.owner, 0, new.priority)
-        reply = await self._link.joint("create", *self._new(new), self._queues.packed_new(turn))
+        tags = tag_of(new.id), tag_of(new.path)
+        reply = await self._link.joint("create", *tags, *self._new(new), self._queues.packed_new(turn))
         if reply is None:
             return None
         created = _created(new.id, reply[0])
@@ -582,7 +583,8 @@ class TaskStore:
         inline = data if content and not content.blob else b""
         if self._queues is not None and (taken is not None or change.get("to") in _TERMINAL):
             then = self._queues.packed_step(taken, window_ms=to_ms(self._policy.window_s))
-            reply = await self._link.joint("step", arg, inline, then)
+            tag = tag_of(task_id)
+            reply = await self._link.joint("step", tag, another_tag(tag), arg, inline, then)
             if reply is not None:
                 moved, queued, claimed = reply
                 return _outcome(task_id, moved, _granted(queued, claimed) if queued else None)

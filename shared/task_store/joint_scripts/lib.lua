@@ -1,8 +1,9 @@
 -- Shared by the scripts that take a step of a task together with what follows in a queue: for a server that has all
 -- partitions. What they are made of stands before this, each script as a function of KEYS and ARGV, whose packed map
--- may also be a table.
+-- may also be a table; and TAGS, the tags of the partitions.
 --
--- KEYS     the tags of all partitions, in their order. So who has them on several servers refuses before it begins.
+-- KEYS[1]  the tag of the task's partition
+-- KEYS[2]  another one; so who has them on several servers refuses before it begins
 
 -- One moment for all of it.
 local function now_ms(given)
@@ -11,4 +12,4 @@ local function now_ms(given)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function tag_of(name) return KEYS[tonumber(string.sub(redis.sha1hex(name), 1, 1), 16) + 1] end
+local function tag_of(name) return TAGS[tonumber(string.sub(redis.sha1hex(name), 1, 1), 16) + 1] end

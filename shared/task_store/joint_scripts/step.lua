@@ -10,7 +10,7 @@
 local arg, then_ = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[3])
 arg.now = now_ms(arg.now)
 then_.now = arg.now
-local moved = move({ tag_of(arg.id) }, { arg, ARGV[2] })
+local moved = move(KEYS, { arg, ARGV[2] })
 
 local function claim(turn, from)
   local id, attempt = string.match(turn, '^(.*)%.(%d+)$')

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from redis.asyncio import Redis
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.task import Content, State, Task
@@ -303,6 +304,23 @@ async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_aske
     assert isinstance(outcome, Moved)
     assert outcome.granted is None
     await process.link.aclose()
+
+
+async def test_a_node_of_a_cluster_refuses_before_it_begins(redis_server: Server, clock: Clock) -> None:
+    if not isinstance(redis_server, RedisCluster):
+        pytest.skip("a single server has all partitions: run with BACKBONE_TEST_REDIS=cluster")
+    node = redis_server.nodes[0]
+
+    async def as_behind_a_proxy() -> Redis:
+        return Redis(port=node.port)
+
+    link = RedisLink(as_behind_a_proxy)
+    queues = TaskQueues(link, QueuePolicy(), lambda path: None, clock)
+    store = TaskStore(link, POLICY, clock, queues)
+    assert tag_of("t1") != tag_of(PATH)
+    assert await store.create_waiting(new("t1")) is None
+    assert str(World(redis_server)) == ""
+    await link.aclose()
 
 
 async def test_a_cluster_is_told_nothing_that_it_would_refuse(redis_server: Server, wire: Wire, clock: Clock) -> None:
