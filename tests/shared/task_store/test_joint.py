@@ -124,7 +124,8 @@ async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: 
     again = await process.store.create_waiting(new("t1", path="/v1/b", status="other"))
     assert again == Existing(await process.store.get("t1"))  # type: ignore[arg-type]
     assert await process.queues.status(PATH) == before
-    assert (await process.queues.status("/v1/b")).waiting == 0
+    elsewhere = await process.queues.status("/v1/b")
+    assert (elsewhere.waiting, elsewhere.holding) == (0, 0)
 
 
 async def test_of_a_task_that_its_queue_does_not_take_nothing_is_left(
