@@ -206,4 +206,4 @@ class TaskHistory(BaseModel):
 
 
 def iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
