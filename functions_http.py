@@ -62,7 +62,9 @@ def http_function(
 def header(req: func.HttpRequest, name: str) -> str | None:
     """A request header; the library's mapping has no types."""
     headers = cast("Mapping[str, str]", req.headers)
-    return headers[name] if name in headers else None  # its get() makes an exception of each that is missing
+    if name not in headers:  # whose get() would raise and catch an exception
+        return None
+    return headers[name]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
