@@ -81,8 +81,8 @@ def json_response(
     return func.HttpResponse(
         document if isinstance(document, bytes) else _encode(document).encode(),
         status_code=status,
-        headers=headers,
-        mimetype=mimetype,
+        # Among the headers: where it is missing there, the library finds that out by an exception.
+        headers={"Content-Type": mimetype, **(headers or {})},
     )
 
 
