@@ -61,7 +61,10 @@ def http_function(
 
 def header(req: func.HttpRequest, name: str) -> str | None:
     """A request header; the library's mapping has no types."""
-    return cast("Mapping[str, str]", req.headers).get(name)
+    headers = cast("Mapping[str, str]", req.headers)
+    if name not in headers:  # whose get() would raise and catch an exception
+        return None
+    return headers[name]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -78,8 +81,8 @@ def json_response(
     return func.HttpResponse(
         document if isinstance(document, bytes) else _encode(document).encode(),
         status_code=status,
-        headers=headers,
-        mimetype=mimetype,
+        # Among the headers: where it is missing there, the library finds that out by an exception.
+        headers={"Content-Type": mimetype, **(headers or {})},
     )
 
 

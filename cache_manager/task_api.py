@@ -237,7 +237,8 @@ def _attempt(req: func.HttpRequest) -> int | None:
 
 def _preferred_wait_s(req: func.HttpRequest) -> int | None:
     """``Prefer: wait=N`` (RFC 7240). A preference that cannot be understood is not one, says the RFC."""
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", header(req, "prefer") or "", re.IGNORECASE)
+    text = header(req, "prefer")
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", text, re.IGNORECASE) if text else None
     return min(MAX_WAIT_S, int(match[1])) if match else None
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
-from shared.backends import BackendRegistry, UnknownBackend
+from shared.backends import BackendRegistry
 from shared.legacy_json import LegacyModel
 from shared.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
 from shared.task_id import TASK_ID_PATTERN, is_task_id
@@ -128,16 +128,13 @@ class TaskView(BaseModel):
 
     @classmethod
     def of(cls, task: Task, backends: BackendRegistry, place: QueuePlace | None = None) -> Self:
-        try:
-            endpoint = backends.endpoint(task.path, task.query).url
-        except UnknownBackend:
-            endpoint = task.path  # no longer registered: there is no URL
+        endpoint = backends.endpoint_of(task.path, task.query)
         return cls(
             task_id=task.id,
             timestamp=iso(task.updated_ms),
             status=task.status,
             backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
-            endpoint=endpoint,
+            endpoint=endpoint.url if endpoint else task.path,
             publish_to_grid=task.wanted,
             endpoint_path=task.path,
             attempt=task.attempt,
@@ -206,4 +203,4 @@ class TaskHistory(BaseModel):
 
 
 def iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

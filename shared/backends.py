@@ -82,14 +82,22 @@ class BackendRegistry:
             raise UnknownBackend("the path is not a plain endpoint path")
         if len(query) > MAX_QUERY_CHARS or not _QUERY.fullmatch(query):
             raise UnknownBackend("the query string is too long or has characters that must be escaped")
+        endpoint = self.endpoint_of(path, query)
+        if endpoint is None:
+            raise UnknownBackend("no backend is registered for this path")
+        return endpoint
+
+    def endpoint_of(self, path: str, query: str = "") -> Endpoint | None:
+        """The endpoint of a task's path, which was found plain when it came; None if it is no longer registered."""
         for backend in self._backends:
             if backend.serves(path):
                 return Endpoint(backend, path, query)
-        raise UnknownBackend("no backend is registered for this path")
+        return None
 
     def limit(self, path: str) -> int | None:
         """How many tasks the endpoint at *path* is given at a time, at most; None: as many as it takes."""
-        return next((backend.limit for backend in self._backends if backend.serves(path)), None)
+        endpoint = self.endpoint_of(path)
+        return endpoint.backend.limit if endpoint else None
 
     def resolve(self, url: str) -> Endpoint:
         """The endpoint that an absolute URL of a client means.

@@ -1,0 +1,54 @@
+"""Of a trace that nobody is told of, the context passes on as the propagator would read and write it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shared import telemetry
+from tests.shared.task_store.conftest import Clock
+from tests.shared.task_store.fleet import new_task
+
+IDS = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
+TASK = replace(new_task("7", Clock()), traceparent=f"00-{'3' * 32}-{'4' * 16}-01")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (f"00-{IDS}-01", f"00-{IDS}-01"),
+        (f"00-{IDS}-00", f"00-{IDS}-00"),
+        (f" 00-{IDS}-01 ", f"00-{IDS}-01"),
+        (f"cc-{IDS}-01-of-a-later-version", f"00-{IDS}-01"),
+        (f"00-{IDS}-01-more", ""),
+        (f"ff-{IDS}-01", ""),
+        (f"00-{IDS.upper()}-01", ""),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", ""),
+        (f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", ""),
+        ("nonsense", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_kept_of_a_callers_trace_context(given: str, kept: str) -> None:
+    with telemetry.server_span("SubmitTask", {"traceparent": given}):
+        assert telemetry.traceparent() == kept
+    assert telemetry.traceparent() == ""
+
+
+def test_a_tracestate_passes_on_too() -> None:
+    headers = {"traceparent": f"00-{IDS}-01", "tracestate": "vendor=1"}
+    with telemetry.server_span("BackendWebhook", headers), telemetry.client_span(TASK, "http://model"):
+        assert telemetry.outgoing(TASK) == headers
+
+
+def test_a_dispatch_belongs_to_the_trace_of_its_event_not_to_that_of_the_delivery() -> None:
+    with telemetry.server_span(
+        "BackendWebhook", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=b"}
+    ):
+        with telemetry.consumer_span(TASK, f"00-{IDS}-01"):
+            assert telemetry.outgoing(TASK) == {"traceparent": f"00-{IDS}-01"}
+        with telemetry.consumer_span(TASK, ""):
+            assert telemetry.outgoing(TASK) == {"traceparent": TASK.traceparent}
+        with telemetry.consumer_span(replace(TASK, traceparent=""), ""):
+            assert telemetry.traceparent() == ""
