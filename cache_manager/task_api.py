@@ -26,6 +26,8 @@ from shared.task_store import Created, Existing, Listing, NewTask, Place, QueueP
 blueprint = func.Blueprint()
 
 MAX_WAIT_S = 60
+PRIORITY_PATTERN = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
+"""A digit; or what browsers send in the same header (RFC 9218), which is not for us."""
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
@@ -213,13 +215,12 @@ def _idempotency_key(req: func.HttpRequest) -> str | None:
 
 
 def _priority(req: func.HttpRequest) -> int:
-    """``Priority``: a digit. Browsers send the same header with what RFC 9218 has in it, which is not for us."""
     text = header(req, "priority")
-    if text is None or re.search(r"[ui]", text):
+    if text is None:
         return DEFAULT_PRIORITY
-    if not re.fullmatch("[0-9]", text):
+    if not re.search(PRIORITY_PATTERN, text):
         raise invalid("Priority", "a digit from 0 to 9 is expected")
-    return int(text)
+    return int(text) if text.isdecimal() else DEFAULT_PRIORITY
 
 
 def _fingerprint(content_type: str, query: str, body: bytes) -> str:

@@ -28,7 +28,7 @@ os.environ.update(
 
 from backend_webhook.events import CLASSIC_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
-from cache_manager.task_api import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S
+from cache_manager.task_api import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S, PRIORITY_PATTERN
 from cache_manager.wire import TaskHistory, TaskList, TaskUpsert, TaskView
 from request_reporter.functions import ProcessingReport
 from shared.backends import MAX_PATH_CHARS
@@ -396,7 +396,7 @@ OPERATIONS: list[Operation] = [
                 "Priority",
                 "A digit: 9 goes before 0, and 5 is what a task has without one. What RFC 9218 has in this header is "
                 "ignored.",
-                TEXT | {"pattern": "^[0-9]$"},
+                TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
                 "7",
             ),
             parameter(

@@ -535,7 +535,7 @@ def test_without_a_priority_or_with_a_browsers_it_is_5(said: str | None, app: ht
     assert submit(app, path, **headers).json()["Priority"] == 5
 
 
-@pytest.mark.parametrize("said", ["", "10", "-1", "5.0", "seven", "5,5", "0x1"])
+@pytest.mark.parametrize("said", ["", "10", "-1", "5.0", "seven", "5,5", "0x1", "u", "~j<u@>V", "u=9", "5, i"])
 def test_what_is_no_priority_is_refused(said: str, app: httpx.Client, path: str) -> None:
     assert_problem(submit(app, path, priority=said), 400, "invalid-request", field="Priority")
 
