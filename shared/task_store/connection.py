@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
-_MORE_CONNECTIONS = 8
+_MORE_CONNECTIONS = 12
 """A cluster client's own, for asking who has which slots; and the pipelines'."""
 
 

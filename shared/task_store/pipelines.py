@@ -23,9 +23,11 @@ from shared.task_store.connection import REPLY_TIMEOUT_S, ClusterClient, RedisCl
 
 EVERYWHERE: Final = ""
 """The tag of a command on keys of all partitions."""
-FLIGHTS: Final = 4
+FLIGHTS: Final = 8
 """How many pipelines are on their way to one server at a time. What is asked meanwhile goes with the next."""
-FLIGHT_COMMANDS: Final = 64
+FLIGHT_COMMANDS: Final = 16
+"""So few that the server works on some while the answers of others are worked on here: sent all together, they come
+back all together, and each side waits for the other."""
 FLIGHT_BYTES: Final = 256 * 1024
 """Beyond these no further command joins a pipeline: the first answers are not to wait for the last request."""
 _NOT_LIKE_THIS = (NoScriptError, AskError, TryAgainError, ClusterDownError)
