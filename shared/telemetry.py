@@ -6,13 +6,16 @@ joins that trace (see ``docs/telemetry.md``).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,11 +56,23 @@ def configure(settings: Settings) -> None:
     )
 
     log.setLevel(logging.INFO)
-    # The Functions host itself reports live metrics and performance counters.
-    options: dict[str, Any] = {"enable_live_metrics": False, "enable_performance_counters": False}
-    configure_azure_monitor(connection_string=connection_string.get_secret_value(), logger_name=log.name, **options)
+    secret = connection_string.get_secret_value()
+    options: dict[str, Any] = {
+        # The Functions host itself reports these.
+        "enable_live_metrics": False,
+        "enable_performance_counters": False,
+        "storage_directory": str(_spool(secret)),
+    }
+    configure_azure_monitor(connection_string=secret, logger_name=log.name, **options)
     global _is_sent
     _is_sent = True
+
+
+def _spool(connection_string: str) -> Path:
+    """Where telemetry waits that could not be sent: each user's and resource's own. By default the path has the
+    instrumentation key in it, and goes to the log when a file there has just gone."""
+    whose = hashlib.sha256(f"{connection_string} {Path.home()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"task-backbone-telemetry-{whose}"
 
 
 def flush() -> None:

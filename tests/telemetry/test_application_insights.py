@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -48,6 +49,7 @@ class Observed:
     insights: IngestionDouble
     redis: RedisServer
     backbone: Backbone
+    spool: Path
 
     def flush(self) -> None:
         """Have the two timers run, each of which sends what is waiting."""
@@ -63,6 +65,7 @@ class Observed:
 def observed(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> Iterator[Observed]:
+    spool = tmp_path_factory.mktemp("spool")
     with (
         IngestionDouble() as insights,
         RedisServer(tmp_path_factory.mktemp("redis"), password=REDIS_PASSWORD) as redis,
@@ -78,12 +81,12 @@ def observed(
                 **ONLY_THE_APP,
                 "OTEL_TRACES_SAMPLER": "always_on",
                 "APPLICATIONINSIGHTS_CONNECTION_STRING": insights.connection_string,
-                "TMPDIR": str(tmp_path_factory.mktemp("spool")),
+                "TMPDIR": str(spool),
             },
         ) as stack,
         stack.client() as http,
     ):
-        yield Observed(stack, insights, redis, Backbone(http))
+        yield Observed(stack, insights, redis, Backbone(http), spool)
 
 
 def test_a_task_is_one_operation_over_all_its_hops(observed: Observed, backend: ScriptedBackend) -> None:
@@ -291,7 +294,10 @@ def test_nothing_notices_that_the_ingestion_endpoint_is_dead(observed: Observed,
 
     log = (observed.stack.directory / "functions_host.log").read_text()
     assert "(Failed, Id=" not in log
-    assert observed.insights.instrumentation_key not in log
+    spooled = [str(path) for path in observed.spool.rglob("*")]
+    assert any(".blob" in path for path in spooled)
+    # The log may tell of any of these paths.
+    assert observed.insights.instrumentation_key not in "\n".join([log, *spooled])
 
 
 def _submit_in_a_trace(observed: Observed, path: str) -> tuple[str, str, str]:
