@@ -46,7 +46,7 @@ _THREADS = f"one process with {SLOTS} threads"
 OURS = Peer(
     "ours",
     _module("ours", None),
-    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots; redis-py without hiredis",
+    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots",
     ("yes", "yes: lease, renewed by any update", "body, status, history, result: 7 days", "yes", "yes, by id"),
     keeps_waiting=True,
     keeps_finished=True,
