@@ -139,8 +139,8 @@ class Rig:
         finally:
             over.set()
             restarter.join()
-            if not self.model.is_running:
-                self.model.start()
+            # It may be about to die of a task that it has taken already.
+            self.model.restart()
 
     def endpoint(self, path: str) -> str:
         """The URL under which the model service serves an endpoint path."""
