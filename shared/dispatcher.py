@@ -47,7 +47,8 @@ ANNOUNCE_BATCH = 256
 _LONGEST_TIMER_S = 5.0
 """What is further ahead than this, the reconciler sees to."""
 _CREATE_PAUSES_S = (0.02, 0.1, 0.5)
-"""How long a slot may be granted before the task's record is there, which is written at the same time."""
+"""How long a slot may be granted before the task's record is there, where one server has the one and another the
+other: they are written at the same time."""
 
 
 class Dispatched(StrEnum):
