@@ -122,8 +122,8 @@ class Dispatcher:
         if created is None:
             return await self._create_apart(new)
         if isinstance(created, Created):
-            granted = created.granted or Granted([], None)
-            return Entered(created.task, self.hand_on(new.path, granted, but=Grant(new.id, 1)), created.place)
+            granted = self.hand_on(new.path, created.granted, but=Grant(new.id, 1))
+            return Entered(created.task, granted, created.place)
         return created
 
     async def _create_apart(self, new: NewTask) -> Entered | Existing | Full | Draining:

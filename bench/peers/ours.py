@@ -78,10 +78,10 @@ def producer(url: str) -> side.Enqueue:
             task_id = str(uuid.uuid4())
             new = NewTask(task_id, PATH, LEASE_S, query=f"{seconds}", body=content, inline_body=body)
             created = await store.create_waiting(new)
-            if isinstance(created, Created) and created.granted:
-                for grant in created.granted.grants:
-                    with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
-                        notes.sendto(grant.turn.encode(), _mailbox(url))
+            assert isinstance(created, Created)
+            for grant in created.granted.grants:
+                with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
+                    notes.sendto(grant.turn.encode(), _mailbox(url))
 
     async def enqueue(tasks: Iterable[float]) -> None:
         await asyncio.gather(*(one_of_many(tasks) for _ in range(side.CONCURRENT_ENQUEUES)))

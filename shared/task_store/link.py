@@ -54,6 +54,7 @@ class StoreUnavailable(Exception):
     """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
 
 
+_COMMON: Final = (Path(__file__).parent / "common.lua").read_text()
 _PARTS: Final = {"create": ("create", "queue/offer", "withdraw"), "step": ("move", "queue/leave", "queue/accepted")}
 """Which scripts a joint script calls."""
 
@@ -72,7 +73,7 @@ def _load_scripts() -> dict[str, str]:
 
 def _load(folder: str) -> dict[str, str]:
     files = {file.stem: file.read_text() for file in (Path(__file__).parent / folder).glob("*.lua")}
-    lib = files.pop("lib")
+    lib = _COMMON + files.pop("lib")
     return {name: lib + source for name, source in files.items()}
 
 
@@ -111,7 +112,7 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        await self._call("", lambda: self._alone(lambda redis: cast("Any", redis).ping()))
+        await self._call(EVERYWHERE, lambda: self._alone(lambda redis: cast("Any", redis).ping()))
 
     async def get(self, tag: str, key: str) -> bytes | None:
         """The string at *key*, which begins with *tag*.

@@ -87,7 +87,7 @@ class Created:
     task: Task
     place: QueuePlace | None = None
     """Where it waits, if it does and that is known."""
-    granted: Granted | None = None
+    granted: Granted = field(default_factory=lambda: Granted([], None))
     """What its queue handed on, where it was told in the same step."""
 
 

@@ -5,11 +5,4 @@
 -- KEYS[1]  the tag of the task's partition
 -- KEYS[2]  another one; so who has them on several servers refuses before it begins
 
--- One moment for all of it.
-local function now_ms(given)
-  if given > 0 then return given end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local function tag_of(name) return TAGS[tonumber(string.sub(redis.sha1hex(name), 1, 1), 16) + 1] end

@@ -6,8 +6,10 @@
 --          what the backend said), and of a turn that was taken: path, cap, turn, owner
 -- Returns  {what move returns, {{granted turns}, ms} or false where the turn goes on, {what move returns of the claim
 --          of each}}
---          A replay is answered as the first time, but for what others have done since.
+--          A replay is answered as the first time, but for what others have done since. Where move itself refused, a
+--          replay cannot be told from a first time: whom that had claimed is found by the deadline.
 local arg, then_ = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[3])
+-- One moment for all of it.
 arg.now = now_ms(arg.now)
 then_.now = arg.now
 local moved = move(KEYS, { arg, ARGV[2] })

@@ -27,7 +27,7 @@
 -- as it was last told), claim (ms within which a granted turn is to be claimed).
 -- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
 
-local TAG, arg = KEYS[1], type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
+local TAG, arg = KEYS[1], given(ARGV[1])
 local STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
 local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
 local QUEUES = TAG .. 'queues'
@@ -43,11 +43,7 @@ local SETTLE_MS = 2000
 -- What was learned of an endpoint that nobody uses any more is forgotten.
 local KEPT_MS = 30 * 86400000
 
-local now = arg.now
-if now == 0 then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = now_ms(arg.now)
 
 local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
 

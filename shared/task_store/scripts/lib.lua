@@ -46,16 +46,6 @@ local function body_key(id) return TAG .. 'b:' .. id end
 local function result_key(id) return TAG .. 'r:' .. id end
 local function index_key(path, state) return TAG .. 'z:' .. path .. ':' .. state end
 
--- The server's clock is the one clock all processes share; tests give their own.
-local function now_ms(given)
-  if given > 0 then return given end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- A script's argument, which a joint script has unpacked.
-local function given(arg) return type(arg) == 'table' and arg or cmsgpack.unpack(arg) end
-
 local function load(id)
   local raw = redis.call('GET', record_key(id))
   if not raw then return end
