@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, cast
 
 from redis import exceptions
@@ -29,8 +28,8 @@ from redis.exceptions import (
 
 from shared.circuit import Circuit, CircuitOpen
 from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
-from shared.task_store.packing import TAGS
 from shared.task_store.pipelines import EVERYWHERE, Pipelines, Words
+from shared.task_store.sources import read_scripts
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -54,32 +53,9 @@ class StoreUnavailable(Exception):
     """Raised when Redis cannot be asked now. Whether the step was done is unknown; repeating it is safe."""
 
 
-_COMMON: Final = (Path(__file__).parent / "common.lua").read_text()
-_PARTS: Final = {"create": ("create", "queue/offer", "withdraw"), "step": ("move", "queue/leave", "queue/accepted")}
-"""Which scripts a joint script calls."""
-
-
-def _load_scripts() -> dict[str, str]:
-    scripts = _load("scripts") | {f"queue/{name}": source for name, source in _load("queue_scripts").items()}
-    for joint, source in _load("joint_scripts").items():
-        parts = [
-            f"local function {name.removeprefix('queue/')}(KEYS, ARGV)\n{scripts[name]}\nend\n"
-            for name in _PARTS[joint]
-        ]
-        tags = ", ".join(f"'{{{tag}}}'" for tag in TAGS)
-        scripts[f"joint/{joint}"] = "".join(parts) + f"local TAGS = {{ {tags} }}\n" + source
-    return scripts
-
-
-def _load(folder: str) -> dict[str, str]:
-    files = {file.stem: file.read_text() for file in (Path(__file__).parent / folder).glob("*.lua")}
-    lib = _COMMON + files.pop("lib")
-    return {name: lib + source for name, source in files.items()}
-
-
 _SCRIPTS: Final = {
     name: (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-    for name, source in _load_scripts().items()
+    for name, source in read_scripts().items()
 }
 
 

@@ -1,4 +1,5 @@
--- Shared by all scripts of a queue, which begin with it. Here, and nowhere else, a queue's keys are named.
+-- Shared by all scripts of a queue: each is put after those of these declarations that it uses, and after `begin`. Here,
+-- and nowhere else, a queue's keys are named.
 --
 -- A queue is an index over the records: who waits at one endpoint path for a slot of its backend, and who holds one.
 -- What stands in it is a turn, `<task id>.<attempt>`: a turn of an attempt that is no longer current is harmless, for
@@ -27,10 +28,8 @@
 -- as it was last told), claim (ms within which a granted turn is to be claimed).
 -- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
 
-local TAG, arg = KEYS[1], given(ARGV[1])
-local STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
-local OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
-local QUEUES = TAG .. 'queues'
+local TAG, STATE, SETTINGS, OWNERS, HELD, QUEUES
+local arg, now
 -- How long the answer to a dispatch beyond the known limit is awaited before the next one: refusals come at once.
 local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
@@ -43,7 +42,13 @@ local SETTLE_MS = 2000
 -- What was learned of an endpoint that nobody uses any more is forgotten.
 local KEPT_MS = 30 * 86400000
 
-local now = now_ms(arg.now)
+local function begin(keys, argv)
+  TAG, arg = keys[1], given(argv[1])
+  STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
+  OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
+  QUEUES = TAG .. 'queues'
+  now = now_ms(arg.now)
+end
 
 local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
 

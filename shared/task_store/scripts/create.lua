@@ -19,8 +19,10 @@ local now = now_ms(arg.now)
 local rec = arg.rec
 rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, {}
 remember(rec, now, arg.who, arg.brief)
-if rec.b and not rec.b[3] then redis.call('SET', body_key(arg.id), ARGV[2]) end
 redis.call('SADD', PATHS, rec.p)
 index(arg.id, rec)
 set_due(arg.id, now + arg.due_in)
-return { 'created', save(arg.id, rec) }
+if not rec.b or rec.b[3] then return { 'created', save(arg.id, rec) } end
+local stored = packed(rec)
+redis.call('MSET', record_key(arg.id), stored, body_key(arg.id), ARGV[2])
+return { 'created', stored }

@@ -1,4 +1,5 @@
--- Shared by all scripts, which begin with it. Here, and nowhere else, keys are named.
+-- Shared by all scripts: each is put after those of these declarations that it uses, and after `begin`. Here, and nowhere
+-- else, keys are named.
 --
 -- KEYS[1] is always the partition's hash tag, such as {04s}: every key of a task begins with it, so one script
 -- can reach all of a task, on one node of a cluster too.
@@ -30,8 +31,7 @@
 --   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}, where state and who are
 --      numbers, see below, and true stands for a status that is the state's name
 
-local TAG = KEYS[1]
-local DUE, PATHS = TAG .. 'due', TAG .. 'paths'
+local TAG, DUE, PATHS
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local LEASED = { dispatched = true, running = true }
 local HISTORY = 32
@@ -41,24 +41,37 @@ local NUMBER = {
   client = 1, dispatcher = 2, reconciler = 3,
 }
 
+local function begin(keys)
+  TAG = keys[1]
+  DUE, PATHS = TAG .. 'due', TAG .. 'paths'
+end
+
 local function record_key(id) return TAG .. 't:' .. id end
 local function body_key(id) return TAG .. 'b:' .. id end
 local function result_key(id) return TAG .. 'r:' .. id end
 local function index_key(path, state) return TAG .. 'z:' .. path .. ':' .. state end
 
-local function load(id)
-  local raw = redis.call('GET', record_key(id))
-  if not raw then return end
-  local rec = cmsgpack.unpack(raw)
-  rec.m, rec.q = rec.c + (rec.m or 0), rec.c + (rec.q or 0)
-  return rec, raw
-end
-
-local function save(id, rec)
+local function packed(rec)
   local m, q = rec.m, rec.q
   rec.m, rec.q = m ~= rec.c and m - rec.c or nil, q ~= rec.c and q - rec.c or nil
   local raw = cmsgpack.pack(rec)
   rec.m, rec.q = m, q
+  return raw
+end
+
+local function unpacked(raw)
+  local rec = cmsgpack.unpack(raw)
+  rec.m, rec.q = rec.c + (rec.m or 0), rec.c + (rec.q or 0)
+  return rec
+end
+
+local function load(id)
+  local raw = redis.call('GET', record_key(id))
+  if raw then return unpacked(raw), raw end
+end
+
+local function save(id, rec)
+  local raw = packed(rec)
   redis.call('SET', record_key(id), raw)
   return raw
 end

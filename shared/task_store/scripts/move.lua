@@ -30,13 +30,19 @@
 --          A replay is answered as the first time.
 local arg = given(ARGV[1])
 local id = arg.id
-local rec, raw = load(id)
+local rec, raw, body
+if arg.fetch then
+  raw, body = unpack(redis.call('MGET', record_key(id), body_key(id)))
+  rec = raw and unpacked(raw)
+else
+  rec, raw = load(id)
+end
 if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
-local function body() return arg.fetch and redis.call('GET', body_key(id)) or false end
-
-local function taken(packed, replay)
-  return { rec.d and 'moved' or 'kept', packed, body(), cmsgpack.pack(rec.d or false), rec = rec, replay = replay }
+local function taken(stored, replay)
+  return {
+    rec.d and 'moved' or 'kept', stored, body or false, cmsgpack.pack(rec.d or false), rec = rec, replay = replay,
+  }
 end
 
 if rec.k == arg.op then return taken(raw, true) end
