@@ -28,6 +28,7 @@ from redis.exceptions import (
 
 from shared.circuit import Circuit, CircuitOpen
 from shared.task_store.connection import CALL_TIMEOUT_S, RedisClient, reconnect
+from shared.task_store.packing import TAGS
 from shared.task_store.pipelines import EVERYWHERE, Pipelines, Words
 from shared.task_store.sources import read_scripts
 
@@ -62,10 +63,15 @@ _SCRIPTS: Final = {
 _GET: Final = Words(b"GET")
 
 
+_TWO_SLOTS: Final = tuple(f"{{{tag}}}" for tag in TAGS[:2])
+"""Keys that a cluster has not on one server."""
+
+
 @cache
 def _first_words(script: str, *tags: str) -> Words:
     source, sha = _SCRIPTS[script]
-    return Words(b"EVALSHA", *(word.encode() for word in (sha, str(len(tags)), *tags)), source=source)
+    words = (word.encode() for word in (sha, str(len(tags)), *tags))
+    return Words(b"EVALSHA", *words, source=source, is_common=tags == _TWO_SLOTS)
 
 
 class RedisLink:
@@ -107,8 +113,8 @@ class RedisLink:
         words = tuple([arg if isinstance(arg, bytes) else arg.encode() for arg in args])
         return await self._call(tag, lambda: self._ask(tag, _first_words(name, tag), words))
 
-    async def joint(self, name: str, tag: str, other: str, *args: bytes) -> Any | None:
-        """Run a script of ``joint_scripts/`` on the keys under *tag*, *other* and any.
+    async def joint(self, name: str, *words: bytes) -> Any | None:
+        """Run a script of ``joint_scripts/``, which reaches the keys of all partitions.
 
         None where several servers have the partitions: nothing was done.
 
@@ -117,9 +123,9 @@ class RedisLink:
         """
         if self._is_spread:
             return None
-        first = _first_words(f"joint/{name}", tag, other)
+        first = _first_words(f"joint/{name}", *_TWO_SLOTS)
         try:
-            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, first, args))
+            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, first, words))
         except ClusterCrossSlotError:
             self._is_spread = True
             return None

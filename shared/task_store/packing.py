@@ -44,11 +44,5 @@ def tag_of(name: str) -> str:
     return "{" + TAGS[partition(name)] + "}"
 
 
-def another_tag(tag: str) -> str:
-    """One that lies in another of a cluster's slots."""
-    first, second = (f"{{{each}}}" for each in TAGS[:2])
-    return second if tag == first else first
-
-
 def to_ms(seconds: float) -> int:
     return round(seconds * 1000)

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -35,14 +36,20 @@ _NOT_LIKE_THIS = (NoScriptError, AskError, TryAgainError, ClusterDownError)
 
 
 class Words:
-    """A command's first words, as they go over the wire, and the script whose hash they name, if they name one."""
+    """A command's first words, as they go over the wire, and the script whose hash they name, if they name one.
 
-    __slots__ = ("packed", "source", "words")
+    Args:
+        is_common: commands that begin so can be one, the arguments of each after the other's; the reply is a list
+            with one for each, or its error.
+    """
 
-    def __init__(self, *words: bytes, source: str | None = None) -> None:
+    __slots__ = ("is_common", "packed", "source", "words")
+
+    def __init__(self, *words: bytes, source: str | None = None, is_common: bool = False) -> None:
         self.words = words
         self.packed = _packed(words)
         self.source = source
+        self.is_common = is_common
 
 
 class Command:
@@ -58,12 +65,15 @@ class Command:
         self.first = first
         self.args = args
         self.deadline = deadline
-        self.packed = b"*%d\r\n%b%b" % (len(first.words) + len(args), first.packed, _packed(args))
+        self.packed = _packed(args)
         self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def answer(self, reply: Any) -> None:
         if not self.reply.done():
-            self.reply.set_result(reply)
+            if isinstance(reply, Exception):
+                self.reply.set_exception(reply)
+            else:
+                self.reply.set_result(reply)
 
     def fail(self, error: Exception) -> None:
         if not self.reply.done():
@@ -158,7 +168,7 @@ class Pipelines:
         except Exception as error:
             command.fail(error)
         else:
-            command.answer(reply)
+            command.answer(reply[0] if command.first.is_common else reply)
 
 
 class _Lane:
@@ -201,6 +211,7 @@ class _Lane:
         return commands
 
     async def _exchange(self, commands: list[Command]) -> None:
+        parts = _parts(commands)
         answered = 0
         deadline = min([command.deadline for command in commands])
         try:
@@ -212,27 +223,54 @@ class _Lane:
                 asyncio.timeout_at(deadline),
                 self._pipelines.connection(self.node) as connection,
             ):
-                await connection.send_packed_command([command.packed for command in commands])
+                await connection.send_packed_command([_wired(part) for part in parts])
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    for command in commands:
+                    for part in parts:
                         try:
-                            command.answer(await connection.read_response(timeout=math.inf))
+                            reply = await connection.read_response(timeout=math.inf)
                         except _NOT_LIKE_THIS:
-                            self._pipelines.send_alone(command)
+                            for command in part:
+                                self._pipelines.send_alone(command)
                         except ResponseError as error:
-                            command.fail(error)
+                            for command in part:
+                                command.fail(error)
+                        else:
+                            for command, its_reply in zip(
+                                part, reply if part[0].first.is_common else (reply,), strict=True
+                            ):
+                                command.answer(its_reply)
                         answered += 1
         except asyncio.CancelledError:
-            for command in commands[answered:]:
+            for command in chain.from_iterable(parts[answered:]):
                 command.fail(_closed())
             raise
         except Exception:
-            for command in commands[answered:]:
+            for command in chain.from_iterable(parts[answered:]):
                 self._pipelines.send_alone(command)
 
     def close(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(_closed())
+
+
+def _parts(commands: list[Command]) -> list[list[Command]]:
+    """The commands, those together that can be one."""
+    parts: list[list[Command]] = []
+    common: dict[Words, list[Command]] = {}
+    for command in commands:
+        if command.first in common:
+            common[command.first].append(command)
+            continue
+        parts.append([command])
+        if command.first.is_common:
+            common[command.first] = parts[-1]
+    return parts
+
+
+def _wired(part: list[Command]) -> bytes:
+    first = part[0].first
+    count = len(first.words) + sum([len(command.args) for command in part])
+    return b"*%d\r\n%b%b" % (count, first.packed, b"".join([command.packed for command in part]))
 
 
 def _packed(words: tuple[bytes, ...]) -> bytes:

@@ -9,8 +9,6 @@ from typing import Final
 from shared.task_store.packing import TAGS
 
 _HERE: Final = Path(__file__).parent
-_FAMILIES: Final = {"scripts": "", "queue_scripts": "queue/"}
-"""The folders whose scripts share a lib, and what their names begin with."""
 _JOINT: Final = {
     "create": {"scripts": ("create", "withdraw"), "queue_scripts": ("offer",)},
     "step": {"scripts": ("move",), "queue_scripts": ("leave", "accepted")},
@@ -23,25 +21,31 @@ _DECLARATION = re.compile(r"local (?:function )?(\w+(?:, \w+)*)")
 def read_scripts() -> dict[str, str]:
     """All scripts by their names, each with what it uses of its lib."""
     common = _read(_HERE / "common.lua")
-    families = {folder: _read_folder(folder) for folder in _FAMILIES}
-    libs = {folder: common + files.pop("lib") for folder, files in families.items()}
+    families = {folder: _read_folder(folder) for folder in ("scripts", "queue_scripts")}
+    libs = {folder: files.pop("lib") for folder, files in families.items()}
     scripts = {
-        _FAMILIES[folder] + name: _with_needed(libs[folder], f"begin(KEYS, ARGV)\n{body}")
-        for folder, files in families.items()
-        for name, body in files.items()
+        name: _with_needed(libs["scripts"], f"begin(KEYS, ARGV)\n{body}")
+        for name, body in families["scripts"].items()
     }
+    for name, body in families["queue_scripts"].items():
+        script = f"{_function('local script', body)}local reply = script(KEYS, ARGV)\nwrite_queues()\nreturn reply\n"
+        scripts[f"queue/{name}"] = _with_needed(libs["queue_scripts"], script)
     joint_scripts = _read_folder("joint_scripts")
     tags = ", ".join(f"'{{{tag}}}'" for tag in TAGS)
-    joint_lib = f"{common}local TAGS = {{ {tags} }}\n{joint_scripts.pop('lib')}"
+    joint_lib = f"local TAGS = {{ {tags} }}\n{joint_scripts.pop('lib')}"
     for joint, body in joint_scripts.items():
         blocks: list[str] = []
         for folder, names in _JOINT[joint].items():
-            functions = "".join(
-                f"{name} = function(KEYS, ARGV)\nbegin(KEYS, ARGV)\n{families[folder][name]}end\n" for name in names
-            )
+            functions = "".join(_function(name, families[folder][name]) for name in names)
+            if folder == "queue_scripts":
+                names, functions = (*names, "save_queues"), f"{functions}save_queues = write_queues\n"
             blocks.append(f"local {', '.join(names)}\ndo\n{_with_needed(libs[folder], functions)}end\n")
         scripts[f"joint/{joint}"] = "".join(blocks) + _with_needed(joint_lib, body)
-    return scripts
+    return {name: _with_needed(common, script) for name, script in scripts.items()}
+
+
+def _function(name: str, body: str) -> str:
+    return f"{name} = function(KEYS, ARGV)\nbegin(KEYS, ARGV)\n{body}end\n"
 
 
 def _with_needed(lib: str, script: str) -> str:

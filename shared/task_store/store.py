@@ -27,7 +27,7 @@ from shared.task_store.outcomes import (
     Refused,
     Taken,
 )
-from shared.task_store.packing import TAGS, another_tag, pack, tag_of, to_ms, unpack
+from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack
 from shared.task_store.queues import TaskQueues, Turn, granted_of, taken_of
 
 BRIEF_CHARS: Final = 200
@@ -208,8 +208,8 @@ class TaskStore:
         if self._queues is None:
             return None
         turn = Turn(new.path, Grant(new.id, 1), new.owner, 0, new.priority)
-        tags = tag_of(new.id), tag_of(new.path)
-        reply = await self._link.joint("create", *tags, *self._new(new), self._queues.packed_new(turn))
+        task_tag, queue_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
+        reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, self._queues.packed_new(turn))
         if reply is None:
             return None
         created = _created(new.id, reply[0])
@@ -583,8 +583,7 @@ class TaskStore:
         inline = data if content and not content.blob else b""
         if self._queues is not None and (taken is not None or change.get("to") in _TERMINAL):
             then = self._queues.packed_step(taken, window_ms=to_ms(self._policy.window_s))
-            tag = tag_of(task_id)
-            reply = await self._link.joint("step", tag, another_tag(tag), arg, inline, then)
+            reply = await self._link.joint("step", tag_of(task_id).encode(), arg, inline, then)
             if reply is not None:
                 moved, queued, claimed = reply
                 return _outcome(task_id, moved, _granted(queued, claimed) if queued else None)
@@ -696,8 +695,8 @@ class _History(Sequence[Event]):
         return hash((*self,))
 
 
-def _left(task: Task, packed: int | list[Any]) -> Left:
-    return Left(task.path, packed) if isinstance(packed, int) else Left(packed[1], packed[0])
+def _left(task: Task, where: int | list[Any]) -> Left:
+    return Left(task.path, where) if isinstance(where, int) else Left(where[1].decode(), where[0])
 
 
 def _created(task_id: str, reply: list[Any]) -> Created | Existing:
@@ -726,5 +725,5 @@ def _outcome(task_id: str, reply: list[Any], granted: Granted | None = None) -> 
     task = _unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("moved", "kept", "same"):
         assert task is not None
-        return Moved(task, _left(task, unpack(reply[3])) if kind == "moved" else None, granted)
+        return Moved(task, _left(task, reply[3]) if kind == "moved" else None, granted)
     return Refused(Refusal(kind), task, granted)

@@ -117,14 +117,14 @@ class WatchedLink(RedisLink):
             raise StoreUnavailable(mishap)
         return reply
 
-    async def joint(self, name: str, tag: str, other: str, *args: bytes) -> Any | None:
+    async def joint(self, name: str, *words: bytes) -> Any | None:
         mishap, self.mishap = self.mishap, None
         if mishap == "request lost":
             raise StoreUnavailable(mishap)
-        turn = msgpack.unpackb(args[2]).get("turn")
+        turn = msgpack.unpackb(words[-1]).get("turn")
         for _ in range(2 if mishap == "repeated" else 1):
             before = {path: self._witness.picture(path) for path in PATHS}
-            reply = await super().joint(name, tag, other, *args)
+            reply = await super().joint(name, *words)
             for path in PATHS:
                 self._check(before[path], self._witness.picture(path), turn)
         if mishap == "answer lost":

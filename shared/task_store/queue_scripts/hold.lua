@@ -8,4 +8,4 @@ for _, row in ipairs(arg.turns) do
     hold(queue, row[1])
   end
 end
-save(queue)
+save()

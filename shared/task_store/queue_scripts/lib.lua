@@ -28,7 +28,7 @@
 -- as it was last told), claim (ms within which a granted turn is to be claimed).
 -- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
 
-local TAG, STATE, SETTINGS, OWNERS, HELD, QUEUES
+local TAG, STATE, SETTINGS, OWNERS, HELD
 local arg, now
 -- How long the answer to a dispatch beyond the known limit is awaited before the next one: refusals come at once.
 local ANSWER_MS = 1000
@@ -46,19 +46,32 @@ local function begin(keys, argv)
   TAG, arg = keys[1], given(argv[1])
   STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
   OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
-  QUEUES = TAG .. 'queues'
   now = now_ms(arg.now)
 end
 
 local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
 
-local known_settings
-local function settings()
-  if not known_settings then
-    local raw = redis.call('GET', SETTINGS)
-    known_settings = raw and cmsgpack.unpack(raw) or {}
+local function queues_key(tag) return tag .. 'queues' end
+
+-- The queues that this script has read, by the key of their state: several steps in one script share them.
+local read = {}
+
+local function settings() return read[STATE].settings end
+
+-- The virtual times of up to 64 owners, until they change.
+local function virtual_times()
+  local known = read[STATE]
+  if not known.times then
+    known.times = {}
+    local rows = redis.call('ZRANGE', OWNERS, 0, 63, 'WITHSCORES')
+    for i = 1, #rows, 2 do known.times[rows[i]] = tonumber(rows[i + 1]) end
   end
-  return known_settings
+  return known.times
+end
+
+local function set_owner(command, ...)
+  read[STATE].times = nil
+  return redis.call(command, OWNERS, ...)
 end
 
 -- Counts the turns that wait, and forgets the owners that have none.
@@ -66,7 +79,7 @@ local function count_waiting()
   local count = 0
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
     local turns = redis.call('ZCARD', waiting_key(owner))
-    if turns == 0 then redis.call('ZREM', OWNERS, owner) end
+    if turns == 0 then set_owner('ZREM', owner) end
     count = count + turns
   end
   return count
@@ -76,39 +89,54 @@ end
 -- but for what is still there, and more is tried one by one; and nobody who comes goes before all who wait.
 local function recount(queue)
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
-    if redis.call('EXISTS', waiting_key(owner)) == 0 then redis.call('ZREM', OWNERS, owner) end
+    if redis.call('EXISTS', waiting_key(owner)) == 0 then set_owner('ZREM', owner) end
   end
   queue.h, queue.w = redis.call('ZCARD', HELD), count_waiting()
   queue.l = math.min(queue.l, queue.h)
   local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
-  redis.call('SADD', QUEUES, arg.path)
+  redis.call('SADD', queues_key(TAG), arg.path)
   queue.k, queue.x = nil, now
 end
 
-local held_before
-
 local function load()
-  local raw = redis.call('GET', STATE)
-  local queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0 }
-  local held, owners = redis.call('ZCARD', HELD), redis.call('EXISTS', OWNERS)
+  local known = read[STATE]
+  if not known then
+    local raw, set = unpack(redis.call('MGET', STATE, SETTINGS))
+    known = {
+      queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0, i = 0 }, settings = set and cmsgpack.unpack(set) or {},
+      tag = TAG, path = arg.path,
+    }
+    read[STATE] = known
+    local queue = known.queue
+    local held, owners = redis.call('ZCARD', HELD), redis.call('EXISTS', OWNERS)
+    if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
+    known.held = queue.h
+  end
+  local queue = known.queue
   -- How long slots were held in all, per turn that ended, tells how long turns take of late: also while most of those
   -- that began have yet to end, and those that did are the short ones.
-  queue.s = (queue.s or 0) + (queue.h or 0) * (now - (queue.t or now))
+  queue.s = (queue.s or 0) + queue.h * (now - (queue.t or now))
   queue.t = now
-  if arg.cap ~= nil then queue.i = arg.cap or nil elseif not raw then queue.i = 0 end
-  if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
-  held_before = queue.h
+  if arg.cap ~= nil then queue.i = arg.cap or nil end
   return queue
 end
 
-local function save(queue)
-  if queue.h == 0 and held_before > 0 then
-    redis.call('SREM', QUEUES, arg.path)
-  elseif queue.h > 0 and held_before == 0 then
-    redis.call('SADD', QUEUES, arg.path)
+-- Has what was changed of the queue written, once the script is through.
+local function save() read[STATE].changed = true end
+
+local function write_queues()
+  for key, known in pairs(read) do
+    local queue = known.queue
+    if known.changed then
+      if queue.h == 0 and known.held > 0 then
+        redis.call('SREM', queues_key(known.tag), known.path)
+      elseif queue.h > 0 and known.held == 0 then
+        redis.call('SADD', queues_key(known.tag), known.path)
+      end
+      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)
+    end
   end
-  redis.call('SET', STATE, cmsgpack.pack(queue), 'PX', KEPT_MS)
 end
 
 local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
@@ -127,26 +155,30 @@ local function wait(queue, turn, owner, queued_ms, priority, comes_back)
   local key = waiting_key(owner)
   local rank = (queued_ms > 0 and queued_ms or now) - priority * AGE_MS
   local added = redis.call('ZADD', key, 'NX', rank, turn)
-  if redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then
+  local times = read[STATE].times
+  local is_there = times and times[owner]
+  if not is_there and redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then
+    read[STATE].times = nil
     queue.w = queue.w + redis.call('ZCARD', key)
   else
     queue.w = queue.w + added
-    if added == 1 and comes_back then redis.call('ZINCRBY', OWNERS, -1, owner) end
+    if added == 1 and comes_back then set_owner('ZINCRBY', -1, owner) end
   end
 end
 
 -- Takes the next turn out of those that wait: the best of the owner that is furthest behind.
 local function next_turn(queue)
   while true do
-    local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
+    local first = redis.call('ZRANGE', OWNERS, 0, 1, 'WITHSCORES')
     local owner = first[1]
     if not owner then return end
     local key = waiting_key(owner)
     local turn = redis.call('ZPOPMIN', key)[1]
-    if not turn or redis.call('EXISTS', key) == 0 then
-      redis.call('ZREM', OWNERS, owner)
-    else
-      redis.call('ZINCRBY', OWNERS, 1, owner)
+    local is_alone = not first[3]
+    if not turn or (is_alone and queue.w == 1) or (not is_alone and redis.call('EXISTS', key) == 0) then
+      set_owner('ZREM', owner)
+    elseif not is_alone then
+      set_owner('ZINCRBY', 1, owner)
     end
     if turn then
       queue.w, queue.v = queue.w - 1, tonumber(first[2])
@@ -156,19 +188,26 @@ local function next_turn(queue)
   end
 end
 
--- Takes a turn out, wherever it is. Returns whether it held a slot.
-local function remove(queue, turn, owner)
-  if redis.call('ZREM', HELD, turn) == 1 then
-    queue.h = queue.h - 1
-    if queue.p == turn then queue.p, queue.u = nil, nil end
-    return true
-  end
+-- A turn that held a slot holds it no more.
+local function freed(queue, turn)
+  queue.h = queue.h - 1
+  if queue.p == turn then queue.p, queue.u = nil, nil end
+end
+
+-- Takes a turn out of those that wait, if it is there.
+local function give_up(queue, turn, owner)
   local key = waiting_key(owner)
   if redis.call('ZREM', key, turn) == 1 then
     queue.w = queue.w - 1
-    if redis.call('EXISTS', key) == 0 then redis.call('ZREM', OWNERS, owner) end
+    if redis.call('EXISTS', key) == 0 then set_owner('ZREM', owner) end
   end
-  return false
+end
+
+-- Takes a turn out, wherever it is. Returns whether it held a slot.
+local function remove(queue, turn, owner)
+  local held = redis.call('ZREM', HELD, turn) == 1
+  if held then freed(queue, turn) else give_up(queue, turn, owner) end
+  return held
 end
 
 -- The backend has taken a turn that holds a slot. One by which more is tried, and that has no answer yet, proves nothing.
@@ -219,7 +258,7 @@ local function hand_on(queue)
     if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, queue.h end
     granted[#granted + 1] = turn
   end
-  save(queue)
+  save()
   return granted, tries_at
 end
 
@@ -230,17 +269,13 @@ local function place(queue, turn, owner)
   local rank = redis.call('ZRANK', waiting_key(owner), turn)
   if not rank then return false end
   local ahead = rank
-  local others = redis.call('ZRANGE', OWNERS, 0, 63, 'WITHSCORES')
-  local mine
-  for i = 1, #others, 2 do
-    if others[i] == owner then mine = tonumber(others[i + 1]) end
-  end
-  mine = mine or tonumber(redis.call('ZSCORE', OWNERS, owner) or 0)
-  for i = 1, #others, 2 do
-    if others[i] ~= owner then
+  local times = virtual_times()
+  local mine = times[owner] or tonumber(redis.call('ZSCORE', OWNERS, owner) or 0)
+  for other, theirs in pairs(times) do
+    if other ~= owner then
       -- By the time mine has come, theirs have come up to the same virtual time.
-      local turns = math.max(0, mine + rank - tonumber(others[i + 1]) + (others[i] < owner and 1 or 0))
-      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(others[i])), turns)
+      local turns = math.max(0, mine + rank - theirs + (other < owner and 1 or 0))
+      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(other)), turns)
     end
   end
   local cap = set.limit or queue.i

@@ -4,4 +4,4 @@
 local queue = load()
 local held = remove(queue, arg.turn, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
-save(queue)
+save()

@@ -3,4 +3,4 @@
 -- ARGV[1]  and: loss
 local queue = load()
 if queue.x == arg.loss then queue.k = true end
-save(queue)
+save()

@@ -40,9 +40,7 @@ end
 if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 local function taken(stored, replay)
-  return {
-    rec.d and 'moved' or 'kept', stored, body or false, cmsgpack.pack(rec.d or false), rec = rec, replay = replay,
-  }
+  return { rec.d and 'moved' or 'kept', stored, body or false, rec.d or false, rec = rec, replay = replay }
 end
 
 if rec.k == arg.op then return taken(raw, true) end

@@ -37,9 +37,9 @@ class RepeatingLink(RedisLink):
         await super().script(name, tag, *args)
         return await super().script(name, tag, *args)
 
-    async def joint(self, name: str, tag: str, other: str, *args: bytes) -> Any | None:
-        await super().joint(name, tag, other, *args)
-        return await super().joint(name, tag, other, *args)
+    async def joint(self, name: str, *words: bytes) -> Any | None:
+        await super().joint(name, *words)
+        return await super().joint(name, *words)
 
 
 class StoreFactory(Protocol):
