@@ -6,9 +6,10 @@ The state machine is drawn in ``docs/lifecycle.md``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+from shared.record import record
 
 DEFAULT_PRIORITY: Final = 5
 MAX_ATTEMPT: Final = 999_999_999
@@ -64,7 +65,7 @@ class Event(NamedTuple):
     status: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Task:
     """One task as its record in Redis says. Times are Unix milliseconds by the Redis server's clock."""
 

@@ -123,14 +123,20 @@ class Consumer:
             task.add_done_callback(self._under_way.discard)
 
     async def _work(self, grant: Grant, claimed: Claimed | Refused | None) -> None:
-        claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
-        if not isinstance(claimed, Claimed):
-            return
-        task = claimed.task
-        status = await side.perform_async((claimed.inline_body or b"").decode(), float(task.query))
-        ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
-        if ended.granted:
-            self._hand_on(ended.granted)
+        while True:
+            claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
+            if not isinstance(claimed, Claimed):
+                return
+            task = claimed.task
+            status = await side.perform_async((claimed.inline_body or b"").decode(), float(task.query))
+            ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
+            granted = ended.granted
+            if not granted or not granted.grants:
+                return
+            grant, *others = granted.grants
+            claimed = granted.claims.get(grant)
+            if others:
+                self._hand_on(Granted(others, None, granted.claims))
 
 
 if __name__ == "__main__":

@@ -156,12 +156,10 @@ class RedisLink:
             raise StoreUnavailable(type(error).__name__) from error
 
     def _ask(self, tag: str, first: Words, args: tuple[bytes, ...]) -> Awaitable[Any]:
-        deadline = asyncio.get_running_loop().time() + CALL_TIMEOUT_S
-        if self._pipelines is None:
-            return self._open_and_ask(tag, first, args, deadline)
-        return self._pipelines.ask(tag, first, args, deadline)
+        return self._pipelines.ask(tag, first, args) if self._pipelines else self._open_and_ask(tag, first, args)
 
-    async def _open_and_ask(self, tag: str, first: Words, args: tuple[bytes, ...], deadline: float) -> Any:
+    async def _open_and_ask(self, tag: str, first: Words, args: tuple[bytes, ...]) -> Any:
+        deadline = asyncio.get_running_loop().time() + CALL_TIMEOUT_S
         async with asyncio.timeout_at(deadline):
             pipelines = await self._open()
         return await pipelines.ask(tag, first, args, deadline)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Self
 
+from shared.record import record
 from shared.task import Task
 
 
@@ -19,7 +20,7 @@ class Refusal(StrEnum):
     BODILESS = "bodiless"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Grant:
     """A slot for an attempt: it is to be dispatched now."""
 
@@ -36,7 +37,7 @@ class Grant:
         return cls(task_id, int(attempt))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Granted:
     """What may be dispatched now, and when it is worth to ask again; None when something else will come first."""
 
@@ -46,7 +47,7 @@ class Granted:
     """What came of the claims of those that were claimed at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QueuePlace:
     """Where a waiting task stands: how many go before it, by how the queue is now."""
 
@@ -62,7 +63,7 @@ class QueuePlace:
         return None if self.service_s is None else (self.ahead + 1) * self.service_s / self.slots
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Taken:
     """The turns wait or hold a slot. ``place`` is that of a new one; None where it holds a slot."""
 
@@ -70,19 +71,19 @@ class Taken:
     place: QueuePlace | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Full:
     """As many wait as may."""
 
     room_in_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Draining:
     """The queue takes no new tasks."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Created:
     task: Task
     place: QueuePlace | None = None
@@ -91,14 +92,14 @@ class Created:
     """What its queue handed on, where it was told in the same step."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Existing:
     """The id was taken; this is the task that has it."""
 
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Left:
     """Where a task was before a transition."""
 
@@ -106,7 +107,7 @@ class Left:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Moved:
     """The step was taken.
 
@@ -124,7 +125,7 @@ class Moved:
         return self.left is not None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claimed:
     """The attempt is the caller's to dispatch. ``inline_body`` is None when the body is a blob."""
 
@@ -132,7 +133,7 @@ class Claimed:
     inline_body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused:
     """The step was not taken. ``granted`` as of :class:`Moved`."""
 

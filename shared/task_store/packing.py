@@ -28,6 +28,7 @@ TAGS: Final = (
     "6kr",
 )
 PARTITIONS: Final = len(TAGS)
+_BRACED: Final = tuple(f"{{{tag}}}" for tag in TAGS)
 
 # msgpack ships no types.
 pack: Final[Callable[[Mapping[str, Any]], bytes]] = cast("Any", msgpack).Packer(use_bin_type=False).pack
@@ -41,7 +42,7 @@ def partition(name: str) -> int:
 
 
 def tag_of(name: str) -> str:
-    return "{" + TAGS[partition(name)] + "}"
+    return _BRACED[partition(name)]
 
 
 def to_ms(seconds: float) -> int:

@@ -20,7 +20,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from shared.task_store.connection import REPLY_TIMEOUT_S, ClusterClient, RedisClient
+from shared.task_store.connection import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient
 
 EVERYWHERE: Final = ""
 """The tag of a command on keys of all partitions."""
@@ -61,12 +61,12 @@ class Command:
 
     __slots__ = ("args", "deadline", "first", "packed", "reply")
 
-    def __init__(self, first: Words, args: tuple[bytes, ...], deadline: float) -> None:
+    def __init__(self, first: Words, args: tuple[bytes, ...], deadline: float, reply: asyncio.Future[Any]) -> None:
         self.first = first
         self.args = args
         self.deadline = deadline
         self.packed = _packed(args)
-        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.reply = reply
 
     def answer(self, reply: Any) -> None:
         if not self.reply.done():
@@ -90,16 +90,18 @@ class Pipelines:
 
     def __init__(self, client: RedisClient) -> None:
         self.client = client
+        self._loop = asyncio.get_running_loop()
         self._cluster = client if isinstance(client, ClusterClient) else None
         self._lanes: defaultdict[Any, _Lane] = defaultdict(lambda: _Lane(self))
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def ask(self, tag: str, first: Words, args: tuple[bytes, ...], deadline: float) -> Awaitable[Any]:
+    def ask(self, tag: str, first: Words, args: tuple[bytes, ...], deadline: float | None = None) -> Awaitable[Any]:
         """The reply to a command whose keys begin with *tag*, or a TimeoutError by its *deadline*.
 
         A cluster has nothing that is ``EVERYWHERE``, and answers so.
         """
-        command = Command(first, args, deadline)
+        deadline = self._loop.time() + CALL_TIMEOUT_S if deadline is None else deadline
+        command = Command(first, args, deadline, self._loop.create_future())
         self._send(tag, command)
         return command.reply
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from shared.record import record
 from shared.task import State, Task
 from shared.task_store.link import RedisLink
 from shared.task_store.outcomes import Draining, Full, Grant, Granted, QueuePlace, Taken
@@ -46,7 +47,7 @@ class QueueStatus:
     place: QueuePlace | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Turn:
     """An attempt of a task in its endpoint's queue."""
 
@@ -99,6 +100,7 @@ class TaskQueues:
     ) -> None:
         self._link = link
         self._policy = policy
+        self._claim_ms = to_ms(policy.claim_s)
         self._limit = limit
         self._now_ms = now_ms
 
@@ -194,25 +196,24 @@ class TaskQueues:
 
     def packed_new(self, turn: Turn) -> bytes:
         """What the script that lets a new turn wait is told."""
-        return self._packed(turn.path, turns=[turn.row], new=True, backlog=self._policy.backlog)
+        return self._packed(turn.path, {"turns": (turn.row,), "new": True, "backlog": self._policy.backlog})
 
     def packed_step(self, taken: Task | None, *, window_ms: int) -> bytes:
         """What the script is told that takes a step of a task together with what follows from it in its queue."""
         if taken is None:
-            return pack({"claim": to_ms(self._policy.claim_s), "window": window_ms})
+            return pack({"claim": self._claim_ms, "window": window_ms})
         turn = Grant(taken.id, taken.attempt).turn
-        return self._packed(taken.path, turn=turn, owner=taken.owner, window=window_ms)
+        return self._packed(taken.path, {"turn": turn, "owner": taken.owner, "window": window_ms})
 
     async def _script(self, name: str, path: str, **arg: Any) -> Any:
-        return await self._link.script(f"queue/{name}", tag_of(path), self._packed(path, **arg))
+        return await self._link.script(f"queue/{name}", tag_of(path), self._packed(path, arg))
 
-    def _packed(self, path: str, **arg: Any) -> bytes:
-        arg |= {
-            "now": self._now_ms() if self._now_ms else 0,
-            "path": path,
-            "cap": self._limit(path) or False,
-            "claim": to_ms(self._policy.claim_s),
-        }
+    def _packed(self, path: str, arg: dict[str, Any]) -> bytes:
+        """A script's packed map; in *arg*, which is used up, None is absent."""
+        arg["now"] = self._now_ms() if self._now_ms else 0
+        arg["path"] = path
+        arg["cap"] = self._limit(path) or False
+        arg["claim"] = self._claim_ms
         return pack({key: value for key, value in arg.items() if value is not None})
 
 

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, Final, Literal, cast, overload
 from urllib.parse import quote
 
+from shared.record import record
 from shared.task import DEFAULT_PRIORITY, Content, Event, State, Task, Who
 from shared.task_store.link import RedisLink
 from shared.task_store.outcomes import (
@@ -40,7 +41,7 @@ WAIT_CAP_S: Final = 3600.0
 """How seldom it is looked whether a task that waits stands in its queue."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewTask:
     """What a task is created from."""
 
@@ -233,15 +234,11 @@ class TaskStore:
             record["b"] = _pack_content(new.body)
             if new.body.blob is not None:
                 record["g"] = True
-        for key, value in (
-            ("u", new.query),
-            ("t", new.traceparent),
-            ("o", new.owner),
-            ("i", new.fingerprint),
-            ("j", new.priority if new.priority != DEFAULT_PRIORITY else None),
-        ):
-            if value or value == 0:
+        for key, value in (("u", new.query), ("t", new.traceparent), ("o", new.owner), ("i", new.fingerprint)):
+            if value:
                 record[key] = value
+        if new.priority != DEFAULT_PRIORITY:
+            record["j"] = new.priority
         # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
         due_s = self._policy.republish_s if new.wanted else self._policy.retention_s
         arg = {
