@@ -535,10 +535,16 @@ class _SteppingLink(RedisLink):
         await asyncio.sleep(self._latency_s)
         words = (*first.words, *args)
         try:
-            return self._redis.execute_command(*words)
+            reply: Any = self._redis.execute_command(*words)
         except NoScriptError:
             assert first.source is not None
-            return self._redis.execute_command(b"EVAL", first.source, *words[2:])
+            reply = self._redis.execute_command(b"EVAL", first.source, *words[2:])
+        if not first.is_common:
+            return reply
+        (own,) = reply
+        if isinstance(own, Exception):
+            raise own
+        return own
 
     async def _no_other_client(self) -> RedisClient:
         raise AssertionError("the simulation has a client of its own")

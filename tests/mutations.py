@@ -158,8 +158,8 @@ MUTATIONS = [
             ("a pause for failures ends with one", "lib", " or queue.o ~= nil", ""),
             ("paused, it grants nothing", "lib", "queue.w > 0 and not set.paused and", "queue.w > 0 and"),
             ("a limit caps", "lib", " and not (cap and queue.h >= cap) do", " do"),
-            ("owners take turns", "lib", "redis.call('ZINCRBY', OWNERS, 1, owner)", ""),
-            ("a refusal costs no turn", "lib", "redis.call('ZINCRBY', OWNERS, -1, owner)", ""),
+            ("owners take turns", "lib", "set_owner('ZINCRBY', 1, owner)", ""),
+            ("a refusal costs no turn", "lib", "set_owner('ZINCRBY', -1, owner)", ""),
             ("a turn never waits and holds at once", "lib", "if holds(turn) then return end", ""),
             ("a loss is noticed", "lib", "if not raw or queue.h ~= held or", "if not raw or"),
             ("a lost owner is noticed", "tend", "if queue.w ~= count_waiting() then recount(queue) end", ""),
@@ -167,7 +167,7 @@ MUTATIONS = [
             ("slots that are held are looked at", "tend", "HELD, '-inf', now,", "HELD, '-inf', 0,"),
             ("a later loss is not taken for mended", "whole", "if queue.x == arg.loss then", "if true then"),
             ("who was taken is not refused", "offer", " and not stands(arg.turns[1][1], arg.turns[1][2])", ""),
-            ("places among owners", "lib", "(others[i] < owner and 1 or 0)", "1"),
+            ("places among owners", "lib", "(other < owner and 1 or 0)", "1"),
         )
     ),
     Mutation(
@@ -192,7 +192,7 @@ MUTATIONS = [
             (
                 "what its queue does not take is gone",
                 "joint_scripts/create",
-                "withdraw(KEYS, { new.id }) == 0",
+                "withdraw({ tag }, { new.id }) == 0",
                 "false",
             ),
             (
@@ -210,10 +210,31 @@ MUTATIONS = [
             (
                 "a limit that was lost lets nothing through",
                 "queue_scripts/lib",
-                "elseif not raw then queue.i = 0 end",
-                "end",
+                "{ l = 0, v = 0, i = 0 }",
+                "{ l = 0, v = 0 }",
             ),
         )
+    ),
+    Mutation(
+        "together: an error of one is not the others'",
+        "shared/task_store/joint_scripts/lib.lua",
+        "pcall(step, unpack(ARGV, first, first + words - 1))",
+        "true, step(unpack(ARGV, first, first + words - 1))",
+        JOINT_TESTS,
+    ),
+    Mutation(
+        "together: an owner who comes changes the others' places",
+        "shared/task_store/queue_scripts/lib.lua",
+        "    read[STATE].times = nil\n    queue.w",
+        "    queue.w",
+        JOINT_TESTS,
+    ),
+    Mutation(
+        "together: each gets its own reply",
+        "shared/task_store/pipelines.py",
+        "if part[0].first.is_common else (reply,)",
+        "if False else (reply,) * len(part)",
+        JOINT_TESTS,
     ),
     Mutation(
         "index: who waits anew leaves with all entries",

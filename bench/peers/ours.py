@@ -2,23 +2,27 @@
 
 A task takes two steps: it is created and waits in its queue; and it is completed, by which its slot is handed on and
 the next task claimed. One that finds a free slot takes three: that it was granted, which goes by Event Grid in the
-backbone, goes by a datagram here, and who gets that claims it.
+backbone, goes by a socket here, and who hears of it claims it.
+
+The consumer is a backend that takes more tasks than it works on, as many do: PREFETCH times as many, so that the next
+is there when one ends. To a task that does not end at once it says that it took it, as a backend does by its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from bench.peers import side
-from shared.task import Content, State
+from shared.task import Content, State, Task
 from shared.task_store import (
     Claimed,
     Created,
@@ -36,16 +40,22 @@ from shared.task_store import (
 from shared.task_store.connection import RedisAddress
 
 PATH = "/v1/bench/0"
+PREFETCH = 4
+"""As Celery's default. With 1 it takes no more than it works on."""
 LEASE_S = 60
 LOOK_S = 0.25
-"""How often the consumer looks for what no datagram told of, as the reconciler does: for one, what was granted when
+"""How often the consumer looks for what nobody told it of, as the reconciler does: for one, what was granted when
 nobody listened."""
 
 
-def _open(url: str) -> tuple[TaskStore, TaskQueues]:
+def _open(url: str, slots: int) -> tuple[TaskStore, TaskQueues]:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_credential))
-    queues = TaskQueues(link, QueuePolicy(claim_s=2 * LOOK_S), lambda _: side.SLOTS)
+    queues = TaskQueues(link, QueuePolicy(claim_s=2 * LOOK_S), lambda _: slots)
     return TaskStore(link, StorePolicy(), queues=queues), queues
+
+
+def _prefetch() -> int:
+    return int(sys.argv[3]) if len(sys.argv) > 3 else PREFETCH
 
 
 def _no_credential() -> NoReturn:
@@ -56,22 +66,29 @@ def _mailbox(url: str) -> str:
     return str(Path(tempfile.gettempdir()) / f"backbone-bench-{urlsplit(url).port}.sock")
 
 
-def _listen(mailbox: str) -> socket.socket:
-    Path(mailbox).unlink(missing_ok=True)
-    notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    notes.bind(mailbox)
-    notes.setblocking(False)
-    return notes
+class _Notes:
+    """Tells the consumer what was granted, if it listens."""
+
+    def __init__(self, mailbox: str) -> None:
+        self._mailbox = mailbox
+        self._socket: socket.socket | None = None
+
+    def tell(self, grant: Grant) -> None:
+        with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
+            if self._socket is None:
+                line = socket.socket(socket.AF_UNIX)
+                line.connect(self._mailbox)
+                self._socket = line
+            self._socket.sendall(f"{grant.turn}\n".encode())
 
 
 def producer(url: str) -> side.Enqueue:
     """What the submit handler does; the seconds a task shall take go as its query."""
     loop = asyncio.new_event_loop()
-    store, _ = _open(url)
+    store, _ = _open(url, side.SLOTS * _prefetch())
     body = side.PAYLOAD.encode()
     content = Content("text/plain", len(body))
-    notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    notes.setblocking(False)
+    notes = _Notes(_mailbox(url))
 
     async def one_of_many(tasks: Iterable[float]) -> None:
         for seconds in tasks:
@@ -80,8 +97,7 @@ def producer(url: str) -> side.Enqueue:
             created = await store.create_waiting(new)
             assert isinstance(created, Created)
             for grant in created.granted.grants:
-                with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
-                    notes.sendto(grant.turn.encode(), _mailbox(url))
+                notes.tell(grant)
 
     async def enqueue(tasks: Iterable[float]) -> None:
         await asyncio.gather(*(one_of_many(tasks) for _ in range(side.CONCURRENT_ENQUEUES)))
@@ -90,45 +106,53 @@ def producer(url: str) -> side.Enqueue:
 
 
 def worker(url: str) -> None:
+    Path(_mailbox(url)).unlink(missing_ok=True)
     asyncio.run(Consumer(url).run())
 
 
 class Consumer:
     def __init__(self, url: str) -> None:
-        self._store, self._queues = _open(url)
+        self._store, self._queues = _open(url, side.SLOTS * _prefetch())
+        self._free = asyncio.Semaphore(side.SLOTS)
         self._mailbox = _mailbox(url)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        notes = _listen(self._mailbox)
-        asyncio.get_running_loop().add_reader(notes, self._read, notes)
+        await asyncio.start_unix_server(self._hear, self._mailbox)
         while True:
             tended = await self._queues.tend(PATH)
             self._hand_on(tended.granted)
             self._hand_on(Granted(tended.doubtful, None))
             await asyncio.sleep(LOOK_S)
 
-    def _read(self, notes: socket.socket) -> None:
-        while True:
-            try:
-                turn = notes.recv(256)
-            except BlockingIOError:
-                return
-            self._hand_on(Granted([Grant.of(turn.decode())], None))
+    async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        async for line in notes:
+            self._hand_on(Granted([Grant.of(line.decode().strip())], None))
 
     def _hand_on(self, granted: Granted) -> None:
         for grant in granted.grants:
-            task = asyncio.get_running_loop().create_task(self._work(grant, granted.claims.get(grant)))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._start(self._work(grant, granted.claims.get(grant)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _took(self, task: Task) -> None:
+        granted = (await self._store.accepted(task)).granted
+        if granted:
+            self._hand_on(granted)
 
     async def _work(self, grant: Grant, claimed: Claimed | Refused | None) -> None:
         while True:
             claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
             if not isinstance(claimed, Claimed):
                 return
-            task = claimed.task
-            status = await side.perform_async((claimed.inline_body or b"").decode(), float(task.query))
+            task, seconds = claimed.task, float(claimed.task.query)
+            if seconds:
+                self._start(self._took(task))
+            async with self._free:
+                status = await side.perform_async((claimed.inline_body or b"").decode(), seconds)
             ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
             granted = ended.granted
             if not granted or not granted.grants:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
+import msgpack
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.task import Content, State, Task
@@ -283,6 +291,133 @@ async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
     assert (status.holding, status.waiting) == (2, 2)
     for each in (process, plain):
         await each.link.aclose()
+
+
+# Steps of the same moment
+
+PATHS = (PATH, "/v1/b")
+Batch = list[tuple[Any, ...]]
+"""Steps that go together: all are creates, or none is."""
+creates = st.tuples(
+    st.just("create"),
+    st.integers(0, 9),
+    st.sampled_from(PATHS),
+    st.sampled_from(["", "ann", "ben"]),
+    st.integers(4, 6),
+)
+steps = st.tuples(st.sampled_from([State.COMPLETED, State.FAILED, State.CANCELLED, "accepted"]), st.integers(0, 9))
+batches = st.lists(st.one_of(st.lists(creates, min_size=1), st.lists(steps, min_size=1)), max_size=8)
+
+
+def numbered(number: int) -> str:
+    return f"t{number}"
+
+
+async def carry_out(process: Process, step: tuple[Any, ...], task: Task | None) -> object:
+    what, number, *rest = step
+    if what == "create":
+        path, owner, priority = rest
+        return await process.store.create_waiting(new(numbered(number), path=path, owner=owner, priority=priority))
+    if what == "accepted":
+        return task and await process.store.accepted(task)
+    return await process.store.update(numbered(number), state=what, status="done")
+
+
+def picture(server: RedisServer) -> dict[bytes, object]:
+    """All there is, but for the order in which Lua packs a map."""
+    found: dict[bytes, object] = {}
+    with SyncRedis(port=server.port) as client:
+        for key in cast("list[bytes]", client.keys()):
+            kind = cast("bytes", client.type(key))
+            if kind == b"zset":
+                found[key] = client.zrange(key, 0, -1, withscores=True)
+            elif kind == b"set":
+                found[key] = client.smembers(key)
+            else:
+                raw = cast("bytes", client.get(key))
+                found[key] = raw if b"}b:" in key else msgpack.unpackb(raw)
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=batches)
+async def test_steps_that_go_together_do_and_tell_what_they_do_one_by_one(
+    server: RedisServer, batches: list[Batch]
+) -> None:
+    seen: list[tuple[object, object]] = []
+    for together in (True, False):
+        server.flush()
+        clock = Clock()
+        process = Process.at(server.url, clock)
+        random.seed(1)  # the operations' ids
+        outcomes: list[object] = []
+        for batch in batches:
+            tasks = [await process.store.get(numbered(step[1])) for step in batch]
+            work = [carry_out(process, step, task) for step, task in zip(batch, tasks, strict=True)]
+            outcomes += await asyncio.gather(*work) if together else [await each for each in work]
+            clock.advance(1)
+        seen.append((outcomes, picture(server)))
+        await process.link.aclose()
+    assert seen[0] == seen[1]
+
+
+async def test_steps_of_one_moment_are_one_script(server: RedisServer, cut_wire: Wire, clock: Clock) -> None:
+    process = Process.at(cut_wire.url, clock)
+    await process.learn(clock)
+    begun = len(cut_wire.scripts)
+    await asyncio.gather(*(process.store.create_waiting(new(f"t{number}")) for number in range(3)))
+    ends = [process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(2)]
+    outcomes = await asyncio.gather(*ends)
+    assert len(cut_wire.scripts) == begun + 2
+    assert [granted_of(outcome).grants for outcome in outcomes] == [[Grant("t0", 1)], [Grant("t1", 1)]]
+    await process.link.aclose()
+
+
+async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = Process.at(cut_wire.url, clock, limit=3)
+    await process.learn(clock, 3)
+    for number in range(3):
+        await process.store.create_waiting(new(f"t{number}"))
+    with server.connect() as client:
+        damaged = "{" + tag_of("held1") + "}t:held1"
+        client.delete(damaged)
+        client.rpush(damaged, "not a record")
+    loss = (await process.queues.tend(PATH)).loss
+    begun = len(cut_wire.scripts)
+    first, second, third = await asyncio.gather(
+        *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3)),
+        return_exceptions=True,
+    )
+    assert len(cut_wire.scripts) == begun + 1
+    assert isinstance(second, ResponseError)
+    assert [granted_of(cast("Moved", outcome)).grants for outcome in (first, third)] == [
+        [Grant("t0", 1)],
+        [Grant("t1", 1)],
+    ]
+    assert (await process.queues.tend(PATH)).loss == loss, "the queue's state is what the steps made of it"
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (3, 1)
+    await process.link.aclose()
+
+
+async def test_when_the_answer_to_several_is_lost_each_hands_on_once_and_tells_whom(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = Process.at(cut_wire.url, clock, limit=3)
+    await process.learn(clock, 3)
+    for number in range(3):
+        await process.store.create_waiting(new(f"t{number}"))
+    cut_wire.lose_answers = 1
+    outcomes = await asyncio.gather(
+        *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3))
+    )
+    assert cut_wire.lose_answers == 0
+    told = [granted_of(outcome).grants for outcome in outcomes]
+    assert told == [[Grant(f"t{n}", 1)] for n in range(3)]
+    assert [await state_of(process, f"t{n}") for n in range(3)] == [("dispatched", 1)] * 3
+    await process.link.aclose()
 
 
 # Where several servers have the partitions
