@@ -32,7 +32,21 @@ _BRACED: Final = tuple(f"{{{tag}}}" for tag in TAGS)
 
 # msgpack ships no types.
 pack: Final[Callable[[Mapping[str, Any]], bytes]] = cast("Any", msgpack).Packer(use_bin_type=False).pack
-unpack: Final[Callable[[bytes], Any]] = cast("Any", msgpack).unpackb
+_unpackb: Final[Any] = cast("Any", msgpack).unpackb
+_Unpacker: Final[Any] = cast("Any", msgpack).Unpacker
+
+
+def unpack(packed: bytes) -> Any:
+    """What :func:`pack` made, or a script; packed bytes within it are for :func:`unpack_each`."""
+    return _unpackb(packed, unicode_errors="surrogateescape")
+
+
+def unpack_each(packed: str) -> list[Any]:
+    """What a script packed, one after the other, into a string of a packed map."""
+    # Lua has one type for text and bytes.
+    unpacker = _Unpacker()
+    unpacker.feed(packed.encode(errors="surrogateescape"))
+    return [*unpacker]
 
 
 def partition(name: str) -> int:

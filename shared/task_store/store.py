@@ -28,7 +28,7 @@ from shared.task_store.outcomes import (
     Refused,
     Taken,
 )
-from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack
+from shared.task_store.packing import TAGS, pack, tag_of, to_ms, unpack, unpack_each
 from shared.task_store.queues import TaskQueues, Turn, granted_of, taken_of
 
 BRIEF_CHARS: Final = 200
@@ -664,11 +664,12 @@ def _unpack_task(task_id: str, raw: bytes) -> Task:
 class _History(Sequence[Event]):
     """A record's history, which few ask for: made when it is read."""
 
-    __slots__ = ("_born_ms", "_rows")
+    __slots__ = ("_born_ms", "_packed", "_rows")
 
-    def __init__(self, born_ms: int, rows: list[list[Any]]) -> None:
+    def __init__(self, born_ms: int, packed: str) -> None:
         self._born_ms = born_ms
-        self._rows = rows
+        self._packed = packed
+        self._rows: list[list[Any]] | None = None
 
     @overload
     def __getitem__(self, index: int) -> Event: ...
@@ -677,13 +678,19 @@ class _History(Sequence[Event]):
     def __getitem__(self, index: int | slice) -> Event | list[Event]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        at_ms, number, attempt, who, status = self._rows[index]
+        at_ms, number, attempt, who, status = self._events[index]
         state = _EVENT_STATES[cast("int", number)]
         text = state.value if status is True else status
         return Event(self._born_ms + at_ms, state, attempt, _EVENT_WHO[who], text)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._events)
+
+    @property
+    def _events(self) -> list[list[Any]]:
+        if self._rows is None:
+            self._rows = unpack_each(self._packed)
+        return self._rows
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]

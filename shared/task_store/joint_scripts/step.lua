@@ -20,13 +20,7 @@ local function claim(turn, from, arg, then_)
 end
 
 -- How long the backend took for a task that it completed.
-local function served(rec)
-  if rec.s ~= 'completed' then return end
-  for i = #rec.h, 1, -1 do
-    -- 2: dispatched, see lib.lua
-    if rec.h[i][2] == 2 then return rec.m - rec.c - rec.h[i][1] end
-  end
-end
+local function served(rec) return rec.s == 'completed' and rec.D and rec.m - rec.c - rec.D or nil end
 
 return each(4, function(tag, packed_change, data, packed_then)
   local arg, then_ = cmsgpack.unpack(packed_change), cmsgpack.unpack(packed_then)

@@ -29,7 +29,7 @@
 -- Returns of all that hand on: {granted turns}, ms until it is worth to ask again (-1: something else will come first).
 
 local TAG, STATE, SETTINGS, OWNERS, HELD
-local arg, now
+local arg, now, path_before
 -- How long the answer to a dispatch beyond the known limit is awaited before the next one: refusals come at once.
 local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
@@ -44,9 +44,14 @@ local KEPT_MS = 30 * 86400000
 
 local function begin(keys, argv)
   TAG, arg = keys[1], given(argv[1])
-  STATE, SETTINGS = TAG .. 'q:' .. arg.path, TAG .. 'qs:' .. arg.path
-  OWNERS, HELD = TAG .. 'qo:' .. arg.path, TAG .. 'qh:' .. arg.path
   now = now_ms(arg.now)
+  local path = arg.path
+  -- A path has one partition. Those who go together are mostly of one path.
+  if path ~= path_before then
+    STATE, SETTINGS = TAG .. 'q:' .. path, TAG .. 'qs:' .. path
+    OWNERS, HELD = TAG .. 'qo:' .. path, TAG .. 'qh:' .. path
+    path_before = path
+  end
 end
 
 local function waiting_key(owner) return TAG .. 'qw:' .. arg.path .. ' ' .. owner end
@@ -70,7 +75,7 @@ local function virtual_times()
 end
 
 local function set_owner(command, ...)
-  read[STATE].times = nil
+  read[STATE].times, read[STATE].alone = nil, nil
   return redis.call(command, OWNERS, ...)
 end
 
@@ -158,7 +163,7 @@ local function wait(queue, turn, owner, queued_ms, priority, comes_back)
   local times = read[STATE].times
   local is_there = times and times[owner]
   if not is_there and redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then
-    read[STATE].times = nil
+    read[STATE].times, read[STATE].alone = nil, nil
     queue.w = queue.w + redis.call('ZCARD', key)
   else
     queue.w = queue.w + added
@@ -169,12 +174,14 @@ end
 -- Takes the next turn out of those that wait: the best of the owner that is furthest behind.
 local function next_turn(queue)
   while true do
-    local first = redis.call('ZRANGE', OWNERS, 0, 1, 'WITHSCORES')
+    local known = read[STATE]
+    local first = known.alone or redis.call('ZRANGE', OWNERS, 0, 1, 'WITHSCORES')
     local owner = first[1]
     if not owner then return end
     local key = waiting_key(owner)
     local turn = redis.call('ZPOPMIN', key)[1]
     local is_alone = not first[3]
+    known.alone = is_alone and first or nil
     if not turn or (is_alone and queue.w == 1) or (not is_alone and redis.call('EXISTS', key) == 0) then
       set_owner('ZREM', owner)
     elseif not is_alone then

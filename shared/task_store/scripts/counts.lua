@@ -4,7 +4,7 @@
 -- ARGV[2]  one endpoint path, or '' for all
 -- Returns  {{path, created, dispatched, running, completed, failed, cancelled, age of the oldest waiting in ms}, …}
 local now = now_ms(tonumber(ARGV[1]))
-local paths = ARGV[2] == '' and redis.call('SMEMBERS', PATHS) or { ARGV[2] }
+local paths = ARGV[2] == '' and redis.call('SMEMBERS', paths_key()) or { ARGV[2] }
 local rows = {}
 for _, path in ipairs(paths) do
   local row = { path }

@@ -17,9 +17,9 @@ end
 
 local now = now_ms(arg.now)
 local rec = arg.rec
-rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, {}
+rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
 remember(rec, now, arg.who, arg.brief)
-redis.call('SADD', PATHS, rec.p)
+redis.call('SADD', paths_key(), rec.p)
 index(arg.id, rec)
 set_due(arg.id, now + arg.due_in)
 if not rec.b or rec.b[3] then return { 'created', save(arg.id, rec) } end

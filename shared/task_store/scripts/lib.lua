@@ -28,10 +28,11 @@
 --   W  true if it was told of by a create that found it, and so may not be withdrawn
 --   y  true until the end is announced, to who wants to hear of it
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
---   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}, where state and who are
---      numbers, see below, and true stands for a status that is the state's name
+--   h  history: the first and the last 31 of {ms since created, state, attempt, who, status}, each packed, one after the
+--      other; state and who are numbers, see below, and true stands for a status that is the state's name
+--   D  when it was last dispatched, in ms since created
 
-local TAG, DUE, PATHS
+local TAG
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local LEASED = { dispatched = true, running = true }
 local HISTORY = 32
@@ -41,11 +42,10 @@ local NUMBER = {
   client = 1, dispatcher = 2, reconciler = 3,
 }
 
-local function begin(keys)
-  TAG = keys[1]
-  DUE, PATHS = TAG .. 'due', TAG .. 'paths'
-end
+local function begin(keys) TAG = keys[1] end
 
+local function due_key() return TAG .. 'due' end
+local function paths_key() return TAG .. 'paths' end
 local function record_key(id) return TAG .. 't:' .. id end
 local function body_key(id) return TAG .. 'b:' .. id end
 local function result_key(id) return TAG .. 'r:' .. id end
@@ -76,7 +76,7 @@ local function save(id, rec)
   return raw
 end
 
-local function set_due(id, at) redis.call('ZADD', DUE, at, id) end
+local function set_due(id, at) redis.call('ZADD', due_key(), at, id) end
 
 local function index(id, rec)
   if rec.s == 'created' and rec.q ~= rec.c then
@@ -96,8 +96,16 @@ end
 
 local function remember(rec, now, who, brief)
   local event = { now - rec.c, NUMBER[rec.s], rec.a, NUMBER[who], brief == rec.s or brief or '' }
-  if #rec.h >= HISTORY then table.remove(rec.h, 2) end
-  rec.h[#rec.h + 1] = event
+  -- It has no more events than the record has versions.
+  if rec.v >= HISTORY then
+    local events = { cmsgpack.unpack(rec.h) }
+    if #events >= HISTORY then
+      table.remove(events, 2)
+      rec.h = cmsgpack.pack(unpack(events))
+    end
+  end
+  rec.h = rec.h .. cmsgpack.pack(event)
+  if rec.s == 'dispatched' then rec.D = now - rec.c end
 end
 
 -- Forgets a path that a task has left and that has none any more, so that the cost of counting stays that of the paths
@@ -109,7 +117,7 @@ local function prune(path, state)
   for _, other in ipairs(STATES) do
     if redis.call('EXISTS', index_key(path, other)) == 1 then return end
   end
-  redis.call('SREM', PATHS, path)
+  redis.call('SREM', paths_key(), path)
 end
 
 -- Moves a record to a state of its present or another path, in every index at once.
@@ -119,7 +127,7 @@ local function enter(id, rec, state, path)
   rec.s, rec.p = state, path
   index(id, rec)
   if path ~= left then
-    redis.call('SADD', PATHS, path)
+    redis.call('SADD', paths_key(), path)
     prune(left, left_state)
   end
 end
@@ -165,7 +173,7 @@ end
 -- Removes all there is of a task; blobs were deleted before.
 local function purge(id, rec)
   redis.call('DEL', record_key(id), body_key(id), result_key(id))
-  redis.call('ZREM', DUE, id)
+  redis.call('ZREM', due_key(), id)
   unindex(id, rec)
   prune(rec.p, rec.s)
 end

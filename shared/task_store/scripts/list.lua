@@ -6,7 +6,7 @@
 -- Returns  {{{created ms, id, record}, …}, {ms, id} up to which all was looked at, or false for to the end}
 local CHUNK = 32
 local arg = cmsgpack.unpack(ARGV[1])
-local paths = arg.path and { arg.path } or redis.call('SMEMBERS', PATHS)
+local paths = arg.path and { arg.path } or redis.call('SMEMBERS', paths_key())
 local states = { arg.state }
 if not arg.state then states = { unpack(STATES) } end
 if states[1] == 'created' then states[#states + 1] = 'again' end

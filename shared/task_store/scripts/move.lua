@@ -39,11 +39,9 @@ else
 end
 if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
-local function taken(stored, replay)
-  return { rec.d and 'moved' or 'kept', stored, body or false, rec.d or false, rec = rec, replay = replay }
+if rec.k == arg.op then
+  return { rec.d and 'moved' or 'kept', raw, body or false, rec.d or false, rec = rec, replay = true }
 end
-
-if rec.k == arg.op then return taken(raw, true) end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
   return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
@@ -94,4 +92,4 @@ elseif LEASED[to] then
 end
 rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
 rec.d = transition and (target ~= path and { attempt, path } or attempt) or nil
-return taken(save(id, rec))
+return { transition and 'moved' or 'kept', save(id, rec), body or false, rec.d or false, rec = rec }

@@ -62,10 +62,10 @@ local function step(id, rec)
   end
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, arg.limit)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', due_key(), '-inf', now, 'LIMIT', 0, arg.limit)) do
   -- Redis when full refuses a script's first write if that needs room. This one never does, so a full Redis is still
   -- swept, and so gets room again.
-  redis.call('ZREM', DUE, id)
+  redis.call('ZREM', due_key(), id)
   local rec = load(id)
   if rec then step(id, rec) end
 end

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +35,7 @@ from shared.task_store import (
     TaskQueues,
     TaskStore,
 )
+from shared.task_store.packing import unpack
 from tests.shared.task_store.conftest import POLICY, Clock, RepeatingLink, opener
 from tests.shared.task_store.steps import sweep_all
 from tests.shared.task_store.wire import Wire
@@ -335,7 +335,7 @@ def picture(server: RedisServer) -> dict[bytes, object]:
                 found[key] = client.smembers(key)
             else:
                 raw = cast("bytes", client.get(key))
-                found[key] = raw if b"}b:" in key else msgpack.unpackb(raw)
+                found[key] = raw if b"}b:" in key else unpack(raw)
     return found
 
 

@@ -18,7 +18,7 @@ import msgpack
 import redis
 
 from local.redis_server import RedisCluster, RedisServer
-from shared.task_store.packing import TAGS
+from shared.task_store.packing import TAGS, unpack, unpack_each
 
 START_MS = 1_700_000_000_000
 Server = RedisServer | RedisCluster
@@ -56,7 +56,7 @@ class World:
         tag, name = match.groups()
         kind, _, rest = name.partition(":")
         if kind == "t":
-            self.records[rest], self.raw[rest] = _absolute(msgpack.unpackb(value)), value
+            self.records[rest], self.raw[rest] = _absolute(unpack(value)), value
             members = [rest]
         elif kind in ("b", "r"):
             self.contents[name] = value
@@ -176,7 +176,7 @@ def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
     who = ("", "client", "dispatcher", "reconciler")
     history = [
         [at_ms, states[state], attempt, who[by], states[state] if status is True else status]
-        for at_ms, state, attempt, by, status in rec["h"]
+        for at_ms, state, attempt, by, status in unpack_each(rec["h"])
     ]
     return rec | {"m": rec["c"] + rec.get("m", 0), "q": rec["c"] + rec.get("q", 0), "h": history}
 
