@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 
@@ -11,7 +10,6 @@ from bench.saturation import work_of
 from bench.simulation import Backbone, Manners, Record, Wire, Work, ideal, simulate
 from local.redis_server import RedisServer
 
-FIRST_PAUSE_S = 0.050
 RETRY_S = 2.0
 DOUBLINGS = 6
 """From the first pause to the longest."""
@@ -34,13 +32,27 @@ def test_while_tasks_wait_a_fleet_that_changes_is_busy_and_refuses_once_per_thin
     record = ours(redis_url, work)
     assert len(record.ended) == 1000
     assert record.makespan_s <= 1.05 * simulate(ideal(work, Manners(), Wire())).makespan_s
-    # Of slots that went, each was missed once; a report under way when they went may cost one more.
-    removed = -sum(change.slots for change in work.changes if change.slots < 0)
-    assert len(record.refused_grants) <= removed + len(work.changes)
     # More is tried one at a time, after a pause.
-    assert all(later - earlier >= FIRST_PAUSE_S for earlier, later in pairwise(record.refused_tries))
     pauses = record.makespan_s / RETRY_S + DOUBLINGS * (1 + len(work.changes))
     assert len(record.refused_tries) <= pauses + len(record.refused_grants)
+    # Of slots that went, each was missed once; a report under way when they went may cost one more. And where a task
+    # ends just as more is tried, the try may get the slot, and whom it is handed on to is refused.
+    removed = -sum(change.slots for change in work.changes if change.slots < 0)
+    assert len(record.refused_grants) <= removed + len(work.changes) + pauses / 10
+
+
+@pytest.mark.parametrize(("slots", "service_s", "tasks"), [(100, 1.0, 2000), (32, 0.1, 1000), (8, 0.05, 500)])
+def test_short_tasks_do_not_keep_it_from_learning(redis_url: str, slots: int, service_s: float, tasks: int) -> None:
+    """Some end before each answer to a try, so that the backend never holds all that is known of at that moment."""
+    work = Work((service_s,) * tasks, rate_per_s=5000, slots=slots)
+    wire = Wire()
+    record = ours(redis_url, work)
+    # Between an end and the next begin lie a report, Redis and a POST: nobody can do better.
+    gap_s = wire.report_s + wire.redis_s + wire.post_s
+    filled_s = slots * 2 * (wire.post_s + wire.redis_s)
+    best_s = tasks / slots * (service_s + gap_s)
+    assert record.makespan_s <= 1.1 * best_s + wire.event_s + filled_s
+    assert len(record.refused) <= 0.1 * tasks
 
 
 def test_a_slot_that_is_free_a_moment_after_the_report_is_given_that_moment(redis_url: str) -> None:

@@ -150,7 +150,7 @@ class WatchedLink(RedisLink):
         beyond = min(len(granted), len(after.held) - after.state["l"])
         assert beyond <= 1, "more than one is tried beyond what is known"
         tried = before.state.get("p")
-        if beyond == 1 and tried in after.held and tried != turn:
+        if after.state.get("p") != tried and tried in after.held and tried != turn:
             assert before.state["u"] <= self._clock(), "one is tried while another's answer is awaited"
 
 

@@ -13,6 +13,7 @@ else
     queue.c, queue.s = queue.c * kept, queue.s * kept
   end
   freed(queue, arg.turn)
+  if queue.p then queue.n = true end
   if queue.e then
     queue.f = queue.f or {}
     table.insert(queue.f, now + math.floor(queue.e))

@@ -15,8 +15,10 @@
 -- The state's fields. Times are milliseconds.
 --
 --   l  how many the backend is known to hold at a time      h, w  how many hold a slot, how many wait
---   p  the turn by which more is tried, u: until when its answer is awaited, m: how many held a slot with it
---   b  before when no more is tried, r: refusals of what was tried since the last that was taken
+--   p  the turn by which more is tried, u: until when its answer is awaited, m: how many held a slot with it, n: true if
+--      one of these was over before there was an answer
+--   a  until when a refusal of another turn is laid to that one: it may have got the other's slot
+--   b  before when no more is tried, r: refusals of what was tried in a row, z: what l was after the last
 --   y  when a turn was refused that was not beyond l, g: after what time one is tried then
 --   e  how long after a turn's end its slot is handed on, f: when each that waits for this will be
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
@@ -198,7 +200,7 @@ end
 -- A turn that held a slot holds it no more.
 local function freed(queue, turn)
   queue.h = queue.h - 1
-  if queue.p == turn then queue.p, queue.u = nil, nil end
+  if queue.p == turn then queue.p, queue.u, queue.n = nil, nil, nil end
 end
 
 -- Takes a turn out of those that wait, if it is there.
@@ -219,23 +221,31 @@ end
 
 -- The backend has taken a turn that holds a slot. One by which more is tried, and that has no answer yet, proves nothing.
 -- A backend that has ended it already may be quick, and others have ended too: what counts is how many there were with it.
+-- If others let go of a slot meanwhile it is likely, and not sure, that the backend holds more: soon it will be known.
 local function proven(queue, turn, has_ended)
-  local proof = queue.p == turn
-  if proof then queue.p, queue.u = nil, nil end
+  local proof, unsure = queue.p == turn, queue.n
+  if proof then queue.p, queue.u, queue.n, queue.a = nil, nil, nil, nil end
   if proof and queue.y then
     -- A slot that was refused is there a moment later: it was handed on too early.
-    queue.e, queue.y, queue.g = math.min((queue.e or 0) + now - queue.y, SETTLE_MS), nil, nil
+    if not unsure then queue.e, queue.g = math.min((queue.e or 0) + now - queue.y, SETTLE_MS), nil end
+    queue.y = nil
   elseif queue.e then
     queue.e = queue.e > 10 and queue.e * 0.99 or nil
   end
   queue.o, queue.d = nil, nil
   local had = has_ended and proof and queue.m or queue.h - (queue.p and 1 or 0)
-  if had > queue.l then queue.l, proof = queue.l + 1, true end
-  if proof then queue.b, queue.r = nil, nil end
+  local raised = had > queue.l
+  if raised then
+    queue.l = queue.l + 1
+    if proof and unsure then queue.a = now + ANSWER_MS end
+  end
+  if proof and not unsure or queue.l > (queue.z or 0) + 1 then queue.r = nil end
+  if proof and (raised or not unsure) then queue.b = nil end
 end
 
 -- Hands free slots on to who waits. Beyond the known limit one turn at a time: so a backend that takes more is filled
--- as fast as it answers, and one that does not refuses once.
+-- as fast as it answers, and one that does not refuses once. Meanwhile known slots are handed on all the same: where
+-- tasks are short, some end before each answer, and nothing would be learned of what is never full.
 local function hand_on(queue)
   local granted, set = {}, settings()
   local cap = set.limit or queue.i
@@ -246,10 +256,11 @@ local function hand_on(queue)
   while queue.w > 0 and not set.paused and not (cap and queue.h >= cap) do
     local at = queue.o or 0
     -- After a pause for failures too, until one is taken.
-    local beyond = queue.h >= queue.l or queue.o ~= nil
+    local known = queue.h - (queue.p and 1 or 0)
+    local beyond = known >= queue.l or queue.o ~= nil
     if beyond then
       at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
-    elseif queue.h + #settling >= queue.l then
+    elseif known + #settling >= queue.l then
       at = math.max(at, settling[1])
     end
     if at > now then
@@ -262,7 +273,10 @@ local function hand_on(queue)
       break
     end
     hold(queue, turn)
-    if beyond then queue.p, queue.u, queue.m = turn, now + ANSWER_MS, queue.h end
+    if beyond then
+      queue.p, queue.m, queue.n = turn, queue.h, nil
+      queue.u, queue.a = now + ANSWER_MS, now + ANSWER_MS
+    end
     granted[#granted + 1] = turn
   end
   save()
