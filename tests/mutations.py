@@ -215,6 +215,32 @@ MUTATIONS = [
             ),
         )
     ),
+    *(
+        Mutation(f"queue: {guard}", f"{QUEUE_SCRIPTS}/{file}.lua", old, new, tests)
+        for guard, file, old, new, tests in (
+            (
+                "known slots are handed on while more is tried",
+                "lib",
+                "local known = queue.h - (queue.p and 1 or 0)",
+                "local known = queue.h",
+                QUEUE_TESTS,
+            ),
+            (
+                "a refusal in place of the try counts as its own",
+                "refused",
+                "is_try or (queue.a or 0) > now",
+                "is_try",
+                QUEUE_TESTS,
+            ),
+            (
+                "a guess does not shorten the pause",
+                "lib",
+                "if proof and not unsure or",
+                "if proof or",
+                QUEUE_TESTS,
+            ),
+        )
+    ),
     Mutation(
         "together: an error of one is not the others'",
         "shared/task_store/joint_scripts/lib.lua",

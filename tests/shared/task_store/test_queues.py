@@ -237,6 +237,39 @@ async def test_refusals_that_come_together_are_one_lesson(queues: TaskQueues, cl
     assert granted.again_s <= 0.05
 
 
+async def test_while_more_is_tried_a_known_slot_that_gets_free_is_handed_on(queues: TaskQueues, clock: Clock) -> None:
+    held = await learn(queues, clock, 2)
+    tried, next_, after, last = tasks(4, clock)
+    assert await offer(queues, tried, next_, after, last) == [turn(tried)]
+    clock.advance(0.01)
+    granted = await queues.leave(PATH, turn(held[0]), completed(held[0], clock, since_ms=clock()))
+    assert granted.grants == [turn(next_)]
+    # Likely three fit, and it is assumed.
+    assert (await queues.accepted(tried)).grants == [turn(after)]
+    assert (await queues.status(PATH)).slots == 3
+
+
+async def test_who_is_refused_since_the_try_got_its_slot_takes_the_guess_back(
+    queues: TaskQueues, clock: Clock
+) -> None:
+    held = await learn(queues, clock, 2)
+    for pause_s in (0.05, 0.1, 0.2):
+        tried, next_ = tasks(2, clock, name=f"after{pause_s}s-")
+        assert await offer(queues, tried, next_) == [turn(tried)]
+        clock.advance(0.01)
+        ended = held.pop(0)
+        granted = await queues.leave(PATH, turn(ended), completed(ended, clock, since_ms=clock()))
+        assert granted.grants == [turn(next_)]
+        await queues.accepted(tried)
+        assert (await queues.status(PATH)).slots == 3
+        granted = await queues.refused(next_, again(next_), after_s=None)
+        assert (await queues.status(PATH)).slots == 2
+        assert granted == Granted([], pause_s)
+        await queues.leave(PATH, turn(again(next_)), None)
+        held.append(tried)
+        clock.advance(60)
+
+
 async def test_retry_after_is_as_long_as_the_backend_says(queues: TaskQueues, clock: Clock) -> None:
     await learn(queues, clock, 1)
     first, second = tasks(2, clock)
