@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ class Circuit:
         """How the dependency was found, by the outcome of the calls so far."""
         return "unavailable" if self._is_open else "ok" if self._answers else "untried"
 
-    async def call(
+    def call(
         self, attempt: Callable[[], Awaitable[T]], *, probe: Callable[[], Awaitable[Any]], insist: bool = False
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Make the *attempt*, if the circuit lets it through or the caller *insists*.
 
         Args:
@@ -48,14 +48,16 @@ class Circuit:
         Raises:
             CircuitOpen: the attempt was not made.
         """
-        if self._is_open and not insist:
-            if self._probe is None or self._probe.done():
-                self._probe = asyncio.ensure_future(self._watch(probe))
-                # Nobody may be left to hear of its failure.
-                self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
-            await asyncio.wait((self._probe,), timeout=self._patience_s)
-            if self._is_open:
-                raise CircuitOpen
+        return self._watch(attempt) if insist or not self._is_open else self._call_after(probe, attempt)
+
+    async def _call_after(self, probe: Callable[[], Awaitable[Any]], attempt: Callable[[], Awaitable[T]]) -> T:
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(self._watch(probe))
+            # Nobody may be left to hear of its failure.
+            self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+        await asyncio.wait((self._probe,), timeout=self._patience_s)
+        if self._is_open:
+            raise CircuitOpen
         return await self._watch(attempt)
 
     async def _watch(self, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -11,6 +11,7 @@ is there when one ends. To a task that does not end at once it says that it took
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 import tempfile
@@ -80,6 +81,12 @@ class _Notes:
                 line.connect(self._mailbox)
                 self._socket = line
             self._socket.sendall(f"{grant.turn}\n".encode())
+
+
+def _as_the_app_does() -> None:
+    """See function_app.py."""
+    gc.freeze()
+    gc.set_threshold(5_000)
 
 
 def producer(url: str) -> side.Enqueue:
@@ -164,4 +171,5 @@ class Consumer:
 
 
 if __name__ == "__main__":
+    _as_the_app_does()
     side.main(producer, worker, "redis")

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache
 from typing import Any, Final, cast
 
@@ -104,14 +104,14 @@ class RedisLink:
         """
         return await self._call(tag, lambda: self._ask(tag, _GET, (key.encode(),)))
 
-    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+    def script(self, name: str, tag: str, *args: bytes | str) -> Coroutine[Any, Any, Any]:
         """Run a script of ``scripts/`` on the keys under *tag*.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
         words = tuple([arg if isinstance(arg, bytes) else arg.encode() for arg in args])
-        return await self._call(tag, lambda: self._ask(tag, _first_words(name, tag), words))
+        return self._call(tag, lambda: self._ask(tag, _first_words(name, tag), words))
 
     async def joint(self, name: str, *words: bytes) -> Any | None:
         """Run a script of ``joint_scripts/``, which reaches the keys of all partitions.

@@ -199,7 +199,7 @@ class TaskStore:
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
-        return _created(new.id, await self._link.script("create", tag_of(new.id), *self._new(new)))
+        return _created(new, await self._link.script("create", tag_of(new.id), *self._new(new)))
 
     async def create_waiting(self, new: NewTask) -> Created | Existing | Full | Draining | None:
         """Store a task and let it wait in its endpoint's queue, unless that takes none.
@@ -213,7 +213,7 @@ class TaskStore:
         reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, self._queues.packed_new(turn))
         if reply is None:
             return None
-        created = _created(new.id, reply[0])
+        created = _created(new, reply[0])
         if isinstance(created, Existing):
             return created
         taken = taken_of(reply[1])
@@ -221,7 +221,7 @@ class TaskStore:
 
     def _new(self, new: NewTask) -> tuple[bytes, bytes]:
         record: dict[str, Any] = {
-            "s": new.state.value,
+            "s": new.state,
             "p": new.path,
             "x": new.status,
             "a": 1,
@@ -234,9 +234,14 @@ class TaskStore:
             record["b"] = _pack_content(new.body)
             if new.body.blob is not None:
                 record["g"] = True
-        for key, value in (("u", new.query), ("t", new.traceparent), ("o", new.owner), ("i", new.fingerprint)):
-            if value:
-                record[key] = value
+        if new.query:
+            record["u"] = new.query
+        if new.traceparent:
+            record["t"] = new.traceparent
+        if new.owner:
+            record["o"] = new.owner
+        if new.fingerprint:
+            record["i"] = new.fingerprint
         if new.priority != DEFAULT_PRIORITY:
             record["j"] = new.priority
         # Nobody can try again what the backbone was not to dispatch: silence ends it only at last.
@@ -245,7 +250,7 @@ class TaskStore:
             "id": new.id,
             "rec": record,
             "due_in": to_ms(due_s),
-            "who": Who.CLIENT.value,
+            "who": Who.CLIENT,
             "brief": new.status[:BRIEF_CHARS],
         }
         return pack(self._stamped(arg)), new.inline_body if new.body and not new.body.blob else b""
@@ -605,7 +610,9 @@ class TaskStore:
     def _stamped(self, arg: dict[str, Any]) -> dict[str, Any]:
         # The operation id is drawn once per step: when the client repeats a call whose reply was lost, the script
         # finds the id in the record and knows that the step was taken.
-        return arg | {"now": self._now_ms() if self._now_ms else 0, "op": random.getrandbits(_OPERATION_BITS)}
+        arg["now"] = self._now_ms() if self._now_ms else 0
+        arg["op"] = random.getrandbits(_OPERATION_BITS)
+        return arg
 
     async def _get(self, task_id: str, kind: str) -> bytes | None:
         tag = tag_of(task_id)
@@ -703,10 +710,38 @@ def _left(task: Task, where: int | list[Any]) -> Left:
     return Left(task.path, where) if isinstance(where, int) else Left(where[1].decode(), where[0])
 
 
-def _created(task_id: str, reply: list[Any]) -> Created | Existing:
-    kind, raw = reply
-    task = _unpack_task(task_id, raw)
+def _created(new: NewTask, reply: list[Any]) -> Created | Existing:
+    kind, stored = reply
+    if isinstance(stored, int):
+        return Created(_as_stored(new, stored))
+    task = _unpack_task(new.id, stored)
     return Created(task) if kind == b"created" else Existing(task)
+
+
+def _as_stored(new: NewTask, now_ms: int) -> Task:
+    return Task(
+        id=new.id,
+        state=new.state,
+        path=new.path,
+        query=new.query,
+        status=new.status,
+        attempt=1,
+        failures=0,
+        publishes=1 if new.wanted else 0,
+        priority=new.priority,
+        wanted=new.wanted,
+        version=1,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        queued_ms=now_ms,
+        body=new.body,
+        result=None,
+        traceparent=new.traceparent,
+        fingerprint=new.fingerprint,
+        owner=new.owner,
+        unannounced=False,
+        history=(Event(now_ms, new.state, 1, Who.CLIENT, new.status[:BRIEF_CHARS]),),
+    )
 
 
 def _claimed(task_id: str, reply: list[Any]) -> Claimed | Refused:

@@ -2,7 +2,7 @@
 --
 -- ARGV[1]  packed map: now, id, op, due_in (ms), who, brief (status for the history), rec (the record but for its times)
 -- ARGV[2]  the inline body, or ''
--- Returns  {'created', record}, also to a replay
+-- Returns  {'created', now}: the caller knows the rest; to a replay {'created', record}
 --          {'exists', record} when the id was taken: nothing changed, but that it can no longer be withdrawn
 local arg = given(ARGV[1])
 local known, raw = load(arg.id)
@@ -22,7 +22,9 @@ remember(rec, now, arg.who, arg.brief)
 redis.call('SADD', paths_key(), rec.p)
 index(arg.id, rec)
 set_due(arg.id, now + arg.due_in)
-if not rec.b or rec.b[3] then return { 'created', save(arg.id, rec) } end
-local stored = packed(rec)
-redis.call('MSET', record_key(arg.id), stored, body_key(arg.id), ARGV[2])
-return { 'created', stored }
+if not rec.b or rec.b[3] then
+  save(arg.id, rec)
+else
+  redis.call('MSET', record_key(arg.id), packed(rec), body_key(arg.id), ARGV[2])
+end
+return { 'created', now }

@@ -124,6 +124,25 @@ async def test_a_new_task_is_there_and_holds_a_slot_or_waits(process: Process, c
     assert (status.holding, status.waiting) == (1, 1)
 
 
+async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, clock: Clock) -> None:
+    full = new(
+        "t1",
+        status="s" * 300,
+        query="a=1",
+        body=Content("text/plain", 5, "blob"),
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        owner="ann",
+        fingerprint="f",
+        priority=0,
+    )
+    unwanted = new("t2", state=State.RUNNING, wanted=False, body=None)
+    for task in (full, unwanted):
+        for create in (process.store.create, process.store.create_waiting):
+            created = await create(replace(task, id=f"{task.id}-{create.__name__}"))
+            assert isinstance(created, Created)
+            assert created.task == await process.store.get(created.task.id)
+
+
 async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: Clock) -> None:
     await process.learn(clock)
     await process.store.create_waiting(new("t1"))
