@@ -51,7 +51,7 @@ import redis
 
 from bench.delay_proxy import DelayProxy
 from bench.peers import ours_http
-from bench.peers.catalogue import DOES, OURS, OURS_HTTP, PEERS, Peer
+from bench.peers.catalogue import DOES, OURS, OURS_HTTP, OURS_PLAIN, PEERS, Peer
 from local.azurite import Azurite
 from local.processes import LocalStackError, free_port
 from local.redis_server import RedisServer
@@ -359,7 +359,11 @@ def run(quick: bool, redis_port: int | None = None, only: Sequence[str] = ()) ->
         only: the names of those to measure, whatever their case; empty for all.
     """
     extent = QUICK if quick else FULL
-    chosen = [peer for peer in (OURS, OURS_HTTP, *PEERS) if not only or peer.name.lower() in map(str.lower, only)]
+    chosen = [
+        peer
+        for peer in (OURS, OURS_PLAIN, OURS_HTTP, *PEERS)
+        if not only or peer.name.lower() in map(str.lower, only)
+    ]
     for peer in chosen:
         peer.command()  # installs it before anything is measured
     values: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
@@ -422,9 +426,9 @@ def ratios(values: dict[str, dict[str, list[float | None]]], peers: Sequence[Pee
 
     Bytes are compared with the peers that keep as much, which is not all of them.
     """
-    others = [peer for peer in peers if peer not in (OURS, OURS_HTTP)]
+    others = [peer for peer in peers if peer not in (OURS, OURS_PLAIN, OURS_HTTP)]
     found: list[dict[str, Any]] = []
-    for mine in (OURS, OURS_HTTP):
+    for mine in (OURS, OURS_PLAIN, OURS_HTTP):
         for figure, own in values.get(mine.name, {}).items():
             kind = figure.partition("_")[2]
             rivals = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import environments
-from bench.peers.side import CONCURRENT_ENQUEUES, PAYLOAD, SLOTS
+from bench.peers.side import CONCURRENT_ENQUEUES, PAYLOAD, PREFETCH, SLOTS
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,19 @@ _THREADS = f"one process with {SLOTS} threads"
 OURS = Peer(
     "ours",
     _module("ours", None),
-    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots",
+    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots that takes {PREFETCH} times as many tasks",
     ("yes", "yes: lease, renewed by any update", "body, status, history, result: 7 days", "yes", "yes, by id"),
     keeps_waiting=True,
     keeps_finished=True,
+)
+OURS_PLAIN = Peer(
+    "ours, no prefetch",
+    OURS.command,
+    f"the same, but its worker takes no more than the {SLOTS} tasks that it works on",
+    OURS.does,
+    keeps_waiting=True,
+    keeps_finished=True,
+    arguments=("1",),
 )
 OURS_HTTP = Peer(
     "ours, HTTP",

@@ -4,8 +4,9 @@ A task takes two steps: it is created and waits in its queue; and it is complete
 the next task claimed. One that finds a free slot takes three: that it was granted, which goes by Event Grid in the
 backbone, goes by a socket here, and who hears of it claims it.
 
-The consumer is a backend that takes more tasks than it works on, as many do: PREFETCH times as many, so that the next
-is there when one ends. To a task that does not end at once it says that it took it, as a backend does by its answer.
+The consumer is a backend that takes more tasks than it works on, as many do, so that the next is there when one ends;
+or no more than it works on, if told so by a third word. A task that does not end at once it reports as taken, which in
+the backbone a backend's answer does.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ from shared.task_store import (
 from shared.task_store.connection import RedisAddress
 
 PATH = "/v1/bench/0"
-PREFETCH = 4
-"""As Celery's default. With 1 it takes no more than it works on."""
 LEASE_S = 60
 LOOK_S = 0.25
 """How often the consumer looks for what nobody told it of, as the reconciler does: for one, what was granted when
@@ -56,7 +55,7 @@ def _open(url: str, slots: int) -> tuple[TaskStore, TaskQueues]:
 
 
 def _prefetch() -> int:
-    return int(sys.argv[3]) if len(sys.argv) > 3 else PREFETCH
+    return int(sys.argv[3]) if len(sys.argv) > 3 else side.PREFETCH
 
 
 def _no_credential() -> NoReturn:

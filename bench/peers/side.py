@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 SLOTS = 32
 """How many tasks a worker works on at a time."""
+PREFETCH = 4
+"""How many times as many tasks our worker takes, so that the next is there when one ends: Celery's default."""
 CONCURRENT_ENQUEUES = 128
 RESULT = "completed"
 # Hardly compressible, since some peers compress.

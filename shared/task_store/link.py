@@ -74,6 +74,11 @@ def _first_words(script: str, *tags: str) -> Words:
     return Words(b"EVALSHA", *words, source=source, is_common=tags == _TWO_SLOTS)
 
 
+@cache
+def _joint_words(name: str) -> Words:
+    return _first_words(f"joint/{name}", *_TWO_SLOTS)
+
+
 class RedisLink:
     """Calls Redis, and tells apart what passes from what is a fault.
 
@@ -123,7 +128,7 @@ class RedisLink:
         """
         if self._is_spread:
             return None
-        first = _first_words(f"joint/{name}", *_TWO_SLOTS)
+        first = _joint_words(name)
         try:
             return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, first, words))
         except ClusterCrossSlotError:

@@ -24,10 +24,10 @@ from shared.task_store.connection import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, Cluste
 
 EVERYWHERE: Final = ""
 """The tag of a command on keys of all partitions."""
-FLIGHTS: Final = 4
+FLIGHTS: Final = 5
 """How many pipelines are on their way to one server at a time. What is asked meanwhile goes with the next: fewer
 pipelines carry more each, and what is done once for each costs less."""
-FLIGHT_COMMANDS: Final = 32
+FLIGHT_COMMANDS: Final = 26
 """So few that the server works on some while the answers of others are worked on here: sent all together, they come
 back all together, and each side waits for the other."""
 FLIGHT_BYTES: Final = 256 * 1024

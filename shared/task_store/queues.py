@@ -7,7 +7,7 @@ records, and may be wrong: what is granted has still to be claimed, and what is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -106,7 +106,8 @@ class TaskQueues:
 
     async def offer_new(self, turn: Turn) -> Taken | Full | Draining:
         """Let a new task wait, unless the queue takes none."""
-        return taken_of(await self._link.script("queue/offer", tag_of(turn.path), self.packed_new(turn)))
+        packed = self.packed_new(turn.path, turn.row)
+        return taken_of(await self._link.script("queue/offer", tag_of(turn.path), packed))
 
     async def offer(self, turns: Iterable[Turn]) -> Granted:
         """Let turns of one path wait; nothing happens to those that do, or hold a slot."""
@@ -194,9 +195,12 @@ class TaskQueues:
         turn = Grant(task.id, task.attempt).turn
         return await self._script(script, task.path, turn=turn, owner=task.owner, **arg)
 
-    def packed_new(self, turn: Turn) -> bytes:
+    def packed_new(self, path: str, row: Sequence[Any]) -> bytes:
         """What the script that lets a new turn wait is told."""
-        return self._packed(turn.path, {"turns": (turn.row,), "new": True, "backlog": self._policy.backlog})
+        arg: dict[str, Any] = {"turns": (row,), "new": True}
+        if self._policy.backlog is not None:
+            arg["backlog"] = self._policy.backlog
+        return self._packed(path, arg)
 
     def packed_step(self, taken: Task | None, *, window_ms: int) -> bytes:
         """What the script is told that takes a step of a task together with what follows from it in its queue."""
@@ -206,15 +210,16 @@ class TaskQueues:
         return self._packed(taken.path, {"turn": turn, "owner": taken.owner, "window": window_ms})
 
     async def _script(self, name: str, path: str, **arg: Any) -> Any:
-        return await self._link.script(f"queue/{name}", tag_of(path), self._packed(path, arg))
+        given = {key: value for key, value in arg.items() if value is not None}
+        return await self._link.script(f"queue/{name}", tag_of(path), self._packed(path, given))
 
     def _packed(self, path: str, arg: dict[str, Any]) -> bytes:
-        """A script's packed map; in *arg*, which is used up, None is absent."""
+        """A script's packed map, with *arg*, which is used up."""
         arg["now"] = self._now_ms() if self._now_ms else 0
         arg["path"] = path
         arg["cap"] = self._limit(path) or False
         arg["claim"] = self._claim_ms
-        return pack({key: value for key, value in arg.items() if value is not None})
+        return pack(arg)
 
 
 def _again(requeued: Task) -> dict[str, Any]:

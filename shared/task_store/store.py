@@ -199,7 +199,9 @@ class TaskStore:
 
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
-        return _created(new, await self._link.script("create", tag_of(new.id), *self._new(new)))
+        kind, stored = await self._link.script("create", tag_of(new.id), *self._new(new))
+        task = _created_task(new, stored)
+        return Existing(task) if kind == b"exists" else Created(task)
 
     async def create_waiting(self, new: NewTask) -> Created | Existing | Full | Draining | None:
         """Store a task and let it wait in its endpoint's queue, unless that takes none.
@@ -208,16 +210,18 @@ class TaskStore:
         """
         if self._queues is None:
             return None
-        turn = Turn(new.path, Grant(new.id, 1), new.owner, 0, new.priority)
         task_tag, queue_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
-        reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, self._queues.packed_new(turn))
+        # As the row of a Turn.
+        turn = self._queues.packed_new(new.path, (f"{new.id}.1", new.owner, 0, new.priority))
+        reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, turn)
         if reply is None:
             return None
-        created = _created(new, reply[0])
-        if isinstance(created, Existing):
-            return created
-        taken = taken_of(reply[1])
-        return Created(created.task, taken.place, taken.granted) if isinstance(taken, Taken) else taken
+        (kind, stored), offered = reply
+        task = _created_task(new, stored)
+        if kind == b"exists":
+            return Existing(task)
+        taken = taken_of(offered)
+        return Created(task, taken.place, taken.granted) if isinstance(taken, Taken) else taken
 
     def _new(self, new: NewTask) -> tuple[bytes, bytes]:
         record: dict[str, Any] = {
@@ -710,15 +714,11 @@ def _left(task: Task, where: int | list[Any]) -> Left:
     return Left(task.path, where) if isinstance(where, int) else Left(where[1].decode(), where[0])
 
 
-def _created(new: NewTask, reply: list[Any]) -> Created | Existing:
-    kind, stored = reply
-    if isinstance(stored, int):
-        return Created(_as_stored(new, stored))
-    task = _unpack_task(new.id, stored)
-    return Created(task) if kind == b"created" else Existing(task)
-
-
-def _as_stored(new: NewTask, now_ms: int) -> Task:
+def _created_task(new: NewTask, stored: int | bytes) -> Task:
+    """What a create stored, when it tells the time; a record is that of an earlier one."""
+    if isinstance(stored, bytes):
+        return _unpack_task(new.id, stored)
+    now_ms = stored
     return Task(
         id=new.id,
         state=new.state,
