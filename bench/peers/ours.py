@@ -5,8 +5,8 @@ the next task claimed. One that finds a free slot takes three: that it was grant
 backbone, goes by a socket here, and who hears of it claims it.
 
 The consumer is a backend that takes more tasks than it works on, as many do, so that the next is there when one ends;
-or no more than it works on, if told so by a third word. A task that does not end at once it reports as taken, which in
-the backbone a backend's answer does.
+or no more than it works on, if told so by a third word. A task that does not end at once it reports as taken,
+which in the backbone a backend's answer does.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ records, and may be wrong: what is granted has still to be claimed, and what is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -106,8 +106,9 @@ class TaskQueues:
 
     async def offer_new(self, turn: Turn) -> Taken | Full | Draining:
         """Let a new task wait, unless the queue takes none."""
-        packed = self.packed_new(turn.path, turn.row)
-        return taken_of(await self._link.script("queue/offer", tag_of(turn.path), packed))
+        return taken_of(
+            await self._script("offer", turn.path, turns=[turn.row], new=True, backlog=self._policy.backlog)
+        )
 
     async def offer(self, turns: Iterable[Turn]) -> Granted:
         """Let turns of one path wait; nothing happens to those that do, or hold a slot."""
@@ -195,12 +196,12 @@ class TaskQueues:
         turn = Grant(task.id, task.attempt).turn
         return await self._script(script, task.path, turn=turn, owner=task.owner, **arg)
 
-    def packed_new(self, path: str, row: Sequence[Any]) -> bytes:
-        """What the script that lets a new turn wait is told."""
-        arg: dict[str, Any] = {"turns": (row,), "new": True}
+    def packed_new(self, path: str) -> bytes:
+        """What the script is told that creates a task and lets it wait; the rest it has from the record."""
+        arg: dict[str, Any] = {"cap": self._limit(path) or False, "claim": self._claim_ms}
         if self._policy.backlog is not None:
             arg["backlog"] = self._policy.backlog
-        return self._packed(path, arg)
+        return pack(arg)
 
     def packed_step(self, taken: Task | None, *, window_ms: int) -> bytes:
         """What the script is told that takes a step of a task together with what follows from it in its queue."""

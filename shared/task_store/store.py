@@ -211,16 +211,15 @@ class TaskStore:
         if self._queues is None:
             return None
         task_tag, queue_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
-        # As the row of a Turn.
-        turn = self._queues.packed_new(new.path, (f"{new.id}.1", new.owner, 0, new.priority))
-        reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, turn)
+        offered = self._queues.packed_new(new.path)
+        reply = await self._link.joint("create", task_tag, *self._new(new), queue_tag, offered)
         if reply is None:
             return None
-        (kind, stored), offered = reply
+        (kind, stored), taken_in = reply
         task = _created_task(new, stored)
         if kind == b"exists":
             return Existing(task)
-        taken = taken_of(offered)
+        taken = taken_of(taken_in)
         return Created(task, taken.place, taken.granted) if isinstance(taken, Taken) else taken
 
     def _new(self, new: NewTask) -> tuple[bytes, bytes]:
