@@ -48,7 +48,7 @@ MUTATIONS = [
         "rec.a, rec.n, rec.z = rec.a, 0, nil",
     ),
     Mutation("replay of a step", f"{SCRIPTS}/move.lua", "if rec.k == arg.op then", "if false then"),
-    Mutation("replay of a create", f"{SCRIPTS}/create.lua", "if known.k == arg.op then", "if false then"),
+    Mutation("replay of a create", f"{SCRIPTS}/create.lua", "if known and known.k == arg.op then", "if false then"),
     Mutation("replay of a report", f"{SCRIPTS}/report.lua", "known = known or op == arg.op", "known = false"),
     Mutation(
         "terminal: a finished task stays as it is", f"{SCRIPTS}/move.lua", "if TERMINAL[rec.s] and", "if false and"
@@ -152,7 +152,7 @@ MUTATIONS = [
             (
                 "a freed slot is handed on meanwhile",
                 "lib",
-                "local beyond = queue.h >= queue.l or queue.o ~= nil",
+                "local beyond = known >= queue.l or queue.o ~= nil",
                 "local beyond = true",
             ),
             ("a pause for failures ends with one", "lib", " or queue.o ~= nil", ""),
@@ -251,7 +251,7 @@ MUTATIONS = [
     Mutation(
         "together: an owner who comes changes the others' places",
         "shared/task_store/queue_scripts/lib.lua",
-        "    read[STATE].times = nil\n    queue.w",
+        "    read[STATE].times, read[STATE].alone = nil, nil\n    queue.w",
         "    queue.w",
         JOINT_TESTS,
     ),
