@@ -208,6 +208,12 @@ MUTATIONS = [
                 "if false",
             ),
             (
+                "who came first goes first",
+                "queue_scripts/lib",
+                "since = math.max(now, (queue.q or 0) + 1 / 1024)",
+                "since = now",
+            ),
+            (
                 "a limit that was lost lets nothing through",
                 "queue_scripts/lib",
                 "{ l = 0, v = 0, i = 0 }",

@@ -24,6 +24,7 @@
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
 --   s  how long slots were held in all, until t, c: by how many turns that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
+--   q  since when the last new turn waits
 --   i  the configured limit; 0 until it is told to a state that was lost
 --
 -- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit, false: none; absent:
@@ -160,7 +161,13 @@ local function stands(turn, owner) return holds(turn) or redis.call('ZSCORE', wa
 local function wait(queue, turn, owner, queued_ms, priority, comes_back)
   if holds(turn) then return end
   local key = waiting_key(owner)
-  local rank = (queued_ms > 0 and queued_ms or now) - priority * AGE_MS
+  local since = queued_ms
+  if since == 0 then
+    -- Who comes later in the same millisecond goes later.
+    since = math.max(now, (queue.q or 0) + 1 / 1024)
+    queue.q = since
+  end
+  local rank = since - priority * AGE_MS
   local added = redis.call('ZADD', key, 'NX', rank, turn)
   local times = read[STATE].times
   local is_there = times and times[owner]

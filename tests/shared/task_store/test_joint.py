@@ -143,6 +143,28 @@ async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, cl
             assert created.task == await process.store.get(created.task.id)
 
 
+async def test_of_those_who_come_in_the_same_millisecond_who_came_first_goes_first(
+    server: RedisServer, clock: Clock
+) -> None:
+    process = Process.at(server.url, clock, limit=1)
+    await process.learn(clock, 1)
+    places: list[int] = []
+    for task_id in ("c", "a", "b"):
+        created = await process.store.create_waiting(new(task_id))
+        assert isinstance(created, Created)
+        assert created.place
+        places.append(created.place.ahead)
+    assert places == [0, 1, 2]
+    order: list[str] = []
+    last = "held0"
+    for _ in places:
+        outcome = await process.store.update(last, state=State.COMPLETED, status="done")
+        ((grant,),) = [granted_of(outcome).grants]
+        order.append(last := grant.task_id)
+    assert order == ["c", "a", "b"]
+    await process.link.aclose()
+
+
 async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: Clock) -> None:
     await process.learn(clock)
     await process.store.create_waiting(new("t1"))
