@@ -57,10 +57,12 @@ class Picture:
     settings: dict[str, Any]
     waiting: frozenset[str]
     held: frozenset[str]
+    entries: int
+    """Of those that wait. Where task and queue lie on different servers, an id that two owners chose stands twice."""
 
     @property
     def is_counted(self) -> bool:
-        return not self.state or (self.state["w"], self.state["h"]) == (len(self.waiting), len(self.held))
+        return not self.state or (self.state["w"], self.state["h"]) == (self.entries, len(self.held))
 
 
 class Witness:
@@ -86,7 +88,8 @@ class Witness:
             keys = self.keys(path, kind)
             return frozenset(turn.decode() for client, key in keys for turn in client.zrange(key, 0, -1))
 
-        return Picture(packed("q"), packed("qs"), turns("qw"), turns("qh"))
+        entries = sum(client.zcard(key) for client, key in self.keys(path, "qw"))
+        return Picture(packed("q"), packed("qs"), turns("qw"), turns("qh"), entries)
 
     def due_ms(self, task_id: str) -> float | None:
         key = "{" + tag_of(task_id) + "}due"
