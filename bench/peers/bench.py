@@ -97,7 +97,7 @@ class Extent:
     """Whether, far, a second producer helps and the HTTP path is measured."""
 
 
-FULL = Extent(repeats=3, enqueue_s=1.0, drain_s=1.5, singles=40, per_slot=20, memory_tasks=2_000, thorough=True)
+FULL = Extent(repeats=5, enqueue_s=1.0, drain_s=1.5, singles=40, per_slot=20, memory_tasks=2_000, thorough=True)
 QUICK = Extent(repeats=1, enqueue_s=0.3, drain_s=0.4, singles=8, per_slot=3, memory_tasks=200, thorough=False)
 
 

@@ -57,6 +57,15 @@ class Process:
         queues = TaskQueues(link, QueuePolicy(backlog=3), lambda path: limit, clock)
         return cls(TaskStore(link, POLICY, clock, queues), queues, link)
 
+    @classmethod
+    async def full(cls, url: str, clock: Clock) -> Process:
+        """With three tasks in the backend's hands, held0 to held2, and t0 to t2 waiting."""
+        process = cls.at(url, clock, limit=3)
+        await process.learn(clock, 3)
+        for number in range(3):
+            await process.store.create_waiting(new(f"t{number}"))
+        return process
+
     async def learn(self, clock: Clock, slots: int = 2) -> list[Task]:
         """Has the backend take so many tasks, of which none ends."""
         held: list[Task] = []
@@ -141,6 +150,18 @@ async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, cl
             created = await create(replace(task, id=f"{task.id}-{create.__name__}"))
             assert isinstance(created, Created)
             assert created.task == await process.store.get(created.task.id)
+
+
+async def test_a_body_whose_record_was_lost_is_in_no_new_tasks_way(process: Process, server: RedisServer) -> None:
+    await process.store.create(new("t1"))
+    with server.connect() as client:
+        client.delete("{" + tag_of("t1") + "}t:t1")
+    created = await process.store.create(new("t1", inline_body=b"other"))
+    assert isinstance(created, Created)
+    assert created.task == await process.store.get("t1")
+    claimed = await process.store.claim("t1", 1)
+    assert isinstance(claimed, Claimed)
+    assert claimed.inline_body == b"other"
 
 
 async def test_of_those_who_come_in_the_same_millisecond_who_came_first_goes_first(
@@ -417,10 +438,7 @@ async def test_steps_of_one_moment_are_one_script(server: RedisServer, cut_wire:
 async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
-    process = Process.at(cut_wire.url, clock, limit=3)
-    await process.learn(clock, 3)
-    for number in range(3):
-        await process.store.create_waiting(new(f"t{number}"))
+    process = await Process.full(cut_wire.url, clock)
     with server.connect() as client:
         damaged = "{" + tag_of("held1") + "}t:held1"
         client.delete(damaged)
@@ -446,10 +464,7 @@ async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
 async def test_when_the_answer_to_several_is_lost_each_hands_on_once_and_tells_whom(
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
-    process = Process.at(cut_wire.url, clock, limit=3)
-    await process.learn(clock, 3)
-    for number in range(3):
-        await process.store.create_waiting(new(f"t{number}"))
+    process = await Process.full(cut_wire.url, clock)
     cut_wire.lose_answers = 1
     outcomes = await asyncio.gather(
         *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3))
