@@ -131,7 +131,8 @@ PEERS = (
     Peer(
         "BullMQ",
         lambda: list(environments.bullmq()),
-        f"ioredis, concurrency {SLOTS * PREFETCH}, of which {SLOTS} are worked on; Promise.all over batches of {CONCURRENT_ENQUEUES} adds; finished jobs kept",
+        f"ioredis, concurrency {SLOTS * PREFETCH}, of which {SLOTS} are worked on; Promise.all over batches of "
+        f"{CONCURRENT_ENQUEUES} adds; finished jobs kept",
         (
             "yes",
             "yes, lock of 30 s, renewed; once",
