@@ -6,8 +6,7 @@ import asyncio
 import math
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
-from contextlib import asynccontextmanager
-from itertools import chain
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -182,6 +181,7 @@ class _Lane:
         self._pipelines = pipelines
         self._waiting: deque[Command] = deque()
         self._flights = 0
+        self._answering = asyncio.Lock()
 
     def add(self, command: Command) -> None:
         self._waiting.append(command)
@@ -215,41 +215,52 @@ class _Lane:
 
     async def _exchange(self, commands: list[Command]) -> None:
         parts = _parts(commands)
-        answered = 0
-        deadline = min([command.deadline for command in commands])
+        replies: list[Any] = []
         try:
-            # Nobody waits for longer than he may for the commands before his, since these end by the deadline of the
-            # oldest. Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
-            # ends.
-            async with (
-                asyncio.timeout_at(deadline + 0.5),
-                asyncio.timeout_at(deadline),
-                self._pipelines.connection(self.node) as connection,
-            ):
-                await connection.send_packed_command([_wired(part) for part in parts])
-                async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    for part in parts:
-                        try:
-                            reply = await connection.read_response(timeout=math.inf)
-                        except _NOT_LIKE_THIS:
-                            for command in part:
-                                self._pipelines.send_alone(command)
-                        except ResponseError as error:
-                            for command in part:
-                                command.fail(error)
-                        else:
-                            for command, its_reply in zip(
-                                part, reply if part[0].first.is_common else (reply,), strict=True
-                            ):
-                                command.answer(its_reply)
-                        answered += 1
+            with suppress(Exception):  # who has no reply by then, asks by himself
+                await self._ask(parts, replies, min([command.deadline for command in commands]))
+            if len(commands) <= FLIGHT_COMMANDS // 2:
+                self._answer(parts, replies)
+                return
+            # Those that do not fit into one pipeline are answered one after the other, each when what the former ask
+            # next is on its way. Answered together they would ask together, again and again: the server idle while
+            # this side works, and the reverse.
+            async with self._answering:
+                self._answer(parts, replies)
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
-            for command in chain.from_iterable(parts[answered:]):
-                command.fail(_closed())
+            self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))])
             raise
-        except Exception:
-            for command in chain.from_iterable(parts[answered:]):
-                self._pipelines.send_alone(command)
+
+    async def _ask(self, parts: list[list[Command]], replies: list[Any], deadline: float) -> None:
+        # Nobody waits for longer than he may for the commands before his, since these end by the deadline of the
+        # oldest. Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
+        # ends.
+        async with (
+            asyncio.timeout_at(deadline + 0.5),
+            asyncio.timeout_at(deadline),
+            self._pipelines.connection(self.node) as connection,
+        ):
+            await connection.send_packed_command([_wired(part) for part in parts])
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                for _ in parts:
+                    try:
+                        replies.append(await connection.read_response(timeout=math.inf))
+                    except ResponseError as error:
+                        replies.append(error)
+
+    def _answer(self, parts: list[list[Command]], replies: list[Any]) -> None:
+        missing: list[Any] = [TryAgainError()] * (len(parts) - len(replies))
+        for part, reply in zip(parts, [*replies, *missing], strict=True):
+            if isinstance(reply, _NOT_LIKE_THIS):
+                for command in part:
+                    self._pipelines.send_alone(command)
+            elif isinstance(reply, Exception):
+                for command in part:
+                    command.fail(reply)
+            else:
+                for command, its_reply in zip(part, reply if part[0].first.is_common else (reply,), strict=True):
+                    command.answer(its_reply)
 
     def close(self) -> None:
         while self._waiting:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio.connection import Connection
@@ -200,6 +201,66 @@ async def test_a_store_that_is_closed_tells_those_who_wait(open_store: StoreFact
     async with asyncio.timeout(HANG_S):
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {Created, StoreUnavailable}
+
+
+async def answers_of(server: Server, callers: Sequence[asyncio.Future[Any]]) -> None:
+    """While this waits for the servers' word that they have answered all, nothing is read: the answers are there
+    together."""
+    with ExitStack() as opened:
+        clients = [opened.enter_context(node.connect()) for node in nodes(server)]
+        while True:
+            stats = [cast("dict[str, Any]", client.info("commandstats")) for client in clients]
+            if sum(each["cmdstat_get"]["calls"] for each in stats if "cmdstat_get" in each) >= len(callers):
+                return
+            await asyncio.sleep(0)
+
+
+def reset_stats(server: Server) -> None:
+    for node in nodes(server):
+        with node.connect() as client:
+            client.config_resetstat()
+
+
+async def test_a_store_that_is_closed_while_answers_wait_for_each_other_tells_all(
+    open_store: StoreFactory, redis_server: Server
+) -> None:
+    store = open_store()
+    await asyncio.gather(*map(store.get, IDS))  # opens connections
+    answers: list[Task | None] = []
+
+    async def ask_and_close() -> None:
+        answers.append(await store.get("t1"))
+        if len(answers) == 1:
+            await store.aclose()
+
+    reset_stats(redis_server)
+    callers = [asyncio.ensure_future(ask_and_close()) for _ in range(2 * FLIGHT_COMMANDS)]
+    await answers_of(redis_server, callers)
+    async with asyncio.timeout(HANG_S):
+        await asyncio.gather(*callers)
+    assert answers == [None] * len(callers)
+
+
+async def test_of_pipelines_that_are_answered_together_the_second_waits_until_the_first_callers_ask_again(
+    open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
+) -> None:
+    store = open_store()
+    await asyncio.gather(*map(store.get, IDS))  # opens connections
+    asked_before_answer: list[int] = []
+
+    async def ask_twice() -> None:
+        await store.get("t1")
+        asked_before_answer.append(sum(b"".join(write).count(b"GET") for write in sent))
+        await store.get("t1")
+
+    reset_stats(redis_server)
+    sent.clear()
+    callers = [asyncio.ensure_future(ask_twice()) for _ in range(2 * FLIGHT_COMMANDS)]
+    await answers_of(redis_server, callers)
+    await asyncio.gather(*callers)
+    first, second = asked_before_answer[:FLIGHT_COMMANDS], asked_before_answer[FLIGHT_COMMANDS:]
+    assert set(first) == {2 * FLIGHT_COMMANDS}
+    assert set(second) == {3 * FLIGHT_COMMANDS}
 
 
 async def test_a_dead_node_fails_the_calls_to_it_and_no_other(open_store: StoreFactory, tmp_path: Path) -> None:
