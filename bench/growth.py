@@ -142,7 +142,7 @@ class Point:
 
 def run(quick: bool) -> list[Figure]:
     sizes = (SMALL, 10_000, 30_000) if quick else (SMALL, 10_000, 100_000, 1_000_000)
-    rounds, calls = (6, 32) if quick else (25, 64)
+    rounds, calls = (6, 32) if quick else (15, 256)
     report = Report(
         "growth",
         quick=quick,
