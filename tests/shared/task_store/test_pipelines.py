@@ -206,13 +206,14 @@ async def test_a_store_that_is_closed_tells_those_who_wait(open_store: StoreFact
 async def answers_of(server: Server, callers: Sequence[asyncio.Future[Any]]) -> None:
     """While this waits for the servers' word that they have answered all, nothing is read: the answers are there
     together."""
-    with ExitStack() as opened:
-        clients = [opened.enter_context(node.connect()) for node in nodes(server)]
-        while True:
-            stats = [cast("dict[str, Any]", client.info("commandstats")) for client in clients]
-            if sum(each["cmdstat_get"]["calls"] for each in stats if "cmdstat_get" in each) >= len(callers):
-                return
-            await asyncio.sleep(0)
+    async with asyncio.timeout(HANG_S):
+        with ExitStack() as opened:
+            clients = [opened.enter_context(node.connect()) for node in nodes(server)]
+            while True:
+                stats = [cast("dict[str, Any]", client.info("commandstats")) for client in clients]
+                if sum(each["cmdstat_get"]["calls"] for each in stats if "cmdstat_get" in each) >= len(callers):
+                    return
+                await asyncio.sleep(0)  # what is asked is sent
 
 
 def reset_stats(server: Server) -> None:
