@@ -92,8 +92,8 @@ MUTATIONS = [
     Mutation(
         "retention: nothing of a task is left",
         f"{SCRIPTS}/lib.lua",
-        "redis.call('DEL', record_key(id), body_key(id), result_key(id))",
-        "redis.call('DEL', record_key(id), body_key(id))",
+        "if rec.r and not rec.r[3] then table.insert(keys, result_key(id)) end\n",
+        "",
     ),
     Mutation("owner: of a change", f"{SCRIPTS}/move.lua", " or arg.owner and arg.owner ~= rec.o", "", OWNER_TESTS),
     Mutation(
