@@ -31,7 +31,7 @@ def read_scripts() -> dict[str, str]:
         script = f"{_function('local script', body)}local reply = script(KEYS, ARGV)\nwrite_queues()\nreturn reply\n"
         scripts[f"queue/{name}"] = _with_needed(libs["queue_scripts"], script)
     joint_scripts = _read_folder("joint_scripts")
-    tags = ", ".join(f"'{{{tag}}}'" for tag in TAGS)
+    tags = ", ".join(f"[{ord(f'{digit:x}')}] = '{{{tag}}}'" for digit, tag in enumerate(TAGS))
     joint_lib = f"local TAGS = {{ {tags} }}\n{joint_scripts.pop('lib')}"
     for joint, body in joint_scripts.items():
         blocks: list[str] = []

@@ -11,6 +11,7 @@ return each(5, function(tag, packed_new, body, queue_tag, packed_offer)
   offered.turns, offered.new = { { turn, rec.o or '', 0, rec.j or 5 } }, true
   local created = create({ tag }, { new, body })
   if created[1] == 'exists' then return { created, false } end
+  offered.fresh = not created.replay
   local taken = offer({ queue_tag }, { offered })
   -- Where somebody was told of the task between this and the first try, it stays, and its deadline sees to it.
   if taken[1] ~= 'taken' and withdraw({ tag }, { new.id }) == 0 then taken = { 'taken', {}, -1, false } end

@@ -30,13 +30,13 @@ return each(4, function(tag, packed_change, data, packed_then)
   local moved = move({ tag }, { arg, data })
   local queued
   if then_.turn then
-    queued = accepted({ tag_of(then_.path) }, { then_ })
+    queued = accepted({ tag_of_path(then_.path) }, { then_ })
   elseif moved[1] == 'moved' then
     local rec = moved.rec
     local attempt, path = rec.d, rec.p
     if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end
     then_.path, then_.turn, then_.owner, then_.served = path, arg.id .. '.' .. attempt, rec.o or '', served(rec)
-    queued = leave({ tag_of(path) }, { then_ })
+    queued = leave({ tag_of_path(path) }, { then_ })
   end
   if not queued then return { moved, false, {} } end
   local claimed = {}

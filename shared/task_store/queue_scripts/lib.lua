@@ -24,7 +24,7 @@
 --   o  before when nothing is dispatched at all, d: failures since the last that was taken
 --   s  how long slots were held in all, until t, c: by how many turns that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
---   q  since when the last new turn waits
+--   q  since when the last new turn waits, in moments
 --   i  the configured limit; 0 until it is told to a state that was lost
 --
 -- ARGV[1] is a packed map. Each has: now (0: the server's clock), path, cap (the configured limit, false: none; absent:
@@ -37,6 +37,8 @@ local arg, now, path_before
 local ANSWER_MS = 1000
 -- By so much is a turn of one priority ahead of one of the next lower that came at the same time.
 local AGE_MS = 600000
+-- Turns that come in the same millisecond are told apart by the moment in it. Whole numbers: Redis is quicker with them.
+local MOMENTS = 1024
 -- Of about how many turns what they took is remembered.
 local RECENT = 100
 local FIRST_DELAY_MS = 50
@@ -150,7 +152,7 @@ end
 local function holds(turn) return redis.call('ZSCORE', HELD, turn) end
 
 local function hold(queue, turn)
-  redis.call('ZADD', HELD, now + arg.claim, turn)
+  redis.call('ZADD', HELD, text(now + arg.claim), turn)
   queue.h = queue.h + 1
 end
 
@@ -159,16 +161,16 @@ local function stands(turn, owner) return holds(turn) or redis.call('ZSCORE', wa
 -- Lets a turn wait, unless it does or holds a slot already. One that comes back keeps its place, and its owner is not
 -- charged for it. An owner that comes anew among the owners comes with all its turns: that index may have been lost.
 local function wait(queue, turn, owner, queued_ms, priority, comes_back)
-  if holds(turn) then return end
+  if not arg.fresh and holds(turn) then return end
   local key = waiting_key(owner)
-  local since = queued_ms
+  local since = queued_ms * MOMENTS
   if since == 0 then
     -- Who comes later in the same millisecond goes later.
-    since = math.max(now, (queue.q or 0) + 1 / 1024)
+    since = math.max(now * MOMENTS, (queue.q or 0) + 1)
     queue.q = since
   end
-  local rank = since - priority * AGE_MS
-  local added = redis.call('ZADD', key, 'NX', rank, turn)
+  local rank = since - priority * AGE_MS * MOMENTS
+  local added = redis.call('ZADD', key, 'NX', string.format('%d', rank), turn)
   local times = read[STATE].times
   local is_there = times and times[owner]
   if not is_there and redis.call('ZADD', OWNERS, 'NX', comes_back and queue.v or queue.v + 1, owner) == 1 then

@@ -1,7 +1,8 @@
 -- Lets turns wait at an endpoint, unless they do or hold a slot already, and hands free slots on.
 --
 -- ARGV[1]  and: turns {{turn, owner, queued at (0: now), priority}, …}, new (true: of a new task, of which there is one),
---          backlog (how many may wait; absent: any number)
+--          fresh (true: this script has created its task, so it holds no slot), backlog (how many may wait; absent:
+--          any number)
 -- Returns  {'taken', granted, ms, what there is to tell of a new one if it waits (see place) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
 local queue, set = load(), settings()

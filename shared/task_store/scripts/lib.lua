@@ -76,14 +76,14 @@ local function save(id, rec)
   return raw
 end
 
-local function set_due(id, at) redis.call('ZADD', due_key(), at, id) end
+local function set_due(id, at) redis.call('ZADD', due_key(), text(at), id) end
 
 local function index(id, rec)
   if rec.s == 'created' and rec.q ~= rec.c then
-    redis.call('ZADD', index_key(rec.p, 'again'), rec.c, id)
-    redis.call('ZADD', index_key(rec.p, 'since'), rec.q, id)
+    redis.call('ZADD', index_key(rec.p, 'again'), text(rec.c), id)
+    redis.call('ZADD', index_key(rec.p, 'since'), text(rec.q), id)
   else
-    redis.call('ZADD', index_key(rec.p, rec.s), rec.c, id)
+    redis.call('ZADD', index_key(rec.p, rec.s), text(rec.c), id)
   end
 end
 
