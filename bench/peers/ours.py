@@ -15,7 +15,6 @@ import asyncio
 import gc
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
@@ -63,7 +62,8 @@ def _no_credential() -> NoReturn:
 
 
 def _mailbox(url: str) -> str:
-    return str(Path(tempfile.gettempdir()) / f"backbone-bench-{urlsplit(url).port}.sock")
+    """In the directory that both sides work in, and that goes with them."""
+    return f"{urlsplit(url).port}.sock"
 
 
 class _Notes:
