@@ -19,6 +19,7 @@ SCRIPTS = "shared/task_store/scripts"
 QUEUE_SCRIPTS = "shared/task_store/queue_scripts"
 STORE_TESTS = ("tests/shared/task_store",)
 QUEUE_TESTS = ("tests/shared/task_store/test_queues.py", "tests/cache_manager/test_reconciler.py")
+PIPELINE_TESTS = ("tests/shared/task_store/test_pipelines.py",)
 JOINT_TESTS = ("tests/shared/task_store/test_joint.py",)
 OWNER_TESTS = ("tests/contract/test_b_owners.py", "tests/shared/task_store/test_lifecycle.py")
 
@@ -160,7 +161,7 @@ MUTATIONS = [
             ("a limit caps", "lib", " and not (cap and queue.h >= cap) do", " do"),
             ("owners take turns", "lib", "set_owner('ZINCRBY', 1, owner)", ""),
             ("a refusal costs no turn", "lib", "set_owner('ZINCRBY', -1, owner)", ""),
-            ("a turn never waits and holds at once", "lib", "if holds(turn) then return end", ""),
+            ("a turn never waits and holds at once", "lib", "if not arg.fresh and holds(turn) then return end", ""),
             ("a loss is noticed", "lib", "if not raw or queue.h ~= held or", "if not raw or"),
             ("a lost owner is noticed", "tend", "if queue.w ~= count_waiting() then recount(queue) end", ""),
             ("after a loss more is tried one by one", "lib", "queue.l = math.min(queue.l, queue.h)", ""),
@@ -210,8 +211,14 @@ MUTATIONS = [
             (
                 "who came first goes first",
                 "queue_scripts/lib",
-                "since = math.max(now, (queue.q or 0) + 1 / 1024)",
-                "since = now",
+                "since = math.max(now * MOMENTS, (queue.q or 0) + 1)",
+                "since = now * MOMENTS",
+            ),
+            (
+                "a repeated create gives its task no second turn",
+                "joint_scripts/create",
+                "offered.fresh = not created.replay",
+                "offered.fresh = true",
             ),
             (
                 "a limit that was lost lets nothing through",
@@ -260,6 +267,27 @@ MUTATIONS = [
         "    read[STATE].times, read[STATE].alone = nil, nil\n    queue.w",
         "    queue.w",
         JOINT_TESTS,
+    ),
+    Mutation(
+        "pipelines: answered together, they ask apart",
+        "shared/task_store/pipelines.py",
+        "takes_turns = len(commands) > FLIGHT_COMMANDS // 2",
+        "takes_turns = False",
+        PIPELINE_TESTS,
+    ),
+    Mutation(
+        "pipelines: one brings the script for all",
+        "shared/task_store/pipelines.py",
+        "self._pipelines.start(self._bring_script(asking), asking)",
+        "[self._pipelines.send_alone(command) for command in asking]",
+        PIPELINE_TESTS,
+    ),
+    Mutation(
+        "pipelines: closed, they tell all who wait",
+        "shared/task_store/pipelines.py",
+        "if task.cancelled():",
+        "if False:",
+        PIPELINE_TESTS,
     ),
     Mutation(
         "together: each gets its own reply",

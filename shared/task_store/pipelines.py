@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
@@ -31,7 +31,7 @@ FLIGHT_COMMANDS: Final = 26
 back all together, and each side waits for the other."""
 FLIGHT_BYTES: Final = 256 * 1024
 """Beyond these no further command joins a pipeline: the first answers are not to wait for the last request."""
-_NOT_LIKE_THIS = (NoScriptError, AskError, TryAgainError, ClusterDownError)
+_NOT_LIKE_THIS = (AskError, TryAgainError, ClusterDownError)
 """Answers after which redis-py's client knows what to do. MOVED is an ASK to it."""
 
 
@@ -121,12 +121,23 @@ class Pipelines:
 
     def send_alone(self, command: Command) -> None:
         if not command.reply.done():
-            self.start(self._alone(command))
+            self.start(self.alone(command), [command])
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None], commands: Iterable[Command] = ()) -> None:
+        """
+        Args:
+            commands: which have no answer if the work is cancelled, even before it began.
+        """
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                for command in commands:
+                    command.fail(_closed())
+
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
 
     @asynccontextmanager
     async def connection(self, node: Any) -> AsyncGenerator[Any]:
@@ -147,15 +158,15 @@ class Pipelines:
                 node.release(connection)
 
     async def aclose(self) -> None:
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := [*self._tasks]:  # one that ends may have begun another
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for lane in self._lanes.values():
             lane.close()
         await self.client.aclose()
 
-    async def _alone(self, command: Command) -> None:
+    async def alone(self, command: Command) -> None:
         name, *rest = (*command.first.words, *command.args)
         send = cast("Any", self.client).execute_command
         try:
@@ -164,9 +175,6 @@ class Pipelines:
                     reply = await send(name.decode(), *rest)
                 except NoScriptError:
                     reply = await send("EVAL", command.first.source, *rest[1:])
-        except asyncio.CancelledError:
-            command.fail(_closed())
-            raise
         except Exception as error:
             command.fail(error)
         else:
@@ -219,18 +227,21 @@ class _Lane:
         try:
             with suppress(Exception):  # who has no reply by then, asks by himself
                 await self._ask(parts, replies, min([command.deadline for command in commands]))
-            if len(commands) <= FLIGHT_COMMANDS // 2:
-                self._answer(parts, replies)
-                return
             # Those that do not fit into one pipeline are answered one after the other, each when what the former ask
             # next is on its way. Answered together they would ask together, again and again: the server idle while
             # this side works, and the reverse.
-            async with self._answering:
-                self._answer(parts, replies)
-                await asyncio.sleep(0)
+            takes_turns = len(commands) > FLIGHT_COMMANDS // 2
+            if takes_turns:
+                await self._answering.acquire()
         except asyncio.CancelledError:
             self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))])
             raise
+        self._answer(parts, replies)
+        if takes_turns:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self._answering.release()
 
     async def _ask(self, parts: list[list[Command]], replies: list[Any], deadline: float) -> None:
         # Nobody waits for longer than he may for the commands before his, since these end by the deadline of the
@@ -251,8 +262,11 @@ class _Lane:
 
     def _answer(self, parts: list[list[Command]], replies: list[Any]) -> None:
         missing: list[Any] = [TryAgainError()] * (len(parts) - len(replies))
+        unknown: defaultdict[str | None, list[Command]] = defaultdict(list)
         for part, reply in zip(parts, [*replies, *missing], strict=True):
-            if isinstance(reply, _NOT_LIKE_THIS):
+            if isinstance(reply, NoScriptError):
+                unknown[part[0].first.source] += [command for command in part if not command.reply.done()]
+            elif isinstance(reply, _NOT_LIKE_THIS):
                 for command in part:
                     self._pipelines.send_alone(command)
             elif isinstance(reply, Exception):
@@ -261,6 +275,15 @@ class _Lane:
             else:
                 for command, its_reply in zip(part, reply if part[0].first.is_common else (reply,), strict=True):
                     command.answer(its_reply)
+        for asking in filter(None, unknown.values()):
+            self._pipelines.start(self._bring_script(asking), asking)
+
+    async def _bring_script(self, commands: list[Command]) -> None:
+        """Of those whose script the server does not have one goes alone and brings it; then the others, together."""
+        first, *others = commands
+        await self._pipelines.alone(first)
+        for command in others:
+            self.add(command)
 
     def close(self) -> None:
         while self._waiting:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from redis.asyncio.connection import Connection
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.task import Content, Task
@@ -131,15 +131,19 @@ async def test_an_error_of_one_is_not_the_others(open_store: StoreFactory, redis
 
 
 async def test_scripts_that_were_flushed_are_found_again_by_all_who_need_them(
-    open_store: StoreFactory, redis_server: Server
+    open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
     store = open_store()
     await store.create(new_task("first"))
     for node in nodes(redis_server):
         with node.connect() as client:
             client.script_flush()
+    sent.clear()
     assert await create_all(store) == [Created] * MANY
     assert {rec["v"] for rec in World(redis_server).records.values()} == {1}
+    # Of each of the first pipelines one goes alone; not all that were in them, each on a connection of its own.
+    alone = [evalshas(write) for write in sent].count(1)
+    assert 1 <= alone <= 2 * FLIGHTS * len(nodes(redis_server))
 
 
 @pytest.fixture
@@ -201,6 +205,36 @@ async def test_a_store_that_is_closed_tells_those_who_wait(open_store: StoreFact
     async with asyncio.timeout(HANG_S):
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {Created, StoreUnavailable}
+
+
+@pytest.mark.parametrize("until", [1, FLIGHT_COMMANDS, FLIGHT_COMMANDS + 1])
+async def test_a_store_that_is_closed_while_one_brings_the_script_for_others_tells_all(
+    open_store: StoreFactory, redis_server: Server, monkeypatch: pytest.MonkeyPatch, until: int
+) -> None:
+    store = open_store()
+    await store.ping()
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            client.script_flush()
+    read = Connection.read_response
+    refusals: list[NoScriptError] = []
+    closing: list[asyncio.Future[None]] = []
+
+    async def closing_then(self: Connection, **options: Any) -> Any:
+        try:
+            return await read(self, **options)
+        except NoScriptError as error:
+            refusals.append(error)
+            if len(refusals) == until:
+                closing.append(asyncio.ensure_future(store.aclose()))
+            raise
+
+    monkeypatch.setattr(Connection, "read_response", closing_then)
+    asked = [asyncio.ensure_future(store.create(new_task(id_))) for id_ in IDS]
+    async with asyncio.timeout(HANG_S):
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*closing)
+    assert StoreUnavailable in {type(outcome) for outcome in outcomes} <= {Created, StoreUnavailable}
 
 
 async def answers_of(server: Server, callers: Sequence[asyncio.Future[Any]]) -> None:
