@@ -165,6 +165,12 @@ MUTATIONS = [
             ("a loss is noticed", "lib", "if not raw or queue.h ~= held or", "if not raw or"),
             ("a lost owner is noticed", "tend", "if queue.w ~= count_waiting() then recount(queue) end", ""),
             ("after a loss more is tried one by one", "lib", "queue.l = math.min(queue.l, queue.h)", ""),
+            (
+                "a lost try makes no room for another",
+                "lib",
+                "if queue.p and not redis.call('ZSCORE', HELD, queue.p) then",
+                "if false then",
+            ),
             ("slots that are held are looked at", "tend", "HELD, '-inf', now,", "HELD, '-inf', 0,"),
             ("a later loss is not taken for mended", "whole", "if queue.x == arg.loss then", "if true then"),
             ("who was taken is not refused", "offer", " and not stands(arg.turns[1][1], arg.turns[1][2])", ""),

@@ -103,6 +103,11 @@ local function recount(queue)
   end
   queue.h, queue.w = redis.call('ZCARD', HELD), count_waiting()
   queue.l = math.min(queue.l, queue.h)
+  if queue.p and not redis.call('ZSCORE', HELD, queue.p) then
+    -- It is not among those that hold a slot. Its answer is awaited all the same.
+    queue.b = math.max(queue.b or 0, queue.u)
+    queue.p, queue.u, queue.n = nil, nil, nil
+  end
   local first = redis.call('ZRANGE', OWNERS, 0, 0, 'WITHSCORES')
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
   redis.call('SADD', queues_key(TAG), arg.path)

@@ -865,6 +865,17 @@ async def test_after_a_loss_more_is_tried_one_by_one(queues: TaskQueues, clock: 
     assert len(granted.grants) == 1
 
 
+async def test_a_try_that_was_lost_with_its_slot_makes_no_room_for_another(
+    queues: TaskQueues, clock: Clock, redis_server: Server
+) -> None:
+    assert len(await offer(queues, *tasks(1, clock, name="lost"))) == 1
+    delete(redis_server, "qh")
+    more = tasks(3, clock, name="more")
+    assert not await offer(queues, *more)  # the answer to the one that is lost is awaited
+    clock.advance(60)
+    assert len((await queues.pump(PATH)).grants) == 1
+
+
 async def test_after_a_loss_of_the_state_owners_who_come_do_not_go_before_all_who_wait(
     queues: TaskQueues, clock: Clock, redis_server: Server
 ) -> None:
