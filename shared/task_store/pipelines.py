@@ -236,11 +236,12 @@ class _Lane:
         except asyncio.CancelledError:
             self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))])
             raise
-        self._answer(parts, replies)
-        if takes_turns:
-            try:
+        try:
+            self._answer(parts, replies)
+            if takes_turns:
                 await asyncio.sleep(0)
-            finally:
+        finally:
+            if takes_turns:
                 self._answering.release()
 
     async def _ask(self, parts: list[list[Command]], replies: list[Any], deadline: float) -> None:
