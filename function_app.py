@@ -1,6 +1,7 @@
-"""The function app: registers the rooms' blueprints, and settles what is loaded."""
+"""The function app: composes settings, services and rooms, and settles what is loaded."""
 
 import gc
+import os
 
 import azure.functions as func
 
@@ -8,14 +9,20 @@ import backend_webhook
 import cache_manager
 import request_reporter
 import task_logger
+from shared import telemetry
+from shared.services import ServicesByLoop
+from shared.settings import Settings
+
+settings = Settings.from_env(os.environ)
+services = ServicesByLoop(settings)
+telemetry.configure(settings)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for room in (cache_manager, backend_webhook, request_reporter, task_logger):
-    for blueprint in room.blueprints:
-        app.register_functions(blueprint)
+    room.register(app, services)
 
-# What is loaded by now stays. Else each full collection would look through all of it again, and all requests wait.
+# What is loaded by now stays. Otherwise each full collection would look through all of it while all requests wait.
 gc.freeze()
-# More than requests in flight are made of, so that it is not their number that sets off collections: they leave next
-# to nothing to be collected.
+# Requests in flight are made of fewer objects than this, so their number does not set off collections, which would
+# find next to nothing.
 gc.set_threshold(5_000)

@@ -1,5 +1,10 @@
 """Event Grid → backend: receives events and dispatches their tasks to the model services."""
 
-from backend_webhook.functions import blueprint
+import azure.functions as func
 
-blueprints = (blueprint,)
+from backend_webhook import webhook
+from shared.services import ServicesByLoop
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    webhook.register(app, services)

@@ -16,11 +16,16 @@ from typing import Any, Final, Self, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
-from shared.task import Content, State
-from shared.task_store import Grant, NewTask, QueuePolicy, StorePolicy, TaskQueues, TaskStore, Turn, connect
-from shared.task_store.connection import RedisAddress, RedisClient
-from shared.task_store.link import RedisLink
-from shared.task_store.packing import TAGS, partition, tag_of
+from shared.tasks.task import Content, State
+from shared.store.policy import QueuePolicy, StorePolicy
+from shared.store.queue_steps import QueueSteps, QueueEntry
+from shared.store.redis.client import connect
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import SlotGrant
+from shared.tasks.task import NewTask
+from shared.store.redis.client import RedisAddress, RedisClient
+from shared.store.redis.link import RedisLink
+from shared.store.redis.partitions import TAGS, partition, tag_of
 
 PATH: Final = "/v1/bench/model"
 BODY: Final = b"x" * 500
@@ -42,8 +47,8 @@ _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 class Opened:
     """The tasks and the queues of one Redis, as the app has them."""
 
-    store: TaskStore
-    queues: TaskQueues
+    store: TaskSteps
+    queues: QueueSteps
 
     async def aclose(self) -> None:
         await self.store.aclose()
@@ -65,8 +70,8 @@ async def running(redis: Opened, task_id: str) -> object:
     return await redis.store.update(task_id, state=State.RUNNING, status="running", attempt=1)
 
 
-async def beat(redis: Opened, task_id: str) -> object:
-    return await redis.store.beat(task_id, attempt=1)
+async def heartbeat(redis: Opened, task_id: str) -> object:
+    return await redis.store.heartbeat(task_id, attempt=1)
 
 
 async def complete(redis: Opened, task_id: str) -> object:
@@ -74,11 +79,11 @@ async def complete(redis: Opened, task_id: str) -> object:
 
 
 async def enter_queue(redis: Opened, task_id: str) -> object:
-    return await redis.queues.offer_new(Turn(PATH, Grant(task_id, 1), "", 0, PRIORITY))
+    return await redis.queues.enqueue_new(QueueEntry(PATH, SlotGrant(task_id, 1), "", 0, PRIORITY))
 
 
 async def leave_queue(redis: Opened, task_id: str) -> object:
-    return await redis.queues.leave(PATH, Grant(task_id, 1), None)
+    return await redis.queues.release(PATH, SlotGrant(task_id, 1), None)
 
 
 def open_redis(url: str, policy: StorePolicy | None = None, queue_policy: QueuePolicy | None = None) -> Opened:
@@ -89,7 +94,7 @@ def open_redis(url: str, policy: StorePolicy | None = None, queue_policy: QueueP
         return await connect(RedisAddress.parse(url), no_identity)
 
     link = RedisLink(open_client)
-    return Opened(TaskStore(link, policy or StorePolicy()), TaskQueues(link, queue_policy or QueuePolicy()))
+    return Opened(TaskSteps(link, policy or StorePolicy()), QueueSteps(link, queue_policy or QueuePolicy()))
 
 
 @dataclass(frozen=True, slots=True)

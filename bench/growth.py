@@ -26,7 +26,7 @@ from bench.commands import (
     Loader,
     Opened,
     Step,
-    beat,
+    heartbeat,
     claim,
     complete,
     create,
@@ -39,12 +39,14 @@ from bench.commands import (
 )
 from bench.harness import Figure, Report, versions
 from local.redis_server import RedisServer
-from shared.task import State
-from shared.task_store import PARTITIONS, Listing, QueuePolicy, StorePolicy
+from shared.tasks.task import State
+from shared.store.policy import QueuePolicy, StorePolicy
+from shared.store.queries import Listing
+from shared.store.redis.partitions import PARTITIONS
 
 SMALL: Final = 1_000
 POLICY: Final = StorePolicy(republish_s=30 * 86_400, retention_s=30 * 86_400)
-QUEUE_POLICY: Final = QueuePolicy(claim_s=30 * 86_400, look_s=30 * 86_400)
+QUEUE_POLICY: Final = QueuePolicy(slot_claim_s=30 * 86_400, slot_check_s=30 * 86_400)
 """Nothing becomes due meanwhile."""
 KINDS: Final = {"waiting": (create, enter_queue), "finished": (create, claim, running, complete)}
 PAGE: Final = 50
@@ -56,15 +58,15 @@ async def status(redis: Opened, task_id: str) -> object:
 
 
 async def purge(redis: Opened, task_id: str) -> object:
-    return await redis.store.forget([task_id])
+    return await redis.store.purge([task_id])
 
 
 async def reconciler(redis: Opened, _: str) -> object:
     return await asyncio.gather(*(redis.store.sweep(index) for index in range(PARTITIONS)))
 
 
-async def tend(redis: Opened, _: str) -> object:
-    return await redis.queues.tend(PATH)
+async def maintain(redis: Opened, _: str) -> object:
+    return await redis.queues.maintain(PATH)
 
 
 async def depths(redis: Opened, _: str) -> object:
@@ -84,7 +86,7 @@ STEPS: Final[dict[str, Step]] = {
     "create": create,
     "claim": claim,
     "running": running,
-    "heartbeat": beat,
+    "heartbeat": heartbeat,
     "status": status,
     "complete": complete,
     "leave queue": leave_queue,
@@ -93,7 +95,7 @@ STEPS: Final[dict[str, Step]] = {
 """In this order a task goes through all of them and leaves nothing behind."""
 TIMERS: Final[dict[str, Step]] = {
     "reconciler: deadlines": reconciler,
-    "reconciler: queue": tend,
+    "reconciler: queue": maintain,
     "queue depths": depths,
 }
 """With nothing due."""

@@ -25,7 +25,7 @@ from bench.backend import BackendProcess, Journal, Visit
 from bench.commands import open_redis
 from bench.harness import Figure, Report, with_spread
 from local.stack import Stack
-from shared.task import State, Task
+from shared.tasks.task import State, Task
 
 FAST, SLOTTED = "/v1/fast", "/v1/slotted"
 BODY: Final = b"x" * 500

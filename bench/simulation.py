@@ -20,20 +20,25 @@ from unittest import mock
 import redis
 from redis.exceptions import NoScriptError
 
-from shared.backend_client import Accepted, Answer, Busy
-from shared.backends import BackendRegistry, Endpoint
+from shared.dispatch.backend_client import Accepted, Answer, Busy
+from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.bodies import BlobStream, BodyStore
-from shared.dispatcher import Dispatcher
-from shared.events import Topic
-from shared.limits import Limits
+from shared.dispatch.dispatcher import Dispatcher
+from shared.events.event_grid import EventGridTopic
+from shared.resilience.limits import Limits
 from shared.services import Services
 from shared.settings import Settings
-from shared.task import State, Task
-from shared.task_store import Granted, NewTask, QueuePolicy, RedisLink, Refused, StorePolicy, TaskQueues, TaskStore
+from shared.tasks.task import State, Task
+from shared.store.policy import QueuePolicy, StorePolicy
+from shared.store.queue_steps import QueueSteps
+from shared.store.redis.link import RedisLink
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import Granted, Refused
+from shared.tasks.task import NewTask
 
 if TYPE_CHECKING:
-    from shared.task_store.connection import RedisClient
-    from shared.task_store.pipelines import Words
+    from shared.store.redis.client import RedisClient
+    from shared.store.redis.pipelining import CommandPrefix
 
 T = TypeVar("T")
 
@@ -280,24 +285,24 @@ async def ideal(work: Work, manners: Manners, wire: Wire) -> Record:
     waiting: list[int] = []
     done = _Count(len(work.services_s))
 
-    def hand_on() -> None:
+    def dispatch_granted() -> None:
         while waiting and fleet.has_room:
             fleet.take(heapq.heappop(waiting))
 
     def ended(number: int) -> None:
         done.add()
-        hand_on()
+        dispatch_granted()
 
     def killed(number: int) -> None:
         heapq.heappush(waiting, number)
-        asyncio.get_running_loop().call_soon(hand_on)
+        asyncio.get_running_loop().call_soon(dispatch_granted)
 
-    fleet = Fleet(work, Manners(), ended, killed, hand_on)
+    fleet = Fleet(work, Manners(), ended, killed, dispatch_granted)
     for number, at_s in work.arrivals():
         await asyncio.sleep(at_s - now_s())
         fleet.arrived(number)
         heapq.heappush(waiting, number)
-        hand_on()
+        dispatch_granted()
     await done
     return fleet.record
 
@@ -403,10 +408,10 @@ class _Run:
         with mock.patch.dict(os.environ, _ENVIRONMENT):
             # Which want settings to be imported at all.
             from cache_manager.reconciler import reconcile
-            from cache_manager.tasks import Tasks
+            from cache_manager.task_service import TaskService
         settings = Settings.from_env(_ENVIRONMENT | {"LEASE_S": str(backbone.lease_s)} | dict(backbone.settings))
         self._services = self._open(settings, client)
-        self._tasks = Tasks(self._services)
+        self._tasks = TaskService(self._services)
         self._reconcile = reconcile
 
     async def run(self) -> Record:
@@ -435,7 +440,7 @@ class _Run:
             settings.republish_s, settings.republish_s, settings.busy_retry_s, settings.backoff_base_s
         )
         queues = _WatchedQueues(self._fleet.record, link, policy, backends.limit, clock_ms)
-        store = TaskStore(
+        store = TaskSteps(
             link, StorePolicy(settings.republish_s, settings.retention_s, settings.max_attempts), clock_ms, queues
         )
         return Services(
@@ -479,14 +484,14 @@ class _Run:
         )
         if isinstance(outcome, Refused):
             raise AssertionError(f"the end of task {number} was refused: {outcome.reason}")
-        await self._services.dispatcher.follow(outcome)
+        await self._services.dispatcher.after_transition(outcome)
         self._done.add()
 
     async def _heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self._services.settings.lease_s / 3)
             for number in self._fleet.running:
-                await self._services.store.beat(_id(number), attempt=self._attempts[number])
+                await self._services.store.heartbeat(_id(number), attempt=self._attempts[number])
 
     async def _reconciler(self) -> None:
         while True:
@@ -504,7 +509,7 @@ class _Run:
                     continue
                 number, at_s = chance.choice(waiting), now_s()
                 task = await self._services.store.get(_id(number))
-                place = task and await self._tasks.place(task)
+                place = task and await self._tasks.position(task)
                 if place and place.wait_s is not None:
                     asked.append((number, at_s, place.wait_s))
         finally:
@@ -531,7 +536,7 @@ class _SteppingLink(RedisLink):
         self._redis = client
         self._latency_s = latency_s
 
-    async def _ask(self, tag: str, first: Words, args: tuple[bytes, ...]) -> Any:
+    async def _ask(self, tag: str, first: CommandPrefix, args: tuple[bytes, ...]) -> Any:
         await asyncio.sleep(self._latency_s)
         words = (*first.words, *args)
         try:
@@ -550,7 +555,7 @@ class _SteppingLink(RedisLink):
         raise AssertionError("the simulation has a client of its own")
 
 
-class _WatchedQueues(TaskQueues):
+class _WatchedQueues(QueueSteps):
     """Counts what refusals taught."""
 
     def __init__(self, record: Record, *args: Any) -> None:
@@ -575,12 +580,12 @@ class _SimulatedDispatcher(Dispatcher):
         return await self._call(task)
 
 
-class _SimulatedTopic(Topic):
+class _SimulatedTopic(EventGridTopic):
     def __init__(self, publish: Callable[[Sequence[Task]], None]) -> None:
         super().__init__("https://topic.example.org/api/events", None)
         self._deliver = publish
 
-    async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
+    async def publish(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
         self._deliver(tasks)
 
 

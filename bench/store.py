@@ -28,7 +28,7 @@ from bench.commands import (
     Command,
     Loader,
     Step,
-    beat,
+    heartbeat,
     claim,
     complete,
     create,
@@ -39,7 +39,7 @@ from bench.commands import (
 from bench.harness import Figure, Report, Unmeasured, ratios, side_by_side, with_spread
 from local.redis_server import RedisServer
 
-STEPS: Final[dict[str, Step]] = {"create": create, "claim": claim, "heartbeat": beat, "complete": complete}
+STEPS: Final[dict[str, Step]] = {"create": create, "claim": claim, "heartbeat": heartbeat, "complete": complete}
 CALLERS: Final = (1, 32, 128)
 PIPELINES: Final = (1, 16)
 CONNECTIONS: Final = 128

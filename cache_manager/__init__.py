@@ -1,5 +1,11 @@
-"""Owns the task: the connector of the existing platform, the v1 task API, the reconciler."""
+"""Owns the task: the legacy connector, the v1 task and queue APIs, health, the reconciler."""
 
-from cache_manager import cache_connector, health, reconciler, task_api
+import azure.functions as func
 
-blueprints = (cache_connector.blueprint, task_api.blueprint, reconciler.blueprint, health.blueprint)
+from cache_manager import health, legacy_api, queue_api, reconciler, task_api
+from shared.services import ServicesByLoop
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    for module in (legacy_api, task_api, queue_api, reconciler, health):
+        module.register(app, services)

@@ -1,4 +1,4 @@
-"""Whether the app can do its work, for probes: no keys needed, no secrets told."""
+"""Whether the app can do its work, for probes. Needs no key and exposes no secrets."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import azure.functions as func
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
-from functions_http import http_function, json_response
 from shared.bodies import BlobsUnavailable
-from shared.services import Services
-from shared.task_store import StoreUnavailable
-
-blueprint = func.Blueprint()
+from shared.http.functions import HttpFunctions, json_response
+from shared.services import Services, ServicesByLoop
+from shared.store import StoreUnavailable
 
 PROBE_TIMEOUT_S = 3.0
 
 Reachable = Literal["ok", "unavailable"]
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    # Not counted: a probe must not take a busy process for a dead one.
+    HttpFunctions(app, services).add(
+        "Health", health, route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS, counted=False
+    )
 
 
 class Dependencies(BaseModel):
@@ -40,15 +45,11 @@ class Health(BaseModel):
     dependencies: Dependencies
 
 
-# Not counted: a process that is busy is not to be taken for one that is dead.
-@http_function(
-    blueprint, "Health", route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS, counted=False
-)
 async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     redis, blobs = await asyncio.gather(
         _answers(services.store.ping(), StoreUnavailable), _answers(services.bodies.ping(), BlobsUnavailable)
     )
-    grid = services.events.state
+    grid = services.publisher.state
     status = "unavailable" if redis != "ok" else "ok" if blobs == "ok" and grid != "unavailable" else "degraded"
     document = Health(
         status=status, dependencies=Dependencies(redis=redis, blob_storage=blobs, event_grid=grid)

@@ -1,5 +1,10 @@
 """Requests in flight at the model services, as these report them."""
 
-from request_reporter.functions import blueprint
+import azure.functions as func
 
-blueprints = (blueprint,)
+from request_reporter import api
+from shared.services import ServicesByLoop
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    api.register(app, services)

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from shared.circuit import Circuit, CircuitOpen
+from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
 from shared.settings import INLINE_LIMIT_BYTES, Settings
-from shared.task import Content
+from shared.tasks.task import Content
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import ContainerClient
@@ -72,7 +72,7 @@ class BodyStore:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._container: ContainerClient | None = None
-        self._circuit = Circuit((BlobsUnavailable,), patience_s=_PATIENCE_S)
+        self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
     async def put(self, task_id: str, content_type: str, data: bytes) -> Content:
         """Store *data* if it is too large to be inline. Each call writes a blob of its own and overwrites none.

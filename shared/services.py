@@ -1,124 +1,123 @@
-"""What one process holds open: the settings, and for its event loop the store, the topic, the blobs."""
+"""What one process holds open: the settings, and for each event loop the store, the publisher, the blobs, the
+dispatcher.
+
+Composition happens here and nowhere else. A clock, a link to Redis, a publisher and a transport can be passed in, so
+tests, benchmarks and the simulation compose the app in the same way.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from shared import telemetry
-from shared.backends import BackendRegistry
 from shared.bodies import BodyStore
-from shared.dispatcher import Dispatcher
-from shared.events import Topic
-from shared.limits import Limits
+from shared.dispatch.backend_client import BackendClient, BackendTransport
+from shared.dispatch.dispatcher import Dispatcher
+from shared.dispatch.registry import BackendRegistry
+from shared.events.event_grid import EventGridTopic
+from shared.events.publisher import Publisher
+from shared.resilience.limits import Limits
 from shared.settings import Settings, SettingsError
-from shared.task_store import QueuePolicy, RedisLink, StorePolicy, TaskQueues, TaskStore, connect
-from shared.task_store.connection import RedisAddress, RedisClient
+from shared.store import RedisAddress, RedisLink, RequestCounts, StorePolicy, TaskStore, connect
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
-
-RECORDING_MARGIN_S = 5.0
-"""What a dispatch may take beyond its timeout to record the outcome, before its claim is taken for lost."""
+    from shared.store.redis.client import RedisClient
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a handler needs. Clients belong to one event loop."""
+    """Everything that a handler needs. Clients belong to one event loop."""
 
     settings: Settings
-    backends: BackendRegistry
+    registry: BackendRegistry
     store: TaskStore
-    queues: TaskQueues
+    request_counts: RequestCounts
     dispatcher: Dispatcher
-    events: Topic
-    """Where dispatches are asked for."""
+    publisher: Publisher
+    """For the topic whose events lead to dispatches."""
     bodies: BodyStore
     limits: Limits
 
     @classmethod
-    def of(cls, settings: Settings) -> Services:
-        """
+    def compose(
+        cls,
+        settings: Settings,
+        *,
+        registry: BackendRegistry | None = None,
+        link: RedisLink | None = None,
+        publisher: Publisher | None = None,
+        transport: BackendTransport | None = None,
+        now_ms: Callable[[], int] | None = None,
+        policy: StorePolicy | None = None,
+    ) -> Services:
+        """Compose the app for one event loop; each argument replaces the part that *settings* describe.
+
         Raises:
             SettingsError: a setting is bad.
         """
-        try:
-            address = RedisAddress.parse(settings.redis_connection_string.get_secret_value())
-        except ValueError as error:
-            raise SettingsError(f"The app cannot start: setting REDIS_CONNECTION_STRING: it {error}.") from None
-
-        async def open_redis() -> RedisClient:
-            return await connect(address, _managed_identity)
-
-        link = RedisLink(open_redis)
-        backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
-        queues = TaskQueues(
-            link,
-            QueuePolicy(
-                claim_s=settings.republish_s,
-                look_s=settings.republish_s,
-                refused_s=settings.busy_retry_s,
-                failed_s=settings.backoff_base_s,
-                backlog=settings.max_backlog,
-            ),
-            backends.limit,
-        )
-        store = TaskStore(
-            link,
-            StorePolicy(
-                republish_s=settings.republish_s,
-                retention_s=settings.retention_s,
-                max_attempts=settings.max_attempts,
-                window_s=settings.dispatch_timeout_s + RECORDING_MARGIN_S,
-                announce=settings.publish_completions,
-            ),
-            queues=queues,
-        )
+        bodies, limits = BodyStore(settings), Limits.of(settings)
+        registry = registry or BackendRegistry(settings)
+        link = link or RedisLink(_opener(settings))
+        store = TaskStore(link, policy or StorePolicy.of(settings), registry.limit, now_ms)
         completions = (
-            Topic(settings.completions_topic_uri, settings.completions_key)
+            EventGridTopic(settings.completions_topic_uri, settings.completions_key)
             if settings.publish_completions and settings.completions_topic_uri
             else None
         )
         return cls(
             settings=settings,
-            backends=backends,
+            registry=registry,
             store=store,
-            queues=queues,
-            dispatcher=Dispatcher(settings, backends, store, queues, bodies, limits, completions),
-            events=Topic(settings.event_grid_topic_uri, settings.event_grid_key),
+            request_counts=RequestCounts(link, now_ms),
+            dispatcher=Dispatcher(
+                settings, registry, store, bodies, limits, transport or BackendClient(registry), completions
+            ),
+            publisher=publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key),
             bodies=bodies,
             limits=limits,
         )
 
+    async def aclose(self) -> None:
+        await self.dispatcher.aclose()
+        await self.publisher.aclose()
+        await self.bodies.aclose()
+        await self.store.aclose()
 
-@cache
-def process_settings() -> Settings:
-    """The environment's settings, checked when the app is loaded: a bad one stops the start.
+
+class ServicesByLoop:
+    """The services of a process: each event loop's are made at their first use.
 
     Raises:
-        SettingsError: names what is wrong.
+        SettingsError: a setting is bad, which stops the app's start.
     """
-    settings = Settings.from_env(os.environ)
-    Services.of(settings)
-    telemetry.configure(settings)
-    return settings
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._registry = BackendRegistry(settings)
+        self._open_redis = _opener(settings)
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Services] = WeakKeyDictionary()
+
+    def current(self) -> Services:
+        """The running event loop's services."""
+        loop = asyncio.get_running_loop()
+        services = self._by_loop.get(loop)
+        if services is None:
+            link = RedisLink(self._open_redis)
+            services = self._by_loop[loop] = Services.compose(self.settings, registry=self._registry, link=link)
+        return services
 
 
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Services] = WeakKeyDictionary()
-
-
-def current_services() -> Services:
-    """The running event loop's services, made on first use."""
-    loop = asyncio.get_running_loop()
-    services = _by_loop.get(loop)
-    if services is None:
-        services = _by_loop[loop] = Services.of(process_settings())
-    return services
+def _opener(settings: Settings) -> Callable[[], Awaitable[RedisClient]]:
+    try:
+        address = RedisAddress.parse(settings.redis_connection_string.get_secret_value())
+    except ValueError as error:
+        raise SettingsError(f"The app cannot start: setting REDIS_CONNECTION_STRING: it {error}.") from None
+    return lambda: connect(address, _managed_identity)
 
 
 def _managed_identity() -> AsyncTokenCredential:

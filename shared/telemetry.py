@@ -26,7 +26,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.settings import Settings
-from shared.task import Task
+from shared.tasks.task import Task
 
 log = logging.getLogger("task_backbone")
 
@@ -38,6 +38,9 @@ _propagator = TraceContextTextMapPropagator()
 _PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
 _requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
+_batches_interrupted = _meter.create_counter(
+    "redis.batches.interrupted", description="Batches of commands to Redis that did not get all their replies."
+)
 _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 _beginning = threading.Lock()
 
@@ -115,6 +118,10 @@ def depth(path: str, state: str, count: int) -> None:
 
 def requests_in_flight(cluster: str, path: str, count: int) -> None:
     _requests.set(count, {"cluster": cluster, "path": path})
+
+
+def batch_interrupted(error: str) -> None:
+    _batches_interrupted.add(1, {"error": error})
 
 
 def transition(task: Task) -> None:

@@ -1,5 +1,10 @@
-"""Queue depths, for people and autoscalers."""
+"""The two metric timers: queue depths for Application Insights."""
 
-from task_logger.functions import blueprint
+import azure.functions as func
 
-blueprints = (blueprint,)
+from shared.services import ServicesByLoop
+from task_logger import timers
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    timers.register(app, services)

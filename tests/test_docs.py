@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-
 from docs.generate_settings import TARGET, table, variable, with_table
+
 from local.azurite import Azurite
 from local.processes import ChildProcess, free_port
 from local.stack import ROOT, Stack

@@ -23,22 +23,15 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from bench.peers import side
-from shared.task import Content, State, Task
-from shared.task_store import (
-    Claimed,
-    Created,
-    Grant,
-    Granted,
-    NewTask,
-    QueuePolicy,
-    RedisLink,
-    Refused,
-    StorePolicy,
-    TaskQueues,
-    TaskStore,
-    connect,
-)
-from shared.task_store.connection import RedisAddress
+from shared.tasks.task import Content, State, Task
+from shared.store.policy import QueuePolicy, StorePolicy
+from shared.store.queue_steps import QueueSteps
+from shared.store.redis.client import connect
+from shared.store.redis.link import RedisLink
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import Claimed, Created, SlotGrant, Granted, Refused
+from shared.tasks.task import NewTask
+from shared.store.redis.client import RedisAddress
 
 PATH = "/v1/bench/0"
 LEASE_S = 60
@@ -47,10 +40,10 @@ LOOK_S = 0.25
 nobody listened."""
 
 
-def _open(url: str, slots: int) -> tuple[TaskStore, TaskQueues]:
+def _open(url: str, slots: int) -> tuple[TaskSteps, QueueSteps]:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_credential))
-    queues = TaskQueues(link, QueuePolicy(claim_s=2 * LOOK_S), lambda _: slots)
-    return TaskStore(link, StorePolicy(), queues=queues), queues
+    queues = QueueSteps(link, QueuePolicy(slot_claim_s=2 * LOOK_S), lambda _: slots)
+    return TaskSteps(link, StorePolicy(), queues=queues), queues
 
 
 def _prefetch() -> int:
@@ -73,7 +66,7 @@ class _Notes:
         self._mailbox = mailbox
         self._socket: socket.socket | None = None
 
-    def tell(self, grant: Grant) -> None:
+    def tell(self, grant: SlotGrant) -> None:
         with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
             if self._socket is None:
                 line = socket.socket(socket.AF_UNIX)
@@ -126,14 +119,14 @@ class Consumer:
     async def run(self) -> None:
         await asyncio.start_unix_server(self._hear, self._mailbox)
         while True:
-            tended = await self._queues.tend(PATH)
+            tended = await self._queues.maintain(PATH)
             self._hand_on(tended.granted)
             self._hand_on(Granted(tended.doubtful, None))
             await asyncio.sleep(LOOK_S)
 
     async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         async for line in notes:
-            self._hand_on(Granted([Grant.of(line.decode().strip())], None))
+            self._hand_on(Granted([SlotGrant.of(line.decode().strip())], None))
 
     def _hand_on(self, granted: Granted) -> None:
         for grant in granted.grants:
@@ -149,7 +142,7 @@ class Consumer:
         if granted:
             self._hand_on(granted)
 
-    async def _work(self, grant: Grant, claimed: Claimed | Refused | None) -> None:
+    async def _work(self, grant: SlotGrant, claimed: Claimed | Refused | None) -> None:
         while True:
             claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
             if not isinstance(claimed, Claimed):

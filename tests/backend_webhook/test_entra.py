@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
-from backend_webhook.entra import (
+from backend_webhook.entra_tokens import (
     EVENT_GRID_APP_ID,
     KEYS_MAX_AGE_S,
     REFETCH_INTERVAL_S,

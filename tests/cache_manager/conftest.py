@@ -2,7 +2,7 @@
 
 import os
 
-from tests.shared.task_store.conftest import clock, redis_server
+from tests.shared.store.conftest import clock, redis_server
 
 __all__ = ["clock", "redis_server"]
 

@@ -6,53 +6,48 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from shared.dispatcher import Dispatcher
-from shared.events import Topic
+from shared.dispatch.dispatcher import Dispatcher
+from shared.events.event_grid import EventGridTopic
 from shared.services import Services
 from shared.settings import Settings
-from shared.task import Task
-from shared.task_store import (
-    Claimed,
-    Grant,
-    Granted,
-    QueuePolicy,
-    RedisLink,
-    Refused,
-    StorePolicy,
-    TaskQueues,
-    TaskStore,
-)
-from tests.shared.task_store.conftest import opener
+from shared.store.policy import StorePolicy
+from shared.store.queue_steps import QueueSteps
+from shared.store.redis.link import RedisLink
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import Claimed, Granted, Refused, SlotGrant
+from shared.tasks.task import Task
+from tests.shared.store.conftest import opener
+from tests.shared.store.policies import store_policy
 
 REPUBLISH_S = 30
 MAX_ATTEMPTS = 3
-POLICY = QueuePolicy(claim_s=REPUBLISH_S, look_s=REPUBLISH_S)
+POLICY = store_policy(slot_claim_s=REPUBLISH_S, slot_check_s=REPUBLISH_S)
 
 
 Claim = Claimed | Refused | None
 
 
-class Published(Topic):
+class Published(EventGridTopic):
     """Takes all events, and keeps of which attempts they speak."""
 
     def __init__(self) -> None:
         super().__init__("https://topic.example.org/api/events", None)
-        self.attempts: list[Grant] = []
+        self.attempts: list[SlotGrant] = []
 
     @property
     def task_ids(self) -> list[str]:
         return [attempt.task_id for attempt in self.attempts]
 
-    async def publish(self, tasks: Sequence[Task], *, insist: bool = False) -> None:
-        self.attempts += [Grant(task.id, task.attempt) for task in tasks]
+    async def publish(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        self.attempts += [SlotGrant.of(task) for task in tasks]
 
 
 class KeepingDispatcher(Dispatcher):
     """Keeps the slots that it is to hand on, with the paths of their queues, and what came of a claim."""
 
-    grants: list[tuple[str, Grant, Claim]]
+    grants: list[tuple[str, SlotGrant, Claim]]
 
-    def hand_on(self, path: str, granted: Granted, *, but: Grant | None = None) -> bool:
+    def dispatch_granted(self, path: str, granted: Granted, *, but: SlotGrant | None = None) -> bool:
         self.grants += [(path, grant, granted.claims.get(grant)) for grant in granted.grants if grant != but]
         return but in granted.grants
 
@@ -70,9 +65,9 @@ class Process:
         url: str,
         clock: Callable[[], int],
         *,
-        policy: QueuePolicy = POLICY,
+        policy: StorePolicy = POLICY,
         limit: Callable[[str], int | None] = lambda path: None,
-        store_type: type[TaskStore] = TaskStore,
+        store_type: type[TaskSteps] = TaskSteps,
         link: RedisLink | None = None,
     ) -> Process:
         link = link or RedisLink(opener(url))
@@ -84,8 +79,8 @@ class Process:
                 "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             }
         )
-        queues = TaskQueues(link, policy, limit, clock)
-        store = store_type(link, StorePolicy(republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS), clock, queues)
+        queues = QueueSteps(link, policy, limit, clock)
+        store = store_type(link, store_policy(republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS), clock, queues)
         whole = Services.of(settings)
         dispatcher = KeepingDispatcher(settings, whole.backends, store, queues, whole.bodies, whole.limits, None)
         dispatcher.grants = []
@@ -94,18 +89,18 @@ class Process:
         return cls(services, published, dispatcher, link)
 
     @property
-    def store(self) -> TaskStore:
+    def store(self) -> TaskSteps:
         return self.services.store
 
     @property
-    def queues(self) -> TaskQueues:
+    def queues(self) -> QueueSteps:
         return self.services.queues
 
-    def taken_grants(self) -> list[Grant]:
+    def taken_grants(self) -> list[SlotGrant]:
         """What was granted since this was last asked."""
         return [grant for grant, _ in self.taken_claims()]
 
-    def taken_claims(self) -> list[tuple[Grant, Claim]]:
+    def taken_claims(self) -> list[tuple[SlotGrant, Claim]]:
         claims = [(grant, claimed) for _, grant, claimed in self.dispatcher.grants]
         self.dispatcher.grants.clear()
         return claims

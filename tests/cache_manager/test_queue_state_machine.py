@@ -18,18 +18,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cache_manager.reconciler import reconcile
-from cache_manager.tasks import Tasks
-from cache_manager.wire import TaskUpsert
+from cache_manager.schemas import TaskUpsert
+from cache_manager.task_service import TaskService
 from shared import dispatcher
-from shared.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
-from shared.backends import Endpoint
-from shared.problems import Problem
-from shared.task import State
-from shared.task_store import Grant, NewTask, RedisLink, StoreUnavailable
-from shared.task_store.store import WAIT_CAP_S
+from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
+from shared.dispatch.registry import Endpoint
+from shared.http.problems import Problem
+from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.task_steps import WAIT_CAP_S
+from shared.tasks.outcomes import SlotGrant
+from shared.tasks.task import NewTask, State
 from tests.cache_manager.process import Process
-from tests.shared.task_store.conftest import Clock, opener
-from tests.shared.task_store.world import START_MS, Server, nodes, tag_of
+from tests.shared.store.conftest import Clock, opener
+from tests.shared.store.world import START_MS, Server, nodes, tag_of
 
 PATHS = ("/v1/a", "/v1/b")
 IDS = tuple(f"t{number}" for number in range(6))
@@ -127,7 +128,7 @@ class WatchedLink(RedisLink):
         turn = msgpack.unpackb(words[-1]).get("turn")
         for _ in range(2 if mishap == "repeated" else 1):
             before = {path: self._witness.picture(path) for path in PATHS}
-            reply = await super().joint(name, *words)
+            reply = await super().combined(name, *words)
             for path in PATHS:
                 self._check(before[path], self._witness.picture(path), turn)
         if mishap == "answer lost":
@@ -208,8 +209,8 @@ class QueueMachine(RuleBasedStateMachine):
         return self.runner.run(step)
 
     @property
-    def tasks(self) -> Tasks:
-        return Tasks(self.process.services)
+    def tasks(self) -> TaskService:
+        return TaskService(self.process.services)
 
     async def begin(self, dispatch: Coroutine[Any, Any, Any]) -> None:
         """Run a dispatch until it has called the backend or ended."""
@@ -279,7 +280,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.run(self.tasks.upsert(_upsert(TaskId=task_id, BackendStatus=status)))
 
     @rule(task_id=ids, path=paths, mishap=mishaps)
-    def hop(self, task_id: str, path: str, mishap: Mishap) -> None:
+    def next_step(self, task_id: str, path: str, mishap: Mishap) -> None:
         with self.having(mishap):
             self.run(self.tasks.upsert(_upsert(TaskId=task_id, Endpoint=BASE + path, PublishToGrid=True, Body="ho")))
 
@@ -297,7 +298,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def configure(self, path: str, change: dict[str, Any], mishap: Mishap) -> None:
         with self.having(mishap):
-            self.process.dispatcher.hand_on(path, self.run(self.process.queues.configure(path, change)))
+            self.process.dispatcher.dispatch_granted(path, self.run(self.process.queues.configure(path, change)))
 
     @rule(seconds=st.sampled_from([0.05, 1, 7, 31, 61]))
     def time_passes(self, seconds: float) -> None:
@@ -305,7 +306,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(path=paths)
     def timer(self, path: str) -> None:
-        self.process.dispatcher.hand_on(path, self.run(self.process.queues.pump(path)))
+        self.process.dispatcher.dispatch_granted(path, self.run(self.process.queues.grant_free_slots(path)))
 
     @rule(mishap=mishaps)
     def reconcile(self, mishap: Mishap) -> None:
@@ -335,7 +336,7 @@ class QueueMachine(RuleBasedStateMachine):
             if task is None or task.state.is_terminal:
                 continue
             due_ms = self.witness.due_ms(task_id)
-            turn = Grant(task_id, task.attempt).turn
+            turn = SlotGrant(task_id, task.attempt).entry_id
             stands = turn in queues[task.path].waiting | queues[task.path].held
             assert due_ms is not None or (task.state is State.CREATED and stands)
             assert due_ms is None or due_ms <= self.clock() + WAIT_CAP_S * 1000
@@ -354,7 +355,7 @@ class QueueMachine(RuleBasedStateMachine):
             await _end(work)
         process = self.process
         for path in PATHS:
-            process.dispatcher.hand_on(
+            process.dispatcher.dispatch_granted(
                 path, await process.queues.configure(path, {"paused": False, "draining": False, "limit": None})
             )
         for _ in range(200):

@@ -6,32 +6,24 @@ from dataclasses import replace
 import pytest
 
 from cache_manager.reconciler import reconcile
-from cache_manager.tasks import Tasks
-from shared.task import Content, State
-from shared.task_id import new_task_id
-from shared.task_store import (
-    Claimed,
-    Created,
-    Existing,
-    Grant,
-    Moved,
-    NewTask,
-    StorePolicy,
-    StoreUnavailable,
-    TaskStore,
-    Turn,
-)
-from shared.task_store.packing import partition
-from shared.task_store.store import Overdue
+from cache_manager.task_service import TaskService
+from shared.store.queue_steps import QueueEntry
+from shared.store.redis.link import StoreUnavailable
+from shared.store.redis.partitions import partition
+from shared.store.task_steps import Overdue, TaskSteps
+from shared.tasks.ids import new_task_id
+from shared.tasks.outcomes import Applied, Claimed, Created, Existing, SlotGrant
+from shared.tasks.task import Content, NewTask, State
 from tests.cache_manager.process import REPUBLISH_S, Process
-from tests.shared.task_store.conftest import Clock
-from tests.shared.task_store.world import Server, nodes, tag_of
+from tests.shared.store.conftest import Clock
+from tests.shared.store.policies import store_policy
+from tests.shared.store.world import Server, nodes, tag_of
 
 PATH = "/v1/test"
 AWAY = 3
 
 
-class StoreWithANodeAway(TaskStore):
+class StoreWithANodeAway(TaskSteps):
     """As when the node of a cluster that has the partition ``AWAY`` does not answer."""
 
     async def sweep(self, index: int) -> list[Overdue]:
@@ -68,8 +60,8 @@ async def test_what_was_granted_and_never_claimed_is_published_again_and_given_u
     process: Process, clock: Clock
 ) -> None:
     await process.store.create(NewTask("t1", PATH, lease_s=60))
-    taken = await process.queues.offer([Turn(PATH, Grant("t1", 1), "", 0, 5)])
-    assert taken.grants == [Grant("t1", 1)]
+    taken = await process.queues.enqueue([QueueEntry(PATH, SlotGrant("t1", 1), "", 0, 5)])
+    assert taken.grants == [SlotGrant("t1", 1)]
     published: list[str] = []
     while (await process.queues.status(PATH)).holding:
         clock.advance(2 * REPUBLISH_S)
@@ -103,17 +95,17 @@ async def take_in(process: Process) -> list[str]:
             claimed = claim or await process.store.claim(grant.task_id, grant.attempt)
             if isinstance(claimed, Claimed):
                 granted = (await process.store.accepted(claimed.task)).granted
-                process.dispatcher.hand_on(PATH, granted or await process.queues.accepted(claimed.task))
+                process.dispatcher.dispatch_granted(PATH, granted or await process.queues.accepted(claimed.task))
                 taken.append(grant.task_id)
             else:
-                await process.dispatcher.leave(PATH, grant, claimed.task)
+                await process.dispatcher.release(PATH, grant, claimed.task)
     return taken
 
 
 async def complete(process: Process, task_id: str) -> None:
     outcome = await process.store.update(task_id, state=State.COMPLETED, status="done")
-    assert isinstance(outcome, Moved)
-    await process.dispatcher.follow(outcome)
+    assert isinstance(outcome, Applied)
+    await process.dispatcher.after_transition(outcome)
 
 
 async def work_all_off(process: Process, in_hand: list[str]) -> list[str]:
@@ -126,7 +118,7 @@ async def work_all_off(process: Process, in_hand: list[str]) -> list[str]:
             await complete(process, ended[-1])
         elif (await process.queues.status(PATH)).waiting:
             # What is granted beyond the known limit is to be answered within a second.
-            process.dispatcher.hand_on(PATH, await process.queues.pump(PATH))
+            process.dispatcher.dispatch_granted(PATH, await process.queues.grant_free_slots(PATH))
             assert process.dispatcher.grants
         else:
             return ended
@@ -142,12 +134,12 @@ async def half_done(process: Process, clock: Clock) -> tuple[list[str], list[str
         new = replace(new, body=Content("text/plain", 2), inline_body=b"hi")
         created = await process.store.create(new)
         assert isinstance(created, Created)
-        process.dispatcher.hand_on(PATH, await process.queues.offer([Turn.of(created.task)]))
+        process.dispatcher.dispatch_granted(PATH, await process.queues.enqueue([QueueEntry.of(created.task)]))
         in_hand += await take_in(process)
         clock.advance(0.001)
     assert len(in_hand) == 3
     await reconcile(process.services)
-    assert (await process.queues.tend(PATH)).loss is None
+    assert (await process.queues.maintain(PATH)).loss is None
     return ids, in_hand
 
 
@@ -160,7 +152,7 @@ async def test_a_queue_whose_keys_are_lost_in_the_midst_of_work_is_rebuilt_and_l
     lose(redis_server, *lost)
     clock.advance(0.001)
     await reconcile(process.services)
-    assert (await process.queues.tend(PATH)).loss is None
+    assert (await process.queues.maintain(PATH)).loss is None
     status = await process.queues.status(PATH)
     # One more may have been tried before it was known again what the backend has.
     tried = len(process.dispatcher.grants)
@@ -170,7 +162,7 @@ async def test_a_queue_whose_keys_are_lost_in_the_midst_of_work_is_rebuilt_and_l
     for task_id in ids:
         task = await process.store.get(task_id)
         assert task
-        place = (await process.queues.status(PATH, task)).place
+        place = (await process.queues.status(PATH, task)).position
         if place:
             task_ids_by_place[place.ahead] = task_id
     assert sorted(task_ids_by_place) == list(range(status.waiting))
@@ -202,7 +194,7 @@ async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_h
     process: Process, clock: Clock
 ) -> None:
     _, in_hand = await half_done(process, clock)
-    untold = TaskStore(process.link, StorePolicy(), clock)
+    untold = TaskSteps(process.link, store_policy(), clock)
     await untold.cancel(in_hand[0])
     claimed = await process.store.get(in_hand[1])
     assert claimed
@@ -214,9 +206,9 @@ async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_h
 
 
 async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(process: Process, clock: Clock) -> None:
-    await process.queues.offer([Turn(PATH, Grant("ghost", 1), "", 0, 5)])
+    await process.queues.enqueue([QueueEntry(PATH, SlotGrant("ghost", 1), "", 0, 5)])
     assert (await process.queues.status(PATH)).holding == 1
-    assert await process.store.depths() == {}, "no task is left that would lead to its queue"
+    assert await process.store.queries.depths() == {}, "no task is left that would lead to its queue"
     clock.advance(60)
 
     await reconcile(process.services)
@@ -224,10 +216,10 @@ async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(pro
     assert (await process.queues.status(PATH)).holding == 0
 
 
-class StoreThatCreatesNothing(TaskStore):
+class StoreThatCreatesNothing(TaskSteps):
     """As when the node of a cluster that would have the task does not answer."""
 
-    async def create_waiting(self, new: NewTask) -> None:
+    async def create_and_enqueue(self, new: NewTask) -> None:
         return None
 
     async def create(self, new: NewTask) -> Created | Existing:
@@ -238,7 +230,7 @@ async def test_a_create_that_fails_gives_its_turn_back(redis_url: str, clock: Cl
     process = Process.start(redis_url, clock, store_type=StoreThatCreatesNothing)
 
     with pytest.raises(StoreUnavailable):
-        await Tasks(process.services).submit(NewTask("t1", PATH, lease_s=60), "text/plain", b"hello")
+        await TaskService(process.services).submit(NewTask("t1", PATH, lease_s=60), "text/plain", b"hello")
 
     status = await process.queues.status(PATH)
     assert (status.holding, status.waiting) == (0, 0)

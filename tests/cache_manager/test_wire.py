@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cache_manager.wire import MAX_STATUS_CHARS, HistoryEntry, TaskHistory, TaskUpsert, TaskView, iso
-from shared.backends import BackendRegistry
-from shared.problems import Problem
+from cache_manager.schemas import MAX_STATUS_CHARS, HistoryEntry, TaskHistory, TaskUpsert, TaskView, iso
+from shared.dispatch.registry import BackendRegistry
+from shared.http.problems import Problem
 from shared.settings import Settings
-from shared.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, State, Task
-from shared.task_store import QueuePlace
+from shared.tasks.outcomes import QueuePosition
+from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, State, Task
 
 BACKENDS = BackendRegistry(
     Settings.model_validate(
@@ -33,7 +33,7 @@ TASK = Task(
     attempt=3,
     failures=1,
     publishes=1,
-    wanted=True,
+    dispatch_requested=True,
     version=9,
     created_ms=1_795_342_364_123,
     updated_ms=1_795_342_424_000,
@@ -43,7 +43,7 @@ TASK = Task(
     traceparent="",
     fingerprint="",
     owner="",
-    unannounced=False,
+    completion_unpublished=False,
     history=(),
     priority=7,
 )
@@ -254,12 +254,12 @@ def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
 
 
 def test_a_waiting_tasks_place_is_told_and_when_it_will_start_if_that_is_known() -> None:
-    told = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=0, slots=2, service_s=None)).document()
+    told = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=0, slots=2, service_s=None)).document()
     assert told["QueuePosition"] == 1
     assert "EstimatedStart" not in told
 
     before_ms = time.time() * 1000
-    told = TaskView.of(TASK, BACKENDS, QueuePlace(ahead=5, slots=2, service_s=10)).document()
+    told = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=5, slots=2, service_s=10)).document()
     after_ms = time.time() * 1000
     assert told["QueuePosition"] == 6
     start_ms = datetime.fromisoformat(told["EstimatedStart"]).timestamp() * 1000

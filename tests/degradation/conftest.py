@@ -14,11 +14,15 @@ from local.azurite import Azurite
 from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import TOPIC, Stack
-from shared.task_store import RedisLink, StorePolicy, TaskStore, connection, link
+from shared.store.redis import client as connection
+from shared.store.redis import link
+from shared.store.redis.link import RedisLink
+from shared.store.task_steps import TaskSteps
 from tests.conftest import IN_A_HURRY
 from tests.degradation.switch import Switch
 from tests.scripted_backend import ScriptedBackend
-from tests.shared.task_store.conftest import opener
+from tests.shared.store.conftest import opener
+from tests.shared.store.policies import store_policy
 
 # The reconciler's room reads the settings when it is imported.
 os.environ.setdefault("REDIS_CONNECTION_STRING", "redis://127.0.0.1")
@@ -53,16 +57,16 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", SHORT_S)
 
 
-OpenStore = Callable[[int], TaskStore]
+OpenStore = Callable[[int], TaskSteps]
 
 
 @pytest.fixture
 async def open_store(in_a_hurry: None) -> AsyncIterator[OpenStore]:
     """Opens a store at a port, by the server's clock."""
-    stores: list[TaskStore] = []
+    stores: list[TaskSteps] = []
 
-    def open_store(port: int) -> TaskStore:
-        stores.append(TaskStore(RedisLink(opener(f"redis://127.0.0.1:{port}")), StorePolicy()))
+    def open_store(port: int) -> TaskSteps:
+        stores.append(TaskSteps(RedisLink(opener(f"redis://127.0.0.1:{port}")), store_policy()))
         return stores[-1]
 
     yield open_store

@@ -12,26 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from local.redis_server import RedisServer
-from shared import events as events_module
-from shared.dispatcher import Dispatcher
-from shared.events import PublishFailed, Topic
+from shared.dispatch.dispatcher import Dispatcher
+from shared.events import event_grid as events_module
+from shared.events.event_grid import EventGridTopic, PublishFailed
 from shared.services import Services
 from shared.settings import Settings
-from shared.task import Content, Task
-from shared.task_store import (
-    Claimed,
-    Created,
-    Grant,
-    Granted,
-    NewTask,
-    QueuePolicy,
-    RedisLink,
-    StorePolicy,
-    TaskQueues,
-    TaskStore,
-)
+from shared.store.queue_steps import QueueSteps
+from shared.store.redis.link import RedisLink
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import Claimed, Created, Granted, SlotGrant
+from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.switch import Switch
-from tests.shared.task_store.conftest import Clock, opener
+from tests.shared.store.conftest import Clock, opener
+from tests.shared.store.policies import store_policy
 
 HANG_S = 60
 PATH = "/v1/a"
@@ -97,12 +90,12 @@ async def services(server: RedisServer, switch: Switch) -> AsyncIterator[Service
 
 
 @pytest.fixture
-def topic(services: Services, monkeypatch: pytest.MonkeyPatch) -> Topic:
+def topic(services: Services, monkeypatch: pytest.MonkeyPatch) -> EventGridTopic:
     monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 0.5)
     return services.events
 
 
-async def create(store: TaskStore, number: int) -> Task:
+async def create(store: TaskSteps, number: int) -> Task:
     body = Content("text/plain", 5)
     created = await store.create(NewTask(f"t{number}", PATH, 60, body=body, inline_body=b"hello"))
     assert isinstance(created, Created)
@@ -110,7 +103,7 @@ async def create(store: TaskStore, number: int) -> Task:
 
 
 async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_left_to_the_reconciler(
-    services: Services, topic: Topic, switch: Switch, received: Events, monkeypatch: pytest.MonkeyPatch
+    services: Services, topic: EventGridTopic, switch: Switch, received: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = await create(services.store, 1)
     switch.silence()
@@ -127,7 +120,7 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
         switch.flow()
         switch.cut()
         received.batches.clear()
-        await topic.publish([task], insist=True)
+        await topic.publish([task], bypass_circuit=True)
         await topic.publish([task])
         assert received.batches[-2:] == [1, 1]
         assert topic.state == "ok"
@@ -140,11 +133,11 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
 
     clock = Clock()
     link = RedisLink(opener(server.url))
-    store, queues = TaskStore(link, StorePolicy(), clock), TaskQueues(link, QueuePolicy(), lambda _: 100, clock)
-    dispatched: list[Grant] = []
+    store, queues = TaskSteps(link, store_policy(), clock), QueueSteps(link, store_policy(), lambda _: 100, clock)
+    dispatched: list[SlotGrant] = []
 
     class Dispatching(Dispatcher):
-        def hand_on(self, path: str, granted: Granted, *, but: Grant | None = None) -> bool:
+        def dispatch_granted(self, path: str, granted: Granted, *, but: SlotGrant | None = None) -> bool:
             dispatched.extend(granted.grants)
             return False
 
@@ -166,7 +159,7 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
     while (await queues.status(PATH)).waiting:
         task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt)
         assert isinstance(task, Claimed)
-        dispatcher.hand_on(PATH, await queues.accepted(task.task))
+        dispatcher.dispatch_granted(PATH, await queues.accepted(task.task))
         if (holding := (await queues.status(PATH)).holding) == 100:
             break
     assert holding == 100, "as the limit says, and the others wait"

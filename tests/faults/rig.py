@@ -21,7 +21,7 @@ from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import ROOT, Stack
 from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
-from tests.shared.task_store.world import World, nodes
+from tests.shared.store.world import World, nodes
 from tests.waiting import eventually
 
 SETTINGS = {

@@ -16,7 +16,7 @@ from tests.faults.load import Load
 from tests.faults.model_service import MODERN, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import Rig, Usage
 from tests.faults.table import Fault
-from tests.shared.task_store.world import World
+from tests.shared.store.world import World
 from tests.waiting import eventually
 
 SETTLE_S = 60.0

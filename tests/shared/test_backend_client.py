@@ -11,7 +11,8 @@ from email.utils import format_datetime
 import pytest
 
 from local.processes import free_port
-from shared.backend_client import (
+from shared.bodies import BlobsUnavailable
+from shared.dispatch.backend_client import (
     MAX_RETRY_AFTER_S,
     Accepted,
     BackendClient,
@@ -19,9 +20,8 @@ from shared.backend_client import (
     Rejected,
     Unreachable,
 )
-from shared.backends import BackendRegistry, Endpoint
-from shared.bodies import BlobsUnavailable
-from shared.resolver import GuardedResolver
+from shared.dispatch.guarded_resolver import GuardedResolver
+from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
 

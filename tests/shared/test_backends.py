@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from shared.backends import MAX_PATH_CHARS, MAX_QUERY_CHARS, BackendRegistry, UnknownBackend
+from shared.dispatch.registry import MAX_PATH_CHARS, MAX_QUERY_CHARS, BackendRegistry, UnknownBackend
 from shared.settings import Settings, SettingsError
 
 

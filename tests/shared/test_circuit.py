@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.circuit import Circuit, CircuitOpen
+from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
 
 
 class NoAnswer(Exception):
@@ -30,16 +30,16 @@ async def forbidden() -> str:
 
 
 @pytest.fixture
-async def circuit() -> Circuit:
-    return Circuit((NoAnswer,), patience_s=60)
+async def circuit() -> CircuitBreaker:
+    return CircuitBreaker((NoAnswer,), patience_s=60)
 
 
 @pytest.fixture
-async def impatient() -> Circuit:
-    return Circuit((NoAnswer,))
+async def impatient() -> CircuitBreaker:
+    return CircuitBreaker((NoAnswer,))
 
 
-async def open_(circuit: Circuit) -> None:
+async def open_(circuit: CircuitBreaker) -> None:
     with pytest.raises(NoAnswer):
         await circuit.call(fails, probe=forbidden)
 
@@ -62,7 +62,7 @@ class Call:
         self._end.set_exception(NoAnswer())
 
 
-async def test_while_all_is_well_calls_pass_side_by_side(circuit: Circuit) -> None:
+async def test_while_all_is_well_calls_pass_side_by_side(circuit: CircuitBreaker) -> None:
     slow = Call()
     calls = [asyncio.ensure_future(circuit.call(slow, probe=forbidden)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_while_all_is_well_calls_pass_side_by_side(circuit: Circuit) -> No
     assert await asyncio.gather(*calls) == ["fine", "fine"]
 
 
-async def test_while_one_probe_has_no_answer_nothing_is_attempted(impatient: Circuit) -> None:
+async def test_while_one_probe_has_no_answer_nothing_is_attempted(impatient: CircuitBreaker) -> None:
     await open_(impatient)
     probe = Call()
     for _ in range(3):
@@ -81,7 +81,7 @@ async def test_while_one_probe_has_no_answer_nothing_is_attempted(impatient: Cir
     assert probe.times == 1
 
 
-async def test_who_is_patient_shares_the_success_of_the_probe(circuit: Circuit) -> None:
+async def test_who_is_patient_shares_the_success_of_the_probe(circuit: CircuitBreaker) -> None:
     await open_(circuit)
     probe = Call()
     calls = [asyncio.ensure_future(circuit.call(fine, probe=probe)) for _ in range(3)]
@@ -91,7 +91,9 @@ async def test_who_is_patient_shares_the_success_of_the_probe(circuit: Circuit) 
     assert await circuit.call(fine, probe=forbidden) == "fine"
 
 
-async def test_who_is_patient_shares_its_failure_and_who_comes_later_has_another_probe_made(circuit: Circuit) -> None:
+async def test_who_is_patient_shares_its_failure_and_who_comes_later_has_another_probe_made(
+    circuit: CircuitBreaker,
+) -> None:
     await open_(circuit)
     probe = Call()
     calls = [asyncio.ensure_future(circuit.call(forbidden, probe=probe)) for _ in range(3)]
@@ -102,7 +104,7 @@ async def test_who_is_patient_shares_its_failure_and_who_comes_later_has_another
     assert await circuit.call(fine, probe=fine) == "fine"
 
 
-async def test_a_probe_goes_on_when_those_who_wait_for_it_leave(circuit: Circuit) -> None:
+async def test_a_probe_goes_on_when_those_who_wait_for_it_leave(circuit: CircuitBreaker) -> None:
     await open_(circuit)
     probe = Call()
     left = asyncio.ensure_future(circuit.call(forbidden, probe=probe))
@@ -115,26 +117,26 @@ async def test_a_probe_goes_on_when_those_who_wait_for_it_leave(circuit: Circuit
     assert await other == "fine"
 
 
-async def test_who_insists_is_let_through_and_closes_the_circuit_for_all(impatient: Circuit) -> None:
+async def test_who_insists_is_let_through_and_closes_the_circuit_for_all(impatient: CircuitBreaker) -> None:
     await open_(impatient)
     with pytest.raises(CircuitOpen):
         await impatient.call(forbidden, probe=Call())
-    assert await impatient.call(fine, probe=forbidden, insist=True) == "fine"
+    assert await impatient.call(fine, probe=forbidden, bypass_circuit=True) == "fine"
     assert await impatient.call(fine, probe=forbidden) == "fine"
 
 
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_an_error_that_is_an_answer_leaves_the_circuit_closed_or_closes_it(
-    impatient: Circuit, is_open: bool
+    impatient: CircuitBreaker, is_open: bool
 ) -> None:
     if is_open:
         await open_(impatient)
     with pytest.raises(ValueError):
-        await impatient.call(refused, probe=forbidden, insist=True)
+        await impatient.call(refused, probe=forbidden, bypass_circuit=True)
     assert await impatient.call(fine, probe=forbidden) == "fine"
 
 
-async def test_a_failure_of_a_call_that_another_has_overtaken_is_old_news(impatient: Circuit) -> None:
+async def test_a_failure_of_a_call_that_another_has_overtaken_is_old_news(impatient: CircuitBreaker) -> None:
     end = Call()
     slow = asyncio.ensure_future(impatient.call(end, probe=forbidden))
     await asyncio.sleep(0)
@@ -145,7 +147,7 @@ async def test_a_failure_of_a_call_that_another_has_overtaken_is_old_news(impati
     assert await impatient.call(fine, probe=forbidden) == "fine"
 
 
-async def test_the_circuit_tells_how_it_found_the_dependency(circuit: Circuit) -> None:
+async def test_the_circuit_tells_how_it_found_the_dependency(circuit: CircuitBreaker) -> None:
     assert circuit.state == "untried"
     await open_(circuit)
     assert circuit.state == "unavailable"

@@ -14,9 +14,16 @@ from aiohttp import ClientSession, web
 from pydantic import SecretStr
 
 from local.processes import ChildProcess
-from shared import events as events_module
-from shared.events import REQUEST_BYTES, REQUEST_EVENTS, REQUESTS, STATUS_CHARS, PublishFailed, Topic
-from shared.task import State, Task
+from shared.events.event_grid import (
+    REQUEST_BYTES,
+    REQUEST_EVENTS,
+    REQUESTS,
+    STATUS_CHARS,
+    EventGridTopic,
+    PublishFailed,
+)
+from shared.events.event_grid import event_grid as events_module
+from shared.tasks.task import State, Task
 from tests.local.event_grid_stand import EVENTS_PATH, KEY, until
 
 MANY = 100
@@ -74,8 +81,8 @@ async def gate(emulator: ChildProcess) -> AsyncIterator[Gate]:
 
 
 @pytest.fixture
-async def topic(gate: Gate) -> AsyncIterator[Topic]:
-    topic = Topic(gate.url, SecretStr(KEY))
+async def topic(gate: Gate) -> AsyncIterator[EventGridTopic]:
+    topic = EventGridTopic(gate.url, SecretStr(KEY))
     yield topic
     await topic.aclose()
 
@@ -91,7 +98,7 @@ def task(name: str, status: str = "created") -> Task:
         failures=0,
         publishes=1,
         priority=5,
-        wanted=True,
+        dispatch_requested=True,
         version=1,
         created_ms=1_700_000_000_000,
         updated_ms=1_700_000_000_000,
@@ -101,16 +108,16 @@ def task(name: str, status: str = "created") -> Task:
         traceparent="",
         fingerprint="",
         owner="",
-        unannounced=False,
+        completion_unpublished=False,
         history=(),
     )
 
 
-def published(topic: Topic, *names: str) -> asyncio.Future[Any]:
+def published(topic: EventGridTopic, *names: str) -> asyncio.Future[Any]:
     return asyncio.ensure_future(topic.publish([task(name) for name in names]))
 
 
-async def busy(topic: Topic, gate: Gate) -> list[asyncio.Future[Any]]:
+async def busy(topic: EventGridTopic, gate: Gate) -> list[asyncio.Future[Any]]:
     """Publishes, one request each, until no further request may be under way."""
     first: list[asyncio.Future[Any]] = []
     for number in range(REQUESTS):
@@ -119,7 +126,7 @@ async def busy(topic: Topic, gate: Gate) -> list[asyncio.Future[Any]]:
     return first
 
 
-async def waiting(topic: Topic, count: int) -> None:
+async def waiting(topic: EventGridTopic, count: int) -> None:
     await until(lambda: len(topic._waiting) == count)
 
 
@@ -129,7 +136,7 @@ async def stats(emulator: ChildProcess) -> int:
 
 
 async def test_what_is_published_while_requests_are_under_way_goes_together_in_the_next(
-    topic: Topic, gate: Gate, emulator: ChildProcess
+    topic: EventGridTopic, gate: Gate, emulator: ChildProcess
 ) -> None:
     before = await stats(emulator)
     first = await busy(topic, gate)
@@ -142,14 +149,18 @@ async def test_what_is_published_while_requests_are_under_way_goes_together_in_t
     assert await stats(emulator) - before == REQUESTS + MANY
 
 
-async def test_who_publishes_again_as_soon_as_it_may_need_not_wait_for_another(topic: Topic, gate: Gate) -> None:
+async def test_who_publishes_again_as_soon_as_it_may_need_not_wait_for_another(
+    topic: EventGridTopic, gate: Gate
+) -> None:
     gate.open.set()
     for number in range(5):
         await topic.publish([task(f"t{number}")])
     assert gate.requests == [[f"t{number}.1"] for number in range(5)]
 
 
-async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_them(topic: Topic, gate: Gate) -> None:
+async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_them(
+    topic: EventGridTopic, gate: Gate
+) -> None:
     first = await busy(topic, gate)
     others = [published(topic, f"t{number}-a", f"t{number}-b") for number in range(REQUEST_EVENTS)]
     others.append(published(topic, *(f"u{number}" for number in range(REQUEST_EVENTS + 1))))
@@ -159,10 +170,10 @@ async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_th
     assert sorted(map(len, gate.requests[REQUESTS:])) == [REQUEST_EVENTS, REQUEST_EVENTS, REQUEST_EVENTS + 1]
 
 
-async def test_a_request_has_no_more_bytes_than_it_may(topic: Topic, gate: Gate) -> None:
+async def test_a_request_has_no_more_bytes_than_it_may(topic: EventGridTopic, gate: Gate) -> None:
     first = await busy(topic, gate)
     long = [task(f"t{number}", "\N{GRINNING FACE}" * STATUS_CHARS) for number in range(2 * REQUEST_EVENTS)]
-    others = [asyncio.ensure_future(topic.announce([each])) for each in long]
+    others = [asyncio.ensure_future(topic.publish_completions([each])) for each in long]
     await waiting(topic, len(others))
     gate.open.set()
     await asyncio.gather(*first, *others)
@@ -171,7 +182,7 @@ async def test_a_request_has_no_more_bytes_than_it_may(topic: Topic, gate: Gate)
 
 
 async def test_a_request_that_is_refused_fails_those_whose_events_it_had_and_no_others(
-    topic: Topic, gate: Gate
+    topic: EventGridTopic, gate: Gate
 ) -> None:
     gate.refused_id = "t0.1"
     first = await busy(topic, gate)
@@ -187,7 +198,7 @@ async def test_a_request_that_is_refused_fails_those_whose_events_it_had_and_no_
 
 
 async def test_a_caller_who_is_cancelled_takes_nobody_along_and_its_event_is_not_sent(
-    topic: Topic, gate: Gate
+    topic: EventGridTopic, gate: Gate
 ) -> None:
     first = await busy(topic, gate)
     others = [published(topic, f"t{number}") for number in range(4)]
@@ -201,7 +212,7 @@ async def test_a_caller_who_is_cancelled_takes_nobody_along_and_its_event_is_not
 
 
 async def test_who_waits_for_a_request_that_hangs_is_told_in_time_and_its_event_is_not_sent(
-    topic: Topic, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    topic: EventGridTopic, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 0.5)
     first = await busy(topic, gate)
@@ -210,6 +221,6 @@ async def test_who_waits_for_a_request_that_hangs_is_told_in_time_and_its_event_
     assert {type(outcome) for outcome in outcomes} == {PublishFailed}
     assert topic.state == "unavailable"
     gate.open.set()
-    await topic.publish([task("later")], insist=True)
+    await topic.publish([task("later")], bypass_circuit=True)
     assert topic.state == "ok"
     assert gate.requests[-1] == ["later.1"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from local.processes import free_port
-from shared.backend_client import Accepted, BackendClient, Rejected, Unreachable
+from shared.dispatch.backend_client import Accepted, BackendClient, Rejected, Unreachable
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.shared.evil_backend import evil_backend
 from tests.shared.test_backend_client import Outcome, endpoint_at, post, registry

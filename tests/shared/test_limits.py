@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from shared.limits import Limit, Limits, Overloaded
+from shared.resilience.limits import Limit, Limits, Overloaded
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.task_store.connection import RedisAddress
+from shared.store.redis.client import RedisAddress
 
 SECRET = "hunter2"
 

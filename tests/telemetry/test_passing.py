@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from shared import telemetry
-from tests.shared.task_store.conftest import Clock
-from tests.shared.task_store.fleet import new_task
+from tests.shared.store.conftest import Clock
+from tests.shared.store.fleet import new_task
 
 IDS = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 TASK = replace(new_task("7", Clock()), traceparent=f"00-{'3' * 32}-{'4' * 16}-01")

@@ -1,0 +1,35 @@
+"""The legacy platform's two connector functions, which its model services and gateways call (contract A1, A2)."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from cache_manager.outcome_problems import task_of
+from cache_manager.owner import service_for
+from cache_manager.schemas import TaskUpsert, TaskView
+from shared.http.functions import HttpFunctions, json_response
+from shared.http.problems import invalid
+from shared.services import Services, ServicesByLoop
+from shared.tasks.ids import is_task_id
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    functions = HttpFunctions(app, services)
+    functions.add("CacheConnectorUpsert", cache_connector_upsert, methods=["POST"])
+    functions.add("CacheConnectorGet", cache_connector_get, methods=["GET"])
+
+
+async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    service = service_for(req, services)
+    task = task_of(await service.upsert(TaskUpsert.parse(req.get_body())), services.registry)
+    return json_response(TaskView.of(task, services.registry).encoded())
+
+
+async def cache_connector_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    task_id = req.params.get("taskId")
+    if not task_id:
+        raise invalid("taskId", "the query parameter is missing")
+    task = await service_for(req, services).find(task_id) if is_task_id(task_id) else None
+    if task is None:
+        return func.HttpResponse(status_code=204)
+    return json_response(TaskView.of(task, services.registry).encoded())

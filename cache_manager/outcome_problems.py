@@ -1,0 +1,111 @@
+"""Which problem a client gets for an outcome: the one place where the operations' outcomes meet HTTP."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from cache_manager.schemas import TaskView
+from cache_manager.task_service import BodyTooLarge, IdempotencyKeyReused, Unacceptable
+from shared.dispatch.registry import BackendRegistry, UnknownBackend
+from shared.http.problems import Problem, invalid, no_such_task, too_large
+from shared.tasks.outcomes import Applied, Created, Draining, Existing, Full, Refusal, Refused
+from shared.tasks.task import Task
+
+_UNKNOWN_WAIT_S: Final = 10
+
+Outcome = (
+    Task
+    | Applied
+    | Created
+    | Existing
+    | Refused
+    | Full
+    | Draining
+    | BodyTooLarge
+    | IdempotencyKeyReused
+    | Unacceptable
+    | None
+)
+
+
+def task_of(outcome: Outcome, registry: BackendRegistry) -> Task:
+    """The task that an operation returned.
+
+    Raises:
+        Problem: it returned none, or refused.
+    """
+    match outcome:
+        case Task():
+            return outcome
+        case Applied() | Created() | Existing():
+            return outcome.task
+        case Refused():
+            raise _refused(outcome, registry)
+        case Full():
+            raise Problem(
+                429,
+                "queue-full",
+                "The queue is full.",
+                "As many tasks wait at this endpoint as may. Try again.",
+                headers={"Retry-After": str(retry_after_s(outcome.room_in_s))},
+            )
+        case Draining():
+            raise Problem(
+                503,
+                "queue-draining",
+                "The queue takes no new tasks.",
+                "The endpoint is being drained: tasks that wait there are still done.",
+                headers={"Retry-After": str(retry_after_s(None))},
+            )
+        case BodyTooLarge():
+            raise too_large(outcome.limit_bytes)
+        case Unacceptable():
+            raise invalid(outcome.pointer, outcome.detail)
+        case IdempotencyKeyReused():
+            raise Problem(
+                422,
+                "idempotency-key-reused",
+                "The idempotency key was used before.",
+                "An earlier request with the same Idempotency-Key had another body.",
+                members={"TaskId": outcome.task.id},
+            )
+        case None:
+            raise no_such_task()
+
+
+def unknown_endpoint(path: str, error: UnknownBackend) -> Problem:
+    return Problem(404, "unknown-endpoint", "There is no such endpoint.", f"{path!r}: {error}.")
+
+
+def no_result(task: Task) -> Problem:
+    return Problem(
+        404,
+        "no-result",
+        "There is no result.",
+        "The task has stored none, or not yet.",
+        members={"TaskId": task.id},
+    )
+
+
+def retry_after_s(wait_s: float | None) -> int:
+    """When to ask again, for a caller that has to wait *wait_s*, if that is known."""
+    return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))
+
+
+def _refused(refused: Refused, registry: BackendRegistry) -> Problem:
+    if refused.task is None:
+        return no_such_task()
+    if refused.reason is Refusal.BODILESS:
+        return invalid("/Body", "a task to be published needs one, and none was kept")
+    detail = {
+        Refusal.FINISHED: f"The task is {refused.task.state} and stays so.",
+        Refusal.STALE: f"The update speaks for another attempt than the current one, {refused.task.attempt}.",
+    }.get(refused.reason, "The task's state does not allow it.")
+    return Problem(
+        409,
+        "conflict",
+        "The task does not take this change.",
+        detail,
+        members=TaskView.of(refused.task, registry).document(),
+    )

@@ -1,0 +1,38 @@
+"""On whose behalf a request is made."""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+import azure.functions as func
+
+from cache_manager.task_service import TaskService
+from shared.http.functions import header
+from shared.http.problems import Problem, invalid
+from shared.services import Services
+
+_OWNER = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def service_for(req: func.HttpRequest, services: Services) -> TaskService:
+    """The operations for this request's caller. It has an owner only if the gateway vouches for it.
+
+    Raises:
+        Problem: 403 if a caller that is not the gateway names an owner, 400 if the name cannot be one.
+    """
+    owner = header(req, "x-task-owner")
+    if owner is None:
+        return TaskService(services)
+    expected = services.settings.gateway_key
+    given = header(req, "x-gateway-key") or ""
+    if expected is None or not hmac.compare_digest(given.encode(), expected.get_secret_value().encode()):
+        raise Problem(
+            403,
+            "not-the-gateway",
+            "Only the gateway may name an owner.",
+            "X-Task-Owner is believed only together with the gateway's X-Gateway-Key.",
+        )
+    if not _OWNER.fullmatch(owner):
+        raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
+    return TaskService(services, owner)

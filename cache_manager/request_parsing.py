@@ -1,0 +1,153 @@
+"""What the v1 API reads from requests. Each function raises a Problem (400, unless it says otherwise) that names the
+header or parameter."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+from urllib.parse import unquote_plus, urlsplit
+
+import azure.functions as func
+
+from cache_manager.outcome_problems import unknown_endpoint
+from shared.dispatch.registry import BackendRegistry, Endpoint, UnknownBackend
+from shared.http.functions import header
+from shared.http.problems import invalid, no_such_task
+from shared.store import ListCursor
+from shared.tasks.ids import is_task_id
+from shared.tasks.task import DEFAULT_PRIORITY, State
+
+MAX_WAIT_S: Final = 60
+DEFAULT_LIMIT: Final = 50
+MAX_LIMIT: Final = 200
+PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
+"""A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
+_KEY_PARAMETERS: Final = ("code", "clientid")
+"""Query parameters of the Functions host. The backend must not see them."""
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+def queue_path(req: func.HttpRequest) -> str:
+    """The endpoint path of the route; empty if it names none."""
+    path = (req.route_params.get("path") or "").lstrip("/")
+    return "/" + path if path else ""
+
+
+def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
+    """The registered endpoint.
+
+    Raises:
+        Problem: 404 if there is none.
+    """
+    try:
+        return registry.endpoint(path, query)
+    except UnknownBackend as error:
+        raise unknown_endpoint(path, error) from None
+
+
+def backend_query(url: str) -> str:
+    """The query string without the parameters that are the host's."""
+    pairs = urlsplit(url).query.split("&")
+    return "&".join(pair for pair in pairs if pair and _name(pair) not in _KEY_PARAMETERS)
+
+
+def task_id(req: func.HttpRequest) -> str:
+    """
+    Raises:
+        Problem: 404 if it cannot be one.
+    """
+    text = req.route_params.get("id") or ""
+    if not is_task_id(text):
+        raise no_such_task()
+    return text
+
+
+def content_type(req: func.HttpRequest) -> str:
+    text = header(req, "content-type") or "application/octet-stream"
+    if not _HEADER_VALUE.fullmatch(text):
+        raise invalid("Content-Type", "at most 255 printable ASCII characters are allowed")
+    return text
+
+
+def idempotency_key(req: func.HttpRequest) -> str | None:
+    key = header(req, "idempotency-key")
+    if key is not None and not _HEADER_VALUE.fullmatch(key):
+        raise invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed")
+    return key
+
+
+def fingerprint(content_type: str, query: str, body: bytes) -> str:
+    """What tells whether two submits with the same idempotency key are the same."""
+    return hashlib.sha256(b"\n".join((content_type.encode(), query.encode(), body))).hexdigest()[:32]
+
+
+def priority(req: func.HttpRequest) -> int:
+    text = header(req, "priority")
+    if text is None:
+        return DEFAULT_PRIORITY
+    if not re.search(PRIORITY_PATTERN, text):
+        raise invalid("Priority", "a digit from 0 to 9 is expected")
+    return int(text) if text.isdecimal() else DEFAULT_PRIORITY
+
+
+def attempt(req: func.HttpRequest) -> int | None:
+    text = header(req, "x-task-attempt")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise invalid("X-Task-Attempt", "a number is expected")
+    return int(text)
+
+
+def preferred_wait_s(req: func.HttpRequest) -> int | None:
+    """``Prefer: wait=N`` (RFC 7240), which says to ignore a preference that cannot be understood."""
+    text = header(req, "prefer")
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", text, re.IGNORECASE) if text else None
+    return min(MAX_WAIT_S, int(match[1])) if match else None
+
+
+def wait_s(req: func.HttpRequest) -> float:
+    text = req.params.get("wait")
+    if text is None:
+        return 0
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
+        raise invalid("wait", "a number of seconds is expected")
+    return min(MAX_WAIT_S, float(text))
+
+
+def limit(req: func.HttpRequest) -> int:
+    text = req.params.get("limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
+        raise invalid("limit", f"a number from 1 to {MAX_LIMIT} is expected")
+    return int(text)
+
+
+def state(req: func.HttpRequest) -> State | None:
+    text = req.params.get("status")
+    if text and text not in set(State):
+        raise invalid("status", f"one of {', '.join(State)} is expected")
+    return State(text) if text else None
+
+
+def list_cursor(req: func.HttpRequest) -> ListCursor | None:
+    text = req.params.get("cursor")
+    match = re.fullmatch(r"([0-9a-f]{1,12})-(.+)", text or "")
+    if text and (match is None or not is_task_id(match[2])):
+        raise invalid("cursor", "the NextCursor of a former page is expected")
+    return ListCursor(int(match[1], 16), match[2]) if match else None
+
+
+def cursor_text(cursor: ListCursor) -> str:
+    """What :func:`list_cursor` reads."""
+    return f"{cursor.created_ms:x}-{cursor.id}"
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+
+
+def _name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0]).lower()

@@ -1,0 +1,287 @@
+"""Tasks and queues as JSON, as clients send and get them. The legacy platform's names stay."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_pascal
+
+from shared.dispatch.registry import BackendRegistry
+from shared.http.legacy_json import LegacyModel, field_errors
+from shared.http.problems import invalid_fields
+from shared.store import Depth, QueueStatus
+from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
+from shared.tasks.outcomes import QueuePosition
+from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
+
+MAX_STATUS_CHARS = 65_536
+
+IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""ISO 8601 in UTC."""
+_Number = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
+_Priority = Annotated[int, Field(ge=0, le=9)]
+_PriorityText = Annotated[str, Field(pattern="^[0-9]$")]
+_NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
+
+
+def _blank_is_absent(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _checked_id(value: Any) -> Any:
+    if isinstance(value, str) and not is_task_id(value):
+        raise ValueError("up to 128 of A-Z a-z 0-9 _ . - are allowed")
+    return value
+
+
+def _bool_or_text(value: Any) -> Any:
+    """R data frames and some gateways send booleans as text."""
+    if isinstance(value, str):
+        return {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
+    return False if value is None else value
+
+
+def _int_or_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else value
+    return value
+
+
+def _priority(value: Any) -> Any:
+    return DEFAULT_PRIORITY if value is None else _int_or_text(value)
+
+
+class TaskUpsert(LegacyModel):
+    """The body of ``CacheConnectorUpsert`` (contract A1)."""
+
+    task_id: Annotated[
+        str | None,
+        BeforeValidator(_checked_id),
+        BeforeValidator(
+            _blank_is_absent,
+            json_schema_input_type=Annotated[str | None, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")],
+        ),
+    ] = Field(default=None, alias="TaskId")
+    """Absent, null or blank: a new task. An id that is not known is created."""
+    status: str | None = Field(default=None, alias="Status", max_length=MAX_STATUS_CHARS)
+    """Free text for the caller."""
+    backend_status: Literal["created", "running", "completed", "failed"] | None = Field(
+        default=None, alias="BackendStatus"
+    )
+    endpoint: Annotated[str | None, BeforeValidator(_blank_is_absent)] = Field(default=None, alias="Endpoint")
+    """Absolute URL where the backend listens, within a registered one. A new task needs it; an update may leave it
+    out to stay where it is."""
+    body: str | None = Field(default=None, alias="Body")
+    """The request body for the backend, usually serialized JSON. The one kept from before is used without it."""
+    publish_to_grid: Annotated[
+        bool, BeforeValidator(_bool_or_text, json_schema_input_type=bool | Literal["true", "false", ""] | None)
+    ] = Field(default=False, alias="PublishToGrid")
+    """Dispatch the task to its endpoint now. As text in any case."""
+    attempt: Annotated[
+        int | None,
+        BeforeValidator(_int_or_text, json_schema_input_type=_Number | _NumberText | None),
+    ] = Field(default=None, alias="Attempt", ge=1, le=MAX_ATTEMPT)
+    """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
+
+    priority: Annotated[int, BeforeValidator(_priority, json_schema_input_type=_Priority | _PriorityText | None)] = (
+        Field(default=DEFAULT_PRIORITY, alias="Priority", ge=0, le=9)
+    )
+    """Of a new task: 9 goes before 0, see ``docs/queues.md``."""
+
+    @property
+    def state(self) -> State | None:
+        return State(self.backend_status) if self.backend_status else None
+
+
+class TaskView(BaseModel):
+    """A task as clients see it. The first eight members are the legacy platform's."""
+
+    model_config = ConfigDict(
+        alias_generator=to_pascal,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+    task_id: str
+    timestamp: IsoTime
+    """When it last changed."""
+    status: str
+    backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
+    endpoint: str
+    body: None = None
+    publish_to_grid: bool
+    endpoint_path: str
+    attempt: int
+    """The number of its current dispatch, which a model service gets as ``X-Task-Attempt``."""
+    created_at: IsoTime
+    result_content_type: str | None
+    result_size: int | None
+    """In bytes; null while there is no result."""
+    priority: int
+    queue_position: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """While it waits: how many tasks go before it, and one. Others may still come before it."""
+    estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
+    """While it waits: when it will be handed to the model service, by how long tasks took it of late. Absent while
+    that is unknown."""
+
+    @classmethod
+    def of(cls, task: Task, registry: BackendRegistry, position: QueuePosition | None = None) -> Self:
+        endpoint = registry.endpoint_of(task.path, task.query)
+        return cls(
+            task_id=task.id,
+            timestamp=iso(task.updated_ms),
+            status=task.status,
+            backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
+            endpoint=endpoint.url if endpoint else task.path,
+            publish_to_grid=task.dispatch_requested,
+            endpoint_path=task.path,
+            attempt=task.attempt,
+            created_at=iso(task.created_ms),
+            result_content_type=task.result.content_type if task.result else None,
+            result_size=task.result.size_bytes if task.result else None,
+            priority=task.priority,
+            queue_position=position.ahead + 1 if position else None,
+            estimated_start=(
+                iso(round((time.time() + position.wait_s) * 1000))
+                if position and position.wait_s is not None
+                else None
+            ),
+        )
+
+    def document(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True)
+
+    def encoded(self) -> bytes:
+        return self.__pydantic_serializer__.to_json(self, by_alias=True)
+
+
+class TaskList(BaseModel):
+    """A page of tasks, newest first."""
+
+    model_config = ConfigDict(
+        alias_generator=to_pascal,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+    tasks: list[TaskView]
+    """May be fewer than the limit, even none, on a page that is not the last."""
+    next_cursor: str | None
+    """For the next page; null on the last."""
+
+
+class HistoryEntry(BaseModel):
+    """One transition of a task."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    timestamp: IsoTime
+    state: Literal["created", "dispatched", "running", "completed", "failed", "cancelled"]
+    status: str
+    attempt: int
+    actor: str = Field(serialization_alias="Who")
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls(
+            timestamp=iso(event.at_ms),
+            state=event.state.value,
+            status=event.status,
+            attempt=event.attempt,
+            actor=event.actor,
+        )
+
+
+class TaskHistory(BaseModel):
+    """Every transition, oldest first; of very long ones the first and the last 31."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    task_id: str
+    events: list[HistoryEntry]
+
+
+class QueueDepth(BaseModel):
+    """How many tasks of one endpoint path are in which state."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
+
+    endpoint_path: str
+    waiting: int
+    """Not yet handed to a model service. What an autoscaler should follow."""
+    dispatched: int
+    """Handed over, not yet reported on."""
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_waiting_seconds: float
+    in_flight: int
+    """How many hold a slot of the backend: on the way to it, or in its hands."""
+    slots: int
+    """How many the backend was found to hold at a time."""
+    limit: int | None
+    """How many it is given at most; null: as many as it takes."""
+    paused: bool
+    draining: bool
+
+    @classmethod
+    def of(cls, path: str, depth: Depth, status: QueueStatus) -> QueueDepth:
+        return cls(
+            endpoint_path=path,
+            waiting=depth.created,
+            dispatched=depth.dispatched,
+            running=depth.running,
+            completed=depth.completed,
+            failed=depth.failed,
+            cancelled=depth.cancelled,
+            oldest_waiting_seconds=depth.oldest_waiting_ms / 1000,
+            in_flight=status.holding,
+            slots=status.slots,
+            limit=status.limit,
+            paused=status.paused,
+            draining=status.draining,
+        )
+
+
+class QueueDepthList(BaseModel):
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    queues: list[QueueDepth]
+
+
+class QueueSettings(BaseModel):
+    """The body of ``PATCH``: what is absent stays as it is."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    paused: bool | None = None
+    """True: tasks are taken in, and none is handed to the model service."""
+    draining: bool | None = None
+    """True: no new tasks are taken in, and those that wait are still done."""
+    limit: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many the model service is given at a time, at most; null: as many as ``BACKENDS`` says, or as it takes."""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """
+        Raises:
+            Problem: 400 that names what is wrong.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid_fields(field_errors(error)) from None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+def iso(moment_ms: int) -> str:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

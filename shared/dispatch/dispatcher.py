@@ -1,0 +1,249 @@
+"""The dispatcher: claims attempts, calls their backends, and dispatches what a freed slot is granted to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+from opentelemetry.trace import StatusCode
+
+from shared import telemetry
+from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
+from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Unreachable
+from shared.dispatch.registry import BackendRegistry, Endpoint, UnknownBackend
+from shared.dispatch.retry_policy import Fail, after_answer
+from shared.events.publisher import Publisher, PublishFailed
+from shared.resilience.limits import Limits, Overloaded
+from shared.settings import Settings
+from shared.store import BackendBusy, BodyUnavailable, DispatcherFull, RequeueReason, StoreUnavailable, TaskStore
+from shared.tasks import status_texts
+from shared.tasks.outcomes import Applied, Claimed, Granted, SlotGrant
+from shared.tasks.task import Task
+
+log = logging.getLogger("task_backbone")
+
+COMPLETIONS_BATCH: Final = 256
+_LONGEST_TIMER_S: Final = 5.0
+"""The reconciler takes care of what is further ahead."""
+
+
+class Dispatched(StrEnum):
+    """What became of an event."""
+
+    ACCEPTED = "accepted"
+    BUSY = "busy"
+    RETRIED = "retried"
+    FAILED = "failed"
+    WAITING = "waiting"
+    """The task waits in its endpoint's queue."""
+    DROPPED = "dropped"
+    """A duplicate, or overtaken by another attempt: there was nothing to do."""
+
+
+class Dispatcher:
+    """One per event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: BackendRegistry,
+        store: TaskStore,
+        bodies: BodyStore,
+        limits: Limits,
+        backend: BackendTransport,
+        completions: Publisher | None,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._store = store
+        self._bodies = bodies
+        self._limits = limits
+        self._backend = backend
+        self._completions = completions
+        self._background: set[asyncio.Task[None]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    async def dispatch(self, task_id: str, attempt: int | None, traceparent: str = "") -> Dispatched:
+        """Dispatch one attempt of a task; None means the current one.
+
+        Raises:
+            StoreUnavailable: the claim or the outcome could not be recorded. The attempt's deadline finds the task.
+        """
+        claimed = await self._store.claim(task_id, attempt)
+        if isinstance(claimed, Claimed):
+            return await self._dispatch(claimed, traceparent)
+        log.info("dropped an event for task %s: %s", task_id, claimed.reason)
+        self.dispatch_granted(claimed.granted)
+        return Dispatched.DROPPED
+
+    def dispatch_granted(self, granted: Iterable[Granted], *, but: SlotGrant | None = None) -> bool:
+        """Dispatch the attempts that were granted slots, *but* for one that goes another way, and ask the queues
+        again when that may grant more.
+
+        Does not wait: a backend that reports an end may be unable to take the next task before it has its answer.
+
+        Returns:
+            Whether that one was granted a slot.
+        """
+        is_granted = False
+        for each in granted:
+            for grant in each.grants:
+                if grant == but:
+                    is_granted = True
+                else:
+                    self._start(self._dispatch_one_granted(each, grant))
+            if each.ask_again_s is not None and each.ask_again_s <= _LONGEST_TIMER_S:
+                self._ask_again(each.path, each.ask_again_s)
+        return is_granted
+
+    async def after_transition(self, applied: Applied, *, but: SlotGrant | None = None) -> bool:
+        """Do what follows from a step, whatever caused it: report the transition, dispatch what was granted, publish
+        a completion. What fails here is done at the task's deadline.
+
+        Returns:
+            Whether *but* was granted a slot, as in :meth:`dispatch_granted`.
+        """
+        if applied.is_transition:
+            telemetry.transition(applied.task)
+        is_granted = self.dispatch_granted(applied.granted, but=but)
+        if applied.is_transition:
+            await self.publish_completions([applied.task])
+        return is_granted
+
+    async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        """Publish the completions of those of the tasks whose completion is still unpublished."""
+        ended = [task for task in tasks if task.completion_unpublished]
+        if self._completions is None:
+            return
+        for start in range(0, len(ended), COMPLETIONS_BATCH):
+            batch = ended[start : start + COMPLETIONS_BATCH]
+            try:
+                await self._completions.publish_completions(batch, bypass_circuit=bypass_circuit)
+                await self._store.mark_completions_published(task.id for task in batch)
+            except (PublishFailed, StoreUnavailable) as error:
+                left = len(ended) - start
+                log.warning("the completions of %d tasks could not be published, and will be: %s", left, error)
+                return
+
+    async def aclose(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._backend.aclose()
+
+    async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
+        claimed = await self._store.claim_granted(granted, grant)
+        if isinstance(claimed, Claimed):
+            await self._dispatch(claimed, "")
+        else:
+            self.dispatch_granted(claimed.granted)
+
+    async def _dispatch(self, claimed: Claimed, traceparent: str) -> Dispatched:
+        task = claimed.task
+        with telemetry.consumer_span(task, traceparent):
+            telemetry.transition(task)
+            try:
+                with self._limits.dispatches.hold(), self._limits.body(task.body.size_bytes if task.body else 0):
+                    return await self._call_backend(claimed)
+            except Overloaded:
+                return await self._return_to_queue(task, DispatcherFull())
+
+    async def _call_backend(self, claimed: Claimed) -> Dispatched:
+        task, timeout_s = claimed.task, self._settings.dispatch_timeout_s
+        try:
+            endpoint = self._registry.endpoint(task.path, task.query)
+        except UnknownBackend as error:
+            return await self._fail(task, status_texts.no_endpoint(error))
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await self._body(claimed)
+        except BodyMissing:
+            return await self._fail(task, status_texts.BODY_GONE)
+        except (BlobsUnavailable, TimeoutError):
+            return await self._return_to_queue(task, BodyUnavailable())
+        left_s = max(1.0, deadline - asyncio.get_running_loop().time())
+        answer = await self._post(task, endpoint, body, left_s)
+        if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
+            return await self._return_to_queue(task, BodyUnavailable())
+        return await self._record(task, answer)
+
+    async def _body(self, claimed: Claimed) -> bytes | BlobStream:
+        if claimed.inline_body is not None:
+            return claimed.inline_body
+        assert claimed.task.body is not None
+        assert claimed.task.body.blob is not None
+        return await self._bodies.stream(claimed.task.body.blob)
+
+    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
+        assert task.body is not None
+        with telemetry.client_span(task, endpoint.url) as span:
+            headers = {
+                "taskId": task.id,
+                "X-Task-Attempt": str(task.attempt),
+                "Content-Type": task.body.content_type,
+                "Content-Length": str(task.body.size_bytes),
+                **telemetry.outgoing(task),
+            }
+            answer = await self._backend.post(endpoint, headers, body, timeout_s)
+            span.set_attribute("task.dispatch.answer", type(answer).__name__)
+            if not isinstance(answer, Accepted):
+                span.set_status(StatusCode.ERROR)
+            return answer
+
+    async def _record(self, task: Task, answer: Answer) -> Dispatched:
+        # If a step is refused, the backend has reported meanwhile or the attempt was overtaken, and that counts.
+        if isinstance(answer, Accepted):
+            self.dispatch_granted(await self._store.accept(task))
+            return Dispatched.ACCEPTED
+        decision = after_answer(answer, task.failures, self._settings.max_attempts)
+        if isinstance(decision, Fail):
+            return await self._fail(task, decision.status)
+        return await self._return_to_queue(task, decision)
+
+    async def _return_to_queue(self, task: Task, reason: RequeueReason) -> Dispatched:
+        requeued = await self._store.requeue(task, reason)
+        if isinstance(requeued, Applied):
+            await self.after_transition(requeued)
+        return Dispatched.BUSY if isinstance(reason, (BackendBusy, DispatcherFull)) else Dispatched.RETRIED
+
+    async def _fail(self, task: Task, status: str) -> Dispatched:
+        outcome = await self._store.fail(task, status=status)
+        if isinstance(outcome, Applied):
+            await self.after_transition(outcome)
+        return Dispatched.FAILED
+
+    async def _grant_free_slots(self, path: str) -> None:
+        self.dispatch_granted([await self._store.queues.grant_free_slots(path)])
+
+    def _ask_again(self, path: str, in_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(path)
+        if timer is not None and timer.when() <= loop.time() + in_s:
+            return
+        if timer is not None:
+            timer.cancel()
+
+        def ask() -> None:
+            del self._timers[path]
+            self._start(self._grant_free_slots(path))
+
+        self._timers[path] = loop.call_later(in_s, ask)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except StoreUnavailable as error:
+                log.warning("a granted slot could not be filled, and will be: %s", error)
+            except Exception:
+                log.exception("A granted slot could not be filled")
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

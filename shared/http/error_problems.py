@@ -1,0 +1,40 @@
+"""Which problem a client gets for an error of the app's parts: one table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from shared.bodies import BlobsUnavailable
+from shared.http.problems import Problem, overloaded, unavailable
+from shared.resilience.limits import Overloaded
+from shared.store import StoreUnavailable
+
+log = logging.getLogger("task_backbone")
+
+
+def _unavailable(what: str) -> Callable[[Exception], Problem]:
+    def problem(error: Exception) -> Problem:
+        log.warning("%s does not answer: %s", what, error)
+        return unavailable(what)
+
+    return problem
+
+
+PROBLEM_OF_ERROR: Final[dict[type[Exception], Callable[[Exception], Problem]]] = {
+    Overloaded: lambda error: overloaded(str(error)),
+    StoreUnavailable: _unavailable("The task store"),
+    BlobsUnavailable: _unavailable("Blob Storage"),
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem for any error; one that the table does not have is the app's fault, and is logged."""
+    if isinstance(error, Problem):
+        return error
+    make = PROBLEM_OF_ERROR.get(type(error))
+    if make is not None:
+        return make(error)
+    log.error("A handler failed", exc_info=error)
+    return Problem(500, "internal-error", "The app failed.", "This is a fault of the app; its log says more.")

@@ -1,0 +1,112 @@
+"""Where Azure Functions ends: turns handlers into HTTP functions, and errors into responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, cast
+
+import azure.functions as func
+from opentelemetry.trace import StatusCode
+
+from shared import telemetry
+from shared.http.error_problems import problem_of
+from shared.http.problems import Problem
+from shared.services import Services, ServicesByLoop
+
+Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
+
+
+class HttpFunctions:
+    """Registers a room's handlers as HTTP functions of the *app*."""
+
+    def __init__(self, app: func.FunctionApp, services: ServicesByLoop) -> None:
+        self._app = app
+        self._services = services
+
+    def add(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        methods: list[str],
+        route: str | None = None,
+        auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
+        counted: bool = True,
+    ) -> None:
+        """Register *handler* as the HTTP function *name*, which is its route too if none is given.
+
+        The limit to the requests in flight applies only if it is *counted*.
+        """
+
+        async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+            with telemetry.server_span(name, _trace_headers(req, context)) as span:
+                response = await _answer(handler, req, self._services, counted)
+                # Without the method, Application Insights shows neither the status nor that the request failed.
+                span.set_attributes(
+                    {"http.request.method": req.method, "http.response.status_code": response.status_code}
+                )
+                if response.status_code >= 500:  # it takes a 4xx for a failure without being told
+                    span.set_status(StatusCode.ERROR)
+                return response
+
+        # The worker tells functions apart by these names and reads the signature above.
+        invoke.__name__ = invoke.__qualname__ = name
+        self._app.function_name(name)(
+            self._app.route(route=route or name, methods=methods, auth_level=auth_level)(invoke)
+        )
+
+
+def header(req: func.HttpRequest, name: str) -> str | None:
+    """A request header; the library's mapping has no types."""
+    headers = cast("Mapping[str, str]", req.headers)
+    if name not in headers:  # its get() would raise and catch an exception
+        return None
+    return headers[name]
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def json_response(
+    document: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    *,
+    mimetype: str = "application/json",
+) -> func.HttpResponse:
+    """A response of a JSON document, or of the bytes of one."""
+    return func.HttpResponse(
+        document if isinstance(document, bytes) else _encode(document).encode(),
+        status_code=status,
+        # Among the headers: if it is missing there, the library finds that out by an exception.
+        headers={"Content-Type": mimetype, **(headers or {})},
+    )
+
+
+async def _answer(
+    handler: Handler, req: func.HttpRequest, services_by_loop: ServicesByLoop, counted: bool
+) -> func.HttpResponse:
+    try:
+        services = services_by_loop.current()
+        limits = services.limits
+        with limits.requests.hold() if counted else nullcontext(), limits.body(len(req.get_body())):
+            return await handler(req, services)
+    except Exception as error:
+        return _problem_response(problem_of(error))
+
+
+def _problem_response(problem: Problem) -> func.HttpResponse:
+    return json_response(
+        problem.document, problem.document["status"], problem.headers, mimetype="application/problem+json"
+    )
+
+
+def _trace_headers(req: func.HttpRequest, context: func.Context) -> dict[str, str]:
+    # The host's own span if it made one, else what the caller sent.
+    traced = context.trace_context
+    return {
+        "traceparent": traced.trace_parent or header(req, "traceparent") or "",
+        "tracestate": traced.trace_state or "",
+    }

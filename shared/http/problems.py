@@ -1,0 +1,86 @@
+"""Errors as clients see them: RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12
+
+
+class FieldError(TypedDict):
+    """What is wrong with one member, named by a JSON pointer, or with a header or query parameter, named as such."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). Some kinds have further members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: Sequence[FieldError] = ()
+
+
+class Problem(Exception):
+    """Raised if a request is answered by an error: ``application/problem+json``, never with a secret."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+        problem = ProblemDocument(
+            type=f"urn:task-backbone:problem:{slug}", title=title, status=status, detail=detail, errors=errors
+        )
+        self.document: dict[str, Any] = {**problem.model_dump(exclude_defaults=True), **(members or {})}
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    return invalid_fields([{"pointer": pointer, "detail": detail}])
+
+
+def invalid_fields(errors: Sequence[FieldError]) -> Problem:
+    detail = "; ".join(f"{error['pointer'].removeprefix('/') or 'body'}: {error['detail']}" for error in errors)
+    return Problem(400, "invalid-request", "The request is not valid.", detail, errors=errors)
+
+
+def too_large(limit_bytes: int) -> Problem:
+    return Problem(413, "too-large", "The body is too large.", f"At most {limit_bytes} bytes are taken.")
+
+
+def no_such_task() -> Problem:
+    return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
+
+
+def overloaded(what: str) -> Problem:
+    return Problem(
+        503,
+        "overloaded",
+        "The app is overloaded.",
+        f"It has as many {what} in flight as it may. Try again.",
+        headers={"Retry-After": "2"},
+    )
+
+
+def unavailable(what: str) -> Problem:
+    return Problem(
+        503,
+        "unavailable",
+        "A dependency does not answer.",
+        f"{what} cannot be reached at the moment. Try again.",
+        headers={"Retry-After": "5"},
+    )

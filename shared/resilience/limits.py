@@ -1,0 +1,85 @@
+"""How much a process does at a time. Beyond these limits it refuses at once: no call waits for room."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Self
+
+from shared.settings import INLINE_LIMIT_BYTES, Settings
+
+
+class Overloaded(Exception):
+    """Raised if the process has as much of something in flight as it may. Names it; nothing was begun."""
+
+
+class Limit:
+    """An upper bound for something in flight.
+
+    Args:
+        strict: refuse also what exceeds the whole limit and comes alone. Otherwise that is let through.
+    """
+
+    def __init__(self, what: str, most: int, *, strict: bool = False) -> None:
+        self._what = what
+        self._most = most
+        self._strict = strict
+        self._held = 0
+
+    @contextmanager
+    def hold(self, amount: int = 1) -> Generator[None]:
+        """
+        Raises:
+            Overloaded: there is no room.
+        """
+        if (self._held or self._strict) and self._held + amount > self._most:
+            raise Overloaded(self._what)
+        self._held += amount
+        try:
+            yield
+        finally:
+            self._held -= amount
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one process."""
+
+    requests: Limit
+    waits: Limit
+    """Lower than ``requests``: a request that waits for a change must not shut out the requests that make one."""
+    dispatches: Limit
+    body_bytes: Limit
+    waiting_bytes: Limit
+    """How many body bytes may belong to requests that wait. These hold their memory until they are answered, and must
+    not shut out other requests with bodies."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            requests=Limit("requests", settings.max_in_flight),
+            waits=Limit("waiting requests", settings.max_waits),
+            dispatches=Limit("dispatches", settings.max_dispatches),
+            body_bytes=Limit("large bodies", settings.max_body_bytes_in_flight),
+            waiting_bytes=Limit("waiting large bodies", settings.max_body_bytes_in_flight // 2, strict=True),
+        )
+
+    def body(self, size_bytes: int) -> AbstractContextManager[None]:
+        """Room for a request's or a task's body or result. Small ones need none: their number is limited.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        return nullcontext() if size_bytes <= INLINE_LIMIT_BYTES else self.body_bytes.hold(size_bytes)
+
+    @contextmanager
+    def wait(self, body_size_bytes: int = 0) -> Generator[None]:
+        """Room to wait for a change, for a request that came with a body of this size.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        is_large = body_size_bytes > INLINE_LIMIT_BYTES
+        with self.waits.hold(), self.waiting_bytes.hold(body_size_bytes) if is_large else nullcontext():
+            yield

@@ -1,0 +1,37 @@
+"""The truth about every task, in Redis. The only room that knows a Redis key.
+
+:class:`TaskStore` is its face. Nothing outside knows whether one server or a cluster answers, or in how many steps.
+"""
+
+from shared.store.policy import StorePolicy
+from shared.store.queries import Depth, ListCursor, Listing, Page
+from shared.store.queue_steps import QueueStatus
+from shared.store.queues import QueueChange, TaskQueues
+from shared.store.redis.client import RedisAddress, connect
+from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.request_counts import RequestCounts
+from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, DispatcherFull, RequeueReason
+from shared.store.store import Swept, TaskStore
+
+__all__ = [
+    "BackendBusy",
+    "BackendFailed",
+    "BodyUnavailable",
+    "Depth",
+    "DispatcherFull",
+    "ListCursor",
+    "Listing",
+    "Page",
+    "QueueChange",
+    "QueueStatus",
+    "RedisAddress",
+    "RedisLink",
+    "RequestCounts",
+    "RequeueReason",
+    "StorePolicy",
+    "StoreUnavailable",
+    "Swept",
+    "TaskQueues",
+    "TaskStore",
+    "connect",
+]

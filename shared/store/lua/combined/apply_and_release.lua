@@ -1,0 +1,61 @@
+-- Takes a step of a task that ends its queue entry, or that shows that the backend accepted it; and claims at once the
+-- entries that get a slot by it. For a server that has all partitions.
+--
+-- KEYS     of two slots of a cluster, so that several servers refuse before it begins
+-- ARGV     for each step: the hash tag of the task's partition, ARGV[1] and ARGV[2] of task/apply, and a packed map:
+--          claim (ms, see queue/keys.lua), window (ms, see task/claim), and of an entry that was accepted: path, cap,
+--          entry, owner
+-- Returns  for each step {what task/apply returns, {{granted entries}, ms} or false if the entry goes on, {what task/claim
+--          returns for each}}, or its error
+--          A replay is answered as the first time, but for what others have done since. If task/apply itself refused, a
+--          replay cannot be told from a first time: the deadline finds the tasks that the first time had claimed.
+-- @include combined/each_step
+-- @include combined/tag_of
+-- @include queue/accept_entry
+-- @include queue/release_entry
+-- @include task/apply_step
+-- @include task/claim_attempt
+-- @include task/service_time
+
+local function claim_entry(entry, allowed_from, step, then_)
+  local id, attempt = string.match(entry, '^(.*)%.(%d+)$')
+  -- Its record has this operation's id, which would be taken for a replay.
+  if id == step.id then return { 'state' } end
+  return claim_attempt(tag_of(id), {
+    id = id, attempt = tonumber(attempt), now = step.now, op = step.op, allowed_from = allowed_from,
+    window = then_.window,
+  })
+end
+
+return each_step(4, function(tag, packed_step, data, packed_then)
+  local step, then_ = cmsgpack.unpack(packed_step), cmsgpack.unpack(packed_then)
+  -- One moment for all of it.
+  step.now = now_ms(step.now)
+  then_.now = step.now
+  local applied = apply_step(tag, step, data)
+  local queued
+  if then_.entry then
+    queued = accept_entry(tag_of_path(then_.path), then_)
+  elseif applied[1] == 'applied' then
+    local rec = applied.rec
+    local attempt, path = rec.d, rec.p
+    if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end
+    then_.path, then_.entry, then_.owner = path, step.id .. '.' .. attempt, rec.o or ''
+    then_.served = service_time(rec)
+    queued = release_entry(tag_of_path(path), then_)
+  end
+  if not queued then return { applied, false, {} } end
+  local claimed = {}
+  for i, entry in ipairs(queued[1]) do claimed[i] = claim_entry(entry, nil, step, then_) end
+  if applied.replay then
+    -- The entries that the first time granted are claimed, and nobody has heard of it.
+    for _, entry in ipairs(redis.call('ZRANGE', queued.held, 0, -1)) do
+      local again = claim_entry(entry, {}, step, then_)
+      if again.replay then
+        table.insert(queued[1], entry)
+        claimed[#claimed + 1] = again
+      end
+    end
+  end
+  return { applied, queued, claimed }
+end)

@@ -1,0 +1,11 @@
+-- The hash tag of the partition of a task id or a path.
+-- @include generated/partition_tags
+local function tag_of(name) return PARTITION_TAGS[string.byte(redis.sha1hex(name))] end
+
+-- Steps that run together are mostly of one path.
+local path_tags = {}
+local function tag_of_path(path)
+  local tag = path_tags[path] or tag_of(path)
+  path_tags[path] = tag
+  return tag
+end

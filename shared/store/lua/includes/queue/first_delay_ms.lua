@@ -1,0 +1,1 @@
+local FIRST_DELAY_MS = 50

@@ -1,0 +1,69 @@
+-- Grants free slots to waiting entries. Beyond the capacity estimate, one entry at a time is the probe: so a backend that
+-- holds more is filled as fast as it answers, and one that does not refuses once. Meanwhile slots within the estimate are
+-- granted all the same: where tasks are short some end before each answer, and a queue that is never full learns nothing.
+--
+-- Returns {granted entries}, ms until it is worth asking again (-1: an event will tell sooner).
+-- @include queue/hold_slot
+-- @include queue/probe_answer_ms
+-- @include queue/state
+
+-- Takes the next entry out of those that wait: the best of the owner that is furthest behind.
+local function take_next(queue)
+  while true do
+    local known = read_queues[queue_key]
+    local first = known.only_owner or redis.call('ZRANGE', owners_key, 0, 1, 'WITHSCORES')
+    local owner = first[1]
+    if not owner then return end
+    local key = waiting_key(owner)
+    local entry = redis.call('ZPOPMIN', key)[1]
+    local is_alone = not first[3]
+    known.only_owner = is_alone and first or nil
+    if not entry or (is_alone and queue.w == 1) or (not is_alone and redis.call('EXISTS', key) == 0) then
+      set_owner('ZREM', owner)
+    elseif not is_alone then
+      set_owner('ZINCRBY', 1, owner)
+    end
+    if entry then
+      queue.w, queue.v = queue.w - 1, tonumber(first[2])
+      return entry
+    end
+    recount(queue)
+  end
+end
+
+local function grant_slots(queue)
+  local granted, settings = {}, queue_settings()
+  local cap = settings.limit or queue.i
+  local ask_again_ms = -1
+  local settling = queue.f or {}
+  while settling[1] and settling[1] <= queue_now do table.remove(settling, 1) end
+  queue.f = settling[1] and settling or nil
+  while queue.w > 0 and not settings.paused and not (cap and queue.h >= cap) do
+    local at = queue.o or 0
+    local within = queue.h - (queue.p and 1 or 0)
+    -- After a pause for failures, a probe too, until an entry is accepted.
+    local is_probe = within >= queue.l or queue.o ~= nil
+    if is_probe then
+      at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
+    elseif within + #settling >= queue.l then
+      at = math.max(at, settling[1])
+    end
+    if at > queue_now then
+      ask_again_ms = at - queue_now
+      break
+    end
+    local entry = take_next(queue)
+    if not entry then
+      recount(queue)
+      break
+    end
+    hold_slot(queue, entry)
+    if is_probe then
+      queue.p, queue.m, queue.n = entry, queue.h, nil
+      queue.u, queue.a = queue_now + PROBE_ANSWER_MS, queue_now + PROBE_ANSWER_MS
+    end
+    granted[#granted + 1] = entry
+  end
+  save_queue()
+  return granted, ask_again_ms
+end

@@ -1,0 +1,34 @@
+-- The keys of queues are named here and nowhere else.
+--
+-- A queue is an index over the records: the attempts that wait at one endpoint path for a slot of its backend, and those
+-- that hold one. An entry is named `<task id>.<attempt>`. The entry of an attempt that is no longer current is harmless,
+-- for nothing can claim it. All keys begin with the hash tag of the partition that the path falls in.
+--
+--   <tag>q:<path>           string   the queue's state, a packed map, see state.lua
+--   <tag>qs:<path>          string   the operator's settings, a packed map: paused, draining, limit
+--   <tag>qo:<path>          zset     owners that have an entry waiting, by their virtual time (fair queuing)
+--   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
+--   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again
+--   <tag>queues             set      the paths at which any entry holds a slot
+-- @include common/now_ms
+local queue_tag, queue_arg, queue_now
+local queue_key, settings_key, owners_key, held_key
+local previous_path
+
+-- `arg` is a map of now (0: the server's clock), path, cap (the configured limit, false: none; absent: as last given),
+-- claim (ms within which a granted entry is to be claimed), and what the step needs.
+local function begin_queue(tag, arg)
+  queue_tag, queue_arg = tag, arg
+  queue_now = now_ms(arg.now)
+  local path = arg.path
+  -- A path has one partition, and steps that run together are mostly of one path.
+  if path ~= previous_path then
+    queue_key, settings_key = tag .. 'q:' .. path, tag .. 'qs:' .. path
+    owners_key, held_key = tag .. 'qo:' .. path, tag .. 'qh:' .. path
+    previous_path = path
+  end
+end
+
+local function waiting_key(owner) return queue_tag .. 'qw:' .. queue_arg.path .. ' ' .. owner end
+
+local function held_paths_key(tag) return tag .. 'queues' end

@@ -1,0 +1,35 @@
+-- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms or -1}, or
+-- false. Exact for up to 64 owners.
+-- @include queue/state
+
+-- The virtual times of up to 64 owners, until they change.
+local function virtual_times()
+  local known = read_queues[queue_key]
+  if not known.virtual_times then
+    known.virtual_times = {}
+    local rows = redis.call('ZRANGE', owners_key, 0, 63, 'WITHSCORES')
+    for i = 1, #rows, 2 do known.virtual_times[rows[i]] = tonumber(rows[i + 1]) end
+  end
+  return known.virtual_times
+end
+
+local function position(queue, entry, owner)
+  local settings = queue_settings()
+  local rank = redis.call('ZRANK', waiting_key(owner), entry)
+  if not rank then return false end
+  local ahead = rank
+  local times = virtual_times()
+  local mine = times[owner] or tonumber(redis.call('ZSCORE', owners_key, owner) or 0)
+  for other, theirs in pairs(times) do
+    if other ~= owner then
+      -- When this entry's turn comes, theirs have come up to the same virtual time.
+      local entries = math.max(0, mine + rank - theirs + (other < owner and 1 or 0))
+      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(other)), entries)
+    end
+  end
+  local cap = settings.limit or queue.i
+  local slots = math.max(queue.l, queue.h)
+  if cap then slots = math.min(slots, cap) end
+  local known = queue.c and slots > 0 and not settings.paused and (queue.o or 0) <= queue_now
+  return { math.min(ahead, queue.w - 1), slots, known and math.floor(queue.s / queue.c) or -1 }
+end

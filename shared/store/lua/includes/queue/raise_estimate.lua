@@ -1,0 +1,27 @@
+-- The backend has accepted an entry that holds a slot, so it holds what it holds with it. An unanswered probe proves
+-- nothing. A backend that has ended the probe already may be quick, and others have ended too: what counts is how many
+-- there were with it. If others freed a slot meanwhile, it is likely and not sure that the backend holds more; the next
+-- answers will tell.
+-- @include queue/probe_answer_ms
+-- @include queue/settle_ms
+-- @include queue/state
+local function raise_estimate(queue, entry, has_ended)
+  local is_probe, unsure = queue.p == entry, queue.n
+  if is_probe then queue.p, queue.u, queue.n, queue.a = nil, nil, nil, nil end
+  if is_probe and queue.y then
+    -- A slot that was refused is there a moment later: it was granted too early.
+    if not unsure then queue.e, queue.g = math.min((queue.e or 0) + queue_now - queue.y, SETTLE_MS), nil end
+    queue.y = nil
+  elseif queue.e then
+    queue.e = queue.e > 10 and queue.e * 0.99 or nil
+  end
+  queue.o, queue.d = nil, nil
+  local had = has_ended and is_probe and queue.m or queue.h - (queue.p and 1 or 0)
+  local raised = had > queue.l
+  if raised then
+    queue.l = queue.l + 1
+    if is_probe and unsure then queue.a = queue_now + PROBE_ANSWER_MS end
+  end
+  if is_probe and not unsure or queue.l > (queue.z or 0) + 1 then queue.r = nil end
+  if is_probe and (raised or not unsure) then queue.b = nil end
+end

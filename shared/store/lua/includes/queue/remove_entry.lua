@@ -1,0 +1,23 @@
+-- @include queue/state
+
+-- An entry that held a slot holds it no more.
+local function free_slot(queue, entry)
+  queue.h = queue.h - 1
+  if queue.p == entry then queue.p, queue.u, queue.n = nil, nil, nil end
+end
+
+-- Takes an entry out of those that wait, if it waits.
+local function stop_waiting(queue, entry, owner)
+  local key = waiting_key(owner)
+  if redis.call('ZREM', key, entry) == 1 then
+    queue.w = queue.w - 1
+    if redis.call('EXISTS', key) == 0 then set_owner('ZREM', owner) end
+  end
+end
+
+-- Takes an entry out, wherever it is. Returns whether it held a slot.
+local function remove_entry(queue, entry, owner)
+  local held = redis.call('ZREM', held_key, entry) == 1
+  if held then free_slot(queue, entry) else stop_waiting(queue, entry, owner) end
+  return held
+end

@@ -1,0 +1,103 @@
+-- Reads a queue's state, and writes it once the script is through: several steps in one script share it.
+--
+-- The state's fields. Times are milliseconds. They have letters because words would cost each step of a queue several
+-- per cent of its time: the map is unpacked and packed in each (docs/decisions/0003-packed-records.md).
+--
+--   l  the capacity estimate: how many tasks the backend is known to hold at a time
+--   h, w  how many entries hold a slot, how many wait
+--   p  the probe: the entry that was granted a slot beyond the estimate; u: until when its answer is awaited, m: how many
+--      held a slot with it, n: true if one of these ended before there was an answer
+--   a  until when a refusal of another entry is taken for the probe's: that entry may have got the probe's slot
+--   b  before when there is no probe, r: refused probes in a row, z: the estimate after the last refusal
+--   y  when an entry was refused that was not beyond the estimate, g: after what time there is a probe then
+--   e  how long after an entry's end its slot is granted again, f: the times at which slots that wait for this are free
+--   o  before when nothing is dispatched at all, d: failures since the last entry that was accepted
+--   s  how long slots were held in all, until t, c: by how many entries that ended; both forget what is long ago
+--   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
+--   q  the rank of the last new entry, without its priority
+--   i  the configured limit; 0 until a state that was lost learns it
+-- @include queue/keys
+
+-- The queues that this script has read, by the key of their state.
+local read_queues = {}
+
+-- What was learned of an endpoint that is not used any more is forgotten.
+local KEPT_MS = 30 * 86400000
+
+local function queue_settings() return read_queues[queue_key].settings end
+
+local function set_owner(command, ...)
+  local known = read_queues[queue_key]
+  known.virtual_times, known.only_owner = nil, nil
+  return redis.call(command, owners_key, ...)
+end
+
+-- Counts the waiting entries, and forgets the owners that have none.
+local function count_waiting()
+  local count = 0
+  for _, owner in ipairs(redis.call('ZRANGE', owners_key, 0, -1)) do
+    local entries = redis.call('ZCARD', waiting_key(owner))
+    if entries == 0 then set_owner('ZREM', owner) end
+    count = count + entries
+  end
+  return count
+end
+
+-- Counts what is there, for a state that does not agree with it: keys were lost. What the backend holds is then unknown
+-- except for what is still there; the queue probes for more one by one, and no newcomer goes before all that wait.
+local function recount(queue)
+  for _, owner in ipairs(redis.call('ZRANGE', owners_key, 0, -1)) do
+    if redis.call('EXISTS', waiting_key(owner)) == 0 then set_owner('ZREM', owner) end
+  end
+  queue.h, queue.w = redis.call('ZCARD', held_key), count_waiting()
+  queue.l = math.min(queue.l, queue.h)
+  if queue.p and not redis.call('ZSCORE', held_key, queue.p) then
+    -- The probe does not hold a slot. Its answer is awaited all the same.
+    queue.b = math.max(queue.b or 0, queue.u)
+    queue.p, queue.u, queue.n = nil, nil, nil
+  end
+  local first = redis.call('ZRANGE', owners_key, 0, 0, 'WITHSCORES')
+  if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
+  redis.call('SADD', held_paths_key(queue_tag), queue_arg.path)
+  queue.k, queue.x = nil, queue_now
+end
+
+local function load_queue()
+  local known = read_queues[queue_key]
+  if not known then
+    local raw, settings = unpack(redis.call('MGET', queue_key, settings_key))
+    known = {
+      queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0, i = 0 },
+      settings = settings and cmsgpack.unpack(settings) or {},
+      tag = queue_tag, path = queue_arg.path,
+    }
+    read_queues[queue_key] = known
+    local queue = known.queue
+    local held, owners = redis.call('ZCARD', held_key), redis.call('EXISTS', owners_key)
+    if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
+    known.held = queue.h
+  end
+  local queue = known.queue
+  -- The time that slots were held in all, per entry that ended, tells how long tasks take of late: also while most of
+  -- those that began have yet to end, and the short ones have ended.
+  queue.s = (queue.s or 0) + queue.h * (queue_now - (queue.t or queue_now))
+  queue.t = queue_now
+  if queue_arg.cap ~= nil then queue.i = queue_arg.cap or nil end
+  return queue
+end
+
+local function save_queue() read_queues[queue_key].changed = true end
+
+local function write_queues()
+  for key, known in pairs(read_queues) do
+    local queue = known.queue
+    if known.changed then
+      if queue.h == 0 and known.held > 0 then
+        redis.call('SREM', held_paths_key(known.tag), known.path)
+      elseif queue.h > 0 and known.held == 0 then
+        redis.call('SADD', held_paths_key(known.tag), known.path)
+      end
+      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)
+    end
+  end
+end

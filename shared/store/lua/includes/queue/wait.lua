@@ -1,0 +1,33 @@
+-- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner is not
+-- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost.
+-- @include queue/hold_slot
+-- @include queue/state
+
+-- An entry is ahead of one with the next lower priority, that came at the same time, by this much.
+local AGE_MS = 600000
+-- Entries that come in the same millisecond are told apart by a number within it. Ranks are whole numbers, which Redis
+-- handles faster.
+local RANKS_PER_MS = 1024
+
+local function wait(queue, entry, owner, queued_ms, priority, returns)
+  if not queue_arg.is_new_task and holds_slot(entry) then return end
+  local key = waiting_key(owner)
+  local since = queued_ms * RANKS_PER_MS
+  if since == 0 then
+    -- A later one in the same millisecond goes later.
+    since = math.max(queue_now * RANKS_PER_MS, (queue.q or 0) + 1)
+    queue.q = since
+  end
+  local rank = since - priority * AGE_MS * RANKS_PER_MS
+  local added = redis.call('ZADD', key, 'NX', string.format('%d', rank), entry)
+  local known = read_queues[queue_key]
+  local times = known.virtual_times
+  local is_there = times and times[owner]
+  if not is_there and redis.call('ZADD', owners_key, 'NX', returns and queue.v or queue.v + 1, owner) == 1 then
+    known.virtual_times, known.only_owner = nil, nil
+    queue.w = queue.w + redis.call('ZCARD', key)
+  else
+    queue.w = queue.w + added
+    if added == 1 and returns then set_owner('ZINCRBY', -1, owner) end
+  end
+end

@@ -1,0 +1,13 @@
+-- Ends a task that cannot go on. `arg` is the argument of sweep.lua or check_slots.lua.
+-- @include task/append_event
+-- @include task/begin_retention
+-- @include task/move_record
+-- @include task/record
+local function give_up(id, rec, status, now, arg)
+  move_record(id, rec, 'failed', rec.p)
+  rec.x = status
+  append_event(rec, now, 'reconciler', status)
+  rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+  begin_retention(id, rec, now, arg.retention, arg.completion)
+  return save_record(id, rec)
+end

@@ -1,0 +1,14 @@
+-- Removes everything of a task but its blobs, which were deleted before. To look for an absent key costs as much as to
+-- delete it, and among a million tasks more; so only the keys that the record names are deleted.
+-- @include task/forget_unused_path
+-- @include task/index
+-- @include task/keys
+local function purge_task(id, rec)
+  local keys = { record_key(id) }
+  if rec.b and not rec.b[3] then table.insert(keys, body_key(id)) end
+  if rec.r and not rec.r[3] then table.insert(keys, result_key(id)) end
+  redis.call('DEL', unpack(keys))
+  redis.call('ZREM', due_key(), id)
+  remove_from_index(id, rec)
+  forget_unused_path(rec.p, rec.s)
+end

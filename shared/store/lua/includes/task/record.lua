@@ -1,0 +1,44 @@
+-- The record's fields. Times are milliseconds; an absent field means empty, none or false. In Redis, m and q count from
+-- c. Fields have letters because each task has a record, and its size is a promise (docs/performance.md).
+--
+--   s  state            p  endpoint path     u  query string      x  status text
+--   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
+--   w  dispatch requested                    v  version
+--   k  last operation id, by which a replay is recognised
+--   j  priority, if it is not the default
+--   z  how often its wait was checked; 0: it waits on its own, not in its endpoint's queue
+--   d  if that operation was a transition, where it began: the attempt, or {attempt, path} if it left another path
+--   c  created at       m  updated at        q  in the queue since   l  lease in ms
+--   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
+--   e  true if the result is an earlier step's
+--   W  true if a create found the task and reported it, so that it may not be withdrawn
+--   y  true until the completion event is published, if one is wanted
+--   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
+--   h  history, see append_event.lua
+--   D  when it was last dispatched, in ms since created
+-- @include task/keys
+
+local function pack_record(rec)
+  local m, q = rec.m, rec.q
+  rec.m, rec.q = m ~= rec.c and m - rec.c or nil, q ~= rec.c and q - rec.c or nil
+  local raw = cmsgpack.pack(rec)
+  rec.m, rec.q = m, q
+  return raw
+end
+
+local function unpack_record(raw)
+  local rec = cmsgpack.unpack(raw)
+  rec.m, rec.q = rec.c + (rec.m or 0), rec.c + (rec.q or 0)
+  return rec
+end
+
+local function load_record(id)
+  local raw = redis.call('GET', record_key(id))
+  if raw then return unpack_record(raw), raw end
+end
+
+local function save_record(id, rec)
+  local raw = pack_record(rec)
+  redis.call('SET', record_key(id), raw)
+  return raw
+end

@@ -1,0 +1,4 @@
+-- Sets a task's one deadline.
+-- @include common/time_text
+-- @include task/keys
+local function set_due(id, at) redis.call('ZADD', due_key(), time_text(at), id) end

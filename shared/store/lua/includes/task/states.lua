@@ -1,0 +1,1 @@
+local STATES = { 'created', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }

@@ -1,0 +1,1 @@
+local TERMINAL = { completed = true, failed = true, cancelled = true }

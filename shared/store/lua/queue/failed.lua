@@ -1,0 +1,22 @@
+-- A dispatch failed, which leaves its slot free. If the backend seems to be down it gets a pause, so that the waiting
+-- tasks do not all use up their attempts on it.
+--
+-- KEYS[1]  the hash tag of the path's partition
+-- ARGV[1]  packed map, see queue/keys.lua, and: entry, owner, grace (how many failures in a row bring no pause),
+--          base, most (ms: the first pause and the longest)
+-- Returns  {granted, ms}, see grant_slots.lua
+-- @include queue/grant_slots
+-- @include queue/remove_entry
+begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
+local arg, queue = queue_arg, load_queue()
+local held = remove_entry(queue, arg.entry, arg.owner)
+if held and (queue.o or 0) <= queue_now then
+  queue.d = (queue.d or 0) + 1
+  if queue.d > arg.grace then
+    queue.l = math.min(queue.l, queue.h)
+    queue.o = queue_now + math.min(arg.most, arg.base * 2 ^ math.min(queue.d - arg.grace - 1, 20))
+  end
+end
+local granted, ms = grant_slots(queue)
+write_queues()
+return { granted, ms }

@@ -1,0 +1,35 @@
+-- Takes one step of a task's life: accept, report, requeue, next step, finish, cancel, replay, store a result, heartbeat.
+--
+-- KEYS[1]  the hash tag of the task's partition
+-- ARGV[1]  packed map; what is absent stays as it is:
+--            now, id, op     the clock (0: the server's), the task, this operation
+--            allowed_from    states the step may start from; absent: any that is not terminal
+--            owner           the owner that the task must have; another's task is unknown
+--            revive          true: a failed task begins again, without what it had stored
+--            attempt         the attempt that the caller speaks for; absent: trusted as the current one
+--            to, path, query the state and endpoint to go to
+--            status, brief   text for the caller, and the part of it that the history keeps
+--            actor           what causes the step
+--            new_attempt     true: a new attempt, at its old place in the queue
+--            apart           true: the task waits for its deadline first, and then in the queue
+--            failed          true: the present attempt counts as failed
+--            next_step       true: a new attempt at the end of the queue, with a clean slate
+--            body, result    {content type, bytes, blob}; with needs_body = true the stored body is used and must exist
+--            publishes       events published for the attempt
+--            due_in          next deadline, in ms from now
+--            backoff         {base, cap (ms), seed}: the next deadline by the failures so far
+--                            without either, a leased state gets a new lease
+--            retention, completion   for a step that ends the task: how long it is kept, and when its completion is to be
+--                            published again if that fails, in ms; 0: nobody wants it
+--            silence         how long a task that is not to be dispatched may be silent, in ms
+--            lease           the endpoint's lease, in ms
+--            fetch_body      true: return the inline body too
+-- ARGV[2]  the inline body or result, or ''
+-- Returns  {'applied', record, body?, origin, service time in ms?}   a transition, and where it began (d in record.lua)
+--          {'kept', record, body?}            done; state, path and attempt are what they were
+--          {'same', record}                   a finished task was finished the same way again: nothing changed
+--          {'unknown'}                        no such task
+--          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
+--          A replay is answered as the first time.
+-- @include task/apply_step
+return apply_step(KEYS[1], cmsgpack.unpack(ARGV[1]), ARGV[2])

@@ -1,0 +1,28 @@
+-- Counts the tasks of one partition by path and state. Costs by paths, not by tasks.
+--
+-- KEYS[1]  the hash tag of the partition
+-- ARGV[1]  now (0: the server's clock)
+-- ARGV[2]  one endpoint path, or '' for all
+-- Returns  {{path, created, dispatched, running, completed, failed, cancelled, age of the oldest waiting in ms}, …}
+-- @include common/now_ms
+-- @include task/keys
+-- @include task/states
+task_tag = KEYS[1]
+local now = now_ms(tonumber(ARGV[1]))
+local paths = ARGV[2] == '' and redis.call('SMEMBERS', paths_key()) or { ARGV[2] }
+local rows = {}
+for _, path in ipairs(paths) do
+  local row = { path }
+  for _, state in ipairs(STATES) do
+    row[#row + 1] = redis.call('ZCARD', index_key(path, state))
+  end
+  row[2] = row[2] + redis.call('ZCARD', index_key(path, 'again'))
+  local since = now
+  for _, waiting in ipairs({ 'created', 'since' }) do
+    local oldest = redis.call('ZRANGE', index_key(path, waiting), 0, 0, 'WITHSCORES')
+    since = math.min(since, tonumber(oldest[2] or now))
+  end
+  row[#row + 1] = now - since
+  rows[#rows + 1] = row
+end
+return rows

@@ -1,0 +1,79 @@
+-- Finds what is overdue in one partition and takes the next step for each. Two sweeps at once never get the same task.
+--
+-- A task's one deadline means, by its state:
+--   created      it has waited long, or long enough on its own: make sure that it stands in its endpoint's queue
+--   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt
+--   finished     its completion is to be published (again), or it was kept long enough: remove it
+--
+-- KEYS[1]  the hash tag of the partition
+-- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace (ms),
+--          retrying, silent, exhausted (status texts), seed
+-- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
+--          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
+--          'completion': the caller publishes its completion, as for 'failed' if the record has y;
+--          'blobs': the task is past retention and its blobs have to go first; then purge.lua
+-- @include common/now_ms
+-- @include task/backoff
+-- @include task/give_up
+-- @include task/new_attempt
+-- @include task/purge_task
+-- @include task/terminal
+local arg = cmsgpack.unpack(ARGV[1])
+task_tag = KEYS[1]
+local now = now_ms(arg.now)
+math.randomseed(arg.seed)
+local done = {}
+
+local function fail(id, rec, status) done[#done + 1] = { 'failed', id, give_up(id, rec, status, now, arg) } end
+
+-- The queue is where a task waits. That it stands there is checked ever more seldom.
+local function check_again_later(id, rec, what)
+  rec.z = (rec.z or 0) + 1
+  set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
+  done[#done + 1] = { what, id, save_record(id, rec) }
+end
+
+local function end_lease(id, rec)
+  rec.f = rec.f + 1
+  if not rec.w then
+    fail(id, rec, arg.silent)
+  elseif rec.f >= arg.max_attempts then
+    fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts))
+  else
+    new_attempt(id, rec)
+    move_record(id, rec, 'created', rec.p)
+    rec.x = arg.retrying
+    append_event(rec, now, 'reconciler', rec.x)
+    rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+    check_again_later(id, rec, 'retry')
+  end
+end
+
+local function take_next_step(id, rec)
+  if TERMINAL[rec.s] then
+    if rec.y and now < rec.m + arg.retention then
+      rec.n = rec.n + 1
+      set_due(id, math.min(now + backoff(arg.publish_base, arg.cap, rec.n), rec.m + arg.retention))
+      done[#done + 1] = { 'completion', id, save_record(id, rec) }
+    elseif rec.g then
+      set_due(id, now + arg.blob_grace)
+      done[#done + 1] = { 'blobs', id }
+    else
+      purge_task(id, rec)
+      done[#done + 1] = { 'purged', id }
+    end
+  elseif rec.s == 'created' and rec.w then
+    check_again_later(id, rec, 'waits')
+  else
+    end_lease(id, rec)
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', due_key(), '-inf', now, 'LIMIT', 0, arg.limit)) do
+  -- A full Redis refuses a script's first write if that needs room. This one never does, so a full Redis is still swept,
+  -- and gets room again.
+  redis.call('ZREM', due_key(), id)
+  local rec = load_record(id)
+  if rec then take_next_step(id, rec) end
+end
+return done

@@ -1,0 +1,330 @@
+"""The steps of a queue, each one script and one round trip: who waits at an endpoint for a slot of its backend, and
+who holds one.
+
+How many tasks a backend holds is learned from its answers; ``docs/queues.md`` says how. A queue is an index over the
+records and may be wrong: a granted attempt has still to be claimed, and what is lost is found again. ``lua/queue/``
+has the scripts, with what they take and return."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NotRequired, Self, TypedDict
+
+from shared.store.policy import StorePolicy
+from shared.store.redis.link import RedisLink
+from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms
+from shared.store.stamp import Clock, now_of
+from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
+from shared.tasks.task import Task
+from shared.tasks.value import value
+
+CHECK_LIMIT: Final = 256
+"""How many held slots one run of the reconciler checks in a queue."""
+_FAILURES_WITHOUT_PAUSE: Final = {True: 7, False: 1}
+"""How many failures in a row bring no pause, by whether the backend answered at all."""
+
+LimitOf = Callable[[str], int | None]
+"""The configured limit of an endpoint path; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What the maintenance of a queue found."""
+
+    granted: Granted
+    doubtful: list[SlotGrant]
+    """Attempts that have held their slot for so long that it is to be checked whether they still need it."""
+    loss: int | None
+    """Something of the queue is missing; the number tells this loss from a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """How a queue stands."""
+
+    waiting: int
+    holding: int
+    """How many tasks hold a slot: granted, dispatched or running."""
+    slots: int
+    """The capacity estimate: how many tasks the backend is known to hold at a time."""
+    limit: int | None
+    """How many it is given at most."""
+    paused: bool
+    draining: bool
+    position: QueuePosition | None = None
+
+
+@value
+class QueueEntry:
+    """An attempt of a task in its endpoint's queue."""
+
+    path: str
+    grant: SlotGrant
+    owner: str
+    queued_ms: int
+    """Since when; 0 means now."""
+    priority: int
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        return cls(task.path, SlotGrant.of(task), task.owner, task.queued_ms, task.priority)
+
+    @property
+    def row(self) -> list[Any]:
+        return [self.grant.entry_id, self.owner, self.queued_ms, self.priority]
+
+
+class _Queue(TypedDict):
+    """What every script of a queue takes. Times are ms."""
+
+    now: int
+    cap: int | Literal[False]
+    claim: int
+    path: NotRequired[str]
+
+
+class _Enqueue(_Queue):
+    entries: NotRequired[list[list[Any]]]
+    new: NotRequired[bool]
+    backlog: NotRequired[int]
+
+
+class _Entry(_Queue):
+    entry: str
+    owner: str
+
+
+class _Release(_Entry):
+    served: NotRequired[int]
+
+
+class _Return(_Entry):
+    next: str
+    queued_at: int
+    priority: int
+
+
+class _Refused(_Return):
+    after: int
+    most: int
+
+
+class _Failed(_Entry):
+    grace: int
+    base: int
+    most: int
+
+
+class _Maintain(_Queue):
+    again: int
+    most: int
+
+
+class _Configure(_Queue):
+    set: dict[str, int | bool]
+
+
+class _Rows(_Queue):
+    entries: list[list[Any]]
+
+
+class _MarkRebuilt(_Queue):
+    loss: int
+
+
+class _Status(_Queue):
+    entry: NotRequired[str]
+    owner: NotRequired[str]
+
+
+class _CombinedRelease(TypedDict):
+    claim: int
+    window: int
+
+
+class _CombinedAccept(_Entry):
+    window: int
+
+
+class QueueSteps:
+    """The scripts on the queues of one Redis."""
+
+    def __init__(
+        self, link: RedisLink, policy: StorePolicy, limit_of: LimitOf = lambda path: None, now_ms: Clock | None = None
+    ) -> None:
+        self._link = link
+        self._policy = policy
+        self._claim_ms = to_ms(policy.slot_claim_s)
+        self._limit_of = limit_of
+        self._now_ms = now_ms
+
+    async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
+        """Let a new task wait, unless the queue refuses it."""
+        argument: _Enqueue = {**self._queue(entry.path), "entries": [entry.row], "new": True}
+        if self._policy.max_backlog is not None:
+            argument["backlog"] = self._policy.max_backlog
+        return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
+
+    async def enqueue(self, entries: Iterable[QueueEntry]) -> Granted:
+        """Let entries of one path wait. Nothing happens to those that wait already or hold a slot."""
+        entries = list(entries)
+        path = entries[0].path
+        argument: _Enqueue = {**self._queue(path), "entries": [entry.row for entry in entries]}
+        reply = await self._run("enqueue", path, argument)
+        return granted_of(path, reply[1:])
+
+    async def accepted(self, task: Task) -> Granted:
+        """The backend accepted the task's present attempt."""
+        return granted_of(task.path, await self._run("accepted", task.path, self._entry(task)))
+
+    async def refused(self, task: Task, requeued: Task, *, after_s: float | None) -> Granted:
+        """The backend had no room for *task*, which waits again as *requeued*.
+
+        Args:
+            after_s: when the backend said to try again.
+        """
+        argument: _Refused = {
+            **self._return(task, requeued),
+            "after": to_ms(after_s or 0),
+            "most": to_ms(self._policy.busy_retry_s),
+        }
+        return granted_of(task.path, await self._run("refused", task.path, argument))
+
+    async def failed(self, task: Task, *, answered: bool) -> Granted:
+        """A dispatch failed. A backend that fails again and again, or that gives no answer at all, gets a pause."""
+        policy = self._policy
+        argument: _Failed = {
+            **self._entry(task),
+            "grace": _FAILURES_WITHOUT_PAUSE[answered],
+            "base": to_ms(policy.backoff_base_s),
+            "most": to_ms(max(policy.backoff_base_s, 6 * policy.busy_retry_s)),
+        }
+        return granted_of(task.path, await self._run("failed", task.path, argument))
+
+    async def return_entry(self, task: Task, requeued: Task) -> None:
+        """This process has no room to dispatch the task."""
+        await self._run("return_entry", task.path, self._return(task, requeued))
+
+    async def release(self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None) -> Granted:
+        """An attempt neither waits nor is worked on at *path* any more."""
+        argument: _Release = {**self._queue(path), "entry": grant.entry_id, "owner": owner}
+        if service_ms is not None:
+            argument["served"] = service_ms
+        return granted_of(path, await self._run("release", path, argument))
+
+    async def grant_free_slots(self, path: str) -> Granted:
+        return granted_of(path, await self._run("grant_free_slots", path, self._queue(path)))
+
+    async def held_paths(self) -> set[str]:
+        """The endpoint paths at which any attempt holds a slot, even if no task is left there."""
+        parts = await asyncio.gather(*(self._link.script("queue/held_paths", tag) for tag in HASH_TAGS))
+        return {path.decode() for part in parts for path in part}
+
+    async def maintain(self, path: str) -> Maintained:
+        """What the reconciler does for a queue at each run."""
+        argument: _Maintain = {
+            **self._queue(path),
+            "again": to_ms(self._policy.slot_check_s),
+            "most": CHECK_LIMIT,
+        }
+        reply = await self._run("maintain", path, argument)
+        doubtful = [SlotGrant.parse(entry.decode()) for entry in reply[2]]
+        return Maintained(granted_of(path, reply), doubtful, reply[3] or None)
+
+    async def mark_held(self, entries: Iterable[QueueEntry]) -> None:
+        """Entries of one path are known to be held by their backend."""
+        entries = list(entries)
+        path = entries[0].path
+        argument: _Rows = {**self._queue(path), "entries": [entry.row for entry in entries]}
+        await self._run("mark_held", path, argument)
+
+    async def reschedule_check(self, path: str, in_s: Mapping[SlotGrant, float]) -> None:
+        """Set when slots are to be checked again."""
+        argument: _Rows = {
+            **self._queue(path),
+            "entries": [[grant.entry_id, to_ms(seconds)] for grant, seconds in in_s.items()],
+        }
+        await self._run("reschedule_check", path, argument)
+
+    async def mark_rebuilt(self, path: str, loss: int) -> None:
+        """Everything that exists was enqueued since the *loss*."""
+        argument: _MarkRebuilt = {**self._queue(path), "loss": loss}
+        await self._run("mark_rebuilt", path, argument)
+
+    async def status(self, path: str, task: Task | None = None) -> QueueStatus:
+        """How the queue stands, and where the task stands in it if it waits."""
+        argument: _Status = {**self._queue(path)}
+        if task is not None:
+            argument["entry"], argument["owner"] = SlotGrant.of(task).entry_id, task.owner
+        reply = await self._run("status", path, argument)
+        waiting, holding, slots, limit, paused, draining, position = reply
+        return QueueStatus(
+            waiting, holding, slots, limit if limit >= 0 else None, bool(paused), bool(draining), _position(position)
+        )
+
+    async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""
+        argument: _Configure = {
+            **self._queue(path),
+            "set": {name: changed or False for name, changed in changes.items()},
+        }
+        return granted_of(path, await self._run("configure", path, argument))
+
+    def enqueue_argument(self, path: str) -> bytes:
+        """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
+        record."""
+        argument: _Enqueue = {"now": 0, "cap": self._cap(path), "claim": self._claim_ms}
+        if self._policy.max_backlog is not None:
+            argument["backlog"] = self._policy.max_backlog
+        return pack(argument)
+
+    def release_argument(self, accepted: Task | None, *, window_ms: int) -> bytes:
+        """The queue's part of the script that applies a step of a task: one that the backend *accepted*, or one that
+        ends an entry, which the script then takes from the record."""
+        if accepted is None:
+            release: _CombinedRelease = {"claim": self._claim_ms, "window": window_ms}
+            return pack(release)
+        accept: _CombinedAccept = {**self._entry(accepted), "window": window_ms}
+        return pack(accept)
+
+    def _queue(self, path: str) -> _Queue:
+        return {"now": now_of(self._now_ms), "path": path, "cap": self._cap(path), "claim": self._claim_ms}
+
+    def _entry(self, task: Task) -> _Entry:
+        return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
+
+    def _return(self, task: Task, requeued: Task) -> _Return:
+        return {
+            **self._entry(task),
+            "next": SlotGrant.of(requeued).entry_id,
+            "queued_at": requeued.queued_ms,
+            "priority": requeued.priority,
+        }
+
+    def _cap(self, path: str) -> int | Literal[False]:
+        return self._limit_of(path) or False
+
+    async def _run(self, name: str, path: str, argument: Mapping[str, Any]) -> Any:
+        return await self._link.script(f"queue/{name}", tag_of(path), pack(argument))
+
+
+def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
+    if reply[0] == b"full":
+        return Full(_seconds(reply[1]))
+    if reply[0] == b"draining":
+        return Draining()
+    return Enqueued(granted_of(path, reply[1:]), _position(reply[3]))
+
+
+def granted_of(path: str, reply: list[Any]) -> Granted:
+    return Granted(path, [SlotGrant.parse(entry.decode()) for entry in reply[0]], _seconds(reply[1]))
+
+
+def _position(reply: list[Any] | None) -> QueuePosition | None:
+    return QueuePosition(reply[0], reply[1], _seconds(reply[2])) if reply else None
+
+
+def _seconds(ms: int) -> float | None:
+    return None if ms < 0 else ms / 1000

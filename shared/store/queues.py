@@ -1,0 +1,97 @@
+"""All queues of one Redis, as operators, autoscalers and the reconciler see them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.store.informing import informed
+from shared.store.queries import Depth, Queries
+from shared.store.queue_steps import QueueStatus, QueueSteps
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
+from shared.tasks.task import State, Task
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChange:
+    """What the maintenance of a queue did, and leaves to the caller.
+
+    Attributes:
+        granted: slots to dispatch.
+        applied: transitions that it made: tasks that were given up.
+        undelivered: tasks that hold a slot and were never claimed: their events are to be published again.
+    """
+
+    granted: Sequence[Granted] = ()
+    applied: Sequence[Applied] = ()
+    undelivered: Sequence[Task] = ()
+
+
+class TaskQueues:
+    """Raises :class:`StoreUnavailable` from every method if Redis does not answer."""
+
+    def __init__(self, tasks: TaskSteps, queues: QueueSteps, queries: Queries) -> None:
+        self._tasks = tasks
+        self._queues = queues
+        self._queries = queries
+
+    async def depths(self, path: str | None = None) -> dict[str, Depth]:
+        """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
+        return await self._queries.depths(path)
+
+    async def paths(self) -> set[str]:
+        """The endpoint paths that have tasks, or at which a slot is held though no task is left."""
+        return (await self._queues.held_paths()).union(await self._queries.depths())
+
+    async def status(self, path: str, task: Task | None = None) -> QueueStatus:
+        """How the queue stands, and where the task stands in it if it waits."""
+        return await self._queues.status(path, task)
+
+    async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""
+        return await self._queues.configure(path, changes)
+
+    async def grant_free_slots(self, path: str) -> Granted:
+        return await self._queues.grant_free_slots(path)
+
+    async def maintain(self, path: str) -> AsyncIterator[QueueChange]:
+        """Look after one queue: grant what was left, find slots that are held for nothing, rebuild what was lost."""
+        maintained = await self._queues.maintain(path)
+        yield QueueChange(granted=[maintained.granted])
+        if maintained.doubtful:
+            yield await self._check(path, maintained.doubtful)
+        if maintained.loss is not None:
+            async for change in self._rebuild(path, maintained.loss):
+                yield change
+
+    async def _rebuild(self, path: str, loss: int) -> AsyncIterator[QueueChange]:
+        for state in (State.RUNNING, State.DISPATCHED):
+            async for entries in self._tasks.queue_entries(path, state):
+                await self._queues.mark_held(entries)
+                # One may have ended, and released a slot that it did not hold, between the two.
+                yield await self._check(path, [entry.grant for entry in entries])
+        async for entries in self._tasks.queue_entries(path, State.CREATED):
+            yield QueueChange(granted=[await self._queues.enqueue(entries)])
+        await self._queues.mark_rebuilt(path, loss)
+
+    async def _check(self, path: str, grants: Sequence[SlotGrant]) -> QueueChange:
+        """Check whether attempts that have held a slot for a while still need it."""
+        granted: list[Granted] = []
+        applied: list[Applied] = []
+        unclaimed: dict[SlotGrant, float] = {}
+        undelivered: list[Task] = []
+        for checked in await self._tasks.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
+            grant = SlotGrant(checked.id, checked.attempt)
+            if checked.what == "gone":
+                granted.append(await informed(self._queues.release(path, grant), path))
+            elif checked.what == "failed" and checked.task is not None:
+                release = self._queues.release(path, grant, checked.task.owner)
+                origin = Origin(path, checked.attempt)
+                applied.append(Applied(checked.task, origin, [await informed(release, path)]))
+            elif checked.task is not None and checked.check_again_s is not None:
+                unclaimed[grant] = checked.check_again_s
+                undelivered.append(checked.task)
+        if unclaimed:
+            await self._queues.reschedule_check(path, unclaimed)
+        return QueueChange(granted, applied, undelivered)

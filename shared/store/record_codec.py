@@ -1,0 +1,158 @@
+"""A task's record as Redis keeps it: one packed map. ``lua/includes/task/record.lua`` names its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast, overload
+
+from shared.store.redis.partitions import to_ms, unpack, unpack_each
+from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, NewTask, State, Task
+
+BRIEF_CHARS: Final = 200
+"""How much of a status text the history keeps."""
+HISTORY_NUMBERS: Final = {
+    "created": 1,
+    "dispatched": 2,
+    "running": 3,
+    "completed": 4,
+    "failed": 5,
+    "cancelled": 6,
+    "client": 1,
+    "dispatcher": 2,
+    "reconciler": 3,
+}
+"""The numbers that the history has for states, and for actors."""
+_STATES: Final = {state.value: state for state in State}
+_STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
+_ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor.value for actor in Actor}
+
+
+def pack_content(content: Content) -> list[Any]:
+    packed: list[Any] = [content.content_type, content.size_bytes]
+    return [*packed, content.blob] if content.blob else packed
+
+
+def new_record(new: NewTask) -> dict[str, Any]:
+    """A new task's record without its times, version and history, which the script adds."""
+    record: dict[str, Any] = {
+        "s": new.state,
+        "p": new.path,
+        "x": new.status,
+        "a": 1,
+        "f": 0,
+        "n": 1 if new.dispatch_requested else 0,
+        "w": new.dispatch_requested,
+        "l": to_ms(new.lease_s),
+    }
+    if new.body:
+        record["b"] = pack_content(new.body)
+        if new.body.blob is not None:
+            record["g"] = True
+    if new.query:
+        record["u"] = new.query
+    if new.traceparent:
+        record["t"] = new.traceparent
+    if new.owner:
+        record["o"] = new.owner
+    if new.fingerprint:
+        record["i"] = new.fingerprint
+    if new.priority != DEFAULT_PRIORITY:
+        record["j"] = new.priority
+    return record
+
+
+def new_task(new: NewTask, now_ms: int) -> Task:
+    """The task whose record was just made of *new*: nothing has to be read back."""
+    return Task(
+        id=new.id,
+        state=new.state,
+        path=new.path,
+        query=new.query,
+        status=new.status,
+        attempt=1,
+        failures=0,
+        publishes=1 if new.dispatch_requested else 0,
+        priority=new.priority,
+        dispatch_requested=new.dispatch_requested,
+        version=1,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        queued_ms=now_ms,
+        body=new.body,
+        result=None,
+        traceparent=new.traceparent,
+        fingerprint=new.fingerprint,
+        owner=new.owner,
+        completion_unpublished=False,
+        history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS]),),
+    )
+
+
+def unpack_task(task_id: str, raw: bytes) -> Task:
+    record: dict[str, Any] = unpack(raw)
+    created_ms: int = record["c"]
+    return Task(
+        id=task_id,
+        state=_STATES[record["s"]],
+        path=record["p"],
+        query=record.get("u", ""),
+        status=record["x"],
+        attempt=record["a"],
+        failures=record["f"],
+        publishes=record["n"],
+        priority=record.get("j", DEFAULT_PRIORITY),
+        dispatch_requested=record["w"],
+        version=record["v"],
+        created_ms=created_ms,
+        updated_ms=created_ms + record.get("m", 0),
+        queued_ms=created_ms + record.get("q", 0),
+        body=_unpack_content(record.get("b")),
+        result=_unpack_content(record.get("r")),
+        traceparent=record.get("t", ""),
+        fingerprint=record.get("i", ""),
+        owner=record.get("o", ""),
+        completion_unpublished=record.get("y", False),
+        history=_History(created_ms, record["h"]),
+    )
+
+
+def _unpack_content(packed: list[Any] | None) -> Content | None:
+    return Content(*packed) if packed else None
+
+
+class _History(Sequence[Event]):
+    """A record's history. Few callers ask for it, so it is unpacked when it is read."""
+
+    __slots__ = ("_created_ms", "_packed", "_rows")
+
+    def __init__(self, created_ms: int, packed: str) -> None:
+        self._created_ms = created_ms
+        self._packed = packed
+        self._rows: list[list[Any]] | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at_ms, state_number, attempt, actor_number, status = self._events[index]
+        state = _STATE_OF_NUMBER[cast("int", state_number)]
+        text = state.value if status is True else status
+        return Event(self._created_ms + at_ms, state, attempt, _ACTOR_OF_NUMBER[actor_number], text)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def _events(self) -> list[list[Any]]:
+        if self._rows is None:
+            self._rows = unpack_each(self._packed)
+        return self._rows
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]
+
+    def __hash__(self) -> int:
+        return hash((*self,))

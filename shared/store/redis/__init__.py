@@ -1,0 +1,1 @@
+"""How the store reaches Redis: the client, pipelining, partitions, and the Lua scripts as they are sent."""

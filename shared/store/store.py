@@ -1,0 +1,379 @@
+"""The face of the store: every task of one Redis, and what each step means to its queue.
+
+Each method returns the whole outcome, with the slots that queues granted by it. On a single server that is one
+script; on a cluster a task and its queue may lie on different nodes, and the steps follow one another. What fails
+between them is found by the task's deadline or by the maintenance of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from shared.store.informing import informed
+from shared.store.policy import StorePolicy
+from shared.store.queries import Listing, Page, Queries
+from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
+from shared.store.queues import TaskQueues
+from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.redis.partitions import PARTITIONS
+from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
+from shared.store.stamp import Clock
+from shared.store.task_steps import SWEEP_LIMIT, Overdue, TaskSteps
+from shared.tasks.outcomes import (
+    Applied,
+    Claimed,
+    Created,
+    Draining,
+    Enqueued,
+    Existing,
+    Full,
+    Granted,
+    Outcome,
+    Refusal,
+    Refused,
+    SlotGrant,
+)
+from shared.tasks.task import Content, NewTask, State, Task
+
+log = logging.getLogger("task_backbone")
+
+SWEEP_ROUNDS: Final = 50
+"""How many batches of each partition one sweep takes at most. The next one goes on."""
+ENQUEUE_BATCH: Final = 256
+_RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
+"""On a cluster a task's record and its queue entry are written at the same time on two nodes: a slot may be granted
+so long before the record exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A batch of overdue tasks: what was done, and what is left to the caller.
+
+    Attributes:
+        count: how many tasks were overdue.
+        applied: transitions that were made.
+        granted: slots that were granted to tasks that wait again.
+        unpublished: finished tasks whose completions are to be published again.
+        with_blobs: ids of tasks past retention. Their blobs are to be deleted, then the tasks purged.
+    """
+
+    count: int
+    applied: Sequence[Applied] = field(default_factory=list["Applied"])
+    granted: Sequence[Granted] = field(default_factory=list["Granted"])
+    unpublished: Sequence[Task] = field(default_factory=list["Task"])
+    with_blobs: Sequence[str] = field(default_factory=list["str"])
+
+
+class TaskStore:
+    """All tasks of one Redis. Raises :class:`StoreUnavailable` from every method if Redis does not answer; whether
+    the step was taken is then unknown, and to repeat it is safe.
+
+    Args:
+        link: the way to Redis, which may be shared.
+        limit_of: the configured limit of an endpoint path.
+        now_ms: the clock; None for the Redis server's own, which all processes share.
+
+    Attributes:
+        queues: the queues of the same Redis.
+    """
+
+    def __init__(
+        self, link: RedisLink, policy: StorePolicy, limit_of: LimitOf = lambda path: None, now_ms: Clock | None = None
+    ) -> None:
+        self._link = link
+        self._policy = policy
+        self._queues = QueueSteps(link, policy, limit_of, now_ms)
+        self._tasks = TaskSteps(link, policy, now_ms, self._queues)
+        self._queries = Queries(link, now_ms)
+        self.queues = TaskQueues(self._tasks, self._queues, self._queries)
+
+    async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
+        """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
+        if not new.dispatch_requested:
+            return await self._tasks.create(new)
+        created = await self._tasks.create_and_enqueue(new)
+        return await self._create_apart(new) if created is None else created
+
+    async def create_unqueued(self, new: NewTask) -> Created | Existing:
+        """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
+        return await self._tasks.create(new)
+
+    async def enqueue(self, task: Task) -> Granted:
+        """Let a task wait in its endpoint's queue. Nothing happens if it waits already or holds a slot."""
+        return await informed(self._queues.enqueue([QueueEntry.of(task)]), task.path)
+
+    async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
+        """Claim an attempt for a dispatcher; None claims the current one. If it is over, its slot is released."""
+        claimed = await self._tasks.claim(task_id, attempt)
+        if isinstance(claimed, Claimed) or claimed.task is None or attempt is None:
+            return claimed
+        return await self._release_if_over(claimed, claimed.task.path, SlotGrant(task_id, attempt))
+
+    async def claim_granted(self, granted: Granted, grant: SlotGrant) -> Claimed | Refused:
+        """Claim an attempt that was granted a slot, if that was not done in the step that granted it. If it is over,
+        its slot is released."""
+        claimed = granted.claims.get(grant) or await self._tasks.claim(grant.task_id, grant.attempt)
+        for pause_s in _RECORD_PAUSES_S:
+            if isinstance(claimed, Claimed) or claimed.reason is not Refusal.UNKNOWN:
+                break
+            await asyncio.sleep(pause_s)
+            claimed = await self._tasks.claim(grant.task_id, grant.attempt)
+        return claimed if isinstance(claimed, Claimed) else await self._release_if_over(claimed, granted.path, grant)
+
+    async def accept(self, task: Task) -> Sequence[Granted]:
+        """The backend accepted the task: from now on it has a lease. Returns what its queue granted.
+
+        A refusal is no error: the backend has reported meanwhile, or the attempt was overtaken.
+        """
+        outcome = await self._tasks.accepted(task)
+        return outcome.granted or [await informed(self._queues.accepted(task), task.path)]
+
+    async def requeue(self, task: Task, reason: RequeueReason) -> Outcome:
+        """Let a claimed task wait again as its next attempt."""
+        match reason:
+            case BackendFailed():
+                outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
+            case BodyUnavailable():
+                outcome = await self._tasks.requeue(task, status=reason.status, apart_s=self._policy.busy_retry_s)
+            case _:
+                outcome = await self._tasks.requeue(task, status=reason.status)
+        if isinstance(outcome, Refused):
+            return outcome
+        granted = await informed(self._requeue_entry(task, outcome.task, reason), task.path)
+        return replace(outcome, granted=[granted])
+
+    async def fail(self, task: Task, *, status: str) -> Outcome:
+        """End a claimed task that cannot be dispatched."""
+        return await self._inform_queues(await self._tasks.fail_dispatch(task, status=status))
+
+    async def update(
+        self,
+        task_id: str,
+        *,
+        state: State | None,
+        status: str | None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+        owner: str | None = None,
+    ) -> Outcome:
+        """Take a model service's report. Any report renews the lease."""
+        outcome = await self._tasks.update(
+            task_id,
+            state=state,
+            status=status,
+            attempt=attempt,
+            path=path,
+            query=query,
+            body=body,
+            inline_body=inline_body,
+            owner=owner,
+        )
+        return await self._inform_queues(outcome)
+
+    async def next_step(
+        self,
+        task_id: str,
+        *,
+        status: str | None,
+        lease_s: float | None = None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+        owner: str | None = None,
+    ) -> Outcome:
+        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
+        outcome = await self._tasks.next_step(
+            task_id,
+            status=status,
+            lease_s=lease_s,
+            attempt=attempt,
+            path=path,
+            query=query,
+            body=body,
+            inline_body=inline_body,
+            owner=owner,
+        )
+        return await self._inform_queues(outcome)
+
+    async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
+        """Renew the lease of a task that a backend holds, and nothing else."""
+        return await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+
+    async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
+        return await self._inform_queues(await self._tasks.cancel(task_id, owner=owner))
+
+    async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """Let a failed task begin again at its endpoint, with the body it has."""
+        return await self._inform_queues(await self._tasks.replay(task_id, owner=owner))
+
+    async def put_result(
+        self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    ) -> Outcome:
+        """Keep the current attempt's result. Counts as a report."""
+        return await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+
+    async def get(self, task_id: str) -> Task | None:
+        return await self._tasks.get(task_id)
+
+    async def inline_result(self, task_id: str) -> bytes | None:
+        return await self._tasks.inline_result(task_id)
+
+    async def page(self, listing: Listing) -> Page:
+        """A page of tasks, newest first. Paging meets every task that exists all the while exactly once, whatever
+        else comes, goes or changes meanwhile."""
+        return await self._queries.page(listing)
+
+    async def sweep(self) -> AsyncIterator[Swept]:
+        """Take the next step for every overdue task, batch by batch. Two sweeps at once do no harm: each overdue task
+        is handed out once.
+
+        Raises:
+            StoreUnavailable: Redis or one of its nodes does not answer. What the other nodes hold was swept before.
+        """
+        unavailable: StoreUnavailable | None = None
+        partitions: Sequence[int] = range(PARTITIONS)
+        for _ in range(SWEEP_ROUNDS):
+            swept = await asyncio.gather(*map(self._sweep, partitions))
+            unavailable = next((found for found in swept if isinstance(found, StoreUnavailable)), unavailable)
+            batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
+            yield await self._settle([item for batch in batches for item in batch])
+            partitions = [p for p, batch in zip(partitions, batches, strict=True) if len(batch) == SWEEP_LIMIT]
+            if not partitions:
+                break
+        if unavailable is not None:
+            raise unavailable
+
+    async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
+        await self._tasks.mark_completions_published(task_ids)
+
+    async def purge(self, task_ids: Iterable[str]) -> int:
+        """Remove finished tasks whose blobs were deleted; returns how many there were."""
+        return await self._tasks.purge(task_ids)
+
+    async def ping(self) -> None:
+        await self._link.ping()
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+    async def _create_apart(self, new: NewTask) -> Created | Existing | Full | Draining:
+        """Write the record on one node and the queue entry on another, at the same time. Nothing can claim the entry
+        of a task that does not come to be."""
+        grant = SlotGrant(new.id, 1)
+        entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
+        created, enqueued = await asyncio.gather(
+            self._tasks.create(new), self._queues.enqueue_new(entry), return_exceptions=True
+        )
+        granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
+        if isinstance(created, BaseException):
+            if granted:  # if the task is stored after all, its deadline finds it
+                await informed(self._queues.release(new.path, grant), new.path)
+            raise created
+        if isinstance(created, Existing):
+            return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
+        if isinstance(enqueued, Enqueued):
+            return Created(created.task, enqueued.position, granted)
+        if not isinstance(enqueued, StoreUnavailable) and await self._tasks.withdraw(new.id):
+            if isinstance(enqueued, BaseException):
+                raise enqueued
+            return enqueued
+        # A repetition was answered with the task already, or the queue is out of reach: the record's deadline helps.
+        log.warning("task %s waits for its deadline, not in its queue", new.id)
+        return created
+
+    async def _undo_enqueue(self, new: NewTask, existing: Task, granted: Sequence[Granted]) -> Sequence[Granted]:
+        """The id was taken. The entry is that of the task that has it, or one for nothing."""
+        if not granted:
+            return granted
+        if (
+            existing.attempt != 1
+            or existing.state.is_terminal
+            or existing.path != new.path
+            or not existing.dispatch_requested
+        ):
+            release = self._queues.release(new.path, SlotGrant(new.id, 1), existing.owner)
+            return [*_without(granted, SlotGrant(new.id, 1)), await informed(release, new.path)]
+        return granted
+
+    async def _release_if_over(self, refused: Refused, path: str, grant: SlotGrant) -> Refused:
+        task = refused.task
+        if task is not None and not task.state.is_terminal and task.attempt == grant.attempt:
+            return refused
+        return replace(refused, granted=[await informed(self._queues.release(path, grant), path)])
+
+    async def _requeue_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:
+        match reason:
+            case BackendBusy():
+                return await self._queues.refused(task, requeued, after_s=reason.retry_after_s)
+            case BackendFailed():
+                return await self._queues.failed(task, answered=reason.answered)
+            case BodyUnavailable():
+                return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
+            case _:
+                await self._queues.return_entry(task, requeued)
+                return Granted(task.path, [], self._policy.busy_retry_s)
+
+    async def _inform_queues(self, outcome: Outcome) -> Outcome:
+        """Let the queues learn of a transition, unless the step's own script did that."""
+        if isinstance(outcome, Refused) or outcome.origin is None:
+            return outcome
+        task, origin = outcome.task, outcome.origin
+        granted = [*outcome.granted]
+        if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
+            entry = SlotGrant(task.id, origin.attempt)
+            release = self._queues.release(origin.path, entry, task.owner, outcome.service_ms)
+            granted.append(await informed(release, origin.path))
+        if task.state is State.CREATED and task.dispatch_requested:
+            granted.append(await self.enqueue(task))
+        return replace(outcome, granted=granted)
+
+    async def _sweep(self, partition: int) -> list[Overdue] | StoreUnavailable:
+        # While a node of a cluster is away, what was swept on the others is handled all the same.
+        try:
+            return await self._tasks.sweep(partition)
+        except StoreUnavailable as error:
+            return error
+
+    async def _settle(self, overdue: Sequence[Overdue]) -> Swept:
+        """Let the queues learn what a sweep did."""
+        applied = await asyncio.gather(*(self._release_overdue(item) for item in overdue if item.applied))
+        return Swept(
+            count=len(overdue),
+            applied=[each for each in applied if each is not None],
+            granted=await self._enqueue_all(
+                [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
+            ),
+            unpublished=[item.task for item in overdue if item.task and item.what == "completion"],
+            with_blobs=[item.id for item in overdue if item.what == "blobs"],
+        )
+
+    async def _release_overdue(self, item: Overdue) -> Applied | None:
+        applied = item.applied
+        if applied is None or applied.origin is None:
+            return None
+        task, origin = applied.task, applied.origin
+        release = self._queues.release(origin.path, SlotGrant(task.id, origin.attempt), task.owner)
+        return replace(applied, granted=[await informed(release, origin.path)])
+
+    async def _enqueue_all(self, tasks: Sequence[Task]) -> list[Granted]:
+        by_path: dict[str, list[QueueEntry]] = {}
+        for task in tasks:
+            by_path.setdefault(task.path, []).append(QueueEntry.of(task))
+        return [
+            await informed(self._queues.enqueue(entries[start : start + ENQUEUE_BATCH]), path)
+            for path, entries in by_path.items()
+            for start in range(0, len(entries), ENQUEUE_BATCH)
+        ]
+
+
+def _without(granted: Sequence[Granted], grant: SlotGrant) -> list[Granted]:
+    return [replace(each, grants=[other for other in each.grants if other != grant]) for each in granted]

@@ -1,0 +1,571 @@
+"""The steps of a task's life, each one script and one round trip. What they mean to a queue is the store's business.
+
+``lua/task/`` has the scripts, with what they take and return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
+
+from shared.store.policy import StorePolicy
+from shared.store.queue_steps import QueueEntry, QueueSteps, enqueued_of, granted_of
+from shared.store.record_codec import BRIEF_CHARS, new_record, new_task, pack_content, unpack_task
+from shared.store.redis.link import RedisLink
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
+from shared.store.stamp import Clock, Stamp, seed, stamp
+from shared.tasks import status_texts
+from shared.tasks.outcomes import (
+    Applied,
+    Claimed,
+    Created,
+    Draining,
+    Enqueued,
+    Existing,
+    Full,
+    Granted,
+    Origin,
+    Outcome,
+    Refusal,
+    Refused,
+    SlotGrant,
+)
+from shared.tasks.task import Actor, Content, NewTask, State, Task
+
+SWEEP_LIMIT: Final = 64
+"""How many overdue tasks of a partition one sweep takes."""
+ENTRIES_LIMIT: Final = 500
+BLOB_GRACE_S: Final = 120.0
+"""How long the deletion of a task's blobs may take, before it is begun again."""
+BACKOFF_CAP_S: Final = 600.0
+WAIT_CAP_S: Final = 3600.0
+"""How seldom it is checked at most whether a waiting task stands in its queue."""
+
+
+class Backoff(TypedDict):
+    base: int
+    cap: int
+    seed: int
+
+
+class ApplyStep(TypedDict, total=False):
+    """The argument of ``task/apply``, but for what every step carries. Times are ms."""
+
+    allowed_from: tuple[State, ...]
+    owner: str
+    revive: bool
+    attempt: int
+    to: State
+    path: str
+    query: str
+    status: str
+    brief: str
+    actor: Actor
+    new_attempt: bool
+    apart: bool
+    failed: bool
+    next_step: bool
+    needs_body: bool
+    body: list[Any]
+    result: list[Any]
+    publishes: int
+    due_in: int
+    backoff: Backoff
+    lease: int
+
+
+class _Apply(ApplyStep, Stamp):
+    id: str
+    silence: int
+    retention: int
+    completion: int
+
+
+class _Create(Stamp):
+    id: str
+    rec: dict[str, Any]
+    due_in: int
+    actor: Actor
+    brief: str
+
+
+class _Claim(Stamp):
+    id: str
+    attempt: NotRequired[int]
+    window: int
+
+
+class _Sweep(Stamp):
+    limit: int
+    max_attempts: int
+    publish_base: int
+    cap: int
+    wait_cap: int
+    retention: int
+    completion: int
+    blob_grace: int
+    retrying: str
+    silent: str
+    exhausted: str
+    seed: int
+
+
+class _CheckSlots(Stamp):
+    path: str
+    entries: list[tuple[str, int]]
+    max_attempts: int
+    publish_base: int
+    cap: int
+    retention: int
+    completion: int
+    undelivered: str
+    seed: int
+
+
+class _QueueEntries(TypedDict):
+    path: str
+    state: str
+    skip: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
+    or to delete its blobs."""
+
+    what: Literal["waits", "retry", "failed", "completion", "purged", "blobs"]
+    id: str
+    task: Task | None
+
+    @property
+    def applied(self) -> Applied | None:
+        """The transition that the sweep made."""
+        if self.task is None or self.what not in ("retry", "failed"):
+            return None
+        return Applied(self.task, Origin(self.task.path, self.task.attempt - (self.what == "retry")))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSlot:
+    """What became of an attempt that had held a slot for a while."""
+
+    what: Literal["gone", "publish", "failed"]
+    id: str
+    attempt: int
+    task: Task | None
+    check_again_s: float | None
+
+
+class TaskSteps:
+    """The scripts on tasks.
+
+    Args:
+        queues: the queues that are informed in the same script, if one server has all partitions. Outcomes then have
+            what they granted; they have nothing if no queue was informed.
+    """
+
+    def __init__(
+        self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None, queues: QueueSteps | None = None
+    ) -> None:
+        self._link = link
+        self._policy = policy
+        self._now_ms = now_ms
+        self._queues = queues
+        self._window_ms = to_ms(policy.dispatch_window_s)
+        self._retention_ms = to_ms(policy.retention_s)
+        self._completion_ms = to_ms(policy.completion_s)
+        self._republish_ms = to_ms(policy.republish_s)
+
+    async def create(self, new: NewTask) -> Created | Existing:
+        """Store a task with its body and deadline. From here it is safe."""
+        kind, stored = await self._link.script("task/create", tag_of(new.id), *self._create(new))
+        task = _created_task(new, stored)
+        return Existing(task) if kind == b"exists" else Created(task)
+
+    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
+        """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
+
+        None if several servers have the partitions: nothing was done.
+        """
+        if self._queues is None:
+            return None
+        task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
+        enqueue = self._queues.enqueue_argument(new.path)
+        reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
+        if reply is None:
+            return None
+        (kind, stored), enqueued_reply = reply
+        task = _created_task(new, stored)
+        if kind == b"exists":
+            return Existing(task)
+        enqueued = enqueued_of(new.path, enqueued_reply)
+        if isinstance(enqueued, Enqueued):
+            return Created(task, enqueued.position, (enqueued.granted,))
+        return enqueued
+
+    def _create(self, new: NewTask) -> tuple[bytes, bytes]:
+        argument: _Create = {
+            "id": new.id,
+            "rec": new_record(new),
+            # Nobody can retry a task that the backbone does not dispatch: only a very long silence ends it.
+            "due_in": self._republish_ms if new.dispatch_requested else self._retention_ms,
+            "actor": Actor.CLIENT,
+            "brief": new.status[:BRIEF_CHARS],
+            **stamp(self._now_ms),
+        }
+        return pack(argument), new.inline_body if new.body and not new.body.blob else b""
+
+    async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
+        """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
+        argument: _Claim = {"id": task_id, "window": self._window_ms, **stamp(self._now_ms)}
+        if attempt is not None:
+            argument["attempt"] = attempt
+        return _claimed(task_id, await self._link.script("task/claim", tag_of(task_id), pack(argument)))
+
+    async def accepted(self, task: Task) -> Outcome:
+        """The backend accepted the task: from now on it has a lease."""
+        step: ApplyStep = {
+            "actor": Actor.DISPATCHER,
+            "attempt": task.attempt,
+            "allowed_from": (State.DISPATCHED,),
+        }
+        return await self._apply(task.id, step, accepted=task)
+
+    async def requeue(
+        self, task: Task, *, status: str, apart_s: float | None = None, failed: bool = False
+    ) -> Outcome:
+        """Let a claimed task wait again at its old place, or first apart from the queue: for *apart_s*, or if its
+        attempt *failed* for a backoff by its failures."""
+        step: ApplyStep = {
+            "actor": Actor.DISPATCHER,
+            "attempt": task.attempt,
+            "allowed_from": (State.DISPATCHED,),
+            "to": State.CREATED,
+            "new_attempt": True,
+            "status": status,
+        }
+        if failed:
+            step["failed"] = True
+        if failed or apart_s is not None:
+            step["apart"] = True
+        if apart_s is not None:
+            step["due_in"] = to_ms(apart_s)
+        elif failed:
+            step["backoff"] = {
+                "base": to_ms(self._policy.backoff_base_s),
+                "cap": to_ms(BACKOFF_CAP_S),
+                "seed": seed(),
+            }
+        else:
+            step["due_in"] = self._republish_ms
+        return await self._apply(task.id, step)
+
+    async def fail_dispatch(self, task: Task, *, status: str) -> Outcome:
+        """End a claimed task that cannot be dispatched."""
+        step: ApplyStep = {
+            "actor": Actor.DISPATCHER,
+            "attempt": task.attempt,
+            "allowed_from": (State.DISPATCHED,),
+            "to": State.FAILED,
+            "failed": True,
+            "status": status,
+        }
+        return await self._apply(task.id, step)
+
+    async def update(
+        self,
+        task_id: str,
+        *,
+        state: State | None,
+        status: str | None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+        owner: str | None = None,
+    ) -> Outcome:
+        """Take a model service's report. Any report renews the lease; only :meth:`next_step` returns a task to a
+        queue."""
+        step = _report(status, attempt, path, query, body, owner)
+        if state is not None and state is not State.CREATED:
+            step["to"] = state
+        return await self._apply(task_id, step, body, inline_body)
+
+    async def next_step(
+        self,
+        task_id: str,
+        *,
+        status: str | None,
+        lease_s: float | None = None,
+        attempt: int | None = None,
+        path: str | None = None,
+        query: str | None = None,
+        body: Content | None = None,
+        inline_body: bytes = b"",
+        owner: str | None = None,
+    ) -> Outcome:
+        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
+        step = _report(status, attempt, path, query, body, owner)
+        step["to"] = State.CREATED
+        step["next_step"] = True
+        step["needs_body"] = body is None
+        step["publishes"] = 1
+        step["due_in"] = self._republish_ms
+        if lease_s:
+            step["lease"] = to_ms(lease_s)
+        return await self._apply(task_id, step, body, inline_body)
+
+    async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
+        """Renew the lease of a task that a backend holds, and nothing else."""
+        step = _report(None, attempt, None, None, None, owner)
+        step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
+        return await self._apply(task_id, step)
+
+    async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
+        step = _report(status_texts.CANCELLED, None, None, None, None, owner)
+        step["to"] = State.CANCELLED
+        return await self._apply(task_id, step)
+
+    async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
+        """Let a failed task begin again at its endpoint, with the body it has."""
+        step = _report(State.CREATED.value, None, None, None, None, owner)
+        step["allowed_from"] = (State.FAILED,)
+        step["to"] = State.CREATED
+        step["revive"] = True
+        step["next_step"] = True
+        step["needs_body"] = True
+        step["publishes"] = 1
+        step["due_in"] = self._republish_ms
+        return await self._apply(task_id, step)
+
+    async def put_result(
+        self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    ) -> Outcome:
+        """Keep the current attempt's result. Counts as a report."""
+        step = _report(None, attempt, None, None, None, owner)
+        step["result"] = pack_content(result)
+        return await self._apply(task_id, step, result, data)
+
+    async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
+        await asyncio.gather(
+            *(
+                self._link.script("task/completions_published", tag, str(self._retention_ms), *ids)
+                for tag, ids in by_tag(task_ids).items()
+            )
+        )
+
+    async def get(self, task_id: str) -> Task | None:
+        raw = await self._get(task_id, "t")
+        return unpack_task(task_id, raw) if raw else None
+
+    async def inline_result(self, task_id: str) -> bytes | None:
+        return await self._get(task_id, "r")
+
+    async def sweep(self, partition: int) -> list[Overdue]:
+        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
+        argument: _Sweep = {
+            "limit": SWEEP_LIMIT,
+            "max_attempts": self._policy.max_attempts,
+            "publish_base": self._republish_ms,
+            "cap": to_ms(BACKOFF_CAP_S),
+            "wait_cap": to_ms(WAIT_CAP_S),
+            "retention": self._retention_ms,
+            "completion": self._completion_ms,
+            "blob_grace": to_ms(BLOB_GRACE_S),
+            "retrying": status_texts.SILENT_RETRYING,
+            "silent": status_texts.SILENT_FAILED,
+            "exhausted": status_texts.SILENT_EXHAUSTED,
+            "seed": seed(),
+            **stamp(self._now_ms),
+        }
+        rows: list[list[bytes]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        return [
+            Overdue(
+                cast("Any", row[0].decode()),
+                row[1].decode(),
+                unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
+            )
+            for row in rows
+        ]
+
+    async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:
+        """Check attempts, by task id and number, that have held a slot at *path* for long.
+
+        Returns those that do not need it, and those whose event is to be published again.
+        """
+        by_partition: dict[str, list[tuple[str, int]]] = {}
+        for attempt in attempts:
+            by_partition.setdefault(tag_of(attempt[0]), []).append(attempt)
+        parts = await asyncio.gather(
+            *(
+                self._link.script("task/check_slots", tag, pack(self._check_slots(path, some)))
+                for tag, some in by_partition.items()
+            )
+        )
+        return [
+            CheckedSlot(
+                row[0].decode(),
+                row[1].decode(),
+                row[2],
+                unpack_task(row[1].decode(), row[3]) if len(row) > 3 else None,
+                row[4] / 1000 if len(row) > 4 else None,
+            )
+            for part in parts
+            for row in part
+        ]
+
+    def _check_slots(self, path: str, attempts: list[tuple[str, int]]) -> _CheckSlots:
+        return {
+            "path": path,
+            "entries": attempts,
+            "max_attempts": self._policy.max_attempts,
+            "publish_base": self._republish_ms,
+            "cap": to_ms(BACKOFF_CAP_S),
+            "retention": self._retention_ms,
+            "completion": self._completion_ms,
+            "undelivered": status_texts.UNDELIVERED,
+            "seed": seed(),
+            **stamp(self._now_ms),
+        }
+
+    async def queue_entries(self, path: str, state: State) -> AsyncIterator[list[QueueEntry]]:
+        """Iterate over pages of the tasks that wait at an endpoint, or that its backend holds. A task that comes or
+        goes meanwhile may be missing or appear twice, others not."""
+        indexes = (state.value, "again") if state is State.CREATED else (state.value,)
+        for tag, index in product(HASH_TAGS, indexes):
+            skip, count = 0, ENTRIES_LIMIT
+            while count == ENTRIES_LIMIT:
+                argument: _QueueEntries = {"path": path, "state": index, "skip": skip, "limit": ENTRIES_LIMIT}
+                count, rows = await self._link.script("task/queue_entries", tag, pack(argument))
+                skip += count
+                if rows:
+                    yield [
+                        QueueEntry(path, SlotGrant(task_id.decode(), attempt), owner.decode(), queued_ms, priority)
+                        for task_id, attempt, owner, queued_ms, priority in rows
+                    ]
+
+    async def withdraw(self, task_id: str) -> bool:
+        """Remove a task that was created a moment ago and that its queue refused, unless a repetition of the create
+        was informed of it. Returns whether it is gone."""
+        return bool(await self._link.script("task/withdraw", tag_of(task_id), task_id))
+
+    async def purge(self, task_ids: Iterable[str]) -> int:
+        """Remove finished tasks whose blobs were deleted."""
+        counts = await asyncio.gather(
+            *(self._link.script("task/purge", tag, *ids) for tag, ids in by_tag(task_ids).items())
+        )
+        return sum(cast("list[int]", counts))
+
+    async def _apply(
+        self,
+        task_id: str,
+        step: ApplyStep,
+        content: Content | None = None,
+        data: bytes = b"",
+        *,
+        accepted: Task | None = None,
+    ) -> Outcome:
+        argument = pack(self._argument(task_id, step))
+        inline = data if content and not content.blob else b""
+        if self._queues is not None and (accepted is not None or ("to" in step and step["to"].is_terminal)):
+            then = self._queues.release_argument(accepted, window_ms=self._window_ms)
+            reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
+            if reply is not None:
+                return _combined_outcome(task_id, reply, accepted)
+        return _outcome(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
+
+    def _argument(self, task_id: str, step: ApplyStep) -> _Apply:
+        if "status" in step:
+            step["brief"] = step["status"][:BRIEF_CHARS]
+        return {
+            **step,
+            "id": task_id,
+            "silence": self._retention_ms,
+            "retention": self._retention_ms,
+            "completion": self._completion_ms,
+            **stamp(self._now_ms),
+        }
+
+    async def _get(self, task_id: str, kind: str) -> bytes | None:
+        tag = tag_of(task_id)
+        return await self._link.get(tag, f"{tag}{kind}:{task_id}")
+
+
+def _report(
+    status: str | None,
+    attempt: int | None,
+    path: str | None,
+    query: str | None,
+    body: Content | None,
+    owner: str | None,
+) -> ApplyStep:
+    """A client's step, with what it gives."""
+    step: ApplyStep = {"actor": Actor.CLIENT}
+    if status is not None:
+        step["status"] = status
+    if attempt is not None:
+        step["attempt"] = attempt
+    if path is not None:
+        step["path"] = path
+    if query is not None:
+        step["query"] = query
+    if body is not None:
+        step["body"] = pack_content(body)
+    if owner is not None:
+        step["owner"] = owner
+    return step
+
+
+def _created_task(new: NewTask, stored: int | bytes) -> Task:
+    """The task of a create's reply: the time at which it was stored, or the record of one that was stored earlier."""
+    return unpack_task(new.id, stored) if isinstance(stored, bytes) else new_task(new, stored)
+
+
+def _claimed(task_id: str, reply: list[Any]) -> Claimed | Refused:
+    outcome = _outcome(task_id, reply)
+    if isinstance(outcome, Refused):
+        return outcome
+    inline = outcome.task.body is None or outcome.task.body.blob is None
+    return Claimed(outcome.task, cast("bytes | None", reply[2]) or b"" if inline else None)
+
+
+def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> Outcome:
+    applied, queued, claimed = reply
+    if not queued:
+        return _outcome(task_id, applied)
+    if accepted is not None:
+        return _outcome(task_id, applied, _granted(accepted.path, queued, claimed))
+    outcome = _outcome(task_id, applied)
+    assert isinstance(outcome, Applied)
+    assert outcome.origin is not None
+    return Applied(
+        outcome.task, outcome.origin, (_granted(outcome.origin.path, queued, claimed),), outcome.service_ms
+    )
+
+
+def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
+    granted = granted_of(path, queued)
+    for grant, reply in zip(granted.grants, claimed, strict=True):
+        granted.claims[grant] = _claimed(grant.task_id, reply)
+    return granted
+
+
+def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
+    kind: str = reply[0].decode()
+    task = unpack_task(task_id, reply[1]) if len(reply) > 1 else None
+    if kind in ("applied", "kept", "same"):
+        assert task is not None
+        if kind == "applied":
+            return Applied(task, _origin(task, reply[3]), granted, reply[4])
+        return Applied(task, None, granted)
+    return Refused(Refusal(kind), task, granted)
+
+
+def _origin(task: Task, origin: int | list[Any]) -> Origin:
+    return Origin(task.path, origin) if isinstance(origin, int) else Origin(origin[1].decode(), origin[0])

@@ -1,4 +1,0 @@
--- Hands free slots on.
---
--- Returns  {granted, ms}
-return { hand_on(load()) }

@@ -1,0 +1,165 @@
+"""What comes of the steps of a task's life."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field
+from enum import StrEnum
+from typing import Self
+
+from shared.tasks.task import Task
+from shared.tasks.value import value
+
+
+class Refusal(StrEnum):
+    """Why a step was refused. Nothing has changed."""
+
+    UNKNOWN = "unknown"
+    STALE = "stale"
+    FINISHED = "finished"
+    STATE = "state"
+    BODILESS = "bodiless"
+
+
+@value
+class SlotGrant:
+    """A slot that an attempt was granted: the attempt is to be dispatched now."""
+
+    task_id: str
+    attempt: int
+
+    @property
+    def entry_id(self) -> str:
+        """The attempt's name in its queue's keys."""
+        return f"{self.task_id}.{self.attempt}"
+
+    @classmethod
+    def parse(cls, entry_id: str) -> Self:
+        task_id, _, attempt = entry_id.rpartition(".")
+        return cls(task_id, int(attempt))
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """The grant that *task*'s current attempt has or will get."""
+        return cls(task.id, task.attempt)
+
+
+@value
+class Granted:
+    """The slots that the queue at *path* granted, and when to ask it again.
+
+    Attributes:
+        ask_again_s: None if an event will tell sooner.
+        claims: the outcomes of claims that were already made, in the step that granted the slots.
+    """
+
+    path: str
+    grants: Sequence[SlotGrant]
+    ask_again_s: float | None = None
+    claims: dict[SlotGrant, Claimed | Refused] = field(default_factory=dict["SlotGrant", "Claimed | Refused"])
+
+
+@value
+class QueuePosition:
+    """Where a waiting task stands in its queue, as the queue is now."""
+
+    ahead: int
+    """How many tasks go first."""
+    slots: int
+    """How many tasks the backend holds at a time."""
+    service_s: float | None
+    """How long a task has taken the backend of late; None while that is unknown or no estimate is possible."""
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long until the task is dispatched, as an estimate."""
+        return None if self.service_s is None else (self.ahead + 1) * self.service_s / self.slots
+
+
+@value
+class Enqueued:
+    """The entries wait or hold a slot. ``position`` is that of a new one; None if it holds a slot."""
+
+    granted: Granted
+    position: QueuePosition | None
+
+
+@value
+class Full:
+    """The queue holds as many waiting tasks as it may."""
+
+    room_in_s: float | None
+
+
+@value
+class Draining:
+    """The queue takes no new tasks."""
+
+
+@value
+class Created:
+    """The task is stored.
+
+    Attributes:
+        position: where it waits, if it waits and its queue could tell.
+    """
+
+    task: Task
+    position: QueuePosition | None = None
+    granted: Sequence[Granted] = ()
+
+
+@value
+class Existing:
+    """The id was taken. This is the task that has it."""
+
+    task: Task
+    granted: Sequence[Granted] = ()
+
+
+@value
+class Origin:
+    """Where a task was before a transition."""
+
+    path: str
+    attempt: int
+
+
+@value
+class Applied:
+    """The step was taken.
+
+    Attributes:
+        origin: where it began, if it changed state, path or attempt.
+        granted: the slots that queues granted because of it.
+        service_ms: how long the backend took for a task that it completed.
+    """
+
+    task: Task
+    origin: Origin | None = None
+    granted: Sequence[Granted] = ()
+    service_ms: int | None = None
+
+    @property
+    def is_transition(self) -> bool:
+        return self.origin is not None
+
+
+@value
+class Claimed:
+    """The attempt is the caller's to dispatch. ``inline_body`` is None if the body is a blob."""
+
+    task: Task
+    inline_body: bytes | None
+
+
+@value
+class Refused:
+    """The step was not taken. ``granted`` as in :class:`Applied`."""
+
+    reason: Refusal
+    task: Task | None
+    granted: Sequence[Granted] = ()
+
+
+Outcome = Applied | Refused

@@ -1,0 +1,129 @@
+"""The task: its states, its record, and what it is created from.
+
+``docs/lifecycle.md`` draws the state machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from shared.tasks.value import value
+
+DEFAULT_PRIORITY: Final = 5
+MAX_ATTEMPT: Final = 999_999_999
+"""No task gets that far; a larger number is not an attempt."""
+
+
+class State(StrEnum):
+    """The state of a task. The values name the index keys in Redis."""
+
+    CREATED = "created"
+    """Waiting: to be published, to be delivered, or for a slot of its backend."""
+    DISPATCHED = "dispatched"
+    """Claimed by a dispatcher. The backend was called, or has accepted and not yet reported."""
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+    @property
+    def backend_status(self) -> str:
+        """The name that legacy clients know. They have no word for a task that was dispatched and not reported on."""
+        return State.CREATED.value if self is State.DISPATCHED else self.value
+
+
+class Actor(StrEnum):
+    """What caused a transition, for the task's history."""
+
+    CLIENT = "client"
+    DISPATCHER = "dispatcher"
+    RECONCILER = "reconciler"
+
+
+# Tuples, since some are made from every reply of Redis: a frozen dataclass takes four times as long.
+class Content(NamedTuple):
+    """A stored body or result. It lies inline in Redis, or in Blob Storage if it has a blob's name."""
+
+    content_type: str
+    size_bytes: int
+    blob: str | None = None
+
+
+class Event(NamedTuple):
+    """One transition in a task's history."""
+
+    at_ms: int
+    state: State
+    attempt: int
+    actor: str
+    status: str
+
+
+@value
+class Task:
+    """One task, as its record in Redis holds it. Times are Unix milliseconds by the Redis server's clock."""
+
+    id: str
+    state: State
+    path: str
+    """The endpoint path, which is also the queue's name."""
+    query: str
+    """The query string for the backend, without ``?``."""
+    status: str
+    """Free text for the caller."""
+    attempt: int
+    """The number of the current dispatch, and the fence. Each return to a queue draws a new one."""
+    failures: int
+    """Attempts that failed at this endpoint. A busy answer is not a failure."""
+    publishes: int
+    """Events published for the current attempt."""
+    priority: int
+    """0 to 9. Orders an owner's tasks within the queue."""
+    dispatch_requested: bool
+    """Whether the backbone dispatches the task (``PublishToGrid``); False if it only keeps track of it."""
+    version: int
+    created_ms: int
+    updated_ms: int
+    queued_ms: int
+    """When it entered its endpoint's queue. A retry keeps its place."""
+    body: Content | None
+    result: Content | None
+    traceparent: str
+    fingerprint: str
+    """What an idempotent submit was made of; empty for others."""
+    owner: str
+    completion_unpublished: bool
+    """Whether the task has ended and its completion event is still to be published."""
+    history: Sequence[Event]
+
+    @property
+    def etag(self) -> str:
+        # With the time of creation: a client may choose an id again after the first task was purged.
+        return f'"{self.created_ms:x}-{self.version}"'
+
+
+@value
+class NewTask:
+    """What a task is created from."""
+
+    id: str
+    path: str
+    lease_s: float
+    """How long it may go without an update once it is dispatched."""
+    status: str = State.CREATED.value
+    state: State = State.CREATED
+    query: str = ""
+    dispatch_requested: bool = True
+    body: Content | None = None
+    inline_body: bytes = b""
+    """The body's bytes. Ignored if the body is a blob."""
+    traceparent: str = ""
+    owner: str = ""
+    fingerprint: str = ""
+    priority: int = DEFAULT_PRIORITY

@@ -1,0 +1,135 @@
+"""A store of one's own: with a clock that stands until it is told, on a Redis that no other test's stack uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.store.policy import StorePolicy
+from shared.store.queries import Queries
+from shared.store.redis import client as connection
+from shared.store.redis.client import RedisAddress, RedisClient, connect
+from shared.store.redis.link import RedisLink
+from shared.store.request_counts import RequestCounts
+from shared.store.task_steps import TaskSteps
+from tests.shared.store.policies import store_policy
+from tests.shared.store.wire import Wire
+from tests.shared.store.world import START_MS, Server, nodes
+
+POLICY = store_policy(republish_s=30, retention_s=1000, max_attempts=3, dispatch_window_s=40)
+
+
+class Clock:
+    """Stands still unless it is advanced."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def __call__(self) -> int:
+        return self.ms
+
+    def advance(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+
+
+class RepeatingLink(RedisLink):
+    """Sends each script twice and hands out the second answer, as when the first one was lost on the way."""
+
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        await super().script(name, tag, *args)
+        return await super().script(name, tag, *args)
+
+    async def joint(self, name: str, *words: bytes) -> Any | None:
+        await super().combined(name, *words)
+        return await super().combined(name, *words)
+
+
+class StoreFactory(Protocol):
+    def __call__(self, policy: StorePolicy = ..., *, url: str = ..., repeating: bool = ...) -> Store: ...
+
+
+def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
+    def no_identity() -> Any:
+        raise AssertionError("no managed identity is wanted")
+
+    async def open_redis() -> RedisClient:
+        return await connect(RedisAddress.parse(url), no_identity)
+
+    return open_redis
+
+
+class Store(TaskSteps):
+    """All steps and queries of one Redis, and none on queues."""
+
+    def __init__(self, link: RedisLink, policy: StorePolicy, clock: Clock) -> None:
+        super().__init__(link, policy, clock)
+        self.link = link
+        self.queries = Queries(link, clock)
+        self.request_counts = RequestCounts(link, clock)
+
+    async def ping(self) -> None:
+        await self.link.ping()
+
+    async def aclose(self) -> None:
+        await self.link.aclose()
+
+
+def store_at(url: str, policy: StorePolicy, clock: Clock, *, repeating: bool = False) -> Store:
+    return Store((RepeatingLink if repeating else RedisLink)(opener(url)), policy, clock)
+
+
+@pytest.fixture(scope="package")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Not the one of the other tests: a stack's reconciler there goes by the real time."""
+    kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
+    with kind(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory]:
+    """Opens stores on the empty Redis, as several processes would; they share the clock."""
+    stores: list[Store] = []
+
+    def open_store(policy: StorePolicy = POLICY, *, url: str = redis_url, repeating: bool = False) -> Store:
+        stores.append(store_at(url, policy, clock, repeating=repeating))
+        return stores[-1]
+
+    yield open_store
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture(params=[False, True], ids=["once", "each-script-twice"])
+def store(request: pytest.FixtureRequest, open_store: StoreFactory) -> Store:
+    """A store on an empty Redis; in a second run of the test one whose every step is sent twice, which nobody is to
+    notice."""
+    return open_store(repeating=request.param)
+
+
+@pytest.fixture
+async def wire(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    """A wire to the Redis of the tests, for a store that is opened with its URL."""
+    async with Wire([node.port for node in nodes(redis_server)]) as wire:
+
+        def remap(address: tuple[str, int]) -> tuple[str, int]:
+            return address[0], wire.ports.get(address[1], address[1])
+
+        cluster_client = connection.ClusterClient
+
+        def open_cluster(**options: Any) -> Any:
+            behind = options["port"] in wire.ports.values()
+            return cluster_client(**{**options, "address_remap": remap if behind else None})
+
+        # The nodes of a cluster announce their own addresses, which lead past the wire.
+        monkeypatch.setattr(connection, "ClusterClient", open_cluster)
+        yield wire

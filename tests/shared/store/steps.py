@@ -1,0 +1,181 @@
+"""Every step of the store that changes something, each with the story that leads to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pytest
+
+from shared.store.redis.partitions import PARTITIONS, partition
+from shared.store.task_steps import CheckedSlot, Overdue
+from shared.tasks.outcomes import Claimed
+from shared.tasks.task import Content, NewTask, State, Task
+from tests.shared.store.conftest import Clock, Store
+
+Given = Callable[[Store, Clock], Awaitable[None]]
+
+HELLO = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+RESULT = Content("image/png", 3)
+
+
+async def claim(store: Store, task_id: str = "t1") -> Task:
+    claimed = await store.claim(task_id, None)
+    assert isinstance(claimed, Claimed)
+    return claimed.task
+
+
+async def sweep_all(store: Store) -> list[Overdue]:
+    found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
+    return [item for items in found for item in items]
+
+
+async def check(store: Store) -> list[CheckedSlot]:
+    """What is found, but for the pauses, which chance has a part in."""
+    return [replace(item, check_again_s=None) for item in await store.check_slots("/v1/a", [("t1", 1)])]
+
+
+async def nothing(store: Store, clock: Clock) -> None:
+    return
+
+
+async def created(store: Store, clock: Clock) -> None:
+    await store.create(HELLO)
+    clock.advance(1)
+
+
+async def dispatched(store: Store, clock: Clock) -> None:
+    await created(store, clock)
+    await claim(store)
+    clock.advance(1)
+
+
+async def running(store: Store, clock: Clock) -> None:
+    await dispatched(store, clock)
+    await store.update("t1", state=State.RUNNING, status="running model")
+    clock.advance(1)
+
+
+async def requeued(store: Store, clock: Clock) -> None:
+    await dispatched(store, clock)
+    task = await store.get("t1")
+    assert task
+    await store.requeue(task, status="Awaiting service availability")
+    clock.advance(1)
+
+
+async def published_in_vain(store: Store, clock: Clock) -> None:
+    await created(store, clock)
+    for _ in range(2):
+        assert [item.what for item in await check(store)] == ["publish"]
+        clock.advance(60)
+
+
+async def with_result(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    await store.put_result("t1", RESULT, b"png")
+    clock.advance(1)
+
+
+async def completed(store: Store, clock: Clock) -> None:
+    await with_result(store, clock)
+    await store.update("t1", state=State.COMPLETED, status="completed")
+    clock.advance(1)
+
+
+async def failed(store: Store, clock: Clock) -> None:
+    await with_result(store, clock)
+    await store.update("t1", state=State.FAILED, status="failed")
+    clock.advance(1)
+
+
+async def wait_overdue(store: Store, clock: Clock) -> None:
+    await store.create(HELLO)
+    clock.advance(30)
+
+
+async def lease_over(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    clock.advance(60)
+
+
+async def retention_over(store: Store, clock: Clock) -> None:
+    await completed(store, clock)
+    clock.advance(1000)
+
+
+async def blobs_left(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    await store.put_result("t1", Content("image/png", 100_000, "t1/result"), b"")
+    await store.update("t1", state=State.COMPLETED, status="completed")
+    clock.advance(1000)
+
+
+async def reported(store: Store, clock: Clock) -> None:
+    await store.request_counts.report("aks", "/v1/a", 2)
+
+
+@dataclass(frozen=True)
+class Step:
+    """``given`` leads to a world, ``take`` is the step from it, for the task as it is then. ``script`` is what it
+    runs."""
+
+    name: str
+    script: str
+    given: Callable[[Store, Clock], Awaitable[None]]
+    take: Callable[[Store, Task], Awaitable[Any]]
+
+    async def prepare(self, store: Store, clock: Clock) -> Task:
+        await self.given(store, clock)
+        task = await store.get("t1")
+        return task or cast("Task", None)
+
+    @property
+    def tells_what_it_found(self) -> bool:
+        """A sweep answers with what it found to do, `forget` with what it removed: nothing, when it is repeated."""
+        return self.script in ("sweep", "forget")
+
+
+STEPS = [
+    Step("create", "create", nothing, lambda store, _: store.create(HELLO)),
+    Step("claim", "move", created, lambda store, task: store.claim("t1", task.attempt)),
+    Step("accepted", "move", dispatched, lambda store, task: store.accepted(task)),
+    Step(
+        "requeue",
+        "move",
+        dispatched,
+        lambda store, task: store.requeue(task, status="Retrying", apart_s=7, failed=True),
+    ),
+    Step(
+        "requeue within its queue",
+        "move",
+        dispatched,
+        lambda store, task: store.requeue(task, status="Awaiting service availability"),
+    ),
+    Step("fail_dispatch", "move", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
+    Step("running", "move", dispatched, lambda store, _: store.update("t1", state=State.RUNNING, status="running")),
+    Step("heartbeat", "move", running, lambda store, _: store.update("t1", state=None, status="50 %", attempt=1)),
+    Step("completed", "move", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")),
+    Step("beat", "move", running, lambda store, _: store.heartbeat("t1", attempt=1)),
+    Step("cancel", "move", created, lambda store, _: store.cancel("t1")),
+    Step("replay", "move", failed, lambda store, _: store.replay("t1")),
+    Step("hop", "move", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")),
+    Step("put_result", "move", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
+    Step("withdraw", "withdraw", created, lambda store, _: store.withdraw("t1")),
+    Step("check that publishes", "check", created, lambda store, _: check(store)),
+    Step("check that gives up", "check", published_in_vain, lambda store, _: check(store)),
+    Step("sweep that looks at who waits", "sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that retries", "sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that purges", "sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("forget", "forget", blobs_left, lambda store, _: store.purge(["t1"])),
+    Step("report", "report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
+    Step(
+        "report of an instance",
+        "report",
+        reported,
+        lambda store, _: store.request_counts.report("aks", "/v1/a", 3, instance="pod-1", keep_s=90),
+    ),
+]
+each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

@@ -1,0 +1,526 @@
+"""Steps of a task together with what follows in its queue: one script on a server that has all of both, else two."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.store.queue_steps import QueueSteps
+from shared.store.redis.link import RedisLink
+from shared.store.redis.partitions import unpack
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import (
+    Applied,
+    Claimed,
+    Created,
+    Draining,
+    Existing,
+    Full,
+    Granted,
+    Outcome,
+    Refusal,
+    Refused,
+    SlotGrant,
+)
+from shared.tasks.task import Content, NewTask, State, Task
+from tests.shared.store.conftest import POLICY, Clock, RepeatingLink, Store, opener
+from tests.shared.store.policies import store_policy
+from tests.shared.store.steps import sweep_all
+from tests.shared.store.wire import Wire
+from tests.shared.store.world import Server, World, nodes, tag_of
+
+PATH = "/v1/a"
+HELLO = NewTask("t1", PATH, 60, body=Content("text/plain", 5), inline_body=b"hello")
+
+
+@dataclass(frozen=True)
+class Process:
+    store: Store
+    queues: QueueSteps
+    link: RedisLink
+
+    @classmethod
+    def at(cls, url: str, clock: Clock, *, repeating: bool = False, limit: int | None = 2) -> Process:
+        link = (RepeatingLink if repeating else RedisLink)(opener(url))
+        queues = QueueSteps(link, store_policy(max_backlog=3), lambda path: limit, clock)
+        return cls(TaskSteps(link, POLICY, clock, queues), queues, link)
+
+    @classmethod
+    async def full(cls, url: str, clock: Clock) -> Process:
+        """With three tasks in the backend's hands, held0 to held2, and t0 to t2 waiting."""
+        process = cls.at(url, clock, limit=3)
+        await process.learn(clock, 3)
+        for number in range(3):
+            await process.store.create_and_enqueue(new(f"t{number}"))
+        return process
+
+    async def learn(self, clock: Clock, slots: int = 2) -> list[Task]:
+        """Has the backend take so many tasks, of which none ends."""
+        held: list[Task] = []
+        for number in range(slots):
+            created = await self.store.create_and_enqueue(new(f"held{number}"))
+            assert isinstance(created, Created)
+            claimed = await self.store.claim(f"held{number}", 1)
+            assert isinstance(claimed, Claimed)
+            await self.store.accepted(claimed.task)
+            held.append(claimed.task)
+            clock.advance(1)
+        return held
+
+
+@pytest.fixture(scope="module")
+def single_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(single_server: RedisServer) -> RedisServer:
+    """An empty single server, also where other tests have a cluster."""
+    single_server.flush()
+    return single_server
+
+
+@pytest.fixture(params=[False, True], ids=["once", "each-script-twice"])
+async def process(request: pytest.FixtureRequest, server: RedisServer, clock: Clock) -> AsyncIterator[Process]:
+    process = Process.at(server.url, clock, repeating=request.param)
+    yield process
+    await process.link.aclose()
+
+
+def new(task_id: str, **changes: object) -> NewTask:
+    return replace(HELLO, id=task_id, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def granted_of(outcome: Outcome | Created | Existing | Full | Draining | None) -> Granted:
+    assert isinstance(outcome, Created | Applied | Refused)
+    assert outcome.granted is not None
+    return outcome.granted
+
+
+async def state_of(process: Process, task_id: str) -> tuple[State, int] | None:
+    task = await process.store.get(task_id)
+    return task and (task.state, task.attempt)
+
+
+# A new task
+
+
+async def test_a_new_task_is_there_and_holds_a_slot_or_waits(process: Process, clock: Clock) -> None:
+    first = await process.store.create_and_enqueue(new("t1"))
+    second = await process.store.create_and_enqueue(new("t2"))
+    assert granted_of(first).grants == [SlotGrant("t1", 1)]
+    assert granted_of(second).grants == []
+    assert isinstance(first, Created)
+    assert isinstance(second, Created)
+    assert first.position is None
+    assert second.position
+    assert (second.position.ahead, second.position.slots) == (0, 1)
+    assert (first.task, second.task) == (await process.store.get("t1"), await process.store.get("t2"))
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (1, 1)
+
+
+async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, clock: Clock) -> None:
+    full = new(
+        "t1",
+        status="s" * 300,
+        query="a=1",
+        body=Content("text/plain", 5, "blob"),
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        owner="ann",
+        fingerprint="f",
+        priority=0,
+    )
+    unwanted = new("t2", state=State.RUNNING, dispatch_requested=False, body=None)
+    for task in (full, unwanted):
+        for create in (process.store.create, process.store.create_and_enqueue):
+            created = await create(replace(task, id=f"{task.id}-{create.__name__}"))
+            assert isinstance(created, Created)
+            assert created.task == await process.store.get(created.task.id)
+
+
+async def test_a_body_whose_record_was_lost_is_in_no_new_tasks_way(process: Process, server: RedisServer) -> None:
+    await process.store.create(new("t1"))
+    with server.connect() as client:
+        client.delete("{" + tag_of("t1") + "}t:t1")
+    created = await process.store.create(new("t1", inline_body=b"other"))
+    assert isinstance(created, Created)
+    assert created.task == await process.store.get("t1")
+    claimed = await process.store.claim("t1", 1)
+    assert isinstance(claimed, Claimed)
+    assert claimed.inline_body == b"other"
+
+
+async def test_of_those_who_come_in_the_same_millisecond_who_came_first_goes_first(
+    server: RedisServer, clock: Clock
+) -> None:
+    process = Process.at(server.url, clock, limit=1)
+    await process.learn(clock, 1)
+    places: list[int] = []
+    for task_id in ("c", "a", "b"):
+        created = await process.store.create_and_enqueue(new(task_id))
+        assert isinstance(created, Created)
+        assert created.position
+        places.append(created.position.ahead)
+    assert places == [0, 1, 2]
+    order: list[str] = []
+    last = "held0"
+    for _ in places:
+        outcome = await process.store.update(last, state=State.COMPLETED, status="done")
+        ((grant,),) = [granted_of(outcome).grants]
+        order.append(last := grant.task_id)
+    assert order == ["c", "a", "b"]
+    await process.link.aclose()
+
+
+async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_and_enqueue(new("t1"))
+    before = await process.queues.status(PATH)
+    clock.advance(1)
+    again = await process.store.create_and_enqueue(new("t1", path="/v1/b", status="other"))
+    assert again == Existing(await process.store.get("t1"))  # type: ignore[arg-type]
+    assert await process.queues.status(PATH) == before
+    elsewhere = await process.queues.status("/v1/b")
+    assert (elsewhere.waiting, elsewhere.holding) == (0, 0)
+
+
+async def test_of_a_task_that_its_queue_does_not_take_nothing_is_left(
+    process: Process, clock: Clock, server: RedisServer
+) -> None:
+    await process.learn(clock)
+    for number in range(3):
+        assert isinstance(await process.store.create_and_enqueue(new(f"t{number}")), Created)
+    before = str(World(server))
+    assert isinstance(await process.store.create_and_enqueue(new("late")), Full)
+    await process.queues.configure(PATH, {"draining": True})
+    assert isinstance(await process.store.create_and_enqueue(new("late")), Draining)
+    assert str(World(server)) == before
+
+
+# The end of a task
+
+
+async def test_the_end_of_a_task_hands_its_slot_on_and_claims_who_comes_next(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    for number in range(2):
+        await process.store.create_and_enqueue(new(f"t{number}"))
+        clock.advance(1)
+    outcome = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=1)
+    assert isinstance(outcome, Applied)
+    assert outcome.task.state == "completed"
+    granted = granted_of(outcome)
+    assert granted.grants == [SlotGrant("t0", 1)]
+    claimed = granted.claims[SlotGrant("t0", 1)]
+    assert claimed == Claimed(await process.store.get("t0"), b"hello")  # type: ignore[arg-type]
+    assert claimed.task
+    assert (claimed.task.state, claimed.task.publishes) == ("dispatched", 1)
+    assert await state_of(process, "t1") == ("created", 1)
+    status = await process.queues.status(PATH, await process.store.get("t1"))
+    assert (status.holding, status.waiting) == (2, 1)
+    assert status.position
+    assert status.position.service_s == 7, "what the slots were held for in all, by the one that has ended"
+
+
+async def test_what_was_claimed_is_tried_again_when_nothing_comes_of_it(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_and_enqueue(new("t1"))
+    await process.store.cancel("held0")
+    assert await state_of(process, "t1") == ("dispatched", 1)
+    clock.advance(POLICY.dispatch_window_s - 0.001)
+    await sweep_all(process.store)
+    assert await state_of(process, "t1") == ("dispatched", 1)
+    clock.advance(0.001)
+    await sweep_all(process.store)
+    assert await state_of(process, "t1") == ("created", 2)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "given up"])
+async def test_whatever_the_end_its_slot_is_handed_on(process: Process, clock: Clock, end: str) -> None:
+    held = await process.learn(clock)
+    await process.store.create_and_enqueue(new("t1"))
+    if end == "given up":
+        refused = await process.store.fail_dispatch(replace(held[0], attempt=7), status="gone")
+        assert isinstance(refused, Refused)
+        assert refused.granted is None, "another attempt's end is nobody's"
+        outcome = await process.store.update("held0", state=State.FAILED, status="gone")
+    elif end == "cancelled":
+        outcome = await process.store.cancel("held0")
+    else:
+        outcome = await process.store.update("held0", state=State.FAILED, status="bad")
+    assert granted_of(outcome).grants == [SlotGrant("t1", 1)]
+
+
+async def test_a_step_that_ends_nothing_leaves_the_queue_alone(process: Process, clock: Clock) -> None:
+    await process.learn(clock)
+    await process.store.create_and_enqueue(new("t1"))
+    running = await process.store.update("held0", state=State.RUNNING, status="running")
+    stale = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=3)
+    unknown = await process.store.update("nobody", state=State.COMPLETED, status="done")
+    assert isinstance(running, Applied)
+    assert isinstance(stale, Refused)
+    assert isinstance(unknown, Refused)
+    assert (running.granted, stale.granted, unknown.granted) == (None, None, None)
+    assert (stale.reason, unknown.reason) == (Refusal.STALE, Refusal.UNKNOWN)
+    assert await state_of(process, "t1") == ("created", 1)
+
+
+async def test_whom_a_slot_is_handed_to_that_cannot_be_claimed_is_told_of(server: RedisServer, clock: Clock) -> None:
+    process = Process.at(server.url, clock)
+    await process.learn(clock)
+    await process.store.create_and_enqueue(new("t1"))
+    untold = TaskSteps(process.link, POLICY, clock)
+    await untold.cancel("t1")
+    granted = granted_of(await process.store.update("held0", state=State.COMPLETED, status="done"))
+    claim = granted.claims[SlotGrant("t1", 1)]
+    assert isinstance(claim, Refused)
+    assert claim.task
+    assert (claim.reason, claim.task.state) == (Refusal.FINISHED, "cancelled")
+    await process.link.aclose()
+
+
+async def test_a_task_that_is_taken_lets_another_be_tried_and_claims_it(process: Process, clock: Clock) -> None:
+    await process.queues.configure(PATH, {"limit": 9})
+    for number in range(3):
+        await process.store.create_and_enqueue(new(f"t{number}"))
+    claimed = await process.store.claim("t0", 1)
+    assert isinstance(claimed, Claimed)
+    granted = granted_of(await process.store.accepted(claimed.task))
+    assert granted.grants == [SlotGrant("t1", 1)]
+    assert isinstance(granted.claims[SlotGrant("t1", 1)], Claimed)
+    assert (await process.queues.status(PATH)).slots == 1
+    assert await state_of(process, "t2") == ("created", 1)
+
+
+async def test_the_configured_limit_holds_where_only_the_queue_knows_it(server: RedisServer, clock: Clock) -> None:
+    process = Process.at(server.url, clock, limit=1)
+    await process.learn(clock, slots=1)
+    for number in range(3):
+        await process.store.create_and_enqueue(new(f"t{number}"))
+    # As if another instance's report came in before it has seen the endpoint.
+    other = Process.at(server.url, clock, limit=1)
+    granted = granted_of(await other.store.update("held0", state=State.COMPLETED, status="done"))
+    assert granted.grants == [SlotGrant("t0", 1)]
+    with server.connect() as client:
+        client.delete("{" + tag_of(PATH) + "}q:" + PATH)
+    granted = granted_of(await other.store.update("t0", state=State.COMPLETED, status="done"))
+    assert granted.grants == [], "the limit is lost, so nothing is handed on until it is told"
+    assert (await process.queues.grant_free_slots(PATH)).grants == [SlotGrant("t1", 1)]
+    for each in (process, other):
+        await each.link.aclose()
+
+
+# Lost answers
+
+
+@pytest.fixture
+async def cut_wire(server: RedisServer) -> AsyncIterator[Wire]:
+    async with Wire([server.port]) as wire:
+        yield wire
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
+    server: RedisServer, cut_wire: Wire, clock: Clock, lost: str
+) -> None:
+    plain = Process.at(server.url, clock)
+    process = Process.at(cut_wire.url, clock)
+    await plain.learn(clock)
+    for number in range(3):
+        await plain.store.create_and_enqueue(new(f"t{number}"))
+    await process.store.ping()
+    cut_wire.lose_requests, cut_wire.lose_answers = int(lost == "request"), int(lost == "answer")
+    outcome = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=1)
+    assert (cut_wire.lose_requests, cut_wire.lose_answers) == (0, 0)
+    granted = granted_of(outcome)
+    assert granted.grants == [SlotGrant("t0", 1)]
+    assert isinstance(granted.claims[SlotGrant("t0", 1)], Claimed)
+    assert [await state_of(plain, f"t{n}") for n in range(3)] == [("dispatched", 1), ("created", 1), ("created", 1)]
+    status = await plain.queues.status(PATH)
+    assert (status.holding, status.waiting) == (2, 2)
+    for each in (process, plain):
+        await each.link.aclose()
+
+
+# Steps of the same moment
+
+PATHS = (PATH, "/v1/b")
+Batch = list[tuple[Any, ...]]
+"""Steps that go together: all are creates, or none is."""
+creates = st.tuples(
+    st.just("create"),
+    st.integers(0, 9),
+    st.sampled_from(PATHS),
+    st.sampled_from(["", "ann", "ben"]),
+    st.integers(4, 6),
+)
+steps = st.tuples(st.sampled_from([State.COMPLETED, State.FAILED, State.CANCELLED, "accepted"]), st.integers(0, 9))
+batches = st.lists(st.one_of(st.lists(creates, min_size=1), st.lists(steps, min_size=1)), max_size=8)
+
+
+def numbered(number: int) -> str:
+    return f"t{number}"
+
+
+async def carry_out(process: Process, step: tuple[Any, ...], task: Task | None) -> object:
+    what, number, *rest = step
+    if what == "create":
+        path, owner, priority = rest
+        return await process.store.create_and_enqueue(
+            new(numbered(number), path=path, owner=owner, priority=priority)
+        )
+    if what == "accepted":
+        return task and await process.store.accepted(task)
+    return await process.store.update(numbered(number), state=what, status="done")
+
+
+def picture(server: RedisServer) -> dict[bytes, object]:
+    """All there is, but for the order in which Lua packs a map."""
+    found: dict[bytes, object] = {}
+    with SyncRedis(port=server.port) as client:
+        for key in cast("list[bytes]", client.keys()):
+            kind = cast("bytes", client.type(key))
+            if kind == b"zset":
+                found[key] = client.zrange(key, 0, -1, withscores=True)
+            elif kind == b"set":
+                found[key] = client.smembers(key)
+            else:
+                raw = cast("bytes", client.get(key))
+                found[key] = raw if b"}b:" in key else unpack(raw)
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=batches)
+async def test_steps_that_go_together_do_and_tell_what_they_do_one_by_one(
+    server: RedisServer, batches: list[Batch]
+) -> None:
+    seen: list[tuple[object, object]] = []
+    for together in (True, False):
+        server.flush()
+        clock = Clock()
+        process = Process.at(server.url, clock)
+        random.seed(1)  # the operations' ids
+        outcomes: list[object] = []
+        for batch in batches:
+            tasks = [await process.store.get(numbered(step[1])) for step in batch]
+            work = [carry_out(process, step, task) for step, task in zip(batch, tasks, strict=True)]
+            outcomes += await asyncio.gather(*work) if together else [await each for each in work]
+            clock.advance(1)
+        seen.append((outcomes, picture(server)))
+        await process.link.aclose()
+    assert seen[0] == seen[1]
+
+
+async def test_steps_of_one_moment_are_one_script(server: RedisServer, cut_wire: Wire, clock: Clock) -> None:
+    process = Process.at(cut_wire.url, clock)
+    await process.learn(clock)
+    begun = len(cut_wire.scripts)
+    await asyncio.gather(*(process.store.create_and_enqueue(new(f"t{number}")) for number in range(3)))
+    ends = [process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(2)]
+    outcomes = await asyncio.gather(*ends)
+    assert len(cut_wire.scripts) == begun + 2
+    assert [granted_of(outcome).grants for outcome in outcomes] == [[SlotGrant("t0", 1)], [SlotGrant("t1", 1)]]
+    await process.link.aclose()
+
+
+async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = await Process.full(cut_wire.url, clock)
+    with server.connect() as client:
+        damaged = "{" + tag_of("held1") + "}t:held1"
+        client.delete(damaged)
+        client.rpush(damaged, "not a record")
+    loss = (await process.queues.maintain(PATH)).loss
+    begun = len(cut_wire.scripts)
+    first, second, third = await asyncio.gather(
+        *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3)),
+        return_exceptions=True,
+    )
+    assert len(cut_wire.scripts) == begun + 1
+    assert isinstance(second, ResponseError)
+    assert [granted_of(cast("Applied", outcome)).grants for outcome in (first, third)] == [
+        [SlotGrant("t0", 1)],
+        [SlotGrant("t1", 1)],
+    ]
+    assert (await process.queues.maintain(PATH)).loss == loss, "the queue's state is what the steps made of it"
+    status = await process.queues.status(PATH)
+    assert (status.holding, status.waiting) == (3, 1)
+    await process.link.aclose()
+
+
+async def test_when_the_answer_to_several_is_lost_each_hands_on_once_and_tells_whom(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = await Process.full(cut_wire.url, clock)
+    cut_wire.lose_answers = 1
+    outcomes = await asyncio.gather(
+        *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3))
+    )
+    assert cut_wire.lose_answers == 0
+    told = [granted_of(outcome).grants for outcome in outcomes]
+    assert told == [[SlotGrant(f"t{n}", 1)] for n in range(3)]
+    assert [await state_of(process, f"t{n}") for n in range(3)] == [("dispatched", 1)] * 3
+    await process.link.aclose()
+
+
+# Where several servers have the partitions
+
+
+async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_asked_again(
+    server: RedisServer, cut_wire: Wire, clock: Clock
+) -> None:
+    process = Process.at(cut_wire.url, clock)
+    await process.store.ping()
+    cut_wire.forged_answer = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+    assert await process.store.create_and_enqueue(new("t1")) is None
+    cut_wire.forged_answer = None
+    sent = len(cut_wire.scripts)
+    assert await process.store.create_and_enqueue(new("t1")) is None
+    assert len(cut_wire.scripts) == sent
+    await process.store.create(new("t1"))
+    outcome = await process.store.cancel("t1")
+    assert isinstance(outcome, Applied)
+    assert outcome.granted is None
+    await process.link.aclose()
+
+
+async def test_a_node_of_a_cluster_refuses_before_it_begins(redis_server: Server, clock: Clock) -> None:
+    if not isinstance(redis_server, RedisCluster):
+        pytest.skip("a single server has all partitions: run with BACKBONE_TEST_REDIS=cluster")
+    node = redis_server.nodes[0]
+
+    async def as_behind_a_proxy() -> Redis:
+        return Redis(port=node.port)
+
+    link = RedisLink(as_behind_a_proxy)
+    queues = QueueSteps(link, store_policy(), lambda path: None, clock)
+    store = TaskSteps(link, POLICY, clock, queues)
+    elsewhere = next(task_id for n in range(99) if tag_of(task_id := f"t{n}") != tag_of(PATH))
+    assert await store.create_and_enqueue(new(elsewhere)) is None
+    assert str(World(redis_server)) == ""
+    await link.aclose()
+
+
+async def test_a_cluster_is_told_nothing_that_it_would_refuse(redis_server: Server, wire: Wire, clock: Clock) -> None:
+    process = Process.at(wire.url, clock)
+    created = await process.store.create_and_enqueue(new("t1"))
+    assert (created is None) == isinstance(redis_server, RedisCluster)
+    if created is None:
+        assert not wire.scripts
+        assert World(redis_server).records == {}
+    assert len(nodes(redis_server)) == (3 if created is None else 1)
+    await process.link.aclose()

@@ -1,0 +1,276 @@
+"""What a caller may do to a task, whose it is, and how its end is announced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shared.store.queries import Depth, Listing, Page
+from shared.tasks.outcomes import Applied, Outcome, Refusal, Refused
+from shared.tasks.task import Content, NewTask, State, Task
+from tests.shared.store import steps
+from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
+from tests.shared.store.policies import store_policy
+from tests.shared.store.steps import HELLO, sweep_all
+from tests.shared.store.world import Server, text, world
+
+ANNOUNCING = replace(POLICY, publish_completions=True)
+
+
+def refusal(outcome: Outcome) -> Refusal | None:
+    return outcome.reason if isinstance(outcome, Refused) else None
+
+
+async def known(store: Store, task_id: str = "t1") -> Task:
+    task = await store.get(task_id)
+    assert task
+    return task
+
+
+@pytest.mark.parametrize("given", [steps.created, steps.dispatched, steps.running], ids=lambda given: given.__name__)
+async def test_a_cancelled_task_is_out_of_every_queue_and_kept_for_its_retention(
+    given: steps.Given, store: Store, clock: Clock
+) -> None:
+    await given(store, clock)
+    outcome = await store.cancel("t1")
+    assert isinstance(outcome, Applied)
+    assert (outcome.task.state, outcome.task.status) == (State.CANCELLED, "Cancelled")
+    assert (await store.queries.depths())["/v1/a"].cancelled == 1
+    clock.advance(999)
+    await sweep_all(store)
+    assert (await known(store)).state is State.CANCELLED
+    clock.advance(1)
+    await sweep_all(store)
+    assert await store.get("t1") is None
+
+
+async def test_a_replay_begins_anew_with_the_body_and_without_the_result(
+    store: Store, clock: Clock, redis_server: Server
+) -> None:
+    await steps.failed(store, clock)
+    outcome = await store.replay("t1")
+    assert isinstance(outcome, Applied)
+    assert outcome.is_transition
+    assert world(redis_server) == text("""
+        t:t1 created /v1/a 'created' a2 f0 n1 v6 c0 m5 q5 l60 wanted body=text/plain:5
+          +0 created a1 client 'created'
+          +1 dispatched a1 dispatcher ''
+          +2 running a1 client 'running model'
+          +4 failed a1 client 'failed'
+          +5 created a2 client 'created'
+        b:t1 hello
+        z:/v1/a:again t1@0
+        z:/v1/a:since t1@5
+        due t1@35
+        paths /v1/a
+    """)
+    assert refusal(await store.update("t1", state=State.COMPLETED, status="late", attempt=1)) is Refusal.STALE
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (steps.nothing, Refusal.UNKNOWN),
+        (steps.created, Refusal.STATE),
+        (steps.dispatched, Refusal.STATE),
+        (steps.running, Refusal.STATE),
+        (steps.completed, Refusal.FINISHED),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+async def test_only_what_has_failed_is_replayed(
+    given: steps.Given, reason: Refusal, store: Store, clock: Clock, redis_server: Server
+) -> None:
+    await given(store, clock)
+    before = world(redis_server)
+    assert refusal(await store.replay("t1")) is reason
+    assert world(redis_server) == before
+
+
+async def test_a_beat_renews_the_lease_and_nothing_else(store: Store, clock: Clock, redis_server: Server) -> None:
+    await steps.running(store, clock)
+    before = await known(store)
+    clock.advance(50)
+    assert isinstance(await store.heartbeat("t1", attempt=1), Applied)
+    after = await known(store)
+    assert replace(after, version=before.version, updated_ms=before.updated_ms) == before
+    assert "due t1@113\n" in world(redis_server)
+
+
+@pytest.mark.parametrize("name", ["cancel", "replay", "beat", "update", "hop", "put_result"])
+async def test_another_owners_task_is_unknown_and_stays_as_it_is(
+    name: str, store: Store, clock: Clock, redis_server: Server
+) -> None:
+    await store.create(replace(HELLO, owner="alice"))
+    await steps.claim(store)
+    if name == "replay":
+        await store.update("t1", state=State.FAILED, status="failed")
+    take = {
+        "cancel": lambda owner: store.cancel("t1", owner=owner),
+        "replay": lambda owner: store.replay("t1", owner=owner),
+        "beat": lambda owner: store.heartbeat("t1", owner=owner),
+        "update": lambda owner: store.update("t1", state=State.RUNNING, status="r", owner=owner),
+        "hop": lambda owner: store.next_step("t1", status="h", owner=owner),
+        "put_result": lambda owner: store.put_result("t1", steps.RESULT, b"png", owner=owner),
+    }[name]
+    before = world(redis_server)
+    for other in ("bob", "", "Alice"):
+        outcome = await take(other)
+        assert isinstance(outcome, Refused)
+        assert (outcome.reason, outcome.task) == (Refusal.UNKNOWN, None)
+    assert world(redis_server) == before
+    assert isinstance(await take("alice"), Applied)
+
+
+# Announcing the end
+
+
+async def test_an_end_is_announced_again_until_that_is_acknowledged_and_then_kept_for_the_rest_of_its_time(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store(ANNOUNCING)
+    await steps.running(store, clock)
+    outcome = await store.update("t1", state=State.COMPLETED, status="done")
+    assert isinstance(outcome, Applied)
+    assert outcome.task.completion_unpublished
+    clock.advance(30)
+    assert [(item.what, item.id) for item in await sweep_all(store)] == [("announce", "t1")]
+    assert await sweep_all(store) == []
+    clock.advance(60)
+    assert [item.what for item in await sweep_all(store)] == ["announce"]
+    await store.mark_completions_published(["t1"])
+    assert not (await known(store)).completion_unpublished
+    clock.advance(1000 - 90 - 0.001)
+    assert await sweep_all(store) == []
+    clock.advance(0.001)
+    assert [item.what for item in await sweep_all(store)] == ["purged"]
+
+
+async def test_an_end_that_nobody_could_be_told_of_does_not_outlive_its_retention(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store(ANNOUNCING)
+    await steps.created(store, clock)
+    await store.cancel("t1")
+    clock.advance(1000)
+    assert [item.what for item in await sweep_all(store)] == ["purged"]
+
+
+async def test_a_failure_that_the_sweep_finds_is_to_be_announced_too(open_store: StoreFactory, clock: Clock) -> None:
+    store = open_store(replace(ANNOUNCING, max_attempts=1))
+    await steps.running(store, clock)
+    clock.advance(60)
+    failed = [item.task for item in await sweep_all(store) if item.what == "failed"]
+    assert [task.completion_unpublished for task in failed if task] == [True]
+
+
+async def test_a_replayed_task_announces_its_new_end_only(open_store: StoreFactory, clock: Clock) -> None:
+    store = open_store(ANNOUNCING)
+    await steps.failed(store, clock)
+    await store.replay("t1")
+    assert not (await known(store)).completion_unpublished
+    await store.mark_completions_published(["t1"])
+    assert (await known(store)).state is State.CREATED
+    clock.advance(30)
+    assert [item.what for item in await sweep_all(store)] == ["waits"]
+
+
+# Lists
+
+
+async def all_pages(store: Store, listing: Listing) -> list[Page]:
+    pages = [await store.queries.page(listing)]
+    while (following := pages[-1].next) is not None:
+        pages.append(await store.queries.page(replace(listing, before=following)))
+    return pages
+
+
+def ids(pages: list[Page]) -> list[str]:
+    return [task.id for page in pages for task in page.tasks]
+
+
+async def test_twins_of_the_same_millisecond_are_listed_once_each(store: Store) -> None:
+    created = [f"task-{number}" for number in range(100)]
+    for task_id in created:
+        await store.create(NewTask(task_id, "/v1/a", 60))
+    assert sorted(ids(await all_pages(store, Listing(7)))) == sorted(created)
+
+
+async def test_a_filter_that_passes_over_thousands_looks_at_a_bounded_number_a_page(
+    store: Store, clock: Clock
+) -> None:
+    await store.create(NewTask("needle", "/v1/a", 60, owner="sewer"))
+    for number in range(12_000):
+        if number % 100 == 0:
+            clock.advance(0.001)
+        await store.create(NewTask(f"hay-{number}", "/v1/a", 60))
+    pages = await all_pages(store, Listing(10, path="/v1/a", owner="sewer"))
+    assert ids(pages) == ["needle"]
+    assert len(pages) > 1
+    assert [page.tasks for page in pages[:-1]] == [[]] * (len(pages) - 1)
+
+
+async def test_a_task_that_waits_anew_is_listed_by_its_creation_and_waits_since_its_hop(
+    store: Store, clock: Clock
+) -> None:
+    for number in range(4):
+        await store.create(NewTask(f"t{number}", "/v1/a", 60, body=Content("text/plain", 2), inline_body=b"hi"))
+        clock.advance(10)
+    await store.next_step("t1", status="created")
+    clock.advance(5)
+    for listing in (Listing(10), Listing(10, path="/v1/a"), Listing(10, state=State.CREATED), Listing(1)):
+        assert ids(await all_pages(store, listing)) == ["t3", "t2", "t1", "t0"]
+    assert (await store.queries.depths())["/v1/a"] == Depth(created=4, oldest_waiting_ms=45_000)
+    for task_id in ("t0", "t2", "t3"):
+        await store.cancel(task_id)
+    assert (await store.queries.depths())["/v1/a"] == Depth(created=1, cancelled=3, oldest_waiting_ms=5_000)
+    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == ["t1"]
+    assert [[turn.grant.task_id for turn in page] async for page in store.queue_entries("/v1/a", State.CREATED)] == [
+        ["t1"]
+    ]
+    await store.claim("t1", 2)
+    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == []
+    assert (await store.queries.depths())["/v1/a"] == Depth(dispatched=1, cancelled=3)
+
+
+async def test_a_purged_task_leaves_the_lists(store: Store, clock: Clock, redis_server: Server) -> None:
+    await steps.completed(store, clock)
+    clock.advance(1000)
+    await sweep_all(store)
+    assert ids(await all_pages(store, Listing(10))) == []
+    assert world(redis_server) == ""
+
+
+# Requests in flight, by instance
+
+
+async def test_an_instances_share_lasts_as_long_as_it_reports(store: Store, clock: Clock) -> None:
+    async def report(instance: str | None, delta: int) -> int:
+        return await store.request_counts.report("aks", "/v1/a", delta, instance=instance, keep_s=90)
+
+    assert await report("pod-1", 3) == 3
+    clock.advance(60)
+    assert await report("pod-2", 4) == 7
+    assert await report(None, 1) == 8
+    clock.advance(29.999)
+    assert await store.request_counts.count("aks", "/v1/a") == 8
+    clock.advance(0.001)
+    assert await store.request_counts.count("aks", "/v1/a") == 5
+    assert await report("pod-2", 0) == 5
+    clock.advance(89.999)
+    assert await store.request_counts.count("aks", "/v1/a") == 5
+    clock.advance(0.001)
+    assert await store.request_counts.count("aks", "/v1/a") == 1
+    assert await report("pod-1", 1) == 2
+
+
+async def test_no_share_is_below_zero_nor_eats_anothers(store: Store) -> None:
+    assert await store.request_counts.report("aks", "/v1/a", 2, instance="pod-1", keep_s=90) == 2
+    assert await store.request_counts.report("aks", "/v1/a", -5, instance="pod-2", keep_s=90) == 2
+    assert await store.request_counts.report("aks", "/v1/a", -5) == 2
+    assert await store.request_counts.report("aks", "/v1/a", 1, instance="pod-2", keep_s=90) == 3
+
+
+def test_without_announcements_nothing_is_to_be_announced() -> None:
+    assert store_policy().completion_s == 0

@@ -1,0 +1,380 @@
+"""Random interleavings of all that several processes do to a few tasks, against a model of what is promised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from shared.store.redis.partitions import partition
+from shared.tasks.outcomes import Applied, Claimed, Created, Refused
+from shared.tasks.task import Content, NewTask, State, Task
+from tests.shared.store.conftest import POLICY, Clock, Store, store_at
+from tests.shared.store.world import START_MS, Server, World
+
+IDS = ("t1", "t2")
+PATHS = ("/v1/a", "/v1/b")
+LEASE_MS, WINDOW_MS, PAUSE_MS, BLOB_GRACE_MS = 60_000, 40_000, 7_000, 120_000
+REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
+WAIT_CAP_MS = 3_600_000
+ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
+contents = st.sampled_from([Content("text/plain", 2), Content("text/plain", 99_999, "blob")])
+attempts = st.sampled_from([0, 0, 0, 0, 0, 0, None, None, -1, 1])
+"""The attempt a caller names: none, or how far it is from the current one."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One task as the store promises it. ``due_ms`` are the bounds of its deadline: chance has a part in some."""
+
+    state: State
+    path: str
+    dispatch_requested: bool
+    has_body: bool
+    has_blobs: bool
+    due_ms: tuple[int, int]
+    attempt: int = 1
+    failures: int = 0
+    publishes: int = 1
+    looks: int | None = None
+    """How often it was seen to that it waits in its queue; 0 is apart from it."""
+    fresh: bool = True
+
+    def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
+        if attempt is not None and attempt != self.attempt:
+            return "stale"
+        if self.state.is_terminal:
+            return "finished"
+        if dispatch and self.state is not State.DISPATCHED:
+            return "state"
+        return "bodiless" if ask_body and not self.has_body else None
+
+    def moved_to(self, state: State, now_ms: int, in_ms: int | None = None, **change: Any) -> Model:
+        """The task in *state*, with the deadline that the state has if *in_ms* gives no other."""
+        if state.is_terminal:
+            in_ms = RETENTION_MS
+        if in_ms is None:
+            waits = state is State.CREATED
+            in_ms = RETENTION_MS if not self.dispatch_requested else None if waits else LEASE_MS
+        due_ms = self.due_ms if in_ms is None else (now_ms + in_ms, now_ms + in_ms)
+        return replace(self, state=state, due_ms=due_ms, fresh=False, **change)
+
+    def swept(self, now_ms: int) -> tuple[str, Model | None]:
+        """What a sweep does with an overdue task."""
+        if self.state.is_terminal:
+            later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
+            return ("blobs", later) if self.has_blobs else ("purged", None)
+        if self.state is State.CREATED and self.dispatch_requested:
+            return "waits", self.looked_at(now_ms)
+        failed = replace(self, failures=self.failures + 1)
+        if not self.dispatch_requested or failed.failures >= POLICY.max_attempts:
+            return "failed", failed.moved_to(State.FAILED, now_ms)
+        again = failed.moved_to(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, looks=None)
+        return "retry", again.looked_at(now_ms)
+
+    def looked_at(self, now_ms: int) -> Model:
+        looks = (self.looks or 0) + 1
+        full_ms = min(WAIT_CAP_MS, REPUBLISH_MS * 2 ** (looks - 1))
+        return replace(self, looks=looks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
+
+    def checked(self, path: str, attempt: int, now_ms: int) -> tuple[str | None, Model]:
+        """What is found of a turn that is looked at."""
+        if self.path != path or self.attempt != attempt or self.state.is_terminal:
+            return "gone", self
+        if self.state is not State.CREATED:
+            return None, self
+        if self.publishes >= POLICY.max_attempts:
+            return "failed", self.moved_to(State.FAILED, now_ms)
+        return "publish", replace(self, publishes=self.publishes + 1)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each step is sent once or, as after a lost answer, twice; what holds is the same."""
+
+    claims = Bundle("claims")
+
+    def __init__(self, server: Server, runner: asyncio.Runner, once: Store, twice: Store, clock: Clock) -> None:
+        super().__init__()
+        self.server, self.runner, self.stores, self.clock = server, runner, (once, twice), clock
+        self.models: dict[str, Model] = {}
+        self.ended: dict[str, tuple[int, bytes]] = {}
+
+    @initialize()
+    def start(self) -> None:
+        self.server.flush()
+        self.clock.ms = START_MS
+        for task_id in IDS:
+            self.create(False, task_id, PATHS[0], True, Content("text/plain", 2), State.CREATED)
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.ms - START_MS
+
+    def run(self, step: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(step)
+
+    def expect(self, task_id: str, outcome: object, refusal: str | None, after: Model | None) -> None:
+        """A step was refused for this reason, or led to that."""
+        if refusal:
+            assert isinstance(outcome, Refused)
+            assert outcome.reason == refusal
+            return
+        assert isinstance(outcome, (Applied, Claimed))
+        assert after
+        before, self.models[task_id] = self.models[task_id], after
+        if isinstance(outcome, Applied):
+            moved = (before.state, before.path, before.attempt) != (after.state, after.path, after.attempt)
+            assert outcome.is_transition == moved
+
+    def named(self, task_id: str, attempt: int | None) -> tuple[Model | None, int | None]:
+        model = self.models.get(task_id)
+        return model, None if attempt is None else (model.attempt if model else 1) + attempt
+
+    @rule(
+        twice=st.booleans(),
+        task_id=ids,
+        path=paths,
+        dispatch_requested=st.booleans(),
+        body=st.none() | contents,
+        state=st.sampled_from(State),
+    )
+    def create(self, twice: bool, task_id: str, path: str, wanted: bool, body: Content | None, state: State) -> None:
+        wanted = wanted and body is not None
+        state = State.CREATED if wanted else state
+        new = NewTask(
+            task_id, path, LEASE_MS / 1000, state=state, dispatch_requested=wanted, body=body, inline_body=b"hi"
+        )
+        outcome = self.run(self.stores[twice].create(new))
+        assert isinstance(outcome, Created) == (task_id not in self.models)
+        due_ms = self.now_ms + (REPUBLISH_MS if wanted else RETENTION_MS)
+        blobs = body is not None and body.blob is not None
+        if task_id in self.models:  # somebody was told of it, so it is not withdrawn any more
+            self.models[task_id] = replace(self.models[task_id], fresh=False)
+        else:
+            self.models[task_id] = Model(
+                state, path, wanted, body is not None, blobs, (due_ms, due_ms), publishes=int(wanted)
+            )
+
+    @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
+    def claim(self, twice: bool, task_id: str, attempt: int | None) -> Any:
+        model, named = self.named(task_id, attempt)
+        outcome = self.run(self.stores[twice].claim(task_id, named))
+        refusal = model.refusal(named) if model else "unknown"
+        if model and not refusal:
+            refusal = "state" if model.state is not State.CREATED else model.refusal(named, ask_body=True)
+        claimed = model and model.moved_to(State.DISPATCHED, self.now_ms, WINDOW_MS, dispatch_requested=True)
+        self.expect(task_id, outcome, refusal, claimed)
+        return outcome.task if isinstance(outcome, Claimed) else multiple()
+
+    @rule(
+        twice=st.booleans(),
+        task=consumes(claims),
+        answer=st.sampled_from(["accepted", "busy", "apart", "retry", "failed"]),
+    )
+    def record(self, twice: bool, task: Task, answer: str) -> None:
+        """A dispatcher records what the backend said, at once or long after the task was taken from it."""
+        store, model, now_ms = self.stores[twice], self.models.get(task.id), self.now_ms
+        refusal = model.refusal(task.attempt, dispatch=True) if model else "unknown"
+        after: Model | None = None
+        if answer == "accepted":
+            outcome = self.run(store.accepted(task))
+            after = model and model.moved_to(State.DISPATCHED, now_ms)
+        elif answer == "failed":
+            outcome = self.run(store.fail_dispatch(task, status="Failed"))
+            after = model and model.moved_to(State.FAILED, now_ms, failures=model.failures + 1)
+        else:
+            failed = answer == "retry"
+            apart_s = None if answer == "busy" else PAUSE_MS / 1000
+            outcome = self.run(store.requeue(task, status=answer, apart_s=apart_s, failed=failed))
+            after = model and model.moved_to(
+                State.CREATED,
+                now_ms,
+                REPUBLISH_MS if answer == "busy" else PAUSE_MS,
+                attempt=model.attempt + 1,
+                failures=model.failures + failed,
+                publishes=0,
+                looks=None if answer == "busy" else 0,
+            )
+        self.expect(task.id, outcome, refusal, after)
+
+    @rule(
+        twice=st.booleans(),
+        task_id=ids,
+        attempt=attempts,
+        state=st.sampled_from([None, State.RUNNING]),
+        path=st.none() | paths,
+    )
+    def update(self, twice: bool, task_id: str, attempt: int | None, state: State | None, path: str | None) -> None:
+        model, named = self.named(task_id, attempt)
+        outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named, path=path))
+        after = model and model.moved_to(state or model.state, self.now_ms, path=path or model.path)
+        self.expect(task_id, outcome, model.refusal(named) if model else "unknown", after)
+
+    @rule(
+        twice=st.booleans(),
+        task_id=ids,
+        attempt=attempts,
+        state=st.sampled_from([State.COMPLETED, State.FAILED, State.CANCELLED]),
+    )
+    def end(self, twice: bool, task_id: str, attempt: int | None, state: State) -> None:
+        model, named = self.named(task_id, attempt)
+        outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named))
+        refusal = model.refusal(named) if model else "unknown"
+        if model and refusal == "finished" and state is model.state:
+            assert isinstance(outcome, Applied)
+            assert not outcome.is_transition
+            return
+        self.expect(task_id, outcome, refusal, model and model.moved_to(state, self.now_ms))
+
+    @rule(twice=st.booleans(), task_id=ids, attempt=attempts, path=paths, body=st.none() | contents)
+    def next_step(self, twice: bool, task_id: str, attempt: int | None, path: str, body: Content | None) -> None:
+        model, named = self.named(task_id, attempt)
+        outcome = self.run(
+            self.stores[twice].next_step(
+                task_id, status="hop", attempt=named, path=path, body=body, inline_body=b"ho" if body else b""
+            )
+        )
+        after = model and model.moved_to(
+            State.CREATED,
+            self.now_ms,
+            REPUBLISH_MS,
+            path=path,
+            dispatch_requested=True,
+            has_body=True,
+            has_blobs=model.has_blobs or bool(body and body.blob),
+            attempt=model.attempt + 1,
+            failures=0,
+            publishes=1,
+            looks=None,
+        )
+        self.expect(task_id, outcome, model.refusal(named, ask_body=not body) if model else "unknown", after)
+
+    @rule(twice=st.booleans(), task_id=ids, attempt=attempts, result=contents)
+    def put_result(self, twice: bool, task_id: str, attempt: int | None, result: Content) -> None:
+        model, named = self.named(task_id, attempt)
+        outcome = self.run(self.stores[twice].put_result(task_id, result, b"ok", attempt=named))
+        after = model and model.moved_to(
+            model.state, self.now_ms, has_blobs=model.has_blobs or result.blob is not None
+        )
+        self.expect(task_id, outcome, model.refusal(named) if model else "unknown", after)
+
+    @rule(
+        twice=st.sampled_from([False, False, True]),
+        task_id=ids,
+        forget=st.booleans(),
+        late_ms=st.sampled_from([0, 999, 0, 999, -1, None]),
+    )
+    def sweep(self, twice: bool, task_id: str, forget: bool, late_ms: int | None) -> None:
+        """A reconciler takes a task's partition, now or when its deadline has come. It may die before it deletes the
+        blobs, or lose what it was told."""
+        if late_ms is not None and task_id in self.models:
+            self.clock.ms += max(0, self.models[task_id].due_ms[0] - self.now_ms + late_ms)
+        overdue = self.run(self.stores[twice].sweep(partition(task_id)))
+        done = {
+            id_: model.swept(self.now_ms)
+            for id_, model in self.models.items()
+            if partition(id_) == partition(task_id) and model.due_ms[0] <= self.now_ms
+        }
+        assert {item.id: item.what for item in overdue} == (
+            {} if twice else {k: what for k, (what, _) in done.items()}
+        )
+        for id_, (what, after) in done.items():
+            if after is None:
+                self.drop(id_)
+            else:
+                self.models[id_] = after
+            if what == "blobs" and forget:
+                assert self.run(self.stores[0].purge([id_])) == 1
+                self.drop(id_)
+
+    @rule(
+        twice=st.booleans(), task_id=ids, path=paths, attempt=st.sampled_from([0, 0, 0, -1, 1]), often=st.booleans()
+    )
+    def check(self, twice: bool, task_id: str, path: str, attempt: int, often: bool) -> None:
+        """A turn that has held a slot for long is looked at, once or until that is enough."""
+        for _ in range(POLICY.max_attempts if often else 1):
+            model, named = self.named(task_id, attempt)
+            checked = self.run(self.stores[twice].check_slots(path, [(task_id, named or 0)]))
+            what, after = model.checked(path, named or 0, self.now_ms) if model else ("gone", None)
+            assert [(item.what, item.id, item.attempt) for item in checked] == [(what, task_id, named)] * bool(what)
+            if after:
+                self.models[task_id] = after
+
+    @rule(twice=st.booleans(), task_id=ids)
+    def withdraw(self, twice: bool, task_id: str) -> None:
+        """A queue does not take a task, which is withdrawn if nothing has happened to it."""
+        self.run(self.stores[twice].withdraw(task_id))
+        model = self.models.get(task_id)
+        if model and model.state is State.CREATED and model.fresh:
+            self.drop(task_id)
+
+    @rule(seconds=st.sampled_from([1, 7, 60]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    def drop(self, task_id: str) -> None:
+        del self.models[task_id]
+        self.ended.pop(task_id, None)
+
+    @invariant()
+    def the_world_is_the_models(self) -> None:
+        world = World(self.server)
+        world.assert_consistent()
+        assert world.records.keys() == self.models.keys()
+        for task_id, model in self.models.items():
+            rec, due_ms = world.records[task_id], round(world.due_s[task_id] * 1000)
+            assert (rec["s"], rec["p"], rec["w"]) == (model.state, model.path, model.dispatch_requested)
+            assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
+            assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
+            assert rec.get("z") == model.looks
+            assert model.due_ms[0] <= due_ms <= model.due_ms[1]
+            self.models[task_id] = replace(model, due_ms=(due_ms, due_ms))
+            if model.state.is_terminal:
+                assert self.ended.setdefault(task_id, (rec["v"], world.raw[task_id])) == (
+                    rec["v"],
+                    world.raw[task_id],
+                )
+
+    @invariant()
+    def the_depths_are_the_models(self) -> None:
+        depths = self.run(self.stores[0].queries.depths())
+        counts = Counter((model.path, model.state.value) for model in self.models.values())
+        shown = {(path, state.value): getattr(depth, state) for path, depth in depths.items() for state in State}
+        assert {key: count for key, count in shown.items() if count} == counts
+        assert depths.keys() == {model.path for model in self.models.values()}
+
+
+def test_the_store_does_what_the_model_says(redis_server: Server) -> None:
+    clock = Clock()
+    with asyncio.Runner() as runner:
+        once = store_at(redis_server.url, POLICY, clock)
+        twice = store_at(redis_server.url, POLICY, clock, repeating=True)
+        try:
+            run_state_machine_as_test(
+                cast("Any", partial(StoreMachine, redis_server, runner, once, twice, clock)),
+                settings=settings(
+                    max_examples=100,
+                    stateful_step_count=30,
+                    deadline=None,
+                    suppress_health_check=[HealthCheck.too_slow],
+                ),
+            )
+        finally:
+            for store in (once, twice):
+                runner.run(store.aclose())

@@ -1,0 +1,211 @@
+"""All that is in Redis, as text: what a test of a step states before and after it.
+
+One line per record and per history event, one per index, body and result, named as the head of ``lib.lua`` names the
+keys. Times are seconds since the tests' clock began. Whatever should not be there shows too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from textwrap import dedent
+from typing import Any
+
+import msgpack
+import redis
+
+from local.redis_server import RedisCluster, RedisServer
+from shared.store.redis.partitions import TAGS, unpack, unpack_each
+
+START_MS = 1_700_000_000_000
+Server = RedisServer | RedisCluster
+
+
+def nodes(server: Server) -> list[RedisServer]:
+    return server.nodes if isinstance(server, RedisCluster) else [server]
+
+
+class World:
+    """A picture of all keys, taken when it is made.
+
+    Args:
+        jittered: id → bounds in seconds of a deadline that chance has a part in; shown as ``low..high``.
+    """
+
+    def __init__(self, server: Server, jittered: Mapping[str, tuple[float, float]] | None = None) -> None:
+        self._jittered = jittered or {}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.due_s: dict[str, float] = {}
+        self.indexes: dict[str, dict[str, float]] = defaultdict(dict)
+        self.paths: dict[str, set[str]] = defaultdict(set)
+        self.contents: dict[str, bytes] = {}
+        self.requests: dict[str, int] = {}
+        self.holding: dict[str, set[str]] = defaultdict(set)
+        self.waiting: dict[str, set[str]] = defaultdict(set)
+        self.raw: dict[str, bytes] = {}
+        for node in nodes(server):
+            for key, value in _everything(_client(node.port)):
+                self._take(key.decode(), value)
+
+    def _take(self, key: str, value: Any) -> None:
+        match = re.fullmatch(r"\{(\w+)\}(.+)", key)
+        assert match, f"a key without a tag: {key}"
+        tag, name = match.groups()
+        kind, _, rest = name.partition(":")
+        if kind == "t":
+            self.records[rest], self.raw[rest] = _absolute(unpack(value)), value
+            members = [rest]
+        elif kind in ("b", "r"):
+            self.contents[name] = value
+            members = [rest]
+        elif name == "due":
+            self.due_s |= value
+            members = [*value]
+        elif kind == "z":
+            self.indexes[name] |= value
+            members = [*value]
+        elif name == "paths":
+            self.paths[tag] = {path.decode() for path in value}
+            members = []
+        elif name == "queues":
+            members = [path.decode() for path in value]
+        elif kind in ("q", "qs", "qo", "qh", "qw"):
+            path = rest.partition(" ")[0]
+            if kind == "qh":
+                self.holding[path] |= set(value)
+            elif kind == "qw":
+                self.waiting[path] |= set(value)
+            members = [path]
+        else:
+            assert name == "requests", f"an unknown key: {key}"
+            self.requests |= {field.decode(): msgpack.unpackb(packed)[0] for field, packed in value.items()}
+            members = [field.decode() for field in value]
+        for member in members:
+            assert tag == tag_of(member), f"{key} is in another partition than {member}"
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for task_id, rec in sorted(self.records.items()):
+            yield f"t:{task_id} " + " ".join(_record(rec))
+            for name, key in (("query", "u"), ("owner", "o"), ("traceparent", "t"), ("fingerprint", "i")):
+                if key in rec:
+                    yield f"  {name} {rec[key]}"
+            for at_ms, state, attempt, who, status in rec["h"]:
+                yield f"  +{at_ms / 1000:g} {state} a{attempt} {who} {status!r}"
+        for name, data in sorted(self.contents.items()):
+            yield f"{name} {data.decode()}"
+        for name, index in sorted(self.indexes.items()):
+            yield f"{name} " + " ".join(f"{member}@{at:g}" for member, at in sorted(index.items()))
+        if self.due_s:
+            yield "due " + " ".join(f"{member}@{self._due(member)}" for member in sorted(self.due_s))
+        if self.paths:
+            yield "paths " + " ".join(sorted(set().union(*self.paths.values())))
+        for field, count in sorted(self.requests.items()):
+            yield f"requests {field} = {count}"
+
+    def _due(self, task_id: str) -> str:
+        due_s, bounds = self.due_s[task_id], self._jittered.get(task_id)
+        if bounds and bounds[0] <= due_s <= bounds[1]:
+            return f"{bounds[0]:g}..{bounds[1]:g}"
+        return f"{due_s:g}"
+
+    def assert_consistent(self) -> None:
+        """Each record has exactly its one place in the indexes, its one deadline, its contents; and nothing is left
+        of a task without a record."""
+        indexes: dict[str, dict[str, float]] = defaultdict(dict)
+        for task_id, rec in self.records.items():
+            waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
+            indexes[f"z:{rec['p']}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
+            if waits_anew:
+                indexes[f"z:{rec['p']}:since"][task_id] = _since_start_s(rec["q"])
+        assert self.indexes == indexes
+        assert self.due_s.keys() == self.records.keys()
+        inline = {
+            f"{key}:{task_id}": rec[key][1]
+            for task_id, rec in self.records.items()
+            for key in ("b", "r")
+            if len(rec.get(key, ())) == 2
+        }
+        assert {name: len(data) for name, data in self.contents.items()} == inline
+        paths: dict[str, set[str]] = defaultdict(set)
+        for task_id, rec in self.records.items():
+            paths[tag_of(task_id)].add(rec["p"])
+        assert {tag: names for tag, names in self.paths.items() if names} == paths
+
+
+def tag_of(member: str) -> str:
+    return TAGS[int(hashlib.sha1(member.encode()).hexdigest()[0], 16)]
+
+
+def world(server: Server, jittered: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """All that is in Redis, having checked that it is consistent."""
+    picture = World(server, jittered)
+    picture.assert_consistent()
+    return str(picture)
+
+
+def text(expected: str) -> str:
+    """A world as a test writes it."""
+    return dedent(expected).strip("\n")
+
+
+def _record(rec: dict[str, Any]) -> Iterator[str]:
+    yield f"{rec['s']} {rec['p']} {rec['x']!r} a{rec['a']} f{rec['f']} n{rec['n']} v{rec['v']}"
+    yield f"c{_since_start_s(rec['c']):g} m{_since_start_s(rec['m']):g} q{_since_start_s(rec['q']):g}"
+    yield f"l{rec['l'] / 1000:g}"
+    yield "wanted" if rec["w"] else "unwanted"
+    for name, key in (("body", "b"), ("result", "r")):
+        if key in rec:
+            yield f"{name}=" + ":".join(map(str, rec[key]))
+    if rec.get("e"):
+        yield "earlier"
+    if rec.get("g"):
+        yield "blobs"
+    if "z" in rec:
+        yield f"z{rec['z']}"
+
+
+def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
+    """A record without what makes it small."""
+    states = ("", "created", "dispatched", "running", "completed", "failed", "cancelled")
+    who = ("", "client", "dispatcher", "reconciler")
+    history = [
+        [at_ms, states[state], attempt, who[by], states[state] if status is True else status]
+        for at_ms, state, attempt, by, status in unpack_each(rec["h"])
+    ]
+    return rec | {"m": rec["c"] + rec.get("m", 0), "q": rec["c"] + rec.get("q", 0), "h": history}
+
+
+def _since_start_s(at_ms: float) -> float:
+    return (at_ms - START_MS) / 1000
+
+
+@cache
+def _client(port: int) -> redis.Redis:
+    return redis.Redis(port=port)
+
+
+def _everything(client: redis.Redis) -> Iterator[tuple[bytes, Any]]:
+    keys: list[bytes] = [*client.scan_iter(count=1000)]
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.type(key)
+        kinds: list[bytes] = pipe.execute()
+        for key, kind in zip(keys, kinds, strict=True):
+            if kind == b"zset":
+                pipe.zrange(key, 0, -1, withscores=True)
+            elif kind == b"hash":
+                pipe.hgetall(key)
+            elif kind == b"set":
+                pipe.smembers(key)
+            else:
+                pipe.get(key)
+        values: list[Any] = pipe.execute()
+    for key, kind, value in zip(keys, kinds, values, strict=True):
+        is_index = kind == b"zset"
+        yield key, {m.decode(): _since_start_s(at) for m, at in value} if is_index else value

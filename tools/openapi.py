@@ -1,0 +1,999 @@
+"""Writes ``docs/openapi.json``: ``python -m docs.generate_openapi``.
+
+Routes and methods come from the app itself, schemas from its models; what is written here is what these cannot say.
+A function without an operation, or an operation without a function, is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+# The rooms read their settings when they are imported; what these say does not matter here.
+os.environ.update(
+    REDIS_CONNECTION_STRING="redis://127.0.0.1",
+    EVENT_GRID_TOPIC_URI="https://topic.example.org/api/events",
+    BACKENDS='{"/v1": "https://models.example.org"}',
+    APPLICATIONINSIGHTS_CONNECTION_STRING="",
+)
+
+from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
+from cache_manager.health import Health
+from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S, PRIORITY_PATTERN
+from cache_manager.schemas import (
+    QueueDepth,
+    QueueDepthList,
+    QueueSettings,
+    TaskHistory,
+    TaskList,
+    TaskUpsert,
+    TaskView,
+)
+from request_reporter.api import ProcessingReport
+from shared.dispatch.dispatcher import Dispatched
+from shared.dispatch.registry import MAX_PATH_CHARS
+from shared.events.event_grid import DISPATCH_EVENT
+from shared.http.problems import ProblemDocument
+from shared.settings import INLINE_LIMIT_BYTES
+from shared.tasks.ids import TASK_ID_PATTERN
+from shared.tasks.task import MAX_ATTEMPT, State
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "openapi.json"
+
+Json = dict[str, Any]
+
+EXISTING = "Existing model services"
+TASKS = "Tasks"
+RESULTS = "Results"
+NUMBERS = "Queues and health"
+EVENTS = "Event Grid"
+TAGS = {
+    TASKS: "Hand in work, and follow it.",
+    RESULTS: "What the models made.",
+    NUMBERS: "For dashboards, autoscalers, operators and probes.",
+    EXISTING: "The contract that model services and gateways of the *AI for Earth API Platform* speak. Bodies are "
+    "read as JSON whatever their content type, as an object or an array whose first element counts; property names "
+    "match in any case.",
+    EVENTS: "Where the subscription of the app's topic delivers.",
+}
+
+ID = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+PATH = "v1/landcover/classify"
+ENDPOINT = f"https://models.example.org/{PATH}"
+TASK: Json = {
+    "TaskId": ID,
+    "Timestamp": "2026-11-22T10:12:44.123000Z",
+    "Status": "running model",
+    "BackendStatus": "running",
+    "Endpoint": ENDPOINT,
+    "Body": None,
+    "PublishToGrid": True,
+    "EndpointPath": f"/{PATH}",
+    "Attempt": 1,
+    "CreatedAt": "2026-11-22T10:12:43.907000Z",
+    "ResultContentType": None,
+    "ResultSize": None,
+    "Priority": 5,
+}
+CREATED = TASK | {"Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
+WAITING = CREATED | {"QueuePosition": 17, "EstimatedStart": "2026-11-22T10:13:20.157000Z"}
+COMPLETED = TASK | {
+    "Status": "completed",
+    "BackendStatus": "completed",
+    "ResultContentType": "image/tiff",
+    "ResultSize": 1_048_576,
+}
+CANCELLED = TASK | {"Status": "Cancelled", "BackendStatus": "cancelled"}
+QUEUE: Json = {
+    "EndpointPath": f"/{PATH}",
+    "Waiting": 17,
+    "Dispatched": 1,
+    "Running": 4,
+    "Completed": 2048,
+    "Failed": 3,
+    "Cancelled": 0,
+    "OldestWaitingSeconds": 12.25,
+    "InFlight": 5,
+    "Slots": 5,
+    "Limit": None,
+    "Paused": False,
+    "Draining": False,
+}
+
+
+class DocumentationError(Exception):
+    """Raised when the documented operations are not those of the app."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of a function. ``responses`` lists what is its own; those that go with every function are added."""
+
+    function: str
+    method: str
+    path: str
+    tag: str
+    summary: str
+    responses: Mapping[int, Json]
+    description: str = ""
+    parameters: tuple[Json, ...] = ()
+    body: Json | None = None
+    anonymous: bool = False
+    operation_id: str | None = None
+    """The function's name, if not given."""
+
+    @property
+    def document(self) -> Json:
+        responses = {**self.responses}
+        if not self.anonymous:
+            responses = {401: common("Unauthorized"), 503: common("Unavailable"), **responses}
+        if self.body:
+            responses[413] = common("TooLarge")
+        responses[500] = common("Failed")
+        document: Json = {
+            "operationId": self.operation_id or self.function,
+            "tags": [self.tag],
+            "summary": self.summary,
+            **({"description": self.description} if self.description else {}),
+            **({"parameters": list(self.parameters)} if self.parameters else {}),
+            **({"requestBody": self.body} if self.body else {}),
+            "responses": {str(status): responses[status] for status in sorted(responses)},
+        }
+        return document | {"security": []} if self.anonymous else document
+
+
+def schema(model: type[BaseModel]) -> Json:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def common(name: str) -> Json:
+    """One of ``COMMON_RESPONSES``."""
+    return {"$ref": f"#/components/responses/{name}"}
+
+
+def parameter(place: str, name: str, description: str, schema: Json, example: Any, **more: Any) -> Json:
+    return {"name": name, "in": place, "description": description, "schema": schema, "example": example, **more}
+
+
+def response(
+    description: str,
+    schema: Json | None = None,
+    example: Any = None,
+    *,
+    media_type: str = "application/json",
+    headers: Iterable[str] = (),
+) -> Json:
+    return {
+        "description": description,
+        **({"headers": {name: HEADERS[name] for name in headers}} if headers else {}),
+        **({"content": {media_type: content(schema, example)}} if schema is not None else {}),
+    }
+
+
+def content(schema: Json, example: Any) -> Json:
+    return {"schema": schema, **({"example": example} if example is not None else {})}
+
+
+def problem(status: int, slug: str, description: str, detail: str, **members: Any) -> Json:
+    """An error's response; *members* are those of its example beyond the common ones."""
+    example = {
+        "type": f"urn:task-backbone:problem:{slug}",
+        "title": description,
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    return response(description, schema(ProblemDocument), example, media_type="application/problem+json")
+
+
+def invalid(pointer: str, detail: str) -> Json:
+    return problem(
+        HTTPStatus.BAD_REQUEST,
+        "invalid-request",
+        "The request is not valid.",
+        f"{pointer.removeprefix('/')}: {detail}",
+        errors=[{"pointer": pointer, "detail": detail}],
+    )
+
+
+def any_body(description: str) -> Json:
+    return {
+        "description": description,
+        "required": False,
+        "content": {
+            "application/json": {"schema": {}, "example": {"scene": "S2A_20261122"}},
+            "*/*": {"schema": {}},
+        },
+    }
+
+
+def legacy_body(model: type[BaseModel], example: Json) -> Json:
+    one = schema(model)
+    return {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [one, {"type": "array", "prefixItems": [one], "minItems": 1}]},
+                "examples": {"object": {"value": example}, "array": {"value": [example]}},
+            }
+        },
+    }
+
+
+def event(kind: str, data: Json, **members: Json) -> Json:
+    """An event in either schema; names only what this app reads."""
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {**names, "data": data, **members},
+                "required": [*names, "data", *members],
+            }
+            for names in (
+                {"eventType": {"const": kind}},
+                {"specversion": {"description": "Whatever it is, it makes a CloudEvent."}, "type": {"const": kind}},
+            )
+        ]
+    }
+
+
+TASK_ID: Json = {"type": "string", "pattern": TASK_ID_PATTERN}
+TEXT: Json = {"type": "string"}
+
+HEADERS: Json = {
+    "ETag": {
+        "description": "Changes with every change of the task. Weak while the document tells the task's place in its "
+        "queue too, which changes without the task.",
+        "schema": TEXT,
+        "example": '"1a2033330a9-3"',
+    },
+    "Retry-After": {
+        "description": "Seconds until it is worth asking again: while the task waits in its queue, until it will "
+        "start, as far as that is known. Absent once the task has ended.",
+        "schema": {"type": "integer", "minimum": 1},
+        "example": 1,
+    },
+    "Location": {
+        "description": "Where the task's status is.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": f"https://backbone.example.org/api/v1/tasks/{ID}",
+    },
+    "Preference-Applied": {
+        "description": "The wait that `Prefer` got.",
+        "schema": TEXT,
+        "example": "wait=20",
+    },
+    "X-Content-Type-Options": {"schema": {"const": "nosniff"}},
+    "TaskId": {"description": "The task's id.", "schema": TASK_ID, "example": ID},
+    "WebHook-Allowed-Origin": {"schema": TEXT, "example": "eventgrid.azure.net"},
+    "WebHook-Allowed-Rate": {"schema": TEXT, "example": "*"},
+}
+TASK_HEADERS = ("ETag", "Retry-After")
+SUBMIT_HEADERS = (*TASK_HEADERS, "Location", "Preference-Applied")
+
+COMMON_RESPONSES: Json = {
+    "Unauthorized": response("The key is missing or wrong."),
+    "Unavailable": problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "unavailable",
+        "A dependency does not answer.",
+        "The task store cannot be reached at the moment. Try again.",
+    ),
+    "Failed": problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal-error",
+        "The app failed.",
+        "This is a fault of the app; its log says more.",
+    ),
+    "TooLarge": problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "too-large",
+        "The body is too large.",
+        "At most 104857600 bytes are taken.",
+    ),
+    "NoSuchTask": problem(
+        HTTPStatus.NOT_FOUND,
+        "no-such-task",
+        "There is no such task.",
+        "The id is unknown, or the task is past retention.",
+    ),
+    "Conflict": response(
+        "The task does not take this change: it has ended, or the caller speaks for another attempt than the current "
+        "one. Nothing was changed; the document holds the task as it stands, too.",
+        {"allOf": [schema(ProblemDocument), schema(TaskView)]},
+        {
+            "type": "urn:task-backbone:problem:conflict",
+            "title": "The task does not take this change.",
+            "status": 409,
+            "detail": "The task is completed and stays so.",
+            **COMPLETED,
+        },
+        media_type="application/problem+json",
+    ),
+}
+
+TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
+UNKNOWN_ENDPOINT = problem(
+    HTTPStatus.NOT_FOUND,
+    "unknown-endpoint",
+    "There is no such endpoint.",
+    "'/v1/unheard-of': no backend is registered for this path.",
+)
+QUEUE_FULL = problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "queue-full",
+    "The queue is full.",
+    "As many tasks wait at this endpoint as may. Try again.",
+) | {"headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}}}
+QUEUE_DRAINING = problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "queue-draining",
+    "The queue takes no new tasks, or a dependency does not answer.",
+    "The endpoint is being drained: tasks that wait there are still done.",
+)
+ATTEMPT_HEADER = parameter(
+    "header",
+    "X-Task-Attempt",
+    "The number the dispatch had in this header. Without it the caller is trusted as the current one.",
+    {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    1,
+)
+ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
+"""A path parameter that spans several segments: its slashes are not to be escaped."""
+CLUSTER_PARAMETERS = (
+    parameter("query", "cluster", "`ServiceCluster` of the reports.", TEXT | {"minLength": 1}, "west", required=True),
+    parameter(
+        "query",
+        "path",
+        "`ApiPath` of the reports, with or without its leading slash.",
+        TEXT | {"minLength": 1},
+        f"/{PATH}",
+        required=True,
+    ),
+)
+PROCESSING_RESPONSES = {
+    200: response(
+        "Requests in flight.", {"type": "string", "pattern": "^[0-9]+$"}, "7", media_type="text/plain; charset=utf-8"
+    ),
+    204: response("Nothing was ever counted there."),
+    400: invalid("cluster", "the query parameter is missing"),
+}
+
+OPERATIONS: list[Operation] = [
+    Operation(
+        "SubmitTask",
+        "POST",
+        "/v1/submit/{path}",
+        TASKS,
+        "Hand in a task",
+        description="The body is kept byte for byte with its content type and handed to the model service that is "
+        "registered for the path, with the request's query string but for the key. Answers once the task is safe.",
+        parameters=(
+            parameter(
+                "path",
+                "path",
+                "The endpoint's path: the queue's name.",
+                TEXT
+                | {
+                    "pattern": "^[A-Za-z0-9._~:@+,=-]+(/[A-Za-z0-9._~:@+,=-]+)*/?$",
+                    "maxLength": MAX_PATH_CHARS - 1,
+                },
+                PATH,
+                **ENDPOINT_PATH,
+            ),
+            parameter(
+                "header",
+                "Idempotency-Key",
+                "Makes repeating safe: the same key, path and body again gives the same task.",
+                TEXT | {"pattern": r"^[\x20-\x7e]{1,255}$"},
+                "8e03978e-40d5-43e8-bc93-6894a57f9324",
+            ),
+            parameter(
+                "header",
+                "Priority",
+                "A digit: 9 goes before 0, and 5 is what a task has without one. What RFC 9218 has in this header is "
+                "ignored.",
+                TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
+                "7",
+            ),
+            parameter(
+                "header",
+                "Prefer",
+                f"`wait=N`: wait up to N seconds for the task's end, {MAX_WAIT_S} at most.",
+                TEXT,
+                "wait=20",
+            ),
+            parameter(
+                "header",
+                "traceparent",
+                "W3C trace context, which every later step of the task joins.",
+                TEXT,
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            ),
+        ),
+        body=any_body("What the model service is to get: any bytes, or none."),
+        responses={
+            200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
+            202: response("The task is safe.", schema(TaskView), WAITING, headers=SUBMIT_HEADERS),
+            400: invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed"),
+            404: UNKNOWN_ENDPOINT,
+            422: problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key was used before.",
+                "An earlier request with the same Idempotency-Key had another body.",
+                TaskId=ID,
+            ),
+            429: QUEUE_FULL,
+            503: QUEUE_DRAINING,
+        },
+    ),
+    Operation(
+        "GetTask",
+        "GET",
+        "/v1/tasks/{id}",
+        TASKS,
+        "A task's status",
+        parameters=(
+            TASK_ID_IN_PATH,
+            parameter(
+                "query",
+                "wait",
+                f"Answer at the task's next change, or after this many seconds. More than {MAX_WAIT_S} counts as "
+                f"{MAX_WAIT_S}. A change is what makes the ETag another one than that in `If-None-Match`, or than "
+                "the present one.",
+                {"type": "number", "minimum": 0, "maximum": 999_999, "multipleOf": 0.001},
+                20,
+            ),
+            parameter("header", "If-None-Match", "The ETag of a former answer.", TEXT, '"1a2033330a9-3"'),
+        ),
+        responses={
+            200: response("The task.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            304: response("The task is as `If-None-Match` says.", headers=TASK_HEADERS),
+            400: invalid("wait", "a number of seconds is expected"),
+            404: common("NoSuchTask"),
+        },
+    ),
+    Operation(
+        "GetTaskHistory",
+        "GET",
+        "/v1/tasks/{id}/history",
+        TASKS,
+        "A task's transitions",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            200: response(
+                "Every transition, oldest first.",
+                schema(TaskHistory),
+                {
+                    "TaskId": ID,
+                    "Events": [
+                        {
+                            "Timestamp": CREATED["Timestamp"],
+                            "State": "created",
+                            "Status": "created",
+                            "Attempt": 1,
+                            "Who": "client",
+                        }
+                    ],
+                },
+            ),
+            404: common("NoSuchTask"),
+        },
+    ),
+    Operation(
+        "CancelTask",
+        "DELETE",
+        "/v1/tasks/{id}",
+        TASKS,
+        "Cancel a task",
+        description="A waiting task is never dispatched. Who works on a running one is told by a 409 at its next "
+        "update. Cancelling it again changes nothing.",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            200: response("The task is cancelled.", schema(TaskView), CANCELLED, headers=("ETag",)),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "ReplayTask",
+        "POST",
+        "/v1/tasks/{id}/replay",
+        TASKS,
+        "Have a failed task begin again",
+        description="At its endpoint, with the body it has, as a new attempt and without its result.",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            202: response(
+                "The task waits to be dispatched.", schema(TaskView), CREATED | {"Attempt": 2}, headers=TASK_HEADERS
+            ),
+            400: invalid("/Body", "a task to be published needs one, and none was kept"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "TaskHeartbeat",
+        "POST",
+        "/v1/tasks/{id}/heartbeat",
+        TASKS,
+        "Renew a task's lease",
+        description="For model services that have nothing to report. Any update does the same.",
+        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER),
+        responses={
+            200: response("The lease runs anew.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            400: invalid("X-Task-Attempt", "a number is expected"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "ListTasks",
+        "GET",
+        "/v1/tasks",
+        TASKS,
+        "Tasks, newest first",
+        description="Paging meets every task that is there all the while exactly once, whatever comes, goes or "
+        "changes meanwhile.",
+        parameters=(
+            parameter("query", "path", "Tasks of this endpoint path only.", TEXT, f"/{PATH}"),
+            parameter(
+                "query", "status", "Tasks in this state only.", {"enum": [state.value for state in State]}, "failed"
+            ),
+            parameter(
+                "query",
+                "limit",
+                f"Tasks on a page; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter(
+                "query",
+                "cursor",
+                "`NextCursor` of the former page.",
+                TEXT | {"pattern": "^[0-9a-f]{1,12}-[A-Za-z0-9_.-]{1,128}$"},
+                f"1a2033330a9-{ID}",
+            ),
+        ),
+        responses={
+            200: response("A page.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
+            400: invalid("limit", "a number from 1 to 200 is expected"),
+        },
+    ),
+    Operation(
+        "PutTaskResult",
+        "PUT",
+        "/v1/tasks/{id}/result",
+        RESULTS,
+        "Keep a task's result",
+        description="For model services, before they report the task completed. A later one replaces it. It is void "
+        "when the attempt is made again; a pipeline's next step still finds it. Counts as an update. Over "
+        f"{INLINE_LIMIT_BYTES // 1024} KiB it is kept in Blob Storage.",
+        parameters=(
+            TASK_ID_IN_PATH,
+            ATTEMPT_HEADER,
+        ),
+        body=any_body("What the model made: any bytes, or none."),
+        responses={
+            200: response("The result is kept.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            400: invalid("X-Task-Attempt", "a number is expected"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "GetTaskResult",
+        "GET",
+        "/v1/tasks/{id}/result",
+        RESULTS,
+        "A task's result",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            200: response(
+                "The result, byte for byte with its content type.",
+                {},
+                media_type="*/*",
+                headers=("X-Content-Type-Options", "TaskId"),
+            ),
+            404: problem(
+                HTTPStatus.NOT_FOUND,
+                "no-result",
+                "There is no result.",
+                "The task has stored none, or not yet.",
+                TaskId=ID,
+            ),
+        },
+    ),
+    Operation(
+        "QueueDepths",
+        "GET",
+        "/v1/queues",
+        NUMBERS,
+        "All queues",
+        operation_id="AllQueueDepths",
+        responses={200: response("By endpoint path.", schema(QueueDepthList), {"Queues": [QUEUE]})},
+    ),
+    Operation(
+        "QueueDepths",
+        "GET",
+        "/v1/queues/{path}",
+        NUMBERS,
+        "One queue",
+        description="All numbers are 0 for a path that is not known, so that an autoscaler can read it.",
+        parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
+        responses={200: response("How many tasks stand where.", schema(QueueDepth), QUEUE)},
+    ),
+    Operation(
+        "ConfigureQueue",
+        "PATCH",
+        "/v1/queues/{path}",
+        NUMBERS,
+        "Pause, drain or limit a queue",
+        description="What the body does not name stays as it is. Tasks that may go by the change are dispatched at "
+        "once; what a model service has in hand already is not taken from it.",
+        parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
+        body={
+            "required": True,
+            "content": {"application/json": {"schema": schema(QueueSettings), "example": {"Limit": 8}}},
+        },
+        responses={
+            200: response("The queue, with its new settings.", schema(QueueDepth), QUEUE | {"Limit": 8}),
+            400: invalid("/Limit", "Input should be greater than or equal to 1"),
+            404: UNKNOWN_ENDPOINT,
+        },
+    ),
+    Operation(
+        "Health",
+        "GET",
+        "/v1/health",
+        NUMBERS,
+        "Whether the app can do its work",
+        anonymous=True,
+        responses={
+            200: response(
+                "It can. `degraded`: large bodies are refused, or new tasks start late; none is lost.",
+                schema(Health),
+                {"Status": "ok", "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}},
+            ),
+            503: response(
+                "It cannot: the task store does not answer.",
+                schema(Health),
+                {
+                    "Status": "unavailable",
+                    "Dependencies": {"Redis": "unavailable", "BlobStorage": "ok", "EventGrid": "ok"},
+                },
+            ),
+        },
+    ),
+    Operation(
+        "CacheConnectorUpsert",
+        "POST",
+        "/CacheConnectorUpsert",
+        EXISTING,
+        "Create or update a task",
+        description="With `PublishToGrid` the task goes to the end of its endpoint's queue: a new one, or a "
+        "pipeline's next step.",
+        body=legacy_body(
+            TaskUpsert,
+            {
+                "Status": "created",
+                "BackendStatus": "created",
+                "Endpoint": ENDPOINT,
+                "Body": '{"scene":"S2A_20261122"}',
+                "PublishToGrid": True,
+            },
+        ),
+        responses={
+            200: response("The task as it is stored.", schema(TaskView), CREATED),
+            400: invalid("/Endpoint", "it lies within no registered backend"),
+            409: common("Conflict"),
+            429: QUEUE_FULL,
+            503: QUEUE_DRAINING,
+        },
+    ),
+    Operation(
+        "CacheConnectorGet",
+        "GET",
+        "/CacheConnectorGet",
+        EXISTING,
+        "A task",
+        parameters=(parameter("query", "taskId", "The task's id.", TEXT | {"minLength": 1}, ID, required=True),),
+        responses={
+            200: response("The task.", schema(TaskView), TASK),
+            204: response("There is none."),
+            400: invalid("taskId", "the query parameter is missing"),
+        },
+    ),
+    Operation(
+        "CurrentProcessingUpsert",
+        "POST",
+        "/CurrentProcessingUpsert",
+        EXISTING,
+        "Report requests that began or ended",
+        description="Adds `IncrementBy - DecrementBy` to the requests in flight.",
+        body=legacy_body(ProcessingReport, {"ApiPath": f"/{PATH}", "ServiceCluster": "west", "IncrementBy": 1}),
+        responses={
+            200: response("Counted."),
+            400: invalid("/ApiPath", "Field required"),
+        },
+    ),
+    Operation(
+        "CurrentProcessingGet",
+        "GET",
+        "/CurrentProcessingGet",
+        EXISTING,
+        "Requests in flight",
+        parameters=CLUSTER_PARAMETERS,
+        responses=PROCESSING_RESPONSES,
+    ),
+    Operation(
+        "CurrentProcessingGet",
+        "POST",
+        "/CurrentProcessingGet",
+        EXISTING,
+        "Requests in flight",
+        operation_id="CurrentProcessingGetByPost",
+        parameters=CLUSTER_PARAMETERS,
+        responses=PROCESSING_RESPONSES,
+    ),
+    Operation(
+        "BackendWebhook",
+        "POST",
+        "/BackendWebhook",
+        EVENTS,
+        "Deliver events",
+        description="Event Grid schema (an array) or CloudEvents (one, or a batch). Each event's task is dispatched "
+        "to its model service; the answer is 200 once the outcome is recorded, whatever the model service said. "
+        "Other answers have a result for each event too.",
+        parameters=(
+            parameter(
+                "header",
+                "aeg-subscription-name",
+                "The event subscription: with `EVENT_GRID_SUBSCRIPTION`, none other's deliveries are taken.",
+                TEXT,
+                "BACKEND-WEBHOOK",
+            ),
+        ),
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/BackboneEvent"},
+                            {
+                                "type": "array",
+                                "items": {"$ref": "#/components/schemas/BackboneEvent"},
+                                "minItems": 1,
+                                "maxItems": MAX_EVENTS,
+                            },
+                        ]
+                    },
+                    "example": [
+                        {
+                            "id": f"{ID}.1",
+                            "subject": f"tasks/{ID}",
+                            "eventType": DISPATCH_EVENT,
+                            "eventTime": "2026-11-22T10:12:43.912Z",
+                            "dataVersion": "1.0",
+                            "data": {"TaskId": ID, "Attempt": 1},
+                        }
+                    ],
+                }
+            },
+        },
+        responses={
+            200: response(
+                "What became of each event, or the answer to Event Grid's handshake.",
+                {
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "properties": {
+                                "results": {
+                                    "type": "array",
+                                    "items": {"enum": [outcome.value for outcome in Dispatched]},
+                                }
+                            },
+                            "required": ["results"],
+                        },
+                        {
+                            "type": "object",
+                            "properties": {"validationResponse": TEXT},
+                            "required": ["validationResponse"],
+                        },
+                    ]
+                },
+                {"results": ["accepted"]},
+            ),
+            400: problem(
+                HTTPStatus.BAD_REQUEST,
+                "invalid-event",
+                "An event cannot be handled.",
+                "See errors.",
+                errors=[{"pointer": "/0", "detail": "the event type is unknown"}],
+                results=["invalid"],
+            ),
+            403: problem(
+                HTTPStatus.FORBIDDEN,
+                "wrong-subscription",
+                "The delivery is another subscription's.",
+                "The header aeg-subscription-name does not name the subscription that this app expects.",
+            ),
+        },
+    ),
+    Operation(
+        "BackendWebhook",
+        "OPTIONS",
+        "/BackendWebhook",
+        EVENTS,
+        "The CloudEvents handshake",
+        operation_id="BackendWebhookHandshake",
+        parameters=(
+            parameter(
+                "header",
+                "WebHook-Request-Origin",
+                "Who asks to deliver.",
+                TEXT | {"minLength": 1},
+                "eventgrid.azure.net",
+                required=True,
+            ),
+        ),
+        responses={
+            200: response("Permitted.", headers=("WebHook-Allowed-Origin", "WebHook-Allowed-Rate")),
+            400: invalid("WebHook-Request-Origin", "the header is missing"),
+        },
+    ),
+]
+
+EVENT_SCHEMAS: Json = {
+    "BackboneEvent": {
+        "anyOf": [
+            {"$ref": f"#/components/schemas/{name}"}
+            for name in ("DispatchEvent", "ClassicEvent", "SubscriptionValidationEvent")
+        ]
+    },
+    "DispatchEvent": {
+        "description": "An attempt of a task is to be dispatched: what this app itself publishes.",
+        **event(
+            DISPATCH_EVENT,
+            {
+                "type": "object",
+                "properties": {
+                    "TaskId": TASK_ID,
+                    "Attempt": {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPT},
+                    "traceparent": {"description": "W3C trace context; what is none is ignored."},
+                },
+                "required": ["TaskId", "Attempt"],
+            },
+        ),
+    },
+    "ClassicEvent": {
+        "description": "The former platform's: the URL to call in its subject, the request body in its data. The "
+        "task is created unless it is known.",
+        **event(LEGACY_EVENT, {}, id=TASK_ID, subject=TEXT | {"minLength": 1}),
+    },
+    "SubscriptionValidationEvent": {
+        "description": "Event Grid's handshake, which comes alone.",
+        **event(
+            VALIDATION_EVENT,
+            {
+                "type": "object",
+                "properties": {"validationCode": TEXT | {"minLength": 1}},
+                "required": ["validationCode"],
+            },
+        ),
+    },
+}
+
+
+class _Schemas(GenerateJsonSchema):
+    """Members need no titles: they have names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def generate() -> str:
+    """The document of the app as it is. Once per process, for so often the app can be asked for its functions.
+
+    Raises:
+        DocumentationError: the documented operations are not the app's.
+    """
+    prefix = json.loads((ROOT / "host.json").read_text())["extensions"]["http"]["routePrefix"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    _check_complete()
+    paths: Json = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = operation.document
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Task Backbone",
+            "version": project["version"],
+            "summary": project["description"],
+            "description": "Errors are problem documents (RFC 9457), times ISO 8601 in UTC. The gateway may name the "
+            "caller with `X-Task-Owner`, together with its `X-Gateway-Key`: the request then meets only that owner's "
+            "tasks. From anybody else the header is answered with 403.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [
+            {
+                "url": f"https://{{app}}.azurewebsites.net/{prefix}",
+                "variables": {"app": {"default": "task-backbone", "description": "The function app's name."}},
+            }
+        ],
+        "security": [{"key": []}, {"code": []}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "responses": COMMON_RESPONSES,
+            "securitySchemes": {
+                "key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "x-functions-key",
+                    "description": "A function's or the host's key. Beats the query parameter.",
+                },
+                "code": {"type": "apiKey", "in": "query", "name": "code", "description": "The same."},
+            },
+        },
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _schemas() -> Json:
+    _, definitions = models_json_schema(
+        [
+            (TaskUpsert, "validation"),
+            (ProcessingReport, "validation"),
+            (TaskView, "serialization"),
+            (TaskHistory, "serialization"),
+            (TaskList, "serialization"),
+            (QueueDepth, "serialization"),
+            (QueueDepthList, "serialization"),
+            (QueueSettings, "validation"),
+            (Health, "serialization"),
+            (ProblemDocument, "serialization"),
+        ],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=_Schemas,
+    )
+    return dict(sorted({**definitions["$defs"], **EVENT_SCHEMAS}.items()))
+
+
+def _check_complete() -> None:
+    from function_app import app
+
+    documented = {(operation.function, operation.method, operation.path) for operation in OPERATIONS}
+    served: set[tuple[str, str, str]] = set()
+    optional: set[tuple[str, str, str]] = set()
+    for function in app.get_functions():
+        if not function.is_http_function():
+            continue
+        trigger: Any = function.get_trigger()
+        name, path = str(function.get_function_name()), "/" + trigger.route.replace("{*", "{")
+        for method in trigger.methods:
+            served.add((name, method.value, path))
+            if "{*" in trigger.route:
+                optional.add((name, method.value, path.rpartition("/")[0]))
+    if missing := served - documented:
+        raise DocumentationError(f"functions without a documented operation: {sorted(missing)}")
+    if superfluous := documented - served - optional:
+        raise DocumentationError(f"documented operations without a function: {sorted(superfluous)}")
+
+
+if __name__ == "__main__":
+    TARGET.write_text(generate())
