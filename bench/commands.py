@@ -16,16 +16,15 @@ from typing import Any, Final, Self, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
-from shared.tasks.task import Content, State
-from shared.store.policy import QueuePolicy, StorePolicy
-from shared.store.queue_steps import QueueSteps, QueueEntry
-from shared.store.redis.client import connect
+from shared.settings import Settings
+from shared.store import RedisAddress, RedisLink, StorePolicy, connect
+from shared.store.queries import Queries
+from shared.store.queue_steps import QueueEntry, QueueSteps
+from shared.store.redis.client import RedisClient
+from shared.store.redis.partitions import TAGS, partition, tag_of
 from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import SlotGrant
-from shared.tasks.task import NewTask
-from shared.store.redis.client import RedisAddress, RedisClient
-from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import TAGS, partition, tag_of
+from shared.tasks.task import Content, NewTask, State
 
 PATH: Final = "/v1/bench/model"
 BODY: Final = b"x" * 500
@@ -45,13 +44,15 @@ _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The tasks and the queues of one Redis, as the app has them."""
+    """The steps and queries of one Redis, as the app's store has them inside."""
 
+    link: RedisLink
     store: TaskSteps
     queues: QueueSteps
+    queries: Queries
 
     async def aclose(self) -> None:
-        await self.store.aclose()
+        await self.link.aclose()
 
 
 Step = Callable[[Opened, str], Awaitable[object]]
@@ -83,18 +84,31 @@ async def enter_queue(redis: Opened, task_id: str) -> object:
 
 
 async def leave_queue(redis: Opened, task_id: str) -> object:
-    return await redis.queues.release(PATH, SlotGrant(task_id, 1), None)
+    return await redis.queues.release(PATH, SlotGrant(task_id, 1))
 
 
-def open_redis(url: str, policy: StorePolicy | None = None, queue_policy: QueuePolicy | None = None) -> Opened:
+def default_policy() -> StorePolicy:
+    """The app's, with the settings' defaults."""
+    return StorePolicy.of(
+        Settings.from_env(
+            {
+                "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+                "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+                "BACKENDS": '{"/v1": "https://models.example.org"}',
+            }
+        )
+    )
+
+
+def open_redis(url: str, policy: StorePolicy | None = None) -> Opened:
     def no_identity() -> Any:
         raise AssertionError("the benchmarks' Redis is entered without Entra ID")
 
     async def open_client() -> RedisClient:
         return await connect(RedisAddress.parse(url), no_identity)
 
-    link = RedisLink(open_client)
-    return Opened(TaskSteps(link, policy or StorePolicy()), QueueSteps(link, queue_policy or QueuePolicy()))
+    link, policy = RedisLink(open_client), policy or default_policy()
+    return Opened(link, TaskSteps(link, policy), QueueSteps(link, policy), Queries(link))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +26,12 @@ from bench.commands import (
     Loader,
     Opened,
     Step,
-    heartbeat,
     claim,
     complete,
     create,
+    default_policy,
     enter_queue,
+    heartbeat,
     leave_queue,
     open_redis,
     prepare_scripts,
@@ -39,14 +40,15 @@ from bench.commands import (
 )
 from bench.harness import Figure, Report, versions
 from local.redis_server import RedisServer
-from shared.tasks.task import State
-from shared.store.policy import QueuePolicy, StorePolicy
 from shared.store.queries import Listing
 from shared.store.redis.partitions import PARTITIONS
+from shared.tasks.task import State
 
 SMALL: Final = 1_000
-POLICY: Final = StorePolicy(republish_s=30 * 86_400, retention_s=30 * 86_400)
-QUEUE_POLICY: Final = QueuePolicy(slot_claim_s=30 * 86_400, slot_check_s=30 * 86_400)
+MONTH_S: Final = 30 * 86_400
+POLICY: Final = replace(
+    default_policy(), republish_s=MONTH_S, retention_s=MONTH_S, slot_claim_s=MONTH_S, slot_check_s=MONTH_S
+)
 """Nothing becomes due meanwhile."""
 KINDS: Final = {"waiting": (create, enter_queue), "finished": (create, claim, running, complete)}
 PAGE: Final = 50
@@ -70,15 +72,15 @@ async def maintain(redis: Opened, _: str) -> object:
 
 
 async def depths(redis: Opened, _: str) -> object:
-    return await redis.store.depths()
+    return await redis.queries.depths()
 
 
 async def list_page(redis: Opened, _: str) -> object:
-    return await redis.store.page(Listing(limit=PAGE))
+    return await redis.queries.page(Listing(limit=PAGE))
 
 
 async def list_rare(redis: Opened, _: str) -> object:
-    return await redis.store.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
+    return await redis.queries.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
 
 
 STEPS: Final[dict[str, Step]] = {
@@ -180,7 +182,7 @@ def run(quick: bool) -> list[Figure]:
 
 async def _open(servers: ExitStack, directory: Path, kind: str) -> Store:
     server = servers.enter_context(RedisServer(directory, extra_arguments=["--appendonly", "no"]))
-    redis = open_redis(server.url, POLICY, QUEUE_POLICY)
+    redis = open_redis(server.url, POLICY)
     await prepare_scripts(redis, server.url)
     commands = await seen(server.url, redis, KINDS[kind])
     await redis.aclose()
@@ -190,7 +192,7 @@ async def _open(servers: ExitStack, directory: Path, kind: str) -> Store:
 
 async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[str, Point]:
     taken: dict[str, list[tuple[float, float]]] = {}
-    pair = [(open_redis(each.server.url, POLICY, QUEUE_POLICY), each.server) for each in (small, large)]
+    pair = [(open_redis(each.server.url, POLICY), each.server) for each in (small, large)]
     own = _ids()
     for turn in range(rounds):
         task_ids = list(islice(own, calls))

@@ -9,32 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import os
 import random
 import selectors
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
-from unittest import mock
 
 import redis
 from redis.exceptions import NoScriptError
 
+from cache_manager.reconciler import reconcile
+from cache_manager.task_service import TaskService
 from shared.dispatch.backend_client import Accepted, Answer, Busy
-from shared.dispatch.registry import BackendRegistry, Endpoint
-from shared.bodies import BlobStream, BodyStore
-from shared.dispatch.dispatcher import Dispatcher
-from shared.events.event_grid import EventGridTopic
-from shared.resilience.limits import Limits
+from shared.dispatch.registry import Endpoint
+from shared.resilience.circuit_breaker import Reachability
 from shared.services import Services
 from shared.settings import Settings
-from shared.tasks.task import State, Task
-from shared.store.policy import QueuePolicy, StorePolicy
-from shared.store.queue_steps import QueueSteps
-from shared.store.redis.link import RedisLink
-from shared.store.task_steps import TaskSteps
-from shared.tasks.outcomes import Granted, Refused
-from shared.tasks.task import NewTask
+from shared.store import RedisLink
+from shared.tasks.outcomes import Refused
+from shared.tasks.task import NewTask, State, Task
 
 if TYPE_CHECKING:
     from shared.store.redis.client import RedisClient
@@ -405,14 +398,9 @@ class _Run:
         self._fleet = Fleet(work, manners, self._ended, lambda number: None)
         self._attempts: dict[int, int] = {}
         self._retry_after_s = manners.retry_after_s
-        with mock.patch.dict(os.environ, _ENVIRONMENT):
-            # Which want settings to be imported at all.
-            from cache_manager.reconciler import reconcile
-            from cache_manager.task_service import TaskService
         settings = Settings.from_env(_ENVIRONMENT | {"LEASE_S": str(backbone.lease_s)} | dict(backbone.settings))
         self._services = self._open(settings, client)
         self._tasks = TaskService(self._services)
-        self._reconcile = reconcile
 
     async def run(self) -> Record:
         self._start(self._reconciler())
@@ -431,31 +419,16 @@ class _Run:
         return self._fleet.record
 
     def _open(self, settings: Settings, client: redis.Redis) -> Services:
-        def clock_ms() -> int:
-            return START_MS + round(now_s() * 1000)
-
-        link = _SteppingLink(client, self._wire.redis_s)
-        backends, bodies, limits = BackendRegistry(settings), BodyStore(settings), Limits.of(settings)
-        policy = QueuePolicy(
-            settings.republish_s, settings.republish_s, settings.busy_retry_s, settings.backoff_base_s
-        )
-        queues = _WatchedQueues(self._fleet.record, link, policy, backends.limit, clock_ms)
-        store = TaskSteps(
-            link, StorePolicy(settings.republish_s, settings.retention_s, settings.max_attempts), clock_ms, queues
-        )
-        return Services(
-            settings=settings,
-            backends=backends,
-            store=store,
-            queues=queues,
-            dispatcher=_SimulatedDispatcher(self._post, settings, backends, store, queues, bodies, limits, None),
-            events=_SimulatedTopic(self._publish),
-            bodies=bodies,
-            limits=limits,
+        return Services.compose(
+            settings,
+            link=_SteppingLink(client, self._wire.redis_s, self._fleet.record),
+            publisher=_SimulatedTopic(self._publish),
+            transport=_SimulatedBackend(self._post),
+            now_ms=lambda: START_MS + round(now_s() * 1000),
         )
 
     async def _submit(self, number: int) -> None:
-        endpoint = self._services.backends.endpoint(PATH)
+        endpoint = self._services.registry.endpoint(PATH)
         new = NewTask(_id(number), endpoint.path, endpoint.backend.lease_s)
         await self._tasks.submit(new, "application/json", b"{}")
 
@@ -467,10 +440,10 @@ class _Run:
         await asyncio.sleep(self._wire.event_s)
         await self._services.dispatcher.dispatch(task_id, attempt)
 
-    async def _post(self, task: Task) -> Answer:
+    async def _post(self, task_id: str, attempt: int) -> Answer:
         await asyncio.sleep(self._wire.post_s)
-        taken = self._fleet.take(_number(task.id))
-        self._attempts[_number(task.id)] = task.attempt
+        taken = self._fleet.take(_number(task_id))
+        self._attempts[_number(task_id)] = attempt
         await asyncio.sleep(self._wire.post_s)
         return Accepted() if taken else Busy(self._retry_after_s)
 
@@ -496,7 +469,7 @@ class _Run:
     async def _reconciler(self) -> None:
         while True:
             await asyncio.sleep(RECONCILER_S)
-            await self._reconcile(self._services)
+            await reconcile(self._services)
 
     async def _sampler(self, every_s: float) -> None:
         chance, record = random.Random(11), self._fleet.record
@@ -531,20 +504,28 @@ class _Run:
 class _SteppingLink(RedisLink):
     """For whose answers the whole event loop waits: meanwhile nothing happens in simulated time."""
 
-    def __init__(self, client: redis.Redis, latency_s: float) -> None:
+    def __init__(self, client: redis.Redis, latency_s: float, record: Record) -> None:
         super().__init__(self._no_other_client)
         self._redis = client
         self._latency_s = latency_s
+        self._record = record
 
-    async def _ask(self, tag: str, first: CommandPrefix, args: tuple[bytes, ...]) -> Any:
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if name == "queue/refused":
+            _, holding, slots, *_ = await super().script("queue/status", tag, *args)
+            refused = self._record.refused_tries if holding > slots else self._record.refused_grants
+            refused.append(now_s())
+        return await super().script(name, tag, *args)
+
+    async def _ask(self, tag: str, prefix: CommandPrefix, args: tuple[bytes, ...]) -> Any:
         await asyncio.sleep(self._latency_s)
-        words = (*first.words, *args)
+        words = (*prefix.words, *args)
         try:
             reply: Any = self._redis.execute_command(*words)
         except NoScriptError:
-            assert first.source is not None
-            reply = self._redis.execute_command(b"EVAL", first.source, *words[2:])
-        if not first.is_common:
+            assert prefix.source is not None
+            reply = self._redis.execute_command(b"EVAL", prefix.source, *words[2:])
+        if not prefix.is_combined:
             return reply
         (own,) = reply
         if isinstance(own, Exception):
@@ -555,38 +536,33 @@ class _SteppingLink(RedisLink):
         raise AssertionError("the simulation has a client of its own")
 
 
-class _WatchedQueues(QueueSteps):
-    """Counts what refusals taught."""
-
-    def __init__(self, record: Record, *args: Any) -> None:
-        super().__init__(*args)
-        self._record = record
-
-    async def refused(self, task: Task, requeued: Task, *, after_s: float | None) -> Granted:
-        before = await self.status(task.path)
-        beyond = before.holding > before.slots
-        (self._record.refused_tries if beyond else self._record.refused_grants).append(now_s())
-        return await super().refused(task, requeued, after_s=after_s)
-
-
-class _SimulatedDispatcher(Dispatcher):
-    """The dispatcher, which calls a simulated model service."""
-
-    def __init__(self, call: Callable[[Task], Coroutine[Any, Any, Answer]], *args: Any) -> None:
-        super().__init__(*args)
+class _SimulatedBackend:
+    def __init__(self, call: Callable[[str, int], Awaitable[Answer]]) -> None:
         self._call = call
 
-    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
-        return await self._call(task)
+    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float) -> Answer:
+        return await self._call(headers["taskId"], int(headers["X-Task-Attempt"]))
+
+    async def aclose(self) -> None:
+        return
 
 
-class _SimulatedTopic(EventGridTopic):
+class _SimulatedTopic:
     def __init__(self, publish: Callable[[Sequence[Task]], None]) -> None:
-        super().__init__("https://topic.example.org/api/events", None)
         self._deliver = publish
 
-    async def publish(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+    @property
+    def state(self) -> Reachability:
+        return "ok"
+
+    async def publish_dispatches(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
         self._deliver(tasks)
+
+    async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        raise AssertionError("the simulation wants no completions")
+
+    async def aclose(self) -> None:
+        return
 
 
 class _Count:

@@ -28,10 +28,10 @@ from bench.commands import (
     Command,
     Loader,
     Step,
-    heartbeat,
     claim,
     complete,
     create,
+    heartbeat,
     open_redis,
     prepare_scripts,
     seen,
@@ -250,7 +250,7 @@ def _round_trips() -> Iterator[list[int]]:
 def _depth(server: RedisServer, state: str) -> int:
     async def depth() -> int:
         redis = open_redis(server.url)
-        depths = await redis.store.depths(PATH)
+        depths = await redis.queries.depths(PATH)
         await redis.aclose()
         return getattr(depths[PATH], state)
 

@@ -45,7 +45,7 @@ def imported() -> set[str]:
     )
     assert process.returncode == 0, process.stderr
     modules = set(json.loads(process.stdout))
-    assert {"function_app", "azure.functions", "shared.task_store"} <= modules
+    assert {"function_app", "azure.functions", "shared.store"} <= modules
     return modules
 
 

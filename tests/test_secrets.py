@@ -48,8 +48,8 @@ def test_every_setting_that_holds_a_secret_is_kept_as_one() -> None:
 
 def test_no_form_of_the_settings_tells_a_secret() -> None:
     settings = Settings.from_env(SECRET_SETTINGS | OTHER_SETTINGS)
-    services = Services.of(settings)
-    for holder in (settings, services, services.store, services.events, services.bodies, services.backends):
+    services = Services.compose(settings)
+    for holder in (settings, services, services.store, services.publisher, services.bodies, services.registry):
         for told in (repr, str, format, ascii):
             assert SECRET not in told(holder)
     assert SECRET not in repr(settings.model_dump()) + settings.model_dump_json()

@@ -1,4 +1,4 @@
-"""Breaks each guard in a copy of the tree, and says which test notices: ``python -m tests.mutations [NAME…]``.
+"""Breaks each guard in a copy of the tree, and says which test notices: ``python -m tools.mutation_check [NAME…]``.
 
 A guard that can be broken without a test failing is not tested. Exit code 1 if there is one.
 """
@@ -326,7 +326,7 @@ MUTATIONS = [
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.mutation_check", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of guards' names; without one, all")
     wanted = parser.parse_args().names
     unnoticed = 0

@@ -1,4 +1,4 @@
-"""Writes ``docs/openapi.json``: ``python -m docs.generate_openapi``.
+"""Writes ``docs/openapi.json``: ``python -m tools.openapi``.
 
 Routes and methods come from the app itself, schemas from its models; what is written here is what these cannot say.
 A function without an operation, or an operation without a function, is an error.

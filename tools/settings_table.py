@@ -1,4 +1,4 @@
-"""Writes the table in ``docs/settings.md`` from ``shared/settings.py``: ``python -m docs.generate_settings``."""
+"""Writes the table in ``docs/settings.md`` from ``shared/settings.py``: ``python -m tools.settings_table``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 
-TARGET = Path(__file__).parent / "settings.md"
-BEGIN, END = "<!-- begin: python -m docs.generate_settings -->", "<!-- end -->"
+TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
+BEGIN, END = "<!-- begin: python -m tools.settings_table -->", "<!-- end -->"
 
 # The app takes a name in any case; the Functions host, which reads these too, does not.
 _HOST_SPELLING = {

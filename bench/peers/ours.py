@@ -18,20 +18,16 @@ import sys
 import uuid
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from bench.commands import default_policy
 from bench.peers import side
-from shared.tasks.task import Content, State, Task
-from shared.store.policy import QueuePolicy, StorePolicy
-from shared.store.queue_steps import QueueSteps
-from shared.store.redis.client import connect
-from shared.store.redis.link import RedisLink
-from shared.store.task_steps import TaskSteps
-from shared.tasks.outcomes import Claimed, Created, SlotGrant, Granted, Refused
-from shared.tasks.task import NewTask
-from shared.store.redis.client import RedisAddress
+from shared.store import RedisAddress, RedisLink, TaskStore, connect
+from shared.tasks.outcomes import Claimed, Created, Granted, SlotGrant
+from shared.tasks.task import Content, NewTask, State, Task
 
 PATH = "/v1/bench/0"
 LEASE_S = 60
@@ -40,10 +36,9 @@ LOOK_S = 0.25
 nobody listened."""
 
 
-def _open(url: str, slots: int) -> tuple[TaskSteps, QueueSteps]:
+def _open(url: str, slots: int) -> TaskStore:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_credential))
-    queues = QueueSteps(link, QueuePolicy(slot_claim_s=2 * LOOK_S), lambda _: slots)
-    return TaskSteps(link, StorePolicy(), queues=queues), queues
+    return TaskStore(link, replace(default_policy(), slot_claim_s=2 * LOOK_S), lambda _: slots)
 
 
 def _prefetch() -> int:
@@ -72,7 +67,7 @@ class _Notes:
                 line = socket.socket(socket.AF_UNIX)
                 line.connect(self._mailbox)
                 self._socket = line
-            self._socket.sendall(f"{grant.turn}\n".encode())
+            self._socket.sendall(f"{grant.entry_id}\n".encode())
 
 
 def _as_the_app_does() -> None:
@@ -84,7 +79,7 @@ def _as_the_app_does() -> None:
 def producer(url: str) -> side.Enqueue:
     """What the submit handler does; the seconds a task shall take go as its query."""
     loop = asyncio.new_event_loop()
-    store, _ = _open(url, side.SLOTS * _prefetch())
+    store = _open(url, side.SLOTS * _prefetch())
     body = side.PAYLOAD.encode()
     content = Content("text/plain", len(body))
     notes = _Notes(_mailbox(url))
@@ -93,10 +88,11 @@ def producer(url: str) -> side.Enqueue:
         for seconds in tasks:
             task_id = str(uuid.uuid4())
             new = NewTask(task_id, PATH, LEASE_S, query=f"{seconds}", body=content, inline_body=body)
-            created = await store.create_waiting(new)
+            created = await store.create(new)
             assert isinstance(created, Created)
-            for grant in created.granted.grants:
-                notes.tell(grant)
+            for granted in created.granted:
+                for grant in granted.grants:
+                    notes.tell(grant)
 
     async def enqueue(tasks: Iterable[float]) -> None:
         await asyncio.gather(*(one_of_many(tasks) for _ in range(side.CONCURRENT_ENQUEUES)))
@@ -111,55 +107,53 @@ def worker(url: str) -> None:
 
 class Consumer:
     def __init__(self, url: str) -> None:
-        self._store, self._queues = _open(url, side.SLOTS * _prefetch())
+        self._store = _open(url, side.SLOTS * _prefetch())
         self._free = asyncio.Semaphore(side.SLOTS)
         self._mailbox = _mailbox(url)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         await asyncio.start_unix_server(self._hear, self._mailbox)
         while True:
-            tended = await self._queues.maintain(PATH)
-            self._hand_on(tended.granted)
-            self._hand_on(Granted(tended.doubtful, None))
+            async for change in self._store.queues.maintain(PATH):
+                self._dispatch(*change.granted)
+                self._dispatch(Granted(PATH, [SlotGrant.of(task) for task in change.undelivered]))
             await asyncio.sleep(LOOK_S)
 
     async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         async for line in notes:
-            self._hand_on(Granted([SlotGrant.of(line.decode().strip())], None))
+            self._dispatch(Granted(PATH, [SlotGrant.parse(line.decode().strip())]))
 
-    def _hand_on(self, granted: Granted) -> None:
-        for grant in granted.grants:
-            self._start(self._work(grant, granted.claims.get(grant)))
+    def _dispatch(self, *granted: Granted) -> None:
+        for each in granted:
+            for grant in each.grants:
+                self._start(self._work(each, grant))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    async def _took(self, task: Task) -> None:
-        granted = (await self._store.accepted(task)).granted
-        if granted:
-            self._hand_on(granted)
+    async def _accept(self, task: Task) -> None:
+        self._dispatch(*await self._store.accept(task))
 
-    async def _work(self, grant: SlotGrant, claimed: Claimed | Refused | None) -> None:
+    async def _work(self, granted: Granted, grant: SlotGrant) -> None:
         while True:
-            claimed = claimed or await self._store.claim(grant.task_id, grant.attempt)
+            claimed = await self._store.claim_granted(granted, grant)
             if not isinstance(claimed, Claimed):
                 return
             task, seconds = claimed.task, float(claimed.task.query)
             if seconds:
-                self._start(self._took(task))
+                self._start(self._accept(task))
             async with self._free:
                 status = await side.perform_async((claimed.inline_body or b"").decode(), seconds)
             ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
-            granted = ended.granted
-            if not granted or not granted.grants:
+            if not ended.granted or not ended.granted[0].grants:
                 return
+            (granted,) = ended.granted
             grant, *others = granted.grants
-            claimed = granted.claims.get(grant)
             if others:
-                self._hand_on(Granted(others, None, granted.claims))
+                self._dispatch(replace(granted, grants=others))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ class TaskQueues:
 
     async def paths(self) -> set[str]:
         """The endpoint paths that have tasks, or at which a slot is held though no task is left."""
-        return (await self._queues.held_paths()).union(await self._queries.depths())
+        held, depths = await asyncio.gather(self._queues.held_paths(), self._queries.depths())
+        return held.union(depths)
 
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""

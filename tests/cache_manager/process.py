@@ -1,62 +1,77 @@
-"""A process of the app as the reconciler knows it, on a real Redis, by the tests' clock. It publishes nothing and
-calls no backend: what would be published or dispatched is kept."""
+"""A process of the app as the reconciler sees it, on a real Redis, by the tests' clock. It publishes nothing and calls no
+backend: it keeps what would be published or dispatched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from shared.dispatch.backend_client import BackendTransport
 from shared.dispatch.dispatcher import Dispatcher
-from shared.events.event_grid import EventGridTopic
+from shared.resilience.circuit_breaker import Reachability
 from shared.services import Services
 from shared.settings import Settings
-from shared.store.policy import StorePolicy
+from shared.store import RedisLink, StorePolicy, TaskQueues, TaskStore
 from shared.store.queue_steps import QueueSteps
-from shared.store.redis.link import RedisLink
 from shared.store.task_steps import TaskSteps
-from shared.tasks.outcomes import Claimed, Granted, Refused, SlotGrant
+from shared.tasks.outcomes import Claimed, Granted, SlotGrant
 from shared.tasks.task import Task
 from tests.shared.store.conftest import opener
 from tests.shared.store.policies import store_policy
 
 REPUBLISH_S = 30
 MAX_ATTEMPTS = 3
-POLICY = store_policy(slot_claim_s=REPUBLISH_S, slot_check_s=REPUBLISH_S)
+POLICY = store_policy(
+    republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS, slot_claim_s=REPUBLISH_S, slot_check_s=REPUBLISH_S
+)
 
 
-Claim = Claimed | Refused | None
-
-
-class Published(EventGridTopic):
-    """Takes all events, and keeps of which attempts they speak."""
+class KeepingPublisher:
+    """Takes all events, and keeps which attempts they name."""
 
     def __init__(self) -> None:
-        super().__init__("https://topic.example.org/api/events", None)
         self.attempts: list[SlotGrant] = []
+
+    @property
+    def state(self) -> Reachability:
+        return "ok"
 
     @property
     def task_ids(self) -> list[str]:
         return [attempt.task_id for attempt in self.attempts]
 
-    async def publish(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+    async def publish_dispatches(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
         self.attempts += [SlotGrant.of(task) for task in tasks]
+
+    async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        raise AssertionError("no completions are wanted")
+
+    async def aclose(self) -> None:
+        return
 
 
 class KeepingDispatcher(Dispatcher):
-    """Keeps the slots that it is to hand on, with the paths of their queues, and what came of a claim."""
+    """Keeps the slots that it is to fill, each with the queue's answer that granted it."""
 
-    grants: list[tuple[str, SlotGrant, Claim]]
+    granted: list[tuple[Granted, SlotGrant]]
 
-    def dispatch_granted(self, path: str, granted: Granted, *, but: SlotGrant | None = None) -> bool:
-        self.grants += [(path, grant, granted.claims.get(grant)) for grant in granted.grants if grant != but]
-        return but in granted.grants
+    def dispatch_granted(self, granted: Iterable[Granted], *, but: SlotGrant | None = None) -> bool:
+        slots = [(each, grant) for each in granted for grant in each.grants]
+        self.granted += [(each, grant) for each, grant in slots if grant != but]
+        return any(grant == but for _, grant in slots)
 
 
 @dataclass(frozen=True)
 class Process:
+    """Attributes:
+    steps, queue_steps: the store's inner steps, which inform no queue of each other.
+    """
+
     services: Services
-    published: Published
+    published: KeepingPublisher
     dispatcher: KeepingDispatcher
+    steps: TaskSteps
+    queue_steps: QueueSteps
     link: RedisLink
 
     @classmethod
@@ -66,9 +81,8 @@ class Process:
         clock: Callable[[], int],
         *,
         policy: StorePolicy = POLICY,
-        limit: Callable[[str], int | None] = lambda path: None,
-        store_type: type[TaskSteps] = TaskSteps,
         link: RedisLink | None = None,
+        transport: BackendTransport | None = None,
     ) -> Process:
         link = link or RedisLink(opener(url))
         settings = Settings.from_env(
@@ -79,28 +93,50 @@ class Process:
                 "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             }
         )
-        queues = QueueSteps(link, policy, limit, clock)
-        store = store_type(link, store_policy(republish_s=REPUBLISH_S, max_attempts=MAX_ATTEMPTS), clock, queues)
-        whole = Services.of(settings)
-        dispatcher = KeepingDispatcher(settings, whole.backends, store, queues, whole.bodies, whole.limits, None)
-        dispatcher.grants = []
-        published = Published()
-        services = replace(whole, store=store, queues=queues, dispatcher=dispatcher, events=published)
-        return cls(services, published, dispatcher, link)
+        published = KeepingPublisher()
+        whole = Services.compose(
+            settings, link=link, publisher=published, transport=transport, now_ms=clock, policy=policy
+        )
+        dispatcher = KeepingDispatcher(
+            settings, whole.registry, whole.store, whole.bodies, whole.limits, whole.dispatcher._backend, None
+        )
+        dispatcher.granted = []
+        return cls(
+            replace(whole, dispatcher=dispatcher),
+            published,
+            dispatcher,
+            TaskSteps(link, policy, clock),
+            QueueSteps(link, policy, whole.registry.limit, clock),
+            link,
+        )
 
     @property
-    def store(self) -> TaskSteps:
+    def store(self) -> TaskStore:
         return self.services.store
 
     @property
-    def queues(self) -> QueueSteps:
-        return self.services.queues
+    def queues(self) -> TaskQueues:
+        return self.services.store.queues
 
-    def taken_grants(self) -> list[SlotGrant]:
+    def take_granted(self) -> list[tuple[Granted, SlotGrant]]:
         """What was granted since this was last asked."""
-        return [grant for grant, _ in self.taken_claims()]
+        granted = self.dispatcher.granted[:]
+        self.dispatcher.granted.clear()
+        return granted
 
-    def taken_claims(self) -> list[tuple[SlotGrant, Claim]]:
-        claims = [(grant, claimed) for _, grant, claimed in self.dispatcher.grants]
-        self.dispatcher.grants.clear()
-        return claims
+    async def loss(self, path: str) -> int | None:
+        """What the queue's maintenance would rebuild."""
+        return (await self.queue_steps.maintain(path)).loss
+
+    async def backend_accepts_all(self) -> list[str]:
+        """The backend accepts everything that was granted; the ids of its tasks."""
+        accepted: list[str] = []
+        while slots := self.take_granted():
+            for granted, grant in slots:
+                claimed = await self.store.claim_granted(granted, grant)
+                if isinstance(claimed, Claimed):
+                    self.dispatcher.dispatch_granted(await self.store.accept(claimed.task))
+                    accepted.append(grant.task_id)
+                else:
+                    self.dispatcher.dispatch_granted(claimed.granted)
+        return accepted

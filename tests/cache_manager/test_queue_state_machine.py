@@ -20,11 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cache_manager.reconciler import reconcile
 from cache_manager.schemas import TaskUpsert
 from cache_manager.task_service import TaskService
-from shared import dispatcher
 from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
-from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store import RedisLink, StoreUnavailable, store
 from shared.store.task_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewTask, State
@@ -107,7 +106,7 @@ class WatchedLink(RedisLink):
         self.mishap: Mishap = None
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
-        if not name.startswith("queue/"):
+        if not args or not name.startswith("queue/"):
             if self.mishap == "repeated":
                 await super().script(name, tag, *args)
             return await super().script(name, tag, *args)
@@ -121,14 +120,14 @@ class WatchedLink(RedisLink):
             raise StoreUnavailable(mishap)
         return reply
 
-    async def joint(self, name: str, *words: bytes) -> Any | None:
+    async def combined(self, name: str, *args: bytes) -> Any | None:
         mishap, self.mishap = self.mishap, None
         if mishap == "request lost":
             raise StoreUnavailable(mishap)
-        turn = msgpack.unpackb(words[-1]).get("turn")
+        turn = msgpack.unpackb(args[-1]).get("entry")
         for _ in range(2 if mishap == "repeated" else 1):
             before = {path: self._witness.picture(path) for path in PATHS}
-            reply = await super().combined(name, *words)
+            reply = await super().combined(name, *args)
             for path in PATHS:
                 self._check(before[path], self._witness.picture(path), turn)
         if mishap == "answer lost":
@@ -139,8 +138,8 @@ class WatchedLink(RedisLink):
         arg = msgpack.unpackb(cast("bytes", args[0]))
         before = self._witness.picture(arg["path"])
         reply = await super().script(name, tag, *args)
-        if name != "queue/hold":
-            self._check(before, self._witness.picture(arg["path"]), arg.get("turn"))
+        if name != "queue/mark_held":
+            self._check(before, self._witness.picture(arg["path"]), arg.get("entry"))
         return reply
 
     def _check(self, before: Picture, after: Picture, turn: str | None) -> None:
@@ -179,13 +178,18 @@ class Backend:
 
 class QueueMachine(RuleBasedStateMachine):
     def __init__(
-        self, server: Server, runner: asyncio.Runner, process: Process, witness: Witness, clock: Clock
+        self,
+        server: Server,
+        runner: asyncio.Runner,
+        process: Process,
+        backend: Backend,
+        witness: Witness,
+        clock: Clock,
     ) -> None:
         super().__init__()
         self.server, self.runner, self.process, self.witness, self.clock = server, runner, process, witness, clock
         self.link = cast("WatchedLink", process.link)
-        self.backend = Backend()
-        process.dispatcher._client = cast("Any", self.backend)
+        self.backend = backend
         self.under_way: list[tuple[asyncio.Task[Any], asyncio.Future[Answer]]] = []
         self.torn: set[str] = set()
 
@@ -193,7 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.server.flush()
         self.clock.ms = START_MS
-        self.process.dispatcher.grants.clear()
+        self.process.dispatcher.granted.clear()
         self.process.published.attempts.clear()
 
     @contextmanager
@@ -239,11 +243,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5), mishap=mishaps)
     def dispatch(self, number: int, mishap: Mishap) -> None:
         """One of the slots that the process is to hand on."""
-        grants = self.process.dispatcher.grants
-        if grants:
-            slot = grants.pop(number % len(grants))
+        slots = self.process.dispatcher.granted
+        if slots:
+            slot = slots.pop(number % len(slots))
             with self.having(mishap):
-                self.run(self.begin(self.process.dispatcher._dispatch_granted(*slot)))
+                self.run(self.begin(self.process.dispatcher._dispatch_one_granted(*slot)))
 
     @rule(number=st.integers(0, 5), keep=st.booleans(), mishap=mishaps)
     def deliver(self, number: int, keep: bool, mishap: Mishap) -> None:
@@ -271,8 +275,8 @@ class QueueMachine(RuleBasedStateMachine):
             work, _ = self.under_way.pop(number % len(self.under_way))
             work.cancel()
             self.run(_end(work))
-        elif self.process.dispatcher.grants:
-            self.process.dispatcher.grants.pop()
+        elif self.process.dispatcher.granted:
+            self.process.dispatcher.granted.pop()
 
     @rule(task_id=ids, status=st.sampled_from(["running", "completed", "completed", "failed"]), mishap=mishaps)
     def report(self, task_id: str, status: str, mishap: Mishap) -> None:
@@ -298,7 +302,8 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def configure(self, path: str, change: dict[str, Any], mishap: Mishap) -> None:
         with self.having(mishap):
-            self.process.dispatcher.dispatch_granted(path, self.run(self.process.queues.configure(path, change)))
+            granted = self.run(self.process.queues.configure(path, change))
+            self.process.dispatcher.dispatch_granted([granted])
 
     @rule(seconds=st.sampled_from([0.05, 1, 7, 31, 61]))
     def time_passes(self, seconds: float) -> None:
@@ -306,7 +311,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(path=paths)
     def timer(self, path: str) -> None:
-        self.process.dispatcher.dispatch_granted(path, self.run(self.process.queues.grant_free_slots(path)))
+        self.process.dispatcher.dispatch_granted([self.run(self.process.queues.grant_free_slots(path))])
 
     @rule(mishap=mishaps)
     def reconcile(self, mishap: Mishap) -> None:
@@ -355,17 +360,15 @@ class QueueMachine(RuleBasedStateMachine):
             await _end(work)
         process = self.process
         for path in PATHS:
-            process.dispatcher.dispatch_granted(
-                path, await process.queues.configure(path, {"paused": False, "draining": False, "limit": None})
-            )
+            reset = {"paused": False, "draining": False, "limit": None}
+            process.dispatcher.dispatch_granted([await process.queues.configure(path, reset)])
         for _ in range(200):
             self.clock.advance(31)
             await reconcile(process.services)
-            grants, events = process.dispatcher.grants[:], process.published.attempts[:]
-            process.dispatcher.grants.clear()
+            slots, events = process.take_granted(), process.published.attempts[:]
             process.published.attempts.clear()
-            for slot in grants:
-                await self._work_off(process.dispatcher._dispatch_granted(*slot))
+            for slot in slots:
+                await self._work_off(process.dispatcher._dispatch_one_granted(*slot))
             for event in events:
                 await self._work_off(process.dispatcher.dispatch(event.task_id, event.attempt))
             known = [task for task_id in IDS if (task := await process.store.get(task_id))]
@@ -396,14 +399,15 @@ def _upsert(**members: Any) -> TaskUpsert:
 
 def test_queues_and_store_together_lose_nothing(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who is granted a slot before its record is there is not waited for: here it never comes.
-    monkeypatch.setattr(dispatcher, "_CREATE_PAUSES_S", ())
+    monkeypatch.setattr(store, "_RECORD_PAUSES_S", ())
     clock, witness = Clock(), Witness(redis_server)
     with asyncio.Runner() as runner:
         link = WatchedLink(redis_server, clock, witness)
-        process = Process.start(redis_server.url, clock, link=link)
+        backend = Backend()
+        process = Process.start(redis_server.url, clock, link=link, transport=backend)
         try:
             run_state_machine_as_test(
-                cast("Any", lambda: QueueMachine(redis_server, runner, process, witness, clock)),
+                cast("Any", lambda: QueueMachine(redis_server, runner, process, backend, witness, clock)),
                 settings=settings(
                     max_examples=40,
                     stateful_step_count=20,

@@ -2,34 +2,33 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cache_manager.reconciler import reconcile
 from cache_manager.task_service import TaskService
+from shared.store import RedisLink, StoreUnavailable
 from shared.store.queue_steps import QueueEntry
-from shared.store.redis.link import StoreUnavailable
-from shared.store.redis.partitions import partition
-from shared.store.task_steps import Overdue, TaskSteps
+from shared.store.redis.partitions import HASH_TAGS, partition
 from shared.tasks.ids import new_task_id
-from shared.tasks.outcomes import Applied, Claimed, Created, Existing, SlotGrant
+from shared.tasks.outcomes import Applied, Created, SlotGrant
 from shared.tasks.task import Content, NewTask, State
 from tests.cache_manager.process import REPUBLISH_S, Process
-from tests.shared.store.conftest import Clock
-from tests.shared.store.policies import store_policy
+from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import Server, nodes, tag_of
 
 PATH = "/v1/test"
 AWAY = 3
 
 
-class StoreWithANodeAway(TaskSteps):
-    """As when the node of a cluster that has the partition ``AWAY`` does not answer."""
+class LinkWithAPartitionAway(RedisLink):
+    """As if the node of a cluster that has the partition ``AWAY`` did not answer a sweep."""
 
-    async def sweep(self, index: int) -> list[Overdue]:
-        if index == AWAY:
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if name == "task/sweep" and tag == HASH_TAGS[AWAY]:
             raise StoreUnavailable("ConnectionError")
-        return await super().sweep(index)
+        return await super().script(name, tag, *args)
 
 
 @pytest.fixture
@@ -39,14 +38,12 @@ async def process(redis_url: str, clock: Clock) -> AsyncIterator[Process]:
     await process.link.aclose()
 
 
-async def test_while_a_node_of_the_cluster_is_away_the_overdue_tasks_of_the_others_are_offered_to_their_queue(
-    redis_url: str, clock: Clock
-) -> None:
-    process = Process.start(redis_url, clock, store_type=StoreWithANodeAway)
+async def test_overdue_tasks_of_other_nodes_are_enqueued_while_one_node_is_away(redis_url: str, clock: Clock) -> None:
+    process = Process.start(redis_url, clock, link=LinkWithAPartitionAway(opener(redis_url)))
     await process.queues.configure(PATH, {"paused": True})
     task_ids = {new_task_id() for _ in range(64)}
     for task_id in task_ids:
-        await process.store.create(NewTask(task_id, PATH, lease_s=60))
+        await process.store.create_unqueued(NewTask(task_id, PATH, lease_s=60))
     clock.advance(REPUBLISH_S)
 
     with pytest.raises(StoreUnavailable):
@@ -56,12 +53,12 @@ async def test_while_a_node_of_the_cluster_is_away_the_overdue_tasks_of_the_othe
     await process.link.aclose()
 
 
-async def test_what_was_granted_and_never_claimed_is_published_again_and_given_up_at_last(
+async def test_a_slot_that_is_never_claimed_is_published_again_and_given_up_at_last(
     process: Process, clock: Clock
 ) -> None:
-    await process.store.create(NewTask("t1", PATH, lease_s=60))
-    taken = await process.queues.enqueue([QueueEntry(PATH, SlotGrant("t1", 1), "", 0, 5)])
-    assert taken.grants == [SlotGrant("t1", 1)]
+    created = await process.store.create(NewTask("t1", PATH, lease_s=60))
+    assert isinstance(created, Created)
+    assert [granted.grants for granted in created.granted] == [[SlotGrant("t1", 1)]]
     published: list[str] = []
     while (await process.queues.status(PATH)).holding:
         clock.advance(2 * REPUBLISH_S)
@@ -87,86 +84,70 @@ def lose(server: Server, *kinds: str) -> None:
                     client.delete(key)
 
 
-async def take_in(process: Process) -> list[str]:
-    """The backend takes all that was granted."""
-    taken: list[str] = []
-    while claims := process.taken_claims():
-        for grant, claim in claims:
-            claimed = claim or await process.store.claim(grant.task_id, grant.attempt)
-            if isinstance(claimed, Claimed):
-                granted = (await process.store.accepted(claimed.task)).granted
-                process.dispatcher.dispatch_granted(PATH, granted or await process.queues.accepted(claimed.task))
-                taken.append(grant.task_id)
-            else:
-                await process.dispatcher.release(PATH, grant, claimed.task)
-    return taken
-
-
 async def complete(process: Process, task_id: str) -> None:
     outcome = await process.store.update(task_id, state=State.COMPLETED, status="done")
     assert isinstance(outcome, Applied)
     await process.dispatcher.after_transition(outcome)
 
 
-async def work_all_off(process: Process, in_hand: list[str]) -> list[str]:
-    """The backend takes what it is given, and completes it; the reconciler looks after the rest."""
+async def complete_all(process: Process, in_flight: list[str]) -> list[str]:
+    """The backend accepts what it is given, and completes it; the reconciler looks after the rest."""
     ended: list[str] = []
     while True:
-        in_hand += await take_in(process)
-        if in_hand:
-            ended.append(in_hand.pop(0))
+        in_flight += await process.backend_accepts_all()
+        if in_flight:
+            ended.append(in_flight.pop(0))
             await complete(process, ended[-1])
         elif (await process.queues.status(PATH)).waiting:
-            # What is granted beyond the known limit is to be answered within a second.
-            process.dispatcher.dispatch_granted(PATH, await process.queues.grant_free_slots(PATH))
-            assert process.dispatcher.grants
+            # A probe is to be answered within a second.
+            process.dispatcher.dispatch_granted([await process.queues.grant_free_slots(PATH)])
+            assert process.dispatcher.granted
         else:
             return ended
 
 
 async def half_done(process: Process, clock: Clock) -> tuple[list[str], list[str]]:
-    """Three that the backend has, forty that wait, of several owners and priorities."""
+    """Three tasks that the backend holds, forty that wait, of several owners and priorities."""
     await process.queues.configure(PATH, {"limit": 3})
     ids = [f"t{number}" for number in range(43)]
-    in_hand: list[str] = []
+    in_flight: list[str] = []
     for number, task_id in enumerate(ids):
         new = NewTask(task_id, PATH, lease_s=600, owner=f"owner{number % 4}", priority=number % 3)
-        new = replace(new, body=Content("text/plain", 2), inline_body=b"hi")
-        created = await process.store.create(new)
+        created = await process.store.create(replace(new, body=Content("text/plain", 2), inline_body=b"hi"))
         assert isinstance(created, Created)
-        process.dispatcher.dispatch_granted(PATH, await process.queues.enqueue([QueueEntry.of(created.task)]))
-        in_hand += await take_in(process)
+        process.dispatcher.dispatch_granted(created.granted)
+        in_flight += await process.backend_accepts_all()
         clock.advance(0.001)
-    assert len(in_hand) == 3
+    assert len(in_flight) == 3
     await reconcile(process.services)
-    assert (await process.queues.maintain(PATH)).loss is None
-    return ids, in_hand
+    assert await process.loss(PATH) is None
+    return ids, in_flight
 
 
 @pytest.mark.parametrize("lost", [*((kind,) for kind in KEYS), KEYS, ("qo", "qw")], ids="+".join)
-async def test_a_queue_whose_keys_are_lost_in_the_midst_of_work_is_rebuilt_and_loses_nothing(
+async def test_a_queue_whose_keys_are_lost_amid_work_is_rebuilt_and_loses_nothing(
     process: Process, clock: Clock, redis_server: Server, lost: tuple[str, ...]
 ) -> None:
-    ids, in_hand = await half_done(process, clock)
+    ids, in_flight = await half_done(process, clock)
     before = await process.queues.status(PATH)
     lose(redis_server, *lost)
     clock.advance(0.001)
     await reconcile(process.services)
-    assert (await process.queues.maintain(PATH)).loss is None
+    assert await process.loss(PATH) is None
     status = await process.queues.status(PATH)
-    # One more may have been tried before it was known again what the backend has.
-    tried = len(process.dispatcher.grants)
-    assert tried <= 1
-    assert (status.holding, status.waiting) == (before.holding + tried, before.waiting - tried)
-    task_ids_by_place: dict[int, str] = {}
+    # There may have been one probe before the queue learned again what the backend holds.
+    probes = len(process.dispatcher.granted)
+    assert probes <= 1
+    assert (status.holding, status.waiting) == (before.holding + probes, before.waiting - probes)
+    task_ids_by_position: dict[int, str] = {}
     for task_id in ids:
         task = await process.store.get(task_id)
         assert task
-        place = (await process.queues.status(PATH, task)).position
-        if place:
-            task_ids_by_place[place.ahead] = task_id
-    assert sorted(task_ids_by_place) == list(range(status.waiting))
-    assert sorted(await work_all_off(process, in_hand)) == sorted(ids)
+        position = (await process.queues.status(PATH, task)).position
+        if position:
+            task_ids_by_position[position.ahead] = task_id
+    assert sorted(task_ids_by_position) == list(range(status.waiting))
+    assert sorted(await complete_all(process, in_flight)) == sorted(ids)
     status = await process.queues.status(PATH)
     assert (status.holding, status.waiting) == (0, 0)
 
@@ -174,41 +155,40 @@ async def test_a_queue_whose_keys_are_lost_in_the_midst_of_work_is_rebuilt_and_l
 async def test_keys_that_are_lost_again_and_again_delay_work_and_lose_none(
     process: Process, clock: Clock, redis_server: Server
 ) -> None:
-    ids, in_hand = await half_done(process, clock)
+    ids, in_flight = await half_done(process, clock)
     ended: list[str] = []
     for number in range(1000):
         if number % 7 == 0:
             lose(redis_server, *(KEYS if number % 2 else (KEYS[number % 4],)))
         clock.advance(0.5)
         await reconcile(process.services)
-        in_hand += await take_in(process)
-        if in_hand:
-            ended.append(in_hand.pop(0))
+        in_flight += await process.backend_accepts_all()
+        if in_flight:
+            ended.append(in_flight.pop(0))
             await complete(process, ended[-1])
         if len(ended) == len(ids):
             break
     assert sorted(ended) == sorted(ids)
 
 
-async def test_a_slot_whose_turn_was_over_without_anybody_telling_the_queue_is_handed_on(
+async def test_a_slot_is_granted_again_if_its_attempt_ended_without_the_queue_learning_of_it(
     process: Process, clock: Clock
 ) -> None:
-    _, in_hand = await half_done(process, clock)
-    untold = TaskSteps(process.link, store_policy(), clock)
-    await untold.cancel(in_hand[0])
-    claimed = await process.store.get(in_hand[1])
+    _, in_flight = await half_done(process, clock)
+    await process.steps.cancel(in_flight[0])
+    claimed = await process.store.get(in_flight[1])
     assert claimed
-    await process.store.requeue(claimed, status="Awaiting service availability")
+    await process.steps.requeue(claimed, status="Awaiting service availability")
     clock.advance(REPUBLISH_S)
     await reconcile(process.services)
     status = await process.queues.status(PATH)
-    assert (status.holding, status.waiting, len(process.taken_grants())) == (3, 39, 2)
+    assert (status.holding, status.waiting, len(process.take_granted())) == (3, 39, 2)
 
 
-async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(process: Process, clock: Clock) -> None:
-    await process.queues.enqueue([QueueEntry(PATH, SlotGrant("ghost", 1), "", 0, 5)])
+async def test_a_slot_granted_to_a_task_that_never_came_to_be_becomes_free(process: Process, clock: Clock) -> None:
+    await process.queue_steps.enqueue([QueueEntry(PATH, SlotGrant("ghost", 1), "", 0, 5)])
     assert (await process.queues.status(PATH)).holding == 1
-    assert await process.store.queries.depths() == {}, "no task is left that would lead to its queue"
+    assert await process.queues.depths() == {}, "no task is left that would lead to its queue"
     clock.advance(60)
 
     await reconcile(process.services)
@@ -216,18 +196,20 @@ async def test_a_slot_granted_for_a_task_that_never_came_to_be_is_free_again(pro
     assert (await process.queues.status(PATH)).holding == 0
 
 
-class StoreThatCreatesNothing(TaskSteps):
-    """As when the node of a cluster that would have the task does not answer."""
+class LinkThatCreatesNothing(RedisLink):
+    """As if the node of a cluster that would have the task did not answer."""
 
-    async def create_and_enqueue(self, new: NewTask) -> None:
+    async def combined(self, name: str, *args: bytes) -> Any | None:
         return None
 
-    async def create(self, new: NewTask) -> Created | Existing:
-        raise StoreUnavailable("ConnectionError")
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if name == "task/create":
+            raise StoreUnavailable("ConnectionError")
+        return await super().script(name, tag, *args)
 
 
-async def test_a_create_that_fails_gives_its_turn_back(redis_url: str, clock: Clock) -> None:
-    process = Process.start(redis_url, clock, store_type=StoreThatCreatesNothing)
+async def test_a_create_that_fails_releases_its_queue_entry(redis_url: str, clock: Clock) -> None:
+    process = Process.start(redis_url, clock, link=LinkThatCreatesNothing(opener(redis_url)))
 
     with pytest.raises(StoreUnavailable):
         await TaskService(process.services).submit(NewTask("t1", PATH, lease_s=60), "text/plain", b"hello")

@@ -155,9 +155,9 @@ def ground(stack: Stack, backend: ScriptedBackend) -> Iterator[Ground]:
 
 
 def test_the_committed_document_is_what_the_app_generates() -> None:
-    generated = _python("from docs.generate_openapi import generate; print(generate(), end='')")
+    generated = _python("from tools.openapi import generate; print(generate(), end='')")
     assert generated.returncode == 0, generated.stderr
-    assert generated.stdout == COMMITTED.read_text(), "run: python -m docs.generate_openapi"
+    assert generated.stdout == COMMITTED.read_text(), "run: python -m tools.openapi"
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,7 @@ def test_an_operation_that_the_app_has_not_or_one_that_is_missing_makes_the_gene
     change: str, complaint: str
 ) -> None:
     generated = _python(
-        "from dataclasses import replace; from docs.generate_openapi import OPERATIONS, generate; "
-        f"{change}; generate()"
+        f"from dataclasses import replace; from tools.openapi import OPERATIONS, generate; {change}; generate()"
     )
     assert generated.returncode != 0
     assert complaint in generated.stderr

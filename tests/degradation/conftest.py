@@ -14,10 +14,10 @@ from local.azurite import Azurite
 from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import TOPIC, Stack
+from shared.store import TaskStore
 from shared.store.redis import client as connection
 from shared.store.redis import link
 from shared.store.redis.link import RedisLink
-from shared.store.task_steps import TaskSteps
 from tests.conftest import IN_A_HURRY
 from tests.degradation.switch import Switch
 from tests.scripted_backend import ScriptedBackend
@@ -57,16 +57,16 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", SHORT_S)
 
 
-OpenStore = Callable[[int], TaskSteps]
+OpenStore = Callable[[int], TaskStore]
 
 
 @pytest.fixture
 async def open_store(in_a_hurry: None) -> AsyncIterator[OpenStore]:
     """Opens a store at a port, by the server's clock."""
-    stores: list[TaskSteps] = []
+    stores: list[TaskStore] = []
 
-    def open_store(port: int) -> TaskSteps:
-        stores.append(TaskSteps(RedisLink(opener(f"redis://127.0.0.1:{port}")), store_policy()))
+    def open_store(port: int) -> TaskStore:
+        stores.append(TaskStore(RedisLink(opener(f"redis://127.0.0.1:{port}")), store_policy()))
         return stores[-1]
 
     yield open_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,12 +14,11 @@ import pytest
 from local.redis_server import RedisServer
 from shared.dispatch.dispatcher import Dispatcher
 from shared.events import event_grid as events_module
-from shared.events.event_grid import EventGridTopic, PublishFailed
+from shared.events.event_grid import EventGridTopic
+from shared.events.publisher import PublishFailed
 from shared.services import Services
 from shared.settings import Settings
-from shared.store.queue_steps import QueueSteps
-from shared.store.redis.link import RedisLink
-from shared.store.task_steps import TaskSteps
+from shared.store import RedisLink, TaskStore
 from shared.tasks.outcomes import Claimed, Created, Granted, SlotGrant
 from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.switch import Switch
@@ -74,7 +73,7 @@ def switch(received: Events) -> Iterator[Switch]:
 
 @pytest.fixture
 async def services(server: RedisServer, switch: Switch) -> AsyncIterator[Services]:
-    services = Services.of(
+    services = Services.compose(
         Settings.from_env(
             {
                 "REDIS_CONNECTION_STRING": server.url,
@@ -85,19 +84,19 @@ async def services(server: RedisServer, switch: Switch) -> AsyncIterator[Service
         )
     )
     yield services
-    await services.events.aclose()
-    await services.store.aclose()
+    await services.aclose()
 
 
 @pytest.fixture
 def topic(services: Services, monkeypatch: pytest.MonkeyPatch) -> EventGridTopic:
     monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 0.5)
-    return services.events
+    assert isinstance(services.publisher, EventGridTopic)
+    return services.publisher
 
 
-async def create(store: TaskSteps, number: int) -> Task:
+async def create(store: TaskStore, number: int) -> Task:
     body = Content("text/plain", 5)
-    created = await store.create(NewTask(f"t{number}", PATH, 60, body=body, inline_body=b"hello"))
+    created = await store.create_unqueued(NewTask(f"t{number}", PATH, 60, body=body, inline_body=b"hello"))
     assert isinstance(created, Created)
     return created.task
 
@@ -109,19 +108,19 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
     switch.silence()
     async with asyncio.timeout(HANG_S):
         with pytest.raises(PublishFailed):
-            await topic.publish([task])
+            await topic.publish_dispatches([task])
         monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 10 * HANG_S)
         before = switch.accepted
         for _ in range(100):
             with pytest.raises(PublishFailed):
-                await topic.publish([task])
+                await topic.publish_dispatches([task])
         assert switch.accepted - before <= 1
         assert topic.state == "unavailable"
         switch.flow()
         switch.cut()
         received.batches.clear()
-        await topic.publish([task], bypass_circuit=True)
-        await topic.publish([task])
+        await topic.publish_dispatches([task], bypass_circuit=True)
+        await topic.publish_dispatches([task])
         assert received.batches[-2:] == [1, 1]
         assert topic.state == "ok"
 
@@ -132,19 +131,25 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
     from cache_manager.reconciler import reconcile
 
     clock = Clock()
-    link = RedisLink(opener(server.url))
-    store, queues = TaskSteps(link, store_policy(), clock), QueueSteps(link, store_policy(), lambda _: 100, clock)
+    store = TaskStore(RedisLink(opener(server.url)), store_policy(), lambda _: 100, clock)
+    queues = store.queues
     dispatched: list[SlotGrant] = []
 
     class Dispatching(Dispatcher):
-        def dispatch_granted(self, path: str, granted: Granted, *, but: SlotGrant | None = None) -> bool:
-            dispatched.extend(granted.grants)
+        def dispatch_granted(self, granted: Iterable[Granted], *, but: SlotGrant | None = None) -> bool:
+            dispatched.extend(grant for each in granted for grant in each.grants)
             return False
 
     dispatcher = Dispatching(
-        services.settings, services.backends, store, queues, services.bodies, services.limits, None
+        services.settings,
+        services.registry,
+        store,
+        services.bodies,
+        services.limits,
+        services.dispatcher._backend,
+        None,
     )
-    services = replace(services, store=store, queues=queues, dispatcher=dispatcher)
+    services = replace(services, store=store, dispatcher=dispatcher)
     await asyncio.gather(*(create(store, number) for number in range(5000)))
     clock.advance(60)
     others = 0
@@ -159,7 +164,7 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
     while (await queues.status(PATH)).waiting:
         task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt)
         assert isinstance(task, Claimed)
-        dispatcher.dispatch_granted(PATH, await queues.accepted(task.task))
+        dispatcher.dispatch_granted(await store.accept(task.task))
         if (holding := (await queues.status(PATH)).holding) == 100:
             break
     assert holding == 100, "as the limit says, and the others wait"

@@ -12,9 +12,9 @@ import pytest
 from redis.crc import key_slot
 
 from local.redis_server import RedisCluster, RedisServer
+from shared.store import TaskStore
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS, TAGS, partition
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Claimed, Created, Existing
 from shared.tasks.task import Content, NewTask
 from tests.degradation.conftest import OpenStore
@@ -143,7 +143,7 @@ FIRST_THIRD = [task_id for task_id in IDS if slot_of(task_id) < 16384 // 3]
 REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
 
 
-async def steps(store: TaskSteps, task_ids: list[str]) -> None:
+async def steps(store: TaskStore, task_ids: list[str]) -> None:
     for task_id in task_ids:
         assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1)), Claimed)
 

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from local.redis_server import RedisServer
+from shared.store import TaskStore
 from shared.store.redis import client as connection
 from shared.store.redis import link
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS, partition
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Created, Existing
 from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.conftest import OpenStore
@@ -25,7 +25,7 @@ TASK = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"h
 
 
 @pytest.fixture
-def store(open_store: OpenStore, switch: Switch) -> TaskSteps:
+def store(open_store: OpenStore, switch: Switch) -> TaskStore:
     return open_store(switch.port)
 
 
@@ -46,7 +46,7 @@ async def answered(call: Callable[[], Awaitable[object]]) -> object:
 
 @pytest.mark.parametrize("after_bytes", [0, 3], ids=["no-answer", "half-an-answer"])
 async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
-    store: TaskSteps, switch: Switch, after_bytes: int
+    store: TaskStore, switch: Switch, after_bytes: int
 ) -> None:
     assert isinstance(await store.create(TASK), Created)
     before = asyncio.all_tasks()
@@ -62,7 +62,7 @@ async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
 
 
 async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
-    store: TaskSteps, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    store: TaskStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.create(TASK)
     switch.silence()
@@ -75,7 +75,7 @@ async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
 
 
 async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
-    store: TaskSteps, server: RedisServer, switch: Switch
+    store: TaskStore, server: RedisServer, switch: Switch
 ) -> None:
     ids = [next(id_ for n in range(10_000) if partition(id_ := f"t{n}") == index) for index in range(PARTITIONS)]
     await store.create(TASK)
@@ -94,7 +94,7 @@ async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
 
 
 async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_and_finds_it_later(
-    store: TaskSteps, switch: Switch
+    store: TaskStore, switch: Switch
 ) -> None:
     switch.silence()
     calls: list[Awaitable[object]] = [store.get(f"t{number}") for number in range(MANY)]
@@ -104,7 +104,7 @@ async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_a
     assert isinstance(await answered(lambda: store.create(TASK)), Created)
 
 
-async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(store: TaskSteps, switch: Switch) -> None:
+async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(store: TaskStore, switch: Switch) -> None:
     await store.ping()
     switch.silence()
     assert await outcomes([store.create(TASK)]) == {StoreUnavailable}
@@ -113,7 +113,7 @@ async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(store: Tas
 
 
 async def test_a_lost_connection_is_replaced_and_nobody_told(
-    store: TaskSteps, switch: Switch, server: RedisServer
+    store: TaskStore, switch: Switch, server: RedisServer
 ) -> None:
     await store.create(TASK)
     for _ in range(3):
@@ -122,7 +122,7 @@ async def test_a_lost_connection_is_replaced_and_nobody_told(
     assert await store.get("t1")
 
 
-async def test_a_ping_of_a_silent_redis_is_told_like_any_call(store: TaskSteps, switch: Switch) -> None:
+async def test_a_ping_of_a_silent_redis_is_told_like_any_call(store: TaskStore, switch: Switch) -> None:
     await store.ping()
     switch.silence()
     assert await outcomes([store.ping() for _ in range(MANY)]) == {StoreUnavailable}

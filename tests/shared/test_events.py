@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 from pydantic import SecretStr
 
 from local.processes import ChildProcess
+from shared.events import event_grid as events_module
 from shared.events.event_grid import (
     REQUEST_BYTES,
     REQUEST_EVENTS,
@@ -22,7 +23,6 @@ from shared.events.event_grid import (
     EventGridTopic,
     PublishFailed,
 )
-from shared.events.event_grid import event_grid as events_module
 from shared.tasks.task import State, Task
 from tests.local.event_grid_stand import EVENTS_PATH, KEY, until
 
@@ -114,7 +114,7 @@ def task(name: str, status: str = "created") -> Task:
 
 
 def published(topic: EventGridTopic, *names: str) -> asyncio.Future[Any]:
-    return asyncio.ensure_future(topic.publish([task(name) for name in names]))
+    return asyncio.ensure_future(topic.publish_dispatches([task(name) for name in names]))
 
 
 async def busy(topic: EventGridTopic, gate: Gate) -> list[asyncio.Future[Any]]:
@@ -127,7 +127,7 @@ async def busy(topic: EventGridTopic, gate: Gate) -> list[asyncio.Future[Any]]:
 
 
 async def waiting(topic: EventGridTopic, count: int) -> None:
-    await until(lambda: len(topic._waiting) == count)
+    await until(lambda: len(topic._pending) == count)
 
 
 async def stats(emulator: ChildProcess) -> int:
@@ -154,7 +154,7 @@ async def test_who_publishes_again_as_soon_as_it_may_need_not_wait_for_another(
 ) -> None:
     gate.open.set()
     for number in range(5):
-        await topic.publish([task(f"t{number}")])
+        await topic.publish_dispatches([task(f"t{number}")])
     assert gate.requests == [[f"t{number}.1"] for number in range(5)]
 
 
@@ -221,6 +221,6 @@ async def test_who_waits_for_a_request_that_hangs_is_told_in_time_and_its_event_
     assert {type(outcome) for outcome in outcomes} == {PublishFailed}
     assert topic.state == "unavailable"
     gate.open.set()
-    await topic.publish([task("later")], bypass_circuit=True)
+    await topic.publish_dispatches([task("later")], bypass_circuit=True)
     assert topic.state == "ok"
     assert gate.requests[-1] == ["later.1"]

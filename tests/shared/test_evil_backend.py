@@ -285,5 +285,6 @@ async def test_a_connection_that_opens_and_says_nothing_is_not_waited_for(client
 
 def _forget_names(client: BackendClient) -> None:
     """As if the ten seconds had passed for which names are remembered."""
+    assert client._session is not None
     connector: Any = client._session.connector
     connector.clear_dns_cache()

@@ -24,7 +24,7 @@ GOOD = {
 def refusal(environ: dict[str, str]) -> str:
     """Why the app does not start with these settings."""
     with pytest.raises(SettingsError) as refused:
-        Services.of(Settings.from_env(environ))
+        Services.compose(Settings.from_env(environ))
     message = str(refused.value)
     assert message.startswith("The app cannot start: ")
     assert "\n" not in message
@@ -180,7 +180,7 @@ def test_the_settings_tell_no_secret() -> None:
     settings = Settings.from_env(GOOD)
     for told in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
         assert SECRET not in told
-    assert SECRET not in repr(Services.of(settings))
+    assert SECRET not in repr(Services.compose(settings))
 
 
 def test_every_setting_is_described() -> None:

@@ -135,45 +135,54 @@ class Step:
     @property
     def tells_what_it_found(self) -> bool:
         """A sweep answers with what it found to do, `forget` with what it removed: nothing, when it is repeated."""
-        return self.script in ("sweep", "forget")
+        return self.script in ("task/sweep", "task/purge")
 
 
 STEPS = [
-    Step("create", "create", nothing, lambda store, _: store.create(HELLO)),
-    Step("claim", "move", created, lambda store, task: store.claim("t1", task.attempt)),
-    Step("accepted", "move", dispatched, lambda store, task: store.accepted(task)),
+    Step("create", "task/create", nothing, lambda store, _: store.create(HELLO)),
+    Step("claim", "task/claim", created, lambda store, task: store.claim("t1", task.attempt)),
+    Step("accepted", "task/apply", dispatched, lambda store, task: store.accepted(task)),
     Step(
         "requeue",
-        "move",
+        "task/apply",
         dispatched,
         lambda store, task: store.requeue(task, status="Retrying", apart_s=7, failed=True),
     ),
     Step(
         "requeue within its queue",
-        "move",
+        "task/apply",
         dispatched,
         lambda store, task: store.requeue(task, status="Awaiting service availability"),
     ),
-    Step("fail_dispatch", "move", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
-    Step("running", "move", dispatched, lambda store, _: store.update("t1", state=State.RUNNING, status="running")),
-    Step("heartbeat", "move", running, lambda store, _: store.update("t1", state=None, status="50 %", attempt=1)),
-    Step("completed", "move", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")),
-    Step("beat", "move", running, lambda store, _: store.heartbeat("t1", attempt=1)),
-    Step("cancel", "move", created, lambda store, _: store.cancel("t1")),
-    Step("replay", "move", failed, lambda store, _: store.replay("t1")),
-    Step("hop", "move", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")),
-    Step("put_result", "move", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
-    Step("withdraw", "withdraw", created, lambda store, _: store.withdraw("t1")),
-    Step("check that publishes", "check", created, lambda store, _: check(store)),
-    Step("check that gives up", "check", published_in_vain, lambda store, _: check(store)),
-    Step("sweep that looks at who waits", "sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))),
-    Step("sweep that retries", "sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
-    Step("sweep that purges", "sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
-    Step("forget", "forget", blobs_left, lambda store, _: store.purge(["t1"])),
-    Step("report", "report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
+    Step("fail_dispatch", "task/apply", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
+    Step(
+        "running",
+        "task/apply",
+        dispatched,
+        lambda store, _: store.update("t1", state=State.RUNNING, status="running"),
+    ),
+    Step(
+        "heartbeat", "task/apply", running, lambda store, _: store.update("t1", state=None, status="50 %", attempt=1)
+    ),
+    Step(
+        "completed", "task/apply", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")
+    ),
+    Step("beat", "task/apply", running, lambda store, _: store.heartbeat("t1", attempt=1)),
+    Step("cancel", "task/apply", created, lambda store, _: store.cancel("t1")),
+    Step("replay", "task/apply", failed, lambda store, _: store.replay("t1")),
+    Step("hop", "task/apply", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")),
+    Step("put_result", "task/apply", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
+    Step("withdraw", "task/withdraw", created, lambda store, _: store.withdraw("t1")),
+    Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
+    Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),
+    Step("sweep that looks at who waits", "task/sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("forget", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
+    Step("report", "requests/report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
     Step(
         "report of an instance",
-        "report",
+        "requests/report",
         reported,
         lambda store, _: store.request_counts.report("aks", "/v1/a", 3, instance="pod-1", keep_s=90),
     ),

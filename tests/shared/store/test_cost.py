@@ -110,7 +110,7 @@ async def create_finished(open_store: StoreFactory, wire: Wire, server: Server, 
         NewTask(f"example-{first}", PATHS[0], 60, state=State.COMPLETED, dispatch_requested=False)
     )
     arg = msgpack.unpackb(wire.scripts[-1][4])
-    source, sha = _SCRIPTS["create"]
+    source, sha = _SCRIPTS["task/create"]
     clients = [redis.Redis(port=node.port) for node in nodes(server)]
     pipes = [client.pipeline(transaction=False) for client in clients]
     for client in clients:

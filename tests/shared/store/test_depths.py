@@ -97,5 +97,5 @@ async def test_a_report_repeated_after_reports_of_others_still_counts_once(
     report = wire.scripts[-1]
     for _ in range(others):
         await second.request_counts.report("aks", "/v1/a", 1)
-    await second._link.script("report", report[3].decode(), *report[4:])
+    await second._link.script("requests/report", report[3].decode(), *report[4:])
     assert await second.request_counts.count("aks", "/v1/a") == 5 + others

@@ -34,7 +34,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
 )
 from shared.tasks.task import Content, NewTask, State, Task
-from tests.shared.store.conftest import POLICY, Clock, RepeatingLink, Store, opener
+from tests.shared.store.conftest import POLICY, Clock, RepeatingLink, opener
 from tests.shared.store.policies import store_policy
 from tests.shared.store.steps import sweep_all
 from tests.shared.store.wire import Wire
@@ -46,7 +46,7 @@ HELLO = NewTask("t1", PATH, 60, body=Content("text/plain", 5), inline_body=b"hel
 
 @dataclass(frozen=True)
 class Process:
-    store: Store
+    store: TaskSteps
     queues: QueueSteps
     link: RedisLink
 
@@ -105,8 +105,8 @@ def new(task_id: str, **changes: object) -> NewTask:
 
 def granted_of(outcome: Outcome | Created | Existing | Full | Draining | None) -> Granted:
     assert isinstance(outcome, Created | Applied | Refused)
-    assert outcome.granted is not None
-    return outcome.granted
+    (granted,) = outcome.granted
+    return granted
 
 
 async def state_of(process: Process, task_id: str) -> tuple[State, int] | None:
@@ -254,7 +254,7 @@ async def test_whatever_the_end_its_slot_is_handed_on(process: Process, clock: C
     if end == "given up":
         refused = await process.store.fail_dispatch(replace(held[0], attempt=7), status="gone")
         assert isinstance(refused, Refused)
-        assert refused.granted is None, "another attempt's end is nobody's"
+        assert refused.granted == (), "another attempt's end is nobody's"
         outcome = await process.store.update("held0", state=State.FAILED, status="gone")
     elif end == "cancelled":
         outcome = await process.store.cancel("held0")
@@ -272,7 +272,7 @@ async def test_a_step_that_ends_nothing_leaves_the_queue_alone(process: Process,
     assert isinstance(running, Applied)
     assert isinstance(stale, Refused)
     assert isinstance(unknown, Refused)
-    assert (running.granted, stale.granted, unknown.granted) == (None, None, None)
+    assert (running.granted, stale.granted, unknown.granted) == ((), (), ())
     assert (stale.reason, unknown.reason) == (Refusal.STALE, Refusal.UNKNOWN)
     assert await state_of(process, "t1") == ("created", 1)
 
@@ -340,7 +340,7 @@ async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
     await plain.learn(clock)
     for number in range(3):
         await plain.store.create_and_enqueue(new(f"t{number}"))
-    await process.store.ping()
+    await process.link.ping()
     cut_wire.lose_requests, cut_wire.lose_answers = int(lost == "request"), int(lost == "answer")
     outcome = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=1)
     assert (cut_wire.lose_requests, cut_wire.lose_answers) == (0, 0)
@@ -484,7 +484,7 @@ async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_aske
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
     process = Process.at(cut_wire.url, clock)
-    await process.store.ping()
+    await process.link.ping()
     cut_wire.forged_answer = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
     assert await process.store.create_and_enqueue(new("t1")) is None
     cut_wire.forged_answer = None
@@ -494,7 +494,7 @@ async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_aske
     await process.store.create(new("t1"))
     outcome = await process.store.cancel("t1")
     assert isinstance(outcome, Applied)
-    assert outcome.granted is None
+    assert outcome.granted == ()
     await process.link.aclose()
 
 

@@ -135,10 +135,10 @@ async def test_an_end_is_announced_again_until_that_is_acknowledged_and_then_kep
     assert isinstance(outcome, Applied)
     assert outcome.task.completion_unpublished
     clock.advance(30)
-    assert [(item.what, item.id) for item in await sweep_all(store)] == [("announce", "t1")]
+    assert [(item.what, item.id) for item in await sweep_all(store)] == [("completion", "t1")]
     assert await sweep_all(store) == []
     clock.advance(60)
-    assert [item.what for item in await sweep_all(store)] == ["announce"]
+    assert [item.what for item in await sweep_all(store)] == ["completion"]
     await store.mark_completions_published(["t1"])
     assert not (await known(store)).completion_unpublished
     clock.advance(1000 - 90 - 0.001)

@@ -110,7 +110,7 @@ async def test_a_create_repeated_after_the_task_has_moved_on_finds_it_there(
     await store.create(steps.HELLO)
     await steps.claim(other)
     before = world(redis_server)
-    again = await other._link.script("create", wire.scripts[-1][3].decode(), *wire.scripts[-1][4:])
+    again = await other._link.script("task/create", wire.scripts[-1][3].decode(), *wire.scripts[-1][4:])
     assert again[0] == b"exists"
     assert world(redis_server) == before
     assert isinstance(await store.create(steps.HELLO), Existing)
@@ -130,7 +130,7 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
     ):
         await record()
         before = world(redis_server)
-        again = await store._link.script("move", claim[3].decode(), *claim[4:])
+        again = await store._link.script("task/claim", claim[3].decode(), *claim[4:])
         assert again[0].decode() == reason
         assert world(redis_server) == before
     assert isinstance(await store.claim("t1", 1), Refused)

@@ -154,21 +154,35 @@ class StoreMachine(RuleBasedStateMachine):
         body=st.none() | contents,
         state=st.sampled_from(State),
     )
-    def create(self, twice: bool, task_id: str, path: str, wanted: bool, body: Content | None, state: State) -> None:
-        wanted = wanted and body is not None
-        state = State.CREATED if wanted else state
+    def create(
+        self, twice: bool, task_id: str, path: str, dispatch_requested: bool, body: Content | None, state: State
+    ) -> None:
+        dispatch_requested = dispatch_requested and body is not None
+        state = State.CREATED if dispatch_requested else state
         new = NewTask(
-            task_id, path, LEASE_MS / 1000, state=state, dispatch_requested=wanted, body=body, inline_body=b"hi"
+            task_id,
+            path,
+            LEASE_MS / 1000,
+            state=state,
+            dispatch_requested=dispatch_requested,
+            body=body,
+            inline_body=b"hi",
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
-        due_ms = self.now_ms + (REPUBLISH_MS if wanted else RETENTION_MS)
+        due_ms = self.now_ms + (REPUBLISH_MS if dispatch_requested else RETENTION_MS)
         blobs = body is not None and body.blob is not None
         if task_id in self.models:  # somebody was told of it, so it is not withdrawn any more
             self.models[task_id] = replace(self.models[task_id], fresh=False)
         else:
             self.models[task_id] = Model(
-                state, path, wanted, body is not None, blobs, (due_ms, due_ms), publishes=int(wanted)
+                state,
+                path,
+                dispatch_requested,
+                body is not None,
+                blobs,
+                (due_ms, due_ms),
+                publishes=int(dispatch_requested),
             )
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
