@@ -7,7 +7,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     CONTENTS,
     INLINE_LIMIT_BYTES,
     TASK_KEYS,

@@ -10,7 +10,7 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
-from tests.contract.part_b import new_path, report
+from tests.contract.v1_support import new_path, report
 from tests.scripted_backend import ScriptedBackend
 
 GATEWAY_KEY = "the-key-of-the-gateway-0123456789"

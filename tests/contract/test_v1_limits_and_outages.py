@@ -10,7 +10,7 @@ from local.processes import ChildProcess
 from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     assert_problem,
     complete_on_call,

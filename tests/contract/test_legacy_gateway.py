@@ -10,7 +10,7 @@ import pytest
 
 from local.stack import Stack
 from tests.contract.legacy_client import CallFailed, Gateway, Style, TaskManager
-from tests.contract.part_a import Place, depth, finished, new_place
+from tests.contract.legacy_support import Place, depth, finished, new_place
 from tests.scripted_backend import Answer, Call, ScriptedBackend
 from tests.waiting import eventually
 

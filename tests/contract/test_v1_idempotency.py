@@ -7,7 +7,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     assert_problem,
     blob_sizes,
     complete_on_call,

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_b import ISO_TIME, complete_on_call, ended, hop, keep, new_path, report, submit, task_of
+from tests.contract.v1_support import ISO_TIME, complete_on_call, ended, hop, keep, new_path, report, submit, task_of
 from tests.scripted_backend import Answer, Call, ScriptedBackend
 from tests.waiting import eventually
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     NOT_AN_OBJECT,
     UPSERT,
     Place,

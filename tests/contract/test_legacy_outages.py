@@ -10,7 +10,7 @@ from local.azurite import Azurite
 from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     DELIVERY,
     GET,
     REPORT,

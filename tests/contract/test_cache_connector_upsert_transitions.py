@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     UPSERT,
     Place,
     assert_problem,

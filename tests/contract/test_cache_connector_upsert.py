@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     GET,
     REPORT,
     REPORTED,

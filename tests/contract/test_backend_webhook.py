@@ -11,7 +11,7 @@ from azure.storage.blob import ContainerClient
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     DELIVERY,
     NOT_AN_OBJECT,
     TOPIC_ID,

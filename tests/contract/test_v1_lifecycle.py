@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.contract.part_b import hop, keep, new_path, report, task_of
+from tests.contract.v1_support import hop, keep, new_path, report, task_of
 from tests.scripted_backend import Answer, ScriptedBackend
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.part_a import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
+from tests.contract.legacy_support import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
 from tests.waiting import eventually
 
 WRONG: dict[str, list[Any]] = {

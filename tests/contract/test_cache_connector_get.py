@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.contract.part_a import GET, assert_problem, kept_task, new_place, upsert
+from tests.contract.legacy_support import GET, assert_problem, kept_task, new_place, upsert
 from tests.scripted_backend import ScriptedBackend
 
 

@@ -18,7 +18,7 @@ from local.azurite import Azurite
 from local.processes import ChildProcess
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     ISO_TIME,
     TASK_KEYS,

@@ -7,7 +7,7 @@ import pytest
 
 from local.stack import Stack
 from tests.contract.legacy_client import CallFailed, Style, TaskManager
-from tests.contract.part_a import Place, depth, kept_task, new_place, stored
+from tests.contract.legacy_support import Place, depth, kept_task, new_place, stored
 from tests.scripted_backend import ScriptedBackend
 
 

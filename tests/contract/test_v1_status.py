@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     ISO_TIME,
     TASK_KEYS,
     UNKNOWN_ID,

@@ -32,7 +32,7 @@ class Probe:
             "ALLOW_LOOPBACK_BACKENDS": "true",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.metrics_probe"],
+            [sys.executable, "-m", "tests.contract.metrics_runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
