@@ -1,4 +1,4 @@
-"""A7: what the existing model services call, in the manner of both of their packages."""
+"""The legacy task managers (contract A7), in the manner of the Python and of the R package."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 
 from local.stack import Stack
 from tests.contract.legacy_client import CallFailed, Style, TaskManager
-from tests.contract.legacy_support import Place, depth, kept_task, new_place, stored
+from tests.contract.legacy_support import Endpoint, depth, kept_task, new_endpoint, stored
 from tests.scripted_backend import ScriptedBackend
 
 
@@ -20,106 +20,119 @@ def tasks(request: pytest.FixtureRequest, stack: Stack) -> Iterator[TaskManager]
 
 
 @pytest.fixture
-def place(backend: ScriptedBackend) -> Place:
-    return new_place(backend)
+def endpoint(backend: ScriptedBackend) -> Endpoint:
+    return new_endpoint(backend)
 
 
-def test_the_task_that_a_request_names_is_found(tasks: TaskManager, app: httpx.Client, place: Place) -> None:
-    task = kept_task(app, place)
+@pytest.mark.contract("A7.1")
+def test_task_manager_finds_the_task_of_a_request(tasks: TaskManager, app: httpx.Client, endpoint: Endpoint) -> None:
+    task = kept_task(app, endpoint)
     assert tasks.get_task_status(task["TaskId"]) == task
 
 
-def test_a_task_that_nobody_knows_is_an_error(tasks: TaskManager) -> None:
+@pytest.mark.contract("A7.2")
+def test_unknown_task_is_an_error_to_the_task_manager(tasks: TaskManager) -> None:
     with pytest.raises(CallFailed) as error:
-        tasks.get_task_status("nobody-knows-it")
+        tasks.get_task_status("unknown-task")
     assert error.value.status == 204
 
 
-def test_updates_keep_the_endpoint_and_take_the_task_through_its_life(
-    tasks: TaskManager, app: httpx.Client, place: Place
+@pytest.mark.contract("A7.3")
+def test_updates_keep_the_endpoint_and_move_the_task_to_its_end(
+    tasks: TaskManager, app: httpx.Client, endpoint: Endpoint
 ) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+    task_id = kept_task(app, endpoint)["TaskId"]
     for status in ("running", "running - 50 %", "running - 99 %"):
         task = tasks.update_task_status(task_id, status)
-        assert (task["Status"], task["BackendStatus"], task["Endpoint"]) == (status, "running", place.url)
-    assert depth(app, place) == {"running": 1}
+        assert (task["Status"], task["BackendStatus"], task["Endpoint"]) == (status, "running", endpoint.url)
+    assert depth(app, endpoint) == {"running": 1}
     task = tasks.complete_task(task_id, "completed - https://a.blob.core.windows.net/c/out.json?sig=x%2By%3D")
     assert task["Status"] == "completed - https://a.blob.core.windows.net/c/out.json?sig=x%2By%3D"
-    assert (task["BackendStatus"], task["Endpoint"]) == ("completed", place.url)
+    assert (task["BackendStatus"], task["Endpoint"]) == ("completed", endpoint.url)
     assert tasks.get_task_status(task_id) == task
-    assert depth(app, place) == {"completed": 1}
+    assert depth(app, endpoint) == {"completed": 1}
 
 
-def test_a_failed_task_tells_why(tasks: TaskManager, app: httpx.Client, place: Place) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+@pytest.mark.contract("A7.4")
+def test_failed_task_keeps_the_reason_of_the_model_service(
+    tasks: TaskManager, app: httpx.Client, endpoint: Endpoint
+) -> None:
+    task_id = kept_task(app, endpoint)["TaskId"]
     tasks.update_task_status(task_id, "running")
     task = tasks.fail_task(task_id, "failed - the image is no image: 'ü\n'")
     assert (task["BackendStatus"], task["Status"]) == ("failed", "failed - the image is no image: 'ü\n'")
-    assert depth(app, place) == {"failed": 1}
+    assert depth(app, endpoint) == {"failed": 1}
 
 
-def test_a_task_may_end_without_having_been_reported_as_running(
-    tasks: TaskManager, app: httpx.Client, place: Place
+@pytest.mark.contract("A7.5")
+def test_task_may_complete_without_a_running_report(
+    tasks: TaskManager, app: httpx.Client, endpoint: Endpoint
 ) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+    task_id = kept_task(app, endpoint)["TaskId"]
     assert tasks.complete_task(task_id, "completed")["BackendStatus"] == "completed"
 
 
+@pytest.mark.contract("A7.6")
 def test_updates_never_publish_the_task(
-    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, place: Place
+    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
 ) -> None:
-    waiting = kept_task(app, place)["TaskId"]
+    waiting = kept_task(app, endpoint)["TaskId"]
     tasks.update_task_status(waiting, "running")
     tasks.complete_task(waiting, "completed")
-    later = kept_task(app, place)["TaskId"]
-    tasks.add_pipeline_task(later, "test", "v1", place.path.rpartition("/")[2], "published")
-    assert backend.next_call(place.path).body == b"published"
-    assert backend.untaken(place.path) == 0
+    later = kept_task(app, endpoint)["TaskId"]
+    tasks.add_pipeline_task(later, "test", "v1", endpoint.path.rpartition("/")[2], "published")
+    assert backend.next_call(endpoint.path).body == b"published"
+    assert backend.untaken(endpoint.path) == 0
 
 
-def test_a_pipeline_task_goes_to_another_api_of_the_same_host(
-    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, place: Place
+@pytest.mark.contract("A7.7")
+def test_pipeline_task_goes_to_another_api_of_the_same_host(
+    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
 ) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+    task_id = kept_task(app, endpoint)["TaskId"]
     tasks.update_task_status(task_id, "running")
-    step = new_place(backend)
+    step = new_endpoint(backend)
     api = step.path.rpartition("/")[2]
     task = tasks.add_pipeline_task(task_id, "test", "v1", api, '{"step": 2}')
     assert (task["TaskId"], task["Endpoint"], task["BackendStatus"]) == (task_id, step.url, "created")
     call = backend.next_call(step.path)
     assert (call.task_id, call.body) == (task_id, b'{"step": 2}')
-    assert depth(app, place) == {}
+    assert depth(app, endpoint) == {}
 
 
-def test_a_pipeline_task_without_a_body_gets_the_original_one(
-    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, place: Place
+@pytest.mark.contract("A7.8")
+def test_pipeline_task_without_a_body_gets_the_original_body(
+    tasks: TaskManager, app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
 ) -> None:
-    task_id = kept_task(app, place, Body="the original")["TaskId"]
-    step = new_place(backend)
+    task_id = kept_task(app, endpoint, Body="the original")["TaskId"]
+    step = new_endpoint(backend)
     tasks.add_pipeline_task(task_id, "test", "v1", step.path.rpartition("/")[2])
     assert backend.next_call(step.path).body == b"the original"
 
 
-def test_a_pipeline_task_for_an_api_that_is_not_registered_is_an_error_and_changes_nothing(
-    tasks: TaskManager, app: httpx.Client, place: Place
+@pytest.mark.contract("A7.9")
+def test_pipeline_task_to_an_unregistered_api_is_an_error_and_changes_nothing(
+    tasks: TaskManager, app: httpx.Client, endpoint: Endpoint
 ) -> None:
-    task = kept_task(app, place)
+    task = kept_task(app, endpoint)
     with pytest.raises(CallFailed) as error:
         tasks.add_pipeline_task(task["TaskId"], "nobody", "v1", "model", "{}")
     assert error.value.status == 400
     assert stored(app, task["TaskId"]) == task
 
 
-def test_adding_a_task_without_an_id_posts_no_body_and_always_got_400(tasks: TaskManager) -> None:
+@pytest.mark.contract("A7.10")
+def test_adding_a_task_without_an_id_is_400(tasks: TaskManager) -> None:
     with pytest.raises(CallFailed) as error:
         tasks.add_task()
     assert error.value.status == 400
 
 
-def test_an_update_of_a_finished_task_is_an_error_and_the_same_end_again_is_none(
-    tasks: TaskManager, app: httpx.Client, place: Place
+@pytest.mark.contract("A7.11")
+def test_late_update_is_an_error_and_the_same_end_again_is_not(
+    tasks: TaskManager, app: httpx.Client, endpoint: Endpoint
 ) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+    task_id = kept_task(app, endpoint)["TaskId"]
     task = tasks.complete_task(task_id, "completed")
     assert tasks.complete_task(task_id, "completed") == task
     for call in (tasks.update_task_status, tasks.fail_task):

@@ -25,6 +25,8 @@ from tests.contract.v1_support import (
 from tests.scripted_backend import ScriptedBackend
 from tests.secrecy import planted
 
+pytestmark = pytest.mark.contract("A1.34", "B0.4", "B0.5", "B0.6", "B0.7", "B0.8", "B12.1", "B12.2", "B12.3", "B12.4")
+
 MAX_BODY_BYTES = 100_000
 PASSWORD = planted("redis-password")
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
