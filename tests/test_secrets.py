@@ -18,7 +18,7 @@ from local.azurite import ACCOUNT_KEY
 from local.stack import ROOT, Stack
 from shared.services import Services
 from shared.settings import Settings, SettingsError
-from tests.contract.part_a import DELIVERY, TOPIC_ID, WEBHOOK
+from tests.contract.legacy_support import DELIVERY, TOPIC_ID, WEBHOOK
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.secrecy import leaks, planted

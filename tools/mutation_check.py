@@ -21,7 +21,7 @@ STORE_TESTS = ("tests/shared/store",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 JOINT_TESTS = ("tests/shared/store/test_joint.py",)
-OWNER_TESTS = ("tests/contract/test_b_owners.py", "tests/shared/store/test_lifecycle.py")
+OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
 @dataclass(frozen=True)

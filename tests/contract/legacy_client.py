@@ -1,4 +1,4 @@
-"""The existing clients, as part A of the wire contract tells them: it, and nothing of this app, is what they know.
+"""The legacy clients. They know part A of docs/contract.md and nothing of this app.
 
 A model service's task manager (A7), in the manner of the Python or of the R package, and the gateway (A8).
 """
@@ -13,7 +13,7 @@ Style = Literal["python", "r"]
 
 
 class CallFailed(Exception):
-    """Raised for any answer but 200: these clients know no other."""
+    """Raised for any answer but 200: the legacy clients accept no other."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(f"{response.status_code}: {response.text}")
@@ -21,7 +21,7 @@ class CallFailed(Exception):
 
 
 class TaskManager:
-    """What a model service holds (A7).
+    """The task manager of a legacy model service (A7).
 
     Parameters:
         http: has no address and no key.
@@ -84,7 +84,7 @@ class TaskManager:
 
 
 class Gateway:
-    """What a caller sees of the platform (A8)."""
+    """The API Management policies of the legacy platform (A8)."""
 
     def __init__(self, http: httpx.Client, upsert_url: str, get_url: str, backend_url: str) -> None:
         self._http = http
@@ -104,7 +104,7 @@ class Gateway:
         return _content(self._http.post(self._upsert_url, json=task))
 
     def task_status(self, task_id: str) -> httpx.Response:
-        """``GET /taskmanagement/task/{taskId}``: the answer is handed on as it is."""
+        """``GET /taskmanagement/task/{taskId}``: the gateway passes the answer on unchanged."""
         return self._http.get(f"{self._get_url}&taskId={task_id}")
 
 

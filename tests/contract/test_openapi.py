@@ -1,4 +1,4 @@
-"""docs/openapi.json says what the app does: it is generated from it, and the app is held to it (Schemathesis)."""
+"""docs/openapi.json is generated from the app, and the app does what it says (contract B0; Schemathesis)."""
 
 import json
 import subprocess
@@ -154,12 +154,14 @@ def ground(stack: Stack, backend: ScriptedBackend) -> Iterator[Ground]:
     ground.session.close()
 
 
-def test_the_committed_document_is_what_the_app_generates() -> None:
+@pytest.mark.contract("B0.3")
+def test_committed_document_is_what_the_app_generates() -> None:
     generated = _python("from tools.openapi import generate; print(generate(), end='')")
     assert generated.returncode == 0, generated.stderr
     assert generated.stdout == COMMITTED.read_text(), "run: python -m tools.openapi"
 
 
+@pytest.mark.contract("B0.3")
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -178,9 +180,7 @@ def test_the_committed_document_is_what_the_app_generates() -> None:
     ],
     ids=["not documented", "with another method", "not there"],
 )
-def test_an_operation_that_the_app_has_not_or_one_that_is_missing_makes_the_generator_fail(
-    change: str, complaint: str
-) -> None:
+def test_generator_fails_when_document_and_functions_differ(change: str, complaint: str) -> None:
     generated = _python(
         f"from dataclasses import replace; from tools.openapi import OPERATIONS, generate; {change}; generate()"
     )
@@ -188,13 +188,15 @@ def test_an_operation_that_the_app_has_not_or_one_that_is_missing_makes_the_gene
     assert complaint in generated.stderr
 
 
-def test_the_document_is_valid_openapi_and_names_each_operation_once() -> None:
+@pytest.mark.contract("B0.3")
+def test_document_is_valid_openapi_and_names_each_operation_once() -> None:
     API.validate()
     ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
     assert set(ids) == REACHED.keys()
 
 
+@pytest.mark.contract("B0.3")
 def test_every_example_is_valid_by_its_schema() -> None:
     checked = 0
     for where, described, example in _examples(DOCUMENT["paths"], "paths"):
@@ -204,6 +206,7 @@ def test_every_example_is_valid_by_its_schema() -> None:
     assert checked > 50
 
 
+@pytest.mark.contract("B0.3")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> None:
     statuses: Counter[int] = Counter()
@@ -220,6 +223,7 @@ def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> 
     assert REACHED[name] <= statuses.keys()
 
 
+@pytest.mark.contract("B0.2")
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name in REFUSING])
 def test_bad_requests_are_refused_as_documented(name: str, ground: Ground) -> None:
     statuses: Counter[int] = Counter()
@@ -241,9 +245,10 @@ def test_bad_requests_are_refused_as_documented(name: str, ground: Ground) -> No
     assert statuses[400] > 0
 
 
+@pytest.mark.contract("B0.1")
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "Health"])
 @pytest.mark.parametrize("key", [{}, {"x-functions-key": "guessed"}])
-def test_without_the_key_there_is_no_answer_but_401(name: str, key: dict[str, str], stack: Stack) -> None:
+def test_every_operation_but_health_requires_the_key(name: str, key: dict[str, str], stack: Stack) -> None:
     operation = OPERATIONS[name]
     path = operation.path.replace("{id}", str(uuid.uuid4())).replace("{path}", "v1/test/keyless")
     response = httpx.request(operation.method, f"{stack.url}/api{path}", headers=key)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from local.azurite import Azurite
-from tests.contract.part_b import complete_on_call, ended, new_path, submit, task_of
+from tests.contract.v1_support import complete_on_call, ended, new_path, submit, task_of
 from tests.degradation.conftest import Fragile, fragile_stack
 from tests.scripted_backend import ScriptedBackend
 from tests.waiting import eventually

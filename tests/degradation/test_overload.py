@@ -12,7 +12,7 @@ import pytest
 from local.azurite import Azurite
 from local.stack import SUBSCRIPTION
 from shared.settings import INLINE_LIMIT_BYTES
-from tests.contract.part_b import assert_problem, complete_on_call, ended, new_path, submit, task_of
+from tests.contract.v1_support import assert_problem, complete_on_call, ended, new_path, submit, task_of
 from tests.degradation.conftest import Fragile, fragile_stack
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.waiting import eventually

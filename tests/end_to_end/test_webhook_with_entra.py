@@ -13,7 +13,7 @@ from local.azurite import Azurite
 from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
-from tests.contract.part_a import DELIVERY, TOPIC_ID, WEBHOOK
+from tests.contract.legacy_support import DELIVERY, TOPIC_ID, WEBHOOK
 from tests.end_to_end.backbone import Backbone
 from tests.entra_double import EntraDouble
 from tests.scripted_backend import ScriptedBackend

@@ -1,4 +1,4 @@
-"""History and queue depths: what happened to one task, and where all of them stand."""
+"""History of a task (contract B6) and numbers of a queue (B9)."""
 
 from typing import Any
 
@@ -6,7 +6,17 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_b import ISO_TIME, complete_on_call, ended, hop, keep, new_path, report, submit, task_of
+from tests.contract.v1_support import (
+    ISO_TIME,
+    complete_on_call,
+    ended,
+    keep,
+    new_path,
+    next_step,
+    report,
+    submit,
+    task_of,
+)
 from tests.scripted_backend import Answer, Call, ScriptedBackend
 from tests.waiting import eventually
 
@@ -38,7 +48,8 @@ def queue(app: httpx.Client, path: str) -> dict[str, Any]:
     return app.get(f"/api/v1/queues{path}").raise_for_status().json()
 
 
-def test_the_history_tells_time_status_attempt_and_cause_of_every_transition(
+@pytest.mark.contract("B6.1")
+def test_history_lists_time_status_attempt_and_actor_of_every_transition(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -58,7 +69,8 @@ def test_the_history_tells_time_status_attempt_and_cause_of_every_transition(
     assert (times[0], times[-1]) == (task["CreatedAt"], task["Timestamp"])
 
 
-def test_the_history_tells_of_attempts_that_failed(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
+@pytest.mark.contract("B6.2")
+def test_history_lists_failed_attempts(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
     path = new_path()
 
     def reaction(call: Call) -> Answer:
@@ -84,7 +96,8 @@ def test_the_history_tells_of_attempts_that_failed(app: httpx.Client, backend: S
     assert events[4]["Status"] == "Awaiting service availability"
 
 
-def test_reports_that_move_nothing_are_not_in_the_history(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B6.3")
+def test_reports_that_change_no_state_are_not_in_the_history(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, BackendStatus="running")
     report(app, TaskId=task_id, Status="50 %")
     report(app, TaskId=task_id, BackendStatus="running")
@@ -92,18 +105,18 @@ def test_reports_that_move_nothing_are_not_in_the_history(app: httpx.Client, bac
     assert [event["State"] for event in history(app, task_id)] == ["running"]
 
 
-def test_a_pipeline_hop_is_in_the_history_as_a_new_attempt(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B6.4")
+def test_pipeline_step_is_a_new_attempt_in_the_history(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, BackendStatus="running", Body="{}")
-    hop(app, task_id)
+    next_step(app, task_id)
     assert [(event["State"], event["Attempt"]) for event in history(app, task_id)][:2] == [
         ("running", 1),
         ("created", 2),
     ]
 
 
-def test_of_a_very_long_history_the_beginning_and_the_end_are_kept(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B6.5")
+def test_long_history_keeps_its_beginning_and_its_end(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     task_id = keep(app, backend, path, Status="0")
     for step in range(1, 41):
@@ -112,18 +125,19 @@ def test_of_a_very_long_history_the_beginning_and_the_end_are_kept(
     assert statuses == ["0", *(str(step) for step in range(10, 41))]
 
 
-def test_a_queues_numbers_are_those_of_its_tasks_states(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B9.1")
+def test_queue_numbers_equal_the_states_of_its_tasks(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     states = ["created"] * 4 + ["running"] * 3 + ["completed"] * 2 + ["failed"]
     ids = [keep(app, backend, path, BackendStatus=state) for state in states]
-    # Not all were born where they stand.
+    # Some tasks were created in another state or on another path.
     moved = [keep(app, backend, path) for _ in range(3)]
     for task_id, state in zip(moved, ("running", "completed", "failed"), strict=True):
         report(app, TaskId=task_id, BackendStatus=state)
     elsewhere = keep(app, backend, path)
     report(app, TaskId=elsewhere, Endpoint=f"{backend.url}{path}/next")
 
-    told = [task_of(app, task_id)["BackendStatus"] for task_id in [*ids, *moved]]
+    shown = [task_of(app, task_id)["BackendStatus"] for task_id in [*ids, *moved]]
     counted = queue(app, path)
     assert counted.keys() == QUEUE_KEYS
     assert counted["EndpointPath"] == path
@@ -132,7 +146,7 @@ def test_a_queues_numbers_are_those_of_its_tasks_states(app: httpx.Client, backe
         "running": counted["Running"],
         "completed": counted["Completed"],
         "failed": counted["Failed"],
-    } == {state: told.count(state) for state in ("created", "running", "completed", "failed")}
+    } == {state: shown.count(state) for state in ("created", "running", "completed", "failed")}
     assert (counted["Waiting"], counted["Running"], counted["Completed"], counted["Failed"]) == (4, 4, 3, 2)
     assert (counted["Dispatched"], counted["Cancelled"]) == (0, 0)
     assert queue(app, f"{path}/next")["Waiting"] == 1
@@ -143,15 +157,15 @@ def test_a_queues_numbers_are_those_of_its_tasks_states(app: httpx.Client, backe
     assert list(everywhere) == sorted(everywhere)
 
 
-def test_a_task_that_was_handed_over_but_not_reported_on_counts_as_dispatched(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B9.2")
+def test_accepted_task_without_a_report_counts_as_dispatched(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     submit(app, path)
     eventually(lambda: queue(app, path)["Dispatched"] == 1)
 
 
-def test_the_oldest_waiting_age_grows_while_something_waits_and_is_0_when_nothing_does(
+@pytest.mark.contract("B9.3")
+def test_oldest_waiting_age_grows_while_a_task_waits_and_is_0_otherwise(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     path = new_path()
@@ -163,6 +177,7 @@ def test_the_oldest_waiting_age_grows_while_something_waits_and_is_0_when_nothin
     assert queue(app, path)["OldestWaitingSeconds"] == 0
 
 
+@pytest.mark.contract("B9.4")
 @pytest.mark.parametrize(
     "path",
     [
@@ -176,7 +191,7 @@ def test_the_oldest_waiting_age_grows_while_something_waits_and_is_0_when_nothin
         "/" + "x" * 2000,
     ],
 )
-def test_an_unknown_queue_has_zeros_for_all_numbers(path: str, app: httpx.Client) -> None:
+def test_unknown_queue_shows_zeros(path: str, app: httpx.Client) -> None:
     counted = queue(app, f"{path}/{new_path().rpartition('/')[2]}")
     assert counted.keys() == QUEUE_KEYS
     assert (counted["Limit"], counted["Paused"], counted["Draining"]) == (None, False, False)
@@ -185,14 +200,16 @@ def test_an_unknown_queue_has_zeros_for_all_numbers(path: str, app: httpx.Client
     assert all(type(number) in (int, float) for number in numbers)
 
 
-def test_an_unknown_queue_is_not_made_by_asking_for_it(app: httpx.Client) -> None:
+@pytest.mark.contract("B9.4")
+def test_reading_an_unknown_queue_does_not_create_it(app: httpx.Client) -> None:
     path = new_path()
     queue(app, path)
     assert path not in [each["EndpointPath"] for each in app.get("/api/v1/queues").json()["Queues"]]
 
 
+@pytest.mark.contract("B9.5")
 @pytest.mark.parametrize("route", ["/api/v1/queues", "/api/v1/queues/"])
-def test_the_empty_path_means_all_queues(route: str, app: httpx.Client, backend: ScriptedBackend) -> None:
+def test_empty_path_lists_all_queues(route: str, app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     keep(app, backend, path)
     document = app.get(route).raise_for_status().json()

@@ -1,11 +1,11 @@
-"""Submit: what is handed in reaches the model service as it was, or is refused."""
+"""Submit (contract B1): a request reaches the model service unchanged, or is refused."""
 
 import httpx
 import pytest
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     CONTENTS,
     INLINE_LIMIT_BYTES,
     ISO_TIME,
@@ -23,8 +23,9 @@ from tests.scripted_backend import Answer, ScriptedBackend
 KEY = "@KEY@"
 
 
+@pytest.mark.contract("B1.3")
 @pytest.mark.parametrize("content", CONTENTS)
-def test_a_body_reaches_the_model_service_byte_for_byte_with_its_content_type(
+def test_model_service_gets_the_body_byte_for_byte_with_its_content_type(
     content: str, app: httpx.Client, backend: ScriptedBackend, azurite: Azurite
 ) -> None:
     content_type, body = CONTENTS[content]
@@ -38,19 +39,22 @@ def test_a_body_reaches_the_model_service_byte_for_byte_with_its_content_type(
     assert blob_sizes(azurite, task["TaskId"]) == ([len(body)] if len(body) > INLINE_LIMIT_BYTES else [])
 
 
-def test_a_body_without_a_content_type_is_handed_over_as_bytes(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B1.3")
+def test_body_without_a_content_type_is_an_octet_stream(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     submit(app, path, b"\x00\x01")
     assert backend.next_call(path).headers["content-type"] == "application/octet-stream"
 
 
-def test_a_chunked_body_is_put_together(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B1.3")
+def test_chunked_body_arrives_whole(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     app.post(f"/api/v1/submit{path}", content=iter([b"one ", b"two ", b"three"]))
     assert backend.next_call(path).body == b"one two three"
 
 
-def test_the_answer_is_202_with_the_task_and_where_to_ask_for_it(
+@pytest.mark.contract("B1.1")
+def test_submit_answers_202_with_the_task_and_its_location(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -74,9 +78,10 @@ def test_the_answer_is_202_with_the_task_and_where_to_ask_for_it(
     assert app.get(response.headers["location"]).json()["TaskId"] == task["TaskId"]
 
 
+@pytest.mark.contract("B1.2")
 @pytest.mark.parametrize("route", ["/api/v1/submit", "/API/V1/Submit"])
 @pytest.mark.parametrize("query", ["", "?next=/v1/submit/"])
-def test_the_location_is_right_however_the_route_is_written(
+def test_location_is_right_however_the_route_is_written(
     route: str, query: str, app: httpx.Client, stack: Stack
 ) -> None:
     response = app.post(f"{route}{new_path()}/v1/submit/deeper{query}")
@@ -85,6 +90,7 @@ def test_the_location_is_right_however_the_route_is_written(
     assert app.get(response.headers["location"]).status_code == 200
 
 
+@pytest.mark.contract("B1.4")
 @pytest.mark.parametrize(
     ("query", "passed_on"),
     [
@@ -101,7 +107,7 @@ def test_the_location_is_right_however_the_route_is_written(
         (f"?code={KEY}&postcode=12345&codec=h264", "?postcode=12345&codec=h264"),
     ],
 )
-def test_the_query_string_is_passed_on_but_for_the_key(
+def test_query_string_is_passed_on_without_the_key(
     query: str, passed_on: str, stack: Stack, backend: ScriptedBackend
 ) -> None:
     path = new_path()
@@ -115,7 +121,8 @@ def test_the_query_string_is_passed_on_but_for_the_key(
     assert stack.key not in str(call.headers)
 
 
-def test_the_key_that_a_caller_used_is_not_handed_to_the_model_service(
+@pytest.mark.contract("B1.5")
+def test_model_service_never_gets_the_callers_credentials(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -125,22 +132,25 @@ def test_the_key_that_a_caller_used_is_not_handed_to_the_model_service(
     assert not {"x-functions-key", "cookie", "authorization"} & headers.keys()
 
 
-def test_the_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B1.6")
+def test_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     submit(app, path, traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     assert backend.next_call(path).headers["traceparent"].split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
+@pytest.mark.contract("B1.7")
 @pytest.mark.parametrize(
     "path", ["/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"]
 )
-def test_a_path_that_is_not_registered_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
+def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
     response = submit(app, path)
     assert_problem(response, 404, "unknown-endpoint")
     paths = [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
     assert path not in paths
 
 
+@pytest.mark.contract("B1.8")
 @pytest.mark.parametrize(
     "path",
     [
@@ -169,7 +179,7 @@ def test_a_path_that_is_not_registered_is_404_and_leaves_nothing(path: str, app:
         "/v1/test/" + "x" * 300,
     ],
 )
-def test_a_hostile_path_is_404_and_reaches_nobody(
+def test_hostile_path_is_404_and_reaches_no_backend(
     path: str, app: httpx.Client, stack: Stack, backend: ScriptedBackend
 ) -> None:
     queues = app.get("/api/v1/queues").json()["Queues"]
@@ -180,20 +190,23 @@ def test_a_hostile_path_is_404_and_reaches_nobody(
     }
 
 
+@pytest.mark.contract("B1.9")
 @pytest.mark.parametrize("path", ["/v1/test", "/v1/test/"])
-def test_the_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, backend: ScriptedBackend) -> None:
+def test_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = submit(app, path).json()["TaskId"]
     assert backend.next_call(path).task_id == task_id
 
 
+@pytest.mark.contract("B1.10")
 @pytest.mark.parametrize("query", ["?" + "x" * 2049, "?a=<script>", '?a="b"', "?a={b}"])
-def test_a_query_string_that_cannot_be_passed_on_as_it_is_is_refused(query: str, stack: Stack) -> None:
+def test_query_string_that_cannot_be_passed_on_is_refused(query: str, stack: Stack) -> None:
     status, headers, body = raw_request(stack, "POST", f"/api/v1/submit{new_path()}{query}", body=b"{}")
-    assert status in (400, 404)
-    assert headers["content-type"] == "application/problem+json"
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert b"unknown-endpoint" in body
     assert b"query string" in body
 
 
+@pytest.mark.contract("B1.11")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -206,11 +219,12 @@ def test_a_query_string_that_cannot_be_passed_on_as_it_is_is_refused(query: str,
         ("Idempotency-Key", b"a\tb"),
     ],
 )
-def test_a_header_that_cannot_be_kept_is_400_and_named(name: str, value: str | bytes, app: httpx.Client) -> None:
+def test_header_that_cannot_be_stored_is_refused_and_named(name: str, value: str | bytes, app: httpx.Client) -> None:
     response = app.post(f"/api/v1/submit{new_path()}", content=b"{}", headers={name: value})
     assert_problem(response, 400, "invalid-request", field=name)
 
 
+@pytest.mark.contract("B1.12")
 @pytest.mark.parametrize(
     ("prefer", "applied"),
     [
@@ -221,7 +235,7 @@ def test_a_header_that_cannot_be_kept_is_400_and_named(name: str, value: str | b
         ("wait=3600", "wait=60"),
     ],
 )
-def test_a_preferred_wait_answers_200_with_the_task_that_ended_in_time(
+def test_preferred_wait_answers_200_when_the_task_ends_in_time(
     prefer: str, applied: str, app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -235,10 +249,9 @@ def test_a_preferred_wait_answers_200_with_the_task_that_ended_in_time(
     assert response.json()["Status"] == "done"
 
 
+@pytest.mark.contract("B1.13")
 @pytest.mark.parametrize("prefer", ["wait=1", "wait=0"])
-def test_a_preferred_wait_that_is_too_short_answers_202_and_says_that_it_was_applied(
-    prefer: str, app: httpx.Client, stack: Stack
-) -> None:
+def test_preferred_wait_that_is_too_short_answers_202(prefer: str, app: httpx.Client, stack: Stack) -> None:
     response = submit(app, new_path(), prefer=prefer)
     assert response.status_code == 202
     assert response.headers["preference-applied"] == prefer
@@ -246,16 +259,18 @@ def test_a_preferred_wait_that_is_too_short_answers_202_and_says_that_it_was_app
     assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.contract("B1.14")
 @pytest.mark.parametrize(
     "prefer", ["respond-async", "wait", "wait=", "wait=soon", "wait=-5", "await=5", "return=minimal"]
 )
-def test_a_preference_that_is_not_understood_is_none(prefer: str, app: httpx.Client) -> None:
+def test_preference_that_is_not_understood_is_ignored(prefer: str, app: httpx.Client) -> None:
     response = submit(app, new_path(), prefer=prefer)
     assert response.status_code == 202
     assert "preference-applied" not in response.headers
 
 
-def test_a_task_that_the_model_service_refuses_is_told_as_failed(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B1.15")
+def test_task_that_the_model_service_refuses_is_failed(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     backend.script(path, Answer(status=422, body=b"secret reasons"))
     response = submit(app, path, prefer="wait=30")

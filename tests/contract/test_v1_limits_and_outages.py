@@ -10,7 +10,7 @@ from local.processes import ChildProcess
 from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     assert_problem,
     complete_on_call,
@@ -24,6 +24,8 @@ from tests.contract.part_b import (
 )
 from tests.scripted_backend import ScriptedBackend
 from tests.secrecy import planted
+
+pytestmark = pytest.mark.contract("A1.34", "B0.4", "B0.5", "B0.6", "B0.7", "B0.8", "B12.1", "B12.2", "B12.3", "B12.4")
 
 MAX_BODY_BYTES = 100_000
 PASSWORD = planted("redis-password")

@@ -1,4 +1,4 @@
-"""Results: what a model made, kept for the attempt that made it and given back as it was."""
+"""Results (contract B7): the output of a model, stored for the attempt that made it and returned unchanged."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     CONTENTS,
     INLINE_LIMIT_BYTES,
     TASK_KEYS,
@@ -15,9 +15,9 @@ from tests.contract.part_b import (
     assert_problem,
     blob_sizes,
     ended,
-    hop,
     keep,
     new_path,
+    next_step,
     pattern_bytes,
     report,
     submit,
@@ -42,8 +42,9 @@ def get(app: httpx.Client, task_id: str) -> httpx.Response:
     return app.get(f"/api/v1/tasks/{task_id}/result")
 
 
+@pytest.mark.contract("B7.1")
 @pytest.mark.parametrize("content", CONTENTS)
-def test_a_result_comes_back_byte_for_byte_with_its_content_type(
+def test_result_comes_back_byte_for_byte_with_its_content_type(
     content: str, app: httpx.Client, task_id: str, azurite: Azurite
 ) -> None:
     content_type, data = CONTENTS[content]
@@ -60,8 +61,9 @@ def test_a_result_comes_back_byte_for_byte_with_its_content_type(
     assert blob_sizes(azurite, task_id) == ([len(data)] if len(data) > INLINE_LIMIT_BYTES else [])
 
 
+@pytest.mark.contract("B7.2")
 @pytest.mark.parametrize("data", [b"<script>alert(1)</script>", LARGE])
-def test_no_browser_runs_a_result_in_the_name_of_the_app(data: bytes, app: httpx.Client, task_id: str) -> None:
+def test_browser_never_runs_a_result_as_content_of_the_app(data: bytes, app: httpx.Client, task_id: str) -> None:
     put(app, task_id, data, content_type="text/html")
     response = get(app, task_id)
     assert response.headers["content-type"] == "text/html"
@@ -69,32 +71,39 @@ def test_no_browser_runs_a_result_in_the_name_of_the_app(data: bytes, app: httpx
     assert response.headers["content-security-policy"] == "sandbox"
 
 
-def test_a_result_says_whose_it_is(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.2")
+def test_result_names_its_task(app: httpx.Client, task_id: str) -> None:
     put(app, task_id)
     assert get(app, task_id).headers["taskid"] == task_id
 
 
-def test_a_result_without_a_content_type_is_bytes(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.1")
+def test_result_without_a_content_type_is_an_octet_stream(app: httpx.Client, task_id: str) -> None:
     put(app, task_id, b"\x00")
     assert get(app, task_id).headers["content-type"] == "application/octet-stream"
 
 
-def test_before_there_is_a_result_it_is_404(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.3")
+def test_task_without_a_result_is_404(app: httpx.Client, task_id: str) -> None:
     document = assert_problem(get(app, task_id), 404, "no-result")
     assert document["TaskId"] == task_id
     task = task_of(app, task_id)
     assert (task["ResultContentType"], task["ResultSize"]) == (None, None)
 
 
+@pytest.mark.contract("B7.4")
 @pytest.mark.parametrize("data", [b"small", LARGE])
-def test_a_task_that_is_not_known_takes_no_result(data: bytes, app: httpx.Client, azurite: Azurite) -> None:
+def test_result_of_an_unknown_task_is_refused_and_not_stored(
+    data: bytes, app: httpx.Client, azurite: Azurite
+) -> None:
     assert_problem(put(app, UNKNOWN_ID, data), 404, "no-such-task")
     assert_problem(put(app, "a%20b", data), 404, "no-such-task")
     assert blob_sizes(azurite, UNKNOWN_ID) == []
 
 
+@pytest.mark.contract("B7.5")
 @pytest.mark.parametrize(("first", "second"), [(b"1", b"2"), (b"1", LARGE), (LARGE, b"2"), (LARGE, LARGE[::-1])])
-def test_a_later_result_of_the_same_attempt_replaces_the_one_before(
+def test_later_result_of_the_same_attempt_replaces_the_earlier(
     first: bytes, second: bytes, app: httpx.Client, task_id: str
 ) -> None:
     put(app, task_id, first, content_type="image/png", x_task_attempt="1")
@@ -104,16 +113,18 @@ def test_a_later_result_of_the_same_attempt_replaces_the_one_before(
     assert response.headers["content-type"] == "image/tiff"
 
 
-def test_a_result_outlives_the_tasks_end(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.6")
+def test_result_outlives_the_end_of_its_task(app: httpx.Client, task_id: str) -> None:
     put(app, task_id, b"kept")
     report(app, TaskId=task_id, BackendStatus="completed")
     assert get(app, task_id).content == b"kept"
     assert task_of(app, task_id)["ResultSize"] == 4
 
 
+@pytest.mark.contract("B7.6")
 @pytest.mark.parametrize("data", [b"late", LARGE])
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
-def test_a_task_that_has_ended_takes_no_other_result(
+def test_finished_task_refuses_a_result(
     outcome: str, data: bytes, app: httpx.Client, task_id: str, azurite: Azurite
 ) -> None:
     put(app, task_id, b"in time")
@@ -124,11 +135,12 @@ def test_a_task_that_has_ended_takes_no_other_result(
     assert blob_sizes(azurite, task_id) == []
 
 
+@pytest.mark.contract("B7.7")
 @pytest.mark.parametrize("data", [b"stale", LARGE])
-def test_a_result_of_an_attempt_that_is_over_is_refused(
+def test_result_of_an_older_attempt_is_refused(
     data: bytes, app: httpx.Client, task_id: str, azurite: Azurite
 ) -> None:
-    hop(app, task_id)
+    next_step(app, task_id)
     document = assert_problem(put(app, task_id, data, x_task_attempt="1"), 409, "conflict")
     assert document["TaskId"] == task_id
     assert document["Attempt"] >= 2
@@ -136,13 +148,15 @@ def test_a_result_of_an_attempt_that_is_over_is_refused(
     assert blob_sizes(azurite, task_id) == []
 
 
-def test_a_result_of_an_attempt_that_has_not_come_yet_is_refused(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.7")
+def test_result_of_a_future_attempt_is_refused(app: httpx.Client, task_id: str) -> None:
     assert_problem(put(app, task_id, x_task_attempt="2"), 409, "conflict")
     assert_problem(get(app, task_id), 404, "no-result")
 
 
+@pytest.mark.contract("B7.8")
 @pytest.mark.parametrize("data", [b"small", LARGE])
-def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_however_often_it_is_tried(
+def test_next_pipeline_step_finds_the_earlier_result_at_every_attempt(
     data: bytes, app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -160,13 +174,14 @@ def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_however_
             return Answer()
 
     backend.react(path, reaction)
-    hop(app, task_id)
+    next_step(app, task_id)
     assert ended(app, task_id)["Attempt"] == 3
     assert found == [data, data]
     assert get(app, task_id).content == b"of the second step"
 
 
-def test_what_a_failed_attempt_stored_is_gone_when_the_next_one_begins(
+@pytest.mark.contract("B7.9")
+def test_result_of_a_failed_attempt_is_removed_before_the_next(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -189,7 +204,8 @@ def test_what_a_failed_attempt_stored_is_gone_when_the_next_one_begins(
     assert get(app, task["TaskId"]).content == b"of 2"
 
 
-def test_a_result_counts_as_an_update(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B7.10")
+def test_storing_a_result_counts_as_an_update(app: httpx.Client, task_id: str) -> None:
     address = f"/api/v1/tasks/{task_id}"
     before = app.get(address).headers["etag"]
     stored = put(app, task_id)
@@ -197,22 +213,23 @@ def test_a_result_counts_as_an_update(app: httpx.Client, task_id: str) -> None:
     assert int(stored.headers["retry-after"]) >= 1
 
 
+@pytest.mark.contract("B7.11")
 @pytest.mark.parametrize("attempt", ["", "x", "-1", "1.0", "1e0", "0x1", "1 2", "9" * 10, "²".encode()])
-def test_an_attempt_that_is_no_number_is_400_and_named(attempt: Any, app: httpx.Client, task_id: str) -> None:
+def test_result_with_a_malformed_attempt_is_refused(attempt: Any, app: httpx.Client, task_id: str) -> None:
     response = app.put(f"/api/v1/tasks/{task_id}/result", content=b"x", headers={"X-Task-Attempt": attempt})
     assert_problem(response, 400, "invalid-request", field="X-Task-Attempt")
     assert_problem(get(app, task_id), 404, "no-result")
 
 
+@pytest.mark.contract("B7.11")
 @pytest.mark.parametrize("content_type", ["image/" + "x" * 255, "image/tïff".encode()])
-def test_a_content_type_that_cannot_be_given_back_is_400_and_named(
-    content_type: Any, app: httpx.Client, task_id: str
-) -> None:
+def test_result_with_an_unusable_content_type_is_refused(content_type: Any, app: httpx.Client, task_id: str) -> None:
     response = app.put(f"/api/v1/tasks/{task_id}/result", content=b"x", headers={"Content-Type": content_type})
     assert_problem(response, 400, "invalid-request", field="Content-Type")
 
 
+@pytest.mark.contract("B7.12")
 @pytest.mark.parametrize("route", ["tasks/{id}/result", "Tasks/{id}/Result/"])
-def test_there_is_no_method_but_put_and_get(route: str, app: httpx.Client, task_id: str) -> None:
+def test_result_route_has_only_put_and_get(route: str, app: httpx.Client, task_id: str) -> None:
     address = f"/api/v1/{route.format(id=task_id)}"
     assert [app.request(method, address).status_code for method in ("POST", "PATCH", "DELETE")] == [404] * 3

@@ -1,4 +1,4 @@
-"""Status: polling that costs little, and waiting that polls nothing."""
+"""Status of a task (contract B2): cheap polling, and waiting for a change."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     ISO_TIME,
     TASK_KEYS,
     UNKNOWN_ID,
@@ -24,7 +24,7 @@ Ask = Callable[..., Future[httpx.Response]]
 
 @pytest.fixture
 def ask(stack: Stack) -> Iterator[Ask]:
-    """Asks for a task in a thread of its own, so that something may happen meanwhile."""
+    """Asks for a task in a thread of its own, so that the test can change the task meanwhile."""
     with ThreadPoolExecutor(1) as thread, stack.client() as client:
         yield lambda task_id, **options: thread.submit(client.get, f"/api/v1/tasks/{task_id}", **options)
 
@@ -38,9 +38,8 @@ def etag_of(app: httpx.Client, task_id: str) -> str:
     return app.get(f"/api/v1/tasks/{task_id}").headers["etag"]
 
 
-def test_the_status_is_the_task_with_its_etag_and_when_to_ask_again(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B2.1")
+def test_status_is_the_task_with_etag_and_retry_after(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     task_id = keep(app, backend, path, Status="on its way", BackendStatus="running")
     response = app.get(f"/api/v1/tasks/{task_id}")
@@ -57,28 +56,31 @@ def test_the_status_is_the_task_with_its_etag_and_when_to_ask_again(
     assert (task["Status"], task["BackendStatus"]) == ("on its way", "running")
 
 
+@pytest.mark.contract("B2.2")
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
-def test_a_task_that_has_ended_is_not_to_be_asked_for_again(outcome: str, app: httpx.Client, task_id: str) -> None:
+def test_finished_task_has_no_retry_after(outcome: str, app: httpx.Client, task_id: str) -> None:
     report(app, TaskId=task_id, BackendStatus=outcome)
     response = app.get(f"/api/v1/tasks/{task_id}")
     assert response.json()["BackendStatus"] == outcome
     assert "retry-after" not in response.headers
 
 
+@pytest.mark.contract("B2.3")
 @pytest.mark.parametrize("route", ["", "/history", "/result"])
 @pytest.mark.parametrize("task_id", [UNKNOWN_ID, "x" * 129, "a%20b", "..%2f", "%00", "%C3%A4", "{id}", "*"])
-def test_an_unknown_task_is_404_whatever_its_id_looks_like(task_id: str, route: str, app: httpx.Client) -> None:
+def test_unknown_task_is_404_whatever_its_id_looks_like(task_id: str, route: str, app: httpx.Client) -> None:
     document = assert_problem(app.get(f"/api/v1/tasks/{task_id}{route}"), 404, "no-such-task")
     assert task_id not in document["detail"]
 
 
-def test_every_change_has_an_etag_of_its_own(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B2.4")
+def test_every_change_has_its_own_etag(app: httpx.Client, task_id: str) -> None:
     etags = [etag_of(app, task_id)]
     for update in (
         {"Status": "10 %"},
         {"Status": "20 %"},
         {"BackendStatus": "running"},
-        {"BackendStatus": "running"},  # a heartbeat: its Timestamp is another
+        {"BackendStatus": "running"},  # a heartbeat: it changes the Timestamp
         {"BackendStatus": "completed"},
     ):
         report(app, TaskId=task_id, **update)
@@ -86,7 +88,8 @@ def test_every_change_has_an_etag_of_its_own(app: httpx.Client, task_id: str) ->
     assert len(set(etags)) == len(etags)
 
 
-def test_what_changes_nothing_keeps_the_etag(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B2.4")
+def test_request_that_changes_nothing_keeps_the_etag(app: httpx.Client, task_id: str) -> None:
     report(app, TaskId=task_id, BackendStatus="completed", Status="done")
     before = etag_of(app, task_id)
     report(app, TaskId=task_id, BackendStatus="completed", Status="done")
@@ -96,10 +99,9 @@ def test_what_changes_nothing_keeps_the_etag(app: httpx.Client, task_id: str) ->
     assert etag_of(app, task_id) == before
 
 
+@pytest.mark.contract("B2.5")
 @pytest.mark.parametrize("known", ["{0}", "W/{0}", '"other", {0}', '{0} , "other"', "*"])
-def test_a_task_that_is_as_the_caller_knows_it_is_304_without_a_body(
-    known: str, app: httpx.Client, task_id: str
-) -> None:
+def test_known_etag_is_304_without_a_body(known: str, app: httpx.Client, task_id: str) -> None:
     etag = etag_of(app, task_id)
     response = app.get(f"/api/v1/tasks/{task_id}", headers={"If-None-Match": known.format(etag)})
     assert (response.status_code, response.content) == (304, b"")
@@ -107,14 +109,16 @@ def test_a_task_that_is_as_the_caller_knows_it_is_304_without_a_body(
     assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.contract("B2.5")
 @pytest.mark.parametrize("known", ['"other"', '"a", "b"', "", '"', "nonsense"])
-def test_a_task_that_is_not_as_the_caller_knows_it_is_200(known: str, app: httpx.Client, task_id: str) -> None:
+def test_unknown_etag_is_200(known: str, app: httpx.Client, task_id: str) -> None:
     response = app.get(f"/api/v1/tasks/{task_id}", headers={"If-None-Match": known})
     assert response.status_code == 200
     assert response.json()["TaskId"] == task_id
 
 
-def test_an_etag_from_before_a_change_is_200_with_the_new_one(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B2.5")
+def test_outdated_etag_is_200_with_the_new_one(app: httpx.Client, task_id: str) -> None:
     before = etag_of(app, task_id)
     report(app, TaskId=task_id, Status="further")
     response = app.get(f"/api/v1/tasks/{task_id}", headers={"If-None-Match": before})
@@ -123,21 +127,21 @@ def test_an_etag_from_before_a_change_is_200_with_the_new_one(app: httpx.Client,
     assert response.headers["etag"] != before
 
 
+@pytest.mark.contract("B2.6")
 @pytest.mark.parametrize("known", ["{0}", "W/{0}", '{0}, "older"'])
-def test_waiting_answers_at_the_next_change_of_what_the_caller_knows(
-    known: str, app: httpx.Client, task_id: str, ask: Ask
-) -> None:
+def test_wait_with_an_etag_answers_at_the_next_change(known: str, app: httpx.Client, task_id: str, ask: Ask) -> None:
     etag = known.format(etag_of(app, task_id))
     answer = ask(task_id, params={"wait": 60}, headers={"If-None-Match": etag})
     for _ in range(5):
-        task_of(app, task_id)  # so that most likely it waits already; what must be holds either way
+        task_of(app, task_id)  # gives the wait time to begin; the test holds either way
     report(app, TaskId=task_id, Status="further")
     response = answer.result(30)
     assert response.status_code == 200
     assert response.json()["Status"] == "further"
 
 
-def test_waiting_without_an_etag_answers_at_the_next_change(app: httpx.Client, task_id: str, ask: Ask) -> None:
+@pytest.mark.contract("B2.6")
+def test_wait_without_an_etag_answers_at_the_next_change(app: httpx.Client, task_id: str, ask: Ask) -> None:
     answer = ask(task_id, params={"wait": 60})
     updates = 0
     while not answer.done():
@@ -147,7 +151,8 @@ def test_waiting_without_an_etag_answers_at_the_next_change(app: httpx.Client, t
     assert 1 <= int(answer.result().json()["Status"]) <= updates
 
 
-def test_waiting_for_what_has_changed_already_answers_with_it(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B2.6")
+def test_wait_for_a_change_that_has_happened_answers_at_once(app: httpx.Client, task_id: str) -> None:
     before = etag_of(app, task_id)
     report(app, TaskId=task_id, Status="further")
     response = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": before}, timeout=30)
@@ -155,7 +160,8 @@ def test_waiting_for_what_has_changed_already_answers_with_it(app: httpx.Client,
     assert response.json()["Status"] == "further"
 
 
-def test_a_wait_that_is_over_answers_with_the_task_as_it_is(app: httpx.Client, task_id: str) -> None:
+@pytest.mark.contract("B2.7")
+def test_wait_without_a_change_answers_the_task_as_it_is(app: httpx.Client, task_id: str) -> None:
     etag = etag_of(app, task_id)
     without = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 0.1})
     assert (without.status_code, without.json()) == (200, task_of(app, task_id))
@@ -163,8 +169,9 @@ def test_a_wait_that_is_over_answers_with_the_task_as_it_is(app: httpx.Client, t
     assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", etag)
 
 
+@pytest.mark.contract("B2.8")
 @pytest.mark.parametrize("wait", ["60", "999999"])
-def test_nobody_waits_for_a_task_that_has_ended(wait: str, app: httpx.Client, task_id: str) -> None:
+def test_wait_for_a_finished_task_answers_at_once(wait: str, app: httpx.Client, task_id: str) -> None:
     report(app, TaskId=task_id, BackendStatus="completed")
     etag = etag_of(app, task_id)
     address, query = f"/api/v1/tasks/{task_id}", {"wait": wait}
@@ -173,20 +180,23 @@ def test_nobody_waits_for_a_task_that_has_ended(wait: str, app: httpx.Client, ta
     assert app.get(address, params=query, headers={"If-None-Match": '"old"'}, timeout=30).status_code == 200
 
 
+@pytest.mark.contract("B2.8")
 @pytest.mark.parametrize("wait", ["0", "0.000", ""])
-def test_no_wait_is_no_wait(wait: str, app: httpx.Client, task_id: str) -> None:
+def test_wait_of_0_answers_at_once(wait: str, app: httpx.Client, task_id: str) -> None:
     assert app.get(f"/api/v1/tasks/{task_id}?wait={wait}", timeout=30).json()["TaskId"] == task_id
 
 
+@pytest.mark.contract("B2.9")
 @pytest.mark.parametrize(
     "wait",
     ["-1", "soon", "1s", "1e3", "NaN", "Infinity", "0x10", "1,5", "%20", "%2B1", "1.2345", "9999999", "%D9%A3"],
 )
-def test_a_wait_that_is_no_number_of_seconds_is_400_and_named(wait: str, app: httpx.Client, task_id: str) -> None:
+def test_malformed_wait_is_refused_and_named(wait: str, app: httpx.Client, task_id: str) -> None:
     assert_problem(app.get(f"/api/v1/tasks/{task_id}?wait={wait}"), 400, "invalid-request", field="wait")
 
 
-def test_a_hundred_who_wait_all_hear_of_the_change(app: httpx.Client, task_id: str, stack: Stack) -> None:
+@pytest.mark.contract("B2.10")
+def test_hundred_waiting_callers_all_get_the_change(app: httpx.Client, task_id: str, stack: Stack) -> None:
     etag = etag_of(app, task_id)
 
     def wait(client: httpx.Client) -> httpx.Response:

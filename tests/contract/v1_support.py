@@ -1,4 +1,4 @@
-"""What the tests of part B share."""
+"""Shared by the tests of the v1 API."""
 
 import http.client
 import re
@@ -34,7 +34,7 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def pattern_bytes(size_bytes: int) -> bytes:
-    """Bytes of every value, in an order that shows what was lost or swapped."""
+    """Bytes of every value, in an order that reveals lost or swapped ones."""
     return b"".join(number.to_bytes(4, "big") for number in range(size_bytes // 4 + 1))[:size_bytes]
 
 
@@ -60,7 +60,7 @@ def submit(app: httpx.Client, path: str, content: bytes = b"{}", **headers: str)
 
 
 def keep(app: httpx.Client, backend: ScriptedBackend, path: str | None = None, **more: Any) -> str:
-    """The id of a task that stands as it is: nothing dispatches it, no lease ends."""
+    """The id of a task that stays as it is: it is not dispatched, and no lease ends."""
     return report(app, Endpoint=backend.url + (path or new_path()), **more)["TaskId"]
 
 
@@ -70,7 +70,7 @@ def report(app: httpx.Client, **update: Any) -> dict[str, Any]:
     return response.json()
 
 
-def hop(app: httpx.Client, task_id: str) -> dict[str, Any]:
+def next_step(app: httpx.Client, task_id: str) -> dict[str, Any]:
     """Send a task to its own queue again: a new attempt."""
     return report(app, TaskId=task_id, BackendStatus="created", PublishToGrid=True, Body="again")
 
@@ -104,7 +104,7 @@ def ended(app: httpx.Client, task_id: str) -> dict[str, Any]:
 
 
 def blob_sizes(azurite: Azurite, task_id: str) -> list[int]:
-    """Of all blobs that the app holds for a task."""
+    """The sizes of all blobs that the app holds for a task."""
     container = ContainerClient.from_connection_string(azurite.connection_string, "task-backbone")
     with container:
         if not container.exists():
@@ -115,12 +115,12 @@ def blob_sizes(azurite: Azurite, task_id: str) -> list[int]:
 def raw_request(
     stack: Stack, method: str, target: str, *, headers: dict[str, str] | None = None, body: bytes = b""
 ) -> tuple[int, dict[str, str], bytes]:
-    """A request whose target is sent as it is: no client library makes it nicer."""
+    """A request whose target is sent unchanged: no client library normalizes it."""
     address = urlsplit(stack.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     try:
         connection.putrequest(method, "/", skip_accept_encoding=True)
-        # putrequest refuses some targets; the line itself takes them all.
+        # putrequest refuses some targets, so the request line is replaced.
         connection._buffer[0] = f"{method} {target} HTTP/1.1".encode("latin-1")  # type: ignore[attr-defined]
         for name, value in {
             "x-functions-key": stack.key,
@@ -136,7 +136,7 @@ def raw_request(
 
 
 def assert_problem(response: httpx.Response, status: int, kind: str, *, field: str | None = None) -> dict[str, Any]:
-    """That the response is the problem document it should be."""
+    """Asserts that the response is this problem document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     document: dict[str, Any] = response.json()

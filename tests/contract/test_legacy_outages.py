@@ -1,4 +1,4 @@
-"""A1, last rows: what clients get while Redis or Event Grid is away. The stack that is broken here is its own."""
+"""The legacy functions while Redis or Event Grid is down (contract A0, A1, A6). The broken stack is its own."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from local.azurite import Azurite
 from local.redis_server import RedisServer
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     DELIVERY,
     GET,
     REPORT,
@@ -18,11 +18,11 @@ from tests.contract.part_a import (
     TOPIC_ID,
     UPSERT,
     WEBHOOK,
-    Place,
+    Endpoint,
     assert_problem,
     finished,
     kept_task,
-    new_place,
+    new_endpoint,
     stored,
     upsert,
 )
@@ -64,42 +64,49 @@ def without_redis(fragile: Stack) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(backend: ScriptedBackend) -> Place:
-    return new_place(backend)
+def endpoint(backend: ScriptedBackend) -> Endpoint:
+    return new_endpoint(backend)
 
 
-CALLS: dict[str, Callable[[httpx.Client, Place], httpx.Response]] = {
-    "create": lambda app, place: app.post(UPSERT, json={"Endpoint": place.url, "Body": "{}", "PublishToGrid": True}),
-    "update": lambda app, place: app.post(UPSERT, json={"TaskId": "a", "BackendStatus": "running"}),
-    "get": lambda app, place: app.get(GET, params={"taskId": "a"}),
-    "report": lambda app, place: app.post(REPORT, json={"ApiPath": "/a", "ServiceCluster": "c", "IncrementBy": 1}),
-    "reported": lambda app, place: app.get(REPORTED, params={"cluster": "c", "path": "/a"}),
-    "dispatch": lambda app, place: app.post(
+CALLS: dict[str, Callable[[httpx.Client, Endpoint], httpx.Response]] = {
+    "create": lambda app, endpoint: app.post(
+        UPSERT, json={"Endpoint": endpoint.url, "Body": "{}", "PublishToGrid": True}
+    ),
+    "update": lambda app, endpoint: app.post(UPSERT, json={"TaskId": "a", "BackendStatus": "running"}),
+    "get": lambda app, endpoint: app.get(GET, params={"taskId": "a"}),
+    "report": lambda app, endpoint: app.post(REPORT, json={"ApiPath": "/a", "ServiceCluster": "c", "IncrementBy": 1}),
+    "reported": lambda app, endpoint: app.get(REPORTED, params={"cluster": "c", "path": "/a"}),
+    "dispatch": lambda app, endpoint: app.post(
         WEBHOOK,
         json=[{"topic": TOPIC_ID, "eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}],
         headers=DELIVERY,
     ),
-    "classic event": lambda app, place: app.post(
+    "legacy event": lambda app, endpoint: app.post(
         WEBHOOK,
-        json=[{"topic": TOPIC_ID, "id": "a", "eventType": "task", "subject": place.url, "data": "{}"}],
+        json=[{"topic": TOPIC_ID, "id": "a", "eventType": "task", "subject": endpoint.url, "data": "{}"}],
         headers=DELIVERY,
     ),
 }
 
 
+@pytest.mark.contract("A0.3")
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.usefixtures("without_redis")
-def test_without_redis_the_answer_is_503_and_when_to_come_back(
-    fragile: Stack, fragile_app: httpx.Client, place: Place, call: Callable[[httpx.Client, Place], httpx.Response]
+def test_every_legacy_function_answers_503_with_retry_after_while_redis_is_down(
+    fragile: Stack,
+    fragile_app: httpx.Client,
+    endpoint: Endpoint,
+    call: Callable[[httpx.Client, Endpoint], httpx.Response],
 ) -> None:
-    response = call(fragile_app, place)
+    response = call(fragile_app, endpoint)
     assert_problem(response, 503)
     assert int(response.headers["Retry-After"]) > 0
     assert fragile.redis.url.removeprefix("redis://") not in response.text
 
 
+@pytest.mark.contract("A6.26")
 @pytest.mark.usefixtures("without_redis")
-def test_without_redis_a_delivery_comes_again_even_if_one_of_its_events_never_will_do(
+def test_delivery_with_an_invalid_event_is_retried_while_redis_is_down(
     fragile_app: httpx.Client,
 ) -> None:
     dispatch = {"topic": TOPIC_ID, "eventType": "backbone.task.dispatch", "data": {"TaskId": "a", "Attempt": 1}}
@@ -107,16 +114,18 @@ def test_without_redis_a_delivery_comes_again_even_if_one_of_its_events_never_wi
     assert assert_problem(response, 503)["results"] == ["unavailable", "invalid"]
 
 
+@pytest.mark.contract("A0.4")
 @pytest.mark.usefixtures("without_redis")
-def test_without_redis_a_bad_request_is_still_told_as_one(fragile_app: httpx.Client) -> None:
+def test_bad_request_is_still_refused_while_redis_is_down(fragile_app: httpx.Client) -> None:
     assert_problem(fragile_app.post(UPSERT, json={"Status": 5}), 400, "/Status")
     assert_problem(fragile_app.get(GET), 400, "taskId")
 
 
-def test_when_redis_is_back_everything_goes_on(
-    fragile: Stack, fragile_app: httpx.Client, backend: ScriptedBackend, place: Place
+@pytest.mark.contract("A0.5")
+def test_tasks_survive_a_redis_outage_and_new_ones_are_dispatched(
+    fragile: Stack, fragile_app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
 ) -> None:
-    task = kept_task(fragile_app, place)
+    task = kept_task(fragile_app, endpoint)
     assert isinstance(fragile.redis, RedisServer)
     fragile.redis.stop()
     try:
@@ -124,53 +133,58 @@ def test_when_redis_is_back_everything_goes_on(
     finally:
         fragile.redis.start()
     assert stored(fragile_app, task["TaskId"]) == task
-    new = upsert(fragile_app, Endpoint=place.url, Body="after", PublishToGrid=True)
-    call = backend.next_call(place.path)
+    new = upsert(fragile_app, Endpoint=endpoint.url, Body="after", PublishToGrid=True)
+    call = backend.next_call(endpoint.path)
     assert (call.task_id, call.body) == (new["TaskId"], b"after")
     upsert(fragile_app, TaskId=new["TaskId"], BackendStatus="completed")
 
 
 @pytest.fixture
 def event_grid_refuses(fragile: Stack) -> Iterator[Callable[[dict[str, Any]], None]]:
-    # 501 is none of the answers that the publisher itself tries again.
+    # The publisher's own retries do not cover 501.
     yield lambda more: fragile.set_faults({"refusePublish": {"status": 501, **more}})
     fragile.set_faults({})
 
 
-def created_while_refused(app: httpx.Client, place: Place) -> str:
-    task = upsert(app, Endpoint=place.url, Status="created", BackendStatus="created", Body="{}", PublishToGrid=True)
+def created_while_refused(app: httpx.Client, endpoint: Endpoint) -> str:
+    task = upsert(
+        app, Endpoint=endpoint.url, Status="created", BackendStatus="created", Body="{}", PublishToGrid=True
+    )
     assert (task["BackendStatus"], task["Status"], task["PublishToGrid"]) == ("created", "created", True)
     return task["TaskId"]
 
 
-def test_a_task_that_event_grid_takes_at_the_last_attempt_has_not_failed(
+@pytest.mark.contract("A1.33")
+def test_task_published_at_the_last_attempt_is_dispatched(
     fragile_app: httpx.Client,
     backend: ScriptedBackend,
-    place: Place,
+    endpoint: Endpoint,
     event_grid_refuses: Callable[[dict[str, Any]], None],
 ) -> None:
     event_grid_refuses({"next": int(IN_A_HURRY["MAX_ATTEMPTS"]) - 1})
-    task_id = created_while_refused(fragile_app, place)
-    assert backend.next_call(place.path).task_id == task_id
+    task_id = created_while_refused(fragile_app, endpoint)
+    assert backend.next_call(endpoint.path).task_id == task_id
     upsert(fragile_app, TaskId=task_id, BackendStatus="completed", Status="completed")
 
 
-def test_a_task_that_event_grid_never_takes_fails_after_the_last_attempt_and_says_so(
+@pytest.mark.contract("A1.33")
+def test_task_that_cannot_be_published_fails_after_the_last_attempt(
     fragile_app: httpx.Client,
     backend: ScriptedBackend,
-    place: Place,
+    endpoint: Endpoint,
     event_grid_refuses: Callable[[dict[str, Any]], None],
 ) -> None:
     event_grid_refuses({})
-    task = finished(fragile_app, created_while_refused(fragile_app, place))
+    task = finished(fragile_app, created_while_refused(fragile_app, endpoint))
     assert task["BackendStatus"] == "failed"
     assert task["Status"] == "Failed - unable to send to backend service."
-    assert backend.untaken(place.path) == 0
+    assert backend.untaken(endpoint.path) == 0
 
 
-def test_a_body_over_the_size_limit_is_refused(fragile_app: httpx.Client, place: Place) -> None:
-    fits = kept_task(fragile_app, place, Body="x" * MAX_BODY_BYTES)
-    for request in ({"Endpoint": place.url}, {"TaskId": fits["TaskId"]}):
+@pytest.mark.contract("A1.30")
+def test_body_over_the_size_limit_is_refused(fragile_app: httpx.Client, endpoint: Endpoint) -> None:
+    fits = kept_task(fragile_app, endpoint, Body="x" * MAX_BODY_BYTES)
+    for request in ({"Endpoint": endpoint.url}, {"TaskId": fits["TaskId"]}):
         response = fragile_app.post(UPSERT, json={**request, "Body": "x" * (MAX_BODY_BYTES + 1)})
         assert_problem(response, 413)
     assert stored(fragile_app, fits["TaskId"]) == fits

@@ -1,4 +1,4 @@
-"""Caller identity (part B): an owner is believed from the gateway only, and meets only the owner's tasks."""
+"""Owners (contract B11): the app believes only the gateway, and an owner reaches only own tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
-from tests.contract.part_b import new_path, report
+from tests.contract.v1_support import new_path, report
 from tests.scripted_backend import ScriptedBackend
 
 GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
@@ -23,7 +23,7 @@ def stack(
     azurite: Azurite,
     backend: ScriptedBackend,
 ) -> Iterator[Stack]:
-    """A stack with a gateway before it."""
+    """A stack that knows the key of a gateway."""
     with Stack(
         tmp_path_factory.mktemp("owners"),
         redis=redis_server,
@@ -63,8 +63,9 @@ REQUESTS = [
 ]
 
 
+@pytest.mark.contract("B11.1")
 @pytest.mark.parametrize(("method", "action"), REQUESTS)
-def test_another_owners_task_is_a_404_like_an_unknown_one(app: httpx.Client, method: str, action: str) -> None:
+def test_task_of_another_owner_is_404_like_an_unknown_one(app: httpx.Client, method: str, action: str) -> None:
     task_id = submit(app, new_path(), **as_owner("alice"))
     before = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
     theirs = app.request(method, f"/api/v1/tasks/{task_id}{action}", headers=as_owner("bob"))
@@ -72,19 +73,21 @@ def test_another_owners_task_is_a_404_like_an_unknown_one(app: httpx.Client, met
     assert theirs.status_code == unknown.status_code == 404
     assert theirs.json() == unknown.json()
     after = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
-    # The task may be dispatched meanwhile; what bob asked must not show.
+    # The task may be dispatched meanwhile; the requests of bob must leave no trace.
     history = app.get(f"/api/v1/tasks/{task_id}/history", headers=as_owner("alice")).json()["Events"]
     assert {event["State"] for event in history} <= {"created", "dispatched"}
     assert before.partition("-")[0] == after.partition("-")[0]
 
 
-def test_an_owner_meets_the_owners_tasks(app: httpx.Client) -> None:
+@pytest.mark.contract("B11.2")
+def test_owner_reads_and_cancels_own_tasks(app: httpx.Client) -> None:
     task_id = submit(app, new_path(), **as_owner("alice"))
     assert app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
     assert app.delete(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
 
 
-def test_lists_hold_the_owners_tasks_alone(app: httpx.Client) -> None:
+@pytest.mark.contract("B11.3")
+def test_list_of_an_owner_holds_only_own_tasks(app: httpx.Client) -> None:
     path = new_path()
     tasks = {owner: [submit(app, path, **as_owner(owner)) for _ in range(4)] for owner in ("alice", "bob")}
     nobodys = submit(app, path)
@@ -95,7 +98,8 @@ def test_lists_hold_the_owners_tasks_alone(app: httpx.Client) -> None:
     assert {task["TaskId"] for task in page["Tasks"]} == {nobodys, *tasks["alice"], *tasks["bob"]}
 
 
-def test_the_existing_functions_keep_owners_apart_too(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B11.4")
+def test_legacy_functions_keep_owners_apart(app: httpx.Client, backend: ScriptedBackend) -> None:
     created = app.post(
         "/api/CacheConnectorUpsert", json={"Endpoint": backend.url + new_path()}, headers=as_owner("alice")
     ).json()
@@ -107,13 +111,15 @@ def test_the_existing_functions_keep_owners_apart_too(app: httpx.Client, backend
     assert app.get("/api/CacheConnectorGet", params=query).json() == created
 
 
-def test_a_model_service_that_names_no_owner_updates_any_task(app: httpx.Client) -> None:
+@pytest.mark.contract("B11.5")
+def test_model_service_without_an_owner_updates_any_task(app: httpx.Client) -> None:
     task_id = submit(app, new_path(), **as_owner("alice"))
     assert report(app, TaskId=task_id, BackendStatus="completed")["BackendStatus"] == "completed"
 
 
+@pytest.mark.contract("B11.6")
 @pytest.mark.parametrize("key", [None, "", "wrong", GATEWAY_KEY + "x", GATEWAY_KEY[:-1]])
-def test_who_is_not_the_gateway_cannot_name_an_owner(app: httpx.Client, key: str | None) -> None:
+def test_owner_without_the_gateway_key_is_refused(app: httpx.Client, key: str | None) -> None:
     headers = {"X-Task-Owner": "alice", **({} if key is None else {"X-Gateway-Key": key})}
     for method, url in (
         ("POST", f"/api/v1/submit{new_path()}"),
@@ -127,14 +133,16 @@ def test_who_is_not_the_gateway_cannot_name_an_owner(app: httpx.Client, key: str
         assert GATEWAY_KEY not in response.text
 
 
+@pytest.mark.contract("B11.7")
 @pytest.mark.parametrize("owner", ["", "a b", "x" * 129, "\u00fc"])
-def test_what_cannot_be_an_owner_is_refused(app: httpx.Client, owner: str) -> None:
+def test_malformed_owner_is_refused(app: httpx.Client, owner: str) -> None:
     headers = {"X-Task-Owner": owner.encode(), "X-Gateway-Key": GATEWAY_KEY.encode()}
     response = app.get("/api/v1/tasks", headers={name.encode(): value for name, value in headers.items()})
     assert response.status_code == 400
 
 
-def test_two_owners_idempotency_keys_do_not_meet(app: httpx.Client) -> None:
+@pytest.mark.contract("B11.8")
+def test_idempotency_keys_of_two_owners_are_apart(app: httpx.Client) -> None:
     path, key = new_path(), {"Idempotency-Key": "same"}
     alice = submit(app, path, **as_owner("alice"), **key)
     assert submit(app, path, **as_owner("alice"), **key) == alice

@@ -1,4 +1,4 @@
-"""Cancel, replay, heartbeat and list (part B)."""
+"""Cancel, replay, heartbeat and list (contract B3, B4, B5, B8)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.contract.part_b import hop, keep, new_path, report, task_of
+from tests.contract.v1_support import keep, new_path, next_step, report, task_of
 from tests.scripted_backend import Answer, ScriptedBackend
 
 
@@ -22,7 +22,8 @@ def states(app: httpx.Client, task_id: str) -> list[str]:
     return [event["State"] for event in events]
 
 
-def test_a_waiting_task_that_is_cancelled_is_never_dispatched(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B3.1")
+def test_cancelled_waiting_task_is_never_dispatched(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     backend.script(path, Answer(503, {"Retry-After": "1"}))
     task_id = submit(app, path)
@@ -33,7 +34,7 @@ def test_a_waiting_task_that_is_cancelled_is_never_dispatched(app: httpx.Client,
     assert response.status_code == 200
     assert (response.json()["BackendStatus"], response.json()["Status"]) == ("cancelled", "Cancelled")
     calls = backend.untaken(path)
-    # Longer than its pause: a task that was still to be dispatched would be, meanwhile.
+    # Longer than its pause: meanwhile a task that still waited would have been dispatched.
     other = submit(app, marker := new_path())
     assert backend.next_call(marker).task_id == other
     assert app.get(f"/api/v1/tasks/{task_id}", params={"wait": 3}).json()["BackendStatus"] == "cancelled"
@@ -41,7 +42,8 @@ def test_a_waiting_task_that_is_cancelled_is_never_dispatched(app: httpx.Client,
     assert states(app, task_id)[-1] == "cancelled"
 
 
-def test_who_works_on_a_cancelled_task_is_told_by_a_409(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B3.2")
+def test_model_service_of_a_cancelled_task_gets_409(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, BackendStatus="running")
     app.delete(f"/api/v1/tasks/{task_id}").raise_for_status()
     for update in ({"BackendStatus": "running"}, {"BackendStatus": "completed"}, {"Status": "still here"}):
@@ -52,8 +54,9 @@ def test_who_works_on_a_cancelled_task_is_told_by_a_409(app: httpx.Client, backe
     assert app.post(f"/api/v1/tasks/{task_id}/heartbeat").status_code == 409
 
 
+@pytest.mark.contract("B3.3")
 @pytest.mark.parametrize("end", ["completed", "failed"])
-def test_a_finished_task_is_not_cancelled(app: httpx.Client, backend: ScriptedBackend, end: str) -> None:
+def test_cancelling_a_finished_task_is_a_conflict(app: httpx.Client, backend: ScriptedBackend, end: str) -> None:
     task_id = keep(app, backend, BackendStatus=end)
     before = task_of(app, task_id)
     response = app.delete(f"/api/v1/tasks/{task_id}")
@@ -62,9 +65,8 @@ def test_a_finished_task_is_not_cancelled(app: httpx.Client, backend: ScriptedBa
     assert task_of(app, task_id) == before
 
 
-def test_a_repeated_cancel_finds_the_task_cancelled_and_changes_nothing(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B3.4")
+def test_repeated_cancel_succeeds_and_changes_nothing(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend)
     first = app.delete(f"/api/v1/tasks/{task_id}")
     second = app.delete(f"/api/v1/tasks/{task_id}")
@@ -72,7 +74,8 @@ def test_a_repeated_cancel_finds_the_task_cancelled_and_changes_nothing(
     assert first.headers["ETag"] == second.headers["ETag"]
 
 
-def test_a_failed_task_is_replayed_with_its_body_as_a_new_attempt(
+@pytest.mark.contract("B4.1")
+def test_replay_dispatches_the_failed_task_with_its_body_as_a_new_attempt(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     path = new_path()
@@ -92,7 +95,8 @@ def test_a_failed_task_is_replayed_with_its_body_as_a_new_attempt(
     )
 
 
-def test_a_replay_forgets_the_result_of_the_failed_run(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B4.2")
+def test_replay_removes_the_result_of_the_failed_attempt(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, Body="work")
     app.put(f"/api/v1/tasks/{task_id}/result", content=b"half").raise_for_status()
     report(app, TaskId=task_id, BackendStatus="failed")
@@ -100,6 +104,7 @@ def test_a_replay_forgets_the_result_of_the_failed_run(app: httpx.Client, backen
     assert app.get(f"/api/v1/tasks/{task_id}/result").status_code == 404
 
 
+@pytest.mark.contract("B4.3")
 @pytest.mark.parametrize("state", ["created", "running", "completed"])
 def test_only_a_failed_task_can_be_replayed(app: httpx.Client, backend: ScriptedBackend, state: str) -> None:
     task_id = keep(app, backend, Body="work", BackendStatus=state)
@@ -108,16 +113,16 @@ def test_only_a_failed_task_can_be_replayed(app: httpx.Client, backend: Scripted
     assert task_of(app, task_id) == before
 
 
-def test_a_failed_task_without_a_body_cannot_be_replayed(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B4.4")
+def test_failed_task_without_a_body_cannot_be_replayed(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, BackendStatus="failed")
     response = app.post(f"/api/v1/tasks/{task_id}/replay")
     assert response.status_code == 400
     assert task_of(app, task_id)["BackendStatus"] == "failed"
 
 
-def test_a_heartbeat_of_the_current_attempt_is_taken_and_of_an_older_one_refused(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B5.1")
+def test_heartbeat_counts_for_the_current_attempt_only(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = keep(app, backend, BackendStatus="running")
     assert app.post(f"/api/v1/tasks/{task_id}/heartbeat", headers={"X-Task-Attempt": "1"}).status_code == 200
     assert app.post(f"/api/v1/tasks/{task_id}/heartbeat").status_code == 200
@@ -126,13 +131,17 @@ def test_a_heartbeat_of_the_current_attempt_is_taken_and_of_an_older_one_refused
     assert states(app, task_id) == ["running"]
 
 
-def test_a_waiting_task_has_no_heart(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B5.2")
+def test_heartbeat_of_a_waiting_task_is_refused(app: httpx.Client, backend: ScriptedBackend) -> None:
     assert app.post(f"/api/v1/tasks/{keep(app, backend)}/heartbeat").status_code == 409
 
 
+@pytest.mark.contract("B3.5", "B4.5", "B5.3")
 @pytest.mark.parametrize(("method", "action"), [("DELETE", ""), ("POST", "/replay"), ("POST", "/heartbeat")])
 @pytest.mark.parametrize("task_id", ["no-such-task", "%00", "a%20b", "x" * 129], ids=str)
-def test_an_unknown_task_is_a_404(app: httpx.Client, method: str, action: str, task_id: str) -> None:
+def test_cancel_replay_and_heartbeat_of_an_unknown_task_are_404(
+    app: httpx.Client, method: str, action: str, task_id: str
+) -> None:
     response = app.request(method, f"/api/v1/tasks/{task_id}{action}")
     assert response.status_code == 404
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -152,7 +161,8 @@ def listed(app: httpx.Client, **query: str | int) -> list[str]:
     return [task_id for page in pages(app, **query) for task_id in page]
 
 
-def test_a_list_has_all_tasks_of_a_path_newest_first_in_pages(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B8.1")
+def test_list_pages_through_all_tasks_of_a_path_newest_first(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     task_ids = [keep(app, backend, path) for _ in range(23)]
     born = {task_id: task_of(app, task_id)["CreatedAt"] for task_id in task_ids}
@@ -163,7 +173,8 @@ def test_a_list_has_all_tasks_of_a_path_newest_first_in_pages(app: httpx.Client,
     assert times == sorted(times, reverse=True)
 
 
-def test_a_list_by_status_has_those_alone(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B8.2")
+def test_list_by_status_holds_only_tasks_of_that_status(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     by_state = {
         state: [keep(app, backend, path, BackendStatus=state) for _ in range(3)]
@@ -175,9 +186,8 @@ def test_a_list_by_status_has_those_alone(app: httpx.Client, backend: ScriptedBa
         assert sorted(listed(app, path=path, status=state, limit=2)) == sorted(task_ids)
 
 
-def test_paging_meets_each_task_once_while_others_come_go_and_change(
-    app: httpx.Client, backend: ScriptedBackend
-) -> None:
+@pytest.mark.contract("B8.3")
+def test_paging_returns_each_task_once_while_others_change(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
     task_ids = [keep(app, backend, path, Body="work") for _ in range(20)]
     got: list[str] = []
@@ -185,23 +195,26 @@ def test_paging_meets_each_task_once_while_others_come_go_and_change(
         got += page
         keep(app, backend, path)
         report(app, TaskId=task_ids[number], BackendStatus="running")
-        hop(app, task_ids[-1 - number])
+        next_step(app, task_ids[-1 - number])
     assert sorted(got) == sorted(task_ids)
 
 
-def test_a_list_without_a_path_is_of_all_paths(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B8.4")
+def test_list_without_a_path_covers_all_paths(app: httpx.Client, backend: ScriptedBackend) -> None:
     task_ids = [keep(app, backend, new_path()) for _ in range(3)]
     newest = app.get("/api/v1/tasks", params={"limit": 200}).raise_for_status().json()["Tasks"]
     assert set(task_ids) <= {task["TaskId"] for task in newest}
 
 
-def test_a_task_that_goes_to_another_path_is_listed_there(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B8.4")
+def test_task_that_moves_to_another_path_is_listed_there(app: httpx.Client, backend: ScriptedBackend) -> None:
     here, there = new_path(), new_path()
     task_id = keep(app, backend, here)
     report(app, TaskId=task_id, Endpoint=backend.url + there, BackendStatus="running")
     assert (listed(app, path=here), listed(app, path=there)) == ([], [task_id])
 
 
+@pytest.mark.contract("B8.5")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -210,7 +223,7 @@ def test_a_task_that_goes_to_another_path_is_listed_there(app: httpx.Client, bac
         *(("cursor", value) for value in ("x", "1-", "zz-1", "1-a b", "-1-a")),
     ],
 )
-def test_a_bad_list_parameter_is_named(app: httpx.Client, name: str, value: str) -> None:
+def test_bad_list_parameter_is_refused_and_named(app: httpx.Client, name: str, value: str) -> None:
     response = app.get("/api/v1/tasks", params={name: value})
     assert response.status_code == 400
     assert [error["pointer"] for error in response.json()["errors"]] == [name]

@@ -1,4 +1,4 @@
-"""What the tests of part A share: endpoints, tasks, and the tables of what nobody should send."""
+"""Shared by the tests of the legacy functions: endpoints, tasks, and tables of malformed input."""
 
 import socket
 import uuid
@@ -22,7 +22,7 @@ WEBHOOK = "/api/BackendWebhook"
 
 TOPIC_ID = topic_id(TOPIC)
 DELIVERY = {"aeg-event-type": "Notification", "aeg-subscription-name": SUBSCRIPTION.upper()}
-"""The headers by which the app knows a delivery of its own subscription."""
+"""The headers of a delivery of the app's own subscription."""
 
 NOT_AN_OBJECT: dict[str, bytes] = {
     "nothing": b"",
@@ -52,11 +52,11 @@ NOT_AN_OBJECT: dict[str, bytes] = {
     "arrays 100,000 deep": b"[" * 100_000 + b"]" * 100_000,
     "objects 100,000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
 }
-"""No body of any function: neither an object nor an array that begins with one."""
+"""Bodies that every function refuses: neither an object nor an array that begins with one."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Endpoint:
     """An endpoint that no other test uses."""
 
     path: str
@@ -66,9 +66,9 @@ class Place:
         return self.path
 
 
-def new_place(backend: ScriptedBackend) -> Place:
+def new_endpoint(backend: ScriptedBackend) -> Endpoint:
     path = f"/v1/test/{uuid.uuid4().hex[:16]}"
-    return Place(path, backend.url + path)
+    return Endpoint(path, backend.url + path)
 
 
 def upsert(app: httpx.Client, **task: Any) -> dict[str, Any]:
@@ -77,13 +77,13 @@ def upsert(app: httpx.Client, **task: Any) -> dict[str, Any]:
     return response.json()
 
 
-def kept_task(app: httpx.Client, place: Place, **more: Any) -> dict[str, Any]:
-    """A task with a body that is not dispatched: it stays as it is, until a test does something to it."""
-    return upsert(app, **{"Endpoint": place.url, "Status": "kept", "Body": planted("body"), **more})
+def kept_task(app: httpx.Client, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
+    """A task that has a body and is not dispatched: it stays as it is until a test changes it."""
+    return upsert(app, **{"Endpoint": endpoint.url, "Status": "kept", "Body": planted("body"), **more})
 
 
 def stored(app: httpx.Client, task_id: str) -> dict[str, Any] | None:
-    """The task as A2 tells it; None when there is none."""
+    """The task as CacheConnectorGet answers it; None when there is none."""
     response = app.get(GET, params={"taskId": task_id})
     assert response.status_code in (200, 204), response.text
     return response.json() if response.status_code == 200 else None
@@ -100,9 +100,9 @@ def finished(app: httpx.Client, task_id: str) -> dict[str, Any]:
     return task
 
 
-def depth(app: httpx.Client, place: Place) -> dict[str, int]:
+def depth(app: httpx.Client, endpoint: Endpoint) -> dict[str, int]:
     """How many tasks of an endpoint stand in each state; those with none are left out."""
-    numbers = app.get(f"/api/v1/queues{place.path}").raise_for_status().json()
+    numbers = app.get(f"/api/v1/queues{endpoint.path}").raise_for_status().json()
     states = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
     return {state.lower(): numbers[state] for state in states if numbers[state]}
 
@@ -124,7 +124,7 @@ def assert_problem(response: httpx.Response, status: int, *fields: str) -> dict[
 
 @contextmanager
 def trap() -> Iterator[str]:
-    """``host:port`` of a listener that nobody is to call; fails when somebody did."""
+    """``host:port`` of a listener that must not be called; fails when it was."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield f"127.0.0.1:{listener.getsockname()[1]}"

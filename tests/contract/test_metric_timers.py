@@ -1,4 +1,4 @@
-"""A5: the two metric timers. What leaves for Application Insights is tested in tests/telemetry."""
+"""The two metric timers (contract A5). tests/telemetry tests what Application Insights gets."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BACKEND = "http://127.0.0.1:9"
 QUEUE_LOGGER, PROCESS_LOGGER = "TaskQueueLogger", "TaskProcessLogger"
 
 
-class Probe:
+class MetricsRunner:
     """The app's functions in a process of their own, whose OpenTelemetry SDK keeps the metrics in memory."""
 
     def __init__(self, redis_url: str) -> None:
@@ -32,7 +32,7 @@ class Probe:
             "ALLOW_LOOPBACK_BACKENDS": "true",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.metrics_probe"],
+            [sys.executable, "-m", "tests.contract.metrics_runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -46,7 +46,7 @@ class Probe:
         self._process.stdin.write(json.dumps({"function": function, **request}) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, "the probe has died; its standard error says why"
+        assert answer, "the runner has died; its standard error says why"
         return json.loads(answer)
 
     def close(self) -> None:
@@ -55,9 +55,9 @@ class Probe:
     def schedules(self) -> dict[str, str]:
         return self.run("")
 
-    def metrics(self, function: str, place: str) -> dict[str, int]:
+    def metrics(self, function: str, path: str) -> dict[str, int]:
         """What a timer reports of one endpoint path, by state."""
-        points = [point for point in self.run(function)["tasks.depth"] if point["path"] == place]
+        points = [point for point in self.run(function)["tasks.depth"] if point["path"] == path]
         values = {point["state"]: point["value"] for point in points}
         assert len(values) == len(points)
         return values
@@ -79,51 +79,56 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def probe(redis: RedisServer) -> Iterator[Probe]:
-    probe = Probe(redis.url)
-    yield probe
-    probe.close()
+def runner(redis: RedisServer) -> Iterator[MetricsRunner]:
+    runner = MetricsRunner(redis.url)
+    yield runner
+    runner.close()
 
 
-def test_the_timers_keep_their_schedules(probe: Probe) -> None:
-    schedules = probe.schedules()
+@pytest.mark.contract("A5.1")
+def test_timers_keep_their_schedules(runner: MetricsRunner) -> None:
+    schedules = runner.schedules()
     assert schedules[QUEUE_LOGGER] == "*/30 * * * * *"
     assert schedules[PROCESS_LOGGER] == "0 */5 * * * *"
 
 
-def test_the_number_of_waiting_tasks_is_the_true_one(probe: Probe) -> None:
+@pytest.mark.contract("A5.2")
+def test_waiting_tasks_are_reported_with_their_true_number(runner: MetricsRunner) -> None:
     path = "/v1/test/waiting"
-    ids = [probe.put(path, "created") for _ in range(3)]
-    assert probe.metrics(QUEUE_LOGGER, path) == {"created": 3}
-    probe.put(path, "running", ids[0])
-    assert probe.metrics(QUEUE_LOGGER, path)["created"] == 2
+    ids = [runner.put(path, "created") for _ in range(3)]
+    assert runner.metrics(QUEUE_LOGGER, path) == {"created": 3}
+    runner.put(path, "running", ids[0])
+    assert runner.metrics(QUEUE_LOGGER, path)["created"] == 2
 
 
-def test_a_queue_without_waiting_tasks_is_reported_as_0_so_that_its_backend_scales_to_nothing(probe: Probe) -> None:
+@pytest.mark.contract("A5.2")
+def test_queue_without_waiting_tasks_is_reported_as_0(runner: MetricsRunner) -> None:
     path = "/v1/test/nothing-waits"
-    task_id = probe.put(path, "created")
-    probe.put(path, "running", task_id)
-    assert probe.metrics(QUEUE_LOGGER, path)["created"] == 0
+    task_id = runner.put(path, "created")
+    runner.put(path, "running", task_id)
+    assert runner.metrics(QUEUE_LOGGER, path)["created"] == 0
 
 
-def test_the_other_timer_reports_what_runs_and_what_has_ended(probe: Probe) -> None:
+@pytest.mark.contract("A5.3")
+def test_process_logger_reports_running_and_finished_tasks(runner: MetricsRunner) -> None:
     path = "/v1/test/others"
     counts = {"running": 2, "completed": 3, "failed": 1}
     for state, count in counts.items():
         for _ in range(count):
-            probe.put(path, state)
-    probe.put(path, "created")
-    reported = probe.metrics(PROCESS_LOGGER, path)
-    assert {state: reported[state] for state in counts} == counts
+            runner.put(path, state)
+    runner.put(path, "created")
+    reported = runner.metrics(PROCESS_LOGGER, path)
+    assert reported == {**counts, "dispatched": 0}
 
 
-def test_the_metrics_are_what_the_queues_report(probe: Probe) -> None:
+@pytest.mark.contract("A5.4")
+def test_metrics_equal_the_numbers_of_the_queue_api(runner: MetricsRunner) -> None:
     path = "/v1/test/same"
     for state, count in {"created": 4, "running": 3, "completed": 2, "failed": 1}.items():
         for _ in range(count):
-            probe.put(path, state)
-    reported = {**probe.metrics(QUEUE_LOGGER, path), **probe.metrics(PROCESS_LOGGER, path)}
-    depth = probe.depth(path)
+            runner.put(path, state)
+    reported = {**runner.metrics(QUEUE_LOGGER, path), **runner.metrics(PROCESS_LOGGER, path)}
+    depth = runner.depth(path)
     assert (depth["Waiting"], depth["Running"], depth["Completed"], depth["Failed"]) == (4, 3, 2, 1)
     assert reported["created"] == depth["Waiting"]
     assert {state: reported[state] for state in ("running", "completed", "failed")} == {
@@ -131,37 +136,41 @@ def test_the_metrics_are_what_the_queues_report(probe: Probe) -> None:
     }
 
 
-def test_a_path_whose_last_task_has_left_is_reported_as_0_and_not_with_its_last_number(probe: Probe) -> None:
+@pytest.mark.contract("A5.5")
+def test_path_without_tasks_is_reported_as_0(runner: MetricsRunner) -> None:
     former, present = "/v1/test/former", "/v1/test/present"
-    task_id = probe.put(former, "running")
-    assert probe.metrics(PROCESS_LOGGER, former)["running"] == 1
-    probe.put(present, "running", task_id)
-    reported = probe.metrics(PROCESS_LOGGER, former)
+    task_id = runner.put(former, "running")
+    assert runner.metrics(PROCESS_LOGGER, former)["running"] == 1
+    runner.put(present, "running", task_id)
+    reported = runner.metrics(PROCESS_LOGGER, former)
     assert set(reported.values()) == {0}
     assert reported["running"] == 0
-    assert probe.metrics(PROCESS_LOGGER, present)["running"] == 1
+    assert runner.metrics(PROCESS_LOGGER, present)["running"] == 1
 
 
-def test_every_metric_has_one_of_two_stable_names(probe: Probe) -> None:
-    probe.put("/v1/test/names", "created")
-    probe.run("CurrentProcessingUpsert", body={"ApiPath": "/v1/a", "ServiceCluster": "c", "IncrementBy": 1})
-    names = probe.run(QUEUE_LOGGER).keys() | probe.run(PROCESS_LOGGER).keys()
+@pytest.mark.contract("A5.6")
+def test_every_metric_has_one_of_two_stable_names(runner: MetricsRunner) -> None:
+    runner.put("/v1/test/names", "created")
+    runner.run("CurrentProcessingUpsert", body={"ApiPath": "/v1/a", "ServiceCluster": "c", "IncrementBy": 1})
+    names = runner.run(QUEUE_LOGGER).keys() | runner.run(PROCESS_LOGGER).keys()
     assert names == {"tasks.depth", "requests.current"}
 
 
-def test_the_requests_in_flight_are_a_gauge_of_the_number_that_redis_holds(probe: Probe) -> None:
+@pytest.mark.contract("A5.7")
+def test_requests_in_flight_are_a_gauge_of_the_number_in_redis(runner: MetricsRunner) -> None:
     for change, count in [({"IncrementBy": 5}, 5), ({"DecrementBy": 2}, 3), ({"DecrementBy": 9}, 0)]:
         body = {"ApiPath": "v1/gauge", "ServiceCluster": "eastus", **change}
-        assert probe.run("CurrentProcessingUpsert", body=body)["status"] == 200
-        points = probe.run(QUEUE_LOGGER)["requests.current"]
+        assert runner.run("CurrentProcessingUpsert", body=body)["status"] == 200
+        points = runner.run(QUEUE_LOGGER)["requests.current"]
         assert {"cluster": "eastus", "path": "/v1/gauge", "value": count} in points
 
 
-def test_the_cost_grows_with_the_endpoints_and_not_with_the_tasks(probe: Probe, redis: RedisServer) -> None:
+@pytest.mark.contract("A5.8")
+def test_timer_cost_grows_with_endpoints_and_not_with_tasks(runner: MetricsRunner, redis: RedisServer) -> None:
     def commands() -> int:
         with redis.connect() as client:
             statistics: dict[str, dict[str, int]] = client.info("commandstats")  # pyright: ignore[reportAssignmentType]
-            # Those that only ask, or that connections make by themselves, are none of the timers'.
+            # Skips the commands of this client and of connections: the timers do not send them.
             return sum(
                 counts["calls"]
                 for name, counts in statistics.items()
@@ -172,13 +181,13 @@ def test_the_cost_grows_with_the_endpoints_and_not_with_the_tasks(probe: Probe, 
         costs: list[int] = []
         for timer in (QUEUE_LOGGER, PROCESS_LOGGER):
             before = commands()
-            probe.run(timer)
+            runner.run(timer)
             costs.append(commands() - before)
         return costs
 
     def add(names: range) -> None:
         for number in names:
-            probe.put("/v1/test/costs", ("created", "running", "completed")[number % 3], f"cost-{number}")
+            runner.put("/v1/test/costs", ("created", "running", "completed")[number % 3], f"cost-{number}")
 
     add(range(150))
     few = cost()
@@ -186,7 +195,8 @@ def test_the_cost_grows_with_the_endpoints_and_not_with_the_tasks(probe: Probe, 
     assert cost() == few
 
 
-def test_both_can_be_run_by_hand_and_only_with_the_master_key(stack: Stack) -> None:
+@pytest.mark.contract("A5.9")
+def test_timers_can_be_run_by_hand_with_the_master_key_only(stack: Stack) -> None:
     for name in (QUEUE_LOGGER, PROCESS_LOGGER):
         address = f"{stack.url}/admin/functions/{name}"
         for headers in ({}, {"x-functions-key": stack.key}):

@@ -1,4 +1,4 @@
-"""The queue that learns, over HTTP. No reconciler runs here: what goes on does so because something was reported."""
+"""Queues over HTTP (contract B9, B10) and waiting in them (B2). No reconciler runs: only reports move tasks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from local.azurite import Azurite
 from local.processes import ChildProcess
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     ISO_TIME,
     TASK_KEYS,
     assert_problem,
     complete_on_call,
     ended,
-    hop,
     new_path,
+    next_step,
     pattern_bytes,
     report,
     submit,
@@ -51,7 +51,7 @@ def stack(
     azurite: Azurite,
     backend: ScriptedBackend,
 ) -> Iterator[Stack]:
-    """A stack whose reconciler never runs, and so with a Redis that no other stack's reconciler looks after."""
+    """A stack whose reconciler never runs. Its Redis is its own, so that no other reconciler maintains its queues."""
     directory = tmp_path_factory.mktemp("queues")
     with (
         type(redis_server)(directory / "redis") as redis,
@@ -84,12 +84,12 @@ def path() -> str:
 
 
 class ModelService:
-    """Has so many slots, and is busy beyond them."""
+    """Has a number of slots, and answers busy when all are held."""
 
     def __init__(self, backend: ScriptedBackend, path: str, slots: int = 1000, busy: Answer | None = None) -> None:
         self.slots = slots
         self.most = 0
-        """How many it ever had at a time."""
+        """The most tasks it ever had at a time."""
         self.taken: list[str] = []
         """In the order in which they came."""
         self.refused: list[str] = []
@@ -103,7 +103,7 @@ class ModelService:
             return list(self._working)
 
     def until_working(self, count: int) -> list[str]:
-        """What it works on, once that are *count*."""
+        """The tasks it works on, once there are *count* of them."""
         return eventually(lambda: working if len(working := self.working()) == count else None) or []
 
     def forget(self, task_id: str) -> None:
@@ -115,7 +115,7 @@ class ModelService:
         report(app, TaskId=task_id, BackendStatus="completed")
 
     def finish_next(self, app: httpx.Client) -> str:
-        """Finish the task that it has had for longest, once there is one. Returns its id."""
+        """Finish the task that it has had longest, once there is one. Returns its id."""
         task_id = eventually(self.working)[0]
         self.finish(app, task_id)
         return task_id
@@ -162,7 +162,7 @@ def as_owner(owner: str) -> dict[str, str]:
 
 
 def nothing_else_comes(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
-    """That no call of *path* was made while a later task went all the way to its model service."""
+    """Asserts that *path* was not called while a later task reached its model service."""
     other = new_path()
     task_id = task_id_of(submit(app, other))
     assert backend.next_call(other).task_id == task_id
@@ -170,7 +170,7 @@ def nothing_else_comes(app: httpx.Client, backend: ScriptedBackend, path: str) -
 
 
 def contents(stack: Stack) -> tuple[list[bytes], list[str]]:
-    """What Redis and Blob Storage hold: names of keys and blobs."""
+    """The names of all keys in Redis and of all blobs."""
     servers = stack.redis.nodes if isinstance(stack.redis, RedisCluster) else [stack.redis]
     keys: list[bytes] = []
     for server in servers:
@@ -184,6 +184,7 @@ def contents(stack: Stack) -> tuple[list[bytes], list[str]]:
 # -- PATCH
 
 
+@pytest.mark.contract("B9.8")
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -216,7 +217,7 @@ def contents(stack: Stack) -> tuple[list[bytes], list[str]]:
         (b'{"EndpointPath": "/v1/test"}', "/EndpointPath"),
     ],
 )
-def test_what_is_no_setting_of_a_queue_is_refused_with_its_name_and_changes_nothing(
+def test_bad_queue_setting_is_refused_and_changes_nothing(
     body: bytes, field: str, app: httpx.Client, path: str
 ) -> None:
     before = configure(app, path, Limit=7)
@@ -224,9 +225,8 @@ def test_what_is_no_setting_of_a_queue_is_refused_with_its_name_and_changes_noth
     assert queue(app, path) == before
 
 
-def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_none_of_it_repeated(
-    app: httpx.Client, path: str
-) -> None:
+@pytest.mark.contract("B9.8")
+def test_one_answer_names_every_bad_setting_and_repeats_no_value(app: httpx.Client, path: str) -> None:
     wrong = {"Paused": "hunter 2", "Draining": "hunter 2", "Limit": "hunter 2"}
     response = app.patch(f"/api/v1/queues{path}", json=wrong)
     assert response.status_code == 400
@@ -234,12 +234,14 @@ def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_none_of_it_repe
     assert "hunter" not in response.text
 
 
+@pytest.mark.contract("B9.9")
 @pytest.mark.parametrize("path", ["", "/", "/v1/unheard-of", "/v1/testing", "/v1/test/../x", "/v1/test/a%20b"])
-def test_a_queue_that_no_backend_is_registered_for_has_no_settings(path: str, app: httpx.Client) -> None:
+def test_settings_of_an_unregistered_path_are_404(path: str, app: httpx.Client) -> None:
     assert_problem(app.patch(f"/api/v1/queues{path}", json={"Paused": True}), 404, "unknown-endpoint")
 
 
-def test_a_setting_stays_until_it_is_changed_and_null_takes_it_back(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("B9.6")
+def test_setting_stays_until_it_is_changed_and_null_resets_it(app: httpx.Client, path: str) -> None:
     def settings(document: dict[str, Any]) -> tuple[Any, Any, Any]:
         assert document == queue(app, path)
         return document["Limit"], document["Paused"], document["Draining"]
@@ -252,7 +254,8 @@ def test_a_setting_stays_until_it_is_changed_and_null_takes_it_back(app: httpx.C
     assert settings(configure(app, path, Paused=False)) == (None, False, False)
 
 
-def test_a_queues_settings_are_its_own_and_shown_among_all_queues(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("B9.7")
+def test_settings_belong_to_one_path_and_show_in_the_list_of_queues(app: httpx.Client, path: str) -> None:
     configure(app, path, Paused=True, Limit=4)
     submit_all(app, path, 1)
     submit_all(app, f"{path}/more", 1)
@@ -264,7 +267,8 @@ def test_a_queues_settings_are_its_own_and_shown_among_all_queues(app: httpx.Cli
 # -- Pause, drain, limit
 
 
-def test_a_paused_queue_takes_tasks_and_dispatches_none_until_it_is_resumed(
+@pytest.mark.contract("B9.10")
+def test_paused_queue_accepts_tasks_and_dispatches_them_when_resumed(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -279,11 +283,12 @@ def test_a_paused_queue_takes_tasks_and_dispatches_none_until_it_is_resumed(
     service.until_working(3)
     assert service.taken == task_ids, "in the order in which they came"
     eventually(lambda: queue(app, path)["Dispatched"] == 3)
-    told = queue(app, path)
-    assert (told["Waiting"], told["InFlight"], told["Slots"]) == (0, 3, 3)
+    resumed = queue(app, path)
+    assert (resumed["Waiting"], resumed["InFlight"], resumed["Slots"]) == (0, 3, 3)
 
 
-def test_what_runs_when_a_queue_is_paused_runs_on_and_its_slot_stays_free(
+@pytest.mark.contract("B9.10")
+def test_running_task_of_a_paused_queue_finishes_and_its_slot_stays_free(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path, slots=1)
@@ -299,7 +304,8 @@ def test_what_runs_when_a_queue_is_paused_runs_on_and_its_slot_stays_free(
     assert backend.next_call(path).task_id == second
 
 
-def test_a_draining_queue_takes_no_new_tasks_and_finishes_those_it_has(
+@pytest.mark.contract("B9.11", "A1.31")
+def test_draining_queue_refuses_new_tasks_and_finishes_the_waiting_ones(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     service = ModelService(backend, path)
@@ -318,14 +324,15 @@ def test_a_draining_queue_takes_no_new_tasks_and_finishes_those_it_has(
     assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 503, "queue-draining")
     assert contents(stack) == before, "a submit that was refused left something behind"
     again = submit(app, path, LARGE, idempotency_key="known")
-    assert task_id_of(again) == task_ids[2], "a task that was taken in is known"
+    assert task_id_of(again) == task_ids[2], "a repeated submit gives the known task"
 
     assert service.finish_all(app, 3) == task_ids
     configure(app, path, Draining=False)
     assert task_id_of(submit(app, path)) == service.until_working(1)[0]
 
 
-def test_a_draining_queue_takes_steps_of_tasks_that_are_under_way(
+@pytest.mark.contract("B9.11")
+def test_draining_queue_accepts_pipeline_steps_of_known_tasks(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service, before = ModelService(backend, path), new_path()
@@ -343,7 +350,8 @@ def test_a_draining_queue_takes_steps_of_tasks_that_are_under_way(
     assert service.until_working(1) == [task_id]
 
 
-def test_a_limit_is_never_exceeded_and_a_higher_one_is_used_at_once(
+@pytest.mark.contract("B9.12")
+def test_limit_is_never_exceeded_and_a_higher_one_applies_at_once(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -359,16 +367,17 @@ def test_a_limit_is_never_exceeded_and_a_higher_one_is_used_at_once(
     configure(app, path, Limit=1)
     service.finish_all(app, 3)
     assert len(service.working()) == 1
-    nothing = len(service.taken)
+    dispatched = len(service.taken)
     service.finish_all(app, 1)
     service.until_working(1)
-    assert len(service.taken) == nothing + 1
+    assert len(service.taken) == dispatched + 1
     configure(app, path, Limit=None)
     service.until_working(3)
     assert service.most == 4
 
 
-def test_the_registrys_limit_holds_unless_the_queue_has_its_own(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B9.12")
+def test_registered_limit_applies_unless_the_queue_has_its_own(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = f"/v1/limited/{uuid.uuid4().hex}"
     service = ModelService(backend, path)
     submit_all(app, path, 6)
@@ -385,9 +394,10 @@ def test_the_registrys_limit_holds_unless_the_queue_has_its_own(app: httpx.Clien
 # -- Slots
 
 
-# With the latter, nothing is tried again for an hour: only a report can bring the next task.
+# After the second answer the queue does not probe for an hour: only a report can bring the next task.
+@pytest.mark.contract("B10.1")
 @pytest.mark.parametrize("busy", [Answer(status=503), Answer(status=429, headers={"Retry-After": str(HOUR_S)})])
-def test_a_freed_slot_is_handed_on_by_the_report_that_freed_it(
+def test_report_of_an_end_grants_the_freed_slot_at_once(
     busy: Answer, app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path, slots=3, busy=busy)
@@ -402,11 +412,12 @@ def test_a_freed_slot_is_handed_on_by_the_report_that_freed_it(
     assert {task_of(app, task_id)["BackendStatus"] for task_id in task_ids} == {"completed"}
     assert service.most == 3
     assert "Retry-After" not in busy.headers or len(service.refused) == 1
-    told = queue(app, path)
-    assert (told["Waiting"], told["InFlight"], told["Completed"]) == (0, 0, 20)
+    numbers = queue(app, path)
+    assert (numbers["Waiting"], numbers["InFlight"], numbers["Completed"]) == (0, 0, 20)
 
 
-def test_a_backend_with_more_room_than_is_known_is_filled_without_a_report(
+@pytest.mark.contract("B10.2")
+def test_backend_with_more_room_than_estimated_is_filled_without_a_report(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -414,7 +425,8 @@ def test_a_backend_with_more_room_than_is_known_is_filled_without_a_report(
     service.until_working(9)
 
 
-def test_a_task_that_was_refused_goes_again_as_soon_as_there_is_room(
+@pytest.mark.contract("B10.3")
+def test_refused_task_is_dispatched_again_as_soon_as_there_is_room(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     backend.script(path, Answer(status=503), Answer(status=429), Answer(status=503), Answer())
@@ -425,31 +437,33 @@ def test_a_task_that_was_refused_goes_again_as_soon_as_there_is_room(
     assert (task["BackendStatus"], task["Attempt"]) == ("completed", 4)
 
 
-def test_retry_after_puts_off_what_is_tried_beyond_the_known_slots_and_nothing_else(
-    app: httpx.Client, backend: ScriptedBackend, path: str
-) -> None:
+@pytest.mark.contract("B10.4")
+def test_retry_after_delays_probes_and_nothing_else(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
     busy = Answer(status=503, headers={"Retry-After": str(HOUR_S)})
     service = ModelService(backend, path, slots=1, busy=busy)
     first, second, third = submit_all(app, path, 3)
     eventually(lambda: service.refused)
     eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 0.5)
     assert (service.working(), service.refused) == ([first], [second])
-    assert service.finish_all(app, 3) == [first, second, third], "refused, the second kept its place"
-    assert service.refused == [second], "and nobody else was refused"
+    assert service.finish_all(app, 3) == [first, second, third], "the refused task kept its position"
+    assert service.refused == [second], "no other task was refused"
 
 
-def test_a_slot_is_handed_on_whatever_ends_a_task(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
+@pytest.mark.contract("B10.5")
+def test_every_kind_of_end_grants_the_slot_to_the_next_task(
+    app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
     service, elsewhere = ModelService(backend, path), ModelService(backend, f"{path}/next")
     configure(app, path, Limit=1)
-    failed, cancelled, handed_on, completed, last = submit_all(app, path, 5)
+    failed, cancelled, moved_on, completed, last = submit_all(app, path, 5)
     for task_id, end in (
         (failed, lambda: report(app, TaskId=failed, BackendStatus="failed")),
         (cancelled, lambda: app.delete(f"/api/v1/tasks/{cancelled}").raise_for_status()),
         (
-            handed_on,
+            moved_on,
             lambda: report(
                 app,
-                TaskId=handed_on,
+                TaskId=moved_on,
                 Endpoint=f"{backend.url}{path}/next",
                 BackendStatus="created",
                 PublishToGrid=True,
@@ -460,18 +474,19 @@ def test_a_slot_is_handed_on_whatever_ends_a_task(app: httpx.Client, backend: Sc
         eventually(lambda task_id=task_id: service.taken[-1:] == [task_id])
         end()
     eventually(lambda: service.taken[-1] == last)
-    assert service.taken == [failed, cancelled, handed_on, completed, last]
-    assert elsewhere.until_working(1) == [handed_on]
+    assert service.taken == [failed, cancelled, moved_on, completed, last]
+    assert elsewhere.until_working(1) == [moved_on]
     assert (queue(app, path)["InFlight"], queue(app, f"{path}/next")["InFlight"]) == (1, 1)
 
 
-def test_a_hop_to_its_own_queue_lets_those_that_wait_go_first(
+@pytest.mark.contract("B10.6")
+def test_step_to_its_own_queue_waits_behind_the_others(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     configure(app, path, Limit=1)
     first, second = submit_all(app, path, 2)
     assert backend.next_call(path).task_id == first
-    hop(app, first)
+    next_step(app, first)
     assert backend.next_call(path).task_id == second
     assert task_of(app, first)["QueuePosition"] == 1
     report(app, TaskId=second, BackendStatus="completed")
@@ -479,7 +494,8 @@ def test_a_hop_to_its_own_queue_lets_those_that_wait_go_first(
     assert (again.task_id, again.attempt, again.body) == (first, 2, b"again")
 
 
-def test_a_backend_that_refuses_for_good_lets_the_next_one_come(
+@pytest.mark.contract("B10.5")
+def test_permanent_refusal_grants_the_slot_to_the_next_task(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     backend.script(path, Answer(status=400))
@@ -489,7 +505,8 @@ def test_a_backend_that_refuses_for_good_lets_the_next_one_come(
     assert queue(app, path)["InFlight"] == 0
 
 
-def test_a_model_service_may_report_the_end_before_it_answers_the_dispatch(
+@pytest.mark.contract("B10.7")
+def test_model_service_may_report_the_end_before_it_answers_the_dispatch(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     complete_on_call(stack, backend, path)
@@ -502,7 +519,8 @@ def test_a_model_service_may_report_the_end_before_it_answers_the_dispatch(
     assert backend.untaken(path) == 0
 
 
-def test_while_event_grid_is_down_freed_slots_are_handed_on(
+@pytest.mark.contract("B10.8")
+def test_freed_slots_are_granted_while_event_grid_is_down(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     service = ModelService(backend, path)
@@ -521,26 +539,30 @@ def test_while_event_grid_is_down_freed_slots_are_handed_on(
 # -- Order
 
 
+@pytest.mark.contract("B1.20")
 @pytest.mark.parametrize("said", ["0", "3", "9"])
-def test_a_priority_is_told_with_the_task(said: str, app: httpx.Client, path: str) -> None:
+def test_answers_show_the_priority(said: str, app: httpx.Client, path: str) -> None:
     configure(app, path, Paused=True)
     response = submit(app, path, priority=said)
     assert response.json()["Priority"] == int(said)
     assert task_of(app, task_id_of(response))["Priority"] == int(said)
 
 
+@pytest.mark.contract("B1.20")
 @pytest.mark.parametrize("said", [None, "u=1", "u=5, i", "i", "u=0,i=?0"])
-def test_without_a_priority_or_with_a_browsers_it_is_5(said: str | None, app: httpx.Client, path: str) -> None:
+def test_priority_is_5_when_absent_or_sent_by_a_browser(said: str | None, app: httpx.Client, path: str) -> None:
     headers = {} if said is None else {"priority": said}
     assert submit(app, path, **headers).json()["Priority"] == 5
 
 
+@pytest.mark.contract("B1.20")
 @pytest.mark.parametrize("said", ["", "10", "-1", "5.0", "seven", "5,5", "0x1", "u", "~j<u@>V", "u=9", "5, i"])
-def test_what_is_no_priority_is_refused(said: str, app: httpx.Client, path: str) -> None:
+def test_malformed_priority_is_refused(said: str, app: httpx.Client, path: str) -> None:
     assert_problem(submit(app, path, priority=said), 400, "invalid-request", field="Priority")
 
 
-def test_of_those_that_wait_the_highest_priority_goes_first_and_then_who_came_first(
+@pytest.mark.contract("B10.9", "A1.17")
+def test_higher_priority_goes_first_and_then_the_older_task(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -555,7 +577,8 @@ def test_of_those_that_wait_the_highest_priority_goes_first_and_then_who_came_fi
     assert service.finish_all(app, len(expected)) == expected
 
 
-def test_one_owners_many_tasks_do_not_hold_up_anothers_few(
+@pytest.mark.contract("B10.10")
+def test_many_tasks_of_one_owner_do_not_delay_the_few_of_another(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -570,28 +593,28 @@ def test_one_owners_many_tasks_do_not_hold_up_anothers_few(
     assert order.index(few[1]) <= 3
 
 
-# -- Honest waiting
+# -- Position and estimate
 
 
-def test_the_position_is_the_place_in_the_order_in_which_tasks_are_dispatched(
-    app: httpx.Client, backend: ScriptedBackend, path: str
-) -> None:
+@pytest.mark.contract("B2.11")
+def test_queue_position_equals_the_order_of_dispatch(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
     service = ModelService(backend, path)
     configure(app, path, Paused=True, Limit=1)
     task_ids: list[str] = []
     for owner, priority in (("anna", "5"), ("anna", "9"), ("boris", "0"), ("anna", "5"), ("boris", "7"), ("", "5")):
-        who = as_owner(owner) if owner else {}
-        task_ids += submit_all(app, path, 2, priority=priority, **who)
-    told = dict(zip(task_ids, positions(app, task_ids), strict=True))
-    assert sorted(place or 0 for place in told.values()) == list(range(1, 13))
+        headers = as_owner(owner) if owner else {}
+        task_ids += submit_all(app, path, 2, priority=priority, **headers)
+    shown = dict(zip(task_ids, positions(app, task_ids), strict=True))
+    assert sorted(position or 0 for position in shown.values()) == list(range(1, 13))
 
     configure(app, path, Paused=False)
 
     order = service.finish_all(app, len(task_ids))
-    assert [told[task_id] for task_id in order] == list(range(1, 13))
+    assert [shown[task_id] for task_id in order] == list(range(1, 13))
 
 
-def test_the_position_counts_down_and_goes_when_the_wait_is_over(
+@pytest.mark.contract("B2.11")
+def test_queue_position_counts_down_and_disappears_at_dispatch(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -609,7 +632,8 @@ def test_the_position_counts_down_and_goes_when_the_wait_is_over(
     assert task_of(app, service.finish_next(app)).keys() == TASK_KEYS
 
 
-def test_a_cancelled_task_leaves_its_place_to_those_behind_it(
+@pytest.mark.contract("B2.11", "B3.1")
+def test_cancelled_task_gives_its_position_to_the_next(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -623,7 +647,8 @@ def test_a_cancelled_task_leaves_its_place_to_those_behind_it(
     assert backend.untaken(path) == 2, "the cancelled one was never dispatched"
 
 
-def test_the_start_is_estimated_once_it_is_known_how_long_tasks_take(
+@pytest.mark.contract("B2.12")
+def test_start_is_estimated_once_a_task_has_finished_there(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -656,10 +681,13 @@ def test_the_start_is_estimated_once_it_is_known_how_long_tasks_take(
 
     configure(app, path, Paused=True)
     task = task_of(app, task_ids[-1])
-    assert (task["QueuePosition"], "EstimatedStart" in task) == (4, False), "who knows when it is resumed"
+    assert (task["QueuePosition"], "EstimatedStart" in task) == (4, False), (
+        "the app cannot know when the queue is resumed"
+    )
 
 
-def test_while_the_place_is_told_the_etag_is_weak_and_still_that_of_the_task(
+@pytest.mark.contract("B2.13")
+def test_etag_is_weak_while_the_answer_shows_a_position(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     configure(app, path, Paused=True)
@@ -683,7 +711,8 @@ def test_while_the_place_is_told_the_etag_is_weak_and_still_that_of_the_task(
     assert "QueuePosition" not in changed.json()
 
 
-def test_a_wait_ends_with_the_tasks_change_and_not_with_that_of_its_place(
+@pytest.mark.contract("B2.13")
+def test_change_of_position_does_not_end_a_wait(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     service = ModelService(backend, path)
@@ -707,7 +736,8 @@ def test_a_wait_ends_with_the_tasks_change_and_not_with_that_of_its_place(
     assert answer.headers["etag"].startswith('"')
 
 
-def test_existing_clients_see_a_task_that_waits_as_they_always_did(
+@pytest.mark.contract("A7.12")
+def test_legacy_clients_see_no_position_in_a_waiting_task(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     service = ModelService(backend, path)
@@ -717,7 +747,7 @@ def test_existing_clients_see_a_task_that_waits_as_they_always_did(
     assert all(task.keys() == TASK_KEYS for task in tasks)
     for task in tasks:
         service.until_working(1)
-        # What the task manager of a model service does, A7.
+        # The calls of a legacy task manager.
         known = app.get("/api/CacheConnectorGet", params={"taskId": task["TaskId"]})
         assert known.status_code == 200
         assert known.json().keys() == TASK_KEYS
@@ -736,7 +766,8 @@ def fill(app: httpx.Client, path: str) -> list[str]:
     return submit_all(app, path, BACKLOG)
 
 
-def test_a_full_queue_refuses_more_and_keeps_nothing_of_it(
+@pytest.mark.contract("B9.13", "A1.31")
+def test_full_queue_refuses_a_submit_and_keeps_nothing_of_it(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     fill(app, path)
@@ -753,7 +784,8 @@ def test_a_full_queue_refuses_more_and_keeps_nothing_of_it(
     assert task_id_of(submit(app, new_path())), "only this queue is full"
 
 
-def test_a_full_queue_still_knows_the_tasks_that_it_has(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("B9.14")
+def test_full_queue_still_answers_repeated_submits(app: httpx.Client, path: str) -> None:
     configure(app, path, Paused=True)
     first = submit(app, path, b"body", idempotency_key="k")
     submit_all(app, path, BACKLOG - 1)
@@ -764,7 +796,8 @@ def test_a_full_queue_still_knows_the_tasks_that_it_has(app: httpx.Client, path:
     assert queue(app, path)["Waiting"] == BACKLOG
 
 
-def test_what_goes_or_is_cancelled_makes_room_for_as_many(
+@pytest.mark.contract("B9.14")
+def test_dispatched_or_cancelled_task_makes_room_in_a_full_queue(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     task_ids = fill(app, path)
@@ -777,7 +810,8 @@ def test_what_goes_or_is_cancelled_makes_room_for_as_many(
     assert_problem(submit(app, path), 429, "queue-full")
 
 
-def test_a_full_queue_tells_when_there_will_be_room(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
+@pytest.mark.contract("B9.13")
+def test_full_queue_estimates_when_there_will_be_room(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
     service = ModelService(backend, path)
     configure(app, path, Limit=1)
     submit_all(app, path, BACKLOG)
@@ -789,9 +823,11 @@ def test_a_full_queue_tells_when_there_will_be_room(app: httpx.Client, backend: 
     refused = submit(app, path)
     assert_problem(refused, 429, "queue-full")
     next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
-    told = app.get(f"/api/v1/tasks/{next_one}")
-    assert told.json()["QueuePosition"] == 1
-    assert refused.headers["retry-after"] == told.headers["retry-after"], "room is when the next one starts"
+    waiting_task = app.get(f"/api/v1/tasks/{next_one}")
+    assert waiting_task.json()["QueuePosition"] == 1
+    assert refused.headers["retry-after"] == waiting_task.headers["retry-after"], (
+        "there is room when the next one starts"
+    )
     assert int(refused.headers["retry-after"]) > 1
     assert positions(app, waiting) == [BACKLOG - 1, BACKLOG]
 
@@ -802,18 +838,17 @@ def service_order(app: httpx.Client, path: str) -> list[str]:
     return [task["TaskId"] for task in reversed(tasks)]
 
 
-def test_of_a_task_that_was_acknowledged_to_anybody_nothing_is_taken_back(
-    app: httpx.Client, path: str, stack: Stack
-) -> None:
+@pytest.mark.contract("B9.15")
+def test_acknowledged_task_is_never_withdrawn_by_a_full_queue(app: httpx.Client, path: str, stack: Stack) -> None:
     fill(app, path)
     acknowledged = 0
     with ThreadPoolExecutor(4) as crowd:
-        for turn in range(40):
-            key = {"idempotency_key": str(turn)}
+        for number in range(40):
+            key = {"idempotency_key": str(number)}
             answers = list(crowd.map(lambda _, key=key: submit(app, path, LARGE, **key), range(4)))
             assert {answer.status_code for answer in answers} <= {202, 429}
-            told = {answer.json()["TaskId"] for answer in answers if answer.status_code == 202}
-            assert len(told) <= 1
-            for task_id in told:
+            accepted = {answer.json()["TaskId"] for answer in answers if answer.status_code == 202}
+            assert len(accepted) <= 1
+            for task_id in accepted:
                 acknowledged += 1
                 assert task_of(app, task_id)["BackendStatus"] == "created"

@@ -1,4 +1,4 @@
-"""A3 and A4: CurrentProcessingUpsert counts requests in flight, CurrentProcessingGet tells them."""
+"""CurrentProcessingUpsert (contract A3) counts requests in flight, CurrentProcessingGet (A4) answers the count."""
 
 import json
 import uuid
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.part_a import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
+from tests.contract.legacy_support import NOT_AN_OBJECT, REPORT, REPORTED, assert_problem
 from tests.waiting import eventually
 
 WRONG: dict[str, list[Any]] = {
@@ -42,7 +42,8 @@ def count(app: httpx.Client, path: str, cluster: str = "eastus", method: str = "
     return response.text
 
 
-def test_what_is_reported_is_added_up(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.1")
+def test_increments_and_decrements_add_up(app: httpx.Client, path: str) -> None:
     report(app, path, IncrementBy=1)
     report(app, path, IncrementBy=1, DecrementBy=0)
     report(app, path, IncrementBy=5, DecrementBy=2)
@@ -50,30 +51,35 @@ def test_what_is_reported_is_added_up(app: httpx.Client, path: str) -> None:
     assert count(app, path) == "4"
 
 
-def test_both_numbers_are_0_when_they_are_not_given(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.1")
+def test_missing_increment_and_decrement_count_as_0(app: httpx.Client, path: str) -> None:
     report(app, path, IncrementBy=3)
     report(app, path)
     assert count(app, path) == "3"
 
 
-def test_an_array_of_one_is_as_good_as_an_object(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.2")
+def test_array_of_one_report_is_accepted(app: httpx.Client, path: str) -> None:
     body = [{"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 2, "DecrementBy": 0}]
     assert app.post(REPORT, json=body).status_code == 200
     assert count(app, path) == "2"
 
 
-def test_property_names_match_in_any_case_and_unknown_ones_are_ignored(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.2")
+def test_report_keys_match_in_any_case_and_unknown_ones_are_ignored(app: httpx.Client, path: str) -> None:
     body = {"apipath": path, "SERVICECLUSTER": "eastus", "incrementBy": 2, "Extra": {"a": [1]}}
     assert app.post(REPORT, json=body).status_code == 200
     assert count(app, path) == "2"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_body(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.2")
+def test_byte_order_mark_before_a_report_is_skipped(app: httpx.Client, path: str) -> None:
     body = json.dumps({"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}).encode()
     assert app.post(REPORT, content=b"\xef\xbb\xbf" + body).status_code == 200
     assert count(app, path) == "1"
 
 
+@pytest.mark.contract("A3.3")
 def test_clusters_and_paths_are_counted_apart(app: httpx.Client, path: str) -> None:
     report(app, path, "eastus", IncrementBy=1)
     report(app, path, "westus", IncrementBy=2)
@@ -81,24 +87,27 @@ def test_clusters_and_paths_are_counted_apart(app: httpx.Client, path: str) -> N
     assert [count(app, path), count(app, path, "westus"), count(app, path + "/more")] == ["1", "2", "3"]
 
 
-def test_blanks_in_a_clusters_name_do_not_mix_it_up_with_another(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.3")
+def test_blanks_in_names_do_not_mix_up_two_counters(app: httpx.Client, path: str) -> None:
     report(app, f"{path} /b", "a", IncrementBy=1)
     assert count(app, "/b", f"a {path}") is None
     report(app, "/b", f"a {path}", IncrementBy=5)
     assert count(app, f"{path} /b", "a") == "1"
 
 
+@pytest.mark.contract("A3.3")
 @pytest.mark.parametrize(
     "cluster",
     ["größe", "\U0001f418", "\u202ekcart", "a\r\nX-Injected: yes", "a\0b", "{04s}", "a&b=c", "../..", "x" * 256],
     ids=lambda cluster: ascii(cluster)[:30],
 )
-def test_a_cluster_may_have_any_name(app: httpx.Client, path: str, cluster: str) -> None:
+def test_cluster_may_have_any_name(app: httpx.Client, path: str, cluster: str) -> None:
     report(app, path, cluster, IncrementBy=7)
     assert count(app, path, cluster) == "7"
 
 
-def test_a_counter_never_shows_less_than_0(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.4")
+def test_counter_never_shows_less_than_0(app: httpx.Client, path: str) -> None:
     report(app, path, DecrementBy=3)
     assert count(app, path) == "0"
     other = path + "/other"
@@ -107,37 +116,40 @@ def test_a_counter_never_shows_less_than_0(app: httpx.Client, path: str) -> None
     assert count(app, other) == "0"
 
 
-def test_reports_that_come_at_once_are_all_counted(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.1")
+def test_concurrent_reports_are_all_counted(app: httpx.Client, path: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         for done in [threads.submit(report, app, path, IncrementBy=2, DecrementBy=1) for _ in range(40)]:
             done.result()
     assert count(app, path) == "40"
 
 
+@pytest.mark.contract("A4.1")
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_count_is_told_to_get_and_to_post(app: httpx.Client, path: str, method: str) -> None:
+def test_get_and_post_both_answer_the_count(app: httpx.Client, path: str, method: str) -> None:
     assert count(app, path, method=method) is None
     report(app, path, IncrementBy=3)
     assert count(app, path, method=method) == "3"
 
 
+@pytest.mark.contract("A4.2")
 @pytest.mark.parametrize("reported", [True, False], ids=["reported with its slash", "reported without"])
 @pytest.mark.parametrize("asked", [True, False], ids=["asked with it", "asked without"])
-def test_the_leading_slash_of_a_path_does_not_matter(
-    app: httpx.Client, path: str, reported: bool, asked: bool
-) -> None:
+def test_leading_slash_of_the_path_does_not_matter(app: httpx.Client, path: str, reported: bool, asked: bool) -> None:
     bare = path.removeprefix("/")
     report(app, path if reported else bare, IncrementBy=3)
     assert count(app, path if asked else bare) == "3"
 
 
-def test_nothing_counted_is_204_and_counted_down_to_nothing_is_0(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A4.3")
+def test_never_counted_is_204_and_counted_down_is_0(app: httpx.Client, path: str) -> None:
     assert count(app, path) is None
     report(app, path, IncrementBy=1)
     report(app, path, DecrementBy=1)
     assert count(app, path) == "0"
 
 
+@pytest.mark.contract("A4.4")
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(
     ("params", "missing"),
@@ -150,18 +162,20 @@ def test_nothing_counted_is_204_and_counted_down_to_nothing_is_0(app: httpx.Clie
     ],
     ids=str,
 )
-def test_asking_without_both_parameters_is_refused(
+def test_count_without_cluster_or_path_is_refused(
     app: httpx.Client, method: str, params: dict[str, str], missing: str
 ) -> None:
     assert_problem(app.request(method, REPORTED, params=params), 400, missing)
 
 
+@pytest.mark.contract("A3.7")
 @pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
-def test_a_report_that_is_no_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
+def test_report_without_a_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
     assert_problem(app.post(REPORT, content=content), 400, "/0" if content == b"[1, 2]" else "")
 
 
-def test_one_call_may_carry_many_endpoints(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.5")
+def test_one_call_may_report_several_endpoints(app: httpx.Client, path: str) -> None:
     reports = [
         {"ApiPath": f"{path}/{number}", "ServiceCluster": "eastus", "IncrementBy": number} for number in range(1, 6)
     ]
@@ -169,19 +183,22 @@ def test_one_call_may_carry_many_endpoints(app: httpx.Client, path: str) -> None
     assert [count(app, f"{path}/{number}") for number in range(1, 6)] == ["1", "2", "3", "4", "5"]
 
 
-def test_of_many_reports_with_a_bad_one_none_is_counted(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.5")
+def test_one_bad_report_of_several_means_none_is_counted(app: httpx.Client, path: str) -> None:
     good = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
     assert_problem(app.post(REPORT, json=[good, good | {"IncrementBy": "x"}, good]), 400, "/1/IncrementBy")
     assert count(app, path) is None
 
 
-def test_more_reports_than_a_call_may_carry_are_refused(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.5")
+def test_more_than_1000_reports_in_one_call_are_refused(app: httpx.Client, path: str) -> None:
     good = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
     assert_problem(app.post(REPORT, json=[good] * 1_001), 400, "")
     assert count(app, path) is None
 
 
-def test_the_shares_of_instances_and_of_old_reporters_add_up(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.6")
+def test_shares_of_named_and_unnamed_reporters_add_up(app: httpx.Client, path: str) -> None:
     report(app, path, IncrementBy=2)
     assert (
         app.post(
@@ -202,7 +219,8 @@ def test_the_shares_of_instances_and_of_old_reporters_add_up(app: httpx.Client, 
     assert count(app, path) == "8"
 
 
-def test_the_share_of_an_instance_that_falls_silent_is_dropped(app: httpx.Client, path: str) -> None:
+@pytest.mark.contract("A3.6")
+def test_share_of_a_silent_instance_is_dropped(app: httpx.Client, path: str) -> None:
     report(app, path, IncrementBy=1)
     dying = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 5, "Instance": "pod", "IntervalSeconds": 1}
     assert app.post(REPORT, json=dying).status_code == 200
@@ -210,6 +228,7 @@ def test_the_share_of_an_instance_that_falls_silent_is_dropped(app: httpx.Client
     eventually(lambda: count(app, path) == "1")
 
 
+@pytest.mark.contract("A3.7")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -219,14 +238,15 @@ def test_the_share_of_an_instance_that_falls_silent_is_dropped(app: httpx.Client
         *(("IntervalSeconds", v) for v in (0, -1, "x", 1e9)),
     ],
 )
-def test_a_bad_name_or_interval_is_refused(app: httpx.Client, path: str, name: str, value: Any) -> None:
+def test_bad_instance_or_interval_is_refused(app: httpx.Client, path: str, name: str, value: Any) -> None:
     body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1, name: value}
     assert_problem(app.post(REPORT, json=body), 400, f"/{name}")
     assert count(app, path) is None
 
 
+@pytest.mark.contract("A3.7")
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={ascii(value)[:25]}" for name, value in CASES])
-def test_a_bad_value_is_refused_by_its_name_and_nothing_is_counted(
+def test_report_with_bad_value_names_the_key_and_counts_nothing(
     app: httpx.Client, path: str, name: str, value: Any
 ) -> None:
     body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1, name: value}
@@ -234,15 +254,17 @@ def test_a_bad_value_is_refused_by_its_name_and_nothing_is_counted(
     assert count(app, path) is None
 
 
+@pytest.mark.contract("A3.7")
 @pytest.mark.parametrize("number", ["1e999999", "-1e999999", "1e2", "1.0"])
 @pytest.mark.parametrize("name", ["IncrementBy", "DecrementBy"])
-def test_a_number_that_is_no_integer_is_refused(app: httpx.Client, path: str, name: str, number: str) -> None:
+def test_increment_that_is_not_an_integer_is_refused(app: httpx.Client, path: str, name: str, number: str) -> None:
     body = f'{{"ApiPath": "{path}", "ServiceCluster": "eastus", "{name}": {number}}}'
     assert_problem(app.post(REPORT, content=body), 400, f"/{name}")
 
 
+@pytest.mark.contract("A3.7")
 @pytest.mark.parametrize("name", ["ApiPath", "ServiceCluster"])
-def test_a_report_without_a_name_is_refused(app: httpx.Client, path: str, name: str) -> None:
+def test_report_without_path_or_cluster_is_refused(app: httpx.Client, path: str, name: str) -> None:
     body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
     del body[name]
     assert_problem(app.post(REPORT, json=body), 400, f"/{name}")

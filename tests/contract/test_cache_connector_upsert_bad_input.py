@@ -1,4 +1,4 @@
-"""A1: whatever is sent, the answer names what is wrong, and nothing has happened."""
+"""CacheConnectorUpsert (contract A1): a bad request changes nothing, and the answer names what is wrong."""
 
 import json
 import uuid
@@ -7,14 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.part_a import (
+from tests.contract.legacy_support import (
     NOT_AN_OBJECT,
     UPSERT,
-    Place,
+    Endpoint,
     assert_problem,
     depth,
     kept_task,
-    new_place,
+    new_endpoint,
     outside_urls,
     stored,
     trap,
@@ -60,78 +60,87 @@ def _label(value: Any) -> str:
 
 
 @pytest.fixture
-def place(backend: ScriptedBackend) -> Place:
-    return new_place(backend)
+def endpoint(backend: ScriptedBackend) -> Endpoint:
+    return new_endpoint(backend)
 
 
+@pytest.mark.contract("A1.25")
 @pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
-def test_a_body_that_is_no_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
+def test_upsert_without_a_json_object_is_refused(app: httpx.Client, content: bytes) -> None:
     assert_problem(app.post(UPSERT, content=content), 400, "")
 
 
+@pytest.mark.contract("A1.26")
 @pytest.mark.parametrize("content", ["{}", "[{}]", '{"Status":"created"}', '{"unknown": [[[]]]}'])
-def test_a_create_without_an_endpoint_is_refused(app: httpx.Client, content: str) -> None:
+def test_create_without_endpoint_is_refused(app: httpx.Client, content: str) -> None:
     assert_problem(app.post(UPSERT, content=content), 400, "/Endpoint")
 
 
-def test_an_unknown_id_without_an_endpoint_is_a_create_and_refused(app: httpx.Client) -> None:
+@pytest.mark.contract("A1.26")
+def test_update_of_unknown_task_without_endpoint_is_refused(app: httpx.Client) -> None:
     task_id = str(uuid.uuid4())
     response = app.post(UPSERT, json={"TaskId": task_id, "BackendStatus": "running", "Status": "on"})
     assert_problem(response, 400, "/Endpoint")
     assert stored(app, task_id) is None
 
 
+@pytest.mark.contract("A1.27")
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={_label(value)}" for name, value in CASES])
-def test_a_bad_value_is_refused_by_its_name_and_the_task_stays_as_it_is(
-    app: httpx.Client, place: Place, name: str, value: Any
+def test_update_with_bad_value_names_the_key_and_changes_nothing(
+    app: httpx.Client, endpoint: Endpoint, name: str, value: Any
 ) -> None:
-    task = kept_task(app, place)
+    task = kept_task(app, endpoint)
     update = {"TaskId": task["TaskId"], "Status": "changed", "BackendStatus": "running"}
     response = app.post(UPSERT, content=json.dumps({**update, name: value}))
     document = assert_problem(response, 400, f"/{name}")
     assert name in document["detail"]
     assert stored(app, task["TaskId"]) == task
-    assert depth(app, place) == {"waiting": 1}
+    assert depth(app, endpoint) == {"waiting": 1}
 
 
-def test_a_number_beyond_all_numbers_is_no_attempt(app: httpx.Client, place: Place) -> None:
-    task_id = kept_task(app, place)["TaskId"]
+@pytest.mark.contract("A1.27")
+def test_attempt_that_overflows_every_number_type_is_refused(app: httpx.Client, endpoint: Endpoint) -> None:
+    task_id = kept_task(app, endpoint)["TaskId"]
     assert_problem(app.post(UPSERT, content=f'{{"TaskId": "{task_id}", "Attempt": 1e999999}}'), 400, "/Attempt")
 
 
+@pytest.mark.contract("A1.27")
 @pytest.mark.parametrize("name", [name for name in WRONG if name != "Attempt"])
-def test_a_create_with_a_bad_value_creates_nothing(app: httpx.Client, place: Place, name: str) -> None:
-    create = {"Endpoint": place.url, "Body": "{}", "BackendStatus": "created", "PublishToGrid": True}
+def test_create_with_bad_value_creates_nothing(app: httpx.Client, endpoint: Endpoint, name: str) -> None:
+    create = {"Endpoint": endpoint.url, "Body": "{}", "BackendStatus": "created", "PublishToGrid": True}
     assert_problem(app.post(UPSERT, json={**create, name: WRONG[name][0]}), 400, f"/{name}")
     assert_problem(app.post(UPSERT, json=[{**create, name: WRONG[name][0]}]), 400, f"/{name}")
-    assert depth(app, place) == {}
+    assert depth(app, endpoint) == {}
 
 
-def test_all_bad_values_are_named_at_once(app: httpx.Client) -> None:
+@pytest.mark.contract("A1.27")
+def test_one_answer_names_every_bad_value(app: httpx.Client) -> None:
     response = app.post(UPSERT, json={"taskid": "a/b", "BACKENDSTATUS": "gone", "Status": 5, "Body": {}})
     assert_problem(response, 400, "/TaskId", "/BackendStatus", "/Status", "/Body")
 
 
-def test_an_error_never_repeats_what_was_sent(app: httpx.Client, place: Place) -> None:
+@pytest.mark.contract("A1.29")
+def test_problem_never_repeats_the_input(app: httpx.Client, endpoint: Endpoint) -> None:
     secret = "sig=c2VjcmV0"
     bad = {"Endpoint": f"http://user:{secret}@nowhere.test/", "BackendStatus": secret, "Status": [secret]}
     for content in (json.dumps(bad), json.dumps({"Endpoint": bad["Endpoint"]}), f'{{"Status": "{secret}'):
         assert secret not in app.post(UPSERT, content=content).text
 
 
-def test_an_endpoint_outside_the_registry_is_refused_and_nothing_is_ever_called(
-    app: httpx.Client, backend: ScriptedBackend, place: Place
+@pytest.mark.contract("A1.28")
+def test_endpoint_outside_the_registry_is_refused_and_nothing_is_called(
+    app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
 ) -> None:
     accepted: list[str] = []
     registered = backend.url.removeprefix("http://")
-    task = kept_task(app, place)
+    task = kept_task(app, endpoint)
     with trap() as trapped:
-        for what, url in outside_urls(registered, trapped, place.path).items():
+        for what, url in outside_urls(registered, trapped, endpoint.path).items():
             task_id = str(uuid.uuid4())
             create = {"TaskId": task_id, "Endpoint": url, "Body": "{}", "PublishToGrid": True}
-            hop = {**create, "TaskId": task["TaskId"], "BackendStatus": "created"}
+            step = {**create, "TaskId": task["TaskId"], "BackendStatus": "created"}
             move = {"TaskId": task["TaskId"], "Endpoint": url, "BackendStatus": "running"}
-            for request in (create, [create], hop, move):
+            for request in (create, [create], step, move):
                 response = app.post(UPSERT, json=request)
                 if response.status_code != 400:
                     accepted.append(f"{what}: {response.status_code}")
@@ -141,25 +150,29 @@ def test_an_endpoint_outside_the_registry_is_refused_and_nothing_is_ever_called(
                 accepted.append(f"{what}: created")
     assert accepted == []
     assert stored(app, task["TaskId"]) == task
-    assert backend.untaken(place.path) == 0
+    assert backend.untaken(endpoint.path) == 0
 
 
-def test_an_error_does_not_tell_what_is_registered(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("A1.28")
+def test_problem_does_not_reveal_the_registry(app: httpx.Client, backend: ScriptedBackend) -> None:
     response = app.post(UPSERT, json={"Endpoint": "http://example.org/v1/test/x"})
     assert_problem(response, 400, "/Endpoint")
     assert backend.url.rpartition(":")[2] not in response.text
     assert "/v1/test" not in response.text
 
 
-def test_a_body_of_40_mb_that_is_no_json_is_refused(app: httpx.Client) -> None:
+@pytest.mark.contract("A1.25")
+def test_forty_megabytes_that_are_not_json_are_refused(app: httpx.Client) -> None:
     assert_problem(app.post(UPSERT, content=b"x" * 40_000_000), 400, "")
 
 
-def test_a_property_name_of_a_million_characters_is_ignored(app: httpx.Client, place: Place) -> None:
-    response = app.post(UPSERT, json={"x" * 1_000_000: 1, "Endpoint": place.url})
+@pytest.mark.contract("A1.2")
+def test_key_of_a_million_characters_is_ignored(app: httpx.Client, endpoint: Endpoint) -> None:
+    response = app.post(UPSERT, json={"x" * 1_000_000: 1, "Endpoint": endpoint.url})
     assert response.status_code == 200
 
 
-def test_ten_thousand_unknown_properties_are_ignored(app: httpx.Client, place: Place) -> None:
-    response = app.post(UPSERT, json={**{f"p{number}": number for number in range(10_000)}, "Endpoint": place.url})
+@pytest.mark.contract("A1.2")
+def test_ten_thousand_unknown_keys_are_ignored(app: httpx.Client, endpoint: Endpoint) -> None:
+    response = app.post(UPSERT, json={**{f"p{number}": number for number in range(10_000)}, "Endpoint": endpoint.url})
     assert response.status_code == 200

@@ -1,4 +1,4 @@
-"""Runs the app's functions on demand and tells the metrics that a timer leaves: a program of test_a5_timers.py.
+"""Runs the app's functions on demand and prints the metrics that a timer reports: a program of test_metric_timers.py.
 
 Reads a request per line, ``{"function": …, "body": …, "route": …}``, and answers each with a line of JSON: for an
 HTTP function its status and body; for a timer the gauges by name, ``{"path": …, "value": …}``; for "" the schedules.

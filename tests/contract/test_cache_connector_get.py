@@ -1,19 +1,20 @@
-"""A2: CacheConnectorGet."""
+"""CacheConnectorGet (contract A2)."""
 
 import httpx
 import pytest
 
-from tests.contract.part_a import GET, assert_problem, kept_task, new_place, upsert
+from tests.contract.legacy_support import GET, assert_problem, kept_task, new_endpoint, upsert
 from tests.scripted_backend import ScriptedBackend
 
 
+@pytest.mark.contract("A2.1")
 @pytest.mark.parametrize("size", [10, 200_000], ids=["inline", "blob"])
-def test_the_stored_task_is_told_without_its_request_body(
+def test_answer_is_the_stored_task_without_its_request_body(
     app: httpx.Client, backend: ScriptedBackend, size: int
 ) -> None:
     secret = "s3cr3t" + "x" * size
-    place = new_place(backend)
-    task = kept_task(app, place, Body=secret, Status="created - waiting")
+    endpoint = new_endpoint(backend)
+    task = kept_task(app, endpoint, Body=secret, Status="created - waiting")
     response = app.get(GET, params={"taskId": task["TaskId"]})
     assert response.status_code == 200
     assert response.headers["Content-Type"].partition(";")[0] == "application/json"
@@ -22,14 +23,16 @@ def test_the_stored_task_is_told_without_its_request_body(
     assert "s3cr3t" not in response.text
 
 
-def test_every_update_is_seen_at_once(app: httpx.Client, backend: ScriptedBackend) -> None:
-    task_id = kept_task(app, new_place(backend))["TaskId"]
+@pytest.mark.contract("A2.2")
+def test_every_update_is_visible_at_once(app: httpx.Client, backend: ScriptedBackend) -> None:
+    task_id = kept_task(app, new_endpoint(backend))["TaskId"]
     for backend_status, status in [("running", "10 %"), ("running", "90 %"), ("completed", "completed - done")]:
         updated = upsert(app, TaskId=task_id, BackendStatus=backend_status, Status=status)
         assert app.get(GET, params={"taskId": task_id}).json() == updated
         assert (updated["BackendStatus"], updated["Status"]) == (backend_status, status)
 
 
+@pytest.mark.contract("A2.3")
 @pytest.mark.parametrize(
     "task_id",
     [
@@ -49,16 +52,18 @@ def test_every_update_is_seen_at_once(app: httpx.Client, backend: ScriptedBacken
     ],
     ids=lambda task_id: ascii(task_id)[:30],
 )
-def test_an_id_that_no_task_has_gives_204_with_no_body(app: httpx.Client, task_id: str) -> None:
+def test_unknown_id_is_204_with_an_empty_body(app: httpx.Client, task_id: str) -> None:
     response = app.get(GET, params={"taskId": task_id})
     assert response.status_code == 204
     assert response.content == b""
 
 
-def test_bytes_that_are_not_utf_8_are_no_tasks_id(app: httpx.Client) -> None:
+@pytest.mark.contract("A2.3")
+def test_id_that_is_not_utf_8_is_204(app: httpx.Client) -> None:
     assert app.get(f"{GET}?taskId=%ff%fe%c0%af").status_code == 204
 
 
+@pytest.mark.contract("A2.4")
 @pytest.mark.parametrize("query", ["", "?taskId=", "?taskId", "?task=5", "?id=5"])
-def test_without_a_task_id_the_request_is_refused(app: httpx.Client, query: str) -> None:
+def test_request_without_task_id_is_refused(app: httpx.Client, query: str) -> None:
     assert_problem(app.get(GET + query), 400, "taskId")

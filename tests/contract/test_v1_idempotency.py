@@ -1,4 +1,4 @@
-"""The Idempotency-Key: repeating a submit is safe."""
+"""The Idempotency-Key of a submit (contract B1): repeating a submit is safe."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +7,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.stack import Stack
-from tests.contract.part_b import (
+from tests.contract.v1_support import (
     assert_problem,
     blob_sizes,
     complete_on_call,
@@ -20,9 +20,8 @@ from tests.contract.part_b import (
 from tests.scripted_backend import ScriptedBackend
 
 
-def test_the_same_key_and_body_again_gives_the_same_task(
-    app: httpx.Client, backend: ScriptedBackend, stack: Stack
-) -> None:
+@pytest.mark.contract("B1.16")
+def test_same_key_and_body_give_the_same_task(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
     path = new_path()
     first = submit(app, path, b"body", idempotency_key="order-7")
     again = submit(app, path, b"body", idempotency_key="order-7")
@@ -31,7 +30,8 @@ def test_the_same_key_and_body_again_gives_the_same_task(
     assert again.headers["location"] == first.headers["location"]
 
 
-def test_after_the_end_too_the_same_key_gives_the_task_and_starts_nothing(
+@pytest.mark.contract("B1.16")
+def test_same_key_after_the_end_gives_the_finished_task_and_starts_nothing(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -46,7 +46,8 @@ def test_after_the_end_too_the_same_key_gives_the_task_and_starts_nothing(
     assert backend.untaken(path) == 0
 
 
-def test_the_same_key_with_another_body_is_422_and_changes_nothing(app: httpx.Client) -> None:
+@pytest.mark.contract("B1.17")
+def test_same_key_with_another_body_is_422_and_changes_nothing(app: httpx.Client) -> None:
     path = new_path()
     first = submit(app, path, b"body", idempotency_key="k")
     refused = submit(app, path, b"another body", idempotency_key="k")
@@ -56,18 +57,21 @@ def test_the_same_key_with_another_body_is_422_and_changes_nothing(app: httpx.Cl
     assert again.json()["TaskId"] == first.json()["TaskId"]
 
 
-def test_the_same_key_at_another_endpoint_is_another_task(app: httpx.Client) -> None:
+@pytest.mark.contract("B1.18")
+def test_same_key_at_another_endpoint_is_another_task(app: httpx.Client) -> None:
     tasks = {submit(app, new_path(), b"body", idempotency_key="k").json()["TaskId"] for _ in range(2)}
     assert len(tasks) == 2
 
 
-def test_without_a_key_each_submit_is_a_task(app: httpx.Client) -> None:
+@pytest.mark.contract("B1.18")
+def test_every_submit_without_a_key_is_a_new_task(app: httpx.Client) -> None:
     path = new_path()
     assert len({submit(app, path, b"body").json()["TaskId"] for _ in range(3)}) == 3
 
 
+@pytest.mark.contract("B1.19")
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_twenty_at_once_make_one_task_that_is_dispatched_once(
+def test_twenty_concurrent_submits_with_one_key_make_one_task(
     size_bytes: int, app: httpx.Client, backend: ScriptedBackend, stack: Stack, azurite: Azurite
 ) -> None:
     path, body = new_path(), pattern_bytes(size_bytes)
@@ -84,7 +88,8 @@ def test_twenty_at_once_make_one_task_that_is_dispatched_once(
     assert blob_sizes(azurite, task_id) == ([size_bytes] if size_bytes == 100_000 else [])
 
 
-def test_of_different_bodies_at_once_with_one_key_one_wins_and_the_others_are_told(
+@pytest.mark.contract("B1.19")
+def test_one_of_several_concurrent_bodies_with_one_key_wins(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = new_path()
@@ -98,7 +103,8 @@ def test_of_different_bodies_at_once_with_one_key_one_wins_and_the_others_are_to
     assert backend.untaken(path) == 0
 
 
-def test_the_longest_key_is_taken(app: httpx.Client) -> None:
+@pytest.mark.contract("B1.16")
+def test_longest_key_is_accepted(app: httpx.Client) -> None:
     key = "".join(chr(32 + n % 95) for n in range(1, 254)) + "~"
     task_id = submit(app, new_path(), b"body", idempotency_key=key).json()["TaskId"]
     assert task_of(app, task_id)["TaskId"] == task_id
