@@ -44,6 +44,7 @@ COMMANDS = {
   --port N           the app's port (default: 7071)
   --backend PATH=URL register a model service of your own; may be repeated
   --func             run the app under Azure Functions Core Tools
+  --without-app      start all but the app, which a debugger then starts
 """,
     ),
     "check": ("", "check format, lint and types, as CI does", ""),

@@ -13,24 +13,28 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from local.__main__ import PORT
 from local.azurite import ensure_azurite
 from local.processes import free_port
 from local.sample_model.pictures import Picture, sample_pictures
+from local.sample_model.service import SEGMENT_PATH
 from local.stack import ROOT
 from tests.waiting import eventually
 
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
+PARTS_BUT_THE_APP = ("local.event_grid", "local.sample_model", "azurite")
 COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
 
 
@@ -101,6 +105,46 @@ def test_up_ends_with_one_sentence_when_a_part_is_killed_and_leaves_nothing_behi
     sentence, *log_tail = (tmp_path / "stderr").read_text().splitlines()
     assert sentence == "the Event Grid emulator has ended unexpectedly (SIGKILL)."
     assert all(line.startswith("  ") for line in log_tail)
+
+
+def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_path: Path) -> None:
+    launch = json.loads((ROOT / ".vscode" / "launch.json").read_text())["configurations"][0]
+    tasks = json.loads((ROOT / ".vscode" / "tasks.json").read_text())["tasks"]
+    task = next(task for task in tasks if task["label"] == launch["preLaunchTask"])
+    port = str(free_port())
+    _, _, *arguments = task["command"].split()
+    ready = task["problemMatcher"]["background"]["endsPattern"]
+
+    with _up(tree, tmp_path, *arguments, port=port, ready=ready, parts=PARTS_BUT_THE_APP) as (process, children):
+        folder = str(tree)
+        command = [sys.executable, "-m", launch["module"], *launch["args"]]
+        with (tmp_path / "app.log").open("wb") as log:
+            app = subprocess.Popen(
+                [port if word == str(PORT) else word for word in command],
+                cwd=launch["cwd"].replace("${workspaceFolder}", folder),
+                env={**os.environ, **_as_the_editor_reads(launch["envFile"].replace("${workspaceFolder}", folder))},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        try:
+            key = (tree / ".local" / "up" / "key").read_text()
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-functions-key": key}) as client:
+                eventually(lambda: _is_healthy(client) or app.poll() is not None, within_s=60)
+                picture = sample_pictures()[0]
+                submitted = client.post(
+                    f"/api/v1/submit{SEGMENT_PATH}",
+                    content=picture.data,
+                    headers={"Prefer": "wait=60", "Content-Type": picture.content_type},
+                    timeout=90,
+                )
+            assert (submitted.status_code, submitted.json()["BackendStatus"]) == (200, "completed")
+        finally:
+            app.terminate()
+            assert app.wait(60) == 0
+        assert process.poll() is None, "the stack goes on when the app is stopped"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert _all_gone(children)
 
 
 def test_an_old_python_is_refused_in_one_sentence(
@@ -307,19 +351,25 @@ def _evenness(pixels: np.ndarray) -> float:
 
 
 @contextmanager
-def _up(tree: Path, directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
-    """``python -m local up`` once it says that the stack is up, and all its child processes."""
+def _up(
+    tree: Path,
+    directory: Path,
+    *arguments: str,
+    port: str = "",
+    ready: str = r"^The stack is up\.",
+    parts: Sequence[str] = PARTS,
+) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """``python -m local up`` once it says that it is *ready*, and all its child processes."""
+    command = [sys.executable, "-m", "local", *(arguments or ["up"]), "--port", port or str(free_port())]
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "local", "up", "--port", str(free_port())], cwd=tree, stdout=stdout, stderr=stderr
-        )
+        process = subprocess.Popen(command, cwd=tree, stdout=stdout, stderr=stderr)
     try:
         says: Callable[[], str] = (directory / "stdout").read_text
-        eventually(lambda: "The stack is up." in says() or process.poll() is not None, within_s=90)
+        eventually(lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None, within_s=90)
         assert process.poll() is None, (directory / "stderr").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
-        assert all(any(part in command for command in commands) for part in PARTS)
+        assert [part for part in PARTS if any(part in command for command in commands)] == [*parts]
         yield process, children
     finally:
         process.kill()
@@ -336,6 +386,25 @@ def _refused_up(tree: Path, port: int) -> subprocess.CompletedProcess[str]:
 def _all_gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=30)
     return not alive
+
+
+def _is_healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/api/v1/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _as_the_editor_reads(file: str) -> dict[str, str]:
+    """The variables of an ``envFile``: one a line, in quotes that do not belong to the value."""
+    variables: dict[str, str] = {}
+    for line in Path(file).read_text().splitlines():
+        name, _, quoted = line.partition("=")
+        assert quoted[0] == quoted[-1] == "'"
+        assert "'" not in quoted[1:-1], "a shell would see the end of the value"
+        assert "${" not in quoted, "the editor would see a variable"
+        variables[name] = quoted[1:-1]
+    return variables
 
 
 def _watch_pip(stream: io.StringIO) -> None:
