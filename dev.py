@@ -1,18 +1,13 @@
 #!/usr/bin/env python3
-"""Everything a developer runs, on a fresh machine: makes .venv, installs, then
-
-    python3 dev.py demo               real pictures through a real model and back
-    python3 dev.py test [ARGUMENTS]   the tests; ARGUMENTS go to pytest
-    python3 dev.py up [--func]        the local stack, until Ctrl-C
-    python3 dev.py faults [--minutes N]  whether any task gets lost, whatever breaks
-    python3 dev.py bench [NAME...] [--quick]  benchmarks: half an hour, or three minutes
-    python3 dev.py check              format, lint and types, as CI does
+"""Everything a developer runs, on a fresh machine: makes .venv, installs into it, then runs one command.
 
 Standard library only, and readable by an old Python, so that it can say that it is too old.
 """
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -20,15 +15,77 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
-BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for who runs benchmarks
+BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for the benchmarks
 OLDEST = (3, 11)
+
+# By name: the arguments, one line, and the options. Shown without anything installed, so not asked of the commands.
+COMMANDS = {
+    "demo": (
+        "[OPTIONS]",
+        "send real pictures through a real model and back",
+        """
+  --results DIR      the folder for the result pictures (default: demo-results)
+  --json             print JSON lines
+""",
+    ),
+    "test": (
+        "[ARGUMENTS]",
+        "run the tests: all of them on all cores, or what pytest makes of ARGUMENTS",
+        """
+  python3 dev.py test tests/test_dev.py        one file
+  python3 dev.py test -k position              every test whose name has this word
+  .venv/bin/python -m pytest --help            all arguments of pytest
+""",
+    ),
+    "up": (
+        "[OPTIONS]",
+        "start the local stack and keep it up until Ctrl-C",
+        """
+  --port N           the app's port (default: 7071)
+  --backend PATH=URL register a model service of your own; may be repeated
+  --func             run the app under Azure Functions Core Tools
+  --without-app      start all but the app, which a debugger then starts
+""",
+    ),
+    "check": ("", "check format, lint and types, as CI does", ""),
+    "format": ("", "put the code into shape: fix what ruff can fix, then format", ""),
+    "faults": (
+        "[OPTIONS]",
+        "break the stack under load, and look whether any task got lost",
+        """
+  --minutes N        go on for so long (default: one round over all faults)
+  --only NAME...     these faults only
+  --seed N           repeat the choices of an earlier run
+  --json FILE        write all figures there
+""",
+    ),
+    "bench": (
+        "[NAME...] [OPTIONS]",
+        "run the benchmarks: half an hour",
+        """
+  NAME...            these benchmarks only
+  --quick            all of it in three minutes, and less exact
+  --against REV      compare the working tree with a revision, side by side
+  --repeats N        with --against: how often each side runs
+""",
+    ),
+    "install": ("", "make .venv and install into it, nothing else", ""),
+}
 
 
 def main():
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
-    if command not in ("demo", "up", "test", "check", "faults", "bench"):
-        print(__doc__)
-        return 0 if command in ("help", "-h", "--help") else 2
+    if command in ("help", "-h", "--help"):
+        command, arguments = (arguments[:1] or [""])[0], ["--help"]
+        if not command:
+            print(overview())
+            return 0
+    if command not in COMMANDS:
+        print(overview())
+        return 2
+    if "-h" in arguments or "--help" in arguments:
+        print(help_of(command))
+        return 0
     if os.name != "posix":
         return fail("The local stack needs Linux or macOS (on Windows: WSL).")
     if sys.version_info < OLDEST:
@@ -40,8 +97,13 @@ def main():
     problem = install() or (install_for_bench() if command == "bench" else None)
     if problem:
         return fail(problem)
+    if command == "install":
+        print("Everything is installed in .venv.")
+        return 0
     if command == "check":
         return check()
+    if command == "format":
+        return reformat()
     if command == "test":
         # Without arguments the whole suite, on all cores; files stay together, since each has its stack.
         return run("-m", "pytest", *(arguments or ["-n", "auto", "--dist", "loadfile"]))
@@ -50,12 +112,32 @@ def main():
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 
 
+def overview():
+    usages = ["{} {}".format(name, COMMANDS[name][0]) for name in COMMANDS]
+    width = max(map(len, usages))
+    lines = ["  python3 dev.py {}  {}".format(usage.ljust(width), COMMANDS[usage.split()[0]][1]) for usage in usages]
+    return "\n".join(
+        [
+            "Everything a developer runs. The first time, it makes .venv and installs into it.",
+            "",
+            *lines,
+            "",
+            "python3 dev.py COMMAND --help lists a command's options.",
+        ]
+    )
+
+
+def help_of(command):
+    usage, does, options = COMMANDS[command]
+    return "python3 dev.py {} {}\n\n{}.\n{}".format(command, usage, does[0].upper() + does[1:], options).rstrip()
+
+
 def install():
     """Make .venv what the requirements say, unless it is. Returns what went wrong, in one sentence."""
     marker, wanted = os.path.join(VENV, "installed"), fingerprint(*REQUIREMENTS)
     if is_marked(marker, wanted):
         return None
-    print("Installing into .venv (a minute or two, this time only) …", file=sys.stderr, flush=True)
+    print("Installing into .venv (a minute or two, this time only) ...", file=sys.stderr, flush=True)
     made = quietly(sys.executable, "-m", "venv", "--clear", VENV)
     if made:
         return "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv): " + made
@@ -63,24 +145,75 @@ def install():
 
 
 def install_for_bench():
-    """What the benchmarks need on top, likewise."""
+    """Install what the benchmarks need on top, likewise."""
     marker, wanted = os.path.join(VENV, "installed-bench"), fingerprint(*REQUIREMENTS, BENCH_REQUIREMENTS)
     if is_marked(marker, wanted):
         return None
-    print("Installing what the benchmarks need into .venv (this time only) …", file=sys.stderr, flush=True)
+    print("Installing what the benchmarks need into .venv (this time only) ...", file=sys.stderr, flush=True)
     return install_from(BENCH_REQUIREMENTS, marker, wanted)
 
 
 def install_from(requirements, marker, wanted):
-    failed = quietly(
-        PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-        "-r", os.path.join(ROOT, requirements),
-    )  # fmt: skip
+    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
+    failed = watched(Progress(sys.stderr), *pip, "-r", os.path.join(ROOT, requirements))
     if failed:
         return "The requirements could not be installed (is there a network?): " + failed
     with open(marker, "w") as file:
         file.write(wanted)
     return None
+
+
+class Progress:
+    """Shows what pip is doing: on a terminal one line that changes, elsewhere a line for each package."""
+
+    FETCHED = re.compile(
+        r"(?:Downloading|Using cached) (?:\S*/)?([\w.]+)-([^-\s]+?)(?:-\S*)?\.(?:whl|tar\.gz)( \(.+\))?$"
+    )
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.is_live = stream.isatty()
+        self.fetched = 0
+
+    def see(self, line):
+        """Take notice of a line that pip printed."""
+        fetched = self.FETCHED.match(line)
+        if fetched:
+            self.fetched += 1
+            self.show("{} {}{}".format(fetched.group(1).replace("_", "-"), fetched.group(2), fetched.group(3) or ""))
+        elif line.startswith("Collecting ") and self.is_live:
+            self.show("looking for " + re.split(r"[^\w.-]", line[len("Collecting ") :])[0])
+        elif line.startswith("Installing collected packages: "):
+            self.show("installing {} packages".format(line.count(",") + 1))
+        elif line.startswith("WARNING: Retrying"):
+            self.show("no answer, trying again")
+
+    def show(self, text):
+        if self.is_live:
+            width = shutil.get_terminal_size().columns - 1
+            self.stream.write("\r" + "  {} fetched: {}".format(self.fetched, text)[:width].ljust(width))
+        else:
+            self.stream.write("  " + text + "\n")
+        self.stream.flush()
+
+    def end(self):
+        if self.is_live:
+            self.stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self.stream.flush()
+
+
+def watched(progress, *command):
+    """Run pip under the eyes of *progress*; returns its error if it failed."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    last = error = ""
+    for raw in process.stdout or ():
+        line = raw.decode(errors="replace").strip()
+        progress.see(line)
+        last = line or last
+        error = line if line.startswith("ERROR: ") else error
+    progress.end()
+    code = process.wait()
+    return (error or last or "exit code {}".format(code)) if code else None
 
 
 def fingerprint(*requirements):
@@ -110,11 +243,13 @@ def check():
     return 0
 
 
+def reformat():
+    unfixed = run("-m", "ruff", "check", "--fix")
+    return run("-m", "ruff", "format") or unfixed
+
+
 def run(*arguments):
-    try:
-        return subprocess.call([PYTHON, *arguments], cwd=ROOT)
-    except KeyboardInterrupt:
-        return 130
+    return subprocess.call([PYTHON, *arguments], cwd=ROOT)
 
 
 def quietly(*command):
@@ -132,4 +267,7 @@ def fail(sentence):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -39,7 +39,9 @@ def main() -> int:
         metavar="PATH=URL",
         help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; may be repeated",
     )
-    up.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
+    app = up.add_mutually_exclusive_group()
+    app.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
+    app.add_argument("--without-app", action="store_true", help="start all but the app, which a debugger then starts")
     options = parser.parse_args()
     # Said to both signals, since a shell starts its background jobs deaf to SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -47,7 +49,7 @@ def main() -> int:
     try:
         if options.command == "demo":
             return demo.run(options.results.resolve(), as_json=options.json)
-        return _up(options.port, dict(options.backend), core_tools=options.func)
+        return _up(options.port, dict(options.backend), core_tools=options.func, with_app=not options.without_app)
     except LocalStackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,13 +58,13 @@ def main() -> int:
         return 130
 
 
-def _up(port: int, backends: dict[str, str], *, core_tools: bool) -> int:
+def _up(port: int, backends: dict[str, str], *, core_tools: bool, with_app: bool) -> int:
     _refuse_taken_port(port)
     directory = ROOT / ".local" / "up"
-    stack = Stack(directory, port=port, backends=backends, core_tools=core_tools)
+    stack = Stack(directory, port=port, backends=backends, core_tools=core_tools, with_app=with_app)
     with _sole_user(directory), stack:
         try:
-            print(_welcome(stack), flush=True)
+            print(_welcome(stack) if with_app else _welcome_debugger(stack, port), flush=True)
             while True:
                 stack.check()
                 time.sleep(0.5)
@@ -118,6 +120,22 @@ Try:
   curl {key} '{stack.url}/api/v1/tasks/TASK_ID/result' -o segments.png
   curl {key} '{stack.url}/api/v1/queues/'
   curl '{stack.url}/api/v1/health'
+"""
+
+
+def _welcome_debugger(stack: Stack, port: int) -> str:
+    file = stack.directory / "app.env"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"{name}='{value}'\n" for name, value in stack.app_environment.items()))
+    shown = file.relative_to(ROOT)
+    return f"""
+The stack is up without the app. Ctrl-C stops it; its data and logs are in {stack.directory.relative_to(ROOT)}/.
+
+Start the app with the settings of {shown}: in Visual Studio Code by F5 ("The app"), or
+
+  set -a; . {shown}; set +a; .venv/bin/python -m local.functions_host --port {port}
+
+Event Grid finds the app within a second. The app's key is in {stack.directory.relative_to(ROOT)}/key.
 """
 
 

@@ -65,6 +65,7 @@ class Stack:
         settings: app settings on top of those that join the parts.
         backends: the registry besides the sample model, as ``BACKENDS`` has it.
         with_model: whether the sample model is part of it.
+        with_app: whether the app is part of it, or is started by somebody else: on *port*, with ``app_environment``.
         redis: a running server to use in place of an own one.
         azurite: likewise.
         core_tools: run the app under ``func start`` and not on the development host.
@@ -80,6 +81,7 @@ class Stack:
         settings: Mapping[str, str] | None = None,
         backends: Mapping[str, object] | None = None,
         with_model: bool = True,
+        with_app: bool = True,
         redis: RedisServer | RedisCluster | None = None,
         azurite: Azurite | None = None,
         core_tools: bool = False,
@@ -88,6 +90,7 @@ class Stack:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        self._with_app = with_app
         self.key = _kept_key(directory)
         self._delivery_headers = dict(delivery_headers or {})
         self.redis = redis or RedisServer(directory / "redis")
@@ -121,7 +124,7 @@ class Stack:
                     "BACKBONE_KEY": self.key,
                 },
             )
-        environment = {
+        self.app_environment = {
             "REDIS_CONNECTION_STRING": self.redis.url,
             "EVENT_GRID_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
             "EVENT_GRID_KEY": self.key,
@@ -139,27 +142,28 @@ class Stack:
             **(settings or {}),
         }
         self.host: ChildProcess = (
-            FuncHost(directory, host_port, environment)
+            FuncHost(directory, host_port, self.app_environment)
             if core_tools
             else _python_part(
                 directory,
                 "local.functions_host",
                 "the functions host",
                 *("--script-root", str(ROOT), "--port", str(host_port)),
-                environment=environment,
+                environment=self.app_environment,
             )
         )
 
     @property
     def parts(self) -> list[ChildProcess | RedisCluster]:
         """In the order they start."""
-        return [*self._owned, self.event_grid, self.host, *([self.model] if self.model else [])]
+        app = [self.host] if self._with_app else []
+        return [*self._owned, self.event_grid, *app, *([self.model] if self.model else [])]
 
     def function_url(self, name: str) -> str:
         return f"{self.url}/api/{name}?code={self.key}"
 
     def start(self) -> None:
-        """Start all parts; returns when a task would find its way.
+        """Start all parts; returns when a task would find its way, or would once the app is up.
 
         Raises:
             LocalStackError: a part does not start.
@@ -173,13 +177,15 @@ class Stack:
                     part.spawn()
             for part in processes:
                 part.wait_until_ready()
-            self.subscribe(
+            address = self._put_subscription(
                 SUBSCRIPTION,
                 endpoint=self.function_url("BackendWebhook"),
                 deadLetterContainer=DEAD_LETTERS,
                 deliveryHeaders=self._delivery_headers,
                 includedEventTypes=[DISPATCH_EVENT, CLASSIC_EVENT],
             )
+            if self._with_app:
+                self._wait_until_active(address)
         except BaseException:
             self.stop()
             raise
@@ -219,12 +225,20 @@ class Stack:
         Raises:
             LocalStackError: the endpoint does not answer the handshake.
         """
+        self._wait_until_active(self._put_subscription(name, **settings))
+
+    def _put_subscription(self, name: str, **settings: object) -> str:
+        """Returns the subscription's address. Event Grid repeats the handshake until the endpoint answers it."""
         address = f"{self.event_grid_url}/control/topics/{TOPIC}/subscriptions/{name}"
         httpx.put(address, json=settings).raise_for_status()
+        return address
+
+    def _wait_until_active(self, address: str) -> None:
         deadline_s = time.monotonic() + _ACTIVATION_TIMEOUT_S
         while httpx.get(address).json()["state"] != "Active":
             self.check()
             if time.monotonic() > deadline_s:
+                name = address.rpartition("/")[2]
                 raise LocalStackError(
                     f"The Event Grid subscription {name} did not become active: its handshake fails."
                 )

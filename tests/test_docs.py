@@ -12,14 +12,15 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
+from dev import COMMANDS
 from local.azurite import Azurite
 from local.processes import ChildProcess, free_port
 from local.stack import ROOT, Stack
 from shared.settings import Settings
 from tools.settings_table import TARGET, table, variable, with_table
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DECISIONS = ROOT / "docs" / "decisions"
 ROOMS = ("backend_webhook", "cache_manager", "request_reporter", "shared", "task_logger")
 
 _CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -46,11 +47,29 @@ def test_the_settings_table_is_the_one_that_the_settings_make():
     assert with_table(TARGET.read_text()) == TARGET.read_text(), "run: python -m tools.settings_table"
 
 
-def test_the_readme_names_no_setting_that_does_not_exist():
-    section = README.read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+def test_the_short_table_names_no_setting_that_does_not_exist():
+    section = TARGET.read_text().partition("\n## The settings of every deployment\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
     assert "BACKENDS" in rows
     assert set(rows) <= {variable(name) for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_command_of_dev_py_that_a_page_names_exists(page: Path):
+    named = re.findall(r"dev\.py ([a-z]\w*)", page.read_text())
+    assert [command for command in named if command not in COMMANDS] == []
+
+
+def test_the_decisions_are_numbered_and_listed():
+    records = sorted(DECISIONS.glob("[0-9]*.md"))
+    index = (DECISIONS / "README.md").read_text()
+    assert records
+    for number, record in enumerate(records, start=1):
+        assert record.name.startswith(f"{number:04}-")
+        assert record.read_text().startswith(f"# {number}. ")
+        assert f"[{number}]({record.name})" in index
+        headings = _HEADING.findall(record.read_text())[1:]
+        assert headings == ["Context", "Decision", "Consequences"], record.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))

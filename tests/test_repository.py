@@ -1,0 +1,51 @@
+"""What surrounds the code: what a deployment leaves out, and what CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from fnmatch import fnmatch
+
+import pytest
+
+from local.stack import ROOT
+from tests.test_lock import PYTHONS
+
+DEPLOYED = {
+    "LICENSE",
+    "backend_webhook",
+    "cache_manager",
+    "host.json",
+    "request_reporter",
+    "requirements.lock",
+    "requirements.txt",
+    "shared",
+    "task_logger",
+}
+"""With the modules at the top, which are the app's."""
+WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+def test_nothing_but_the_app_is_deployed() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone: what belongs to the repository is unknown")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    at_the_top = {name.partition("/")[0] for name in listed.stdout.splitlines()}
+    patterns = [*(ROOT / ".funcignore").read_text().split(), ".funcignore"]
+    left = {name for name in at_the_top if not any(fnmatch(name, pattern) for pattern in patterns)}
+    assert {name for name in left if not name.endswith(".py")} == DEPLOYED
+    assert "dev.py" not in left
+    assert "function_app.py" in left
+
+
+def test_ci_tests_on_every_python_that_is_supported() -> None:
+    [matrix] = re.findall(r"python: \[(.+)\]", WORKFLOW)
+    assert matrix == ", ".join(f'"{python}"' for python in PYTHONS)
+
+
+def test_ci_runs_the_check_and_the_commands_with_which_the_readme_begins() -> None:
+    first_steps = (ROOT / "README.md").read_text().partition("\n## Try it\n")[2].partition("\n## ")[0]
+    promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
+    assert promised == ["python3 dev.py demo", "python3 dev.py test"]
+    run = re.findall(r"- run: (.+)", WORKFLOW)
+    assert {*promised, "python3 dev.py check"} == {*run}
