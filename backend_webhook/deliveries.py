@@ -1,4 +1,4 @@
-"""What Event Grid posts: events in either schema, parsed once into what they ask for."""
+"""Parses Event Grid's deliveries: events in either of its schemas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BYTES = 1_536 * 1024
 
 
 class BadEvent(Exception):
-    """Raised for an event that Event Grid is to drop or dead-letter: to deliver it again does not help."""
+    """Raised for an event that Event Grid should drop or dead-letter: it stays bad if it is delivered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Handshake:
 
 @dataclass(frozen=True, slots=True)
 class DispatchEvent:
-    """Our own event: an attempt of a task is to be dispatched."""
+    """The app's own event, for the dispatch of one attempt of a task."""
 
     task_id: str
     attempt: int
@@ -40,7 +40,7 @@ class DispatchEvent:
 
 @dataclass(frozen=True, slots=True)
 class LegacyEvent:
-    """The legacy platform's event: the URL to call in its subject, the body in its data."""
+    """The legacy platform's event. Its subject has the URL to call, its data the body."""
 
     task_id: str
     url: str
@@ -51,10 +51,10 @@ Event = Handshake | DispatchEvent | LegacyEvent
 
 
 def parse(body: bytes, topic_id: str | None = None) -> list[Event | BadEvent]:
-    """The events of one delivery, at least one; a bad one in its place.
+    """Parse the events of one delivery, at least one. A bad event yields its error.
 
     Args:
-        topic_id: the resource id of the only topic whose events count; None: any.
+        topic_id: the resource id of the topic that the events must name. None: any topic.
 
     Raises:
         BadEvent: the delivery itself is bad.
@@ -70,10 +70,10 @@ def _parsed(event: Any, topic_id: str | None) -> Event | BadEvent:
 
 
 def _split(body: bytes) -> list[Any]:
-    """The events of an array (Event Grid schema, CloudEvents batch) or of one object (CloudEvents).
+    """Split a delivery into events: an array (Event Grid schema, CloudEvents batch) or one object (CloudEvents).
 
     Raises:
-        BadEvent: it is neither, or too much.
+        BadEvent: the delivery is neither, or too large.
     """
     if len(body) > MAX_BYTES:
         raise BadEvent("the delivery is too large")
@@ -94,7 +94,7 @@ def _split(body: bytes) -> list[Any]:
 def _read(event: Any, topic_id: str | None) -> Event:
     """
     Raises:
-        BadEvent: the event is another topic's, of no known type, or lacks what its type must have.
+        BadEvent: the event belongs to another topic, has an unknown type, or lacks a member that its type needs.
     """
     if not isinstance(event, dict):
         raise BadEvent("an event must be an object")

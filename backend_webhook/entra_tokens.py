@@ -1,6 +1,7 @@
-"""Tokens that Microsoft Entra ID issues to Event Grid for its deliveries: proof of the sender that needs no key.
+"""Checks the tokens that Microsoft Entra ID issues to Event Grid for its deliveries. They prove the sender without a
+key.
 
-PyJWT and aiohttp are imported when they are needed, so that the app starts sooner.
+PyJWT and aiohttp are imported at their first use, so that the app starts sooner.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     import jwt
 
 EVENT_GRID_APP_ID = "4962773b-9cdb-44cf-a8bf-237846a00ab7"
-"""Event Grid's own application, the same in every tenant."""
+"""The id of Event Grid's own application. It is the same in every tenant."""
 
 KEYS_MAX_AGE_S = 24 * 3600.0
 REFETCH_INTERVAL_S = 60.0
-"""How often tokens that name an unknown key may make us ask for the keys again: their senders choose that name."""
+"""The least time between two fetches of the keys that unknown key ids cause. Senders can choose any key id."""
 RETRY_INTERVAL_S = 5.0
 LEEWAY_S = 300
 _FETCH_TIMEOUT_S = 5.0
@@ -26,28 +27,28 @@ _MAX_KEYS_BYTES = 1024 * 1024
 
 
 class Untrusted(Exception):
-    """Raised for a request without a token that proves that Event Grid sent it. The message is for the log only."""
+    """Raised if a request has no token that proves Event Grid as its sender. The message is for the log only."""
 
 
 class KeysUnavailable(Exception):
-    """Raised when the tenant's signing keys cannot be had: nothing can be proven for now."""
+    """Raised if Entra ID does not give the tenant's signing keys. Nothing can be proven for now."""
 
 
 class TokenVerifier:
-    """Checks the tokens of one tenant's deliveries. It belongs to one event loop.
+    """Checks the tokens of one tenant. Belongs to one event loop.
 
     Parameters:
         authority: the origin of Entra ID, such as ``https://login.microsoftonline.com``.
-        tenant_id: whose tokens these must be.
-        audience: for whom they must be issued: the webhook's application in Entra ID.
-        clock: seconds that only grow; tells how old the signing keys are.
+        tenant_id: the tenant that must have issued the tokens.
+        audience: the required audience: the webhook's application in Entra ID.
+        clock: a monotonic clock in seconds, for the age of the signing keys.
     """
 
     def __init__(
         self, authority: str, tenant_id: str, audience: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         tenant_id = tenant_id.lower()
-        # Which of the two versions of tokens Entra ID issues is up to the application's registration.
+        # The application's registration decides which of the two versions of tokens Entra ID issues.
         self._issuers = (f"https://sts.windows.net/{tenant_id}/", f"{authority}/{tenant_id}/v2.0")
         self._audience = audience
         self._keys_url = f"{authority}/{tenant_id}/discovery/v2.0/keys"
@@ -57,7 +58,7 @@ class TokenVerifier:
         self._fetching = asyncio.Lock()
 
     async def verify(self, authorization: str | None) -> None:
-        """Returns if *authorization* is a bearer token of Event Grid's for this webhook.
+        """Check that *authorization* is a bearer token of Event Grid for this webhook.
 
         Raises:
             Untrusted: it is not.
@@ -70,7 +71,7 @@ class TokenVerifier:
             raise Untrusted("no bearer token")
         try:
             key_id = jwt.get_unverified_header(token).get("kid")
-        except Exception as error:  # it is anybody's text, and whatever is wrong with it, it proves nothing
+        except Exception as error:  # anybody may have sent the text; whatever is wrong with it, it proves nothing
             raise Untrusted(type(error).__name__) from None
         key = await self._key(key_id)
         if key is None:
@@ -102,7 +103,7 @@ class TokenVerifier:
         return self._clock() < self._expires_at_s
 
     async def _refresh(self, key_id: str) -> None:
-        """Fetch the keys if they are old, or if *key_id* is not among them, as after a rollover."""
+        """Fetch the keys if they are too old, or if they lack *key_id*, as after a rollover."""
         if self._is_fresh() and key_id in self._keys:
             return  # another request has fetched them meanwhile
         now_s = self._clock()

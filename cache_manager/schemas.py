@@ -1,4 +1,4 @@
-"""Tasks and queues as JSON, as clients send and get them. The legacy platform's names stay."""
+"""The JSON of tasks and queues, as clients send and get it. It keeps the legacy platform's names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _checked_id(value: Any) -> Any:
 
 
 def _bool_or_text(value: Any) -> Any:
-    """R data frames and some gateways send booleans as text."""
+    """A boolean from text: R data frames and some gateways send booleans so."""
     if isinstance(value, str):
         return {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
     return False if value is None else value
@@ -65,31 +65,32 @@ class TaskUpsert(LegacyModel):
             json_schema_input_type=Annotated[str | None, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")],
         ),
     ] = Field(default=None, alias="TaskId")
-    """Absent, null or blank: a new task. An id that is not known is created."""
+    """Absent, null or blank: the app makes a new task and its id. An unknown id creates a task with that id."""
     status: str | None = Field(default=None, alias="Status", max_length=MAX_STATUS_CHARS)
     """Free text for the caller."""
     backend_status: Literal["created", "running", "completed", "failed"] | None = Field(
         default=None, alias="BackendStatus"
     )
     endpoint: Annotated[str | None, BeforeValidator(_blank_is_absent)] = Field(default=None, alias="Endpoint")
-    """Absolute URL where the backend listens, within a registered one. A new task needs it; an update may leave it
-    out to stay where it is."""
+    """Absolute URL of the endpoint, within a registered base URL. A new task needs it. Without it, an update leaves
+    the task at its endpoint."""
     body: str | None = Field(default=None, alias="Body")
-    """The request body for the backend, usually serialized JSON. The one kept from before is used without it."""
+    """The request body for the backend, usually serialized JSON. Without it, the stored body stays."""
     publish_to_grid: Annotated[
         bool, BeforeValidator(_bool_or_text, json_schema_input_type=bool | Literal["true", "false", ""] | None)
     ] = Field(default=False, alias="PublishToGrid")
-    """Dispatch the task to its endpoint now. As text in any case."""
+    """Dispatch the task to its endpoint now. A boolean, or its text in any case."""
     attempt: Annotated[
         int | None,
         BeforeValidator(_int_or_text, json_schema_input_type=_Number | _NumberText | None),
     ] = Field(default=None, alias="Attempt", ge=1, le=MAX_ATTEMPT)
-    """The ``X-Task-Attempt`` of the dispatch the update speaks for; absent: trusted as the current one."""
+    """The attempt that the update speaks for, from ``X-Task-Attempt``. Absent: the app trusts it to be the current
+    one."""
 
     priority: Annotated[int, BeforeValidator(_priority, json_schema_input_type=_Priority | _PriorityText | None)] = (
         Field(default=DEFAULT_PRIORITY, alias="Priority", ge=0, le=9)
     )
-    """Of a new task: 9 goes before 0, see ``docs/queues.md``."""
+    """The priority of a new task. 9 goes before 0, see ``docs/queues.md``."""
 
     @property
     def state(self) -> State | None:
@@ -97,7 +98,7 @@ class TaskUpsert(LegacyModel):
 
 
 class TaskView(BaseModel):
-    """A task as clients see it. The first eight members are the legacy platform's."""
+    """A task as clients see it. The first eight members come from the legacy platform."""
 
     model_config = ConfigDict(
         alias_generator=to_pascal,
@@ -108,7 +109,7 @@ class TaskView(BaseModel):
 
     task_id: str
     timestamp: IsoTime
-    """When it last changed."""
+    """Time of the last change."""
     status: str
     backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
     endpoint: str
@@ -116,17 +117,17 @@ class TaskView(BaseModel):
     publish_to_grid: bool
     endpoint_path: str
     attempt: int
-    """The number of its current dispatch, which a model service gets as ``X-Task-Attempt``."""
+    """The number of the current dispatch. The model service gets it as ``X-Task-Attempt``."""
     created_at: IsoTime
     result_content_type: str | None
     result_size: int | None
-    """In bytes; null while there is no result."""
+    """In bytes. Null while there is no result."""
     priority: int
     queue_position: int | None = Field(default=None, exclude_if=lambda value: value is None)
-    """While it waits: how many tasks go before it, and one. Others may still come before it."""
+    """The waiting task's position in its queue, 1 for the next. Other tasks may still go first."""
     estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
-    """While it waits: when it will be handed to the model service, by how long tasks took it of late. Absent while
-    that is unknown."""
+    """When the model service will get the waiting task, estimated from how long tasks took lately. Absent while that
+    is unknown."""
 
     @classmethod
     def of(cls, task: Task, registry: BackendRegistry, position: QueuePosition | None = None) -> Self:
@@ -170,9 +171,9 @@ class TaskList(BaseModel):
     )
 
     tasks: list[TaskView]
-    """May be fewer than the limit, even none, on a page that is not the last."""
+    """A page may have fewer tasks than the limit, even none, and not be the last."""
     next_cursor: str | None
-    """For the next page; null on the last."""
+    """The ``cursor`` of the next page. Null on the last page."""
 
 
 class HistoryEntry(BaseModel):
@@ -198,7 +199,7 @@ class HistoryEntry(BaseModel):
 
 
 class TaskHistory(BaseModel):
-    """Every transition, oldest first; of very long ones the first and the last 31."""
+    """All transitions, oldest first. A very long history has the first and the last 31."""
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
 
@@ -213,20 +214,20 @@ class QueueDepth(BaseModel):
 
     endpoint_path: str
     waiting: int
-    """Not yet handed to a model service. What an autoscaler should follow."""
+    """How many tasks are not yet dispatched. An autoscaler should follow this number."""
     dispatched: int
-    """Handed over, not yet reported on."""
+    """How many tasks are dispatched and have no report yet."""
     running: int
     completed: int
     failed: int
     cancelled: int
     oldest_waiting_seconds: float
     in_flight: int
-    """How many hold a slot of the backend: on the way to it, or in its hands."""
+    """How many tasks hold a slot of the backend: on the way to it, or at work there."""
     slots: int
-    """How many the backend was found to hold at a time."""
+    """The capacity estimate: how many tasks the backend was found to hold at a time."""
     limit: int | None
-    """How many it is given at most; null: as many as it takes."""
+    """How many tasks the backend gets at a time, at most. Null: as many as it accepts."""
     paused: bool
     draining: bool
 
@@ -256,16 +257,17 @@ class QueueDepthList(BaseModel):
 
 
 class QueueSettings(BaseModel):
-    """The body of ``PATCH``: what is absent stays as it is."""
+    """The body of ``PATCH``. An absent setting stays as it is."""
 
     model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     paused: bool | None = None
-    """True: tasks are taken in, and none is handed to the model service."""
+    """True: the queue accepts tasks and dispatches none."""
     draining: bool | None = None
-    """True: no new tasks are taken in, and those that wait are still done."""
+    """True: the queue accepts no new tasks and still dispatches waiting ones."""
     limit: int | None = Field(default=None, ge=1, le=1_000_000)
-    """How many the model service is given at a time, at most; null: as many as ``BACKENDS`` says, or as it takes."""
+    """How many tasks the model service gets at a time, at most. Null: as many as ``BACKENDS`` says, or as it
+    accepts."""
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

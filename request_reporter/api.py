@@ -15,21 +15,21 @@ from shared.services import Services, ServicesByLoop
 
 MAX_REPORTS = 1_000
 INTERVALS_KEPT = 3
-"""For how many of its intervals a named reporter may be silent before its share is dropped."""
+"""After so many silent intervals, the app drops a named reporter's share."""
 
 
 class ProcessingReport(LegacyModel):
-    """The body of ``CurrentProcessingUpsert`` (contract A3), or one of several in an array."""
+    """The body of ``CurrentProcessingUpsert`` (contract A3), or one element of it if the body is an array."""
 
     api_path: str = Field(alias="ApiPath", min_length=1, max_length=256)
     service_cluster: str = Field(alias="ServiceCluster", min_length=1, max_length=256)
     increment_by: int = Field(alias="IncrementBy", default=0, ge=-1_000_000, le=1_000_000)
     decrement_by: int = Field(alias="DecrementBy", default=0, ge=-1_000_000, le=1_000_000)
     instance: str | None = Field(alias="Instance", default=None, min_length=1, max_length=128)
-    """Which instance of the model service reports: its share of the count is dropped if it falls silent."""
+    """The instance of the model service that reports. If it falls silent, the app drops its share of the count."""
     interval_seconds: float = Field(alias="IntervalSeconds", default=60, ge=1, le=3_600)
-    """How often this instance reports at least, with increments of 0 if nothing changes. Its share is kept for
-    three of these."""
+    """The instance reports at least once in this time, with increments of 0 if nothing changes. The app keeps its
+    share for three intervals."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:

@@ -1,4 +1,4 @@
-"""Request bodies and results: small ones inline in the task store, large ones in Blob Storage (claim check)."""
+"""Keeps large request bodies and results in Blob Storage (claim check). The task store keeps small ones inline."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ log = logging.getLogger("task_backbone")
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
-"""What a call may take in all; 100 MiB are to be moved within it."""
+"""How long a call may take in all. It may have to move 100 MiB."""
 PIECE_TIMEOUT_S = 10.0
-"""What each of a stream's pieces of 4 MiB may take."""
+"""How long each 4 MiB piece of a stream may take."""
 _SLICE_BYTES = 256 * 1024
-"""What is handed on at once: of more, the socket would not take all, and the rest would be copied."""
+"""The size of the slices of a stream. The socket would not take all of a larger one, and the rest would be copied."""
 _PATIENCE_S = 1.0
-"""How long a call waits where an earlier one got no answer."""
+"""How long a call waits after an earlier one got no answer."""
 
 
 class BlobsUnavailable(Exception):
-    """Raised when Blob Storage cannot be asked now, or the app has none."""
+    """Raised if Blob Storage does not answer now, or if the app has no storage account."""
 
 
 class BodyMissing(Exception):
-    """Raised when a blob that a record names is gone."""
+    """Raised if a record names a blob that is gone."""
 
 
 class BlobStream:
-    """A blob's content, piece by piece, to be iterated once.
+    """A blob's content, piece by piece. It can be iterated once.
 
     Attributes:
         is_broken: whether Blob Storage failed before the end.
@@ -67,7 +67,8 @@ class BlobStream:
 
 
 class BodyStore:
-    """All blobs of a task lie under one prefix, so that they can be removed together whatever happened before."""
+    """Stores bodies and results as blobs. All blobs of a task have one prefix, so they can be removed together,
+    whatever happened before."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -75,7 +76,7 @@ class BodyStore:
         self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
     async def put(self, task_id: str, content_type: str, data: bytes) -> Content:
-        """Store *data* if it is too large to be inline. Each call writes a blob of its own and overwrites none.
+        """Store *data* if it is too large to be inline. Each call writes a new blob and overwrites none.
 
         Raises:
             BlobsUnavailable: Blob Storage does not answer.
@@ -104,7 +105,7 @@ class BodyStore:
             raise BodyMissing(blob) from None
 
     async def stream(self, blob: str) -> BlobStream:
-        """The same, without having all of it in memory at any time; returns when the first piece is there.
+        """Read a blob without having all of it in memory at any time. Returns when the first piece is there.
 
         Raises:
             BodyMissing: there is no such blob.
@@ -119,7 +120,8 @@ class BodyStore:
         return BlobStream(download.chunks())
 
     async def discard(self, content: Content | None) -> None:
-        """Delete a blob that no record came to name. If that fails, the storage account's lifecycle rule does it."""
+        """Delete the blob of *content*, which no record names. If that fails, the storage account's lifecycle rule
+        deletes it."""
         if content is None or content.blob is None:
             return
         blob = content.blob
@@ -209,7 +211,7 @@ class BodyStore:
             "random_jitter_range": 1,
             "connection_timeout": 2,
             "read_timeout": 5,
-            # In one piece, what the socket does not take at once would be copied, and what it gives would be joined.
+            # With one piece, the client would copy what the socket does not take at once, and join what it gives.
             "max_single_put_size": 4 * 1024 * 1024,
             "max_single_get_size": 4 * 1024 * 1024,
         }
@@ -233,5 +235,5 @@ class BodyStore:
 
 
 def _prefix(task_id: str) -> str:
-    # The letter keeps the ids "." and ".." from being path segments.
+    # With the letter, the ids "." and ".." are no path segments.
     return f"t-{task_id}/"

@@ -1,6 +1,7 @@
-"""The app's settings: read once from the environment, checked at start, never printed.
+"""The app's settings. A process reads them once from the environment, checks them, and never prints them.
 
-Every variable is one field of :class:`Settings`; the table in ``docs/settings.md`` is made from them.
+Each variable is a field of :class:`Settings`. ``python -m tools.settings_table`` makes the table in
+``docs/settings.md`` from these fields.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pydantic import (
 )
 
 INLINE_LIMIT_BYTES = 64 * 1024
-"""Bodies and results up to this size live in Redis, larger ones in Blob Storage (claim check)."""
+"""The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
 
 
 class SettingsError(Exception):
-    """Raised when the environment does not describe a working app. Names the settings, never their values."""
+    """Raised if the environment does not describe a working app. It names the settings, never their values."""
 
 
 class BackendSettings(BaseModel):
@@ -35,9 +36,9 @@ class BackendSettings(BaseModel):
 
     url: str
     lease_s: float | None = Field(default=None, gt=0)
-    """How long a task may go without an update before it is taken for lost; ``LEASE_S`` if not given."""
+    """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
     limit: int | None = Field(default=None, ge=1)
-    """How many tasks each of its endpoints is given at a time, at most; without it, as many as it takes."""
+    """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
 
 
 def _parse_backends(value: Any) -> Any:
@@ -57,75 +58,75 @@ Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
 
 
 class Settings(BaseModel):
-    """What the environment says. Field names are the variables' names in lower case."""
+    """The settings in the environment. A field has the name of its variable in lower case."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     redis_connection_string: SecretStr = Field(
-        description="Where Redis is: `redis[s]://…`, or `host:port,password=…,ssl=True` as Azure shows it. "
-        "A host under `redis.azure.net` without a password is entered with Entra ID.",
+        description="Address of Redis: `redis[s]://…`, or `host:port,password=…,ssl=True` as Azure shows it. "
+        "Without a password, the app signs in with Entra ID on a host under `redis.azure.net`.",
         min_length=1,
     )
     event_grid_topic_uri: str = Field(
-        description="The custom topic's endpoint, `https://…/api/events`.", pattern=r"^https?://[^/?#\s]+"
+        description="Endpoint of the custom topic, `https://…/api/events`.", pattern=r"^https?://[^/?#\s]+"
     )
     event_grid_key: SecretStr | None = Field(
-        default=None, description="The topic's key. Without it the app's managed identity is used."
+        default=None, description="Key of the topic. Without it, the app uses its managed identity."
     )
     publish_completions: bool = Field(
-        default=False, description="Publish an event when a task has ended, so that callers need not ask."
+        default=False, description="Publish an event when a task has ended, so that callers need not poll."
     )
     completions_topic_uri: str | None = Field(
         default=None,
-        description="The topic for that: one with the CloudEvents schema.",
+        description="Endpoint of the topic for these events. It must have the CloudEvents schema.",
         pattern=r"^https?://[^/?#\s]+",
     )
     completions_key: SecretStr | None = Field(
-        default=None, description="Its key. Without it the app's managed identity is used."
+        default=None, description="Key of that topic. Without it, the app uses its managed identity."
     )
     gateway_key: SecretStr | None = Field(
         default=None,
-        description="What a gateway sends as `X-Gateway-Key`, so that its `X-Task-Owner` is believed. "
-        "Without it nobody's is.",
+        description="Key that the gateway sends as `X-Gateway-Key`. The app believes `X-Task-Owner` only beside this "
+        "key, and believes nobody's if the setting is absent.",
         min_length=16,
     )
     event_grid_topic_id: str | None = Field(
         default=None,
-        description="The topic's resource id, `/subscriptions/…/topics/NAME`. With it, events that do not name it as "
-        "their `topic` (CloudEvents: `source`) are refused.",
+        description="Resource id of the topic, `/subscriptions/…/topics/NAME`. With it, the app refuses events that "
+        "do not name it as their `topic` (CloudEvents: `source`).",
         pattern=r"^/",
     )
     event_grid_subscription: str | None = Field(
         default=None,
-        description="The event subscription's name. With it, deliveries of other subscriptions are refused.",
+        description="Name of the event subscription. With it, the app refuses deliveries of other subscriptions.",
     )
     webhook_tenant_id: str | None = Field(
         default=None,
-        description="The tenant whose Entra ID issues Event Grid's tokens. With it, `BackendWebhook` takes such a "
-        "token in place of a function key.",
+        description="Tenant whose Entra ID issues Event Grid's tokens. With it, `BackendWebhook` takes such a token "
+        "in place of a function key.",
         pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
     )
     webhook_audience: str | None = Field(
         default=None,
-        description="For whom those tokens are issued: the webhook's application in Entra ID, by the id or URI that "
-        "the event subscription names. Goes with `WEBHOOK_TENANT_ID`.",
+        description="Audience of these tokens: the webhook's application in Entra ID, by the id or URI that the "
+        "event subscription names. Set it together with `WEBHOOK_TENANT_ID`.",
     )
     webhook_authority: str = Field(
         default="https://login.microsoftonline.com",
-        description="Entra ID's address; another one in a sovereign cloud.",
+        description="Address of Entra ID. A sovereign cloud has another one.",
         pattern=r"^https?://[^/?#\s@]+$",
     )
     backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
         default_factory=dict,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …}`. Nothing outside the registry is ever called.',
+        '`{"url": …, "lease_s": …, "limit": …}`. The app never calls anything outside this registry.',
     )
     backend_base_url: str | None = Field(
         default=None,
-        description="One gateway in front of all model services; serves every path `BACKENDS` does not.",
+        description="One gateway in front of all model services. It serves every path that `BACKENDS` does not.",
     )
     allow_loopback_backends: bool = Field(
-        default=False, description="Let backends be on loopback addresses. For the local stack only."
+        default=False, description="Allow backends on loopback addresses. For the local stack only."
     )
     azurewebjobsstorage: SecretStr | None = Field(
         default=None,
@@ -133,11 +134,11 @@ class Settings(BaseModel):
     )
     azurewebjobsstorage__blobserviceuri: str | None = Field(
         default=None,
-        description="The same with a managed identity: the account's blob endpoint.",
+        description="The same account, for a managed identity: its blob endpoint.",
         pattern=r"^https?://[^/?#\s]+",
     )
     azurewebjobsstorage__accountname: str | None = Field(
-        default=None, description="The same with a managed identity: the account's name."
+        default=None, description="The same account, for a managed identity: its name."
     )
     blob_container: str = Field(
         default="task-backbone",
@@ -153,63 +154,64 @@ class Settings(BaseModel):
     max_body_bytes_in_flight: int = Field(
         default=512 * 1024 * 1024,
         ge=1,
-        description="How many bytes of bodies and results over 64 KiB a process has in hand at a time. More are "
-        "answered 503; a task whose body finds no room goes back to its queue.",
+        description="How many bytes of bodies and results over 64 KiB a process may have in flight. The app answers "
+        "503 to more. A task returns to its queue if there is no room for its body.",
     )
     max_in_flight: int = Field(
         default=200,
         ge=1,
-        description="How many requests a process has in hand at a time, waiting ones included, health and deliveries "
-        "of events not. More are answered 503.",
+        description="How many requests a process may have in flight, including requests that wait, but not health "
+        "checks and deliveries of events. The app answers 503 to more.",
     )
     max_waits: int = Field(
         default=100,
         ge=1,
-        description="How many of these may be waiting for a task's change. Who comes then is answered as if the time "
-        "were up.",
+        description="How many of these requests may wait for a task's change. The app answers further ones as if "
+        "their time were up.",
     )
     max_dispatches: int = Field(
         default=100,
         ge=1,
-        description="How many model services a process calls at a time. Tasks beyond it go back to their queues.",
+        description="How many calls to model services a process may have in flight. Further tasks return to their "
+        "queues.",
     )
     lease_s: Seconds = Field(
         default=600,
-        description="How long a dispatched or running task may go without an update before it is tried again.",
+        description="How long a dispatched or running task may go without an update. Then the app tries it again.",
     )
     dispatch_timeout_s: Annotated[float, Field(gt=0, le=25)] = Field(
         default=25,
-        description="How long a model service may take to accept a task (Event Grid waits 30 s for us).",
+        description="How long a model service may take to accept a task. (Event Grid waits 30 s for the app.)",
     )
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=10, description="Failed attempts, or publishes without a delivery, before a task is failed."
+        default=10, description="How many failed attempts, or publishes without a delivery, make a task fail."
     )
     backoff_base_s: Seconds = Field(
-        default=5, description="First delay after a failed attempt; doubles up to 10 minutes, with jitter."
+        default=5, description="First delay after a failed attempt. It doubles up to 10 minutes, with jitter."
     )
     busy_retry_s: Seconds = Field(
         default=5,
-        description="How often at most a backend that answered 429 or 503 without `Retry-After` is tried with more. "
-        "The first time it is tried again after 50 ms.",
+        description="Longest pause between probes of a backend that answers 429 or 503 without `Retry-After`. The "
+        "first pause is 50 ms.",
     )
     max_backlog: int | None = Field(
         default=None,
         ge=1,
-        description="How many tasks may wait at one endpoint. More are answered 429, with the time until there is "
-        "room as `Retry-After`.",
+        description="How many tasks may wait at one endpoint. The app answers 429 to more, with the time until there "
+        "is room as `Retry-After`.",
     )
     republish_s: Seconds = Field(
         default=30,
-        description="When an event that nobody claimed is published again; doubles up to 10 minutes.",
+        description="Time until the app publishes an unclaimed event again. It doubles up to 10 minutes.",
     )
     retention_s: Seconds = Field(
-        default=7 * 86_400, description="How long a finished task is kept with its body and result."
+        default=7 * 86_400, description="How long the app keeps a finished task with its body and result."
     )
     reconciler_schedule: str = Field(
         default="*/5 * * * * *", description="NCRONTAB schedule of the reconciler.", min_length=1
     )
     applicationinsights_connection_string: SecretStr | None = Field(
-        default=None, description="Where telemetry goes. Without it the app runs silently."
+        default=None, description="Where the app sends telemetry. Without it, the app sends none."
     )
 
     @field_validator("azurewebjobsstorage")
@@ -247,10 +249,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings from *environ*; names are case-insensitive, empty means absent.
+        """Read the settings from *environ*. Names match in any case; an empty value counts as absent.
 
         Raises:
-            SettingsError: a setting is missing or bad; names each of them in one line.
+            SettingsError: a setting is missing or bad. One line names all such settings.
         """
         values = {name.lower(): value for name, value in environ.items() if value.strip()}
         try:

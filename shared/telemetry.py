@@ -1,7 +1,7 @@
-"""Metrics, traces and events, through the OpenTelemetry API. Silent without a connection string.
+"""Metrics, traces and events, through the OpenTelemetry API. Without a connection string, nothing is sent.
 
-One operation spans all hops of a task: the traceparent of its submit is kept in its record, and every later span
-joins that trace (see ``docs/telemetry.md``).
+One trace spans all steps of a task: the task's record keeps the traceparent of the submit, and every later span joins
+that trace (see ``docs/telemetry.md``).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _beginning = threading.Lock()
 
 
 _is_sent = False
-"""Whether there is anybody to tell. If not, what each request would tell is not even made; trace contexts pass on."""
+"""Whether telemetry is sent. If not, requests make no spans and events; they still pass trace contexts on."""
 
 
 def configure(settings: Settings) -> None:
-    """Send telemetry to Application Insights, if the app is told where that is."""
+    """Send telemetry to Application Insights, if the settings say where that is."""
     connection_string = settings.applicationinsights_connection_string
     if connection_string is None:
         return
@@ -72,17 +72,19 @@ def configure(settings: Settings) -> None:
 
 
 def _spool(connection_string: str) -> Path:
-    """Where telemetry waits that could not be sent: each user's and resource's own. By default the path has the
-    instrumentation key in it, and goes to the log when a file there has just gone."""
+    """The directory for telemetry that could not be sent. Each user and resource has its own. The exporter's default
+    path has the instrumentation key in it, and the exporter logs the path if a file there has just gone."""
     whose = hashlib.sha256(f"{connection_string} {Path.home()}".encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"task-backbone-telemetry-{whose}"
 
 
 def flush() -> None:
-    """Send what is waiting, for ``FLUSH_S`` at most. An instance may be frozen before the exporter's next interval.
+    """Send the waiting telemetry, for ``FLUSH_S`` at most. The platform may freeze an instance before the exporter's
+    next interval.
 
-    A provider ends its flush when nothing waits any more, whatever timeout it is given: never, if a request comes and
-    leaves its span while the last one's is sent. So each goes on by itself, and is not begun again before its end.
+    A provider ignores its timeout and ends its flush when nothing waits any more. That never happens if each new
+    request leaves its span while the last span is sent. So each flush runs in a thread of its own, and a provider's
+    next flush does not begin before its last one has ended.
     """
     deadline_s = time.monotonic() + FLUSH_S
 
@@ -109,7 +111,7 @@ def _begin_flush(
             begun = threading.Thread(target=force_flush, name="telemetry flush", daemon=True)
             begun.start()
             _flushes[provider] = begun
-        return begun  # by another caller, if not here: also since this one came
+        return begun  # another caller may have begun it, even after this one came
 
 
 def depth(path: str, state: str, count: int) -> None:
@@ -125,7 +127,8 @@ def batch_interrupted(error: str) -> None:
 
 
 def transition(task: Task) -> None:
-    """One custom event per transition, in the task's trace. The status text is the caller's and stays out of it."""
+    """Send one custom event per transition, in the task's trace. It leaves out the status text, which is the
+    caller's."""
     if not _is_sent:
         return
     trace.get_current_span().set_attribute("task.id", task.id)
@@ -147,7 +150,7 @@ def transition(task: Task) -> None:
 
 
 def server_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
-    """The span of one function call, in the trace its caller began."""
+    """The span of one function call, in the trace of its caller."""
     if _is_sent:
         return _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=SpanKind.SERVER)
     return _Passing(headers) if headers.get("traceparent") else nullcontext(INVALID_SPAN)
@@ -157,7 +160,7 @@ _passed: ContextVar[Mapping[str, str]] = ContextVar("passed")
 
 
 class _Passing:
-    """A caller's trace context while something runs of which nobody is told. It is read only if it is passed on."""
+    """Keeps a caller's trace context while no telemetry is sent. It is parsed only if it is passed on."""
 
     __slots__ = ("_headers", "_token")
 
@@ -174,7 +177,7 @@ class _Passing:
 
 @contextmanager
 def producer_spans(tasks: Sequence[Task]) -> Generator[list[dict[str, str]]]:
-    """The spans of publishing tasks' events in one request; yields the trace context that each event carries."""
+    """The spans of tasks whose events are published in one request. Yields the trace context for each event."""
     if not _is_sent:
         yield [{"traceparent": task.traceparent} if task.traceparent else {} for task in tasks]
         return
@@ -191,7 +194,7 @@ def producer_spans(tasks: Sequence[Task]) -> Generator[list[dict[str, str]]]:
 
 
 def consumer_span(task: Task, traceparent: str) -> AbstractContextManager[Span]:
-    """The span of a dispatch: its parent comes from the event, the delivery's own trace is linked."""
+    """The span of a dispatch. Its parent comes from the event; a link leads to the delivery's own trace."""
     parent = traceparent or task.traceparent
     if not _is_sent:
         return _Passing({"traceparent": parent})
@@ -212,7 +215,8 @@ def client_span(task: Task, url: str) -> AbstractContextManager[Span]:
 
 
 def join(task: Task, name: str, started_ns: int) -> None:
-    """Put a step that came in a trace of its own, as from a client that passes none on, into the task's trace too."""
+    """Put a step that came in a trace of its own into the task's trace too. Such steps come from clients that pass no
+    trace on."""
     if not _is_sent:
         return
     trace.get_current_span().set_attribute("task.id", task.id)
@@ -222,17 +226,17 @@ def join(task: Task, name: str, started_ns: int) -> None:
 
 
 def answered(status: int) -> None:
-    """Put what the model service answered on the span of the call to it."""
+    """Put the model service's answer on the span of the call to it."""
     trace.get_current_span().set_attribute("http.response.status_code", status)
 
 
 def outgoing(task: Task) -> Mapping[str, str]:
-    """The current trace context as headers; without one, the task's own."""
+    """The current trace context as headers, or the task's own if there is none."""
     return _current_headers() or ({"traceparent": task.traceparent} if task.traceparent else {})
 
 
 def traceparent() -> str:
-    """The current trace context, to be kept with a task; empty without one."""
+    """The current trace context, for a task's record. Empty if there is none."""
     return _current_headers().get("traceparent", "")
 
 
@@ -244,7 +248,7 @@ def _current_headers() -> Mapping[str, str]:
     if _is_sent:
         return _headers(None)
     passed = _passed.get({})
-    # As almost all are, and then the propagator would write just what it has read, in five times the time.
+    # Almost all contexts are plain. The propagator would write exactly what it has read, in five times the time.
     if _PLAIN.fullmatch(passed.get("traceparent", "")) and not passed.get("tracestate"):
         return {"traceparent": passed["traceparent"]}
     return _headers(_propagator.extract(passed, context=Context()))

@@ -1,13 +1,12 @@
 """Writes ``docs/openapi.json``: ``python -m tools.openapi``.
 
-Routes and methods come from the app itself, schemas from its models; what is written here is what these cannot say.
-A function without an operation, or an operation without a function, is an error.
+Routes and methods come from the rooms' functions, schemas from their models. This module adds the rest. A function
+without an operation, or an operation without a function, is an error.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,17 +14,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import azure.functions as func
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-# The rooms read their settings when they are imported; what these say does not matter here.
-os.environ.update(
-    REDIS_CONNECTION_STRING="redis://127.0.0.1",
-    EVENT_GRID_TOPIC_URI="https://topic.example.org/api/events",
-    BACKENDS='{"/v1": "https://models.example.org"}',
-    APPLICATIONINSIGHTS_CONNECTION_STRING="",
-)
-
+import backend_webhook
+import cache_manager
+import request_reporter
+import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
 from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S, PRIORITY_PATTERN
@@ -41,30 +37,38 @@ from cache_manager.schemas import (
 from request_reporter.api import ProcessingReport
 from shared.dispatch.dispatcher import Dispatched
 from shared.dispatch.registry import MAX_PATH_CHARS
-from shared.events.event_grid import DISPATCH_EVENT
+from shared.events.publisher import DISPATCH_EVENT
 from shared.http.problems import ProblemDocument
-from shared.settings import INLINE_LIMIT_BYTES
+from shared.services import ServicesByLoop
+from shared.settings import INLINE_LIMIT_BYTES, Settings
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.task import MAX_ATTEMPT, State
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "openapi.json"
+ROOMS = (backend_webhook, cache_manager, request_reporter, task_logger)
+SETTINGS = {
+    "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+    "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+    "BACKENDS": '{"/v1": "https://models.example.org"}',
+}
+"""Any valid settings: the document does not depend on them."""
 
 Json = dict[str, Any]
 
-EXISTING = "Existing model services"
+LEGACY = "Existing model services"
 TASKS = "Tasks"
 RESULTS = "Results"
 NUMBERS = "Queues and health"
 EVENTS = "Event Grid"
 TAGS = {
-    TASKS: "Hand in work, and follow it.",
-    RESULTS: "What the models made.",
+    TASKS: "Submit tasks and follow them.",
+    RESULTS: "The results of the models.",
     NUMBERS: "For dashboards, autoscalers, operators and probes.",
-    EXISTING: "The contract that model services and gateways of the *AI for Earth API Platform* speak. Bodies are "
-    "read as JSON whatever their content type, as an object or an array whose first element counts; property names "
-    "match in any case.",
-    EVENTS: "Where the subscription of the app's topic delivers.",
+    LEGACY: "The contract of the legacy *AI for Earth API Platform*, for its model services and gateways. The app "
+    "reads bodies as JSON whatever their content type: an object, or an array whose first element counts. Property "
+    "names match in any case.",
+    EVENTS: "The endpoint for the subscription of the app's topic.",
 }
 
 ID = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
@@ -112,12 +116,12 @@ QUEUE: Json = {
 
 
 class DocumentationError(Exception):
-    """Raised when the documented operations are not those of the app."""
+    """Raised if the documented operations are not those of the app."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of a function. ``responses`` lists what is its own; those that go with every function are added."""
+    """One method of a function. ``responses`` has its own responses; :attr:`document` adds the common ones."""
 
     function: str
     method: str
@@ -130,7 +134,7 @@ class Operation:
     body: Json | None = None
     anonymous: bool = False
     operation_id: str | None = None
-    """The function's name, if not given."""
+    """None: the function's name."""
 
     @property
     def document(self) -> Json:
@@ -161,8 +165,8 @@ def common(name: str) -> Json:
     return {"$ref": f"#/components/responses/{name}"}
 
 
-def parameter(place: str, name: str, description: str, schema: Json, example: Any, **more: Any) -> Json:
-    return {"name": name, "in": place, "description": description, "schema": schema, "example": example, **more}
+def parameter(where: str, name: str, description: str, schema: Json, example: Any, **more: Any) -> Json:
+    return {"name": name, "in": where, "description": description, "schema": schema, "example": example, **more}
 
 
 def response(
@@ -185,7 +189,7 @@ def content(schema: Json, example: Any) -> Json:
 
 
 def problem(status: int, slug: str, description: str, detail: str, **members: Any) -> Json:
-    """An error's response; *members* are those of its example beyond the common ones."""
+    """The response of an error, with an example that also has *members*."""
     example = {
         "type": f"urn:task-backbone:problem:{slug}",
         "title": description,
@@ -231,7 +235,7 @@ def legacy_body(model: type[BaseModel], example: Json) -> Json:
 
 
 def event(kind: str, data: Json, **members: Json) -> Json:
-    """An event in either schema; names only what this app reads."""
+    """An event in either schema, with the members that this app reads."""
     return {
         "anyOf": [
             {
@@ -241,7 +245,7 @@ def event(kind: str, data: Json, **members: Json) -> Json:
             }
             for names in (
                 {"eventType": {"const": kind}},
-                {"specversion": {"description": "Whatever it is, it makes a CloudEvent."}, "type": {"const": kind}},
+                {"specversion": {"description": "Any value makes the event a CloudEvent."}, "type": {"const": kind}},
             )
         ]
     }
@@ -252,24 +256,24 @@ TEXT: Json = {"type": "string"}
 
 HEADERS: Json = {
     "ETag": {
-        "description": "Changes with every change of the task. Weak while the document tells the task's place in its "
-        "queue too, which changes without the task.",
+        "description": "Changes with every change of the task. Weak if the document has the task's position in its "
+        "queue, because the position changes without the task.",
         "schema": TEXT,
         "example": '"1a2033330a9-3"',
     },
     "Retry-After": {
-        "description": "Seconds until it is worth asking again: while the task waits in its queue, until it will "
-        "start, as far as that is known. Absent once the task has ended.",
+        "description": "Seconds until it is worth asking again. For a task that waits in its queue: until it will "
+        "start, as far as the app knows. Absent once the task has ended.",
         "schema": {"type": "integer", "minimum": 1},
         "example": 1,
     },
     "Location": {
-        "description": "Where the task's status is.",
+        "description": "URL of the task's status.",
         "schema": {"type": "string", "format": "uri-reference"},
         "example": f"https://backbone.example.org/api/v1/tasks/{ID}",
     },
     "Preference-Applied": {
-        "description": "The wait that `Prefer` got.",
+        "description": "The wait that the app applied.",
         "schema": TEXT,
         "example": "wait=20",
     },
@@ -288,7 +292,8 @@ COMMON_RESPONSES: Json = {
         "unavailable",
         "A dependency does not answer.",
         "The task store cannot be reached at the moment. Try again.",
-    ),
+    )
+    | {"description": "A dependency does not answer, or the app is overloaded."},
     "Failed": problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal-error",
@@ -309,7 +314,7 @@ COMMON_RESPONSES: Json = {
     ),
     "Conflict": response(
         "The task does not take this change: it has ended, or the caller speaks for another attempt than the current "
-        "one. Nothing was changed; the document holds the task as it stands, too.",
+        "one. Nothing has changed. The document also has the task as it is.",
         {"allOf": [schema(ProblemDocument), schema(TaskView)]},
         {
             "type": "urn:task-backbone:problem:conflict",
@@ -338,18 +343,19 @@ QUEUE_FULL = problem(
 QUEUE_DRAINING = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "queue-draining",
-    "The queue takes no new tasks, or a dependency does not answer.",
+    "The queue takes no new tasks.",
     "The endpoint is being drained: tasks that wait there are still done.",
-)
+) | {"description": "The queue takes no new tasks, or the app is overloaded, or a dependency does not answer."}
 ATTEMPT_HEADER = parameter(
     "header",
     "X-Task-Attempt",
-    "The number the dispatch had in this header. Without it the caller is trusted as the current one.",
+    "The attempt that the caller speaks for: the value of this header in the dispatch. Without it, the app trusts "
+    "the caller to speak for the current attempt.",
     {"type": "integer", "minimum": 0, "maximum": 999_999_999},
     1,
 )
 ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
-"""A path parameter that spans several segments: its slashes are not to be escaped."""
+"""A path parameter of several segments. Clients must not escape its slashes."""
 CLUSTER_PARAMETERS = (
     parameter("query", "cluster", "`ServiceCluster` of the reports.", TEXT | {"minLength": 1}, "west", required=True),
     parameter(
@@ -365,7 +371,7 @@ PROCESSING_RESPONSES = {
     200: response(
         "Requests in flight.", {"type": "string", "pattern": "^[0-9]+$"}, "7", media_type="text/plain; charset=utf-8"
     ),
-    204: response("Nothing was ever counted there."),
+    204: response("Nobody has ever reported requests there."),
     400: invalid("cluster", "the query parameter is missing"),
 }
 
@@ -375,14 +381,15 @@ OPERATIONS: list[Operation] = [
         "POST",
         "/v1/submit/{path}",
         TASKS,
-        "Hand in a task",
-        description="The body is kept byte for byte with its content type and handed to the model service that is "
-        "registered for the path, with the request's query string but for the key. Answers once the task is safe.",
+        "Submit a task",
+        description="The app keeps the body byte for byte with its content type, and sends it to the model service "
+        "that is registered for the path, with the request's query string except `code` and `clientId`. It answers "
+        "once the task is safe.",
         parameters=(
             parameter(
                 "path",
                 "path",
-                "The endpoint's path: the queue's name.",
+                "The endpoint's path, which names the queue.",
                 TEXT
                 | {
                     "pattern": "^[A-Za-z0-9._~:@+,=-]+(/[A-Za-z0-9._~:@+,=-]+)*/?$",
@@ -394,15 +401,15 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "header",
                 "Idempotency-Key",
-                "Makes repeating safe: the same key, path and body again gives the same task.",
+                "Makes it safe to repeat a request: the same key, path and body again gives the same task.",
                 TEXT | {"pattern": r"^[\x20-\x7e]{1,255}$"},
                 "8e03978e-40d5-43e8-bc93-6894a57f9324",
             ),
             parameter(
                 "header",
                 "Priority",
-                "A digit: 9 goes before 0, and 5 is what a task has without one. What RFC 9218 has in this header is "
-                "ignored.",
+                "A digit. 9 goes before 0; a task without a priority has 5. The app ignores values of RFC 9218 in "
+                "this header.",
                 TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
                 "7",
             ),
@@ -416,12 +423,12 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "header",
                 "traceparent",
-                "W3C trace context, which every later step of the task joins.",
+                "W3C trace context. Every later step of the task joins its trace.",
                 TEXT,
                 "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             ),
         ),
-        body=any_body("What the model service is to get: any bytes, or none."),
+        body=any_body("The body for the model service: any bytes, or none."),
         responses={
             200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
             202: response("The task is safe.", schema(TaskView), WAITING, headers=SUBMIT_HEADERS),
@@ -449,17 +456,17 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "query",
                 "wait",
-                f"Answer at the task's next change, or after this many seconds. More than {MAX_WAIT_S} counts as "
-                f"{MAX_WAIT_S}. A change is what makes the ETag another one than that in `If-None-Match`, or than "
-                "the present one.",
+                "Answer at the task's next change, or after this many seconds. More than "
+                f"{MAX_WAIT_S} counts as {MAX_WAIT_S}. A change gives the task another ETag than the one in "
+                "`If-None-Match`, or, without that header, than the current one.",
                 {"type": "number", "minimum": 0, "maximum": 999_999, "multipleOf": 0.001},
                 20,
             ),
-            parameter("header", "If-None-Match", "The ETag of a former answer.", TEXT, '"1a2033330a9-3"'),
+            parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"'),
         ),
         responses={
             200: response("The task.", schema(TaskView), TASK, headers=TASK_HEADERS),
-            304: response("The task is as `If-None-Match` says.", headers=TASK_HEADERS),
+            304: response("The task still has the ETag in `If-None-Match`.", headers=TASK_HEADERS),
             400: invalid("wait", "a number of seconds is expected"),
             404: common("NoSuchTask"),
         },
@@ -473,7 +480,7 @@ OPERATIONS: list[Operation] = [
         parameters=(TASK_ID_IN_PATH,),
         responses={
             200: response(
-                "Every transition, oldest first.",
+                "All transitions, oldest first.",
                 schema(TaskHistory),
                 {
                     "TaskId": ID,
@@ -497,8 +504,8 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}",
         TASKS,
         "Cancel a task",
-        description="A waiting task is never dispatched. Who works on a running one is told by a 409 at its next "
-        "update. Cancelling it again changes nothing.",
+        description="The app never dispatches the task any more. A model service that works on it gets a 409 at its "
+        "next update. Cancelling the task again changes nothing.",
         parameters=(TASK_ID_IN_PATH,),
         responses={
             200: response("The task is cancelled.", schema(TaskView), CANCELLED, headers=("ETag",)),
@@ -511,12 +518,12 @@ OPERATIONS: list[Operation] = [
         "POST",
         "/v1/tasks/{id}/replay",
         TASKS,
-        "Have a failed task begin again",
-        description="At its endpoint, with the body it has, as a new attempt and without its result.",
+        "Start a failed task again",
+        description="The task begins again at its endpoint, with its body, as a new attempt and without its result.",
         parameters=(TASK_ID_IN_PATH,),
         responses={
             202: response(
-                "The task waits to be dispatched.", schema(TaskView), CREATED | {"Attempt": 2}, headers=TASK_HEADERS
+                "The task waits for its dispatch.", schema(TaskView), CREATED | {"Attempt": 2}, headers=TASK_HEADERS
             ),
             400: invalid("/Body", "a task to be published needs one, and none was kept"),
             404: common("NoSuchTask"),
@@ -529,7 +536,7 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/heartbeat",
         TASKS,
         "Renew a task's lease",
-        description="For model services that have nothing to report. Any update does the same.",
+        description="For model services that have nothing to report. Any update renews the lease too.",
         parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER),
         responses={
             200: response("The lease runs anew.", schema(TaskView), TASK, headers=TASK_HEADERS),
@@ -543,31 +550,31 @@ OPERATIONS: list[Operation] = [
         "GET",
         "/v1/tasks",
         TASKS,
-        "Tasks, newest first",
-        description="Paging meets every task that is there all the while exactly once, whatever comes, goes or "
-        "changes meanwhile.",
+        "List tasks, newest first",
+        description="Paging returns every task that exists all the while exactly once, whatever is added, removed or "
+        "changed meanwhile.",
         parameters=(
-            parameter("query", "path", "Tasks of this endpoint path only.", TEXT, f"/{PATH}"),
+            parameter("query", "path", "Only tasks of this endpoint path.", TEXT, f"/{PATH}"),
             parameter(
-                "query", "status", "Tasks in this state only.", {"enum": [state.value for state in State]}, "failed"
+                "query", "status", "Only tasks in this state.", {"enum": [state.value for state in State]}, "failed"
             ),
             parameter(
                 "query",
                 "limit",
-                f"Tasks on a page; {DEFAULT_LIMIT} if not given.",
+                f"How many tasks a page has at most; {DEFAULT_LIMIT} if not given.",
                 {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
                 20,
             ),
             parameter(
                 "query",
                 "cursor",
-                "`NextCursor` of the former page.",
+                "`NextCursor` of the previous page.",
                 TEXT | {"pattern": "^[0-9a-f]{1,12}-[A-Za-z0-9_.-]{1,128}$"},
                 f"1a2033330a9-{ID}",
             ),
         ),
         responses={
-            200: response("A page.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
+            200: response("A page of tasks.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
             400: invalid("limit", "a number from 1 to 200 is expected"),
         },
     ),
@@ -576,17 +583,17 @@ OPERATIONS: list[Operation] = [
         "PUT",
         "/v1/tasks/{id}/result",
         RESULTS,
-        "Keep a task's result",
-        description="For model services, before they report the task completed. A later one replaces it. It is void "
-        "when the attempt is made again; a pipeline's next step still finds it. Counts as an update. Over "
-        f"{INLINE_LIMIT_BYTES // 1024} KiB it is kept in Blob Storage.",
+        "Store a task's result",
+        description="For model services, before they report the task completed. A later result replaces it. The "
+        "result is void with its attempt if the task is tried again; a pipeline's next step still finds it. It "
+        f"counts as an update. The app keeps a result over {INLINE_LIMIT_BYTES // 1024} KiB in Blob Storage.",
         parameters=(
             TASK_ID_IN_PATH,
             ATTEMPT_HEADER,
         ),
-        body=any_body("What the model made: any bytes, or none."),
+        body=any_body("The model's result: any bytes, or none."),
         responses={
-            200: response("The result is kept.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            200: response("The result is stored.", schema(TaskView), TASK, headers=TASK_HEADERS),
             400: invalid("X-Task-Attempt", "a number is expected"),
             404: common("NoSuchTask"),
             409: common("Conflict"),
@@ -622,7 +629,7 @@ OPERATIONS: list[Operation] = [
         NUMBERS,
         "All queues",
         operation_id="AllQueueDepths",
-        responses={200: response("By endpoint path.", schema(QueueDepthList), {"Queues": [QUEUE]})},
+        responses={200: response("All queues, by endpoint path.", schema(QueueDepthList), {"Queues": [QUEUE]})},
     ),
     Operation(
         "QueueDepths",
@@ -630,9 +637,9 @@ OPERATIONS: list[Operation] = [
         "/v1/queues/{path}",
         NUMBERS,
         "One queue",
-        description="All numbers are 0 for a path that is not known, so that an autoscaler can read it.",
+        description="All numbers are 0 for an unknown path, so that an autoscaler can read it.",
         parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
-        responses={200: response("How many tasks stand where.", schema(QueueDepth), QUEUE)},
+        responses={200: response("How many tasks are in which state.", schema(QueueDepth), QUEUE)},
     ),
     Operation(
         "ConfigureQueue",
@@ -640,8 +647,8 @@ OPERATIONS: list[Operation] = [
         "/v1/queues/{path}",
         NUMBERS,
         "Pause, drain or limit a queue",
-        description="What the body does not name stays as it is. Tasks that may go by the change are dispatched at "
-        "once; what a model service has in hand already is not taken from it.",
+        description="Settings that the body leaves out stay as they are. The app dispatches at once what the "
+        "change allows. A model service keeps the tasks that it has.",
         parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
         body={
             "required": True,
@@ -658,11 +665,11 @@ OPERATIONS: list[Operation] = [
         "GET",
         "/v1/health",
         NUMBERS,
-        "Whether the app can do its work",
+        "Check whether the app can work",
         anonymous=True,
         responses={
             200: response(
-                "It can. `degraded`: large bodies are refused, or new tasks start late; none is lost.",
+                "It can. `degraded`: the app refuses large bodies, or new tasks start late; no task is lost.",
                 schema(Health),
                 {"Status": "ok", "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}},
             ),
@@ -680,9 +687,9 @@ OPERATIONS: list[Operation] = [
         "CacheConnectorUpsert",
         "POST",
         "/CacheConnectorUpsert",
-        EXISTING,
+        LEGACY,
         "Create or update a task",
-        description="With `PublishToGrid` the task goes to the end of its endpoint's queue: a new one, or a "
+        description="With `PublishToGrid`, the task goes to the end of its endpoint's queue: a new task, or a "
         "pipeline's next step.",
         body=legacy_body(
             TaskUpsert,
@@ -695,7 +702,7 @@ OPERATIONS: list[Operation] = [
             },
         ),
         responses={
-            200: response("The task as it is stored.", schema(TaskView), CREATED),
+            200: response("The task as it is now.", schema(TaskView), CREATED),
             400: invalid("/Endpoint", "it lies within no registered backend"),
             409: common("Conflict"),
             429: QUEUE_FULL,
@@ -706,12 +713,12 @@ OPERATIONS: list[Operation] = [
         "CacheConnectorGet",
         "GET",
         "/CacheConnectorGet",
-        EXISTING,
+        LEGACY,
         "A task",
         parameters=(parameter("query", "taskId", "The task's id.", TEXT | {"minLength": 1}, ID, required=True),),
         responses={
             200: response("The task.", schema(TaskView), TASK),
-            204: response("There is none."),
+            204: response("There is no such task."),
             400: invalid("taskId", "the query parameter is missing"),
         },
     ),
@@ -719,9 +726,10 @@ OPERATIONS: list[Operation] = [
         "CurrentProcessingUpsert",
         "POST",
         "/CurrentProcessingUpsert",
-        EXISTING,
+        LEGACY,
         "Report requests that began or ended",
-        description="Adds `IncrementBy - DecrementBy` to the requests in flight.",
+        description="Adds `IncrementBy` minus `DecrementBy` to the requests in flight. All elements of an array "
+        "count.",
         body=legacy_body(ProcessingReport, {"ApiPath": f"/{PATH}", "ServiceCluster": "west", "IncrementBy": 1}),
         responses={
             200: response("Counted."),
@@ -732,7 +740,7 @@ OPERATIONS: list[Operation] = [
         "CurrentProcessingGet",
         "GET",
         "/CurrentProcessingGet",
-        EXISTING,
+        LEGACY,
         "Requests in flight",
         parameters=CLUSTER_PARAMETERS,
         responses=PROCESSING_RESPONSES,
@@ -741,7 +749,7 @@ OPERATIONS: list[Operation] = [
         "CurrentProcessingGet",
         "POST",
         "/CurrentProcessingGet",
-        EXISTING,
+        LEGACY,
         "Requests in flight",
         operation_id="CurrentProcessingGetByPost",
         parameters=CLUSTER_PARAMETERS,
@@ -753,14 +761,14 @@ OPERATIONS: list[Operation] = [
         "/BackendWebhook",
         EVENTS,
         "Deliver events",
-        description="Event Grid schema (an array) or CloudEvents (one, or a batch). Each event's task is dispatched "
-        "to its model service; the answer is 200 once the outcome is recorded, whatever the model service said. "
-        "Other answers have a result for each event too.",
+        description="Takes the Event Grid schema (an array) or CloudEvents (one, or a batch). The app dispatches "
+        "each event's task to its model service. It answers 200 once it has recorded the outcome, whatever the model "
+        "service said. If it answers 400 or 503 because of an event, the answer lists the outcome of each event too.",
         parameters=(
             parameter(
                 "header",
                 "aeg-subscription-name",
-                "The event subscription: with `EVENT_GRID_SUBSCRIPTION`, none other's deliveries are taken.",
+                "The event subscription. With `EVENT_GRID_SUBSCRIPTION`, the app takes deliveries of that one only.",
                 TEXT,
                 "BACKEND-WEBHOOK",
             ),
@@ -795,7 +803,7 @@ OPERATIONS: list[Operation] = [
         },
         responses={
             200: response(
-                "What became of each event, or the answer to Event Grid's handshake.",
+                "The outcome of each event, or the answer to Event Grid's handshake.",
                 {
                     "anyOf": [
                         {
@@ -838,20 +846,20 @@ OPERATIONS: list[Operation] = [
         "OPTIONS",
         "/BackendWebhook",
         EVENTS,
-        "The CloudEvents handshake",
+        "Answer the CloudEvents handshake",
         operation_id="BackendWebhookHandshake",
         parameters=(
             parameter(
                 "header",
                 "WebHook-Request-Origin",
-                "Who asks to deliver.",
+                "The origin that asks for permission to deliver.",
                 TEXT | {"minLength": 1},
                 "eventgrid.azure.net",
                 required=True,
             ),
         ),
         responses={
-            200: response("Permitted.", headers=("WebHook-Allowed-Origin", "WebHook-Allowed-Rate")),
+            200: response("The origin may deliver.", headers=("WebHook-Allowed-Origin", "WebHook-Allowed-Rate")),
             400: invalid("WebHook-Request-Origin", "the header is missing"),
         },
     ),
@@ -865,7 +873,7 @@ EVENT_SCHEMAS: Json = {
         ]
     },
     "DispatchEvent": {
-        "description": "An attempt of a task is to be dispatched: what this app itself publishes.",
+        "description": "The app publishes this event itself, to have an attempt of a task dispatched.",
         **event(
             DISPATCH_EVENT,
             {
@@ -873,19 +881,19 @@ EVENT_SCHEMAS: Json = {
                 "properties": {
                     "TaskId": TASK_ID,
                     "Attempt": {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPT},
-                    "traceparent": {"description": "W3C trace context; what is none is ignored."},
+                    "traceparent": {"description": "W3C trace context. The app ignores any other value."},
                 },
                 "required": ["TaskId", "Attempt"],
             },
         ),
     },
     "ClassicEvent": {
-        "description": "The former platform's: the URL to call in its subject, the request body in its data. The "
-        "task is created unless it is known.",
+        "description": "The legacy platform's event. Its subject is the URL to call, its data the request body. The "
+        "app creates the task if it does not know it.",
         **event(LEGACY_EVENT, {}, id=TASK_ID, subject=TEXT | {"minLength": 1}),
     },
     "SubscriptionValidationEvent": {
-        "description": "Event Grid's handshake, which comes alone.",
+        "description": "Event Grid's handshake. It comes alone.",
         **event(
             VALIDATION_EVENT,
             {
@@ -899,14 +907,14 @@ EVENT_SCHEMAS: Json = {
 
 
 class _Schemas(GenerateJsonSchema):
-    """Members need no titles: they have names."""
+    """Leaves out titles of members: their names are enough."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def generate() -> str:
-    """The document of the app as it is. Once per process, for so often the app can be asked for its functions.
+    """The OpenAPI document of the app.
 
     Raises:
         DocumentationError: the documented operations are not the app's.
@@ -923,9 +931,9 @@ def generate() -> str:
             "title": "Task Backbone",
             "version": project["version"],
             "summary": project["description"],
-            "description": "Errors are problem documents (RFC 9457), times ISO 8601 in UTC. The gateway may name the "
-            "caller with `X-Task-Owner`, together with its `X-Gateway-Key`: the request then meets only that owner's "
-            "tasks. From anybody else the header is answered with 403.",
+            "description": "Errors are problem documents (RFC 9457). Times are ISO 8601 in UTC. The gateway may name "
+            "the caller with `X-Task-Owner`, together with its `X-Gateway-Key`. The request then sees only that "
+            "owner's tasks. From anybody else, the app answers 403 to the header.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [
@@ -945,9 +953,9 @@ def generate() -> str:
                     "type": "apiKey",
                     "in": "header",
                     "name": "x-functions-key",
-                    "description": "A function's or the host's key. Beats the query parameter.",
+                    "description": "A function's or the host's key. It wins over the query parameter.",
                 },
-                "code": {"type": "apiKey", "in": "query", "name": "code", "description": "The same."},
+                "code": {"type": "apiKey", "in": "query", "name": "code", "description": "The same key."},
             },
         },
     }
@@ -974,13 +982,19 @@ def _schemas() -> Json:
     return dict(sorted({**definitions["$defs"], **EVENT_SCHEMAS}.items()))
 
 
-def _check_complete() -> None:
-    from function_app import app
+def _app() -> func.FunctionApp:
+    app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+    services = ServicesByLoop(Settings.from_env(SETTINGS))
+    for room in ROOMS:
+        room.register(app, services)
+    return app
 
+
+def _check_complete() -> None:
     documented = {(operation.function, operation.method, operation.path) for operation in OPERATIONS}
     served: set[tuple[str, str, str]] = set()
     optional: set[tuple[str, str, str]] = set()
-    for function in app.get_functions():
+    for function in _app().get_functions():
         if not function.is_http_function():
             continue
         trigger: Any = function.get_trigger()

@@ -12,7 +12,7 @@ from shared.settings import Settings
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
 BEGIN, END = "<!-- begin: python -m tools.settings_table -->", "<!-- end -->"
 
-# The app takes a name in any case; the Functions host, which reads these too, does not.
+# The Functions host reads these too. The app matches names in any case, the host does not.
 _HOST_SPELLING = {
     "azurewebjobsstorage": "AzureWebJobsStorage",
     "azurewebjobsstorage__blobserviceuri": "AzureWebJobsStorage__blobServiceUri",
@@ -23,7 +23,7 @@ _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "maximum": "≤"}
 
 
 def variable(field: str) -> str:
-    """The environment variable that the setting is read from, as it is best written."""
+    """The environment variable of a setting, in the spelling that works everywhere."""
     return _HOST_SPELLING.get(field, field.upper())
 
 
@@ -38,7 +38,7 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """*page* with the table between its two markers."""
+    """Replace what is between the two markers of *page* with the table."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"

@@ -1,4 +1,4 @@
-"""JSON as the existing clients send it: an object or an array of one, property names in any case."""
+"""Parses JSON as legacy clients send it: an object or an array of objects, with property names in any case."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.http.problems import FieldError, invalid, invalid_fields
 
 
 class LegacyModel(BaseModel):
-    """A request body of the existing contract. Unknown properties are ignored, as they always were."""
+    """A request body of the legacy contract. Unknown properties are ignored, as on the legacy platform."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, strict=True, populate_by_name=False, use_attribute_docstrings=True
@@ -19,7 +19,7 @@ class LegacyModel(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """The object, or the first one of an array.
+        """Parse the object, or the first one of an array.
 
         Raises:
             Problem: 400 that names what is wrong.
@@ -28,7 +28,7 @@ class LegacyModel(BaseModel):
 
     @classmethod
     def parse_all(cls, body: bytes, limit: int) -> list[Self]:
-        """The object, or all of an array.
+        """Parse the object, or all objects of an array.
 
         Raises:
             Problem: 400 that names what is wrong.
@@ -66,7 +66,7 @@ def _elements(body: bytes) -> list[Any]:
 
 
 def field_errors(error: ValidationError, where: str = "") -> list[FieldError]:
-    """A validation error as field errors; never repeats the input."""
+    """Turn a validation error into field errors, which never repeat the input."""
     return [
         {
             "pointer": where + "".join(f"/{part}" for part in item["loc"]),

@@ -1,4 +1,4 @@
-"""Opens the Redis that a connection string describes: single server or cluster, password or Entra ID."""
+"""Opens the Redis of a connection string: a single server or a cluster, with a password or Entra ID."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ RedisClient = Redis | RedisCluster
 
 ENTRA_SCOPE = "https://redis.azure.com/.default"
 CALL_TIMEOUT_S = 5.0
-"""How long a call may take in all, including its repetition and the wait for a connection."""
+"""How long a call may take in all, with its retries and the wait for a connection."""
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 _MORE_CONNECTIONS = 12
-"""For the cluster client's own questions about the topology, and for pipelines."""
+"""Further connections, for the cluster client's own requests for the topology, and for pipelines."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """What a connection string says."""
+    """The parts of a connection string."""
 
     host: str
     port: int
@@ -46,10 +46,10 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, text: str) -> RedisAddress:
-        """Read ``redis[s]://…`` or StackExchange's ``host:port,password=…,ssl=True``.
+        """Parse ``redis[s]://…`` or StackExchange's ``host:port,password=…,ssl=True``.
 
         Raises:
-            ValueError: the text is neither. The message never repeats the text, which may hold a password.
+            ValueError: the text is neither. The message never repeats the text, which may have a password.
         """
         return cls._from_url(text) if "://" in text else cls._from_stackexchange(text)
 
@@ -100,10 +100,10 @@ class RedisAddress:
 
 
 class EntraCredentials(CredentialProvider):
-    """Signs in to Azure Managed Redis: the user is the identity's object id, the password its token.
+    """Signs in to Azure Managed Redis. The user is the identity's object id, the password its token.
 
-    azure-identity caches the token and renews it in time; Redis closes a connection whose token has expired, and
-    the client's reconnect fetches the next one.
+    azure-identity caches the token and renews it in time. Redis closes a connection if its token has expired, and the
+    client then reconnects with the next token.
     """
 
     def __init__(self, credential: AsyncTokenCredential) -> None:
@@ -117,11 +117,12 @@ class EntraCredentials(CredentialProvider):
 
 
 class ClusterClient(RedisCluster):
-    """Lets a caller wait for a free connection, as a single server's pool does, while redis-py's own client refuses
-    it.
+    """A cluster client that lets a call wait for a free connection, as a single server's pool does. redis-py's own
+    client refuses such a call.
 
-    It does not follow ASK. A slot that is being moved key by key has one half of a task's keys here and the other
-    half there, and a script sees one half. So its tasks wait until all of the slot has arrived, to which MOVED leads.
+    It does not follow ASK. While a slot is moved key by key, some keys of a task are on one node and some on the
+    other, and a script sees only one node. So the slot's tasks wait until the whole slot has arrived. MOVED then
+    leads to it.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -133,12 +134,12 @@ class ClusterClient(RedisCluster):
             try:
                 return await super().execute_command(*args, **kwargs)
             except AttributeError as error:
-                # While a primary fails over, redis-py's topology may have no node where its code takes one for
-                # granted. Only its own code runs here, so this hides no bug of ours.
+                # While a primary fails over, redis-py's topology may lack a node that its code takes for granted.
+                # Only redis-py's code runs here, so this hides no bug of the app.
                 raise ClusterError("the topology is not known") from error
 
     def node_of(self, key: str) -> Any:
-        """The node that has the *key*; None if the topology must be fetched first, as any command does."""
+        """The node that has the *key*. None if the topology must be fetched first; any command does that."""
         if self._initialize:
             return None
         try:
@@ -147,13 +148,13 @@ class ClusterClient(RedisCluster):
             return None
 
     def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
-        if node_name is not None:  # redis-py asks so for the node that an ASK names; nothing else that we use does
+        if node_name is not None:  # only for the node of an ASK, among the parts of redis-py that the app uses
             raise ClusterError("the slot is being moved")
         return super().get_node(host, port)
 
 
 async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCredential]) -> RedisClient:
-    """Open the Redis at *address* for the running event loop, as a cluster client if the server is one.
+    """Open the Redis at *address* for the running event loop. A cluster gets a cluster client.
 
     Raises:
         redis.RedisError, OSError: it cannot be reached.
@@ -168,7 +169,7 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
         "socket_timeout": REPLY_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
-        # Azure closes connections that were idle for ten minutes.
+        # Azure closes a connection that was idle for ten minutes.
         "health_check_interval": 60,
     }
     # A failover takes Azure up to 15 s; a request gives up sooner, with a 503.
@@ -209,9 +210,9 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
 
 
 async def reconnect(client: RedisClient) -> None:
-    """Let every command from now on take a new connection, for which the server's name is resolved again."""
+    """Let every command from now on take a new connection, so that the server's name is resolved again."""
     if isinstance(client, RedisCluster):
-        await client.aclose()  # after which it fetches the topology again
+        await client.aclose()  # then it fetches the topology again
         return
     pool = client.connection_pool
     await pool.update_active_connections_for_reconnect()
@@ -219,8 +220,8 @@ async def reconnect(client: RedisClient) -> None:
 
 
 def _by_name(address: RedisAddress) -> Callable[[tuple[str, int]], tuple[str, int]]:
-    """Azure announces a cluster's nodes by IP address, but the certificate holds the name: use its host with their
-    ports."""
+    """Replace a node's IP address with the host name of *address*, and keep its port. Azure announces a cluster's
+    nodes by IP address, but the certificate has the name."""
 
     def remap(node: tuple[str, int]) -> tuple[str, int]:
         try:
