@@ -25,6 +25,7 @@ from tests.contract.part_a import (
     upsert,
 )
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 LEGACY_KEYS = {
     "TaskId": str,
@@ -47,17 +48,20 @@ def place(backend: ScriptedBackend) -> Place:
 @pytest.mark.parametrize(("method", "path"), FUNCTIONS)
 def test_every_function_of_the_contract_is_closed_without_its_key(stack: Stack, method: str, path: str) -> None:
     for address in (stack.url + path, f"{stack.url}{path}?code=", f"{stack.url}{path}?code={stack.key}x"):
-        answer = httpx.request(method, address, content=b"{}")
+        answer = httpx.request(method, address, content=b"{}", timeout=PATIENCE_S)
         assert answer.status_code == 401
         assert stack.key not in answer.text
     header = {"x-functions-key": "wrong"}
-    assert httpx.request(method, stack.url + path, headers=header, content=b"{}").status_code == 401
+    answer = httpx.request(method, stack.url + path, headers=header, content=b"{}", timeout=PATIENCE_S)
+    assert answer.status_code == 401
 
 
 def test_the_key_comes_in_the_url_so_that_a_client_may_append_parameters(stack: Stack, place: Place) -> None:
-    created = httpx.post(stack.function_url("CacheConnectorUpsert"), json={"Endpoint": place.url})
+    task = {"Endpoint": place.url}
+    created = httpx.post(stack.function_url("CacheConnectorUpsert"), json=task, timeout=PATIENCE_S)
     assert created.status_code == 200
-    found = httpx.get(f"{stack.function_url('CacheConnectorGet')}&taskId={created.json()['TaskId']}")
+    address = f"{stack.function_url('CacheConnectorGet')}&taskId={created.json()['TaskId']}"
+    found = httpx.get(address, timeout=PATIENCE_S)
     assert found.json() == created.json()
 
 

@@ -11,6 +11,7 @@ from azure.storage.blob import ContainerClient
 
 from local.azurite import Azurite
 from local.stack import Stack
+from tests.conftest import IN_A_HURRY
 from tests.contract.part_a import (
     DELIVERY,
     NOT_AN_OBJECT,
@@ -28,7 +29,7 @@ from tests.contract.part_a import (
     upsert,
 )
 from tests.scripted_backend import Answer, ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 DISPATCH = "backbone.task.dispatch"
 VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
@@ -158,9 +159,9 @@ def test_the_cloud_events_handshake_needs_an_origin(app: httpx.Client) -> None:
 
 def test_the_handshakes_are_closed_without_the_key(stack: Stack) -> None:
     headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
-    assert httpx.options(stack.url + WEBHOOK, headers=headers).status_code == 401
+    assert httpx.options(stack.url + WEBHOOK, headers=headers, timeout=PATIENCE_S).status_code == 401
     event = {"id": "1", "eventType": VALIDATION, "data": {"validationCode": "code"}}
-    response = httpx.post(f"{stack.url}{WEBHOOK}?code=wrong", json=[event])
+    response = httpx.post(f"{stack.url}{WEBHOOK}?code=wrong", json=[event], timeout=PATIENCE_S)
     assert response.status_code == 401
     assert "code" not in response.text
 
@@ -173,7 +174,8 @@ def test_a_wrong_key_dispatches_nothing(
 ) -> None:
     task = kept_task(app, place)
     for address in (stack.url + WEBHOOK, f"{stack.url}{WEBHOOK}?code=wrong"):
-        assert httpx.post(address, json=[dispatch(task), classic(place)]).status_code == 401
+        response = httpx.post(address, json=[dispatch(task), classic(place)], timeout=PATIENCE_S)
+        assert response.status_code == 401
     assert stored(app, task["TaskId"]) == task
     assert backend.untaken(place.path) == 0
 
@@ -319,7 +321,7 @@ def test_a_backend_that_is_not_there_fails_the_task_at_last_and_never_leaves_it_
     failed = finished(app, task["TaskId"])
     assert failed["BackendStatus"] == "failed"
     assert "500" in failed["Status"]
-    assert backend.untaken(place.path) == 3
+    assert backend.untaken(place.path) == int(IN_A_HURRY["MAX_ATTEMPTS"])
 
 
 # The former platform's event

@@ -68,8 +68,19 @@ def stack(
                 "BLOB_CONTAINER": CONTAINER,
             },
         ) as stack,
+        stack.client() as app,
     ):
+        eventually(lambda: has_dispatched(app))
         yield stack
+
+
+def has_dispatched(app: httpx.Client) -> bool:
+    """The app loads its Event Grid client with its first event, which may come too late then; nobody repeats it."""
+    path = new_path()
+    submit(app, path)
+    if app.get("/api/v1/health").json()["Status"] != "ok":
+        return False
+    return eventually(lambda: queue(app, path)["Dispatched"] == 1)
 
 
 @pytest.fixture
@@ -132,6 +143,13 @@ class ModelService:
             self.taken.append(call.task_id)
             self.most = max(self.most, len(self._working))
             return None
+
+
+def refused_and_known(app: httpx.Client, service: ModelService, path: str) -> int:
+    """How often the service has refused, once the app knows that it is full. An answer that comes late may have cost
+    another try."""
+    eventually(lambda: service.refused and queue(app, path)["InFlight"] == service.slots)
+    return len(service.refused)
 
 
 def configure(app: httpx.Client, path: str, **settings: Any) -> dict[str, Any]:
@@ -393,6 +411,8 @@ def test_a_freed_slot_is_handed_on_by_the_report_that_freed_it(
     service = ModelService(backend, path, slots=3, busy=busy)
     task_ids = submit_all(app, path, 8)
     finished: list[str] = []
+    if "Retry-After" in busy.headers:
+        known_refusals = refused_and_known(app, service, path)
     for _ in range(12):
         finished.append(service.finish_next(app))
         task_ids += submit_all(app, path, 1)
@@ -401,7 +421,8 @@ def test_a_freed_slot_is_handed_on_by_the_report_that_freed_it(
     assert sorted(finished) == sorted(task_ids)
     assert {task_of(app, task_id)["BackendStatus"] for task_id in task_ids} == {"completed"}
     assert service.most == 3
-    assert "Retry-After" not in busy.headers or len(service.refused) == 1
+    if "Retry-After" in busy.headers:
+        assert len(service.refused) == known_refusals
     told = queue(app, path)
     assert (told["Waiting"], told["InFlight"], told["Completed"]) == (0, 0, 20)
 
@@ -431,11 +452,10 @@ def test_retry_after_puts_off_what_is_tried_beyond_the_known_slots_and_nothing_e
     busy = Answer(status=503, headers={"Retry-After": str(HOUR_S)})
     service = ModelService(backend, path, slots=1, busy=busy)
     first, second, third = submit_all(app, path, 3)
-    eventually(lambda: service.refused)
-    eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 0.5)
-    assert (service.working(), service.refused) == ([first], [second])
+    known_refusals = refused_and_known(app, service, path)
+    assert (service.working(), service.refused[0]) == ([first], second)
     assert service.finish_all(app, 3) == [first, second, third], "refused, the second kept its place"
-    assert service.refused == [second], "and nobody else was refused"
+    assert len(service.refused) == known_refusals, "and nobody else was refused"
 
 
 def test_a_slot_is_handed_on_whatever_ends_a_task(app: httpx.Client, backend: ScriptedBackend, path: str) -> None:
@@ -786,14 +806,20 @@ def test_a_full_queue_tells_when_there_will_be_room(app: httpx.Client, backend: 
     service.finish_next(app)
     service.until_working(1)
     waiting = submit_all(app, path, 2)
+    next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
+    before = app.get(f"/api/v1/tasks/{next_one}")
     refused = submit(app, path)
     assert_problem(refused, 429, "queue-full")
-    next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
     told = app.get(f"/api/v1/tasks/{next_one}")
     assert told.json()["QueuePosition"] == 1
-    assert refused.headers["retry-after"] == told.headers["retry-after"], "room is when the next one starts"
-    assert int(refused.headers["retry-after"]) > 1
+    # The longer the present one takes, the later the next one starts.
+    assert room_in_s(before) <= room_in_s(refused) <= room_in_s(told), "room is when the next one starts"
+    assert room_in_s(refused) > 1
     assert positions(app, waiting) == [BACKLOG - 1, BACKLOG]
+
+
+def room_in_s(response: httpx.Response) -> int:
+    return int(response.headers["retry-after"])
 
 
 def service_order(app: httpx.Client, path: str) -> list[str]:

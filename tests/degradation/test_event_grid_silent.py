@@ -32,8 +32,9 @@ from shared.task_store import (
 )
 from tests.degradation.switch import Switch
 from tests.shared.task_store.conftest import Clock, opener
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 PATH = "/v1/a"
 
 
@@ -80,7 +81,8 @@ def switch(received: Events) -> Iterator[Switch]:
 
 
 @pytest.fixture
-async def services(server: RedisServer, switch: Switch) -> AsyncIterator[Services]:
+async def services(server: RedisServer, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", PATIENCE_S)
     services = Services.of(
         Settings.from_env(
             {

@@ -30,8 +30,8 @@ def test_a_picture_is_segmented_and_its_map_gets_its_legend_in_a_second_step(
         task_id = backbone.submit(f"{SEGMENT_PATH}?classes=4&then=legend", picture.data, picture.content_type)
         refused_id = backbone.submit(SEGMENT_PATH, b"no picture at all", "text/plain")
 
-        ended = backbone.ended(task_id, within_s=40)
-        refused = backbone.ended(refused_id, within_s=40)
+        ended = backbone.ended(task_id)
+        refused = backbone.ended(refused_id)
 
         assert (ended["BackendStatus"], ended["Status"]) == ("completed", "completed - map with legend")
         assert (ended["EndpointPath"], ended["Attempt"]) == (LEGEND_PATH, backbone.history(task_id)[-1]["Attempt"])

@@ -11,8 +11,11 @@ import pytest
 from local.redis_server import RedisCluster, RedisServer
 from shared.task_store import RedisLink, StorePolicy, TaskStore, connect, connection
 from shared.task_store.connection import RedisAddress, RedisClient
+from tests.patience import patient
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, Server, nodes
+
+__all__ = ["patient"]
 
 POLICY = StorePolicy(republish_s=30, retention_s=1000, max_attempts=3)
 

@@ -22,8 +22,9 @@ from shared.task_store.pipelines import FLIGHT_BYTES, FLIGHT_COMMANDS, FLIGHTS
 from tests.shared.task_store.conftest import StoreFactory
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import Server, World, nodes, tag_of
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 MANY = 200
 IDS = [f"t{number}" for number in range(MANY)]
 LARGE_BYTES = 64 * 1024

@@ -19,8 +19,9 @@ from tests.shared.task_store.conftest import POLICY, Clock, StoreFactory, opener
 from tests.shared.task_store.steps import Step, each_step
 from tests.shared.task_store.wire import Wire
 from tests.shared.task_store.world import START_MS, nodes, world
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 """Far beyond what any attempt may take: a test that reaches it hangs."""
 
 OPERATIONS: dict[str, Callable[[TaskStore, Task], Awaitable[Any]]] = {
