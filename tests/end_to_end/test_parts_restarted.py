@@ -90,7 +90,7 @@ def test_tasks_outlive_a_restart_of_redis(
     backbone.update(running_id, "completed", Attempt=1).raise_for_status()
     assert backbone.http.get(f"/api/v1/tasks/{finished_id}/result").content == b"result"
     assert [backbone.depth(path) for path in (waiting, running)] == [{"Completed": 1}] * 2
-    eventually(lambda: backbone.http.get("/api/v1/health").json()["Status"] == "ok")
+    until_redis_is_found(backbone)
 
 
 def test_a_dispatch_under_way_while_redis_is_away_still_comes_to_its_end(
