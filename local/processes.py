@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+# Both matter only when something is wrong: so long that an overloaded machine makes it in time.
+START_TIMEOUT_S = 120
+STOP_GRACE_S = 60
 _POLL_INTERVAL_S = 0.02
 _LOG_TAIL_LINES = 15
 _READY_LINE = re.compile(rb"^READY (http://\S+)\r?$", re.MULTILINE)
@@ -82,7 +85,7 @@ class ChildProcess:
         *,
         log_path: Path,
         environment: Mapping[str, str] | None = None,
-        start_timeout_s: float = 60,
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self.name = name
         self.log_path = log_path
@@ -167,7 +170,7 @@ class ChildProcess:
             how = f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
             raise LocalStackError(f"{self.name} has ended unexpectedly ({how}).{self._log_tail()}")
 
-    def stop(self, grace_s: float = 10) -> int | None:
+    def stop(self, grace_s: float = STOP_GRACE_S) -> int | None:
         """Asks the process to end (SIGTERM), and makes it end after `grace_s`.
 
         Returns its exit code, negative for the signal that ended it, or None if there was nothing to stop.

@@ -14,11 +14,10 @@ from urllib.parse import quote
 
 import redis
 
-from local.processes import ChildProcess, LocalStackError, free_port, serve
+from local.processes import START_TIMEOUT_S, ChildProcess, LocalStackError, free_port, serve
 
 _MINIMUM_VERSION = (6, 2)
 _SLOTS = 16384
-_CLUSTER_TIMEOUT_S = 30
 _POLL_INTERVAL_S = 0.02
 
 
@@ -76,7 +75,9 @@ class RedisServer(ChildProcess):
 
     def connect(self) -> redis.Redis:
         """A synchronous client of this server alone, also when it belongs to a cluster."""
-        return redis.Redis(port=self.port, password=self.password, decode_responses=True, socket_timeout=10)
+        return redis.Redis(
+            port=self.port, password=self.password, decode_responses=True, socket_timeout=START_TIMEOUT_S
+        )
 
     def flush(self) -> None:
         """Removes all data."""
@@ -100,7 +101,7 @@ class RedisCluster:
 
     def __init__(self, directory: Path, primaries: int = 3, *, password: str | None = None) -> None:
         arguments = [
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "5000"),
             *("--cluster-require-full-coverage", "no", "--cluster-announce-ip", "127.0.0.1"),
         ]
         self.nodes = [
@@ -139,10 +140,10 @@ class RedisCluster:
             node.flush()
 
     def _wait_until_complete(self) -> None:
-        deadline_s = time.monotonic() + _CLUSTER_TIMEOUT_S
+        deadline_s = time.monotonic() + START_TIMEOUT_S
         while not all(map(self._sees_all, self.nodes)):
             if time.monotonic() > deadline_s:
-                raise LocalStackError(f"The Redis cluster was not complete after {_CLUSTER_TIMEOUT_S} s.")
+                raise LocalStackError(f"The Redis cluster was not complete after {START_TIMEOUT_S} s.")
             time.sleep(_POLL_INTERVAL_S)
 
     def _sees_all(self, node: RedisServer) -> bool:

@@ -17,7 +17,7 @@ import httpx
 
 from local.azurite import Azurite
 from local.event_grid.schema import topic_id
-from local.processes import ChildProcess, LocalStackError, free_port
+from local.processes import START_TIMEOUT_S, ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,8 @@ SUBSCRIPTION = "backend-webhook"
 DEAD_LETTERS = "dead-letters"
 DISPATCH_EVENT, CLASSIC_EVENT = "backbone.task.dispatch", "task"
 MODEL_PREFIX = "/v1/landcover"
-_ACTIVATION_TIMEOUT_S = 60
+_CALL_TIMEOUT_S = 120
+_POLL_INTERVAL_S = 0.05
 
 
 class FuncHost(ChildProcess):
@@ -46,7 +47,6 @@ class FuncHost(ChildProcess):
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "FUNCTIONS_WORKER_RUNTIME": "python",
             },
-            start_timeout_s=120,
         )
         self._url = f"http://127.0.0.1:{port}"
 
@@ -186,6 +186,7 @@ class Stack:
             )
             if self._with_app:
                 self._wait_until_active(address)
+                self._wait_until_healthy()
         except BaseException:
             self.stop()
             raise
@@ -205,7 +206,7 @@ class Stack:
 
     def set_faults(self, faults: Mapping[str, object]) -> None:
         """Replace the Event Grid emulator's fault switches; none turns them off."""
-        httpx.post(f"{self.event_grid_url}/control/faults", json=faults).raise_for_status()
+        httpx.post(f"{self.event_grid_url}/control/faults", json=faults, timeout=_CALL_TIMEOUT_S).raise_for_status()
 
     def run_function(self, name: str) -> None:
         """Run a timer function now."""
@@ -213,11 +214,12 @@ class Stack:
             f"{self.url}/admin/functions/{name}",
             json={"input": ""},
             headers={"x-functions-key": f"{self.key}-master"},
+            timeout=_CALL_TIMEOUT_S,
         ).raise_for_status()
 
     def client(self) -> httpx.Client:
         """A client of the app that holds its key."""
-        return httpx.Client(base_url=self.url, headers={"x-functions-key": self.key}, timeout=90)
+        return httpx.Client(base_url=self.url, headers={"x-functions-key": self.key}, timeout=_CALL_TIMEOUT_S)
 
     def subscribe(self, name: str, **settings: object) -> None:
         """Have the topic's events delivered, by a subscription as the emulator's control API describes it.
@@ -230,19 +232,31 @@ class Stack:
     def _put_subscription(self, name: str, **settings: object) -> str:
         """Returns the subscription's address. Event Grid repeats the handshake until the endpoint answers it."""
         address = f"{self.event_grid_url}/control/topics/{TOPIC}/subscriptions/{name}"
-        httpx.put(address, json=settings).raise_for_status()
+        httpx.put(address, json=settings, timeout=_CALL_TIMEOUT_S).raise_for_status()
         return address
 
     def _wait_until_active(self, address: str) -> None:
-        deadline_s = time.monotonic() + _ACTIVATION_TIMEOUT_S
-        while httpx.get(address).json()["state"] != "Active":
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while httpx.get(address, timeout=_CALL_TIMEOUT_S).json()["state"] != "Active":
             self.check()
             if time.monotonic() > deadline_s:
                 name = address.rpartition("/")[2]
                 raise LocalStackError(
                     f"The Event Grid subscription {name} did not become active: its handshake fails."
                 )
-            time.sleep(0.05)
+            time.sleep(_POLL_INTERVAL_S)
+
+    def _wait_until_healthy(self) -> None:
+        """The app loads the clients of its parts at their first use and answers nothing meanwhile: get that over."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        reached: dict[str, str] = {}
+        while not (reached.get("Redis") == reached.get("BlobStorage") == "ok"):
+            self.check()
+            if time.monotonic() > deadline_s:
+                raise LocalStackError(f"The function app does not reach its parts: {reached}.")
+            time.sleep(_POLL_INTERVAL_S)
+            with suppress(httpx.TransportError):
+                reached = httpx.get(f"{self.url}/api/v1/health", timeout=_CALL_TIMEOUT_S).json()["Dependencies"]
 
     def __enter__(self) -> Self:
         self.start()

@@ -15,15 +15,15 @@ from tests.secrecy import nothing_secret_is_printed, planted
 
 __all__ = ["nothing_secret_is_printed"]
 
-# Deadlines short enough to be waited for.
+# Pauses short enough to be waited for. Nothing here makes the app give up what an overloaded machine is slow to do:
+# leases and the time for a dispatch are the app's own, and an event may stay away for two minutes before its task is
+# failed. A test of giving up has a stack of its own.
 IN_A_HURRY = {
     "RECONCILER_SCHEDULE": "* * * * * *",
-    "BACKOFF_BASE_S": "0.2",
+    "BACKOFF_BASE_S": "0.05",
     "BUSY_RETRY_S": "0.2",
     "REPUBLISH_S": "2",
-    "LEASE_S": "5",
-    "DISPATCH_TIMEOUT_S": "2",
-    "MAX_ATTEMPTS": "3",
+    "MAX_ATTEMPTS": "7",
 }
 
 

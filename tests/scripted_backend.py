@@ -12,6 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, Queue
 from typing import Any, Self
 
+from tests.waiting import PATIENCE_S
+
+_HELD_AT_MOST_S = 10 * PATIENCE_S
+"""By then a test that holds an answer has long failed."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -67,7 +72,7 @@ class ScriptedBackend:
                 call = Call(self.path, headers, self.rfile.read(size_bytes))
                 answer = backend._answer_to(call)
                 if answer.hold is not None:
-                    answer.hold.wait(60)
+                    answer.hold.wait(_HELD_AT_MOST_S)
                 if answer.hang_up:
                     self.close_connection = True
                     return
@@ -99,7 +104,7 @@ class ScriptedBackend:
         with self._lock:
             self._on_call[path] = reaction
 
-    def next_call(self, path: str, timeout_s: float = 30) -> Call:
+    def next_call(self, path: str, timeout_s: float = PATIENCE_S) -> Call:
         """The next call of *path* that was not taken yet; waits for it.
 
         Raises:

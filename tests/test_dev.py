@@ -30,7 +30,7 @@ from local.processes import free_port
 from local.sample_model.pictures import Picture, sample_pictures
 from local.sample_model.service import SEGMENT_PATH
 from local.stack import ROOT
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
@@ -58,7 +58,7 @@ def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Pa
         env={**os.environ, "RECONCILER_SCHEDULE": "* * * * * *"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=5 * PATIENCE_S,
         check=False,
     )
 
@@ -89,7 +89,7 @@ def test_a_second_up_is_refused_and_ctrl_c_stops_all_that_the_first_has_started(
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert _all_gone(children)
     assert (tmp_path / "stderr").read_text() == ""
 
@@ -100,7 +100,7 @@ def test_up_ends_with_one_sentence_when_a_part_is_killed_and_leaves_nothing_behi
     with _up(tree, tmp_path) as (process, children):
         next(child for child in children if "local.event_grid" in child.cmdline()).kill()
 
-        assert process.wait(60) == 1
+        assert process.wait(PATIENCE_S) == 1
         assert _all_gone(children)
     sentence, *log_tail = (tmp_path / "stderr").read_text().splitlines()
     assert sentence == "the Event Grid emulator has ended unexpectedly (SIGKILL)."
@@ -314,7 +314,7 @@ def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_a
         env={**isolated, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=5 * PATIENCE_S,
         check=False,
     )
 
@@ -365,7 +365,7 @@ def _up(
         process = subprocess.Popen(command, cwd=tree, stdout=stdout, stderr=stderr)
     try:
         says: Callable[[], str] = (directory / "stdout").read_text
-        eventually(lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None, within_s=90)
+        eventually(lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None)
         assert process.poll() is None, (directory / "stderr").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
@@ -378,13 +378,13 @@ def _up(
 
 def _refused_up(tree: Path, port: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "local", "up", "--port", str(port)]
-    up = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=60, check=False)
+    up = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (up.returncode, up.stdout) == (1, "")
     return up
 
 
 def _all_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     return not alive
 
 

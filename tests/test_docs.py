@@ -17,6 +17,7 @@ from local.azurite import Azurite
 from local.processes import ChildProcess, free_port
 from local.stack import ROOT, Stack
 from shared.settings import Settings
+from tests.waiting import PATIENCE_S
 from tools.settings_table import TARGET, table, variable, with_table
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -126,7 +127,7 @@ class WordCount(ChildProcess):
 
     def is_ready(self) -> bool:
         try:
-            httpx.get(self._address)
+            httpx.get(self._address, timeout=PATIENCE_S)
         except httpx.TransportError:
             return False
         return True

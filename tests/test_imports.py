@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 HEAVY = (
     "aiohttp",
     "azure.core",
@@ -41,7 +43,7 @@ def imported() -> set[str]:
     """The modules there are in a process that has loaded the app and nothing else."""
     program = "import json, sys, function_app; print(json.dumps(list(sys.modules)))"
     process = subprocess.run(
-        [sys.executable, "-c", program], env=SETTINGS, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], env=SETTINGS, capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
     assert process.returncode == 0, process.stderr
     modules = set(json.loads(process.stdout))

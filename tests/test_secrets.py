@@ -22,6 +22,7 @@ from tests.contract.legacy_support import DELIVERY, TOPIC_ID, WEBHOOK
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.secrecy import leaks, planted
+from tests.waiting import PATIENCE_S
 
 SECRET = planted("setting")
 SECRET_SETTINGS = {
@@ -111,7 +112,8 @@ def test_of_what_callers_and_backends_say_only_what_is_meant_to_be_told_is_told(
 
     for nonsense in _nonsense(path):
         assert 400 <= app.request(**nonsense).status_code < 500
-    assert httpx.post(f"{stack.url}{WEBHOOK}?code={planted('guessed-key')}").status_code == 401
+    guess = f"{stack.url}{WEBHOOK}?code={planted('guessed-key')}"
+    assert httpx.post(guess, timeout=PATIENCE_S).status_code == 401
 
     log = (stack.directory / "functions_host.log").read_text()
     assert "bad events in a delivery" in log, "the app logs, or this would show nothing"

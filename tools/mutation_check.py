@@ -1,4 +1,4 @@
-"""Breaks each guard in a copy of the tree, and says which test notices: ``python -m tools.mutation_check [NAME…]``.
+"""Break each guard in a copy of the tree, and say which test notices: ``python -m tools.mutation_check [NAME…]``.
 
 A guard that can be broken without a test failing is not tested. Exit code 1 if there is one.
 """
@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = "shared/task_store/scripts"
-QUEUE_SCRIPTS = "shared/task_store/queue_scripts"
+LUA = "shared/store/lua"
+TASK = f"{LUA}/task"
+TASK_INCLUDES = f"{LUA}/includes/task"
+QUEUE = f"{LUA}/queue"
+QUEUE_INCLUDES = f"{LUA}/includes/queue"
+COMBINED = f"{LUA}/combined"
+PIPELINING = "shared/store/redis/pipelining.py"
 STORE_TESTS = ("tests/shared/store",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
-PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
-JOINT_TESTS = ("tests/shared/store/test_joint.py",)
+PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py",)
+COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -38,286 +43,359 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "fence: an older attempt is refused",
-        f"{SCRIPTS}/move.lua",
+        f"{TASK_INCLUDES}/apply_step.lua",
         "if arg.attempt and arg.attempt ~= rec.a then",
         "if false then",
     ),
     Mutation(
         "fence: a retry draws a new attempt",
-        f"{SCRIPTS}/lib.lua",
+        f"{TASK_INCLUDES}/new_attempt.lua",
         "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",
         "rec.a, rec.n, rec.z = rec.a, 0, nil",
     ),
-    Mutation("replay of a step", f"{SCRIPTS}/move.lua", "if rec.k == arg.op then", "if false then"),
-    Mutation("replay of a create", f"{SCRIPTS}/create.lua", "if known and known.k == arg.op then", "if false then"),
-    Mutation("replay of a report", f"{SCRIPTS}/report.lua", "known = known or op == arg.op", "known = false"),
+    Mutation("replay of a step", f"{TASK_INCLUDES}/apply_step.lua", "if rec.k == arg.op then", "if false then"),
     Mutation(
-        "terminal: a finished task stays as it is", f"{SCRIPTS}/move.lua", "if TERMINAL[rec.s] and", "if false and"
+        "replay of a create",
+        f"{TASK_INCLUDES}/create_task.lua",
+        "if known and known.k == arg.op then",
+        "if false then",
+    ),
+    Mutation("replay of a report", f"{LUA}/requests/report.lua", "known = known or op == arg.op", "known = false"),
+    Mutation(
+        "terminal: a finished task stays as it is",
+        f"{TASK_INCLUDES}/apply_step.lua",
+        "if TERMINAL[rec.s] and",
+        "if false and",
     ),
     Mutation(
         "terminal: only a failed task is replayed",
-        f"{SCRIPTS}/move.lua",
+        f"{TASK_INCLUDES}/apply_step.lua",
         "not (arg.revive and rec.s == 'failed')",
         "not arg.revive",
     ),
     Mutation(
         "claim: from waiting only",
-        f"{SCRIPTS}/move.lua",
+        f"{TASK_INCLUDES}/apply_step.lua",
         "if not allowed then return { 'state', raw } end",
         "",
     ),
     Mutation(
-        "lease: a report renews it", f"{SCRIPTS}/move.lua", "set_due(id, now + rec.l)", "set_due(id, now + 1e12)"
+        "lease: a report renews it",
+        f"{TASK_INCLUDES}/apply_step.lua",
+        "set_due(id, now + rec.l)",
+        "set_due(id, now + 1e12)",
     ),
-    Mutation("lease: silence is found", f"{SCRIPTS}/sweep.lua", "  else\n    lease_over(id, rec)\n", "  else\n"),
+    Mutation("lease: silence is found", f"{TASK}/sweep.lua", "  else\n    end_lease(id, rec)\n", "  else\n"),
     Mutation(
         "lease: the attempt limit",
-        f"{SCRIPTS}/sweep.lua",
+        f"{TASK}/sweep.lua",
         "elseif rec.f >= arg.max_attempts then",
         "elseif false then",
     ),
-    Mutation("due: each step sets the next deadline", f"{SCRIPTS}/move.lua", "set_due(id, now + arg.due_in)", ""),
-    Mutation("due: a created task has one", f"{SCRIPTS}/create.lua", "set_due(arg.id, now + arg.due_in)", ""),
+    Mutation(
+        "due: each step sets the next deadline",
+        f"{TASK_INCLUDES}/apply_step.lua",
+        "set_due(id, now + arg.due_in)",
+        "",
+    ),
+    Mutation(
+        "due: a created task has one", f"{TASK_INCLUDES}/create_task.lua", "set_due(arg.id, now + arg.due_in)", ""
+    ),
     Mutation(
         "due: a sweep hands a task out once",
-        f"{SCRIPTS}/sweep.lua",
+        f"{TASK}/sweep.lua",
         "set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))\n  done",
         "set_due(id, now)\n  done",
     ),
     Mutation(
+        "backoff: by the failures so far",
+        f"{TASK_INCLUDES}/apply_step.lua",
+        "backoff(arg.backoff.base, arg.backoff.cap, rec.f)",
+        "backoff(arg.backoff.base, arg.backoff.cap, 1)",
+    ),
+    Mutation(
         "counts: a task leaves its former index",
-        f"{SCRIPTS}/lib.lua",
+        f"{TASK_INCLUDES}/index.lua",
         "if redis.call('ZREM', index_key(rec.p, rec.s), id) == 0 and",
         "if",
     ),
     Mutation(
         "retention: nothing of a task is left",
-        f"{SCRIPTS}/lib.lua",
+        f"{TASK_INCLUDES}/purge_task.lua",
         "if rec.r and not rec.r[3] then table.insert(keys, result_key(id)) end\n",
         "",
     ),
-    Mutation("owner: of a change", f"{SCRIPTS}/move.lua", " or arg.owner and arg.owner ~= rec.o", "", OWNER_TESTS),
+    Mutation(
+        "owner: of a change",
+        f"{TASK_INCLUDES}/apply_step.lua",
+        " or arg.owner and arg.owner ~= rec.o",
+        "",
+        OWNER_TESTS,
+    ),
     Mutation(
         "owner: of a look",
-        "cache_manager/tasks.py",
+        "cache_manager/task_service.py",
         "(self.owner is not None and task.owner != self.owner)",
         "False",
         OWNER_TESTS,
     ),
     Mutation(
         "owner: of a list",
-        f"{SCRIPTS}/list.lua",
+        f"{TASK}/list.lua",
         "(not arg.owner or cmsgpack.unpack(raw).o == arg.owner)",
         "true",
         OWNER_TESTS,
     ),
     Mutation(
         "owner: the gateway's key",
-        "cache_manager/callers.py",
+        "cache_manager/owner.py",
         "not hmac.compare_digest(given.encode(), expected.get_secret_value().encode())",
         "False",
         OWNER_TESTS,
     ),
     Mutation(
         "registry: of an Endpoint's origin",
-        "shared/backends.py",
+        "shared/dispatch/registry.py",
         "_origin(base) == origin and ",
         "",
-        ("tests/shared/test_backends.py",),
+        ("tests/shared/dispatch/test_registry.py",),
     ),
     Mutation(
         "registry: of a path, at creation and at dispatch",
-        "shared/backends.py",
+        "shared/dispatch/registry.py",
         "            if backend.serves(path):",
         "            if True:",
-        ("tests/shared/test_backends.py",),
+        ("tests/shared/dispatch/test_registry.py",),
     ),
     Mutation(
         "registry: of the address when it is called",
-        "shared/resolver.py",
-        'if not self._backends.forbids(result["host"].partition("%")[0])',
+        "shared/dispatch/guarded_resolver.py",
+        'if not self._registry.forbids(result["host"].partition("%")[0])',
         "",
-        ("tests/shared/test_backend_client.py",),
+        ("tests/shared/dispatch/test_backend_client.py",),
     ),
     *(
-        Mutation(f"queue: {guard}", f"{QUEUE_SCRIPTS}/{file}.lua", old, new, QUEUE_TESTS)
+        Mutation(f"queue: {guard}", f"{LUA}/{file}.lua", old, new, QUEUE_TESTS)
         for guard, file, old, new in (
-            ("one is tried beyond at a time", "lib", ", queue.p and queue.u or 0)", ")"),
+            ("one probe at a time", "includes/queue/grant_slots", ", queue.p and queue.u or 0)", ")"),
             (
-                "a refusal lowers what is known",
-                "refused",
+                "a refusal lowers the estimate",
+                "queue/refused",
                 "queue.l = math.min(queue.l, queue.h)",
                 "",
             ),
-            ("a refusal delays the next try", "lib", "math.max(at, queue.b or 0, ", "math.max(at, "),
             (
-                "a freed slot is handed on meanwhile",
-                "lib",
-                "local beyond = known >= queue.l or queue.o ~= nil",
-                "local beyond = true",
+                "a refusal delays the next probe",
+                "includes/queue/grant_slots",
+                "math.max(at, queue.b or 0, ",
+                "math.max(at, ",
             ),
-            ("a pause for failures ends with one", "lib", " or queue.o ~= nil", ""),
-            ("paused, it grants nothing", "lib", "queue.w > 0 and not set.paused and", "queue.w > 0 and"),
-            ("a limit caps", "lib", " and not (cap and queue.h >= cap) do", " do"),
-            ("owners take turns", "lib", "set_owner('ZINCRBY', 1, owner)", ""),
-            ("a refusal costs no turn", "lib", "set_owner('ZINCRBY', -1, owner)", ""),
-            ("a turn never waits and holds at once", "lib", "if not arg.fresh and holds(turn) then return end", ""),
-            ("a loss is noticed", "lib", "if not raw or queue.h ~= held or", "if not raw or"),
-            ("a lost owner is noticed", "tend", "if queue.w ~= count_waiting() then recount(queue) end", ""),
-            ("after a loss more is tried one by one", "lib", "queue.l = math.min(queue.l, queue.h)", ""),
             (
-                "a lost try makes no room for another",
-                "lib",
-                "if queue.p and not redis.call('ZSCORE', HELD, queue.p) then",
+                "a freed slot is granted meanwhile",
+                "includes/queue/grant_slots",
+                "local is_probe = within >= queue.l or queue.o ~= nil",
+                "local is_probe = true",
+            ),
+            ("a pause for failures ends with a probe", "includes/queue/grant_slots", " or queue.o ~= nil", ""),
+            (
+                "paused, it grants nothing",
+                "includes/queue/grant_slots",
+                "queue.w > 0 and not settings.paused and",
+                "queue.w > 0 and",
+            ),
+            ("a limit caps", "includes/queue/grant_slots", " and not (cap and queue.h >= cap) do", " do"),
+            ("owners take turns", "includes/queue/grant_slots", "set_owner('ZINCRBY', 1, owner)", ""),
+            ("a refusal costs the owner nothing", "includes/queue/wait", "set_owner('ZINCRBY', -1, owner)", ""),
+            (
+                "an entry never waits and holds at once",
+                "includes/queue/wait",
+                "if not queue_arg.is_new_task and holds_slot(entry) then return end",
+                "",
+            ),
+            ("a loss is noticed", "includes/queue/state", "if not raw or queue.h ~= held or", "if not raw or"),
+            (
+                "a lost owner is noticed",
+                "queue/maintain",
+                "if queue.w ~= count_waiting() then recount(queue) end",
+                "",
+            ),
+            (
+                "after a loss it probes one by one",
+                "includes/queue/state",
+                "queue.l = math.min(queue.l, queue.h)",
+                "",
+            ),
+            (
+                "a lost probe makes no room for another",
+                "includes/queue/state",
+                "if queue.p and not redis.call('ZSCORE', held_key, queue.p) then",
                 "if false then",
             ),
-            ("slots that are held are looked at", "tend", "HELD, '-inf', now,", "HELD, '-inf', 0,"),
-            ("a later loss is not taken for mended", "whole", "if queue.x == arg.loss then", "if true then"),
-            ("who was taken is not refused", "offer", " and not stands(arg.turns[1][1], arg.turns[1][2])", ""),
-            ("places among owners", "lib", "(other < owner and 1 or 0)", "1"),
+            (
+                "slots that are held are checked",
+                "queue/maintain",
+                "held_key, '-inf', queue_now,",
+                "held_key, '-inf', 0,",
+            ),
+            (
+                "a later loss does not count as rebuilt",
+                "queue/mark_rebuilt",
+                "if queue.x == queue_arg.loss then",
+                "if true then",
+            ),
+            (
+                "an entry that was taken is not refused",
+                "includes/queue/enqueue_entries",
+                "not (holds_slot(first) or redis.call('ZSCORE', waiting_key(owner), first)) then",
+                "true then",
+            ),
+            ("positions among owners", "includes/queue/position", "(other < owner and 1 or 0)", "1"),
+            (
+                "slots within the estimate are granted during a probe",
+                "includes/queue/grant_slots",
+                "local within = queue.h - (queue.p and 1 or 0)",
+                "local within = queue.h",
+            ),
+            (
+                "a refusal in place of the probe counts as its own",
+                "queue/refused",
+                "is_probe or (queue.a or 0) > queue_now",
+                "is_probe",
+            ),
+            (
+                "a guess does not shorten the pause",
+                "includes/queue/raise_estimate",
+                "if is_probe and not unsure or",
+                "if is_probe or",
+            ),
         )
     ),
     Mutation(
-        "queue: a stale turn does nothing",
-        "shared/task_store/outcomes.py",
+        "queue: a stale entry does nothing",
+        "shared/tasks/outcomes.py",
         'return f"{self.task_id}.{self.attempt}"',
         'return f"{self.task_id}.1"',
         QUEUE_TESTS,
     ),
     *(
-        Mutation(f"joint: {guard}", f"shared/task_store/{file}.lua", old, new, JOINT_TESTS)
+        Mutation(f"combined: {guard}", f"{LUA}/{file}.lua", old, new, COMBINED_TESTS)
         for guard, file, old, new in (
-            ("a replay tells whom it had claimed", "joint_scripts/step", "if moved.replay then", "if false then"),
+            (
+                "a replay reports what it had claimed",
+                "combined/apply_and_release",
+                "if applied.replay then",
+                "if false then",
+            ),
             (
                 "a step is not taken for its own claim",
-                "joint_scripts/step",
-                "if id == arg.id then return { 'state' } end",
+                "combined/apply_and_release",
+                "if id == step.id then return { 'state' } end",
                 "",
             ),
-            ("who was claimed has a window", "joint_scripts/step", "due_in = then_.window", "due_in = 1e12"),
-            ("another attempt's end ends no turn", "joint_scripts/step", "elseif moved[1] == 'moved' then", "else"),
+            ("a claimed task has a window", "combined/apply_and_release", "window = then_.window", "window = 1e12"),
             (
-                "what its queue does not take is gone",
-                "joint_scripts/create",
-                "withdraw({ tag }, { new.id }) == 0",
+                "another attempt's end ends no entry",
+                "combined/apply_and_release",
+                "elseif applied[1] == 'applied' then",
+                "else",
+            ),
+            (
+                "a task that its queue refuses is gone",
+                "combined/create_and_enqueue",
+                "withdraw_task(tag, new.id) == 0",
                 "false",
             ),
             (
-                "an id that is taken gets no turn",
-                "joint_scripts/create",
+                "a taken id gets no entry",
+                "combined/create_and_enqueue",
                 "if created[1] == 'exists' then",
                 "if false then",
             ),
             (
-                "a repeated create tells of its slot",
-                "joint_scripts/create",
-                "if created.replay and taken.held",
+                "a repeated create reports its slot",
+                "combined/create_and_enqueue",
+                "if created.replay and enqueued.held",
                 "if false",
             ),
             (
-                "who came first goes first",
-                "queue_scripts/lib",
-                "since = math.max(now * MOMENTS, (queue.q or 0) + 1)",
-                "since = now * MOMENTS",
+                "first come, first served within a millisecond",
+                "includes/queue/wait",
+                "since = math.max(queue_now * RANKS_PER_MS, (queue.q or 0) + 1)",
+                "since = queue_now * RANKS_PER_MS",
             ),
             (
-                "a repeated create gives its task no second turn",
-                "joint_scripts/create",
-                "offered.fresh = not created.replay",
-                "offered.fresh = true",
+                "a repeated create gives its task no second entry",
+                "combined/create_and_enqueue",
+                "arg.is_new_task = not created.replay",
+                "arg.is_new_task = true",
             ),
             (
-                "a limit that was lost lets nothing through",
-                "queue_scripts/lib",
+                "a lost limit lets nothing through",
+                "includes/queue/state",
                 "{ l = 0, v = 0, i = 0 }",
                 "{ l = 0, v = 0 }",
             ),
-        )
-    ),
-    *(
-        Mutation(f"queue: {guard}", f"{QUEUE_SCRIPTS}/{file}.lua", old, new, tests)
-        for guard, file, old, new, tests in (
             (
-                "known slots are handed on while more is tried",
-                "lib",
-                "local known = queue.h - (queue.p and 1 or 0)",
-                "local known = queue.h",
-                QUEUE_TESTS,
+                "an error of one step is not the others'",
+                "includes/combined/each_step",
+                "pcall(step, unpack(ARGV, first, first + count - 1))",
+                "true, step(unpack(ARGV, first, first + count - 1))",
             ),
             (
-                "a refusal in place of the try counts as its own",
-                "refused",
-                "is_try or (queue.a or 0) > now",
-                "is_try",
-                QUEUE_TESTS,
-            ),
-            (
-                "a guess does not shorten the pause",
-                "lib",
-                "if proof and not unsure or",
-                "if proof or",
-                QUEUE_TESTS,
+                "a new owner changes the others' positions",
+                "includes/queue/wait",
+                "    known.virtual_times, known.only_owner = nil, nil\n    queue.w",
+                "    queue.w",
             ),
         )
     ),
     Mutation(
-        "together: an error of one is not the others'",
-        "shared/task_store/joint_scripts/lib.lua",
-        "pcall(step, unpack(ARGV, first, first + words - 1))",
-        "true, step(unpack(ARGV, first, first + words - 1))",
-        JOINT_TESTS,
-    ),
-    Mutation(
-        "together: an owner who comes changes the others' places",
-        "shared/task_store/queue_scripts/lib.lua",
-        "    read[STATE].times, read[STATE].alone = nil, nil\n    queue.w",
-        "    queue.w",
-        JOINT_TESTS,
-    ),
-    Mutation(
-        "pipelines: answered together, they ask apart",
-        "shared/task_store/pipelines.py",
-        "takes_turns = len(commands) > FLIGHT_COMMANDS // 2",
+        "pipelining: full batches are answered one by one",
+        PIPELINING,
+        "takes_turns = len(commands) > BATCH_COMMANDS // 2",
         "takes_turns = False",
-        PIPELINE_TESTS,
+        PIPELINING_TESTS,
     ),
     Mutation(
-        "pipelines: one brings the script for all",
-        "shared/task_store/pipelines.py",
-        "self._pipelines.start(self._bring_script(asking), asking)",
-        "[self._pipelines.send_alone(command) for command in asking]",
-        PIPELINE_TESTS,
+        "pipelining: one brings the script for all",
+        PIPELINING,
+        "self._pipelines.start(self._bring_script(commands), commands)",
+        "[self._pipelines.start_single(command) for command in commands]",
+        PIPELINING_TESTS,
     ),
     Mutation(
-        "pipelines: closed, they tell all who wait",
-        "shared/task_store/pipelines.py",
-        "if task.cancelled():",
-        "if False:",
-        PIPELINE_TESTS,
+        "pipelining: closing answers all that wait", PIPELINING, "if task.cancelled():", "if False:", PIPELINING_TESTS
     ),
     Mutation(
-        "together: each gets its own reply",
-        "shared/task_store/pipelines.py",
-        "if part[0].first.is_common else (reply,)",
-        "if False else (reply,) * len(part)",
-        JOINT_TESTS,
+        "pipelining: a bug surfaces as a bug",
+        PIPELINING,
+        "except (RedisError, OSError, TimeoutError) as error:",
+        "except Exception as error:",
+        PIPELINING_TESTS,
     ),
     Mutation(
-        "index: who waits anew leaves with all entries",
-        f"{SCRIPTS}/lib.lua",
+        "pipelining: each command gets its own reply",
+        PIPELINING,
+        "reply if part[0].prefix.is_combined else (reply,)",
+        "(reply,) * len(part)",
+        COMBINED_TESTS,
+    ),
+    Mutation(
+        "index: a task that waits anew leaves with all entries",
+        f"{TASK_INCLUDES}/index.lua",
         "redis.call('ZREM', index_key(rec.p, 'since'), id)",
         "",
     ),
     Mutation(
         "queue: only a fresh task is withdrawn",
-        f"{SCRIPTS}/withdraw.lua",
+        f"{TASK_INCLUDES}/withdraw_task.lua",
         "if rec.s ~= 'created' or rec.v > 1 or rec.W then return 0 end",
         "",
         ("tests/shared/store/test_sweep.py",),
     ),
     Mutation(
         "queue: a check counts a publish once",
-        f"{SCRIPTS}/check.lua",
+        f"{TASK}/check_slots.lua",
         "local replay = rec and rec.k == arg.op",
         "local replay = false",
         ("tests/shared/store/test_replays.py",),

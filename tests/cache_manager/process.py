@@ -1,5 +1,5 @@
-"""A process of the app as the reconciler sees it, on a real Redis, by the tests' clock. It publishes nothing and calls no
-backend: it keeps what would be published or dispatched."""
+"""A process of the app as the reconciler sees it, on a real Redis, by the tests' clock. It publishes nothing and
+calls no backend: it keeps what would be published or dispatched."""
 
 from __future__ import annotations
 

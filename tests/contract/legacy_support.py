@@ -13,6 +13,7 @@ from local.event_grid.schema import topic_id
 from local.stack import SUBSCRIPTION, TOPIC
 from tests.scripted_backend import ScriptedBackend
 from tests.secrecy import planted
+from tests.waiting import eventually
 
 UPSERT = "/api/CacheConnectorUpsert"
 GET = "/api/CacheConnectorGet"
@@ -91,12 +92,13 @@ def stored(app: httpx.Client, task_id: str) -> dict[str, Any] | None:
 
 def finished(app: httpx.Client, task_id: str) -> dict[str, Any]:
     """The task once it has ended."""
-    task: dict[str, Any] = {"BackendStatus": None}
-    etag = ""
-    while task["BackendStatus"] not in ("completed", "failed", "cancelled"):
-        response = app.get(f"/api/v1/tasks/{task_id}?wait=30", headers={"If-None-Match": etag} if etag else {})
-        assert response.status_code == 200, f"no change within 30 s: {response.status_code} {task}"
-        task, etag = response.json(), response.headers["ETag"]
+
+    def ended() -> dict[str, Any] | None:
+        task = app.get(f"/api/v1/tasks/{task_id}?wait=2").raise_for_status().json()
+        return task if task["BackendStatus"] in ("completed", "failed", "cancelled") else None
+
+    task = eventually(ended)
+    assert task is not None
     return task
 
 

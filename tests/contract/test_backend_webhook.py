@@ -11,6 +11,7 @@ from azure.storage.blob import ContainerClient
 
 from local.azurite import Azurite
 from local.stack import Stack
+from tests.conftest import IN_A_HURRY
 from tests.contract.legacy_support import (
     DELIVERY,
     NOT_AN_OBJECT,
@@ -28,7 +29,7 @@ from tests.contract.legacy_support import (
     upsert,
 )
 from tests.scripted_backend import Answer, ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 DISPATCH = "backbone.task.dispatch"
 VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
@@ -165,9 +166,9 @@ def test_cloud_events_handshake_needs_an_origin(app: httpx.Client) -> None:
 @pytest.mark.contract("A6.4")
 def test_handshakes_require_the_key(stack: Stack) -> None:
     headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
-    assert httpx.options(stack.url + WEBHOOK, headers=headers).status_code == 401
+    assert httpx.options(stack.url + WEBHOOK, headers=headers, timeout=PATIENCE_S).status_code == 401
     event = {"id": "1", "eventType": VALIDATION, "data": {"validationCode": "code"}}
-    response = httpx.post(f"{stack.url}{WEBHOOK}?code=wrong", json=[event])
+    response = httpx.post(f"{stack.url}{WEBHOOK}?code=wrong", json=[event], timeout=PATIENCE_S)
     assert response.status_code == 401
     assert "code" not in response.text
 
@@ -181,7 +182,8 @@ def test_delivery_with_a_wrong_key_dispatches_nothing(
 ) -> None:
     task = kept_task(app, endpoint)
     for address in (stack.url + WEBHOOK, f"{stack.url}{WEBHOOK}?code=wrong"):
-        assert httpx.post(address, json=[dispatch(task), legacy_event(endpoint)]).status_code == 401
+        response = httpx.post(address, json=[dispatch(task), legacy_event(endpoint)], timeout=PATIENCE_S)
+        assert response.status_code == 401
     assert stored(app, task["TaskId"]) == task
     assert backend.untaken(endpoint.path) == 0
 
@@ -340,7 +342,7 @@ def test_backend_that_keeps_failing_fails_the_task_after_the_last_attempt(
     failed = finished(app, task["TaskId"])
     assert failed["BackendStatus"] == "failed"
     assert "500" in failed["Status"]
-    assert backend.untaken(endpoint.path) == 3
+    assert backend.untaken(endpoint.path) == int(IN_A_HURRY["MAX_ATTEMPTS"])
 
 
 # The event of the legacy platform

@@ -25,6 +25,7 @@ from tests.contract.legacy_support import (
     upsert,
 )
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 LEGACY_KEYS = {
     "TaskId": str,
@@ -48,18 +49,21 @@ def endpoint(backend: ScriptedBackend) -> Endpoint:
 @pytest.mark.parametrize(("method", "path"), FUNCTIONS)
 def test_every_legacy_function_requires_its_key(stack: Stack, method: str, path: str) -> None:
     for address in (stack.url + path, f"{stack.url}{path}?code=", f"{stack.url}{path}?code={stack.key}x"):
-        answer = httpx.request(method, address, content=b"{}")
+        answer = httpx.request(method, address, content=b"{}", timeout=PATIENCE_S)
         assert answer.status_code == 401
         assert stack.key not in answer.text
     header = {"x-functions-key": "wrong"}
-    assert httpx.request(method, stack.url + path, headers=header, content=b"{}").status_code == 401
+    answer = httpx.request(method, stack.url + path, headers=header, content=b"{}", timeout=PATIENCE_S)
+    assert answer.status_code == 401
 
 
 @pytest.mark.contract("A0.2")
 def test_key_in_the_url_lets_a_client_append_parameters(stack: Stack, endpoint: Endpoint) -> None:
-    created = httpx.post(stack.function_url("CacheConnectorUpsert"), json={"Endpoint": endpoint.url})
+    task = {"Endpoint": endpoint.url}
+    created = httpx.post(stack.function_url("CacheConnectorUpsert"), json=task, timeout=PATIENCE_S)
     assert created.status_code == 200
-    found = httpx.get(f"{stack.function_url('CacheConnectorGet')}&taskId={created.json()['TaskId']}")
+    address = f"{stack.function_url('CacheConnectorGet')}&taskId={created.json()['TaskId']}"
+    found = httpx.get(address, timeout=PATIENCE_S)
     assert found.json() == created.json()
 
 

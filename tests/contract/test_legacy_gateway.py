@@ -12,12 +12,12 @@ from local.stack import Stack
 from tests.contract.legacy_client import CallFailed, Gateway, Style, TaskManager
 from tests.contract.legacy_support import Endpoint, depth, finished, new_endpoint
 from tests.scripted_backend import Answer, Call, ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=30) as http:
+    with httpx.Client(timeout=PATIENCE_S) as http:
         yield http
 
 
@@ -89,7 +89,7 @@ def test_gateway_and_legacy_model_service_complete_a_task(
 
     def work(task_id: str) -> None:
         tasks.update_task_status(task_id, "running model")
-        go_on.wait(30)
+        go_on.wait(PATIENCE_S)
         tasks.update_task_status(task_id, "running - 90 %")
         tasks.complete_task(task_id, "completed - https://results.example/out.json?sig=a%2Bb")
 

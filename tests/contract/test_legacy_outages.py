@@ -1,7 +1,7 @@
 """The legacy functions while Redis or Event Grid is down (contract A0, A1, A6). The broken stack is its own."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -27,12 +27,17 @@ from tests.contract.legacy_support import (
     upsert,
 )
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S, eventually
+
+T = TypeVar("T")
 
 MAX_BODY_BYTES = 200_000
+MAX_ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend) -> Iterator[Stack]:
+    """Its reconciler, which gives a task up in time, runs only when a test has it run."""
     with Stack(
         tmp_path_factory.mktemp("fragile"),
         azurite=azurite,
@@ -40,7 +45,9 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend:
         with_model=False,
         settings={
             **IN_A_HURRY,
-            "REPUBLISH_S": "0.2",
+            "RECONCILER_SCHEDULE": "0 0 0 1 1 *",
+            "REPUBLISH_S": "1",
+            "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
             "BLOB_CONTAINER": "fragile",
         },
@@ -59,8 +66,24 @@ def without_redis(fragile: Stack) -> Iterator[None]:
     assert isinstance(fragile.redis, RedisServer)
     fragile.redis.kill()
     yield
-    if not fragile.redis.is_running:
-        fragile.redis.start()
+    fragile.redis.start()
+    until_redis_is_found(fragile)
+
+
+def until_redis_is_found(stack: Stack) -> None:
+    address = f"{stack.url}/api/v1/health"
+    eventually(lambda: httpx.get(address, timeout=PATIENCE_S).json()["Dependencies"]["Redis"] == "ok")
+
+
+def reconciled_until(stack: Stack, condition: Callable[[], T]) -> T:
+    """The first true value of *condition*, for which the reconciler is run again and again, and then no more."""
+
+    def value() -> T:
+        if not (found := condition()):
+            stack.run_function("Reconciler")
+        return found
+
+    return eventually(value, every_s=0.2)
 
 
 @pytest.fixture
@@ -132,8 +155,10 @@ def test_tasks_survive_a_redis_outage_and_new_ones_are_dispatched(
         assert_problem(fragile_app.get(GET, params={"taskId": task["TaskId"]}), 503)
     finally:
         fragile.redis.start()
+    until_redis_is_found(fragile)
     assert stored(fragile_app, task["TaskId"]) == task
     new = upsert(fragile_app, Endpoint=endpoint.url, Body="after", PublishToGrid=True)
+    reconciled_until(fragile, lambda: backend.untaken(endpoint.path))
     call = backend.next_call(endpoint.path)
     assert (call.task_id, call.body) == (new["TaskId"], b"after")
     upsert(fragile_app, TaskId=new["TaskId"], BackendStatus="completed")
@@ -160,9 +185,16 @@ def test_task_published_at_the_last_attempt_is_dispatched(
     backend: ScriptedBackend,
     endpoint: Endpoint,
     event_grid_refuses: Callable[[dict[str, Any]], None],
+    fragile: Stack,
 ) -> None:
-    event_grid_refuses({"next": int(IN_A_HURRY["MAX_ATTEMPTS"]) - 1})
+    def published() -> int:
+        address = f"{fragile.event_grid_url}/control/stats"
+        return httpx.get(address, timeout=PATIENCE_S).raise_for_status().json()["published"]
+
+    before = published()
+    event_grid_refuses({"next": MAX_ATTEMPTS - 1})
     task_id = created_while_refused(fragile_app, endpoint)
+    reconciled_until(fragile, lambda: published() > before)
     assert backend.next_call(endpoint.path).task_id == task_id
     upsert(fragile_app, TaskId=task_id, BackendStatus="completed", Status="completed")
 
@@ -173,9 +205,12 @@ def test_task_that_cannot_be_published_fails_after_the_last_attempt(
     backend: ScriptedBackend,
     endpoint: Endpoint,
     event_grid_refuses: Callable[[dict[str, Any]], None],
+    fragile: Stack,
 ) -> None:
     event_grid_refuses({})
-    task = finished(fragile_app, created_while_refused(fragile_app, endpoint))
+    task_id = created_while_refused(fragile_app, endpoint)
+    reconciled_until(fragile, lambda: (stored(fragile_app, task_id) or {})["BackendStatus"] != "created")
+    task = finished(fragile_app, task_id)
     assert task["BackendStatus"] == "failed"
     assert task["Status"] == "Failed - unable to send to backend service."
     assert backend.untaken(endpoint.path) == 0

@@ -9,13 +9,14 @@ from local.stack import Stack
 from tests.contract.legacy_client import CallFailed, Style, TaskManager
 from tests.contract.legacy_support import Endpoint, depth, kept_task, new_endpoint, stored
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module", params=["python", "r"])
 def tasks(request: pytest.FixtureRequest, stack: Stack) -> Iterator[TaskManager]:
     style: Style = request.param
     urls = stack.function_url("CacheConnectorUpsert"), stack.function_url("CacheConnectorGet")
-    with httpx.Client(timeout=30) as http:
+    with httpx.Client(timeout=PATIENCE_S) as http:
         yield TaskManager(http, *urls, style)
 
 

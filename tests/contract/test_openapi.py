@@ -29,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 from local.event_grid.schema import topic_id
 from local.stack import ROOT, SUBSCRIPTION, TOPIC, Stack
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 COMMITTED = ROOT / "docs" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(COMMITTED.read_text())
@@ -144,7 +145,7 @@ class Ground:
         if "{path}" in case.path:
             # x-ms-skip-url-encoding, which Schemathesis does not know.
             request["url"] = request["url"].replace("%2F", "/")
-        return self.session.request(**request, timeout=90, allow_redirects=False)
+        return self.session.request(**request, timeout=PATIENCE_S, allow_redirects=False)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +252,7 @@ def test_bad_requests_are_refused_as_documented(name: str, ground: Ground) -> No
 def test_every_operation_but_health_requires_the_key(name: str, key: dict[str, str], stack: Stack) -> None:
     operation = OPERATIONS[name]
     path = operation.path.replace("{id}", str(uuid.uuid4())).replace("{path}", "v1/test/keyless")
-    response = httpx.request(operation.method, f"{stack.url}/api{path}", headers=key)
+    response = httpx.request(operation.method, f"{stack.url}/api{path}", headers=key, timeout=PATIENCE_S)
     assert (response.status_code, response.content) == (401, b"")
 
 

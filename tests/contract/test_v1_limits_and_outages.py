@@ -24,6 +24,7 @@ from tests.contract.v1_support import (
 )
 from tests.scripted_backend import ScriptedBackend
 from tests.secrecy import planted
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.contract("A1.34", "B0.4", "B0.5", "B0.6", "B0.7", "B0.8", "B12.1", "B12.2", "B12.3", "B12.4")
 
@@ -57,23 +58,31 @@ def app(fragile: Stack) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def without(part: object) -> Iterator[None]:
+def without(stack: Stack, part: object) -> Iterator[None]:
+    """While *part* is stopped; and then until the app has found it again."""
     assert isinstance(part, ChildProcess)
     part.stop()
     try:
         yield
     finally:
         part.start()
+    if part is not stack.event_grid:  # which is found by the next event
+        eventually(lambda: health(stack)[2].items() >= {"Redis": "ok", "BlobStorage": "ok"}.items())
 
 
 def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
     """As anybody may ask for it, without a key."""
-    response = httpx.get(f"{stack.url}/api/v1/health", timeout=60)
+    response = httpx.get(f"{stack.url}/api/v1/health", timeout=PATIENCE_S)
     assert response.headers["content-type"] == "application/json"
     assert_no_secrets(response, stack)
     document = response.json()
     assert document.keys() == {"Status", "Dependencies"}
     return response.status_code, document["Status"], document["Dependencies"]
+
+
+def becomes(stack: Stack, *expected: object) -> bool:
+    """Whether health comes to tell what is expected: an overloaded machine may hold an answer back for a while."""
+    return eventually(lambda: health(stack) == expected)
 
 
 def assert_no_secrets(response: httpx.Response, stack: Stack) -> None:
@@ -92,9 +101,14 @@ def assert_no_secrets(response: httpx.Response, stack: Stack) -> None:
 
 def publish_something(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
     """So that the app knows how Event Grid is."""
-    path = new_path()
-    complete_on_call(stack, backend, path)
-    ended(app, submit(app, path).json()["TaskId"])
+
+    def is_known() -> bool:
+        path = new_path()
+        complete_on_call(stack, backend, path)
+        ended(app, submit(app, path).json()["TaskId"])
+        return health(stack)[2]["EventGrid"] == "ok"
+
+    eventually(is_known)
 
 
 def test_a_body_at_the_limit_is_taken(app: httpx.Client, backend: ScriptedBackend) -> None:
@@ -127,25 +141,25 @@ def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
 
 def test_health_is_ok_when_everything_answers(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
     publish_something(app, backend, fragile)
-    assert health(fragile) == (200, "ok", ALL_OK)
+    assert becomes(fragile, 200, "ok", ALL_OK)
 
 
 def test_without_redis_health_is_503_and_comes_back(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     publish_something(app, backend, fragile)
-    with without(fragile.redis):
-        assert health(fragile) == (503, "unavailable", ALL_OK | {"Redis": "unavailable"})
-    assert health(fragile) == (200, "ok", ALL_OK)
+    with without(fragile, fragile.redis):
+        assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable"})
+    assert becomes(fragile, 200, "ok", ALL_OK)
 
 
 def test_without_blob_storage_health_is_degraded_and_comes_back(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     publish_something(app, backend, fragile)
-    with without(fragile.azurite):
-        assert health(fragile) == (200, "degraded", ALL_OK | {"BlobStorage": "unavailable"})
-    assert health(fragile) == (200, "ok", ALL_OK)
+    with without(fragile, fragile.azurite):
+        assert becomes(fragile, 200, "degraded", ALL_OK | {"BlobStorage": "unavailable"})
+    assert becomes(fragile, 200, "ok", ALL_OK)
 
 
 def test_without_event_grid_tasks_are_taken_health_is_degraded_and_they_run_when_it_is_back(
@@ -153,13 +167,14 @@ def test_without_event_grid_tasks_are_taken_health_is_degraded_and_they_run_when
 ) -> None:
     path = new_path()
     complete_on_call(fragile, backend, path)
-    with without(fragile.event_grid):
+    with without(fragile, fragile.event_grid):
         response = submit(app, path, b"{}", idempotency_key="k")
         assert response.status_code == 202
         assert response.json()["BackendStatus"] == "created"
-        assert health(fragile) == (200, "degraded", ALL_OK | {"EventGrid": "unavailable"})
+        assert becomes(fragile, 200, "degraded", ALL_OK | {"EventGrid": "unavailable"})
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
-    assert health(fragile) == (200, "ok", ALL_OK)
+    publish_something(app, backend, fragile)
+    assert becomes(fragile, 200, "ok", ALL_OK)
 
 
 REQUESTS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
@@ -180,7 +195,7 @@ def test_without_redis_every_request_is_503_and_may_be_repeated(
 ) -> None:
     task_id = keep(app, backend)
     before = task_of(app, task_id)
-    with without(fragile.redis):
+    with without(fragile, fragile.redis):
         for request in REQUESTS.values():
             response = request(app, task_id)
             assert_problem(response, 503, "unavailable")
@@ -190,7 +205,7 @@ def test_without_redis_every_request_is_503_and_may_be_repeated(
 
 
 def test_what_makes_no_sense_is_told_without_redis_too(app: httpx.Client, fragile: Stack) -> None:
-    with without(fragile.redis):
+    with without(fragile, fragile.redis):
         assert_problem(submit(app, "/v1/unheard-of"), 404, "unknown-endpoint")
         assert_problem(submit(app, new_path(), bytes(MAX_BODY_BYTES + 1)), 413, "too-large")
         assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
@@ -201,7 +216,7 @@ def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
 ) -> None:
     small, large = keep(app, backend), keep(app, backend)
     app.put(f"/api/v1/tasks/{large}/result", content=LARGE).raise_for_status()
-    with without(fragile.azurite):
+    with without(fragile, fragile.azurite):
         publish_something(app, backend, fragile)
         assert app.put(f"/api/v1/tasks/{small}/result", content=b"small").status_code == 200
         assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
@@ -231,13 +246,13 @@ def test_a_large_task_waits_for_blob_storage_and_is_dispatched_when_it_is_back(
     fragile.event_grid.stop()
     try:
         task_id = submit(app, path, LARGE).json()["TaskId"]
-        with without(fragile.azurite):
+        with without(fragile, fragile.azurite):
             fragile.event_grid.start()
             status = ""
             while status != "Awaiting the request body":
-                response = app.get(f"/api/v1/tasks/{task_id}?wait=30")
-                status = response.json()["Status"]
-                assert response.json()["BackendStatus"] == "created"
+                task = app.get(f"/api/v1/tasks/{task_id}?wait=30").json()
+                status = task["Status"]
+                assert task["BackendStatus"] in ("created", "dispatched"), "it waits, or is being tried"
     finally:
         if not fragile.event_grid.is_running:
             fragile.event_grid.start()

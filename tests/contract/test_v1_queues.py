@@ -68,8 +68,19 @@ def stack(
                 "BLOB_CONTAINER": CONTAINER,
             },
         ) as stack,
+        stack.client() as app,
     ):
+        eventually(lambda: has_dispatched(app))
         yield stack
+
+
+def has_dispatched(app: httpx.Client) -> bool:
+    """The app loads its Event Grid client with its first event, which may come too late then; nobody repeats it."""
+    path = new_path()
+    submit(app, path)
+    if app.get("/api/v1/health").json()["Status"] != "ok":
+        return False
+    return eventually(lambda: queue(app, path)["Dispatched"] == 1)
 
 
 @pytest.fixture
@@ -132,6 +143,13 @@ class ModelService:
             self.taken.append(call.task_id)
             self.most = max(self.most, len(self._working))
             return None
+
+
+def refused_and_known(app: httpx.Client, service: ModelService, path: str) -> int:
+    """How often the service has refused, once the app knows that it is full. An answer that comes late may have cost
+    another try."""
+    eventually(lambda: service.refused and queue(app, path)["InFlight"] == service.slots)
+    return len(service.refused)
 
 
 def configure(app: httpx.Client, path: str, **settings: Any) -> dict[str, Any]:
@@ -403,6 +421,8 @@ def test_report_of_an_end_grants_the_freed_slot_at_once(
     service = ModelService(backend, path, slots=3, busy=busy)
     task_ids = submit_all(app, path, 8)
     finished: list[str] = []
+    if "Retry-After" in busy.headers:
+        known_refusals = refused_and_known(app, service, path)
     for _ in range(12):
         finished.append(service.finish_next(app))
         task_ids += submit_all(app, path, 1)
@@ -411,9 +431,10 @@ def test_report_of_an_end_grants_the_freed_slot_at_once(
     assert sorted(finished) == sorted(task_ids)
     assert {task_of(app, task_id)["BackendStatus"] for task_id in task_ids} == {"completed"}
     assert service.most == 3
-    assert "Retry-After" not in busy.headers or len(service.refused) == 1
-    numbers = queue(app, path)
-    assert (numbers["Waiting"], numbers["InFlight"], numbers["Completed"]) == (0, 0, 20)
+    if "Retry-After" in busy.headers:
+        assert len(service.refused) == known_refusals
+    waiting_task = queue(app, path)
+    assert (waiting_task["Waiting"], waiting_task["InFlight"], waiting_task["Completed"]) == (0, 0, 20)
 
 
 @pytest.mark.contract("B10.2")
@@ -442,11 +463,10 @@ def test_retry_after_delays_probes_and_nothing_else(app: httpx.Client, backend: 
     busy = Answer(status=503, headers={"Retry-After": str(HOUR_S)})
     service = ModelService(backend, path, slots=1, busy=busy)
     first, second, third = submit_all(app, path, 3)
-    eventually(lambda: service.refused)
-    eventually(lambda: queue(app, path)["OldestWaitingSeconds"] > 0.5)
-    assert (service.working(), service.refused) == ([first], [second])
-    assert service.finish_all(app, 3) == [first, second, third], "the refused task kept its position"
-    assert service.refused == [second], "no other task was refused"
+    known_refusals = refused_and_known(app, service, path)
+    assert (service.working(), service.refused[0]) == ([first], second)
+    assert service.finish_all(app, 3) == [first, second, third], "refused, the second kept its place"
+    assert len(service.refused) == known_refusals, "and nobody else was refused"
 
 
 @pytest.mark.contract("B10.5")
@@ -820,16 +840,20 @@ def test_full_queue_estimates_when_there_will_be_room(app: httpx.Client, backend
     service.finish_next(app)
     service.until_working(1)
     waiting = submit_all(app, path, 2)
+    next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
+    before = app.get(f"/api/v1/tasks/{next_one}")
     refused = submit(app, path)
     assert_problem(refused, 429, "queue-full")
-    next_one = eventually(lambda: [each for each in service_order(app, path) if each not in service.taken])[0]
     waiting_task = app.get(f"/api/v1/tasks/{next_one}")
     assert waiting_task.json()["QueuePosition"] == 1
-    assert refused.headers["retry-after"] == waiting_task.headers["retry-after"], (
-        "there is room when the next one starts"
-    )
-    assert int(refused.headers["retry-after"]) > 1
+    # The longer the present one takes, the later the next one starts.
+    assert room_in_s(before) <= room_in_s(refused) <= room_in_s(waiting_task), "room is when the next one starts"
+    assert room_in_s(refused) > 1
     assert positions(app, waiting) == [BACKLOG - 1, BACKLOG]
+
+
+def room_in_s(response: httpx.Response) -> int:
+    return int(response.headers["retry-after"])
 
 
 def service_order(app: httpx.Client, path: str) -> list[str]:

@@ -18,8 +18,12 @@ from tests.contract.v1_support import (
     task_of,
 )
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 Ask = Callable[..., Future[httpx.Response]]
+
+SOONER_S = 50
+"""Than a wait of a minute is over; and later than an overloaded machine needs to answer."""
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ def test_wait_with_an_etag_answers_at_the_next_change(known: str, app: httpx.Cli
     for _ in range(5):
         task_of(app, task_id)  # gives the wait time to begin; the test holds either way
     report(app, TaskId=task_id, Status="further")
-    response = answer.result(30)
+    response = answer.result(SOONER_S)
     assert response.status_code == 200
     assert response.json()["Status"] == "further"
 
@@ -155,7 +159,9 @@ def test_wait_without_an_etag_answers_at_the_next_change(app: httpx.Client, task
 def test_wait_for_a_change_that_has_happened_answers_at_once(app: httpx.Client, task_id: str) -> None:
     before = etag_of(app, task_id)
     report(app, TaskId=task_id, Status="further")
-    response = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": before}, timeout=30)
+    response = app.get(
+        f"/api/v1/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": before}, timeout=SOONER_S
+    )
     assert response.status_code == 200
     assert response.json()["Status"] == "further"
 
@@ -175,15 +181,15 @@ def test_wait_for_a_finished_task_answers_at_once(wait: str, app: httpx.Client, 
     report(app, TaskId=task_id, BackendStatus="completed")
     etag = etag_of(app, task_id)
     address, query = f"/api/v1/tasks/{task_id}", {"wait": wait}
-    assert app.get(address, params=query, timeout=30).status_code == 200
-    assert app.get(address, params=query, headers={"If-None-Match": etag}, timeout=30).status_code == 304
-    assert app.get(address, params=query, headers={"If-None-Match": '"old"'}, timeout=30).status_code == 200
+    assert app.get(address, params=query, timeout=SOONER_S).status_code == 200
+    assert app.get(address, params=query, headers={"If-None-Match": etag}, timeout=SOONER_S).status_code == 304
+    assert app.get(address, params=query, headers={"If-None-Match": '"old"'}, timeout=SOONER_S).status_code == 200
 
 
 @pytest.mark.contract("B2.8")
 @pytest.mark.parametrize("wait", ["0", "0.000", ""])
 def test_wait_of_0_answers_at_once(wait: str, app: httpx.Client, task_id: str) -> None:
-    assert app.get(f"/api/v1/tasks/{task_id}?wait={wait}", timeout=30).json()["TaskId"] == task_id
+    assert app.get(f"/api/v1/tasks/{task_id}?wait={wait}", timeout=SOONER_S).json()["TaskId"] == task_id
 
 
 @pytest.mark.contract("B2.9")
@@ -205,7 +211,7 @@ def test_hundred_waiting_callers_all_get_the_change(app: httpx.Client, task_id: 
     limits = httpx.Limits(max_connections=100)
     headers = {"x-functions-key": stack.key}
     with (
-        httpx.Client(base_url=stack.url, headers=headers, timeout=90, limits=limits) as client,
+        httpx.Client(base_url=stack.url, headers=headers, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(100) as crowd,
     ):
         answers = [crowd.submit(wait, client) for _ in range(100)]

@@ -19,6 +19,7 @@ from tests.contract.v1_support import (
     submit,
 )
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 KEY = "@KEY@"
 
@@ -112,7 +113,8 @@ def test_query_string_is_passed_on_without_the_key(
 ) -> None:
     path = new_path()
     headers = {} if KEY in query else {"x-functions-key": stack.key}
-    response = httpx.post(f"{stack.url}/api/v1/submit{path}{query.replace(KEY, stack.key)}", headers=headers)
+    address = f"{stack.url}/api/v1/submit{path}{query.replace(KEY, stack.key)}"
+    response = httpx.post(address, headers=headers, timeout=PATIENCE_S)
     assert response.status_code == 202
     assert stack.key not in response.text
     assert response.json()["Endpoint"] == backend.url + path + passed_on

@@ -12,6 +12,7 @@ from azure.storage.blob import ContainerClient
 from local.azurite import Azurite
 from local.stack import Stack
 from tests.scripted_backend import Answer, Call, ScriptedBackend
+from tests.waiting import PATIENCE_S, eventually
 
 INLINE_LIMIT_BYTES = 65_536
 TASK_KEYS = {
@@ -93,14 +94,14 @@ def task_of(app: httpx.Client, task_id: str) -> dict[str, Any]:
 
 def ended(app: httpx.Client, task_id: str) -> dict[str, Any]:
     """The task once it has ended."""
-    headers: dict[str, str] = {}
-    while True:
-        response = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 30}, headers=headers)
-        assert response.status_code == 200, f"no change for 30 s: {response.text}"
-        headers = {"If-None-Match": response.headers["etag"]}
-        task: dict[str, Any] = response.json()
-        if task["BackendStatus"] in ("completed", "failed", "cancelled"):
-            return task
+
+    def ended() -> dict[str, Any] | None:
+        task = app.get(f"/api/v1/tasks/{task_id}", params={"wait": 2}).raise_for_status().json()
+        return task if task["BackendStatus"] in ("completed", "failed", "cancelled") else None
+
+    task = eventually(ended)
+    assert task is not None
+    return task
 
 
 def blob_sizes(azurite: Azurite, task_id: str) -> list[int]:
@@ -117,7 +118,7 @@ def raw_request(
 ) -> tuple[int, dict[str, str], bytes]:
     """A request whose target is sent unchanged: no client library normalizes it."""
     address = urlsplit(stack.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_S)
     try:
         connection.putrequest(method, "/", skip_accept_encoding=True)
         # putrequest refuses some targets, so the request line is replaced.

@@ -1,4 +1,4 @@
-"""What reaches its dependencies through switches: stores, which may wait a second for Redis, not five; and stacks."""
+"""What reaches its dependencies through switches: stores and stacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import TOPIC, Stack
 from shared.store import TaskStore
-from shared.store.redis import client as connection
-from shared.store.redis import link
 from shared.store.redis.link import RedisLink
 from tests.conftest import IN_A_HURRY
 from tests.degradation.switch import Switch
+from tests.patience import patient
 from tests.scripted_backend import ScriptedBackend
 from tests.shared.store.conftest import opener
 from tests.shared.store.policies import store_policy
@@ -29,7 +28,10 @@ os.environ.setdefault("REDIS_CONNECTION_STRING", "redis://127.0.0.1")
 os.environ.setdefault("EVENT_GRID_TOPIC_URI", "https://topic.example.org/api/events")
 os.environ.setdefault("BACKENDS", '{"/v1": "https://models.example.org"}')
 
+__all__ = ["patient"]
+
 SHORT_S = 1.0
+"""What a test lets be waited for where it knows that there is no answer."""
 
 
 @pytest.fixture(scope="package")
@@ -51,17 +53,11 @@ def switch(server: RedisServer) -> Iterator[Switch]:
         yield switch
 
 
-@pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CALL_TIMEOUT_S", SHORT_S)
-    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", SHORT_S)
-
-
 OpenStore = Callable[[int], TaskStore]
 
 
 @pytest.fixture
-async def open_store(in_a_hurry: None) -> AsyncIterator[OpenStore]:
+async def open_store() -> AsyncIterator[OpenStore]:
     """Opens a store at a port, by the server's clock."""
     stores: list[TaskStore] = []
 

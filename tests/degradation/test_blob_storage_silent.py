@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -15,8 +15,9 @@ from shared.bodies import BlobsUnavailable, BodyStore
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 from tests.degradation.conftest import SHORT_S
 from tests.degradation.switch import Switch
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 LARGE = bytes(INLINE_LIMIT_BYTES + 1)
 
 
@@ -26,9 +27,25 @@ def switch(azurite: Azurite) -> Iterator[Switch]:
         yield switch
 
 
+def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> None:
+    monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", seconds)
+    monkeypatch.setattr(bodies_module, "PIECE_TIMEOUT_S", seconds)
+
+
+@pytest.fixture
+def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes Blob Storage silent. From then on a call is given up after a second: there is nothing to wait for."""
+
+    def silence() -> None:
+        be_patient(monkeypatch, SHORT_S)
+        switch.silence()
+
+    return silence
+
+
 @pytest.fixture
 async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BodyStore]:
-    monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", SHORT_S)
+    be_patient(monkeypatch)
     monkeypatch.setattr(bodies_module, "_PATIENCE_S", 0.1)
     bodies = BodyStore(
         Settings.from_env(
@@ -46,14 +63,13 @@ async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_stream_that_it_breaks_off_says_so(
-    bodies: BodyStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    bodies: BodyStore, switch: Switch, silence: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies_module, "PIECE_TIMEOUT_S", SHORT_S)
     data = os.urandom(6 * 1024 * 1024)  # a second piece is to be asked for
     blob = (await bodies.put("t1", "image/tiff", data)).blob
     assert blob
     stream = await bodies.stream(blob)
-    switch.silence()
+    silence()
     got = bytearray()
     async with asyncio.timeout(HANG_S):
         with pytest.raises(BlobsUnavailable):
@@ -63,6 +79,7 @@ async def test_a_stream_that_it_breaks_off_says_so(
     assert 0 < len(got) < len(data)
     assert data.startswith(got)
 
+    be_patient(monkeypatch)
     switch.flow()
     switch.cut()
     whole = await bodies.stream(blob)
@@ -70,10 +87,12 @@ async def test_a_stream_that_it_breaks_off_says_so(
     assert not whole.is_broken
 
 
-async def test_what_needs_it_is_told_and_what_does_not_goes_on(bodies: BodyStore, switch: Switch) -> None:
+async def test_what_needs_it_is_told_and_what_does_not_goes_on(
+    bodies: BodyStore, silence: Callable[[], None]
+) -> None:
     blob = (await bodies.put("t1", "image/tiff", LARGE)).blob
     assert blob
-    switch.silence()
+    silence()
     async with asyncio.timeout(HANG_S):
         for call in (
             lambda: bodies.put("t1", "image/tiff", LARGE),
@@ -87,13 +106,13 @@ async def test_what_needs_it_is_told_and_what_does_not_goes_on(bodies: BodyStore
 
 
 async def test_while_one_call_tries_nobody_waits_for_its_end_and_when_it_is_back_all_go_on(
-    bodies: BodyStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    bodies: BodyStore, switch: Switch, silence: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bodies.put("t1", "image/tiff", LARGE)
-    switch.silence()
+    silence()
     with pytest.raises(BlobsUnavailable):
         await bodies.ping()
-    monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", 10 * HANG_S)
+    be_patient(monkeypatch, 10 * HANG_S)
     async with asyncio.timeout(HANG_S):
         calls = (bodies.put("t1", "image/tiff", LARGE) for _ in range(50))
         refused = await asyncio.gather(*calls, return_exceptions=True)

@@ -24,8 +24,9 @@ from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.switch import Switch
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 PATH = "/v1/a"
 
 
@@ -72,7 +73,8 @@ def switch(received: Events) -> Iterator[Switch]:
 
 
 @pytest.fixture
-async def services(server: RedisServer, switch: Switch) -> AsyncIterator[Services]:
+async def services(server: RedisServer, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", PATIENCE_S)
     services = Services.compose(
         Settings.from_env(
             {

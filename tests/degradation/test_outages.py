@@ -13,7 +13,7 @@ from local.azurite import Azurite
 from tests.contract.v1_support import complete_on_call, ended, new_path, submit, task_of
 from tests.degradation.conftest import Fragile, fragile_stack
 from tests.scripted_backend import ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 MANY = 200
 
@@ -36,7 +36,7 @@ def app(fragile: Fragile) -> Iterator[httpx.Client]:
 
 
 def health(fragile: Fragile) -> tuple[int, str, str]:
-    response = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=60)
+    response = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=PATIENCE_S)
     document = response.json()
     return response.status_code, document["Status"], document["Dependencies"]["Redis"]
 
@@ -45,7 +45,9 @@ async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool
     """Of many requests at once: the status, whether it says that Redis is away, and whether when to come back."""
     limits = httpx.Limits(max_connections=MANY)
     headers = {"x-functions-key": fragile.stack.key}
-    async with httpx.AsyncClient(base_url=fragile.stack.url, headers=headers, timeout=60, limits=limits) as app:
+    async with httpx.AsyncClient(
+        base_url=fragile.stack.url, headers=headers, timeout=PATIENCE_S, limits=limits
+    ) as app:
         responses = await asyncio.gather(*(app.get(path) for _ in range(MANY)))
     return Counter(
         (response.status_code, "The task store" in response.text, "retry-after" in response.headers)
@@ -65,7 +67,7 @@ def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_com
         assert asyncio.run(ask_many(fragile, f"/api/v1/tasks/{task_id}")) == {(503, True, True): MANY}
         assert health(fragile) == (503, "unavailable", "unavailable")
     fragile.redis.flow()
-    eventually(lambda: health(fragile) == (200, "ok", "ok"))
+    eventually(lambda: health(fragile)[::2] == (200, "ok"))
     eventually(lambda: app.get(f"/api/v1/tasks/{task_id}").status_code == 200)
     assert task_of(app, task_id) == before
     response = eventually(lambda: sent if (sent := submit(app, path)).status_code == 202 else None)
@@ -80,8 +82,9 @@ def test_with_a_silent_event_grid_creates_succeed_and_run_when_it_is_back(
     fragile.grid.silence()
     responses = [submit(app, path) for _ in range(50)]
     assert {response.status_code for response in responses} == {202}
-    assert health(fragile) == (200, "degraded", "ok")
+    eventually(lambda: health(fragile) == (200, "degraded", "ok"))
     fragile.grid.flow()
     for response in responses:
         assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
-    eventually(lambda: health(fragile) == (200, "ok", "ok"))
+    # How Event Grid is, the app learns from its last event. The tasks above may have gone on without one.
+    eventually(lambda: submit(app, new_path()) and health(fragile) == (200, "ok", "ok"))

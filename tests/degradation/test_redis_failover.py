@@ -19,9 +19,9 @@ from shared.tasks.outcomes import Claimed, Created, Existing
 from shared.tasks.task import Content, NewTask
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 T = TypeVar("T")
 
 
@@ -127,7 +127,7 @@ def cluster(tmp_path: Path) -> Iterator[list[Node]]:
     with RedisCluster(tmp_path) as cluster:
         nodes = [Node(server) for server in cluster.nodes]
         at_once(nodes[0].server)
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1")
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-announce-ip", "127.0.0.1")
         with RedisServer(tmp_path / "replica", extra_arguments=options) as server:
             replica = Node(server)
             replica("MEET", "127.0.0.1", nodes[0].server.port)
@@ -165,9 +165,12 @@ async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_i
     await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
     primary, replica = cluster[0], cluster[-1]
     eventually(lambda: offset(primary.server) == offset(replica.server))
-    primary.server.kill()
-    with pytest.raises(StoreUnavailable):
-        await store.claim(FIRST_THIRD[0], 1)
+    with replica.server.connect() as client:
+        client.config_set("cluster-replica-no-failover", "yes")
+        primary.server.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.claim(FIRST_THIRD[0], 1)
+        client.config_set("cluster-replica-no-failover", "no")
     claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in REST))
     assert {type(outcome) for outcome in claimed} == {Claimed}
     await steps(store, FIRST_THIRD)
@@ -198,7 +201,7 @@ async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_wher
             with suppress(StoreUnavailable):
                 assert await store.get(task_id) == created.task
             if moved < len(keys):
-                client.migrate("127.0.0.1", there.server.port, keys[moved], 0, 5000)
+                client.migrate("127.0.0.1", there.server.port, keys[moved], 0, 1000 * PATIENCE_S)
     for node in (there, here, cluster[0]):
         node("SETSLOT", slot, "NODE", there.id)
     assert await answered(lambda: store.get(task_id)) == created.task

@@ -10,23 +10,37 @@ import pytest
 from local.redis_server import RedisServer
 from shared.store import TaskStore
 from shared.store.redis import client as connection
-from shared.store.redis import link
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS, partition
 from shared.tasks.outcomes import Created, Existing
 from shared.tasks.task import Content, NewTask, Task
-from tests.degradation.conftest import OpenStore
+from tests.degradation.conftest import SHORT_S, OpenStore
 from tests.degradation.switch import Switch
+from tests.patience import be_patient
+from tests.waiting import PATIENCE_S
 
 MANY = 200
-HANG_S = 60
+HANG_S = PATIENCE_S
 """Far beyond what all calls together may take."""
 TASK = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
 
 
 @pytest.fixture
-def store(open_store: OpenStore, switch: Switch) -> TaskStore:
+def store(open_store: OpenStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> TaskStore:
+    # A connection keeps this one: it is made before the silence.
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2 * SHORT_S)
     return open_store(switch.port)
+
+
+@pytest.fixture
+def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes Redis silent. From then on a call is given up after a second: there is nothing to wait for."""
+
+    def silence(after_bytes: int = 0) -> None:
+        be_patient(monkeypatch, SHORT_S)
+        switch.silence(after_bytes)
+
+    return silence
 
 
 async def outcomes(calls: list[Awaitable[object]]) -> set[type]:
@@ -46,11 +60,11 @@ async def answered(call: Callable[[], Awaitable[object]]) -> object:
 
 @pytest.mark.parametrize("after_bytes", [0, 3], ids=["no-answer", "half-an-answer"])
 async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
-    store: TaskStore, switch: Switch, after_bytes: int
+    store: TaskStore, switch: Switch, silence: Callable[..., None], after_bytes: int
 ) -> None:
     assert isinstance(await store.create(TASK), Created)
     before = asyncio.all_tasks()
-    switch.silence(after_bytes)
+    silence(after_bytes)
     for _ in range(2):
         assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
     async with asyncio.timeout(HANG_S):
@@ -62,27 +76,31 @@ async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
 
 
 async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
-    store: TaskStore, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    store: TaskStore, switch: Switch, silence: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.create(TASK)
-    switch.silence()
+    silence()
     assert await outcomes([store.get("t1")]) == {StoreUnavailable}
-    monkeypatch.setattr(link, "CALL_TIMEOUT_S", 10 * HANG_S)
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 10 * HANG_S)
+    be_patient(monkeypatch, 10 * HANG_S)
     assert await outcomes([store.get("t1") for _ in range(MANY)]) == {StoreUnavailable}
     assert await outcomes([store.get("t1")]) == {StoreUnavailable}
     switch.cut()
 
 
 async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
-    store: TaskStore, server: RedisServer, switch: Switch
+    store: TaskStore,
+    server: RedisServer,
+    switch: Switch,
+    silence: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = [next(id_ for n in range(10_000) if partition(id_ := f"t{n}") == index) for index in range(PARTITIONS)]
     await store.create(TASK)
-    switch.silence()
+    silence()
     assert await outcomes([store.get(task_id) for task_id in ids]) == {StoreUnavailable}
     switch.flow()
     await answered(lambda: store.get("t1"))
+    be_patient(monkeypatch)
 
     def looks() -> int:
         with server.connect() as client:
@@ -94,9 +112,9 @@ async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
 
 
 async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_and_finds_it_later(
-    store: TaskStore, switch: Switch
+    store: TaskStore, switch: Switch, silence: Callable[..., None]
 ) -> None:
-    switch.silence()
+    silence()
     calls: list[Awaitable[object]] = [store.get(f"t{number}") for number in range(MANY)]
     assert await outcomes(calls) == {StoreUnavailable}
     switch.flow()
@@ -104,9 +122,11 @@ async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_a
     assert isinstance(await answered(lambda: store.create(TASK)), Created)
 
 
-async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(store: TaskStore, switch: Switch) -> None:
+async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(
+    store: TaskStore, switch: Switch, silence: Callable[..., None]
+) -> None:
     await store.ping()
-    switch.silence()
+    silence()
     assert await outcomes([store.create(TASK)]) == {StoreUnavailable}
     switch.flow()
     assert isinstance(await answered(lambda: store.create(TASK)), Existing)
@@ -122,9 +142,11 @@ async def test_a_lost_connection_is_replaced_and_nobody_told(
     assert await store.get("t1")
 
 
-async def test_a_ping_of_a_silent_redis_is_told_like_any_call(store: TaskStore, switch: Switch) -> None:
+async def test_a_ping_of_a_silent_redis_is_told_like_any_call(
+    store: TaskStore, switch: Switch, silence: Callable[..., None]
+) -> None:
     await store.ping()
-    switch.silence()
+    silence()
     assert await outcomes([store.ping() for _ in range(MANY)]) == {StoreUnavailable}
     switch.flow()
     await answered(store.ping)

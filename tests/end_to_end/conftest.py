@@ -5,8 +5,17 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from local.azurite import Azurite
+from local.redis_server import RedisServer
 from local.stack import Stack
+from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
+from tests.scripted_backend import ScriptedBackend
+
+SOON_GIVEN_UP = IN_A_HURRY | {"REPUBLISH_S": "0.2", "DISPATCH_TIMEOUT_S": "5", "MAX_ATTEMPTS": "5"}
+"""Tests with these hold too where the machine is so slow that the app gives up more than they want."""
+BRIEF_LEASE_S = 2
+"""Shorter than a dispatch may take: whichever is over first, it is the lease."""
 
 
 @pytest.fixture
@@ -20,3 +29,29 @@ def faulty(stack: Stack) -> Iterator[Stack]:
     """The worker's stack, whose Event Grid faults are turned off afterwards."""
     yield stack
     stack.set_faults({})
+
+
+@pytest.fixture(scope="session")
+def impatient_stack(
+    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
+) -> Iterator[Stack]:
+    """A stack whose app gives up soon, with a Redis of its own: another's reconciler would be more patient."""
+    directory = tmp_path_factory.mktemp("impatient")
+    with (
+        RedisServer(directory / "redis") as redis,
+        Stack(
+            directory,
+            redis=redis,
+            azurite=azurite,
+            backends={"/v1/test": backend.url, "/v1/test/brief": {"url": backend.url, "lease_s": BRIEF_LEASE_S}},
+            with_model=False,
+            settings=SOON_GIVEN_UP,
+        ) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture
+def impatient(impatient_stack: Stack) -> Iterator[Backbone]:
+    with impatient_stack.client() as http:
+        yield Backbone(http)

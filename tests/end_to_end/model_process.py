@@ -14,6 +14,7 @@ import time
 import httpx
 
 from tests.scripted_backend import Answer, Call, ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 SLOTS = 4
 WORK_S = 0.1
@@ -31,7 +32,7 @@ def main() -> None:
 
     def work(call: Call) -> None:
         try:
-            with httpx.Client(base_url=os.environ["BACKBONE_URL"], timeout=10) as app:
+            with httpx.Client(base_url=os.environ["BACKBONE_URL"], timeout=PATIENCE_S) as app:
                 app.headers["x-functions-key"] = os.environ["BACKBONE_KEY"]
                 _perform(app, call)
         finally:

@@ -17,6 +17,7 @@ from local.stack import Stack
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 
 class Subscriber:
@@ -103,7 +104,7 @@ def backbone(stack: Stack) -> Iterator[Backbone]:
 def next_event(subscriber: Subscriber, task_id: str) -> dict[str, Any]:
     """The next announcement of this task; those of others, which may come again, are passed over."""
     while True:
-        event = subscriber.events.get(timeout=30)
+        event = subscriber.events.get(timeout=PATIENCE_S)
         if event["data"]["TaskId"] == task_id:
             return event
 

@@ -7,7 +7,7 @@ import httpx
 from local.stack import Stack
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 def test_an_event_that_is_delivered_twice_is_dispatched_once(
@@ -35,7 +35,7 @@ def test_a_task_whose_event_got_lost_is_found_by_its_deadline(
     lost = _stats(faulty)["lost"]
     faulty.set_faults({"loseDelivery": {"probability": 1}})
     task_id = backbone.submit(path)
-    assert _stats(faulty)["lost"] > lost
+    eventually(lambda: _stats(faulty)["lost"] > lost)
     assert backbone.depth(path) == {"Waiting": 1}
 
     faulty.set_faults({})
@@ -111,10 +111,11 @@ def test_a_hop_that_could_not_be_published_is_not_lost_either(
 
 
 def _stats(stack: Stack) -> dict[str, int]:
-    return httpx.get(f"{stack.event_grid_url}/control/stats").raise_for_status().json()
+    return httpx.get(f"{stack.event_grid_url}/control/stats", timeout=PATIENCE_S).raise_for_status().json()
 
 
 def _drain(stack: Stack) -> None:
     """Until every delivery that is due has been answered."""
-    answer = httpx.post(f"{stack.event_grid_url}/control/drain", json={"timeoutSeconds": 20}, timeout=30)
+    address = f"{stack.event_grid_url}/control/drain"
+    answer = httpx.post(address, json={"timeoutSeconds": PATIENCE_S}, timeout=2 * PATIENCE_S)
     assert answer.raise_for_status().json() == {"drained": True}

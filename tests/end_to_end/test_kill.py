@@ -22,8 +22,8 @@ from tests.waiting import eventually
 PATH = "/v1/digest"
 TASKS = 24
 LARGE_EVERY = 6
-DEADLINE_S = 60
-SETTINGS = {**IN_A_HURRY, "MAX_ATTEMPTS": "10", "DISPATCH_TIMEOUT_S": "1", "REPUBLISH_S": "1", "LEASE_S": "2"}
+# What a killed process worked on is taken up soon; what an overloaded machine is too slow for, again and again.
+SETTINGS = {**IN_A_HURRY, "MAX_ATTEMPTS": "1000", "DISPATCH_TIMEOUT_S": "5", "REPUBLISH_S": "1", "LEASE_S": "5"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_acknowledged_task_ends_although_a_process_is_killed(
                 (lambda: Backbone(http).depth(PATH).get("Completed", 0) - before["Completed"], TASKS // 2),
             ]
         )
-        eventually(lambda: reached() >= moment, within_s=DEADLINE_S)
+        eventually(lambda: reached() >= moment)
 
     process.kill()
     process.start()
@@ -73,7 +73,7 @@ def test_every_acknowledged_task_ends_although_a_process_is_killed(
     task_ids = submits.finish()
     with stack.client() as http:
         backbone = Backbone(http)
-        ended = [backbone.ended(task_id, within_s=DEADLINE_S) for task_id in task_ids]
+        ended = [backbone.ended(task_id) for task_id in task_ids]
         counts = Counter(task["BackendStatus"].capitalize() for task in ended)
         assert Counter(backbone.depth(PATH)) == before + counts, "the queue counts its records, each once"
         for task, body in zip(ended, bodies, strict=True):
@@ -107,7 +107,7 @@ class _Submits:
     def _run(self) -> None:
         try:
             for body in self._bodies:
-                task_id = eventually(lambda body=body: self._submit(body), within_s=DEADLINE_S)
+                task_id = eventually(lambda body=body: self._submit(body))
                 self.acknowledged.append(str(task_id))
         except BaseException as error:
             self._error = error

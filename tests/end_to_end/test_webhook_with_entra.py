@@ -17,7 +17,7 @@ from tests.contract.legacy_support import DELIVERY, TOPIC_ID, WEBHOOK
 from tests.end_to_end.backbone import Backbone
 from tests.entra_double import EntraDouble
 from tests.scripted_backend import ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Secured:
             "data": {"TaskId": task_id, "Attempt": 1},
         }
         headers = DELIVERY | ({"Authorization": authorization} if authorization else {})
-        return httpx.post(self.stack.url + WEBHOOK, json=[event], headers=headers, timeout=30)
+        return httpx.post(self.stack.url + WEBHOOK, json=[event], headers=headers, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,10 @@ def test_a_function_key_alone_does_not_open_it(secured: Secured) -> None:
 
 def test_the_cloud_events_handshake_needs_the_token_too(secured: Secured) -> None:
     headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
-    assert httpx.options(secured.stack.url + WEBHOOK, headers=headers).status_code == 401
+    address = secured.stack.url + WEBHOOK
+    assert httpx.options(address, headers=headers, timeout=PATIENCE_S).status_code == 401
     headers["Authorization"] = f"Bearer {secured.entra.token()}"
-    assert httpx.options(secured.stack.url + WEBHOOK, headers=headers).status_code == 200
+    assert httpx.options(address, headers=headers, timeout=PATIENCE_S).status_code == 200
 
 
 def test_while_entra_id_gives_no_keys_deliveries_are_put_off_and_not_lost(secured: Secured) -> None:

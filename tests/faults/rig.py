@@ -22,7 +22,7 @@ from local.redis_server import RedisCluster, RedisServer
 from local.stack import ROOT, Stack
 from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
 from tests.shared.store.world import World, nodes
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 SETTINGS = {
     "RECONCILER_SCHEDULE": "* * * * * *",
@@ -159,7 +159,7 @@ class Rig:
 
     def model_is_idle(self) -> bool:
         """Whether nobody works on anything any more, also not on what is another attempt's by now."""
-        return httpx.get(self.endpoint("/")).text == "0"
+        return httpx.get(self.endpoint("/"), timeout=PATIENCE_S).text == "0"
 
     def depths(self) -> Counter[tuple[str, str]]:
         """What the app says: how many tasks stand in each state, by endpoint path and state."""

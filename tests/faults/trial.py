@@ -17,10 +17,10 @@ from tests.faults.model_service import MODERN, TAKEN, Entry, last_status, result
 from tests.faults.rig import Rig, Usage
 from tests.faults.table import Fault
 from tests.shared.store.world import World
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
-SETTLE_S = 60.0
-IDLE_S = 30.0
+SETTLE_S = float(PATIENCE_S)
+IDLE_S = float(PATIENCE_S)
 """How long idle connections may take to be closed: aiohttp's clients keep one for 15 s."""
 SPARE_DESCRIPTORS = 40
 """For a while, a pool keeps the connections of a time when there was more to do."""

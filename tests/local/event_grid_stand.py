@@ -20,6 +20,7 @@ from local.event_grid.faults import Faults
 from local.event_grid.journal import Journal
 from local.event_grid.schema import Event, parse_events
 from local.event_grid.subscription import SubscriptionSettings
+from tests.waiting import PATIENCE_S
 
 KEY = "c2VjcmV0IGtleQ=="
 TOPIC_ID = (
@@ -27,8 +28,7 @@ TOPIC_ID = (
     "/providers/Microsoft.EventGrid/topics/tasks"
 )
 EVENTS_PATH = "/tasks/api/events"
-WAIT_S = 30
-"""How long a test waits for a condition before it fails; none waits that long when all is well."""
+WAIT_S = PATIENCE_S
 
 
 def event(event_id: str = "1", **fields: Any) -> Event:

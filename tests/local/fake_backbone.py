@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local.processes import free_port
+from tests.waiting import PATIENCE_S
 
 KEY = "key-of-the-backbone"
 
@@ -40,7 +41,7 @@ class FakeBackbone:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, timeout=60), self.updates
+            assert self.changed.wait_for(condition, timeout=PATIENCE_S), self.updates
 
     def wait_until_status(self, task_id: str, backend_status: str) -> dict[str, Any]:
         self.wait_until(lambda: self.tasks[task_id]["BackendStatus"] == backend_status)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from local.event_grid.faults import DelaySwitch, Faults, ReorderSwitch, Switch
-from tests.local.event_grid_stand import a_client, a_stand, assert_is_error, event
+from tests.local.event_grid_stand import WAIT_S, a_client, a_stand, assert_is_error, event
 
 FAULTS = "/control/faults"
 
@@ -128,7 +128,7 @@ async def test_the_clock_is_moved_and_drained_over_http():
         before_s = stand.clock.now()
         advanced = await client.post("/control/clock/advance", json={"seconds": 10})
         assert advanced.json() == {"now": before_s + 10}
-        assert (await client.post("/control/drain", json={"timeoutSeconds": 30})).json() == {"drained": True}
+        assert (await client.post("/control/drain", json={"timeoutSeconds": WAIT_S})).json() == {"drained": True}
         stats = (await client.get("/control/stats")).json()
         assert stats == {
             "published": 1,

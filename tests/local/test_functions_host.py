@@ -12,6 +12,7 @@ import pytest
 
 from local.functions_host import HostError, Limits, create_host
 from tests.local.functions_host_apps import KEYS, MASTER, client, http_app
+from tests.waiting import PATIENCE_S
 
 
 def ok() -> func.HttpResponse:
@@ -262,7 +263,7 @@ class TestConcurrency:
         both_run = threading.Barrier(2)
 
         def together(req: func.HttpRequest) -> func.HttpResponse:
-            both_run.wait(timeout=30)
+            both_run.wait(timeout=PATIENCE_S)
             return func.HttpResponse(threading.current_thread().name)
 
         async def on_loop(req: func.HttpRequest) -> func.HttpResponse:

@@ -15,6 +15,7 @@ import pytest
 
 from local.functions_host.__main__ import listen
 from local.processes import ChildProcess
+from tests.waiting import PATIENCE_S
 
 APP = """
 import asyncio, os, pathlib, time
@@ -64,7 +65,7 @@ def command(script_root: Path, port: int = 0) -> list[str | Path]:
 
 def run_to_its_end(script_root: Path, port: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(script_root, port), capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY
+        command(script_root, port), capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=REPOSITORY
     )
 
 
@@ -80,10 +81,10 @@ def host_process(script_root: Path, **environment: str) -> ChildProcess:
 def test_it_serves_the_app_of_its_script_root_with_its_settings(script_root: Path) -> None:
     process = host_process(script_root, FROM_BOTH="environment", LOCAL_HOST_KEY="given")
     with process:
-        assert httpx.get(f"{process.url}/api/settings").text == "file environment neighbour"
-        assert httpx.get(f"{process.url}/api/locked").status_code == 401
-        assert httpx.get(f"{process.url}/api/locked?code=given").text == "opened"
-        assert httpx.get(f"{process.url}/api/broken").status_code == 500
+        assert httpx.get(f"{process.url}/api/settings", timeout=PATIENCE_S).text == "file environment neighbour"
+        assert httpx.get(f"{process.url}/api/locked", timeout=PATIENCE_S).status_code == 401
+        assert httpx.get(f"{process.url}/api/locked?code=given", timeout=PATIENCE_S).text == "opened"
+        assert httpx.get(f"{process.url}/api/broken", timeout=PATIENCE_S).status_code == 500
         assert process.stop() == 0
     log = process.log_path.read_text()
     assert log.count("READY ") == 1
@@ -101,7 +102,7 @@ def test_sigterm_lets_a_running_function_finish_and_its_response_arrive(script_r
     exit_codes: list[int | None] = []
     with process:
         url = f"{process.url}/api/until_released"
-        caller = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=30)))
+        caller = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=PATIENCE_S)))
         caller.start()
         wait_for(lambda: (script_root / "begun").exists())
         stopper = threading.Thread(target=lambda: exit_codes.append(process.stop()))
@@ -122,7 +123,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 def refuses_connections(url: str) -> bool:
     try:
-        httpx.get(url)
+        httpx.get(url, timeout=PATIENCE_S)
     except httpx.TransportError:
         return True
     return False
@@ -202,10 +203,10 @@ def test_standard_output_carries_the_ready_line_only(script_root: Path) -> None:
             assert process.stdout is not None
             ready, _, url = process.stdout.readline().partition(" ")
             assert ready == "READY"
-            assert httpx.get(f"{url.strip()}/api/settings").status_code == 200
+            assert httpx.get(f"{url.strip()}/api/settings", timeout=PATIENCE_S).status_code == 200
             process.terminate()
             assert process.stdout.read() == ""
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
 

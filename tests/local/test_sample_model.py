@@ -20,6 +20,7 @@ from local.sample_model.legend import MapDescription, add_legend, draw_legend
 from local.sample_model.pictures import sample_pictures
 from local.sample_model.segmentation import LandClass, UnreadablePicture, open_picture, segment
 from tests.local.fake_backbone import KEY, FakeBackbone, running_backbone
+from tests.waiting import PATIENCE_S
 
 PICTURES = {picture.name: picture for picture in sample_pictures()}
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -185,7 +186,7 @@ def service_process(backbone: FakeBackbone, log_path: Path) -> ChildProcess:
 def service(module_backbone: FakeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a service that works on one request at a time."""
     process = service_process(module_backbone, tmp_path_factory.mktemp("model") / "model.log")
-    with process, httpx.Client(base_url=process.url, timeout=60) as client:
+    with process, httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client:
         yield client
         assert KEY not in process.log_path.read_text()
 
@@ -397,10 +398,10 @@ def test_a_legend_alone_is_the_answer_without_a_task(service: httpx.Client) -> N
 def test_it_finishes_its_work_when_it_is_stopped(module_backbone: FakeBackbone, tmp_path: Path) -> None:
     process = service_process(module_backbone, tmp_path / "model.log")
     process.start()
-    with httpx.Client(base_url=process.url) as client:
+    with httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client:
         module_backbone.add_task("last", f"{process.url}{SEGMENT}")
         assert dispatch(client, SEGMENT, "last", data=SMALL, content_type="image/png").status_code == 200
-    assert process.stop(grace_s=60) == 0
+    assert process.stop() == 0
     assert module_backbone.tasks["last"]["BackendStatus"] == "completed"
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNTIME = "azure-functions-runtime==1.3.0"
 DRIVER = Path(__file__).with_name("driver.py")
@@ -155,6 +157,6 @@ class RealWorker:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._process.communicate(timeout=60)  # the end of its input is the end of it
+            self._process.communicate(timeout=PATIENCE_S)  # the end of its input is the end of it
         finally:
             self._process.kill()

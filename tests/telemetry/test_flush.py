@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from shared import telemetry
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 class BusyApp(SpanExporter):
@@ -54,7 +54,7 @@ def test_a_flush_ends_although_there_is_always_more_to_send(busy_app: BusyApp) -
     busy_app.leave_span("first")
     flush = threading.Thread(target=telemetry.flush, daemon=True)
     flush.start()
-    flush.join(30)
+    flush.join(PATIENCE_S)
     assert not flush.is_alive()
     assert "first" in busy_app.sent
 
@@ -90,7 +90,7 @@ def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
     class SlowToStart(threading.Thread):
         def start(self) -> None:
             begins.set()
-            assert another_came.wait(30)
+            assert another_came.wait(PATIENCE_S)
             second.join(0.5)  # by now it is over, if it does not wait for this one
             super().start()
 
@@ -104,7 +104,7 @@ def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
     first, second = threading.Thread(target=flush), threading.Thread(target=flush)
     monkeypatch.setattr(telemetry.threading, "Thread", SlowToStart)
     first.start()
-    assert begins.wait(30)
+    assert begins.wait(PATIENCE_S)
     second.start()
     another_came.set()
     first.join()

@@ -16,9 +16,12 @@ from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink
 from shared.store.request_counts import RequestCounts
 from shared.store.task_steps import TaskSteps
+from tests.patience import patient
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import START_MS, Server, nodes
+
+__all__ = ["patient"]
 
 POLICY = store_policy(republish_s=30, retention_s=1000, max_attempts=3, dispatch_window_s=40)
 

@@ -20,8 +20,9 @@ from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory, open
 from tests.shared.store.steps import Step, each_step
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import START_MS, nodes, world
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 """Far beyond what any attempt may take: a test that reaches it hangs."""
 
 OPERATIONS: dict[str, Callable[[Store, Task], Awaitable[Any]]] = {

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.waiting import PATIENCE_S
+
 
 @dataclass
 class Evil:
@@ -23,7 +25,7 @@ class Evil:
         Raises:
             AssertionError: it goes on listening.
         """
-        assert self._hung_up.acquire(timeout=30), "the client listens for ever"
+        assert self._hung_up.acquire(timeout=PATIENCE_S), "the client listens for ever"
 
 
 @contextmanager

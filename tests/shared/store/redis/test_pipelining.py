@@ -23,8 +23,9 @@ from shared.tasks.task import Content, NewTask, Task
 from tests.shared.store.conftest import Store, StoreFactory
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import Server, World, nodes, tag_of
+from tests.waiting import PATIENCE_S
 
-HANG_S = 60
+HANG_S = PATIENCE_S
 MANY = 200
 IDS = [f"t{number}" for number in range(MANY)]
 LARGE_BYTES = 64 * 1024

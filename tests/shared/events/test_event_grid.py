@@ -25,6 +25,7 @@ from shared.events.event_grid import (
 )
 from shared.tasks.task import State, Task
 from tests.local.event_grid_stand import EVENTS_PATH, KEY, until
+from tests.waiting import PATIENCE_S
 
 MANY = 100
 
@@ -81,7 +82,8 @@ async def gate(emulator: ChildProcess) -> AsyncIterator[Gate]:
 
 
 @pytest.fixture
-async def topic(gate: Gate) -> AsyncIterator[EventGridTopic]:
+async def topic(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventGridTopic]:
+    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", PATIENCE_S)
     topic = EventGridTopic(gate.url, SecretStr(KEY))
     yield topic
     await topic.aclose()
@@ -131,7 +133,7 @@ async def waiting(topic: EventGridTopic, count: int) -> None:
 
 
 async def stats(emulator: ChildProcess) -> int:
-    async with httpx.AsyncClient(base_url=emulator.url) as control:
+    async with httpx.AsyncClient(base_url=emulator.url, timeout=PATIENCE_S) as control:
         return int((await control.get("/control/stats")).json()["published"])
 
 
@@ -214,12 +216,17 @@ async def test_a_caller_who_is_cancelled_takes_nobody_along_and_its_event_is_not
 async def test_who_waits_for_a_request_that_hangs_is_told_in_time_and_its_event_is_not_sent(
     topic: EventGridTopic, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 0.5)
+    gate.open.set()
+    await topic.publish_dispatches([task("earlier")])  # loads the client, and opens a connection
+    gate.open.clear()
+    gate.requests.clear()
+    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 1)
     first = await busy(topic, gate)
     others = [published(topic, f"t{number}") for number in range(3)]
     outcomes = await asyncio.gather(*first, *others, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {PublishFailed}
     assert topic.state == "unavailable"
+    monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", PATIENCE_S)
     gate.open.set()
     await topic.publish_dispatches([task("later")], bypass_circuit=True)
     assert topic.state == "ok"

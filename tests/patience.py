@@ -1,0 +1,24 @@
+"""Stores in the tests' own process wait for Redis as long as a test waits, unless the test says otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.store.redis import client, link, pipelining
+from tests.waiting import PATIENCE_S
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> None:
+    """Let a call take as long as *seconds*."""
+    for module in (client, link, pipelining):
+        monkeypatch.setattr(module, "CALL_TIMEOUT_S", seconds)
+    for module in (client, pipelining):
+        monkeypatch.setattr(module, "REPLY_TIMEOUT_S", seconds)
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", seconds)
+    monkeypatch.setattr(client, "OPEN_TIMEOUT_S", seconds)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an overloaded machine an answer may take seconds, and is none the worse for it."""
+    be_patient(monkeypatch)
