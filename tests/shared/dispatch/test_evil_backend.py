@@ -17,7 +17,7 @@ from local.processes import free_port
 from shared.dispatch.backend_client import Accepted, BackendClient, Rejected, Unreachable
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.shared.dispatch.evil_backend import evil_backend
-from tests.shared.test_backend_client import Outcome, endpoint_at, post, registry
+from tests.shared.dispatch.test_backend_client import Outcome, endpoint_at, post, registry
 
 MEGABYTE = 1024 * 1024
 MOST_BYTES = 8 * MEGABYTE
