@@ -21,12 +21,10 @@ from shared.events.event_grid import EventGridTopic
 from shared.events.publisher import Publisher
 from shared.resilience.limits import Limits
 from shared.settings import Settings, SettingsError
-from shared.store import RedisAddress, RedisLink, RequestCounts, StorePolicy, TaskStore, connect
+from shared.store import RedisAddress, RedisClient, RedisLink, RequestCounts, StorePolicy, TaskStore, connect
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
-
-    from shared.store.redis.client import RedisClient
 
 
 @dataclass(frozen=True, slots=True)

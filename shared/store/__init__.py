@@ -7,7 +7,7 @@ from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
 from shared.store.queue_steps import QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
-from shared.store.redis.client import RedisAddress, connect
+from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
 from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, DispatcherFull, RequeueReason
@@ -25,6 +25,7 @@ __all__ = [
     "QueueChange",
     "QueueStatus",
     "RedisAddress",
+    "RedisClient",
     "RedisLink",
     "RequestCounts",
     "RequeueReason",
