@@ -1,4 +1,4 @@
-"""``python -m local demo|up``: what ``dev.py`` runs once everything is installed."""
+"""``python -m local demo|up``: the commands that ``dev.py`` runs once everything is installed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> int:
     demonstration.add_argument(
         "--results", type=Path, default=ROOT / "demo-results", help="folder for the result pictures"
     )
-    up = commands.add_parser("up", help="start the stack and keep it until Ctrl-C")
+    up = commands.add_parser("up", help="start the stack and keep it running until Ctrl-C")
     up.add_argument("--port", type=int, default=PORT, help=f"the function app's port (default {PORT})")
     up.add_argument(
         "--backend",
@@ -43,7 +43,7 @@ def main() -> int:
     app.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
     app.add_argument("--without-app", action="store_true", help="start all but the app, which a debugger then starts")
     options = parser.parse_args()
-    # Said to both signals, since a shell starts its background jobs deaf to SIGINT.
+    # For both signals, because a shell starts its background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -86,12 +86,14 @@ def _refuse_taken_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise LocalStackError(f"Port {port} is taken: stop what listens there, or give --port.") from None
+            raise LocalStackError(
+                f"Port {port} is taken: stop the program that listens there, or give another --port."
+            ) from None
 
 
 @contextmanager
 def _sole_user(directory: Path) -> Generator[None]:
-    """Two stacks on the same data would spoil it."""
+    """Keeps a second stack off the data in *directory*: two would corrupt it."""
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

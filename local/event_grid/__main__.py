@@ -22,7 +22,7 @@ def main() -> None:
     options = _parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("local.event_grid").setLevel(logging.INFO)
-    # Uvicorn raises the signal that ended it once more when it has shut down: by then it has done its work.
+    # When uvicorn has shut down, it raises the signal that ended it once more. By then the work is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(options))
@@ -54,16 +54,20 @@ def _clock(scale: float, start_s: float) -> Clock:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m local.event_grid", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--topic", type=_topic, required=True, help="the topic's name")
     parser.add_argument(
-        "--key", type=_key, required=True, help="what publishers must hold; base64 if they sign tokens"
+        "--key", type=_key, required=True, help="the key that publishers must hold; base64 if they sign tokens"
     )
-    parser.add_argument("--data-dir", type=Path, help="where events and subscriptions survive a restart")
     parser.add_argument(
-        "--dead-letter-connection-string", help="of a storage account, for subscriptions that want it"
+        "--data-dir", type=Path, help="the folder in which events and subscriptions survive a restart"
     )
-    parser.add_argument("--time-scale", type=_scale, default=1.0, help="how fast time passes; 0: only by hand")
+    parser.add_argument(
+        "--dead-letter-connection-string", help="of a storage account, for subscriptions that want dead letters"
+    )
+    parser.add_argument(
+        "--time-scale", type=_scale, default=1.0, help="how fast time passes; 0: it only moves by hand"
+    )
     return parser.parse_args()
 
 

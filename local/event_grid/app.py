@@ -1,4 +1,4 @@
-"""The HTTP face: publishing under the topic's path, and the control API described in the package's docstring."""
+"""The HTTP interface: publishing under the topic's path, and the control API of the package's docstring."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ from local.event_grid.subscription import NAME_PATTERN, SubscriptionSettings
 
 API_VERSION = "2018-01-01"
 ABORT_EXTENSION = "local.event_grid.abort"
-"""The ASGI extension by which a server lets an application cut the client's connection."""
+"""The ASGI extension with which an application cuts the client's connection."""
 
 _CODES = {
     400: "BadRequest",
@@ -54,7 +54,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _ProblemError(Exception):
-    """Raised to answer with an error; `details` has a line for each thing wrong."""
+    """Raised to answer with an error; `details` has one line per mistake."""
 
     def __init__(self, status: int, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class _ProblemError(Exception):
 
 
 def create_app(emulator: Emulator, *, key: str) -> Starlette:
-    """The application of `emulator`, which it starts and stops; `key` is what publishers must hold."""
+    """Returns the application of `emulator`; it starts and stops the emulator. Publishers must hold `key`."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -87,7 +87,7 @@ def create_app(emulator: Emulator, *, key: str) -> Starlette:
             Route("/control/clock/advance", handlers.advance_clock, methods=["POST"]),
         ],
         middleware=[
-            # Keeps a web page that points its own name at the loopback interface from using the control API.
+            # Keeps a web page from using the control API by pointing its own name at the loopback interface.
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False),
             Middleware(_NormalPath),
         ],
@@ -107,7 +107,7 @@ class _Handlers:
     async def publish(self, request: Request) -> Response:
         emulator, faults = self._emulator, self._emulator.faults
         if faults.refuse_publish and faults.strikes(faults.refuse_publish):
-            raise _ProblemError(faults.refuse_publish.status, "The publish was refused, as a fault switch asks.")
+            raise _ProblemError(faults.refuse_publish.status, "A fault switch made the emulator refuse this publish.")
         if not is_authorized(request.headers, key=self._key, path=request.url.path, now=datetime.now(UTC)):
             raise _ProblemError(401, "The request authorization key or token is missing or not valid.")
         if request.query_params.get("api-version") != API_VERSION:
@@ -150,7 +150,7 @@ class _Handlers:
 
     async def validate(self, request: Request) -> Response:
         if not await self._emulator.validate(request.path_params["name"], request.query_params.get("code", "")):
-            raise _ProblemError(404, "There is no subscription that awaits this code.")
+            raise _ProblemError(404, "No subscription awaits this code.")
         return Response("Webhook successfully validated as a subscription endpoint", media_type="text/plain")
 
     async def stats(self, _: Request) -> Response:
@@ -182,7 +182,7 @@ async def _read(request: Request, limit_bytes: int) -> bytes:
 
 
 async def _parse(request: Request, model: type[_Model]) -> _Model:
-    """The request's JSON as `model`; an empty body is an empty object. No error repeats what was sent."""
+    """Parses the request's JSON as `model`; an empty body counts as an empty object. No error repeats the body."""
     try:
         return model.model_validate_json(await _read(request, MAX_BATCH_BYTES) or b"{}")
     except ValidationError as error:
@@ -190,11 +190,11 @@ async def _parse(request: Request, model: type[_Model]) -> _Model:
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False, include_context=False)
         ]
-        raise _ProblemError(400, "The body is not as it should be.", problems) from error
+        raise _ProblemError(400, "The body is not valid.", problems) from error
 
 
 class _NormalPath:
-    """Event Grid regards neither the case of a path nor a slash at its end."""
+    """Ignores the case of a path and a slash at its end, as Event Grid does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

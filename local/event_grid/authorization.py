@@ -1,4 +1,4 @@
-"""Whether a publisher holds the topic's key: by the key itself, or by a token signed with it."""
+"""Checks that a publisher holds the topic's key: it sends the key itself, or a token signed with it."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
-# How .NET prints a DateTime in the culture that Microsoft's samples ask for.
+# How .NET prints a DateTime in the culture that Microsoft's samples use.
 _DOTNET_TIME = "%m/%d/%Y %I:%M:%S %p"
 
 
@@ -16,8 +16,8 @@ def is_authorized(headers: Mapping[str, str], *, key: str, path: str, now: datet
     """Checks ``aeg-sas-key``, else ``aeg-sas-token``, against `key`.
 
     Parameters:
-        path: where the events were posted; a token for another topic does not open this one.
-        now: wall-clock time, for it was the publisher's clock that set the token's expiry.
+        path: the path of the request; a token for another topic does not open this one.
+        now: wall-clock time, because the publisher's clock set the token's expiry.
     """
     if (given := headers.get("aeg-sas-key")) is not None:
         return hmac.compare_digest(given.encode(), key.encode())
@@ -27,7 +27,7 @@ def is_authorized(headers: Mapping[str, str], *, key: str, path: str, now: datet
 
 
 def _is_valid_token(token: str, *, key: str, path: str, now: datetime) -> bool:
-    """A token is ``r=<resource>&e=<expiry>&s=<signature>``, signed over all that precedes ``&s=``."""
+    """A token is ``r=<resource>&e=<expiry>&s=<signature>``; the signature covers everything before ``&s=``."""
     signed, _, signature = token.partition("&s=")
     fields = {name: value for name, _, value in (part.partition("=") for part in signed.split("&"))}
     try:

@@ -1,4 +1,4 @@
-"""The emulator's time, in seconds since the Unix epoch: the real one, a faster one, or one moved by hand."""
+"""The emulator's time, in seconds since the Unix epoch: real time, faster time, or time moved by hand."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the retry schedule, the time to live and the dead letters are measured with."""
+    """The clock for the retry schedule, the time to live and the dead letters."""
 
     def now(self) -> float: ...
 
@@ -18,13 +18,13 @@ class Clock(Protocol):
     def answer_timeout(self, delay_s: float) -> AbstractAsyncContextManager[object]:
         """A block that ends with `TimeoutError` when a subscriber has had `delay_s` to answer.
 
-        Subscribers live in real time, so only a manual clock replaces it here.
+        Subscribers live in real time, so this is real time too, except under a manual clock.
         """
         ...
 
 
 class ScaledClock:
-    """Runs `scale` times as fast as the wall clock, from the wall clock's time or from a later `start_s`."""
+    """Runs `scale` times as fast as the wall clock, and starts at the wall clock's time or at a later `start_s`."""
 
     def __init__(self, scale: float = 1.0, *, start_s: float = 0.0) -> None:
         self._scale = scale
@@ -68,7 +68,7 @@ class ManualClock:
                 del self._alarms[timeout]
 
     def advance(self, seconds: float) -> None:
-        """Jumps ahead; whoever waited for a moment on the way goes on in the event loop's next rounds."""
+        """Jumps ahead. Tasks that waited for a moment in between go on in the next rounds of the event loop."""
         self._now_s += seconds
         for timeout, when_s in self._alarms.items():
             if when_s <= self._now_s:
@@ -76,5 +76,5 @@ class ManualClock:
 
 
 def to_iso(when_s: float) -> str:
-    """The moment as Event Grid writes it: ISO 8601, UTC, with a Z."""
+    """Formats the moment as Event Grid does: ISO 8601, UTC, with a Z."""
     return datetime.fromtimestamp(when_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Dead letters: what Event Grid leaves in a blob container of events that it could not deliver."""
+"""Dead letters: Event Grid writes events that it could not deliver into a blob container."""
 
 import json
 import uuid
@@ -15,7 +15,7 @@ from local.event_grid.subscription import SubscriptionSettings
 
 
 class DeadLetters:
-    """The storage account of the dead letters; the containers must exist, as they must for the service."""
+    """The storage account for dead letters. The containers must exist already, as for the real service."""
 
     def __init__(self, connection_string: str) -> None:
         self._account = BlobServiceClient.from_connection_string(connection_string, retry_total=0)
@@ -23,7 +23,7 @@ class DeadLetters:
     async def write(
         self, subscription: str, settings: SubscriptionSettings, deliveries: Sequence[Delivery], now_s: float
     ) -> bool:
-        """Writes the events of `deliveries` into one new blob; False when there is no container to write to."""
+        """Writes the events of `deliveries` into one new blob; returns False if there is no container to write to."""
         if settings.dead_letter_container is None:
             return False
         letters = [_to_dead_letter(delivery, settings) for delivery in deliveries]
@@ -39,7 +39,7 @@ class DeadLetters:
 
 
 def blob_name(subscription: str, now_s: float) -> str:
-    """``<SUBSCRIPTION>/Y/M/D/H/<guid>.json``, in UTC and without padding. Nothing of an event gets into it."""
+    """``<SUBSCRIPTION>/Y/M/D/H/<guid>.json``, in UTC and without padding. It contains nothing of an event."""
     now = datetime.fromtimestamp(now_s, UTC)
     return f"{subscription.upper()}/{now.year}/{now.month}/{now.day}/{now.hour}/{uuid.uuid4()}.json"
 

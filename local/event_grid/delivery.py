@@ -1,4 +1,4 @@
-"""The delivery policy of Event Grid, as pure functions of what happened so far."""
+"""The delivery policy of Event Grid, as pure functions of what has happened so far."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -9,7 +9,7 @@ DEAD_LETTER_UNAVAILABLE_S = 4 * 3600
 DEAD_LETTER_RETRY_S = 60  # inferred
 
 RETRY_DELAYS_S = (10, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
-"""Before the second attempt, the third, and so on; the last one repeats."""
+"""The delays before the second attempt, the third, and so on; the last one repeats."""
 
 MIN_DELAY_S: dict[int, int] = {HTTPStatus.REQUEST_TIMEOUT: 120, HTTPStatus.SERVICE_UNAVAILABLE: 30}
 OTHER_MIN_DELAY_S = 10
@@ -38,7 +38,7 @@ _OUTCOMES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a subscriber made of a delivery: an HTTP status, or none when the exchange itself failed."""
+    """A subscriber's answer to a delivery: an HTTP status, or None if the exchange itself failed."""
 
     status: int | None
     outcome: str
@@ -68,9 +68,9 @@ class GiveUp:
 
 
 def after_failure(answer: Answer, *, attempts: int, max_attempts: int, jitter: float) -> RetryIn | GiveUp:
-    """What follows the failure of attempt number `attempts`, counted from 1.
+    """Decides what follows the failure of attempt number `attempts`, counted from 1.
 
-    `jitter` is the share by which this delay is longer than the schedule says: never shorter, so that the
+    `jitter` is the share by which this delay is longer than the schedule says. It never shortens the delay, so the
     minimum of the status code holds.
     """
     if reason := GIVE_UP_REASONS.get(answer.status or 0):
@@ -83,13 +83,13 @@ def after_failure(answer: Answer, *, attempts: int, max_attempts: int, jitter: f
 
 
 def has_expired(*, published_at_s: float, time_to_live_minutes: int, now_s: float) -> bool:
-    """Asked only when an attempt is due: until then an event lives on past its time."""
+    """Called only when an attempt is due; until then, an event outlives its time to live."""
     return now_s - published_at_s >= time_to_live_minutes * 60
 
 
 @dataclass
 class EndpointHealth:
-    """Delayed delivery: an endpoint that keeps failing gets nothing, not even new events, for longer and longer.
+    """Delayed delivery: an endpoint that keeps failing gets no events, not even new ones, for ever longer times.
 
     The service documents "the first 10 events" and "up to several hours"; the steps between are inferred.
     """
@@ -105,7 +105,7 @@ class EndpointHealth:
         self.held_until_s, self._failures, self._holds = 0.0, 0, 0
 
     def failed(self, now_s: float) -> None:
-        """Counts a failure; those of deliveries that were under way when the hold began do not extend it."""
+        """Counts a failure. Deliveries that were under way when the hold began do not extend it when they fail."""
         self._failures += 1
         if self._failures > self.FAILURES_TOLERATED and now_s >= self.held_until_s:
             self.held_until_s = now_s + self.HOLDS_S[min(self._holds, len(self.HOLDS_S) - 1)]

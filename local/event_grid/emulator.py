@@ -1,4 +1,4 @@
-"""The emulator itself: takes events in, and drives each of them to its end in every subscription."""
+"""The emulator itself: accepts events, and drives each of them to its end in every subscription."""
 
 import asyncio
 import itertools
@@ -41,11 +41,11 @@ _log = logging.getLogger(__name__)
 
 
 class BacklogFullError(Exception):
-    """Raised when so many events are on their way that no more can be held in memory."""
+    """Raised when so many events are on their way that memory has no room for more."""
 
 
 class UnknownContainerError(Exception):
-    """Raised when a subscription wants dead letters and the emulator was given no storage account."""
+    """Raised when a subscription wants dead letters but the emulator has no storage account."""
 
 
 @dataclass
@@ -58,12 +58,12 @@ class Stats:
     dropped: int = 0
     dead_lettered: int = 0
     lost: int = 0
-    """By the fault switch."""
+    """Deliveries that the fault switch lost."""
 
 
 @dataclass
 class _Lane:
-    """What one subscription has under way. Lanes share nothing: an endpoint that hangs holds up only itself."""
+    """The deliveries of one subscription. Lanes share nothing, so an endpoint that hangs delays only itself."""
 
     subscription: Subscription
     health: EndpointHealth = field(default_factory=EndpointHealth)
@@ -71,14 +71,14 @@ class _Lane:
     pending_bytes: int = 0
     ready: deque[Delivery] = field(default_factory=deque)
     dead: deque[Delivery] = field(default_factory=deque)
-    is_pump_due: bool = False
+    is_start_scheduled: bool = False
     requests: set[asyncio.Task[None]] = field(default_factory=set)
     writer: asyncio.Task[None] | None = None
     handshake: asyncio.Task[None] | None = None
 
     @property
     def settings(self) -> SubscriptionSettings:
-        """Those that events are delivered by; an event gets into the lane only when there are some."""
+        """The settings for deliveries. A lane takes an event only if its subscription has active settings."""
         assert self.subscription.active is not None
         return self.subscription.active
 
@@ -91,11 +91,11 @@ class _Lane:
 
 
 class Emulator:
-    """One topic with its subscriptions. An async context manager: it delivers between entry and exit.
+    """One topic with its subscriptions. As an async context manager, it delivers events between entry and exit.
 
     Parameters:
         topic: the name of the topic.
-        url: where this emulator is reached, for the validation URL of handshakes.
+        url: the address of this emulator, for the validation URL of handshakes.
         journal, dead_letters: closed on exit.
     """
 
@@ -144,7 +144,7 @@ class Emulator:
         await self._journal.close()
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Accepts `events`: on return they are in the journal, and the first attempts are under way.
+        """Accepts `events`. On return they are in the journal, and the first attempts are under way.
 
         Raises:
             BacklogFullError: nothing was accepted.
@@ -178,10 +178,10 @@ class Emulator:
         self._admit(deliveries)
 
     async def put_subscription(self, name: str, settings: SubscriptionSettings) -> tuple[Subscription, bool]:
-        """Creates or changes the subscription `name`; returns it, and whether it is new.
+        """Creates or changes the subscription `name`; returns it and whether it is new.
 
         Raises:
-            UnknownContainerError: there is nowhere to write its dead letters.
+            UnknownContainerError: there is no place for its dead letters.
         """
         if settings.dead_letter_container and self._dead_letters is None:
             raise UnknownContainerError
@@ -197,7 +197,7 @@ class Emulator:
         return lane and lane.subscription
 
     async def validate(self, name: str, code: str) -> bool:
-        """Completes the handshake by hand, as the validation URL does; False for a wrong code."""
+        """Completes the handshake by hand, as the validation URL does; returns False for a wrong code."""
         lane = self._lanes.get(name)
         if lane is None or code != lane.subscription.validation_code:
             return False
@@ -207,7 +207,7 @@ class Emulator:
         return True
 
     async def delete_subscription(self, name: str) -> bool:
-        """Ends the subscription, drops what is on its way to it and tells the endpoint; False if there is none."""
+        """Ends the subscription, drops its deliveries and informs the endpoint; returns False if there is none."""
         lane = self._lanes.pop(name, None)
         if lane is None:
             return False
@@ -228,7 +228,7 @@ class Emulator:
         return asdict(self.stats) | {"pending": sum(lane.pending for lane in self._lanes.values())}
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until nothing is due and nothing is under way; False when that took longer than `timeout_s`."""
+        """Waits until nothing is due or under way; returns False if that takes longer than `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -248,7 +248,7 @@ class Emulator:
                 self._dispatch(delivery)
 
     def _dispatch(self, delivery: Delivery) -> None:
-        """Puts `delivery` where it belongs now: among those due later, the ready ones, or the dead ones."""
+        """Puts `delivery` where it belongs now: into the timetable, the ready deliveries, or the dead ones."""
         lane = self._lanes.get(delivery.subscription)
         if lane is None:
             return
@@ -258,13 +258,14 @@ class Emulator:
             self._timetable.add(delivery)
             return
         (lane.dead if delivery.dead_letter_reason else lane.ready).append(delivery)
-        if not lane.is_pump_due:  # later in this round of the loop, so that what becomes due together can go together
-            lane.is_pump_due = True
-            asyncio.get_running_loop().call_soon(self._pump, lane)
+        if not lane.is_start_scheduled:
+            # Later in this round of the event loop, so that deliveries that are due together can go together.
+            lane.is_start_scheduled = True
+            asyncio.get_running_loop().call_soon(self._start_ready, lane)
 
-    def _pump(self, lane: _Lane) -> None:
-        """Starts as much of what waits in the lane as may be under way at the same time."""
-        lane.is_pump_due = False
+    def _start_ready(self, lane: _Lane) -> None:
+        """Starts as many of the ready and dead deliveries as may be under way at the same time."""
+        lane.is_start_scheduled = False
         if self._is_closing:
             return
         while lane.ready and len(lane.requests) < MAX_REQUESTS_PER_SUBSCRIPTION:
@@ -284,14 +285,14 @@ class Emulator:
                 return
             if error := task.exception():
                 _log.error("Subscription %s: an unexpected error", lane.subscription.name, exc_info=error)
-            self._pump(lane)
+            self._start_ready(lane)
 
         task = asyncio.create_task(work)
         task.add_done_callback(done)
         return task
 
     def _next_batch(self, lane: _Lane) -> list[Delivery]:
-        """Takes from the ready ones what can share a request, and buries those that must not be attempted."""
+        """Takes ready deliveries that can share a request, and gives up those that must not be attempted."""
         batch: list[Delivery] = []
         size_bytes = 0
         while lane.ready and len(batch) < lane.settings.max_events_per_batch:

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, each thing by its own switch."""
+"""The faults that the emulator can produce, each with its own switch."""
 
 import random
 from typing import Annotated
@@ -12,7 +12,7 @@ class _Settings(BaseModel):
 
 
 class Switch(_Settings):
-    """A fault that strikes with `probability`, for as long as any of the `next` strikes are left (None: for ever)."""
+    """A fault that strikes with `probability`, until the `next` strikes are used up (None: for ever)."""
 
     probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     next: Annotated[int, Field(ge=0)] | None = None
@@ -31,30 +31,33 @@ class DelaySwitch(Switch):
 
 
 class Faults(_Settings):
-    """All switches; those not given are off. ``{"duplicate": {"probability": 0.1}, "loseResponse": {"next": 3}}``."""
+    """All switches. A switch that is not given is off.
+
+    Example: ``{"duplicate": {"probability": 0.1}, "loseResponse": {"next": 3}}``.
+    """
 
     seed: int | None = None
-    """Makes every throw of the dice below repeatable."""
+    """Makes all random choices below repeatable."""
 
     refuse_publish: RefusalSwitch | None = None
-    """The publisher gets `status` and nothing is accepted."""
+    """The publisher gets `status`, and the emulator accepts nothing."""
     lose_publish_response: Switch | None = None
-    """The events are accepted and the connection is closed without an answer."""
+    """The emulator accepts the events and closes the connection without an answer."""
     lose_delivery: Switch | None = None
-    """The event is accepted and never delivered."""
+    """The emulator accepts the event and never delivers it."""
     probation: Switch | None = None
     """The event becomes a dead letter without one attempt."""
     delay: DelaySwitch | None = None
-    """The first attempt is made `seconds` late."""
+    """The first attempt comes `seconds` late."""
     reorder: ReorderSwitch | None = None
-    """The event is held for a random part of `window_seconds`, so that later ones overtake it."""
+    """The emulator holds the event for a random part of `window_seconds`, so later events overtake it."""
     duplicate: Switch | None = None
-    """The event is delivered twice at the same time."""
+    """The emulator delivers the event twice at the same time."""
     lose_response: Switch | None = None
-    """The event is delivered, the subscriber's answer gets lost, and the event is retried."""
+    """The emulator delivers the event, loses the subscriber's answer, and retries."""
 
     delayed_delivery: bool = True
-    """Whether an endpoint that keeps failing has new events held back too."""
+    """Whether the emulator also holds back new events for an endpoint that keeps failing."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A retry comes late by up to this share of its delay."""
 
@@ -64,7 +67,7 @@ class Faults(_Settings):
         self._random = random.Random(self.seed)
 
     def strikes(self, switch: Switch | None) -> bool:
-        """Throws the dice for `switch` once."""
+        """Decides at random, once, whether `switch` strikes."""
         if switch is None or switch.next == 0 or self._random.random() >= switch.probability:
             return False
         if switch.next is not None:
@@ -72,7 +75,7 @@ class Faults(_Settings):
         return True
 
     def first_delay_s(self) -> float:
-        """How late the first attempt of an event is to be made."""
+        """How late the first attempt of an event comes."""
         late_s = self.delay.seconds if self.delay and self.strikes(self.delay) else 0.0
         if self.reorder and self.strikes(self.reorder):
             late_s += self._random.uniform(0, self.reorder.window_seconds)

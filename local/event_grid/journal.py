@@ -1,4 +1,4 @@
-"""What must survive a crash: every delivery that is not finished yet, and the subscriptions."""
+"""The data that must survive a crash: the subscriptions, and every delivery that is not finished yet."""
 
 import asyncio
 import sqlite3
@@ -18,16 +18,16 @@ class Delivery:
     number: int
     subscription: str
     event: bytes
-    """The event as JSON, stamped, in the schema it was published in."""
+    """The event as stamped JSON, in the schema in which it was published."""
     is_cloud_event: bool
     published_at_s: float
     due_at_s: float
-    """When the next attempt, or the writing of the dead letter, is to be made."""
+    """When the next attempt, or the writing of the dead letter, is due."""
     attempts: int = 0
     last_attempt_at_s: float | None = None
     last_outcome: str | None = None
     dead_letter_reason: str | None = None
-    """Set once no further attempt will be made and the event waits for its dead letter to be written."""
+    """Set once there will be no further attempt and the event waits to be written as a dead letter."""
     gave_up_at_s: float | None = None
 
 
@@ -43,13 +43,13 @@ CREATE TABLE IF NOT EXISTS subscription (name TEXT PRIMARY KEY, active TEXT, can
 
 
 class Journal:
-    """An SQLite database, written by one thread; what is written while it is busy shares the next transaction.
+    """An SQLite database that one thread writes. Statements that come while it is busy share the next transaction.
 
-    A commit is in the operating system's hands: it survives the death of the process, not that of the machine.
+    A commit hands the data to the operating system, so it survives the death of the process, not of the machine.
 
     Parameters:
-        path: the database file, created if need be for its owner's eyes only (it holds endpoint keys);
-            without one everything is kept in memory.
+        path: the database file, created if it does not exist. Only its owner can read it, because it holds endpoint
+            keys. Without a path, the journal keeps everything in memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
         self._database = sqlite3.connect(path or ":memory:", timeout=0, check_same_thread=False)
-        # Exclusive: a second emulator on the same file fails at its start rather than delivering everything twice.
+        # Exclusive: a second emulator on the same file must fail at its start, or both would deliver everything.
         self._database.executescript(
             f"PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}"
         )
@@ -75,14 +75,14 @@ class Journal:
         return [Subscription(name, _parse(active), _parse(candidate)) for name, active, candidate in rows]
 
     def latest_time_s(self) -> float:
-        """A clock that goes on from here never runs backwards for what is in the journal."""
+        """The latest time in the journal. A clock that starts here never runs backwards for its entries."""
         (time_s,) = self._database.execute(
             "SELECT max(max(published_at_s, coalesce(last_attempt_at_s, 0), coalesce(gave_up_at_s, 0))) FROM delivery"
         ).fetchone()
         return time_s or 0.0
 
     async def add(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns once they are safe."""
+        """Adds the deliveries; returns once they are safe."""
         statement = f"INSERT INTO delivery ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608
         written = [self._write(statement, _values_of(delivery)) for delivery in deliveries]
         if written:
@@ -100,7 +100,7 @@ class Journal:
         await asyncio.shield(self._write("REPLACE INTO subscription VALUES (?, ?, ?)", row))
 
     async def delete(self, subscription: str) -> None:
-        """Forgets the subscription with all that is on its way to it."""
+        """Forgets the subscription and all its deliveries."""
         self._write("DELETE FROM delivery WHERE subscription = ?", (subscription,))
         await asyncio.shield(self._write("DELETE FROM subscription WHERE name = ?", (subscription,)))
 
@@ -125,7 +125,7 @@ class Journal:
             written, self._written = self._written, None
             try:
                 await loop.run_in_executor(self._thread, self._commit, statements)
-            except Exception as error:  # it belongs to whoever waits for this write
+            except Exception as error:  # it belongs to the caller that waits for this write
                 written.set_exception(error)
             else:
                 written.set_result(None)

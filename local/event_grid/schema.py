@@ -1,4 +1,4 @@
-"""The two event schemas: what a publisher may send, and how events look to a subscriber."""
+"""The two event schemas: which events a publisher may send, and how events look to a subscriber."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 Event = dict[str, Any]
-"""One event as JSON, in the schema it was published in, with what the service stamps on it."""
+"""One event as JSON, in the schema in which it was published, with the fields that the service adds."""
 
 MAX_BATCH_BYTES = 1024 * 1024  # also the limit of a single event
 MAX_BATCH_EVENTS = 5_000
@@ -20,7 +20,7 @@ _CLOUD_EVENT_REQUIRED = ("id", "source", "type", "specversion")
 
 
 class InvalidEventsError(ValueError):
-    """Raised when a batch does not fit its schema; `problems` has a line for each thing wrong."""
+    """Raised when a batch does not fit its schema; `problems` has one line per mistake."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("The events do not conform to the expected schema.")
@@ -32,7 +32,7 @@ class TooManyEventsError(ValueError):
 
 
 def topic_id(topic: str) -> str:
-    """The resource id that a topic has here."""
+    """The resource id of a topic in this emulator."""
     return (
         "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local"
         f"/providers/Microsoft.EventGrid/topics/{topic}"
@@ -40,11 +40,11 @@ def topic_id(topic: str) -> str:
 
 
 def parse_events(body: bytes, content_type: str, topic_id: str) -> list[Event]:
-    """The events of a publish request, checked and stamped with `topic_id`.
+    """Checks the events of a publish request and stamps them with `topic_id`.
 
     Raises:
-        InvalidEventsError: not JSON, no events, or at least one of them is not as its schema asks.
-        TooManyEventsError: one event more than the service takes.
+        InvalidEventsError: the body is not JSON, has no events, or has an event that does not fit its schema.
+        TooManyEventsError: the body has more events than the service takes.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     batch = _parse_json(body)
@@ -142,7 +142,7 @@ def subject_of(event: Event) -> str:
 
 
 def to_cloud_event(event: Event) -> Event:
-    """The event as a CloudEvent, by the service's own mapping; a CloudEvent stays as it is."""
+    """Converts the event to a CloudEvent, with the service's own mapping; a CloudEvent stays as it is."""
     if is_cloud_event(event):
         return event
     return {

@@ -11,13 +11,13 @@ from local.event_grid.app import ABORT_EXTENSION
 
 
 def listen(port: int) -> tuple[socket.socket, str]:
-    """A listening socket of the loopback interface and its URL; port 0 takes a free one."""
+    """Opens a listening socket on the loopback interface; returns it with its URL. Port 0 takes a free port."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048)
     return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 class Server(uvicorn.Server):
-    """Serves `app`; calls `on_ready` once it does."""
+    """Serves `app`; calls `on_ready` once it accepts connections."""
 
     def __init__(self, app: ASGIApp, on_ready: Callable[[], None]) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""An event subscription: its settings, and which of them have passed the handshake."""
+"""An event subscription: its settings, and the settings that have passed the handshake."""
 
 import re
 import uuid
@@ -33,7 +33,7 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 class SubscriptionSettings(BaseModel):
-    """The body of a ``PUT``: the limits and defaults are those of the service."""
+    """The body of a ``PUT``. The limits and defaults are those of the service."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", hide_input_in_errors=True, frozen=True
@@ -50,22 +50,22 @@ class SubscriptionSettings(BaseModel):
     max_events_per_batch: Annotated[int, Field(ge=1, le=5000)] = 1
 
     def matches(self, event: Event) -> bool:
-        """Whether the event passes the filters, none of which regards case."""
+        """Whether the event passes the filters. All of them ignore case."""
         types = self.included_event_types
         if types is not None and type_of(event).lower() not in (included.lower() for included in types):
             return False
         return subject_of(event).lower().startswith(self.subject_begins_with.lower())
 
     def wants_cloud_event(self, event: Event) -> bool:
-        """A CloudEvent leaves as one whatever the subscription asks for, since the other schema cannot hold it."""
+        """A CloudEvent stays one, whatever the subscription asks for, because the other schema cannot hold it."""
         return self.delivery_schema == "CloudEventSchemaV1_0" or is_cloud_event(event)
 
     def shares_handshake_with(self, other: "SubscriptionSettings | None") -> bool:
-        """Whether a handshake by these settings would prove no more than one by `other` did."""
+        """Whether a handshake with these settings would prove no more than one with `other` did."""
         return other is not None and self.endpoint == other.endpoint and self.delivery_schema == other.delivery_schema
 
     def public(self) -> dict[str, Any]:
-        """The settings without what may be a secret: query and user of the endpoint, values of headers."""
+        """The settings without possible secrets: query and user of the endpoint, values of headers."""
         parts = urlsplit(self.endpoint)
         netloc = parts.netloc.rpartition("@")[2]
         return self.model_dump(mode="json", by_alias=True) | {
@@ -76,7 +76,7 @@ class SubscriptionSettings(BaseModel):
 
 @dataclass
 class Subscription:
-    """`active` is what events are delivered by; `candidate` awaits its handshake and then takes over."""
+    """Deliveries use the `active` settings. The `candidate` awaits its handshake and then takes over."""
 
     name: str
     active: SubscriptionSettings | None = None

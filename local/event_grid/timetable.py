@@ -1,4 +1,4 @@
-"""What is due later."""
+"""The deliveries that are due later."""
 
 import asyncio
 import heapq
@@ -9,7 +9,7 @@ from local.event_grid.journal import Delivery
 
 
 class Timetable:
-    """Keeps deliveries until their `due_at_s`, then hands them to `on_due`; sleeps until the first."""
+    """Keeps deliveries until their `due_at_s`, then passes them to `on_due`; sleeps until the first is due."""
 
     def __init__(self, clock: Clock, on_due: Callable[[Delivery], None]) -> None:
         self._clock = clock
@@ -23,13 +23,13 @@ class Timetable:
             self._set_alarm()
 
     def release(self) -> None:
-        """Hands over what is due now."""
+        """Passes on the deliveries that are due now."""
         now_s = self._clock.now()
         while self._entries and self._entries[0][0] <= now_s:
             self._on_due(heapq.heappop(self._entries)[2])
 
     def discard(self, subscription: str) -> None:
-        """Drops what is on its way to `subscription`."""
+        """Drops the deliveries to `subscription`."""
         self._entries = [entry for entry in self._entries if entry[2].subscription != subscription]
         heapq.heapify(self._entries)
 

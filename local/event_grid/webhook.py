@@ -1,4 +1,4 @@
-"""The requests that Event Grid makes to subscribers: handshakes, notifications, and the word that it is over."""
+"""The requests that Event Grid makes to subscribers: handshakes, notifications, and the notice of deletion."""
 
 import json
 import uuid
@@ -36,12 +36,12 @@ class _Reply:
 
 
 class Webhook:
-    """Speaks to endpoints. It follows no redirect, uses no proxy, and no endpoint can make it raise."""
+    """Sends requests to endpoints. It follows no redirect, uses no proxy, and no endpoint can make it raise."""
 
     def __init__(self, topic_id: str, clock: Clock) -> None:
         self._topic_id = topic_id
         self._clock = clock
-        # No limit of its own: the emulator bounds the deliveries under way, each subscription's for itself.
+        # No limit here: the emulator limits the deliveries under way of each subscription.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -55,7 +55,7 @@ class Webhook:
     async def deliver(
         self, subscription: str, settings: SubscriptionSettings, deliveries: Sequence[Delivery]
     ) -> Answer:
-        """Sends the events of `deliveries`, which are on the same attempt and go out in the same schema."""
+        """Sends the events of `deliveries`, which have the same attempt number and the same schema."""
         reply = await self._notify(
             subscription,
             settings,
@@ -69,7 +69,7 @@ class Webhook:
     async def handshake(
         self, subscription: str, settings: SubscriptionSettings, *, code: str, validation_url: str
     ) -> str | None:
-        """Asks the endpoint whether it wants events; returns why it cannot be said to, or None if it does."""
+        """Asks the endpoint whether it wants events; returns why the handshake failed, or None if it did not."""
         if settings.delivery_schema == "CloudEventSchemaV1_0":
             headers = {"aeg-subscription-name": subscription.upper(), "WebHook-Request-Origin": ORIGIN}
             reply = await self._request("OPTIONS", settings, headers)
@@ -85,7 +85,7 @@ class Webhook:
         return None if _validation_response(reply.body) == code else "The validation code was not echoed."
 
     async def announce_deletion(self, subscription: str, settings: SubscriptionSettings) -> None:
-        """Tells the endpoint, once, that there will be no more events."""
+        """Informs the endpoint, once, that there will be no more events."""
         data = {"eventSubscriptionId": f"{self._topic_id}/eventSubscriptions/{subscription}"}
         event = self._own_event("Microsoft.EventGrid.SubscriptionDeletedEvent", data)
         await self._notify(subscription, settings, "SubscriptionDeletion", [event])
@@ -112,14 +112,14 @@ class Webhook:
         attempts: int = 0,
         published_at_s: float = 0.0,
     ) -> _Reply:
-        """Sends `events`; the headers that belong to one event are only there when it is alone."""
+        """Sends `events`. A request with one event also has the headers that describe that event."""
         headers = {
             "aeg-event-type": aeg_event_type,
             "aeg-subscription-name": subscription.upper(),
             "aeg-delivery-count": str(attempts),
         }
         if len(events) == 1:
-            # The same for every attempt, and free of what a hostile event id could do to a header.
+            # The same for every attempt, and no way for a hostile event id into a header.
             identity = f"{published_at_s!r} {events[0]['id']!r}"
             headers["aeg-output-event-id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, identity))
             if not is_cloud_event(events[0]):

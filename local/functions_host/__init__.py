@@ -1,7 +1,7 @@
 """A development host: runs any Azure Functions Python v2 app, without `func`, through `azure-functions`' public API.
 
-What it serves behaves as it does in Azure, and what the real host or worker refuses at start is refused here. It
-knows no app: in a process of its own it imports `function_app.py`; tests hand their app to `create_host`.
+An app behaves here as it does in Azure. The host refuses at start what the real host or worker refuses. It is tied to
+no app: as a process of its own it imports `function_app.py`; tests pass their app to `create_host`.
 """
 
 from local.functions_host.clock import Clock, ManualClock, SystemClock

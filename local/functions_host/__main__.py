@@ -21,7 +21,7 @@ _KEEP_ALIVE_S = 130  # Kestrel's
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and drains the host while it waits for the responses under way."""
+    """Prints when it is ready, and drains the host while it waits for the responses under way."""
 
     def __init__(self, config: uvicorn.Config, host: FunctionsHost) -> None:
         super().__init__(config)
@@ -39,17 +39,17 @@ class _Server(uvicorn.Server):
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m local.functions_host", description=__doc__)
     parser.add_argument("--script-root", type=Path, default=Path(), help="the directory with function_app.py")
-    parser.add_argument("--port", type=int, default=7071, help="0: a free one")
+    parser.add_argument("--port", type=int, default=7071, help="0 takes a free port")
     arguments = parser.parse_args()
 
-    # uvicorn hands the signal that stopped it on to the handlers it found: having drained, that is the end we want.
+    # When uvicorn has drained, it passes the signal that stopped it on to these handlers: the exit that we want.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("azure").setLevel(logging.WARNING)
-    sys.stdout = sys.stderr  # standard output carries the READY line only, not what the app prints
+    sys.stdout = sys.stderr  # standard output carries only the READY line, not the output of the app
 
     try:
         script_root = arguments.script_root.resolve()
@@ -75,8 +75,8 @@ def main() -> NoReturn:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(Limits().drain_s)
-        + 1,  # for who still sends a request; the host drains the rest
+        # For clients that still send a request. The host drains the rest.
+        timeout_graceful_shutdown=int(Limits().drain_s) + 1,
     )
     try:
         _Server(config, host).run([listener])
@@ -88,9 +88,9 @@ def main() -> NoReturn:
 
 
 def listen(port: int) -> socket.socket:
-    """A bound socket. Raises `HostError` if the port is taken."""
-    # socket.create_server names no protocol, and asyncio turns Nagle's algorithm off only where it reads TCP: left
-    # on, it would hold a response's body back until the client has acknowledged its head.
+    """Returns a bound socket. Raises `HostError` if the port is taken."""
+    # socket.create_server names no protocol, and asyncio turns Nagle's algorithm off only for sockets that name TCP.
+    # With the algorithm on, a response's body would wait until the client has acknowledged its head.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

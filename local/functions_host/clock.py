@@ -1,4 +1,4 @@
-"""The time that timers go by: the machine's, or one that a test moves."""
+"""The clock for timers: the machine's time, or a time that a test moves."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class _Sleeper:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved; whoever sleeps by it wakes in order, one at a time."""
+    """A clock that stands still until a test moves it. Its sleepers wake in order, one at a time."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -54,11 +54,11 @@ class ManualClock:
                 self._sleepers.remove(sleeper)
 
     def jump(self, delta: timedelta) -> None:
-        """Moves the time without waking anyone, as when a machine was suspended or a function ran long."""
+        """Moves the time without waking a sleeper, as when a machine was suspended or a function ran long."""
         self._now += delta
 
     async def advance(self, delta: timedelta) -> None:
-        """Moves the time on; returns when everyone whose sleep ended has done its work and sleeps again, or ended."""
+        """Moves the time on. Returns when each sleeper whose time came has ended or sleeps again."""
         end = self._now + delta
         while due := [sleeper for sleeper in self._sleepers if sleeper.until <= end]:
             sleeper = min(due, key=lambda each: each.until)
@@ -72,7 +72,7 @@ class ManualClock:
         self._now = max(self._now, end)
 
     async def until_asleep(self, count: int) -> None:
-        """Returns when `count` tasks sleep by this clock."""
+        """Returns when `count` tasks sleep on this clock."""
         await self._until(lambda: len(self._sleepers) >= count)
 
     async def _until(self, holds: Callable[[], bool]) -> None:

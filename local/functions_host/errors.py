@@ -1,5 +1,5 @@
-"""Why the host cannot start."""
+"""The error that keeps the host from starting."""
 
 
 class HostError(Exception):
-    """Raised at start when the real host would refuse the app or this one cannot run it; says why in a sentence."""
+    """Raised at start if the real host would refuse the app or this one cannot run it; says why in a sentence."""

@@ -1,7 +1,7 @@
 """The webhook of Event Grid triggers, `/runtime/webhooks/eventgrid?functionName=F`.
 
 - `SubscriptionValidation`: 200 with the validation code; a CloudEvents `OPTIONS`: 200 allowing its origin.
-- `Notification`: every event runs the function; 202, or 500 with the message once one of them failed.
+- `Notification`: runs the function for every event; 202, or 500 with the message if a run failed.
 - `Unsubscribe`: 202. Anything else: 400.
 """
 

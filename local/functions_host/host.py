@@ -40,14 +40,14 @@ _ADMIN_FUNCTIONS = "/admin/functions"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What Azure grants a request and a shutdown."""
+    """The limits that Azure sets for a request and a shutdown."""
 
     body_bytes: int = 100 * 1024 * 1024
     response_s: float = 230
-    """When the platform's load balancer gives up on a response; the function goes on."""
+    """After this time the platform's load balancer gives up on a response; the function goes on."""
     drain_s: float = 10
     buffered_bytes: int = 768 * 1024 * 1024
-    """Of all bodies together. The real host has no such limit, but not the app's process for its own either."""
+    """Limits all bodies together. The real host has no such limit, but it is a process separate from the app's."""
 
 
 def create_host(
@@ -58,10 +58,10 @@ def create_host(
     clock: Clock | None = None,
     limits: Limits | None = None,
 ) -> "FunctionsHost":
-    """The host of `app`, whose functions it enumerates: an app can have one host.
+    """Makes the host of `app` and enumerates its functions, so an app can have only one host.
 
-    App settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`) are read
-    from the environment. Raises `HostError` for what the real host refuses and for what this one cannot run.
+    Reads app settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`) from
+    the environment. Raises `HostError` if the real host would refuse the app or this one cannot run it.
     """
     host_json = host_json or {}
     settings = os.environ
@@ -83,8 +83,9 @@ def create_host(
 
 
 class FunctionsHost:
-    """Made by `create_host`. `asgi` is the app to serve; the host runs (timers too) from its lifespan's start, or
-    in an `async with` block."""
+    """Made by `create_host`. `asgi` is the app to serve. The host and its timers run from the start of its lifespan,
+    or in an `async with` block.
+    """
 
     def __init__(
         self,
@@ -115,14 +116,14 @@ class FunctionsHost:
         self._invoker.close()
 
     async def drain(self) -> None:
-        """Stops the timers, waits for what is running as long as the limits say, and cancels the rest."""
+        """Stops the timers, waits for running functions as long as the limits allow, and cancels the rest."""
         for task in self._timer_tasks:
             task.cancel()
         await self._invoker.drain(self._limits.drain_s)
 
     @property
     def has_busy_threads(self) -> bool:
-        """Whether, after the host has stopped, a function still runs in a thread and would keep the process."""
+        """Whether a function still runs in a thread after the host has stopped. It would keep the process alive."""
         return self._invoker.has_busy_threads
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""HTTP as the host and its functions see it: ASGI in, `func.HttpRequest` and back, ASGI out."""
+"""HTTP messages for the host and its functions: from ASGI to `func.HttpRequest`, and from its response to ASGI."""
 
 import io
 import json
@@ -22,7 +22,7 @@ _SET_BY_HOST = ("content-length", "transfer-encoding", "connection")
 
 
 class BodyTooLarge(Exception):
-    """Raised when a request's body is larger than the host takes."""
+    """Raised when a request's body is larger than the host accepts."""
 
 
 class ClientGone(Exception):
@@ -32,8 +32,8 @@ class ClientGone(Exception):
 class Request:
     """A request as the real host reads it.
 
-    Header names in lower case and query names have one value each, several joined by commas; an empty query value
-    is as none. In the path everything is decoded but an encoded slash.
+    Header names are in lower case. Each header and each query name has one value; commas join several values. An
+    empty query value counts as none. In the path everything is decoded except an encoded slash.
     """
 
     __slots__ = ("_buffer", "_held_bytes", "_query", "_receive", "_scope", "headers", "method", "path")
@@ -69,12 +69,12 @@ class Request:
         return params
 
     def query_value(self, name: str) -> str | None:
-        """The first value of a parameter that the host itself reads, for which case does not matter."""
+        """The first value of a parameter that the host itself reads. The case of the parameter does not matter."""
         return next((value for key, value in self._query if key.lower() == name), None)
 
     @property
     def key(self) -> str | None:
-        """The access key presented. A header, even a wrong one, beats the query."""
+        """The access key of the request. A header, even a wrong one, wins over the query."""
         return self.headers["x-functions-key"] if "x-functions-key" in self.headers else self.query_value("code")
 
     def hold(self, size_bytes: int) -> None:
@@ -87,8 +87,11 @@ class Request:
         self._held_bytes = 0
 
     async def body(self, limit_bytes: int) -> bytes:
-        """Raises `BodyTooLarge` or `TooBusy` as soon as the body is known to exceed the limit or the buffer's room,
-        and `ClientGone`."""
+        """Reads the body.
+
+        Raises `BodyTooLarge` or `TooBusy` as soon as it knows that the body exceeds the limit or the buffer's room.
+        Raises `ClientGone` if the client disconnects.
+        """
         length = self.headers.get("content-length")
         if length is None and "transfer-encoding" not in self.headers:
             return b""
@@ -96,7 +99,7 @@ class Request:
             if int(length) > limit_bytes:
                 raise BodyTooLarge
             self.hold(int(length))
-        body = io.BytesIO()  # whose value is not a copy
+        body = io.BytesIO()  # getvalue() of it makes no copy
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -118,7 +121,9 @@ def http_datum_value(
     route_params: Mapping[str, str],
     body: bytes,
 ) -> dict[str, object]:
-    """What the worker is sent for a request: its converter for `httpTrigger` makes the `func.HttpRequest` of it."""
+    """The value that the host sends to the worker for a request. The `httpTrigger` converter turns it into the
+    `func.HttpRequest`.
+    """
     return {
         "method": Datum(method, "string"),
         "url": Datum(url, "string"),
@@ -140,7 +145,7 @@ class Response(NamedTuple):
 
     @classmethod
     def from_datum(cls, datum: Datum) -> "Response":
-        """What the host makes of an HTTP function's encoded return value.
+        """Makes the response from an HTTP function's encoded return value, as the host does.
 
         Raises `ValueError` for a status or a header that cannot be sent.
         """
@@ -165,7 +170,7 @@ class Response(NamedTuple):
         else:
             headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        # In pieces: of one large one the server would copy what the socket does not take at once.
+        # In pieces, because the server copies the part of a body that the socket does not take at once.
         for end in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
             await send({"type": "http.response.body", "body": body[end - _PIECE_BYTES : end], "more_body": True})
         last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES

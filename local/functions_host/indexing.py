@@ -1,4 +1,4 @@
-"""The functions of an app, read once and checked as the real worker checks them when it loads an app."""
+"""The functions of an app, read once, with the checks of the real worker when it loads an app."""
 
 import inspect
 import json
@@ -23,12 +23,12 @@ _HTTP_OUTPUT = "http"
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     max_retries: int
-    """-1: without end."""
+    """-1: without limit."""
     first_delay_s: float
     longest_delay_s: float
 
     def delay_s(self, retry: int) -> float | None:
-        """How long to wait before the `retry`-th retry (counted from 1); None: give up. Doubles up to the longest."""
+        """The wait before the `retry`-th retry (counted from 1), or None to give up. Doubles up to the longest."""
         if 0 <= self.max_retries < retry:
             return None
         return min(self.longest_delay_s, self.first_delay_s * 2.0 ** min(retry - 1, 64))
@@ -42,10 +42,10 @@ class Function:
     directory: str
     takes_context: bool
     trigger: Mapping[str, Any]
-    """The trigger's binding, with the keys of function.json, as the real host receives it."""
+    """The trigger's binding, with the keys of function.json, as the real host gets it."""
     is_disabled: bool
     retry_policy: RetryPolicy | None
-    """Only timers have one: for HTTP and Event Grid triggers the host ignores it."""
+    """Only timers have one; the host ignores it for HTTP and Event Grid triggers."""
 
     @property
     def trigger_type(self) -> str:
@@ -60,13 +60,13 @@ class Function:
         return self.trigger.get("route") or self.name
 
     def decode(self, value: object, datum_type: str) -> Any:
-        """What the handler gets for what the host sends to the worker."""
+        """Converts a value that the host sends to the worker into the handler's argument."""
         return _converter(self.trigger_type).decode(Datum(value, datum_type), trigger_metadata={})
 
     def encode(self, result: object) -> Response | None:
-        """What becomes of what the handler returned: of an HTTP function's its response, of another's nothing.
+        """Converts the handler's return value: to a response for an HTTP function, to None for any other.
 
-        Raises `TypeError` or `ValueError` where the real invocation fails for its return value.
+        Raises `TypeError` or `ValueError` if the real invocation would fail because of the return value.
         """
         if self.is_http:
             try:
@@ -83,7 +83,7 @@ def _converter(binding_type: str) -> Any:
 
 
 def index_functions(app: func.FunctionRegister, settings: Mapping[str, str]) -> dict[str, Function]:
-    """The app's functions by name. Enumerates the app, which can be done once; raises `HostError`."""
+    """Returns the app's functions by name; raises `HostError`. It enumerates the app, which works only once."""
     try:
         declared = app.get_functions()
     except ValueError as error:
@@ -92,7 +92,7 @@ def index_functions(app: func.FunctionRegister, settings: Mapping[str, str]) -> 
     for declaration in declared:
         function = _index(declaration, settings)
         if any(function.name.lower() == name.lower() for name in functions):
-            raise HostError(f"{function.name}: another function has this name; the host does not tell case apart.")
+            raise HostError(f"{function.name}: another function has this name; the host ignores case.")
         functions[function.name] = function
     return functions
 
@@ -126,7 +126,7 @@ def _index(declaration: func.Function, settings: Mapping[str, str]) -> Function:
 
 
 def _check_signature(name: str, handler: Callable[..., Any], trigger: Mapping[str, Any]) -> bool:
-    """Whether the handler takes the context. Refuses what `azure_functions_runtime` refuses."""
+    """Returns whether the handler takes the context. Refuses signatures that `azure_functions_runtime` refuses."""
     parameters = set(inspect.signature(handler).parameters)
     try:
         annotations = typing.get_type_hints(handler)

@@ -1,4 +1,4 @@
-"""Running a function: on the event loop or in a thread, under the function timeout, its failure logged."""
+"""Runs a function, on the event loop or in a thread, under the function timeout, and logs its failure."""
 
 import asyncio
 import concurrent.futures
@@ -22,7 +22,7 @@ _thread_local = threading.local()
 
 
 class InvocationFailed(Exception):
-    """Raised when a function did not run to a result that the host can use; it has been logged."""
+    """Raised when a function did not give a result that the host can use. The failure is in the log already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class TraceContext:
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str], function: str) -> "TraceContext":
-        """The caller's trace, or a new one."""
+        """Returns the caller's trace, or a new one."""
         trace_parent = headers.get("traceparent", "")
         attributes = {"OperationName": function}
         if _TRACEPARENT.fullmatch(trace_parent):
             return cls(trace_parent, headers.get("tracestate", ""), attributes)
         return cls(f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01", "", attributes)
 
-    # The names that the worker had first, and still has.
+    # The older names, which the worker still has.
     Traceparent = property(lambda self: self.trace_parent)
     Tracestate = property(lambda self: self.trace_state)
     Attributes = property(lambda self: self.attributes)
@@ -88,11 +88,12 @@ class InvocationContext(func.Context):
 
 
 class Invoker:
-    """Runs functions and knows those that are running.
+    """Runs functions and keeps track of the running ones.
 
     Parameters:
         timeout_s: host.json's `functionTimeout`; None: unlimited.
-        thread_count: of the pool for functions that are not `async def`; None: Python's default, as in the worker.
+        thread_count: the size of the pool for functions that are not `async def`; None: Python's default, as in the
+            worker.
     """
 
     def __init__(self, timeout_s: float | None, thread_count: int | None) -> None:
@@ -109,9 +110,10 @@ class Invoker:
         headers: Mapping[str, str] | None = None,
         retry: RetryContext | None = None,
     ) -> "asyncio.Task[Response | None]":
-        """Starts an invocation: its result is an HTTP function's response, or raises `InvocationFailed`.
+        """Starts an invocation. Its result is an HTTP function's response; a failure raises `InvocationFailed`.
 
-        It goes on if the caller stops waiting, unless the caller's own task awaits it directly and is cancelled.
+        The invocation goes on if the caller stops waiting. But if the caller's task awaits it directly and is
+        cancelled, the invocation is cancelled too.
         """
         invocation = asyncio.create_task(self._invoke(function, argument, headers or {}, retry or RetryContext()))
         self._in_flight.add(invocation)
@@ -119,7 +121,7 @@ class Invoker:
         return invocation
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits for what is running, and cancels what then still is."""
+        """Waits for the running functions, and cancels those that still run when the time is up."""
         if self._in_flight:
             _, late = await asyncio.wait(self._in_flight, timeout=timeout_s)
             for invocation in late:
@@ -132,13 +134,14 @@ class Invoker:
 
     @property
     def has_busy_threads(self) -> bool:
-        """Whether a function still runs in a thread, which cannot be stopped and keeps the process from ending."""
+        """Whether a function still runs in a thread. A thread cannot be stopped and keeps the process from ending."""
         return bool(self._in_threads)
 
     def _ended(self, invocation: "asyncio.Task[Response | None]") -> None:
         self._in_flight.discard(invocation)
         if not invocation.cancelled():
-            invocation.exception()  # marks it as seen: whether anyone still waits for it or not, it has been logged
+            # Marks the exception as seen: it is in the log, whether a caller still waits for it or not.
+            invocation.exception()
 
     async def _invoke(
         self, function: Function, argument: object, headers: Mapping[str, str], retry: RetryContext

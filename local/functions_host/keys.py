@@ -1,4 +1,4 @@
-"""Access keys: which one opens what."""
+"""Access keys, and what each of them opens."""
 
 import hmac
 import secrets
@@ -12,17 +12,17 @@ _HOST, _MASTER, _EVENTGRID = "LOCAL_HOST_KEY", "LOCAL_MASTER_KEY", "LOCAL_EVENTG
 @dataclass(frozen=True, slots=True)
 class Keys:
     host: str = field(repr=False)
-    """The default host key: opens every function of level `function`."""
+    """The default host key. It opens every function of level `function`."""
     master: str = field(repr=False)
-    """Opens everything."""
+    """The master key. It opens everything."""
     eventgrid: str = field(repr=False)
-    """The system key `eventgrid_extension`: opens the Event Grid webhook, nothing else."""
+    """The system key `eventgrid_extension`. It opens the Event Grid webhook and nothing else."""
     functions: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """A function's own key by the function's name: opens that function."""
+    """Each function's own key, by the function's name. It opens that function."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> tuple[Self, dict[str, str]]:
-        """The keys that the environment names, and those, by variable, that had to be made up."""
+        """Returns the keys, and a mapping from variable to key for the keys that it had to make up."""
         missing = [name for name in (_HOST, _MASTER, _EVENTGRID) if not environment.get(name)]
         made_up = {name: secrets.token_urlsafe(32) for name in missing}
         values = {**environment, **made_up}
@@ -39,7 +39,7 @@ class Keys:
 
 
 def _is_one_of(presented: str | None, *keys: str) -> bool:
-    """In a time that tells nothing about any key. An empty key opens nothing."""
+    """Compares in a time that reveals nothing about any key. An empty key opens nothing."""
     if not presented:
         return False
     key_bytes = presented.encode()

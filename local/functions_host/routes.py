@@ -1,7 +1,7 @@
-"""ASP.NET route templates: which function a method and a path belong to.
+"""ASP.NET route templates: find the function that a method and a path belong to.
 
-Supported are literals, `{a}`, `{a?}`, `{a=x}`, `{*rest}` and the constraints `:int`, `:guid` and `:alpha`; another
-template is refused rather than matched differently from the real host.
+The host supports literals, `{a}`, `{a?}`, `{a=x}`, `{*rest}` and the constraints `:int`, `:guid` and `:alpha`. It
+refuses any other template, rather than match it differently from the real host.
 """
 
 import re
@@ -58,7 +58,7 @@ class _Route:
         )
 
     def values(self, path: str) -> dict[str, str] | None:
-        """The values of the parameters (without those that the path leaves out), or None if it does not match."""
+        """The values of the parameters, without those that the path leaves out; None if the path does not match."""
         match = self.pattern.fullmatch(path)
         if match is None:
             return None
@@ -83,7 +83,7 @@ class Router:
         self._with_parameters: list[_Route] = []
 
     def add(self, function: str, route: str, methods: Collection[str] | None) -> None:
-        """Raises `HostError` for a template that the host refuses or that another function already has."""
+        """Adds a route. Raises `HostError` if the host refuses the template or another function already has it."""
         written = route.strip("/")
         if written.lower().startswith(_RESERVED):
             raise HostError(f"{function}: the route {route!r} conflicts with the host's built-in routes.")
@@ -102,9 +102,9 @@ class Router:
             self._literal.setdefault(template.rstrip("/").lower(), []).append(added)
 
     def match(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """The function's name and its route parameters.
+        """Returns the function's name and its route parameters.
 
-        A route whose method does not fit does not match: another one may, else the answer is 404, never 405.
+        A route with another method does not match. If no other route matches, the answer is 404, never 405.
         """
         for route in self._literal.get(path.removesuffix("/").lower(), ()):
             if route.allows(method):

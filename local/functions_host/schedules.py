@@ -1,4 +1,4 @@
-"""When a timer is due: NCRONTAB expressions, and TimeSpan intervals as in `00:05:00`."""
+"""The schedules of timers: NCRONTAB expressions, and TimeSpan intervals such as `00:05:00`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Six cron fields of plain numbers, seconds first. Day and weekday must both match: in a crontab, one does."""
+    """Six cron fields of plain numbers, seconds first. Day and weekday must both match; in a crontab, one must."""
 
     expression: str
 
@@ -39,9 +39,9 @@ class Cron:
 
 
 def parse_schedule(written: str, settings: Mapping[str, str], now: datetime) -> Schedule:
-    """The schedule of a timer trigger, its `%SETTING%`s filled in.
+    """Returns the schedule of a timer trigger, with its `%SETTING%`s filled in.
 
-    Raises `ValueError` with the reason for what the host refuses, and for dates that never come.
+    Raises `ValueError` with the reason if the host would refuse the schedule, and for dates that never come.
     """
     text = re.sub(r"%([^%]+)%", lambda match: _setting(match[1], settings), written)
     parts = text.split()
@@ -62,7 +62,7 @@ def parse_schedule(written: str, settings: Mapping[str, str], now: datetime) -> 
 
 
 def parse_time_span(text: str) -> timedelta:
-    """A .NET TimeSpan, `[d.]hh:mm:ss[.fff]`. .NET reads hours above 23 as days; here they are refused."""
+    """Parses a .NET TimeSpan, `[d.]hh:mm:ss[.fff]`. .NET reads hours above 23 as days; this function refuses them."""
     match = _TIME_SPAN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a time span of the form hh:mm:ss with hours below 24")
@@ -83,7 +83,7 @@ class _Field(NamedTuple):
     value_names: tuple[str, ...] = ()
 
     def parse(self, text: str) -> str:
-        """As NCRONTAB reads it, in plain numbers that croniter reads the same way."""
+        """Reads the field as NCRONTAB does, into plain numbers that croniter reads the same way."""
         values = sorted({value for part in text.split(",") for value in self._parse_part(part)})
         return "*" if len(values) == self.highest - self.lowest + 1 else ",".join(map(str, values))
 

@@ -1,4 +1,4 @@
-"""A function app's directory, as `func start` reads it: local.settings.json, host.json, function_app.py."""
+"""Reads a function app's directory as `func start` does: local.settings.json, host.json, function_app.py."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ _APP_FILE = "function_app.py"
 
 
 def load_local_settings(script_root: Path, environment: MutableMapping[str, str]) -> None:
-    """Puts the `Values` of local.settings.json, if there is one, into `environment`, which has precedence."""
+    """Puts the `Values` of local.settings.json, if it exists, into `environment`; variables there have precedence."""
     path = script_root / "local.settings.json"
     if not path.exists():
         return
@@ -40,7 +40,7 @@ def load_host_json(script_root: Path) -> Mapping[str, Any]:
 
 
 def import_function_app(script_root: Path) -> func.FunctionRegister:
-    """The one function app that function_app.py defines."""
+    """Returns the one function app that function_app.py defines."""
     if not (script_root / _APP_FILE).exists():
         raise HostError(f"There is no {_APP_FILE} in {script_root}.")
     sys.path.insert(0, str(script_root))

@@ -1,4 +1,4 @@
-"""How much the host takes on: host.json's two limits to HTTP requests, and one of its own to the bytes it buffers."""
+"""The limits of the host: host.json's two limits on HTTP requests, and its own limit on the bytes that it buffers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -11,15 +11,15 @@ _UNLIMITED = -1
 
 
 class TooBusy(Exception):
-    """Raised when a request is to be answered 429."""
+    """Raised when the host has to answer a request with 429."""
 
 
 class Throttle:
     """Admits requests to HTTP functions.
 
     Parameters:
-        outstanding: how many may be in the host, queued ones included.
-        concurrent: how many of these may run; the others are queued, their bodies unread.
+        outstanding: how many requests may be in the host, queued ones included.
+        concurrent: how many of these may run. The others are queued, with their bodies unread.
     """
 
     def __init__(self, outstanding: int = _UNLIMITED, concurrent: int = _UNLIMITED) -> None:
@@ -34,7 +34,7 @@ class Throttle:
 
     @asynccontextmanager
     async def admit(self) -> AsyncGenerator[None]:
-        """Raises `TooBusy` if too many requests are outstanding; waits until this one may run."""
+        """Waits until the request may run. Raises `TooBusy` if too many requests are outstanding."""
         if self._admitted == self._outstanding:
             raise TooBusy
         self._admitted += 1
@@ -55,7 +55,7 @@ class Buffer:
         self._free_bytes = limit_bytes
 
     def take(self, size_bytes: int) -> None:
-        """Raises `TooBusy` if there is no room for so many more."""
+        """Takes room for so many bytes. Raises `TooBusy` if there is none."""
         if size_bytes > self._free_bytes:
             raise TooBusy
         self._free_bytes -= size_bytes

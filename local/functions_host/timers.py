@@ -1,4 +1,4 @@
-"""Timer triggers: each fires by its schedule, one run at a time, with the retries of its policy."""
+"""Timer triggers. Each fires on its schedule, one run at a time, with the retries of its policy."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 class Timer:
     def __init__(self, function: Function, settings: Mapping[str, str], clock: Clock, invoker: Invoker) -> None:
-        """Raises `HostError` for a schedule that the host refuses."""
+        """Raises `HostError` if the host refuses the schedule."""
         self._function = function
         self._clock = clock
         self._invoker = invoker
@@ -28,8 +28,8 @@ class Timer:
     async def run(self) -> None:
         """Fires for ever.
 
-        The next time is computed when a run is over, so a function never overlaps with itself; the times it missed
-        meanwhile become one run at once, marked past due.
+        It computes the next time when a run is over, so a function never overlaps with itself. The times that it
+        missed meanwhile become one run at once, marked past due.
         """
         last, started = _NEVER, self._clock.now()
         if self._function.trigger.get("runOnStartup"):
@@ -50,9 +50,8 @@ class Timer:
         retry = RetryContext(0, policy.max_retries if policy else 0)
         while True:
             invocation = self._invoker.start(self._function, argument, retry=retry)
-            await asyncio.wait(
-                (invocation,)
-            )  # unlike await, it leaves a running function alone when timers are stopped
+            # Unlike await, this leaves a running function alone when the timers are stopped.
+            await asyncio.wait((invocation,))
             failure = invocation.exception()
             if not isinstance(failure, InvocationFailed) or policy is None:
                 return

@@ -1,1 +1,1 @@
-"""A model service as the backbone's users have them: an unsupervised land-cover segmentation behind HTTP."""
+"""A model service like those of the backbone's users: an unsupervised land-cover segmentation behind HTTP."""

@@ -27,8 +27,8 @@ class _Server(uvicorn.Server):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.sample_model", description="The sample model service.")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    parser.add_argument("--max-concurrent", type=int, default=1, help="requests at a time; more are refused with 503")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free port")
+    parser.add_argument("--max-concurrent", type=int, default=1, help="requests at a time; it refuses more with 503")
     arguments = parser.parse_args()
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -50,7 +50,7 @@ def main() -> None:
     )
     service = ModelService(tasks, reporter, max_concurrent=arguments.max_concurrent)
 
-    # uvicorn raises a signal that stopped it again once it has stopped; what was asked for is no failure.
+    # Once uvicorn has stopped, it raises the signal that stopped it again. A requested stop is no failure.
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda *_: None)
     config = uvicorn.Config(service.app(), log_config=None, timeout_graceful_shutdown=_SHUTDOWN_GRACE_S)

@@ -13,7 +13,7 @@ _FONT_SIZE_PX = 14
 
 @pydantic.dataclasses.dataclass(frozen=True, config=WIRE)
 class MapDescription:
-    """What the legend of a map is drawn from; the sizes are the map's, without a legend."""
+    """The data that a map's legend is drawn from. The sizes are those of the map without a legend."""
 
     width: int
     height: int
@@ -21,7 +21,7 @@ class MapDescription:
 
 
 def draw_legend(described: MapDescription) -> Image.Image:
-    """As wide as the map, but never too narrow for one entry."""
+    """Draws a legend as wide as the map, but never too narrow for one entry."""
     width = max(described.width, _ENTRY_WIDTH_PX + 2 * _MARGIN_PX)
     columns = (width - 2 * _MARGIN_PX) // _ENTRY_WIDTH_PX
     rows = -(-len(described.classes) // columns)
@@ -38,7 +38,7 @@ def draw_legend(described: MapDescription) -> Image.Image:
 
 
 def add_legend(picture: Image.Image, described: MapDescription) -> Image.Image:
-    """The map with its legend below; a legend that it already has is drawn anew."""
+    """Returns the map with its legend below. If the map already has a legend, the new one replaces it."""
     strip = draw_legend(described)
     page = Image.new("RGB", (strip.width, described.height + strip.height), "white")
     page.paste(picture.crop((0, 0, described.width, described.height)))

@@ -1,4 +1,4 @@
-"""Real pictures to try the model with, out of the photographs that scikit-learn ships."""
+"""Real pictures for trying the model, made from the photographs that scikit-learn ships."""
 
 import io
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ class Picture:
 
 
 def sample_pictures() -> list[Picture]:
-    """Two photographs byte for byte, and larger encodings, a part and an enlargement of them: 0.1 to 3 MB each."""
+    """Returns two photographs byte for byte, and three PNG pictures made from them: a copy, a part, an enlargement.
+
+    Each has 0.1 to 3 MB.
+    """
     images = files("sklearn.datasets.images")
     temple = images.joinpath("china.jpg").read_bytes()
     flower = images.joinpath("flower.jpg").read_bytes()

@@ -13,10 +13,10 @@ from pydantic.alias_generators import to_pascal
 from sklearn.cluster import MiniBatchKMeans
 
 MAX_SIDE_PX = 1600
-"""A picture with a longer side is segmented, and its map returned, with this one."""
+"""The longest side of a map. A larger picture is scaled down to it before it is segmented."""
 MAX_PICTURE_PX = 100_000_000
 CLASSES = range(2, 13)
-"""How many classes may be asked for: at most as many as `_PALETTE` has colours."""
+"""How many classes a caller may ask for: at most as many as `_PALETTE` has colours."""
 
 _SEED = 7
 _RESTARTS = 4
@@ -29,23 +29,23 @@ WIRE = ConfigDict(alias_generator=to_pascal, validate_by_name=True, serialize_by
 
 Floats = NDArray[np.float32]
 Report = Callable[[str, float], None]
-"""Called with the stage's name and the share of it that is done, 0 to 1; may raise to stop the work."""
+"""Called with the stage's name and the share of the stage that is done, 0 to 1; may raise to stop the work."""
 
 
 class UnreadablePicture(Exception):
-    """Raised when a body is no picture that can be segmented; its text is for the caller."""
+    """Raised when the model cannot segment a body as a picture. Its text is for the caller."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=WIRE)
 class LandClass:
     number: int
-    """From 1, the largest class first."""
+    """Counts from 1; the largest class comes first."""
     colour: str
     """The name of the class's mean colour in the picture, e.g. "dark green"."""
     map_colour: str
     """The colour of the class in the map, e.g. "#4e9a51"."""
     share: float
-    """Of the picture's area, 0 to 1; the shares of all classes add up to 1."""
+    """The share of the picture's area, 0 to 1; the shares of all classes add up to 1."""
 
     def __str__(self) -> str:
         return f"class {self.number} ({self.colour}) {self.share:.0%}".replace("%", " %")
@@ -58,7 +58,7 @@ class Segmentation:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture, upright, in RGB, at most `MAX_SIDE_PX` long; raises `UnreadablePicture`."""
+    """Returns the picture upright, in RGB, at most `MAX_SIDE_PX` long; raises `UnreadablePicture`."""
     try:
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         if picture.width * picture.height > MAX_PICTURE_PX:
@@ -93,7 +93,7 @@ def segment(picture: Image.Image, class_count: int, report: Report = lambda stag
 
 
 def rgb_to_lab(rgb: NDArray[np.uint8]) -> Floats:
-    """CIE L*a*b* (D65) of sRGB values: distances in it are close to what the eye sees."""
+    """Converts sRGB values to CIE L*a*b* (D65), where distances are close to the differences that the eye sees."""
     scaled = rgb.astype(np.float32) / 255
     linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _RGB_TO_XYZ.T / _WHITE
@@ -110,7 +110,7 @@ _WHITE = np.array([0.95047, 1.0, 1.08883], dtype=np.float32)
 
 
 def _features(lab: Floats, report: Report) -> Floats:
-    """Per pixel: its smoothed colour, and how rough the lightness is around it, near and far."""
+    """Returns for each pixel its smoothed colour, and how rough the lightness is around it, near and far."""
     radius = max(1, round(max(lab.shape[:2]) / 320))
     report("features", 0)
     colour = box_mean(lab, radius)
@@ -130,7 +130,7 @@ _TEXTURE_WEIGHTS = np.array([0.5, 0.5], dtype=np.float32)
 
 
 def box_mean(values: Floats, radius: int) -> Floats:
-    """The mean over the square of side 2 * radius + 1 around each pixel, edges repeated, per channel."""
+    """Returns the mean over the square of side 2 * radius + 1 around each pixel, edges repeated, per channel."""
     side = 2 * radius + 1
     for axis in (0, 1):
         padding = [(0, 0)] * values.ndim
@@ -144,7 +144,7 @@ def box_mean(values: Floats, radius: int) -> Floats:
 
 
 def _cluster(points: Floats, count: int, report: Report) -> Floats:
-    """The centres of the best of several k-means runs on random pixels."""
+    """Returns the centres of the best of several k-means runs on random pixels."""
     random = np.random.default_rng(_SEED)
     judged = points[random.integers(len(points), size=4 * _BATCH_PX)]
     best: tuple[float, Floats] | None = None
@@ -161,7 +161,7 @@ def _cluster(points: Floats, count: int, report: Report) -> Floats:
 
 
 def _label(features: Floats, centres: Floats, report: Report) -> NDArray[np.intp]:
-    """The nearest centre of each pixel, by the mean over its neighbourhood, so that regions come out clean."""
+    """Returns the nearest centre of each pixel, by the mean over its neighbourhood, so regions come out clean."""
     height, width, _ = features.shape
     membership = np.empty((height, width, len(centres)), dtype=np.float32)
     for top in range(0, height, _STRIP_ROWS):
@@ -172,8 +172,8 @@ def _label(features: Floats, centres: Floats, report: Report) -> NDArray[np.intp
         membership[top : top + _STRIP_ROWS] = np.exp(-distance / _SOFTNESS)
     membership /= membership.sum(axis=-1, keepdims=True)
     radius = max(1, round(max(height, width) / 160))
-    for turn in range(_SMOOTHINGS):
-        report("smoothing", turn / _SMOOTHINGS)
+    for done in range(_SMOOTHINGS):
+        report("smoothing", done / _SMOOTHINGS)
         membership = box_mean(membership, radius)
     return membership.argmax(axis=-1)
 
@@ -195,7 +195,7 @@ _PALETTE_LAB = rgb_to_lab(_PALETTE)
 
 
 def _match_palette(means: list[Floats]) -> list[tuple[int, int, int]]:
-    """A colour of the map for each class, all different: the free one most like the class's own, largest first."""
+    """Gives each class a different colour: the free one most like the class's own, the largest class first."""
     free = list(range(len(_PALETTE)))
     chosen = []
     for mean in means:

@@ -1,7 +1,8 @@
 """The model behind HTTP, as a model service of the backbone.
 
-A request with the header `taskId` is accepted at once, worked on in the background and reported to the backbone;
-one without it is answered with the result. What exceeds `max_concurrent` requests at a time is refused with 503.
+The service accepts a request with the header `taskId` at once, works on it in the background and reports to the
+backbone. It answers a request without the header with the result. It works on at most `max_concurrent` requests at a
+time, and refuses more with 503.
 """
 
 import asyncio
@@ -53,14 +54,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What one request asks for, in both of the ways it may be asked."""
+    """The work for one request: `answer` it directly, or `perform` it as a task."""
 
     answer: Callable[[], Awaitable[Response]]
     perform: Callable[[TaskReference], Awaitable[None]]
 
 
 class RequestReporter:
-    """Tells the backbone how many requests are in flight on a path, if it was given the address to tell it."""
+    """Reports to the backbone how many requests are in flight on a path. Without a URL it reports nothing."""
 
     def __init__(self, client: httpx.AsyncClient, url: str | None, cluster: str) -> None:
         self._client, self._url, self._cluster = client, url, cluster
@@ -113,7 +114,7 @@ class ModelService:
         yield
         if self._jobs:
             await asyncio.wait(self._jobs.values(), timeout=_SHUTDOWN_GRACE_S)
-        abandoned = list(self._jobs.values())  # without a sign of life, the backbone dispatches their tasks anew
+        abandoned = list(self._jobs.values())  # without reports, the backbone dispatches their tasks again
         for job in abandoned:
             job.cancel()
         await asyncio.gather(*abandoned, return_exceptions=True)
@@ -149,7 +150,7 @@ class ModelService:
                 segmentation, png = await self._with_progress(task, compute)
                 await self._tasks.store_result(task, png, "image/png")
                 if then == "legend":
-                    await self._tasks.hand_on(task, LEGEND_PATH, json.dumps(_json_of(segmentation)))
+                    await self._tasks.start_next_step(task, LEGEND_PATH, json.dumps(_json_of(segmentation)))
                 else:
                     shares = ", ".join(map(str, segmentation.classes))
                     await self._tasks.update(task, "completed", f"completed - {shares}")
@@ -191,7 +192,7 @@ class ModelService:
             if task is None:
                 async with self._reporter.counting(path):
                     return await work.answer()
-            job = self._jobs[task.key] = asyncio.create_task(self._follow(task, path, work))
+            job = self._jobs[task.key] = asyncio.create_task(self._perform(task, path, work))
             slot.callback(self._jobs.pop, task.key)
             held = slot.pop_all()
             job.add_done_callback(lambda _: held.close())
@@ -200,8 +201,8 @@ class ModelService:
     def _free_slot(self) -> None:
         self._in_flight -= 1
 
-    async def _follow(self, task: TaskReference, path: str, work: Work) -> None:
-        """Does a task's work and reports how it ended, unless the backbone wants no more of it."""
+    async def _perform(self, task: TaskReference, path: str, work: Work) -> None:
+        """Does a task's work and reports how it ended, unless the backbone has revoked the task."""
         async with self._reporter.counting(path):
             try:
                 try:
@@ -217,7 +218,7 @@ class ModelService:
                 logger.warning("task %s was dropped: %s", task.task_id, error)
 
     async def _with_progress(self, task: TaskReference, compute: Callable[[Report], T]) -> T:
-        """Computes in a thread and reports each stage and, in a long one, a sign of life; stops when revoked."""
+        """Computes in a thread, reports each stage, and repeats the report during a long one; stops when revoked."""
         sent = "running"
         await self._tasks.update(task, "running", sent)
         progress = _Progress(asyncio.get_running_loop())
@@ -233,7 +234,8 @@ class ModelService:
                     await self._tasks.update(task, "running", sent)
         finally:
             progress.is_stopped = True
-            await asyncio.gather(computing, return_exceptions=True)  # the slot is held as long as the thread works
+            # The request keeps its slot as long as the thread works.
+            await asyncio.gather(computing, return_exceptions=True)
         return computing.result()
 
     async def _in_thread(self, compute: Callable[[Report], T], report: Report) -> T:
@@ -241,11 +243,11 @@ class ModelService:
 
 
 class _Stopped(Exception):
-    """Raised in a thread whose work nobody waits for any more."""
+    """Raised in a thread to stop it, when nobody waits for its work any more."""
 
 
 class _Progress:
-    """The latest text of a computation, handed from its thread to the event loop."""
+    """The latest text of a computation, passed from its thread to the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,6 +1,6 @@
-"""What a model service says to the backbone about the tasks it was handed: the calls of the existing contract.
+"""The calls with which a model service reports on its tasks to the backbone, by the legacy contract.
 
-Every call is repeated while the backbone cannot be reached or answers 429 or 5xx: it may be starting again.
+`TaskManager` repeats every call while the backbone cannot be reached or answers 429 or 5xx: it may be restarting.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 class TaskRevoked(Exception):
-    """Raised when the backbone wants no more of a task: it was cancelled, has ended, or has a newer attempt."""
+    """Raised when the service has to drop a task: the task was cancelled, has ended, or has a newer attempt."""
 
 
 class BackboneFailed(Exception):
-    """Raised when a call was refused, or could not be made for as long as it was tried."""
+    """Raised when the backbone refused a call, or when all tries of a call failed until the time was up."""
 
 
 @dataclass(frozen=True)
 class TaskReference:
-    """A task as the headers of its dispatch name it."""
+    """A task, as the headers of its dispatch describe it."""
 
     task_id: str
     attempt: int | None
-    """None from a backbone that does not number its attempts."""
+    """None if the backbone does not number its attempts."""
     traceparent: str | None
 
     @property
@@ -46,7 +46,7 @@ class TaskReference:
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> "TaskReference | None":
-        """None for a request that is no dispatch: its caller waits for the answer."""
+        """Returns None for a request that is no dispatch: its caller waits for the answer."""
         task_id, attempt = headers.get("taskId"), headers.get("X-Task-Attempt", "")
         if not task_id:
             return None
@@ -55,11 +55,11 @@ class TaskReference:
 
 @dataclass(frozen=True)
 class TaskManager:
-    """The calls to the backbone. Each raises `TaskRevoked` when the task is to be dropped at once."""
+    """The calls to the backbone. Each raises `TaskRevoked` when the service has to drop the task at once."""
 
     client: httpx.AsyncClient
     upsert_url: str
-    """With its function key as `?code=`, like `get_url`."""
+    """Contains its function key as `?code=`, like `get_url`."""
     get_url: str
     backbone_url: str
     backbone_key: str
@@ -67,12 +67,12 @@ class TaskManager:
     async def update(
         self, task: TaskReference, backend_status: Literal["running", "completed", "failed"], status: str
     ) -> None:
-        """Reports a task's progress or its end, which is also the sign that it is being worked on."""
+        """Reports a task's progress or its end. Each report also shows that the service still works on the task."""
         endpoint = await self._endpoint_of(task)
         await self._upsert(task, backend_status, status, endpoint, {"PublishToGrid": False})
 
-    async def hand_on(self, task: TaskReference, path: str, body: str) -> None:
-        """Makes `path` on the task's host its next step, with `body` as the request's body: a pipeline hop."""
+    async def start_next_step(self, task: TaskReference, path: str, body: str) -> None:
+        """Makes `path` on the task's host the next step of its pipeline, with `body` as the request's body."""
         here = urlsplit(await self._endpoint_of(task))
         endpoint = f"{here.scheme}://{here.netloc}{path}"
         await self._upsert(task, "created", "created", endpoint, {"PublishToGrid": True, "Body": body})
