@@ -6,6 +6,7 @@
     python3 dev.py up [--func]        the local stack, until Ctrl-C
     python3 dev.py faults [--minutes N]  whether any task gets lost, whatever breaks
     python3 dev.py bench [NAME...] [--quick]  benchmarks: half an hour, or three minutes
+    python3 dev.py bench --against REV  whether anything is slower than in another revision
     python3 dev.py check              format, lint and types, as CI does
 
 Standard library only, and readable by an old Python, so that it can say that it is too old.

@@ -3,6 +3,8 @@
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json``, and its pictures beside it; it takes less than 30 minutes. A quick one takes less than
 3: it shows that everything works, and roughly where it stands, and changes no tracked file.
+
+``--against REV`` compares this working tree with another revision instead: see ``bench/against.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
+from bench import against
 from bench.harness import RAW, Figure, Unmeasured, keep_summary, print_figures
 from bench.plausibility import ImplausibleFigure
 
@@ -36,9 +39,16 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BUDGETS_S))
     parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer repeats")
+    parser.add_argument("--against", metavar="REV", help="compare the working tree with a revision")
+    parser.add_argument("--repeats", type=int, metavar="N", help="with --against: of each benchmark, on each side")
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in BUDGETS_S]:
-        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BUDGETS_S)}")
+    known = (*BUDGETS_S, against.STEPS) if options.against else tuple(BUDGETS_S)
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(known)}")
+    if options.repeats is not None and (options.repeats < 1 or not options.against):
+        parser.error("--repeats takes a number from 1 on, and belongs to --against")
+    if options.against:
+        return against.run(options.against, options.names, quick=options.quick, repeats=options.repeats)
     figures: list[Figure] = []
     failed: list[str] = []
     summary: Path | None = None
