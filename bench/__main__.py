@@ -1,8 +1,10 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]``. All of them without a name.
 
-Each prints its tables and writes ``bench/results/NAME.json``, some a plot beside it, and puts its figures into
-``bench/results/summary.json``. A whole run takes less than 30 minutes, a quick one less than 3: it shows that
-everything works, and roughly where it stands.
+Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
+``bench/results/summary.json``, and its pictures beside it; it takes less than 30 minutes. A quick one takes less than
+3: it shows that everything works, and roughly where it stands, and changes no tracked file.
+
+``--against REV`` compares this working tree with another revision instead: see ``bench/against.py``.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import importlib
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Final
 
-from bench.harness import RESULTS, Figure, Unmeasured, keep_summary, print_figures
+from bench import against
+from bench.harness import RAW, Figure, Unmeasured, keep_summary, print_figures
+from bench.plausibility import ImplausibleFigure
 
 BUDGETS_S: Final = {
     "store": (150, 22),
@@ -34,17 +39,25 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BUDGETS_S))
     parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer repeats")
+    parser.add_argument("--against", metavar="REV", help="compare the working tree with a revision")
+    parser.add_argument("--repeats", type=int, metavar="N", help="with --against: of each benchmark, on each side")
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in BUDGETS_S]:
-        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BUDGETS_S)}")
+    known = (*BUDGETS_S, against.STEPS) if options.against else tuple(BUDGETS_S)
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(known)}")
+    if options.repeats is not None and (options.repeats < 1 or not options.against):
+        parser.error("--repeats takes a number from 1 on, and belongs to --against")
+    if options.against:
+        return against.run(options.against, options.names, quick=options.quick, repeats=options.repeats)
     figures: list[Figure] = []
     failed: list[str] = []
+    summary: Path | None = None
     for name in (name for name in BUDGETS_S if name in (options.names or BUDGETS_S)):
         print(f"\n── {name} " + "─" * (100 - len(name)), flush=True)
         started_s = time.monotonic()
         try:
             found = importlib.import_module(f"bench.{name}").run(options.quick)
-        except Unmeasured as reason:
+        except (Unmeasured, ImplausibleFigure) as reason:
             print(f"{name} was not measured: {reason}", file=sys.stderr)
             failed.append(name)
             continue
@@ -55,12 +68,12 @@ def main() -> int:
         took_s, budget_s = time.monotonic() - started_s, BUDGETS_S[name][options.quick]
         over = f", more than the {budget_s} s it should" if took_s > budget_s else ""
         print(f"{name} took {took_s:.0f} s{over}.", flush=True)
-        keep_summary(found, quick=options.quick)
+        summary = keep_summary(found, quick=options.quick)
         figures += found
     if figures:
         print()
         print_figures(figures)
-        print(f"Kept in {RESULTS}.")
+        print(f"Kept in {summary}; the raw results in {RAW}.")
     if failed:
         print(f"Not measured: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0

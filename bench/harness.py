@@ -1,4 +1,8 @@
-"""What all benchmarks share: measuring side by side, saying it with its spread, keeping what was found."""
+"""What all benchmarks share: measuring side by side, saying it with its spread, keeping what was found.
+
+A whole run leaves its summary and its pictures in ``bench/results``, which is tracked, since the documentation shows
+them. Everything else goes to ``.local/bench/results``, which is not: raw results, and all that a quick run finds.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from bench.plausibility import repeated_if_implausible
 from local.redis_server import find_redis_server
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture  # pyright: ignore[reportMissingImports]
 
 RESULTS: Final = Path(__file__).parent / "results"
+RAW: Final = Path(__file__).parent.parent / ".local" / "bench" / "results"
 SUMMARY: Final = "summary.json"
 
 T = TypeVar("T")
@@ -119,12 +125,13 @@ def meets(value: float, bound: str) -> bool:
 def side_by_side(repeats: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Take every measure *repeats* times, in turn, so that what slows the machine down for a while slows all of them.
 
-    Every other round goes backwards: none always follows the same other one.
+    Every other round goes backwards: none always follows the same other one. A measure whose figure cannot be is
+    taken again at once.
     """
     taken: dict[str, list[T]] = {name: [] for name in measures}
     for turn in range(repeats):
         for name in list(measures) if turn % 2 == 0 else list(measures)[::-1]:
-            taken[name].append(measures[name]())
+            taken[name].append(repeated_if_implausible(name, measures[name]))
     return taken
 
 
@@ -142,16 +149,27 @@ def with_spread(samples: Sequence[float], digits: int = 0) -> str:
 
 
 class Report:
-    """What one benchmark shows and keeps: tables, figures, a picture, in one JSON file.
+    """What one benchmark shows and keeps: tables and figures in one JSON file, a picture beside the documentation's.
 
     Parameters:
-        name: the benchmark's, and of its files under ``bench/results``.
+        name: the benchmark's, and of its files.
         settings: by what it was measured.
+        raw: where the JSON file goes, and the picture of a quick run.
+        pictures: where the picture of a whole run goes.
     """
 
-    def __init__(self, name: str, *, quick: bool, settings: Mapping[str, object], results: Path = RESULTS) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        quick: bool,
+        settings: Mapping[str, object],
+        raw: Path = RAW,
+        pictures: Path = RESULTS,
+    ) -> None:
         self._name = name
-        self._results = results
+        self._raw = raw
+        self._pictures = raw if quick else pictures
         self._console = Console(width=118, highlight=False)
         self._tables: list[dict[str, Any]] = []
         self._figures: list[Figure] = []
@@ -193,12 +211,11 @@ class Report:
         mpl.rcParams["svg.hashsalt"] = self._name  # the same data make the same file
         picture = NewPicture(figsize=(width, height), layout="constrained")
         yield picture
-        self._results.mkdir(exist_ok=True)
-        picture.savefig(self._results / f"{self._name}.svg", metadata={"Date": None})
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        picture.savefig(self._pictures / f"{self._name}.svg", metadata={"Date": None})
 
     def finish(self, **data: object) -> list[Figure]:
         """Write all of it, with *data* beside the tables, and return the figures."""
-        self._results.mkdir(exist_ok=True)
         document = {
             **self._frame,
             "figures": [figure.document() for figure in self._figures],
@@ -206,7 +223,7 @@ class Report:
             "notes": self._notes,
             **data,
         }
-        _write(self._results / f"{self._name}.json", document)
+        write_json(self._raw / f"{self._name}.json", document)
         return self._figures
 
 
@@ -226,16 +243,29 @@ def print_figures(figures: Iterable[Figure], console: Console | None = None) -> 
     (console or Console(width=118, highlight=False)).print(table)
 
 
-def keep_summary(figures: Iterable[Figure], *, quick: bool, results: Path = RESULTS) -> None:
-    """Put the figures into ``summary.json``; those of benchmarks that did not run stay as they were."""
-    file = results / SUMMARY
+def keep_summary(figures: Iterable[Figure], *, quick: bool, results: Path | None = None) -> Path:
+    """Put the figures into ``summary.json``; those of benchmarks that did not run stay as they were.
+
+    A quick run's go to a summary of their own, unless *results* says where.
+
+    Returns: the file.
+    """
+    file = (results or (RAW if quick else RESULTS)) / SUMMARY
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     by_name = {entry["name"]: entry for entry in kept}
     stamp = {"versions": versions(), "at": now(), "quick": quick}
     by_name |= {figure.target.name: {**figure.document(), **stamp} for figure in figures}
     order = [target.name for target in TARGETS.values()]
-    results.mkdir(exist_ok=True)
-    _write(file, [by_name[name] for name in order if name in by_name])
+    write_json(file, [by_name[name] for name in order if name in by_name])
+    return file
+
+
+def write_json(file: Path, document: object) -> None:
+    """In one go: a run that is cut off leaves the former file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    new.replace(file)
 
 
 def versions() -> dict[str, object]:
@@ -280,10 +310,3 @@ def _commit() -> str:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _write(file: Path, document: object) -> None:
-    # In one go: a run that is cut off leaves the former results whole.
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    new.replace(file)

@@ -150,6 +150,7 @@ class _Bench:
     def _load(self, host: ChildProcess, sent: bytes, status: int) -> Load:
         load = hammer(host.url, lambda: sent, connections=CONNECTIONS, seconds=self._seconds)
         load.require(status)
+        load.require_plausible(CONNECTIONS)
         return load
 
     def _events(self) -> int:

@@ -24,6 +24,8 @@ import httpx
 from bench.backend import BackendProcess, Journal, Visit
 from bench.commands import open_redis
 from bench.harness import Figure, Report, with_spread
+from bench.plausibility import Limits, repeated_if_implausible, require
+from local.redis_server import RedisServer
 from local.stack import Stack
 from shared.tasks.task import State, Task
 
@@ -32,6 +34,9 @@ BODY: Final = b"x" * 500
 SLOTS: Final = 4
 SERVICE_S: Final = 0.05
 CALLERS: Final = 16
+_CUT_OFF_S: Final = 0.002
+"""How far two processes' times of the same moment may lie apart: the store's are whole milliseconds."""
+_TIMER_TOLERANCE: Final = 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +82,24 @@ def run(quick: bool) -> list[Figure]:
         backends = {FAST: fast.address, SLOTTED: slotted.address}
         stack = Stack(directory / "stack", backends=backends, with_model=False)
         with fast.report_to(stack.url, stack.key), slotted.report_to(stack.url, stack.key), stack:
+            assert isinstance(stack.redis, RedisServer)
+            limits = Limits.of_redis(stack.redis.port)
             _one_by_one(stack, fast, 5)  # what is loaded on first use is no task's cost
-            singles = _one_by_one(stack, fast, size.singles)
+            singles = repeated_if_implausible("one by one", lambda: _one_by_one(stack, fast, size.singles))
             rates: list[float] = []
             crowd: list[Life] = []
             idle: list[Idle] = []
             for _ in range(size.repeats):
-                rate, lives = _crowd(stack, fast, size.crowd, patience_s=60)
+                rate, lives = repeated_if_implausible(
+                    f"{CALLERS} callers", lambda: _crowd(stack, fast, size.crowd, limits, patience_s=60)
+                )
                 rates.append(rate)
                 crowd += lives
-                idle.append(_idle(stack, slotted, size.waiting, size.patience_s))
+                idle.append(
+                    repeated_if_implausible(
+                        f"{SLOTS} slots", lambda: _idle(stack, slotted, size.waiting, limits, size.patience_s)
+                    )
+                )
     _report_lives(report, singles, crowd, rates)
     return _report_idle(report, idle, rates=rates)
 
@@ -116,6 +129,10 @@ class Life:
             ("", visit.completed_answered_s),
         ]
         parts = {name: after - at for (name, at), (_, after) in pairwise(marks)}
+        backwards_s = min(parts.values())
+        require(
+            backwards_s > -_CUT_OFF_S, f"a part of a task's way took {backwards_s * 1000:,.1f} ms: a clock was set"
+        )
         parts["(submit, until its answer)"] = submitted.answered_s - submitted.sent_s
         return cls(parts, visit.completed_answered_s - submitted.sent_s)
 
@@ -130,14 +147,16 @@ def _one_by_one(stack: Stack, backend: BackendProcess, count: int) -> list[Life]
     return _lives(stack, submitted, backend.journal())
 
 
-def _crowd(stack: Stack, backend: BackendProcess, count: int, patience_s: float) -> tuple[float, list[Life]]:
+def _crowd(
+    stack: Stack, backend: BackendProcess, count: int, limits: Limits, patience_s: float
+) -> tuple[float, list[Life]]:
     """Tasks a second from the first submit to the last completion, and how each fared."""
     backend.clear()
     submitted = _submit_all(stack, FAST, count)
     journal = _wait_for_completions(backend, count, patience_s=patience_s)
     began_s = min(each.sent_s for each in submitted)
     ended_s = max(visit.completed_answered_s for visit in journal.visits)
-    return count / (ended_s - began_s), _lives(stack, submitted, journal)
+    return limits.rate("submitted and completed", count, ended_s - began_s), _lives(stack, submitted, journal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +171,25 @@ class Idle:
     completed: int
     took_s: float
 
+    def require_plausible(self, limits: Limits) -> None:
+        """
+        Raises:
+            ImplausibleFigure: the slots worked off more than they can, or were filled without Redis being asked.
+        """
+        require(self.completed > 0 and bool(self.seconds), "no slot was freed and filled again")
+        most = self.took_s * SLOTS / SERVICE_S * _TIMER_TOLERANCE
+        require(
+            self.completed <= most,
+            f"{self.completed} tasks completed within {self.took_s:.3f} s, and {SLOTS} slots can do {most:,.1f}",
+        )
+        median_s = statistics.median(self.seconds)
+        require(
+            median_s >= limits.round_trip_s,
+            f"a slot was empty for {median_s * 1e6:,.1f} µs, and to ask Redis takes {limits.round_trip_s * 1e6:,.1f}",
+        )
 
-def _idle(stack: Stack, backend: BackendProcess, count: int, patience_s: float) -> Idle:
+
+def _idle(stack: Stack, backend: BackendProcess, count: int, limits: Limits, patience_s: float) -> Idle:
     backend.clear()
     backend.hold()
     submitted = _submit_all(stack, SLOTTED, count)
@@ -168,7 +204,9 @@ def _idle(stack: Stack, backend: BackendProcess, count: int, patience_s: float) 
     ended_s = max(visit.completed_answered_s for visit in completed) if all_done else time.time()
     seconds, unfilled = idle_times(journal.visits, count, ended_s)
     _cancel_rest(stack, submitted, {visit.task_id for visit in completed})
-    return Idle(seconds, unfilled, len(journal.refused_s), len(completed), ended_s - began_s)
+    idle = Idle(seconds, unfilled, len(journal.refused_s), len(completed), ended_s - began_s)
+    idle.require_plausible(limits)
+    return idle
 
 
 def idle_times(visits: Sequence[Visit], tasks: int, ended_s: float) -> tuple[list[float], int]:

@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from bench.plausibility import require
+
+_SLACK = 1.02
+
 
 @dataclass(slots=True)
 class Load:
@@ -32,6 +36,19 @@ class Load:
         """
         if set(self.statuses) != {status}:
             raise AssertionError(f"not all answers were {status}: {dict(self.statuses)}")
+
+    def require_plausible(self, connections: int) -> None:
+        """
+        Raises:
+            ImplausibleFigure: there were more answers than that many connections can have, one after the other.
+        """
+        require(bool(self.latencies_s), f"no request was answered within {self.seconds:g} s")
+        waited_s, had_s = sum(self.latencies_s), connections * self.seconds
+        require(
+            waited_s <= had_s * _SLACK,
+            f"{self.rate:,.0f} requests a second: {connections} connections waited for {waited_s:,.3f} s in all, "
+            f"within {had_s:,.3f} s",
+        )
 
 
 def request(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:

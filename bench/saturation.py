@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.harness import Figure, Report, with_spread
+from bench.plausibility import require
 from bench.simulation import (
     EVENT_GRID_DELAYS_S,
     Backbone,
@@ -189,10 +190,26 @@ def _work(law: str, tasks: int, seed: int, variant: Variant) -> Work:
 
 
 def _outcomes(dispatchers: Mapping[str, Dispatching], work: Work, manners: Manners, wire: Wire) -> dict[str, Outcome]:
-    of_ideal = simulate(ideal(work, manners, wire))
+    of_ideal = _plausible("the ideal queue", simulate(ideal(work, manners, wire)))
     return {
-        name: Outcome(simulate(dispatch(work, manners, wire)), of_ideal) for name, dispatch in dispatchers.items()
+        name: Outcome(_plausible(name, simulate(dispatch(work, manners, wire))), of_ideal)
+        for name, dispatch in dispatchers.items()
     }
+
+
+def _plausible(name: str, record: Record) -> Record:
+    """A run in simulated time comes out the same if it is repeated, so there is no second one.
+
+    Raises:
+        ImplausibleFigure: more was worked off than there were slots for.
+    """
+    most_slots = max(slots for _, slots, *_ in record.steps)
+    worked_s = math.fsum(record.work.services_s[number] for number in record.ended)
+    require(
+        worked_s <= record.makespan_s * most_slots * (1 + 1e-9),
+        f"{name}: {worked_s:,.3f} s of work ended within {record.makespan_s:,.3f} s on at most {most_slots} slots",
+    )
+    return record
 
 
 def _tell_of_dispatchers(report: Report, main: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> None:

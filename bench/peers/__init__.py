@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 def run(quick: bool) -> list[Figure]:
-    """Measure, print, write ``bench/results/peers.json``; returns the figures of the summary."""
+    """Measure, print, write ``peers.json`` beside the other raw results; returns the figures of the summary.
+
+    Raises:
+        ImplausibleFigure: a peer's figure cannot be. Without it the best peer may not be the best.
+    """
     from bench.harness import Figure, Unmeasured
     from bench.peers import bench
+    from bench.plausibility import ImplausibleFigure
     from local.processes import LocalStackError
 
     try:
@@ -22,6 +27,8 @@ def run(quick: bool) -> list[Figure]:
     except LocalStackError as reason:
         raise Unmeasured(str(reason)) from reason
     print(bench.report(result))
+    if result["implausible"]:
+        raise ImplausibleFigure("\n".join(result["implausible"]))
     samples = bench.samples(result)
     if not all(samples.values()):
         raise Unmeasured("\n".join(result["failures"].values()))

@@ -12,23 +12,28 @@ The figures, for each peer and network:
 - ``commands``: calls in ``INFO commandstats`` in that phase, by the number of tasks; those within scripts count.
   Counted near only.
 - ``drain_10ms_per_s``: so many 10 ms tasks that 32 slots have 20 each (RQ: its one slot 100), enqueued while the
-  worker is stopped (SIGSTOP); from the first one's beginning to the last one's end.
+  worker is stopped (SIGSTOP); from the moment it goes on (SIGCONT) to the last one's end.
 - ``enqueue_per_s``: no-op tasks, the worker stopped, until Redis has acknowledged them; a fixed time, or TASKS_MAX.
-- ``drain_per_s``: the same tasks, once the worker goes on; from the first one's beginning to the last one's end, or
-  to that of the last one within a fixed time. Far, a second producer that has Redis at hand adds as many as it can in
-  the same time: there must be enough to do.
+- ``drain_per_s``: the same tasks; from the moment the worker goes on to the last one's end. After a fixed time only
+  those count that have ended by then, and the time is that one; if none has, the first one and its end. Far, a second
+  producer that has Redis at hand adds as many as it can in the same time: there must be enough to do.
 - ``waiting_bytes``, ``finished_bytes``: growth of ``used_memory``, without the buffers of clients and append-only
   file, for MEMORY_TASKS no-op tasks enqueued, and then done. Near only, in the first repeat: it does not vary.
 - ``bulk_enqueue_per_s``: BullMQ's ``addBulk``. Beside the others, in no comparison.
 
 The HTTP path has no worker to stop: its tasks are done while they are submitted, and ``drain_per_s`` goes from the
 first submit to the last end. A quick run has no second producer, and leaves the HTTP path out far.
+
+A clock begins before any work that it measures can begin. The worker does not tell when that is: the first task's
+function begins only after the worker has fetched the task. A figure that cannot be (``require_plausible`` and
+``Limits``) is not kept; that peer's run is repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import signal
@@ -50,21 +55,28 @@ from typing import Any, cast
 import redis
 
 from bench.delay_proxy import DelayProxy
+from bench.harness import RAW, write_json
 from bench.peers import ours_http
 from bench.peers.catalogue import DOES, OURS, OURS_HTTP, OURS_PLAIN, PEERS, Peer
+from bench.peers.side import PAYLOAD
+from bench.plausibility import ImplausibleFigure, Limits, repeated_if_implausible, require
 from local.azurite import Azurite
 from local.processes import LocalStackError, free_port
 from local.redis_server import RedisServer
 from local.stack import Stack
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "bench" / "results" / "peers.json"
+RESULTS = RAW / "peers.json"
 ONE_WAY_S = 0.001
 TASKS_MAX = 10_000
 HTTP_TASKS_MAX = 1_000
 SLEEP_S = 0.01
 PATIENCE_S = 60
 SETTLE_S = 0.05
+PAYLOAD_BYTES_LEAST = int(len(PAYLOAD) * math.log2(len(set(PAYLOAD))) / 8)
+"""What no compression can make the payload smaller than."""
+TIMER_TOLERANCE = 1.1
+"""Some timers end a moment early: those of Node.js up to 1 ms."""
 
 Figures = dict[str, float]
 RATES = ("enqueue_per_s", "drain_per_s", "drain_10ms_per_s")
@@ -106,9 +118,9 @@ class PeerFailed(Exception):
 
 
 class Side:
-    """A producer or a worker; see ``side.py``."""
+    """A producer or a worker; see ``side.py``. Its code is that of *tree*."""
 
-    def __init__(self, peer: Peer, role: str, address: str, log: Path) -> None:
+    def __init__(self, peer: Peer, role: str, address: str, log: Path, tree: Path = ROOT) -> None:
         self._name = f"{peer.name}'s {role}"
         self._log = log
         with log.open("ab") as errors:
@@ -119,8 +131,10 @@ class Side:
                 stderr=errors,
                 text=True,
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"},
             )
+        self.went_on_ns = 0
+        """When it went on after it was stopped."""
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -155,26 +169,32 @@ class Side:
     def expect(self, tasks: int) -> None:
         """Begin to count; returns when the worker has heard it, since it may be stopped next."""
         self.tell(expect=tasks, reset=True)
-        self.answer()
+        while "expecting" not in self.answer():
+            pass  # an answer to what was expected before, that came too late
 
     def expect_only(self, tasks: int) -> None:
         """As many of those that are counted already."""
         self.tell(expect=tasks, reset=False)
 
     def done(self, within_s: float) -> dict[str, Any]:
-        """What was expected; what there is of it after *within_s*."""
+        """What was expected; what there is of it after *within_s*, which then counts in full."""
         try:
             return self._answers.get(timeout=within_s) or self.answer(0)
         except queue.Empty:
+            up_ns = time.monotonic_ns()
             self.expect_only(1)
-            return self.answer()
+            answer = self.answer()
+            return {**answer, "end_ns": max(answer["end_ns"], up_ns)}
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
+        """It stands still, and can begin no task. `went_on_ns` is taken just before it goes on."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # the signal does not stop all of its threads at once
         try:
             yield
         finally:
+            self.went_on_ns = time.monotonic_ns()
             os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
@@ -192,6 +212,7 @@ class Server:
     def __init__(self, port: int, proxy: DelayProxy) -> None:
         self.port, self.proxy = port, proxy
         self.client = redis.Redis(port=port, decode_responses=True)
+        self.limits = Limits.of_redis(port, len(PAYLOAD))
 
     def commands(self) -> int:
         stats = cast("dict[str, Any]", self.client.info("commandstats"))
@@ -214,20 +235,27 @@ class Server:
             before = now
             time.sleep(SETTLE_S)
 
-    def round_trip_ms(self, port: int) -> float:
+    def round_trips_ms(self, port: int) -> list[float]:
         with redis.Redis(port=port) as client:
             took_ms: list[float] = []
             for _ in range(50):
                 begin_s = time.perf_counter()
                 client.ping()
                 took_ms.append((time.perf_counter() - begin_s) * 1000)
-        return statistics.median(took_ms)
+        return took_ms
 
 
-def measure(peer: Peer, server: Server, far: bool, extent: Extent, directory: Path, first: bool) -> Figures:
-    """One peer in one network, and its versions as ``version of …``."""
+def measure(
+    peer: Peer, server: Server, far: bool, extent: Extent, directory: Path, first: bool, tree: Path = ROOT
+) -> Figures:
+    """One peer in one network, and its versions as ``versions``.
+
+    Raises:
+        ImplausibleFigure: one of the figures cannot be.
+    """
     server.client.flushall()
     port = server.proxy.port if far else server.port
+    least_latency_ms = min(server.round_trips_ms(port))
     log = directory / f"{peer.name}.log"
     with ExitStack() as cleanup:
         if peer is OURS_HTTP:
@@ -237,7 +265,7 @@ def measure(peer: Peer, server: Server, far: bool, extent: Extent, directory: Pa
             if far and extent.thorough:
                 roles["near producer"] = server.port
             addresses = {role: f"redis://127.0.0.1:{its_port}" for role, its_port in roles.items()}
-        sides = {role: Side(peer, role.split()[-1], address, log) for role, address in addresses.items()}
+        sides = {role: Side(peer, role.split()[-1], address, log, tree) for role, address in addresses.items()}
         for side in sides.values():
             cleanup.callback(side.kill)
         versions: dict[str, str] = {}
@@ -249,13 +277,14 @@ def measure(peer: Peer, server: Server, far: bool, extent: Extent, directory: Pa
         worker.done(PATIENCE_S)
         figures = one_at_a_time(producer, worker, server, far, extent)
         if peer is OURS_HTTP:
-            figures |= all_at_once(producer, worker, extent)
+            figures |= all_at_once(producer, worker, server.limits, extent)
         else:
             near_producer = sides.get("near producer", producer)
-            figures |= sleeping(near_producer, worker, peer, extent)
+            figures |= sleeping(near_producer, worker, peer, server.limits, extent)
             if first and not far:
                 figures |= memory(producer, worker, server, extent)
-            figures |= rates(producer, near_producer, worker, extent, bulk=peer.name == "BullMQ")
+            figures |= rates(producer, near_producer, worker, server.limits, extent, bulk=peer.name == "BullMQ")
+    require_plausible(peer, figures, least_latency_ms)
     return figures | cast("Figures", {"versions": versions})
 
 
@@ -278,12 +307,12 @@ def one_at_a_time(producer: Side, worker: Side, server: Server, far: bool, exten
     return {"latency_median_ms": statistics.median(took_ms), "latency_p95_ms": p95_ms, **costs}
 
 
-def sleeping(producer: Side, worker: Side, peer: Peer, extent: Extent) -> Figures:
+def sleeping(producer: Side, worker: Side, peer: Peer, limits: Limits, extent: Extent) -> Figures:
     tasks = extent.per_slot * (peer.slots if peer.slots > 1 else 5)
     worker.expect(tasks)
     with worker.stopped():
         producer.enqueue(tasks, seconds=SLEEP_S)
-    return {"drain_10ms_per_s": _rate(worker.answer())}
+    return {"drain_10ms_per_s": _drain_rate(worker, worker.answer(), limits)}
 
 
 def memory(producer: Side, worker: Side, server: Server, extent: Extent) -> Figures:
@@ -298,7 +327,7 @@ def memory(producer: Side, worker: Side, server: Server, extent: Extent) -> Figu
     return {"waiting_bytes": (waiting - before) / tasks, "finished_bytes": (finished - before) / tasks}
 
 
-def rates(producer: Side, near_producer: Side, worker: Side, extent: Extent, bulk: bool) -> Figures:
+def rates(producer: Side, near_producer: Side, worker: Side, limits: Limits, extent: Extent, bulk: bool) -> Figures:
     worker.expect(TASKS_MAX)
     with worker.stopped():
         enqueued = producer.enqueue(TASKS_MAX, limit_s=extent.enqueue_s)
@@ -307,14 +336,18 @@ def rates(producer: Side, near_producer: Side, worker: Side, extent: Extent, bul
             waiting += near_producer.enqueue(TASKS_MAX - waiting, limit_s=extent.enqueue_s)["count"]
         worker.expect_only(waiting)
     done = worker.done(extent.drain_s)
-    figures = {"enqueue_per_s": _rate(enqueued), "drain_per_s": _rate(done)}
+    figures = {
+        "enqueue_per_s": _rate("enqueued", enqueued, limits),
+        "drain_per_s": _drain_rate(worker, done, limits),
+    }
     if bulk:
         with worker.stopped():
-            figures["bulk_enqueue_per_s"] = _rate(producer.enqueue(TASKS_MAX, limit_s=extent.enqueue_s, bulk=True))
+            enqueued = producer.enqueue(TASKS_MAX, limit_s=extent.enqueue_s, bulk=True)
+        figures["bulk_enqueue_per_s"] = _rate("enqueued in bulk", enqueued, limits)
     return figures
 
 
-def all_at_once(producer: Side, worker: Side, extent: Extent) -> Figures:
+def all_at_once(producer: Side, worker: Side, limits: Limits, extent: Extent) -> Figures:
     figures: Figures = {}
     for seconds, figure in ((SLEEP_S, "drain_10ms_per_s"), (0, "drain_per_s")):
         worker.expect(HTTP_TASKS_MAX)
@@ -322,9 +355,34 @@ def all_at_once(producer: Side, worker: Side, extent: Extent) -> Figures:
         if enqueued["count"] < HTTP_TASKS_MAX:
             worker.expect_only(enqueued["count"])
         done = worker.answer()
-        figures[figure] = _rate({**done, "begin_ns": enqueued["begin_ns"]})
-        figures["enqueue_per_s"] = _rate(enqueued)
+        figures[figure] = _rate("submitted and done", {**done, "begin_ns": enqueued["begin_ns"]}, limits)
+        figures["enqueue_per_s"] = _rate("submitted", enqueued, limits)
     return figures
+
+
+def require_plausible(peer: Peer, figures: Figures, least_latency_ms: float) -> None:
+    """What the rates' clocks cannot show; for these see `Limits`.
+
+    Parameters:
+        least_latency_ms: the fastest round trip to Redis. A task needs as much: it goes to Redis, then to the worker.
+
+    Raises:
+        ImplausibleFigure: one of the figures cannot be.
+    """
+    least = {
+        "latency_median_ms": least_latency_ms,
+        "round_trips": 1,  # the producer sends something
+        "commands": 1,
+        "waiting_bytes": PAYLOAD_BYTES_LEAST,
+        "finished_bytes": PAYLOAD_BYTES_LEAST if peer.keeps_finished else -math.inf,
+    }
+    for figure, bound in least.items():
+        value = figures.get(figure, math.inf)
+        require(value >= bound, f"{HEADINGS[figure]} is {value:,.3f}, and cannot be less than {bound:,.3f}")
+    if peer is not OURS_HTTP:  # its model service takes any number of tasks at a time
+        most = peer.slots / SLEEP_S * TIMER_TOLERANCE
+        value = figures.get("drain_10ms_per_s", 0)
+        require(value <= most, f"{value:,.0f} tasks of 10 ms a second, and {peer.slots} slots cannot do {most:,.0f}")
 
 
 @contextmanager
@@ -347,16 +405,32 @@ def _stack(redis_port: int, seen_port: int, directory: Path) -> Iterator[dict[st
         yield {"producer": json.dumps(app), "worker": json.dumps({**app, "port": port})}
 
 
-def _rate(answer: dict[str, Any]) -> float:
-    return answer["count"] / (answer["end_ns"] - answer["begin_ns"]) * 1e9
+def _rate(what: str, answer: dict[str, Any], limits: Limits) -> float:
+    return limits.rate(what, answer["count"], (answer["end_ns"] - answer["begin_ns"]) / 1e9)
 
 
-def run(quick: bool, redis_port: int | None = None, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Measure, write ``bench/results/peers.json``, and return what is in it.
+def _drain_rate(worker: Side, done: dict[str, Any], limits: Limits) -> float:
+    """From the moment the worker went on: it can have fetched no task, and begun none, before.
+
+    From the beginning of the first task's function it would be more than was worked off. One task alone would be
+    "drained" in the microseconds that a function of no work takes.
+    """
+    return _rate("drained", {**done, "begin_ns": worker.went_on_ns}, limits)
+
+
+def run(
+    quick: bool,
+    redis_port: int | None = None,
+    only: Sequence[str] = (),
+    tree: Path = ROOT,
+    results: Path = RESULTS,
+) -> dict[str, Any]:
+    """Measure, write it to the file *results*, and return what is in it.
 
     Parameters:
         redis_port: a Redis server of this machine, which is emptied; None starts one.
         only: the names of those to measure, whatever their case; empty for all.
+        tree: where the producers' and the workers' code is, another revision of this project for example.
     """
     extent = QUICK if quick else FULL
     chosen = [
@@ -369,12 +443,14 @@ def run(quick: bool, redis_port: int | None = None, only: Sequence[str] = ()) ->
     values: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     versions: dict[str, dict[str, str]] = {}
     failures: dict[str, str] = {}
+    implausible: list[str] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, ExitStack() as cleanup:
         if redis_port is None:
             redis_port = cleanup.enter_context(RedisServer(Path(place) / "redis")).port
         proxy = cleanup.enter_context(DelayProxy(redis_port, one_way_s=ONE_WAY_S))
         server = Server(redis_port, proxy)
-        round_trips_ms = {"near": server.round_trip_ms(redis_port), "far": server.round_trip_ms(proxy.port)}
+        ports = {"near": redis_port, "far": proxy.port}
+        round_trips_ms = {name: statistics.median(server.round_trips_ms(port)) for name, port in ports.items()}
         for repeat in range(extent.repeats):
             turn = repeat * len(chosen) // extent.repeats
             for peer in chosen[turn:] + chosen[:turn]:
@@ -382,10 +458,17 @@ def run(quick: bool, redis_port: int | None = None, only: Sequence[str] = ()) ->
                     key = f"{peer.name} {network}"
                     try:
                         begin_s = time.monotonic()
-                        figures = measure(peer, server, network == "far", extent, Path(place), repeat == 0)
+                        figures = repeated_if_implausible(
+                            key,
+                            lambda peer=peer, far=network == "far", first=repeat == 0: measure(
+                                peer, server, far, extent, Path(place), first, tree
+                            ),
+                        )
                         versions[peer.name] = cast("dict[str, str]", figures.pop("versions"))
                         print(f"{key}, {time.monotonic() - begin_s:.1f} s", file=sys.stderr, flush=True)
-                    except (PeerFailed, LocalStackError) as failure:
+                    except (PeerFailed, LocalStackError, ImplausibleFigure) as failure:
+                        if isinstance(failure, ImplausibleFigure):
+                            implausible.append(str(failure))
                         failures[f"{key}, repeat {repeat + 1}"] = str(failure)
                         print(f"{key} failed: {failure}", file=sys.stderr, flush=True)
                         continue
@@ -410,9 +493,9 @@ def run(quick: bool, redis_port: int | None = None, only: Sequence[str] = ()) ->
         "figures": {name: {figure: _summary(of) for figure, of in rows.items()} for name, rows in values.items()},
         "ratios": ratios(values, chosen),
         "failures": failures,
+        "implausible": implausible,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(results, result)
     return result
 
 
@@ -524,8 +607,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer tasks, once: whether it works, not how fast")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="such as ours RQ BullMQ")
     parser.add_argument("--redis-port", type=int, help="a server of this machine to use, which is emptied")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="measure the producers and workers of this tree")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file that is written")
     options = parser.parse_args()
-    result = run(options.quick, options.redis_port, options.only)
+    result = run(options.quick, options.redis_port, options.only, options.tree, options.results)
     print(report(result))
     sys.exit(1 if result["failures"] else 0)
 

@@ -7,9 +7,9 @@ Only the standard library: it runs in the peers' own environments. ``bullmq/peer
 It prints ``{"ready": versions}``. Then a producer answers each ``{"tasks": n, "seconds": s, "limit_s": t}`` once *n*
 tasks, each to take *s* seconds, are in Redis, or as many as were begun within *t* seconds:
 ``{"count", "begin_ns", "end_ns"}``. A worker works from the start, and answers ``{"expect": n, "reset": bool}`` once
-*n* tasks have run to their end since the last reset, with the same members: from the first one's beginning to the
-last one's end. A reset is answered at once, too: ``{"expecting": n}``. Times are of the monotonic clock, which all
-processes of a machine share.
+*n* tasks have run to their end since the last reset: ``{"count", "end_ns"}``, the end of the last one. When the work
+began it cannot say: a task is fetched before its function begins. A reset is answered at once, too:
+``{"expecting": n}``. Times are of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -66,19 +66,17 @@ def main(producer: Callable[[str], Enqueue], worker: Callable[[str], None], *pac
 
 def perform(payload: str, seconds: float) -> str:
     """The task."""
-    begin_ns = time.monotonic_ns()
     if seconds:
         time.sleep(seconds)
-    _tally.ended(begin_ns)
+    _tally.ended()
     return RESULT
 
 
 async def perform_async(payload: str, seconds: float) -> str:
     """The task, where the peer's worker is an event loop."""
-    begin_ns = time.monotonic_ns()
     if seconds:
         await asyncio.sleep(seconds)
-    _tally.ended(begin_ns)
+    _tally.ended()
     return RESULT
 
 
@@ -99,12 +97,10 @@ class _Tasks:
 class _Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = self._begin_ns = self._end_ns = self._expected = 0
+        self._count = self._end_ns = self._expected = 0
 
-    def ended(self, begin_ns: int) -> None:
+    def ended(self) -> None:
         with self._lock:
-            if self._count == 0 or begin_ns < self._begin_ns:
-                self._begin_ns = begin_ns
             self._count += 1
             self._end_ns = time.monotonic_ns()
             self._answer_if_reached()
@@ -120,7 +116,7 @@ class _Tally:
     def _answer_if_reached(self) -> None:
         if self._expected and self._count >= self._expected:
             self._expected = 0
-            _answer({"count": self._count, "begin_ns": self._begin_ns, "end_ns": self._end_ns})
+            _answer({"count": self._count, "end_ns": self._end_ns})
 
 
 _tally = _Tally()

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from bench import __main__ as command
-from bench.harness import SUMMARY, TARGETS, Figure, Report, keep_summary, meets, ratios, side_by_side, with_spread
+from bench import against, harness
+from bench.harness import (
+    RAW,
+    RESULTS,
+    SUMMARY,
+    TARGETS,
+    Figure,
+    Report,
+    keep_summary,
+    meets,
+    ratios,
+    side_by_side,
+    with_spread,
+)
+from local.stack import ROOT
+
+OUR_PEERS_S = 6
+A_BATCH_S = 6
 
 MUST_AND_AIM = {
     "≥ 1.0": (1.0, 0.99),
@@ -89,7 +107,8 @@ def test_a_partial_run_keeps_what_others_have_found_in_the_order_of_the_targets(
 
 def test_a_report_leaves_its_tables_figures_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="only dev.py bench installs it")
-    report = Report("example", quick=True, settings={"callers": 3}, results=tmp_path)
+    raw, pictures = tmp_path / "raw", tmp_path / "pictures"
+    report = Report("example", quick=False, settings={"callers": 3}, raw=raw, pictures=pictures)
     report.table("Rates", ["", "steps/s"], [("store", 1234)])
     report.figure(Figure.of("store", [1.0]))
     with report.picture() as picture:
@@ -97,15 +116,47 @@ def test_a_report_leaves_its_tables_figures_and_picture(tmp_path: Path, capsys: 
 
     assert [figure.value for figure in report.finish(samples=[1.0])] == [1.0]
 
-    document = json.loads((tmp_path / "example.json").read_text())
+    document = json.loads((raw / "example.json").read_text())
     assert document["tables"] == [{"title": "Rates", "columns": ["", "steps/s"], "rows": [["store", "1234"]]}]
     assert document["figures"][0]["verdict"] == "must"
-    assert (document["settings"], document["samples"], document["quick"]) == ({"callers": 3}, [1.0], True)
-    assert "<svg" in (tmp_path / "example.svg").read_text()
+    assert (document["settings"], document["samples"], document["quick"]) == ({"callers": 3}, [1.0], False)
+    assert "<svg" in (pictures / "example.svg").read_text()
     assert "1234" in capsys.readouterr().out
+
+
+def test_a_quick_run_changes_no_tracked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="only dev.py bench installs it")
+    raw, tracked = tmp_path / "raw", tmp_path / "tracked"
+    report = Report("example", quick=True, settings={}, raw=raw, pictures=tracked)
+    with report.picture() as picture:
+        picture.subplots().plot([1, 2], [3, 4])
+    report.finish()
+    monkeypatch.setattr(harness, "RAW", raw)
+    monkeypatch.setattr(harness, "RESULTS", tracked)
+    keep_summary([Figure.of("store", [1.0])], quick=True)
+    assert {file.name for file in raw.iterdir()} == {"example.svg", "example.json", SUMMARY}
+    assert not tracked.exists()
+
+    keep_summary([Figure.of("store", [1.0])], quick=False)
+    assert {file.name for file in tracked.iterdir()} == {SUMMARY}
+
+
+def test_of_what_benchmarks_generate_git_keeps_the_summary_and_the_pictures_that_the_documentation_shows() -> None:
+    kept = {file.name for file in RESULTS.iterdir()}
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    shown = set(re.findall(r"\]\(\.\./bench/results/([^)]+)\)", pages))
+    assert kept == {SUMMARY, *shown}
+    assert RAW.relative_to(ROOT).parts[0] == ".local"
+    assert ".local/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_all_benchmarks_together_keep_to_the_time_that_was_promised() -> None:
     whole_s, quick_s = (sum(budget[index] for budget in command.BUDGETS_S.values()) for index in (0, 1))
     assert whole_s <= 30 * 60
     assert quick_s <= 3 * 60
+
+
+def test_a_comparison_keeps_to_the_time_that_was_promised() -> None:
+    """Both sides run the quick benchmarks; of the peers only ours."""
+    a_repeat_s = 2 * sum(command.BUDGETS_S[name][1] for name in ("store", "http", "growth")) + 2 * OUR_PEERS_S
+    assert against.FULL.repeats * a_repeat_s + against.FULL.most_batches * A_BATCH_S <= 20 * 60

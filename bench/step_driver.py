@@ -1,0 +1,97 @@
+"""What each step of a task costs in one revision of this project. ``bench/against.py`` runs one in each tree:
+
+    PYTHONPATH=TREE python -P bench/step_driver.py STEPS_FILE REDIS_PORT
+
+The file is that tree's ``bench/steps.py``, or one that stands in for it. Beside it only the standard library and
+redis-py are used, so that the same driver works in any revision. It prints ``{"ready": true}``. Then it answers each
+line ``{"tasks": n}`` by ``{step: {"redis_us": µs a step, "client_us": µs a step}}``:
+
+- ``redis_us``: Redis' own time, from ``INFO commandstats``: the microseconds of all scripts, by the number of steps.
+  One call may take several steps, so it is not divided by calls.
+- ``client_us``: processor time of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+CALLERS = 128
+PATIENCE_S = 60
+SCRIPTS = ("evalsha", "eval", "fcall")
+Step = Callable[[str], Awaitable[None]]
+
+
+def main() -> None:
+    file, port = Path(sys.argv[1]), int(sys.argv[2])
+    # Under a name that no tree has: the file may not be of the tree.
+    spec = importlib.util.spec_from_file_location("steps_to_measure", file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    asyncio.run(answer(module, port))
+
+
+async def answer(module: Any, port: int) -> None:
+    steps = module.Steps(f"redis://127.0.0.1:{port}", CALLERS)
+    with redis.Redis(port=port, decode_responses=True) as server:
+        # As function_app.py does.
+        gc.freeze()
+        gc.set_threshold(5_000)
+        tell({"ready": True})
+        for line in sys.stdin:
+            async with asyncio.timeout(PATIENCE_S):
+                tell(await measure(steps, server, json.loads(line)["tasks"]))
+    await steps.aclose()
+
+
+def tell(document: object) -> None:
+    print(json.dumps(document), flush=True)
+
+
+async def measure(steps: Any, server: redis.Redis, tasks: int) -> dict[str, dict[str, float]]:
+    """All steps, each with so many tasks."""
+    costs: dict[str, dict[str, float]] = {}
+    task_ids = [f"{'a' * 19}{number:012}" for number in range(tasks)]
+    for stage in steps.stages:
+        server.flushall()
+        for name, step in stage.items():
+            await steps.prepare(name)
+            costs[name] = await cost(step, server, task_ids)
+        if (completed := await steps.completed()) != tasks:
+            raise AssertionError(f"{completed} tasks are completed, not {tasks}: some steps were none")
+    return costs
+
+
+async def cost(step: Step, server: redis.Redis, task_ids: list[str]) -> dict[str, float]:
+    todo: Iterator[str] = iter(task_ids)
+
+    async def caller() -> None:
+        for task_id in todo:
+            await step(task_id)
+
+    gc.collect()
+    server.config_resetstat()
+    began_ns = time.process_time_ns()
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    client_us = (time.process_time_ns() - began_ns) / 1000
+    stats: Any = server.info("commandstats")
+    # A script's time holds that of the commands it calls, which are listed too.
+    redis_us = sum(stats[f"cmdstat_{name}"]["usec"] for name in SCRIPTS if f"cmdstat_{name}" in stats)
+    if not redis_us:
+        raise AssertionError("the steps were no scripts")
+    return {"redis_us": redis_us / len(task_ids), "client_us": client_us / len(task_ids)}
+
+
+if __name__ == "__main__":
+    main()

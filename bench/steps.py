@@ -1,0 +1,109 @@
+"""The steps of a task, as this revision takes them. ``python3 dev.py bench --against REV`` measures them in both.
+
+The public names of `Steps` and the names of the steps are all that one revision knows of another. They stay as they
+are, whatever is renamed elsewhere. ``bench/step_driver.py`` loads this file from either tree. A tree that has no such
+file is measured by ``bench/former_steps.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+from bench.commands import BODY, LEASE_S, PATH, claim, complete, create, default_policy, heartbeat, open_redis
+from shared.store import RedisAddress, RedisLink, TaskStore, connect
+from shared.tasks.outcomes import Applied, Claimed, Created, Granted
+from shared.tasks.task import Content, NewTask, State
+
+Step = Callable[[str], Awaitable[None]]
+
+
+class Steps:
+    """The steps on one Redis.
+
+    Parameters:
+        url: of an empty Redis.
+        callers: how many steps are asked for at a time. The queue has as many slots.
+    """
+
+    def __init__(self, url: str, callers: int) -> None:
+        self._apart = open_redis(url)
+        link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_identity))
+        self._queued = TaskStore(link, replace(default_policy(), slot_claim_s=600), lambda _: callers)
+        self._granted: list[Granted] = []
+        self._at_work: asyncio.Queue[Claimed] = asyncio.Queue()
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Step]]:
+        """Each begins with an empty Redis. Every task goes through its steps in this order, and is completed then."""
+        return (
+            {
+                "create": self._create,
+                "claim": self._claim,
+                "heartbeat": self._heartbeat,
+                "complete": self._complete,
+            },
+            {
+                "create + enqueue": self._create_and_enqueue,
+                "complete + grant + claim": self._complete_and_claim_next,
+            },
+        )
+
+    async def prepare(self, step: str) -> None:
+        """Do what comes before the first of these steps and does not count."""
+        if step == "complete + grant + claim":
+            granted, self._granted = self._granted, []
+            for each in granted:
+                await self._start(each)
+
+    async def completed(self) -> int:
+        """How many tasks have come to their end."""
+        return (await self._apart.queries.depths(PATH))[PATH].completed
+
+    async def aclose(self) -> None:
+        await self._apart.aclose()
+        await self._queued.aclose()
+
+    async def _create(self, task_id: str) -> None:
+        _expect(await create(self._apart, task_id), Created)
+
+    async def _claim(self, task_id: str) -> None:
+        _expect(await claim(self._apart, task_id), Claimed)
+
+    async def _heartbeat(self, task_id: str) -> None:
+        _expect(await heartbeat(self._apart, task_id), Applied)
+
+    async def _complete(self, task_id: str) -> None:
+        _expect(await complete(self._apart, task_id), Applied)
+
+    async def _create_and_enqueue(self, task_id: str) -> None:
+        content = Content("application/octet-stream", len(BODY))
+        created = await self._queued.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
+        assert isinstance(created, Created), created
+        self._granted += [granted for granted in created.granted if granted.grants]
+
+    async def _complete_and_claim_next(self, _: str) -> None:
+        """Complete any task that is at work: the queue decides which comes next."""
+        task = (await self._at_work.get()).task
+        ended = await self._queued.update(task.id, state=State.COMPLETED, status="completed", attempt=task.attempt)
+        assert isinstance(ended, Applied), ended
+        for granted in ended.granted:
+            await self._start(granted)
+
+    async def _start(self, granted: Granted) -> None:
+        for grant in granted.grants:
+            claimed = await self._queued.claim_granted(granted, grant)
+            assert isinstance(claimed, Claimed), claimed
+            self._at_work.put_nowait(claimed)
+
+
+def _expect(outcome: object, kind: type) -> None:
+    """A step that was refused is cheaper than one that was taken."""
+    if not isinstance(outcome, kind):
+        raise AssertionError(f"not {kind.__name__}: {outcome}")
+
+
+def _no_identity() -> NoReturn:
+    raise AssertionError("the benchmarks' Redis is entered without Entra ID")
