@@ -163,7 +163,8 @@ class Stack:
         return f"{self.url}/api/{name}?code={self.key}"
 
     def start(self) -> None:
-        """Start all parts; returns when the stack can run a task from submit to result, but for the app if it is apart.
+        """Start all parts; returns when the stack can run a task from submit to result, but for the app if it is
+        apart.
 
         Raises:
             LocalStackError: a part does not start.
