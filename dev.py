@@ -47,7 +47,7 @@ COMMANDS = {
   --without-app      start all but the app, which a debugger then starts
 """,
     ),
-    "check": ("", "check format, lint and types, as CI does", ""),
+    "check": ("", "check format, lint, types and layers, as CI does", ""),
     "format": ("", "put the code into shape: fix what ruff can fix, then format", ""),
     "faults": (
         "[OPTIONS]",
@@ -236,6 +236,7 @@ def check():
         ("-m", "ruff", "format", "--check"),
         ("-m", "ruff", "check"),
         ("-m", "basedpyright"),
+        (os.path.join(VENV, "bin", "lint-imports"), "--no-cache"),
     ):
         code = run(*tool)
         if code:

@@ -61,6 +61,23 @@ def test_every_command_of_dev_py_that_a_page_names_exists(page: Path):
     assert [command for command in named if command not in COMMANDS] == []
 
 
+def test_every_file_script_and_program_that_the_page_for_contributors_names_exists():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`([\w.-]+/[\w./-]*)`", page))
+    programs = {f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ([\w.]+)", page)}
+    assert {"shared/tasks/task.py", "task/apply"} <= named
+    assert "tools/openapi.py" in programs
+    places = (ROOT, ROOT / "shared" / "store" / "lua")
+    exists = {
+        name
+        for name in named | programs
+        for place in places
+        for suffix in ("", ".lua")
+        if (place / f"{name}{suffix}").exists()
+    }
+    assert sorted((named | programs) - exists) == []
+
+
 def test_the_decisions_are_numbered_and_listed():
     records = sorted(DECISIONS.glob("[0-9]*.md"))
     index = (DECISIONS / "README.md").read_text()
