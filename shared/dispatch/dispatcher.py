@@ -135,6 +135,8 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._backend.aclose()
+        if self._completions is not None:
+            await self._completions.aclose()
 
     async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
         claimed = await self._store.claim_granted(granted, grant)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shared.store.informing import informed
 from shared.store.queries import Depth, Queries
 from shared.store.queue_steps import QueueStatus, QueueSteps
-from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
 from shared.tasks.task import State, Task
 
@@ -32,8 +32,8 @@ class QueueChange:
 class TaskQueues:
     """Raises :class:`StoreUnavailable` from every method if Redis does not answer."""
 
-    def __init__(self, tasks: TaskSteps, queues: QueueSteps, queries: Queries) -> None:
-        self._tasks = tasks
+    def __init__(self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries) -> None:
+        self._upkeep = upkeep
         self._queues = queues
         self._queries = queries
 
@@ -69,11 +69,11 @@ class TaskQueues:
 
     async def _rebuild(self, path: str, loss: int) -> AsyncIterator[QueueChange]:
         for state in (State.RUNNING, State.DISPATCHED):
-            async for entries in self._tasks.queue_entries(path, state):
+            async for entries in self._upkeep.queue_entries(path, state):
                 await self._queues.mark_held(entries)
                 # One may have ended, and released a slot that it did not hold, between the two.
                 yield await self._check(path, [entry.grant for entry in entries])
-        async for entries in self._tasks.queue_entries(path, State.CREATED):
+        async for entries in self._upkeep.queue_entries(path, State.CREATED):
             yield QueueChange(granted=[await self._queues.enqueue(entries)])
         await self._queues.mark_rebuilt(path, loss)
 
@@ -83,7 +83,7 @@ class TaskQueues:
         applied: list[Applied] = []
         unclaimed: dict[SlotGrant, float] = {}
         undelivered: list[Task] = []
-        for checked in await self._tasks.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
+        for checked in await self._upkeep.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
             grant = SlotGrant(checked.id, checked.attempt)
             if checked.what == "gone":
                 granted.append(await informed(self._queues.release(path, grant), path))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from shared.store.arguments import Clock
 from shared.store.informing import informed
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
@@ -20,8 +21,8 @@ from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
 from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
-from shared.store.stamp import Clock
-from shared.store.task_steps import SWEEP_LIMIT, Overdue, TaskSteps
+from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -87,8 +88,9 @@ class TaskStore:
         self._policy = policy
         self._queues = QueueSteps(link, policy, limit_of, now_ms)
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
+        self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
-        self.queues = TaskQueues(self._tasks, self._queues, self._queries)
+        self.queues = TaskQueues(self._upkeep, self._queues, self._queries)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
@@ -253,11 +255,11 @@ class TaskStore:
             raise unavailable
 
     async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
-        await self._tasks.mark_completions_published(task_ids)
+        await self._upkeep.mark_completions_published(task_ids)
 
     async def purge(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs were deleted; returns how many there were."""
-        return await self._tasks.purge(task_ids)
+        return await self._upkeep.purge(task_ids)
 
     async def ping(self) -> None:
         await self._link.ping()
@@ -339,7 +341,7 @@ class TaskStore:
     async def _sweep(self, partition: int) -> list[Overdue] | StoreUnavailable:
         # While a node of a cluster is away, what was swept on the others is handled all the same.
         try:
-            return await self._tasks.sweep(partition)
+            return await self._upkeep.sweep(partition)
         except StoreUnavailable as error:
             return error
 

@@ -24,7 +24,7 @@ from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unr
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
 from shared.store import RedisLink, StoreUnavailable, store
-from shared.store.task_steps import WAIT_CAP_S
+from shared.store.upkeep_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewTask, State
 from tests.cache_manager.process import Process

@@ -16,6 +16,7 @@ from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink
 from shared.store.request_counts import RequestCounts
 from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from tests.patience import patient
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
@@ -65,11 +66,12 @@ def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
     return open_redis
 
 
-class Store(TaskSteps):
+class Store(TaskSteps, UpkeepSteps):
     """All steps and queries of one Redis, and none on queues."""
 
     def __init__(self, link: RedisLink, policy: StorePolicy, clock: Clock) -> None:
-        super().__init__(link, policy, clock)
+        TaskSteps.__init__(self, link, policy, clock)
+        UpkeepSteps.__init__(self, link, policy, clock)
         self.link = link
         self.queries = Queries(link, clock)
         self.request_counts = RequestCounts(link, clock)

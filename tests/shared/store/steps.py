@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from shared.store.redis.partitions import PARTITIONS, partition
-from shared.store.task_steps import CheckedSlot, Overdue
+from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
 from shared.tasks.outcomes import Claimed
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, Store
@@ -27,7 +27,7 @@ async def claim(store: Store, task_id: str = "t1") -> Task:
     return claimed.task
 
 
-async def sweep_all(store: Store) -> list[Overdue]:
+async def sweep_all(store: UpkeepSteps) -> list[Overdue]:
     found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
     return [item for items in found for item in items]
 

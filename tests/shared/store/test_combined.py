@@ -20,6 +20,7 @@ from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import unpack
 from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -240,10 +241,10 @@ async def test_what_was_claimed_is_tried_again_when_nothing_comes_of_it(process:
     await process.store.cancel("held0")
     assert await state_of(process, "t1") == ("dispatched", 1)
     clock.advance(POLICY.dispatch_window_s - 0.001)
-    await sweep_all(process.store)
+    await sweep_all(UpkeepSteps(process.link, POLICY, clock))
     assert await state_of(process, "t1") == ("dispatched", 1)
     clock.advance(0.001)
-    await sweep_all(process.store)
+    await sweep_all(UpkeepSteps(process.link, POLICY, clock))
     assert await state_of(process, "t1") == ("created", 2)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shared.store.redis.partitions import partition
-from shared.store.task_steps import BACKOFF_CAP_S, SWEEP_LIMIT, WAIT_CAP_S, CheckedSlot, Overdue
+from shared.store.task_steps import BACKOFF_CAP_S
+from shared.store.upkeep_steps import SWEEP_LIMIT, WAIT_CAP_S, CheckedSlot, Overdue
 from shared.tasks.outcomes import Applied, Origin, Refusal, Refused
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
