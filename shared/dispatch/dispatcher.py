@@ -212,6 +212,8 @@ class Dispatcher:
         requeued = await self._store.requeue(task, reason)
         if isinstance(requeued, Applied):
             await self.after_transition(requeued)
+            if isinstance(reason, DispatcherFull):
+                self._ask_again(task.path, self._settings.busy_retry_s)
         return Dispatched.BUSY if isinstance(reason, (BackendBusy, DispatcherFull)) else Dispatched.RETRIED
 
     async def _fail(self, task: Task, status: str) -> Dispatched:

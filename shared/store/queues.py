@@ -62,7 +62,8 @@ class TaskQueues:
         maintained = await self._queues.maintain(path)
         yield QueueChange(granted=[maintained.granted])
         if maintained.doubtful:
-            yield await self._check(path, maintained.doubtful)
+            async for change in self._check(path, maintained.doubtful):
+                yield change
         if maintained.loss is not None:
             async for change in self._rebuild(path, maintained.loss):
                 yield change
@@ -72,28 +73,27 @@ class TaskQueues:
             async for entries in self._upkeep.queue_entries(path, state):
                 await self._queues.mark_held(entries)
                 # One may have ended, and released a slot that it did not hold, between the two.
-                yield await self._check(path, [entry.grant for entry in entries])
+                async for change in self._check(path, [entry.grant for entry in entries]):
+                    yield change
         async for entries in self._upkeep.queue_entries(path, State.CREATED):
             yield QueueChange(granted=[await self._queues.enqueue(entries)])
         await self._queues.mark_rebuilt(path, loss)
 
-    async def _check(self, path: str, grants: Sequence[SlotGrant]) -> QueueChange:
+    async def _check(self, path: str, grants: Sequence[SlotGrant]) -> AsyncIterator[QueueChange]:
         """Check whether attempts that have held a slot for a while still need it."""
-        granted: list[Granted] = []
-        applied: list[Applied] = []
-        unclaimed: dict[SlotGrant, float] = {}
+        check_again_s: dict[SlotGrant, float] = {}
         undelivered: list[Task] = []
         for checked in await self._upkeep.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
             grant = SlotGrant(checked.id, checked.attempt)
             if checked.what == "gone":
-                granted.append(await informed(self._queues.release(path, grant), path))
+                yield QueueChange(granted=[await informed(self._queues.release(path, grant), path)])
             elif checked.what == "failed" and checked.task is not None:
                 release = self._queues.release(path, grant, checked.task.owner)
-                origin = Origin(path, checked.attempt)
-                applied.append(Applied(checked.task, origin, [await informed(release, path)]))
+                granted = [await informed(release, path)]
+                yield QueueChange(applied=[Applied(checked.task, Origin(path, checked.attempt), granted)])
             elif checked.task is not None and checked.check_again_s is not None:
-                unclaimed[grant] = checked.check_again_s
+                check_again_s[grant] = checked.check_again_s
                 undelivered.append(checked.task)
-        if unclaimed:
-            await self._queues.reschedule_check(path, unclaimed)
-        return QueueChange(granted, applied, undelivered)
+        if undelivered:
+            yield QueueChange(undelivered=undelivered)
+            await self._queues.reschedule_check(path, check_again_s)

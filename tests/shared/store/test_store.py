@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 
-from shared.store import BackendBusy, BackendFailed, BodyUnavailable, DispatcherFull, RedisLink, TaskStore
+from shared.store import (
+    BackendBusy,
+    BackendFailed,
+    BodyUnavailable,
+    DispatcherFull,
+    RedisLink,
+    StoreUnavailable,
+    TaskStore,
+)
 from shared.tasks.outcomes import Applied, Claimed, Created, Draining, Existing, Full, Granted, Refused, SlotGrant
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
+from tests.shared.store.world import Server, nodes
 
 PATH, NEXT_PATH = "/v1/a", "/v1/b"
 POLICY = store_policy(max_backlog=3, busy_retry_s=4, backoff_base_s=8)
@@ -168,12 +177,12 @@ async def test_a_requeued_task_waits_as_its_reason_says(
     assert waits == returns, "a task that waits apart is in no queue"
 
 
-async def test_a_process_without_room_asks_for_the_slot_again_in_time(store: TaskStore) -> None:
+async def test_a_process_without_room_grants_nothing_at_once(store: TaskStore) -> None:
     created = await store.create(new("t1"))
     assert isinstance(created, Created)
     task = await claimed(store, created.granted[0], "t1")
     requeued = await store.requeue(task, DispatcherFull())
-    assert [(each.grants, each.ask_again_s) for each in requeued.granted] == [([], POLICY.busy_retry_s)]
+    assert [(each.grants, each.ask_again_s) for each in requeued.granted] == [([], None)]
 
 
 async def test_a_next_step_frees_one_queue_and_enters_another(store: TaskStore) -> None:
@@ -224,6 +233,36 @@ async def test_each_failure_doubles_the_backoff(store: TaskStore, clock: Clock, 
         assert requeued.task.failures == number
     longest_s = POLICY.backoff_base_s * 2 ** (failures - 1)
     clock.advance(longest_s / 2 - 0.002)
-    assert [swept.count async for swept in store.sweep()] == [0], "half of the backoff is no jitter"
+    assert sum([swept.count async for swept in store.sweep()]) == 0, "half of the backoff is no jitter"
     clock.advance(longest_s / 2 + 0.002)
-    assert [swept.count async for swept in store.sweep()] == [1]
+    assert sum([swept.count async for swept in store.sweep()]) == 1
+
+
+class LinkToADeadNode(LinkToSeveralServers):
+    """The node that would have the record of a new task does not answer."""
+
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if name == "task/create":
+            raise StoreUnavailable("ConnectionError")
+        return await super().script(name, tag, *args)
+
+
+async def test_a_create_that_fails_reports_the_slots_that_others_were_granted(
+    redis_url: str, redis_server: Server, clock: Clock
+) -> None:
+    store = TaskStore(LinkToSeveralServers(opener(redis_url)), POLICY, lambda _: LIMIT, clock)
+    await store.queues.configure(PATH, {"paused": True})
+    await store.create(new("waiting"))
+    broken = TaskStore(LinkToADeadNode(opener(redis_url)), POLICY, lambda _: LIMIT, clock)
+    # The pause ends, and the next call of any kind grants the slot.
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            for key in client.scan_iter("*}qs:" + PATH):
+                client.delete(key)
+    with pytest.raises(StoreUnavailable) as raised:
+        await broken.create(new("t1"))
+    assert grants(raised.value.granted) == [(PATH, SlotGrant("waiting", 1))]
+    status = await store.queues.status(PATH)
+    assert (status.holding, status.waiting) == (1, 0), "the new task's own entry is gone"
+    for each in (store, broken):
+        await each.aclose()

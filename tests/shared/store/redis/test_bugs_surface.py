@@ -80,7 +80,7 @@ async def test_an_interrupted_batch_is_logged_and_counted_and_its_steps_are_take
     wire.lose_answers = 1
     assert isinstance(await store.create(new_task(1)), Created)
     assert counted == ["ConnectionError"]
-    assert "a batch of 1 commands got 0 replies" in caplog.text
+    assert "a batch of 1 commands was interrupted" in caplog.text
 
 
 async def test_a_topology_that_is_not_known_is_an_outage_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
