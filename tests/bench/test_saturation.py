@@ -27,7 +27,7 @@ def ours(redis_url: str, work: Work, manners: Manners | None = None) -> Record:
     return simulate(backbone(work, manners or Manners(), Wire()))
 
 
-def test_while_tasks_wait_a_fleet_that_changes_is_busy_and_refuses_once_per_thing_learned(redis_url: str) -> None:
+def test_changing_fleet_stays_busy_with_one_refusal_per_lesson_learned(redis_url: str) -> None:
     work = work_of("constant", 1000, 1)
     record = ours(redis_url, work)
     assert len(record.ended) == 1000
@@ -42,7 +42,7 @@ def test_while_tasks_wait_a_fleet_that_changes_is_busy_and_refuses_once_per_thin
 
 
 @pytest.mark.parametrize(("slots", "service_s", "tasks"), [(100, 1.0, 2000), (32, 0.1, 1000), (8, 0.05, 500)])
-def test_short_tasks_do_not_keep_it_from_learning(redis_url: str, slots: int, service_s: float, tasks: int) -> None:
+def test_queue_learns_the_capacity_from_short_tasks(redis_url: str, slots: int, service_s: float, tasks: int) -> None:
     """Some end before each answer to a try, so that the backend never holds all that is known of at that moment."""
     work = Work((service_s,) * tasks, rate_per_s=5000, slots=slots)
     wire = Wire()
@@ -55,7 +55,7 @@ def test_short_tasks_do_not_keep_it_from_learning(redis_url: str, slots: int, se
     assert len(record.refused) <= 0.1 * tasks
 
 
-def test_a_slot_that_is_free_a_moment_after_the_report_is_given_that_moment(redis_url: str) -> None:
+def test_slot_that_becomes_free_shortly_after_the_report_causes_few_refusals(redis_url: str) -> None:
     work = work_of("exponential", 500, 1)
     late = Manners(frees_late_s=0.25)
     record = ours(redis_url, work, late)
@@ -64,14 +64,14 @@ def test_a_slot_that_is_free_a_moment_after_the_report_is_given_that_moment(redi
     assert len(record.refused_grants) <= len(record.ended) / 4
 
 
-def test_tasks_that_are_killed_are_done_all_the_same(redis_url: str) -> None:
+def test_killed_tasks_are_completed_in_the_end(redis_url: str) -> None:
     work = work_of("exponential", 200, 1, killed=True)
     record = simulate(Backbone(redis_url, lease_s=30)(work, Manners(), Wire()))
     assert record.killed
     assert record.ended.keys() == set(range(200))
 
 
-def test_a_run_repeats_exactly(redis_url: str) -> None:
+def test_simulation_run_repeats_exactly(redis_url: str) -> None:
     work = work_of("heavy-tailed", 150, 3)
     first = ours(redis_url, work)
     assert ours(redis_url, work) == first

@@ -111,26 +111,26 @@ def publish_something(app: httpx.Client, backend: ScriptedBackend, stack: Stack)
     eventually(is_known)
 
 
-def test_a_body_at_the_limit_is_taken(app: httpx.Client, backend: ScriptedBackend) -> None:
+def test_body_at_the_size_limit_is_accepted(app: httpx.Client, backend: ScriptedBackend) -> None:
     path, body = new_path(), pattern_bytes(MAX_BODY_BYTES)
     assert submit(app, path, body).status_code == 202
     assert backend.next_call(path).body == body
 
 
 @pytest.mark.parametrize("surplus_bytes", [1, 2_000_000])
-def test_a_body_over_the_limit_is_413_and_makes_no_task(surplus_bytes: int, app: httpx.Client) -> None:
+def test_body_over_the_size_limit_is_413_and_creates_no_task(surplus_bytes: int, app: httpx.Client) -> None:
     path = new_path()
     document = assert_problem(submit(app, path, bytes(MAX_BODY_BYTES + surplus_bytes)), 413, "too-large")
     assert str(MAX_BODY_BYTES) in document["detail"]
     assert path not in [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
 
 
-def test_a_chunked_body_over_the_limit_is_413(app: httpx.Client) -> None:
+def test_chunked_body_over_the_size_limit_is_413(app: httpx.Client) -> None:
     chunks = (bytes(30_000) for _ in range(4))
     assert_problem(app.post(f"/api/v1/submit{new_path()}", content=chunks), 413, "too-large")
 
 
-def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
+def test_result_over_the_size_limit_is_413_and_keeps_the_earlier_result(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     address = f"/api/v1/tasks/{keep(app, backend)}/result"
@@ -139,21 +139,21 @@ def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
     assert app.get(address).content == pattern_bytes(MAX_BODY_BYTES)
 
 
-def test_health_is_ok_when_everything_answers(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
+def test_health_is_ok_when_all_dependencies_answer(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
     publish_something(app, backend, fragile)
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_redis_health_is_503_and_comes_back(
-    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
-) -> None:
+def test_health_is_503_while_redis_is_down(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
     publish_something(app, backend, fragile)
     with without(fragile, fragile.redis):
         assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable"})
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_blob_storage_health_is_degraded_and_comes_back(
+def test_health_is_degraded_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     publish_something(app, backend, fragile)
@@ -162,7 +162,7 @@ def test_without_blob_storage_health_is_degraded_and_comes_back(
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_event_grid_tasks_are_taken_health_is_degraded_and_they_run_when_it_is_back(
+def test_health_is_degraded_while_event_grid_is_down_and_tasks_run_later(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     path = new_path()
@@ -190,7 +190,7 @@ REQUESTS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
 }
 
 
-def test_without_redis_every_request_is_503_and_may_be_repeated(
+def test_every_request_is_503_and_changes_nothing_while_redis_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     task_id = keep(app, backend)
@@ -204,14 +204,14 @@ def test_without_redis_every_request_is_503_and_may_be_repeated(
     assert task_of(app, task_id) == before
 
 
-def test_what_makes_no_sense_is_told_without_redis_too(app: httpx.Client, fragile: Stack) -> None:
+def test_bad_requests_get_the_same_4xx_while_redis_is_down(app: httpx.Client, fragile: Stack) -> None:
     with without(fragile, fragile.redis):
         assert_problem(submit(app, "/v1/unheard-of"), 404, "unknown-endpoint")
         assert_problem(submit(app, new_path(), bytes(MAX_BODY_BYTES + 1)), 413, "too-large")
         assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
 
 
-def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
+def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     small, large = keep(app, backend), keep(app, backend)
@@ -238,7 +238,7 @@ def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
     assert app.get(f"/api/v1/tasks/{large}/result").content == LARGE
 
 
-def test_a_large_task_waits_for_blob_storage_and_is_dispatched_when_it_is_back(
+def test_large_task_waits_for_blob_storage_before_its_dispatch(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     path = new_path()

@@ -103,7 +103,7 @@ async def create(store: TaskStore, number: int) -> Task:
     return created.task
 
 
-async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_left_to_the_reconciler(
+async def test_only_the_first_of_many_publishes_waits_for_a_silent_event_grid(
     services: Services, topic: EventGridTopic, switch: Switch, received: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = await create(services.store, 1)
@@ -127,7 +127,7 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
         assert topic.state == "ok"
 
 
-async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_nobody(
+async def test_backlog_after_an_outage_is_dispatched_only_as_slots_allow(
     services: Services, received: Events, server: RedisServer
 ) -> None:
     from cache_manager.reconciler import reconcile

@@ -55,7 +55,7 @@ async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool
     )
 
 
-def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_comes_back_by_itself(
+def test_silent_redis_makes_every_request_503_until_it_answers_again(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
 ) -> None:
     path = new_path()
@@ -74,7 +74,7 @@ def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_com
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
 
 
-def test_with_a_silent_event_grid_creates_succeed_and_run_when_it_is_back(
+def test_tasks_submitted_during_a_silent_event_grid_run_after_recovery(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
 ) -> None:
     path = new_path()

@@ -92,7 +92,7 @@ def report_completed(app: httpx.Client, task_id: str) -> httpx.Response:
     return app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, "BackendStatus": "completed"})
 
 
-def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_answered_at_once(
+def test_wait_requests_beyond_the_limit_are_answered_at_once(
     app: httpx.Client, backend: ScriptedBackend, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
@@ -107,7 +107,7 @@ def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_a
     assert states == ["completed"] * MAX_WAITS + ["created"]
 
 
-def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths_nor_event_grids(
+def test_overloaded_app_answers_503_except_to_health_and_event_grid(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
@@ -135,7 +135,7 @@ def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths
     assert [wait.result().status_code for wait in waits] == [200] * MAX_WAITS
 
 
-def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
+def test_large_bodies_without_room_are_503_while_small_ones_are_accepted(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     path = new_path()
@@ -148,7 +148,7 @@ def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
 
 
-def test_who_submits_a_large_body_does_not_wait_where_others_would_have_no_room_for_theirs(
+def test_submit_of_a_large_body_is_answered_at_once_despite_a_wait_preference(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_who_submits_a_large_body_does_not_wait_where_others_would_have_no_room_
         assert report_completed(app, sent.json()["TaskId"]).status_code == 200
 
 
-def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
+def test_large_result_without_room_is_503_while_a_small_one_is_served(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     large, small = keep(app, backend), keep(app, backend)
@@ -176,7 +176,7 @@ def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
 
 
 @pytest.mark.parametrize("body", [b"{}", LARGE], ids=["no-dispatcher", "no-room-for-its-body"])
-def test_a_task_for_whose_dispatch_there_is_no_room_goes_back_to_its_queue_and_is_dispatched_later(
+def test_task_without_room_for_its_dispatch_returns_to_its_queue(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, body: bytes
 ) -> None:
     busy, path = new_path(), new_path()

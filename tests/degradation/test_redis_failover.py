@@ -73,7 +73,7 @@ def change_places(primary: RedisServer, replica: RedisServer) -> None:
         eventually(lambda: old.info("replication")["master_link_status"] == "up")
 
 
-async def test_a_server_that_became_a_replica_is_left_and_the_new_primary_found_where_the_name_leads(
+async def test_store_reconnects_by_name_when_its_primary_becomes_a_replica(
     open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
 ) -> None:
     store = open_store(switch.port)
@@ -87,7 +87,7 @@ async def test_a_server_that_became_a_replica_is_left_and_the_new_primary_found_
     assert {type(outcome) for outcome in claimed} == {Claimed}
 
 
-async def test_as_long_as_the_name_leads_to_a_replica_steps_are_refused_and_reads_go_on(
+async def test_replica_refuses_steps_and_serves_reads_until_the_name_changes(
     open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
 ) -> None:
     store = open_store(switch.port)
@@ -148,9 +148,7 @@ async def steps(store: TaskStore, task_ids: list[str]) -> None:
         assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1)), Claimed)
 
 
-async def test_a_replica_that_takes_over_from_its_primary_is_found(
-    open_store: OpenStore, cluster: list[Node]
-) -> None:
+async def test_store_finds_a_replica_that_takes_over(open_store: OpenStore, cluster: list[Node]) -> None:
     store = open_store(cluster[0].server.port)
     await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
     cluster[-1]("FAILOVER", "TAKEOVER")
@@ -158,7 +156,7 @@ async def test_a_replica_that_takes_over_from_its_primary_is_found(
     await steps(store, IDS)
 
 
-async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_its_replica(
+async def test_dead_primary_stops_only_its_own_tasks_until_its_replica_takes_over(
     open_store: OpenStore, cluster: list[Node]
 ) -> None:
     store = open_store(cluster[0].server.port)
@@ -177,7 +175,7 @@ async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_i
     assert replica.role() == "master"
 
 
-async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_where_it_arrives(
+async def test_tasks_of_a_migrating_slot_are_unavailable_until_it_has_moved(
     open_store: OpenStore, cluster: list[Node]
 ) -> None:
     """Key by key: a script would find some of a task here and some there."""

@@ -109,7 +109,9 @@ def next_event(subscriber: Subscriber, task_id: str) -> dict[str, Any]:
             return event
 
 
-def test_a_completed_task_is_announced(backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber) -> None:
+def test_completed_task_publishes_its_completion(
+    backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
+) -> None:
     task_id = backbone.submit("/v1/test/announced", b"work")
     backend.next_call("/v1/test/announced")
     backbone.update(task_id, "completed", "completed - 3 trees").raise_for_status()
@@ -125,14 +127,14 @@ def test_a_completed_task_is_announced(backbone: Backbone, backend: ScriptedBack
     }
 
 
-def test_a_cancelled_task_is_announced(stack: Stack, backbone: Backbone, subscriber: Subscriber) -> None:
+def test_cancelled_task_publishes_its_completion(stack: Stack, backbone: Backbone, subscriber: Subscriber) -> None:
     task_id = backbone.submit("/v1/test/announced-cancelled", b"work")
     with stack.client() as app:
         app.delete(f"/api/v1/tasks/{task_id}").raise_for_status()
     assert next_event(subscriber, task_id)["type"] == "backbone.task.cancelled"
 
 
-def test_a_task_that_the_dispatcher_fails_is_announced(
+def test_task_failed_by_the_dispatcher_publishes_its_completion(
     backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
 ) -> None:
     backend.script("/v1/test/announced-failed", Answer(400))
@@ -140,7 +142,7 @@ def test_a_task_that_the_dispatcher_fails_is_announced(
     assert next_event(subscriber, task_id)["type"] == "backbone.task.failed"
 
 
-def test_an_announcement_that_was_refused_is_made_again(
+def test_refused_completion_event_is_published_again(
     stack: Stack, backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
 ) -> None:
     task_id = backbone.submit("/v1/test/announced-late", b"work")

@@ -24,9 +24,7 @@ def _noise(size_bytes: int) -> bytes:
         pytest.param(9_000_000, id="a blob of several blocks"),
     ],
 )
-def test_a_body_reaches_the_backend_and_its_result_the_caller_byte_for_byte(
-    backbone: Backbone, backend: ScriptedBackend, size_bytes: int
-) -> None:
+def test_body_and_result_arrive_byte_for_byte(backbone: Backbone, backend: ScriptedBackend, size_bytes: int) -> None:
     path = f"/v1/test/bytes/{size_bytes}"
     body, result = _noise(size_bytes), _noise(size_bytes)[::-1]
 
@@ -58,7 +56,7 @@ def test_a_body_reaches_the_backend_and_its_result_the_caller_byte_for_byte(
     assert backbone.depth(path) == {"Completed": 1}
 
 
-def test_a_pipeline_step_moves_the_task_and_its_count_to_the_next_endpoint(
+def test_next_step_moves_the_task_and_its_count_to_the_next_endpoint(
     backbone: Backbone, backend: ScriptedBackend
 ) -> None:
     first, second, third = (f"/v1/test/pipeline/{step}" for step in ("detect", "classify", "report"))
@@ -81,9 +79,7 @@ def test_a_pipeline_step_moves_the_task_and_its_count_to_the_next_endpoint(
     assert backbone.task(task_id)["EndpointPath"] == third
 
 
-def test_the_first_step_of_a_pipeline_can_no_longer_touch_the_task_once_it_has_handed_it_on(
-    backbone: Backbone, backend: ScriptedBackend
-) -> None:
+def test_finished_pipeline_step_can_no_longer_change_the_task(backbone: Backbone, backend: ScriptedBackend) -> None:
     first, second = "/v1/test/handed-on/1", "/v1/test/handed-on/2"
     task_id = backbone.submit(first)
     backend.next_call(first)
@@ -98,7 +94,7 @@ def test_the_first_step_of_a_pipeline_can_no_longer_touch_the_task_once_it_has_h
     backbone.complete(task_id)
 
 
-def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_even_at_its_second_attempt(
+def test_next_step_can_read_the_previous_result_even_at_its_second_attempt(
     backbone: Backbone, backend: ScriptedBackend
 ) -> None:
     first, second = "/v1/test/builds-on/1", "/v1/test/builds-on/2"

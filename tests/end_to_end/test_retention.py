@@ -17,7 +17,7 @@ from tests.waiting import eventually
 LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
 
 
-def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
+def test_purge_removes_record_body_result_blobs_and_count(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> None:
     container = "retention"

@@ -46,7 +46,7 @@ async def statuses(calls: list[asyncio.Task[httpx.Response]]) -> list[int]:
     return [response.status_code for response in await asyncio.gather(*calls)]
 
 
-async def test_of_the_outstanding_requests_only_so_many_run_and_the_others_are_queued() -> None:
+async def test_requests_beyond_the_concurrency_limit_are_queued() -> None:
     held = Held(maxConcurrentRequests=2, maxOutstandingRequests=4)
     calls = await held.start(4)
     assert held.running == 2
@@ -54,7 +54,7 @@ async def test_of_the_outstanding_requests_only_so_many_run_and_the_others_are_q
     assert await statuses(calls) == [200] * 4
 
 
-async def test_a_request_beyond_the_outstanding_ones_is_429_at_once_until_there_is_room() -> None:
+async def test_request_beyond_the_outstanding_limit_is_429_until_there_is_room() -> None:
     held = Held(maxConcurrentRequests=1, maxOutstandingRequests=2)
     calls = await held.start(2)
     refused = await held.http.post("/api/held")
@@ -65,7 +65,7 @@ async def test_a_request_beyond_the_outstanding_ones_is_429_at_once_until_there_
     assert (await held.http.post("/api/held")).status_code == 200
 
 
-async def test_without_limits_in_host_json_there_are_none() -> None:
+async def test_requests_are_unlimited_if_host_json_sets_no_limits() -> None:
     held = Held()
     calls = await held.start(300)
     assert held.running == 300
@@ -75,7 +75,7 @@ async def test_without_limits_in_host_json_there_are_none() -> None:
 
 @pytest.mark.parametrize("name", ["maxOutstandingRequests", "maxConcurrentRequests"])
 @pytest.mark.parametrize("value", [0, -2, "5", 1.5, True, None])
-async def test_a_limit_that_is_none_stops_the_start(name: str, value: object) -> None:
+async def test_invalid_limit_stops_the_start(name: str, value: object) -> None:
     with pytest.raises(HostError, match=name):
         Held(**{name: value})
 
@@ -86,7 +86,7 @@ async def chunks(size_bytes: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_for_which_there_is_no_room_is_429_and_the_room_is_given_back(chunked: bool) -> None:
+async def test_body_without_room_is_429_and_its_room_is_released(chunked: bool) -> None:
     def body(size_bytes: int) -> Any:
         return chunks(size_bytes) if chunked else b"x" * size_bytes
 
@@ -99,7 +99,7 @@ async def test_a_body_for_which_there_is_no_room_is_429_and_the_room_is_given_ba
     assert (await held.http.post("/api/held", content=body(10))).text == "10"
 
 
-async def test_a_large_response_for_which_there_is_no_room_is_429() -> None:
+async def test_large_response_without_room_is_429() -> None:
     held = Held(Limits(buffered_bytes=200_000))
     calls = await held.start(1, content=bytes(100_000))
     assert (await held.http.get("/api/big?size=100001")).status_code == 429
