@@ -1,4 +1,4 @@
-"""A Blob Storage that takes requests and does not answer."""
+"""A Blob Storage that accepts requests and does not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> 
 
 @pytest.fixture
 def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes Blob Storage silent. From then on a call is given up after a second: there is nothing to wait for."""
+    """A function that silences Blob Storage and lowers the timeout of calls to a second."""
 
     def silence() -> None:
         be_patient(monkeypatch, SHORT_S)
@@ -65,7 +65,7 @@ async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPat
 async def test_interrupted_blob_stream_raises_and_is_marked_broken(
     bodies: BodyStore, switch: Switch, silence: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(6 * 1024 * 1024)  # a second piece is to be asked for
+    data = os.urandom(6 * 1024 * 1024)  # enough for a second piece
     blob = (await bodies.put("t1", "image/tiff", data)).blob
     assert blob
     stream = await bodies.stream(blob)

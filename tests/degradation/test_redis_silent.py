@@ -1,4 +1,4 @@
-"""A Redis that is silent: it accepts connections and requests and answers none, or stops within an answer."""
+"""A silent Redis: it accepts connections and requests, and answers none or stops within an answer."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.waiting import PATIENCE_S
 
 MANY = 200
 HANG_S = PATIENCE_S
-"""Far beyond what all calls together may take."""
+"""Much longer than all calls together may take."""
 TASK = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
 
 
 @pytest.fixture
 def store(open_store: OpenStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> TaskStore:
-    # A connection keeps this one: it is made before the silence.
+    # A connection that was made before the silence keeps this timeout.
     monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2 * SHORT_S)
     return open_store(switch.port)
 
 
 @pytest.fixture
 def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes Redis silent. From then on a call is given up after a second: there is nothing to wait for."""
+    """A function that silences Redis and lowers the timeout of calls to a second."""
 
     def silence(after_bytes: int = 0) -> None:
         be_patient(monkeypatch, SHORT_S)
@@ -49,7 +49,7 @@ async def outcomes(calls: list[Awaitable[object]]) -> set[type]:
 
 
 async def answered(call: Callable[[], Awaitable[object]]) -> object:
-    """The answer, as soon as there is one again."""
+    """Repeat *call* until the store is available, and return its answer."""
     async with asyncio.timeout(HANG_S):
         while True:
             try:
@@ -102,13 +102,13 @@ async def test_one_answer_of_a_single_server_closes_the_circuit_of_all_partition
     await answered(lambda: store.get("t1"))
     be_patient(monkeypatch)
 
-    def looks() -> int:
+    def get_calls() -> int:
         with server.connect() as client:
             return client.info("commandstats")["cmdstat_get"]["calls"]  # type: ignore[index]
 
-    before = looks()
+    before = get_calls()
     assert await outcomes([store.get(task_id) for task_id in ids]) <= {Task, type(None)}
-    assert looks() == before + PARTITIONS, "nobody had to find out for himself"
+    assert get_calls() == before + PARTITIONS, "no partition had to probe by itself"
 
 
 async def test_store_that_never_connected_reports_a_silent_redis_and_recovers(

@@ -1,4 +1,4 @@
-"""What a model service may answer to a dispatch, and what becomes of the task."""
+"""The answers of a model service to a dispatch, and what follows for the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUSY = "Awaiting service availability"
 
 @pytest.fixture
 def hold() -> Iterator[threading.Event]:
-    """What a backend that hangs waits for; set at the test's end."""
+    """The event that a hanging backend waits for; it is set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -176,7 +176,7 @@ def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, bac
     assert backend.next_call(path).attempt == 1
     impatient.update(task_id, "running", "half way", Attempt=1)
 
-    assert backend.next_call(path).attempt == 2, "its lease was over"
+    assert backend.next_call(path).attempt == 2, "the lease has ended"
     late_update = impatient.update(task_id, "completed", "done after all", Attempt=1)
     late_result = impatient.http.put(
         f"/api/v1/tasks/{task_id}/result", content=b"late", headers={"X-Task-Attempt": "1"}

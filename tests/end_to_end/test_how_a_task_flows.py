@@ -1,4 +1,4 @@
-"""A task on its way when nothing fails: submit, dispatch, progress, result, pipeline step."""
+"""How a task flows when nothing fails: submit, dispatch, progress, result, next step."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ def test_next_step_moves_the_task_and_its_count_to_the_next_endpoint(
     backbone.update(task_id, "running").raise_for_status()
     assert (backbone.depth(first), backbone.depth(second)) == ({"Running": 1}, {})
 
-    _hand_on(backbone, backend.url + second, task_id, Body='{"boxes":[]}')
+    _next_step(backbone, backend.url + second, task_id, Body='{"boxes":[]}')
     call = backend.next_call(second)
     assert (call.task_id, call.attempt, call.body) == (task_id, 2, b'{"boxes":[]}')
     backbone.update(task_id, "running", Attempt=2).raise_for_status()
     assert (backbone.depth(first), backbone.depth(second)) == ({}, {"Running": 1})
 
-    _hand_on(backbone, backend.url + third, task_id)
+    _next_step(backbone, backend.url + third, task_id)
     call = backend.next_call(third)
-    assert (call.attempt, call.body) == (3, b'{"boxes":[]}'), "without a body, the one kept is sent again"
+    assert (call.attempt, call.body) == (3, b'{"boxes":[]}'), "the stored body is sent again if the step brings none"
     backbone.complete(task_id)
     assert (backbone.depth(first), backbone.depth(second), backbone.depth(third)) == ({}, {}, {"Completed": 1})
     assert backbone.task(task_id)["EndpointPath"] == third
 
 
 def test_finished_pipeline_step_can_no_longer_change_the_task(backbone: Backbone, backend: ScriptedBackend) -> None:
-    first, second = "/v1/test/handed-on/1", "/v1/test/handed-on/2"
+    first, second = "/v1/test/next-step/1", "/v1/test/next-step/2"
     task_id = backbone.submit(first)
     backend.next_call(first)
-    _hand_on(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
+    _next_step(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
     backend.next_call(second)
 
     refused = backbone.update(task_id, "failed", "the first step crashed on its way out", Attempt=1)
@@ -102,7 +102,7 @@ def test_next_step_can_read_the_previous_result_even_at_its_second_attempt(
     task_id = backbone.submit(first)
     backend.next_call(first)
     backbone.http.put(f"/api/v1/tasks/{task_id}/result", content=b"the map").raise_for_status()
-    _hand_on(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
+    _next_step(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
     for _ in range(2):
         backend.next_call(second)
 
@@ -112,6 +112,6 @@ def test_next_step_can_read_the_previous_result_even_at_its_second_attempt(
     assert (result.status_code, result.content) == (200, b"the map")
 
 
-def _hand_on(backbone: Backbone, endpoint: str, task_id: str, **members: object) -> None:
+def _next_step(backbone: Backbone, endpoint: str, task_id: str, **members: object) -> None:
     answer = backbone.update(task_id, "created", "created", Endpoint=endpoint, PublishToGrid=True, **members)
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""The parts that the app stands on go away in the middle and come back."""
+"""The app's dependencies stop while tasks are in flight, and start again."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_dispatch_in_flight_during_a_redis_outage_can_still_complete(
     until_redis_is_found(backbone)
 
     update = backbone.update(task_id, "completed", Attempt=1)
-    assert update.status_code == 200, "the backend took it; that this could not be noted does not make it void"
+    assert update.status_code == 200, "the backend accepted the task, even if the app could not record that"
     assert backbone.depth(path) == {"Completed": 1}
 
 

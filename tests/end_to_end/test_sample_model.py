@@ -1,4 +1,4 @@
-"""The whole stack with nothing scripted: the real model service and its own task manager."""
+"""The whole stack with the real sample model and its own task manager."""
 
 from __future__ import annotations
 

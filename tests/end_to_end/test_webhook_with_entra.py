@@ -1,4 +1,4 @@
-"""A webhook that is secured with Entra ID: Event Grid's token opens it, and nothing else does."""
+"""A webhook that is secured with Entra ID accepts Event Grid's token and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Secured:
     backbone: Backbone
 
     def deliver(self, authorization: str | None, task_id: str = "unknown") -> httpx.Response:
-        """One event, by somebody who has no function key."""
+        """Deliver one event without a function key."""
         event = {
             "topic": TOPIC_ID,
             "eventType": "backbone.task.dispatch",
@@ -65,7 +65,7 @@ def secured(
 
 @pytest.fixture
 def kept(secured: Secured, backend: ScriptedBackend) -> str:
-    """The id of a task that waits for a delivery."""
+    """The id of a task that only a delivery dispatches."""
     endpoint = f"{backend.url}/v1/test/secured-kept"
     task = {"Endpoint": endpoint, "Body": "{}", "Status": "kept", "BackendStatus": "created"}
     return secured.backbone.http.post("/api/CacheConnectorUpsert", json=task).raise_for_status().json()["TaskId"]
@@ -107,7 +107,7 @@ def test_delivery_without_a_valid_token_is_401_and_dispatches_nothing(
 
 def test_function_key_without_a_token_is_401(secured: Secured) -> None:
     response = secured.backbone.http.post(WEBHOOK, content=b"[" * 100_000, headers=DELIVERY)
-    assert response.status_code == 401, "and what came with it was not read"
+    assert response.status_code == 401, "the body was not read"
 
 
 def test_cloud_events_handshake_needs_the_token(secured: Secured) -> None:
@@ -120,7 +120,7 @@ def test_cloud_events_handshake_needs_the_token(secured: Secured) -> None:
 
 def test_deliveries_are_503_while_entra_id_gives_no_keys(secured: Secured) -> None:
     secured.entra.status = 503
-    secured.stack.host.restart()  # which forgets the keys
+    secured.stack.host.restart()  # the new process has no keys
     try:
         response = secured.deliver(f"Bearer {secured.entra.token()}")
         assert response.status_code == 503
