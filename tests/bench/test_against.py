@@ -1,4 +1,4 @@
-"""The comparison with another revision: what it measures, and what it calls worse."""
+"""The comparison with another revision: its measurements and its verdicts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORMER = "c4e703370188f787282b5198c2f8eed3ff7e4677"
 """The last revision without ``bench/steps.py``."""
 
 
-# What is called worse
+# The verdicts
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_rate_is_worse_when_it_is_lower(before: list[float], after: list[float
 
 @pytest.mark.parametrize(("repeats", "once_in"), [(7, 171.6), (3, 10)])
 def test_false_alarms_are_as_rare_as_documented(repeats: int, once_in: float) -> None:
-    """Of all orders in which the repeats of two equal sides may come."""
+    """Two equal sides: count the verdicts over all possible orders of their repeats."""
     ranks = range(1_000, 1_000 + 300 * 2 * repeats, 300)
     found = [
         figure_verdict([rank for rank in ranks if rank not in after], after, higher_is_better=False)
@@ -111,7 +111,7 @@ def test_step_is_worse_if_its_whole_interval_is_beyond_three_percent(
 
 
 def test_interval_ends_follow_the_binomial_distribution() -> None:
-    # Of 12, at most 1 lies on one side of the true median with a probability of 13 in 4,096; at most 2, of 79.
+    # At most 1 of 12 samples lies below the true median with a probability of 13 in 4,096; at most 2 with one of 79.
     assert interval_of_median(range(12, 0, -1)) == (2, 11)
     assert interval_of_median(range(20)) == (3, 16)
     assert interval_of_median([3, 1, 2]) == (1, 3)
@@ -130,7 +130,7 @@ def test_interval_contains_the_true_median_as_often_as_promised() -> None:
 
 
 def batches(ratio: float, count: int = 12) -> list[list[tuple[float, float]]]:
-    """Of pairs whose machine gets four times as slow by and by; each tenth round is disturbed."""
+    """Batches from a machine that gradually becomes four times as slow; each tenth round is disturbed."""
     chance = random.Random(2)
     pairs: list[tuple[float, float]] = []
     for number in range(count * 8):
@@ -168,7 +168,7 @@ def test_each_step_has_a_row_for_redis_and_one_for_the_app() -> None:
     ]
 
 
-# What is read from the benchmarks' files
+# The benchmarks' files
 
 
 def test_store_run_yields_its_figure_and_our_own_rates() -> None:
@@ -355,7 +355,7 @@ def test_the_worktrees_are_removed_when_a_side_cannot_be_measured(repository: Pa
 
 
 def test_processes_of_a_failed_benchmark_are_ended(tmp_path: Path) -> None:
-    seconds = f"60.{os.getpid()}"  # of no other sleep on this machine
+    seconds = f"60.{os.getpid()}"  # unique among the sleeps on this machine
     program = f"import subprocess, sys; subprocess.Popen(['sleep', '{seconds}']); sys.exit('broken')"
     with pytest.raises(ComparisonFailed, match=r"(?s)store of before has failed\. Its log ends with:.*broken"):
         against._run("store of before", [sys.executable, "-c", program], tmp_path, tmp_path / "log")
@@ -394,7 +394,7 @@ def test_steps_of_a_revision_without_a_steps_file_are_measured(server: RedisServ
 
 
 def test_the_steps_of_former_revisions_are_frozen() -> None:
-    """They speak the names of a revision that does not change any more. If this fails, take the change back."""
+    """The file uses the names of a revision that never changes again. If this fails, revert the change to it."""
     digest = hashlib.sha256((ROOT / "bench" / "former_steps.py").read_bytes()).hexdigest()
     assert digest == "d0a2866c3fb468ec3d4e938334bdc2b11563a22f190fb764ae3801e740c99f3f"
 
@@ -411,7 +411,7 @@ def test_steps_that_complete_no_task_fail_the_comparison(server: RedisServer, tm
     for name in ("shared", "local", "bench/commands.py"):
         (tree / name).symlink_to(ROOT / name)
     with (
-        pytest.raises(ComparisonFailed, match="0 tasks are completed, not 100: some steps were none"),
+        pytest.raises(ComparisonFailed, match="0 tasks are completed, not 100: some steps had no effect"),
         Driver(tree, ROOT / "bench", server.port, tmp_path / "log") as driver,
     ):
         driver.measure(100)

@@ -1,4 +1,4 @@
-"""The delay line of the benchmarks: what it must not change, and what it counts. That it delays, the bench shows."""
+"""The delay line of the benchmarks: intact data and counted turnarounds. The benchmark itself shows the delay."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def echo(reader: Reader, writer: Writer) -> None:
 
 
 async def answer_two_bytes(reader: Reader, writer: Writer) -> None:
-    """One byte for each two."""
+    """Answer one byte for each two."""
     while len(await reader.read(1)) == 1:
         await reader.readexactly(1)
         writer.write(b"!")
@@ -86,7 +86,7 @@ async def test_requests_without_an_answer_between_them_are_one_turnaround() -> N
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         for turn in range(3):
             writer.write(b"?")
-            # The proxy is to read the two bytes apart.
+            # Let the proxy read the two bytes separately.
             await asyncio.to_thread(eventually, lambda turn=turn: proxy.turnarounds == turn + 1)
             writer.write(b"?")
             assert await reader.readexactly(1) == b"!"

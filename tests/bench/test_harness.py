@@ -1,4 +1,4 @@
-"""What the benchmarks' numbers go through before they are shown and kept."""
+"""The harness of the benchmarks: figures, bounds, tables and files."""
 
 from __future__ import annotations
 
@@ -157,6 +157,6 @@ def test_all_benchmarks_together_stay_within_their_time_limit() -> None:
 
 
 def test_comparison_stays_within_its_time_limit() -> None:
-    """Both sides run the quick benchmarks; of the peers only ours."""
+    """Both sides run the quick benchmarks, and only our own part of the peers."""
     a_repeat_s = 2 * sum(command.BUDGETS_S[name][1] for name in ("store", "http", "growth")) + 2 * OUR_PEERS_S
     assert against.FULL.repeats * a_repeat_s + against.FULL.most_batches * A_BATCH_S <= 20 * 60

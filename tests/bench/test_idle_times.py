@@ -1,4 +1,4 @@
-"""How long slots stayed empty, from a backend's journal."""
+"""Idle times of slots, from a backend's journal."""
 
 from __future__ import annotations
 

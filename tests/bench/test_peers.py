@@ -1,4 +1,4 @@
-"""The clocks of the benchmark beside other queues, with a peer that takes long to fetch and no time to work."""
+"""The clocks of the comparison with other queues: the peer takes long to fetch a task, and no time to run it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def extent(drain_s: float) -> Extent:
 def test_drain_is_no_faster_than_its_tasks_are_fetched(
     server: RedisServer, sides: tuple[Side, Side], drain_s: float
 ) -> None:
-    """From the beginning of the first task's function, one task was drained in the microseconds that it took."""
+    """A clock that began with the first task's function would count only the microseconds that the function took."""
     producer, worker = sides
     figures = bench.rates(producer, producer, worker, Limits.of_redis(server.port), extent(drain_s), bulk=False)
     assert 1 <= figures["drain_per_s"] <= 1 / FETCH_S
@@ -76,7 +76,7 @@ def test_stopped_worker_begins_no_task(sides: tuple[Side, Side]) -> None:
     with worker.stopped():
         enqueued = producer.enqueue(3)
     done = worker.answer()
-    assert enqueued["end_ns"] <= worker.went_on_ns < done["end_ns"]
+    assert enqueued["end_ns"] <= worker.continued_ns < done["end_ns"]
 
 
 def test_late_answer_is_not_mistaken_for_the_next_one(sides: tuple[Side, Side]) -> None:
@@ -84,7 +84,7 @@ def test_late_answer_is_not_mistaken_for_the_next_one(sides: tuple[Side, Side]) 
     worker.expect(1)
     producer.enqueue(1)
     eventually(worker._answers.qsize)
-    worker.expect(2)  # nothing has read that the first one is done
+    worker.expect(2)  # the answer about the first one is still unread
     producer.enqueue(2)
     assert worker.answer()["count"] == 2
 

@@ -1,4 +1,4 @@
-"""Figures that cannot be are refused, and the run is repeated."""
+"""Impossible figures are refused, and the run is repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from local.redis_server import RedisServer
 
 LIMITS = Limits(round_trip_s=20e-6, payloads_per_s=1_000_000)
 ONE_TASK_S = 2.475e-6
-"""What a quick run once took for the time in which a peer drained one task: 404,040 a second."""
+"""The time that a quick run once measured for the drain of one task: 404,040 a second."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_limits_of_this_machine_refuse_an_impossible_figure_of_the_past(server: 
 
 
 def runs(*figures: float) -> Callable[[], float]:
-    """Those below 0 cannot be."""
+    """A measure that returns the *figures* in order; those below 0 are impossible."""
     left = iter(figures)
 
     def run() -> float:

@@ -1,4 +1,4 @@
-"""Promise: whatever becomes of events, and whatever a model service answers, every acknowledged task ends once.
+"""Promise: every acknowledged task ends once, whatever happens to events and whatever a model service answers.
 
 The short form of the harness; ``python3 dev.py faults`` is the long one. The faults are in ``table.py``.
 """

@@ -1,4 +1,4 @@
-"""Promise: whichever part dies, stands still or goes wrong, no acknowledged task is lost, stuck or done twice.
+"""Promise: no acknowledged task is lost, stuck or done twice, whichever part dies, freezes or goes wrong.
 
 The short form of the harness; ``python3 dev.py faults`` is the long one. The faults are in ``table.py``.
 """

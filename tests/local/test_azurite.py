@@ -1,4 +1,4 @@
-"""Launching Azurite: which Node.js, installed once, what survives."""
+"""Launching Azurite: the choice of Node.js, the installation, and what survives a restart."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def upload(service: Azurite, name: str) -> BlobClient:
 
 
 def written(directory: Path, index: str, collection: str) -> list[dict[str, Any]]:
-    """What one of the service's two indexes on disk holds: each is replaced as a whole, but one after the other."""
+    """The content of one of the service's two indexes on disk, which it writes one after the other."""
     file = directory / f"__azurite_db_{index}__.json"
     collections = json.loads(file.read_bytes())["collections"] if file.exists() else []
     return [record for held in collections if held["name"] == collection for record in held["data"]]
@@ -38,7 +38,7 @@ def written(directory: Path, index: str, collection: str) -> list[dict[str, Any]
 
 @pytest.fixture
 def fake_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Puts a Node.js and an npm on PATH; this npm "installs" an empty script and counts its calls in a file."""
+    """Puts a fake Node.js and npm on PATH; the npm "installs" an empty script and counts its calls in a file."""
     programs = tmp_path / "bin"
     executable(programs / "node", "echo v20.1.0")
     executable(
@@ -69,7 +69,7 @@ def test_blobs_survive_a_kill_after_both_indexes_are_written(tmp_path: Path) -> 
         eventually(lambda: written(tmp_path, "blob", "$BLOBS_COLLECTION$"))
         [record] = written(tmp_path, "blob", "$BLOBS_COLLECTION$")
         extent_id = record["persistency"]["id"]
-        # Without it, the service would know the blob and answer 500 to who reads it.
+        # Without this wait, the service could know the blob and answer 500 to a read.
         eventually(lambda: extent_id in {e["id"] for e in written(tmp_path, "blob_extent", "$EXTENTS_COLLECTION$")})
         service.kill()
         service.start()

@@ -28,7 +28,7 @@ async def container(azurite: Azurite) -> AsyncIterator[ContainerClient]:
 
 
 async def letters_in(container: ContainerClient) -> dict[str, list[dict[str, Any]]]:
-    """Each blob's name and content."""
+    """The name and content of each blob."""
     names = [blob.name async for blob in container.list_blobs()]
     return {name: json.loads(await (await container.download_blob(name)).readall()) for name in names}
 

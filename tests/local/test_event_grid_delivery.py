@@ -81,7 +81,7 @@ def test_deliveries_are_delayed_after_ten_failures_in_a_row_and_longer_each_time
     now_s = 100.0
     for _ in range(7):
         health.failed(now_s)
-        health.failed(now_s)  # one that was under way when the hold began
+        health.failed(now_s)  # a delivery that was in flight when the delay began
         holds_s.append(health.held_until_s - now_s)
         now_s = health.held_until_s
     assert holds_s == [60, 300, 600, 1800, 3600, 10800, 10800]

@@ -1,4 +1,4 @@
-"""The fault switches, and what holds in spite of them."""
+"""The fault switches, and delivery at least once despite them."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ async def test_fault_switch_applies_to_the_next_n_requests():
 
 
 async def test_fault_switch_follows_its_probability_and_repeats_for_the_same_seed():
-    async def struck(seed: int) -> list[str]:
+    async def duplicated(seed: int) -> list[str]:
         async with a_stand(Faults(duplicate=Switch(probability=0.3), seed=seed)) as stand:
             await stand.subscribe()
             for number in range(100):
@@ -39,7 +39,7 @@ async def test_fault_switch_follows_its_probability_and_repeats_for_the_same_see
             ids = stand.subscriber.ids
             return [event_id for event_id in dict.fromkeys(ids) if ids.count(event_id) == 2]
 
-    first, again, another = [await struck(seed) for seed in (1, 1, 2)]
+    first, again, another = [await duplicated(seed) for seed in (1, 1, 2)]
     assert first == again != another
     assert 10 < len(first) < 60
 

@@ -1,4 +1,4 @@
-"""The emulator as a process, spoken to by the Azure SDK: crashes, and a clean end."""
+"""The emulator as a process, used through the Azure SDK: crashes, and a clean end."""
 
 import asyncio
 import sys
@@ -36,14 +36,14 @@ def an_emulator(log_path: Path, *options: str | Path) -> ChildProcess:
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildProcess]:
-    """One that the tests of this module share, each with a subscription of its own."""
+    """An emulator that the tests of this module share; each test has its own subscription."""
     with an_emulator(tmp_path_factory.mktemp("event_grid") / "log") as process:
         yield process
 
 
 @pytest.fixture
 async def subscriber(emulator: ChildProcess, request: pytest.FixtureRequest):
-    """Gets what the test publishes with its own name as the subject."""
+    """A subscriber to the events whose subject is the name of the test."""
     subject = request.node.name
     async with a_subscriber() as subscriber, a_control(emulator) as control:
         await subscribe(control, subscriber, subjectBeginsWith=subject)
@@ -157,7 +157,7 @@ async def test_stopped_clock_is_advanced_by_the_control_api(tmp_path: Path):
 
 
 async def test_scaled_clock_shortens_the_retry_schedule(tmp_path: Path):
-    # An event lives for a day, which is a minute and a half here: enough for six attempts on an overloaded machine.
+    # An event lives for a day, a minute and a half here: enough for six attempts on an overloaded machine.
     with an_emulator(tmp_path / "log", "--time-scale", "1000") as emulator:
         async with a_subscriber() as subscriber, a_control(emulator) as control:
             await subscribe(control, subscriber)
@@ -196,7 +196,7 @@ async def test_crash_loses_no_accepted_event(tmp_path: Path):
         with emulator:
             async with a_control(emulator) as control:
                 assert (await control.get("/control/stats")).json()["pending"] == 0
-        assert subscriber.ids == [], "what was delivered is not delivered again"
+        assert subscriber.ids == [], "delivered events are not delivered again"
 
 
 async def test_attempt_counts_and_pending_handshakes_survive_a_crash(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: who may, what is taken, and how errors look."""
+"""Publishing over HTTP: authentication, validation, limits and errors."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -75,7 +75,7 @@ async def test_missing_or_blank_required_field_is_400(field: str, value: Any):
         response = await client.publish([event(), broken])
         assert_is_error(response, 400, "BadRequest")
         assert field in response.json()["error"]["details"][0]["message"]
-        assert stand.stats() == {}, "a batch is taken whole or not at all"
+        assert stand.stats() == {}, "a batch is accepted as a whole or not at all"
 
 
 @pytest.mark.parametrize(

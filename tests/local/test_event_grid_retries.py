@@ -19,7 +19,7 @@ async def test_retry_schedule_of_a_day_is_exact_to_the_second():
             await stand.after(delay_s - 1)
             assert len(stand.subscriber.notifications) == attempt
             await stand.after(1)
-        # 10 s + 30 s + ... + 6 h + 12 h is 22:46:40; the next attempt would come 12 h later, after the day is over.
+        # 10 s + 30 s + ... + 6 h + 12 h is 22:46:40; the next attempt would be due 12 h later, after the day.
         assert [request.delivery_count for request in stand.subscriber.notifications] == list(range(11))
         await stand.after(DAY_S)
         assert len(stand.subscriber.notifications) == 11
@@ -57,7 +57,9 @@ async def test_event_is_not_attempted_again_after_its_time_to_live():
         await stand.after(10)
         await stand.after(30)
         await stand.after(59)
-        assert stand.stats() == {"published": 1, "retried": 3, "pending": 1}, "looked at only when it is due"
+        assert stand.stats() == {"published": 1, "retried": 3, "pending": 1}, (
+            "the emulator checks it only when it is due"
+        )
         await stand.after(1)
         assert stand.stats() == {"published": 1, "retried": 3, "dropped": 1}
         assert len(stand.subscriber.notifications) == 3
@@ -96,7 +98,7 @@ async def test_hanging_subscriber_does_not_block_others():
         await stand.accept(*(event(str(number)) for number in range(300)))
         await other.until(300)
         await stand.subscriber.until(100)
-        assert len(stand.subscriber.notifications) == 100, "no more than that are under way at the same time"
+        assert len(stand.subscriber.notifications) == 100, "at most 100 deliveries are in flight at the same time"
 
 
 async def test_hanging_delivery_does_not_block_the_next_one():
@@ -139,7 +141,7 @@ async def test_new_events_to_a_failing_endpoint_are_delayed_too():
         await stand.publish(event("new"))
         await stand.after(59)
         assert "new" not in stand.subscriber.ids
-        assert len(stand.subscriber.notifications) == 10, "retries are held back as well"
+        assert len(stand.subscriber.notifications) == 10, "retries are delayed as well"
         await stand.after(1)
         assert stand.stats() == {"published": 11, "retried": 10, "delivered": 11}
         await stand.publish(event("after the recovery"))
@@ -152,7 +154,7 @@ async def test_due_events_are_delayed_when_their_endpoint_begins_to_fail():
         stand.subscriber.answers.extend([500] * 1000)
         await stand.publish(*(event(str(number)) for number in range(500)))
         attempts = len(stand.subscriber.notifications)
-        assert attempts < 500, "those under way when the hold began, and no more"
+        assert attempts < 500, "only the deliveries that were in flight when the delay began"
         await stand.after(59)
         assert len(stand.subscriber.notifications) == attempts
 

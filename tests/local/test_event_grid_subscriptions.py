@@ -1,4 +1,4 @@
-"""Subscriptions: the handshake, the filters, and what a delivery looks like."""
+"""Subscriptions: handshakes, filters, and the format of deliveries."""
 
 import logging
 from collections.abc import Callable

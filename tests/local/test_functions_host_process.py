@@ -1,4 +1,4 @@
-"""The development host as a process: ready line, settings, refusals at start, the drain at its end."""
+"""The development host as a process: ready line, settings, refusals at the start, the drain at the end."""
 
 import asyncio
 import errno

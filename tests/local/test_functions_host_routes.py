@@ -1,4 +1,4 @@
-"""Route templates: what they match, in which order, and which are refused."""
+"""Route templates: matching, precedence, and refused templates."""
 
 import pytest
 

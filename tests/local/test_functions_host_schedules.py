@@ -35,7 +35,7 @@ def next_times(written: str, count: int, **settings: str) -> list[str]:
         ("0 0 0 1 Jan,decem *", ["Tue 12-01 00:00:00", "Fri 01-01 00:00:00"]),
         # Day and weekday must both match: the next Friday the 13th, not the next 13th or Friday.
         ("0 0 0 13 * 5", ["Fri 08-13 00:00:00"]),
-        # NCRONTAB turns a range around that runs backwards.
+        # NCRONTAB swaps the ends of a range that runs backwards.
         ("0 0 14-12 * * *", ["Fri 11-20 12:00:00", "Fri 11-20 13:00:00", "Fri 11-20 14:00:00", "Sat 11-21 12:00:00"]),
         ("00:01:30", ["Fri 11-20 10:01:30", "Fri 11-20 10:03:00"]),
         ("1.00:00:00", ["Sat 11-21 10:00:00"]),

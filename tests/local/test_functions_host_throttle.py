@@ -1,4 +1,4 @@
-"""What the development host takes on: host.json's limits to requests, its own to the bytes of bodies."""
+"""The limits of the development host: host.json limits requests, the host itself limits the bytes of bodies."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.local.functions_host_apps import KEYS, MASTER, client, http_app
 
 
 class Held:
-    """A host with a function that runs until it is let go."""
+    """A host with a function that runs until the test releases it."""
 
     def __init__(self, limits: Limits | None = None, **http: object) -> None:
         self.running = 0
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
 
         async def held(req: func.HttpRequest) -> func.HttpResponse:
             self.running += 1
-            await self.let_go.wait()
+            await self.release.wait()
             return func.HttpResponse(str(len(req.get_body())))
 
         async def big(req: func.HttpRequest) -> func.HttpResponse:
@@ -35,7 +35,7 @@ class Held:
         self.http = client(self.host)
 
     async def start(self, count: int, **request: Any) -> list[asyncio.Task[httpx.Response]]:
-        """Sends so many requests, and returns when all of them are where they get without being let go."""
+        """Sends *count* requests, and returns when each is answered, running or queued."""
         calls = [asyncio.ensure_future(self.http.post("/api/held", **request)) for _ in range(count)]
         for _ in range(100):
             await asyncio.sleep(0)
@@ -50,7 +50,7 @@ async def test_requests_beyond_the_concurrency_limit_are_queued() -> None:
     held = Held(maxConcurrentRequests=2, maxOutstandingRequests=4)
     calls = await held.start(4)
     assert held.running == 2
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200] * 4
 
 
@@ -60,7 +60,7 @@ async def test_request_beyond_the_outstanding_limit_is_429_until_there_is_room()
     refused = await held.http.post("/api/held")
     assert (refused.status_code, refused.content) == (429, b"")
     assert (await held.http.get("/admin/host/status", headers=MASTER)).status_code == 200
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200] * 2
     assert (await held.http.post("/api/held")).status_code == 200
 
@@ -69,7 +69,7 @@ async def test_requests_are_unlimited_if_host_json_sets_no_limits() -> None:
     held = Held()
     calls = await held.start(300)
     assert held.running == 300
-    held.let_go.set()
+    held.release.set()
     assert set(await statuses(calls)) == {200}
 
 
@@ -94,7 +94,7 @@ async def test_body_without_room_is_429_and_its_room_is_released(chunked: bool) 
     calls = await held.start(1, content=body(6))
     assert (await held.http.post("/api/held", content=body(5))).status_code == 429
     calls += await held.start(1, content=body(4))
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200, 200]
     assert (await held.http.post("/api/held", content=body(10))).text == "10"
 
@@ -104,6 +104,6 @@ async def test_large_response_without_room_is_429() -> None:
     calls = await held.start(1, content=bytes(100_000))
     assert (await held.http.get("/api/big?size=100001")).status_code == 429
     assert (await held.http.get("/api/big?size=100000")).status_code == 200
-    held.let_go.set()
+    held.release.set()
     await statuses(calls)
     assert (await held.http.get("/api/big?size=200000")).status_code == 200

@@ -35,7 +35,7 @@ def timer_host(
 
 
 class Record:
-    """A timer function that notes the seconds past noon at which it ran, and whether it was past due."""
+    """A timer function that records when it ran, in seconds past noon, and whether it was past due."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.runs: list[float] = []

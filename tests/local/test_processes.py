@@ -1,4 +1,4 @@
-"""Child processes: ready, dead, stopped, killed, and never left behind."""
+"""Child processes: start, death, stop and kill; none is left behind."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def shell(tmp_path: Path, script: str, start_timeout_s: float = 60) -> ChildProc
 
 
 def fifo_held_by_child(tmp_path: Path) -> tuple[Path, str]:
-    """A FIFO, and the start of a shell script that keeps it open: reading it ends when all who hold it have ended."""
+    """A FIFO, and the start of a shell script that keeps it open: reading it ends when the last such process ends."""
     path = tmp_path / "held"
     os.mkfifo(path)
     return path, f"exec 9>'{path}'; echo held >&9; "

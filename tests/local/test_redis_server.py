@@ -1,4 +1,4 @@
-"""Launching Redis: which server, what survives, one server and a cluster."""
+"""Launching Redis: the choice of server, durability, and a cluster."""
 
 import shutil
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_password_is_required_and_part_of_the_url(tmp_path: Path) -> None:
 def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "one") as server:
         other = RedisServer(tmp_path / "other", server.port)
-        other.is_ready = lambda: False  # the first server would answer for it
+        other.is_ready = lambda: False  # the first server would answer in its stead
         with pytest.raises(LocalStackError, match=r"(?s)has ended unexpectedly \(exit code 1\).*in use"):
             other.start()
 

@@ -1,4 +1,4 @@
-"""The sample model: that it tells regions apart, and that it behaves as a model service of the backbone."""
+"""The sample model: it distinguishes regions, and it behaves as a model service of the backbone."""
 
 import io
 import json
@@ -37,7 +37,7 @@ Colour = tuple[int, int, int]
 
 
 def two_halves(left: Colour, right: Colour, roughness: tuple[float, float]) -> Image.Image:
-    """200 x 120 pixels: each half of one colour with Gaussian noise of its own strength."""
+    """200 x 120 pixels: each half has one colour with its own strength of Gaussian noise."""
     pixels = np.zeros((120, 200, 3))
     noise = np.random.default_rng(1).normal(size=(120, 200, 1))
     for half, colour, strength in ((np.s_[:, :100], left, roughness[0]), (np.s_[:, 100:], right, roughness[1])):
@@ -193,7 +193,7 @@ def service(module_backbone: FakeBackbone, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def backbone(module_backbone: FakeBackbone, service: httpx.Client) -> FakeBackbone:
-    """The backbone as if it were new, once the service is idle."""
+    """The backbone without any tasks, once the service is idle."""
     wait_until_idle(service)
     for record in (module_backbone.updates, module_backbone.in_flight_reports, module_backbone.traceparents):
         record.clear()
@@ -208,7 +208,7 @@ def wait_until_idle(service: httpx.Client) -> None:
 def dispatch(
     service: httpx.Client, path: str, task_id: str, *, attempt: int | None = 1, data: bytes | str, content_type: str
 ) -> httpx.Response:
-    """Posts a task as the backbone does."""
+    """Posts a task like the backbone."""
     headers = {"taskId": task_id, "traceparent": TRACEPARENT, "Content-Type": content_type}
     if attempt is not None:
         headers["X-Task-Attempt"] = str(attempt)
