@@ -1,8 +1,8 @@
-"""Benchmarks: ``python3 dev.py bench [NAME…] [--quick]``. All of them without a name.
+"""Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
-``bench/results/summary.json``, and its pictures beside it; it takes less than 30 minutes. A quick one takes less than
-3: it shows that everything works, and roughly where it stands, and changes no tracked file.
+``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
+3 minutes: it shows that everything works and gives rough figures, and it changes no tracked file.
 
 ``--against REV`` compares this working tree with another revision instead: see ``bench/against.py``.
 """
@@ -30,7 +30,7 @@ BUDGETS_S: Final = {
     "saturation": (300, 25),
     "peers": (540, 40),
 }
-"""What each may take, in seconds: whole, quick. They run in this order. Together 28 minutes, and 3."""
+"""The time limit of each benchmark in seconds: whole, quick. They run in this order. In all 28 minutes, and 3."""
 
 
 def main() -> int:
@@ -61,12 +61,12 @@ def main() -> int:
             print(f"{name} was not measured: {reason}", file=sys.stderr)
             failed.append(name)
             continue
-        except Exception:  # what the others find is not to be lost
+        except Exception:  # keep the results of the others
             traceback.print_exc()
             failed.append(name)
             continue
         took_s, budget_s = time.monotonic() - started_s, BUDGETS_S[name][options.quick]
-        over = f", more than the {budget_s} s it should" if took_s > budget_s else ""
+        over = f", more than its limit of {budget_s} s" if took_s > budget_s else ""
         print(f"{name} took {took_s:.0f} s{over}.", flush=True)
         summary = keep_summary(found, quick=options.quick)
         figures += found

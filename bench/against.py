@@ -1,37 +1,37 @@
 """This working tree beside another revision: ``python3 dev.py bench --against REV [NAME…] [--quick] [--repeats N]``.
 
-Both are checked out into temporary git worktrees, the working tree as it is at the start, and are measured in turn:
-A B, B A, A B, … What slows the machine down for a while slows both. Names are those of benchmarks and ``steps``;
-without one they are ``steps store http peers growth``. On two cores without other load it takes less than 20 minutes,
-a quick one less than 5.
+Both are checked out into temporary git worktrees, the working tree as it is at the start. They are measured
+alternately: A B, B A, A B, … A temporary slowdown of the machine thus affects both. A name is that of a benchmark or
+``steps``; the default is ``steps store http peers growth``. On two cores without other load a comparison takes less
+than 20 minutes, a quick one less than 5.
 
-Each side is measured by its own tree's code. What one revision knows of another is little, since all may be renamed:
+Each side is measured by its own tree's code. The revisions share few names, since any of them may change:
 
 - A benchmark runs as ``python -m bench NAME --quick`` in its tree, and leaves ``NAME.json``.
-- Of ``peers`` only ours is run, by this tree's bench: ``python -m bench.peers.ours`` is a process that speaks JSON
-  lines (``bench/peers/side.py``), and both sides' processes are measured by the same clock.
-- ``steps`` are run by this tree's ``bench/step_driver.py``, once with each tree's ``bench/steps.py``.
+- ``peers`` runs only ours, with this tree's bench: ``python -m bench.peers.ours`` is a process that speaks JSON lines
+  (``bench/peers/side.py``), and both sides' processes are measured by the same clock.
+- This tree's ``bench/step_driver.py`` runs the ``steps``, once with each tree's ``bench/steps.py``.
 
 The exit code is 1 if anything is worse, and 2 if the comparison could not be made.
 
 **When a figure is worse.** The median of its repeats is worse than before by more than 1 %, and beyond the spread of
-the repeats: each side's median lies outside of all that the other side's repeats gave. If nothing has changed, seven
-repeats a side show that once in 170 figures, three once in 10. With fewer than four, a figure must therefore also be
-a quarter worse: such a comparison finds only what is broken.
+the repeats: each side's median lies outside of the range of the other side. If nothing has changed, seven repeats a
+side give this verdict once in 170 figures, and three repeats once in 10. With fewer than four, a figure must
+therefore also be a quarter worse: such a comparison finds only gross regressions.
 
-**When a step is worse.** Its cost has risen by more than 3 %, and that it has risen at all has 99 % confidence.
+**When a step is worse.** Its cost has risen by more than 3 %, and we have 99 % confidence that it has risen at all.
 
 - A step's two costs are Redis' own time for it (``INFO commandstats``) and our process's CPU time. Other processes
   can only add to both, and the speed of a machine drifts. So the two sides of a pair are measured within a second,
-  and what counts is their ratio: that of the next pair has another drift.
+  and only their ratio counts: the next pair has another drift.
 - Medians are compared, not minima. A step's cost depends on how many others happen to share its pipeline, so the
-  cheapest round is one of lucky pipelines, not the undisturbed one. The median ignores rounds that were disturbed.
-- A process may be a percent slower than its twin by where its memory happens to lie. Each batch therefore starts new
+  cheapest round is one of lucky pipelines, not the undisturbed one. The median ignores disturbed rounds.
+- A process may be a percent slower than its twin because of its memory layout. Each batch therefore starts new
   processes, and the median of its pairs is one sample, however many pairs it has.
 - The interval assumes nothing about the noise's distribution: its ends are two of the sorted batches, chosen by the
-  binomial distribution. Batches are added until every interval is within 1.5 % of its middle, or there are as many as
-  may be. The width decides when to stop, never the result.
-- If 3 % more cannot be excluded by then, the verdict is ``unclear``, and the interval says how far it may be.
+  binomial distribution. Batches are added until every interval is within 1.5 % of its middle, or the maximum number
+  is reached. The width decides when to stop, never the result.
+- If an increase of 3 % is still possible then, the verdict is ``unclear``, and the interval shows the possible range.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ class ComparisonFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is done."""
+    """The extent of a comparison."""
 
     repeats: int
-    """Of each benchmark, on each side."""
+    """Runs of each benchmark on each side."""
     least_batches: int
     most_batches: int
     pairs: int
-    """Of rounds in a batch of steps."""
+    """Pairs of rounds in a batch of steps."""
     tasks: int
-    """Of a round, each of which goes through all steps."""
+    """Tasks of a round; each takes all steps."""
 
 
 FULL: Final = Extent(repeats=7, least_batches=10, most_batches=20, pairs=8, tasks=1_000)
@@ -114,13 +114,13 @@ class Row:
     after: tuple[float, ...]
     ratio: float
     interval: tuple[float, float] | None
-    """Where the ratio lies, if that can be said."""
+    """The interval of the ratio, if there is one."""
     verdict: str
 
 
 def run(revision: str, names: Sequence[str], *, quick: bool, repeats: int | None = None) -> int:
-    """Compare, print, write ``against.json`` beside the other raw results; returns the exit code."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # whatever ends this, the worktrees are to be removed
+    """Compare, print, and write ``against.json`` beside the other raw results; return the exit code."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # so that these remove the worktrees too
         signal.signal(ending, lambda number, _: sys.exit(128 + number))
     extent = QUICK if quick else FULL
     names = names or DEFAULT
@@ -130,7 +130,7 @@ def run(revision: str, names: Sequence[str], *, quick: bool, repeats: int | None
         with tempfile.TemporaryDirectory(prefix="bench-against-", ignore_cleanup_errors=True) as place:
             directory = Path(place)
             with checked_out(revision, directory) as trees:
-                # The benchmarks first: what one of them lacks on this machine shows in its first run.
+                # The benchmarks first: their first run shows whether this machine lacks anything.
                 benchmarks = [name for name in names if name != STEPS]
                 figures, alone = compare_benchmarks(trees, directory, benchmarks, repeats or extent.repeats)
                 steps = compare_steps(trees, directory, extent) if STEPS in names else []
@@ -150,9 +150,7 @@ def run(revision: str, names: Sequence[str], *, quick: bool, repeats: int | None
     write_json(RAW / "against.json", document)
     _print(revision, figures, steps, alone)
     if load > (os.cpu_count() or 1) / 2:
-        print(
-            f"The machine was busy with other things at the start (load {load:.1f}): spreads are wider than need be."
-        )
+        print(f"The machine had other load at the start ({load:.1f}): spreads are wider than necessary.")
     print(f"It took {time.monotonic() - began_s:.0f} s. Kept in {RAW / 'against.json'}.")
     return 1 if any(row.verdict == WORSE for row in rows) else 0
 
@@ -213,7 +211,7 @@ def checked_out(revision: str, directory: Path) -> Iterator[Mapping[str, Path]]:
 
 
 def _snapshot(index: Path) -> str:
-    """The working tree as a git tree, with its new files and without those that are ignored."""
+    """The working tree as a git tree, with its new files and without ignored ones."""
     own_index = {"GIT_INDEX_FILE": str(index)}
     _git(ROOT, "read-tree", "HEAD", **own_index)
     _git(ROOT, "add", "--all", **own_index)
@@ -221,7 +219,7 @@ def _snapshot(index: Path) -> str:
 
 
 def _share_npm_packages(tree: Path) -> None:
-    """Azurite is installed once, not in each tree."""
+    """Link the installed Azurite into *tree*, instead of a second installation."""
     installed = ROOT / ".local" / "npm"
     installed.mkdir(parents=True, exist_ok=True)
     (tree / ".local").mkdir(exist_ok=True)
@@ -253,7 +251,7 @@ def _git(tree: Path, *arguments: str, **environment: str) -> str:
 def compare_benchmarks(
     trees: Mapping[str, Path], directory: Path, names: Sequence[str], repeats: int
 ) -> tuple[list[Row], list[str]]:
-    """The figures of both sides, and the names of those that only one side has."""
+    """The rows of figures that both sides have, and the names of those that only one side has."""
     found: dict[str, dict[str, list[Sample]]] = {side: {} for side in SIDES}
     for repeat in range(repeats):
         for name in names:
@@ -262,7 +260,7 @@ def compare_benchmarks(
                 document = _measure(name, trees, side, directory)
                 for figure, sample in figures_of(name, document).items():
                     found[side].setdefault(figure, []).append(sample)
-                _tell(f"{name}, {side}, {repeat + 1} of {repeats}", began_s)
+                _print_progress(f"{name}, {side}, {repeat + 1} of {repeats}", began_s)
     both = [name for name in found[BEFORE] if name in found[AFTER]]
     alone = sorted(found[BEFORE].keys() ^ found[AFTER].keys())
     return [figure_row(name, found[BEFORE][name], found[AFTER][name]) for name in both], alone
@@ -275,7 +273,7 @@ def _measure(name: str, trees: Mapping[str, Path], side: str, directory: Path) -
         command = ["bench.peers", "--quick", "--only", "ours", "--tree", str(tree), "--results", str(files[0])]
         cwd = trees[AFTER]
     else:
-        # Older revisions keep raw results where they keep all.
+        # Older revisions keep raw results beside the summary.
         files = [tree / place / f"{name}.json" for place in (".local/bench/results", "bench/results")]
         command, cwd = ["bench", name, "--quick"], tree
     for file in files:
@@ -288,9 +286,9 @@ def _measure(name: str, trees: Mapping[str, Path], side: str, directory: Path) -
 
 
 def figures_of(name: str, document: Mapping[str, Any]) -> dict[str, Sample]:
-    """What a benchmark's file says, of ours alone: the project's figures, and what they are made of."""
+    """The samples of our own part in a benchmark's file: the project's figures and their components."""
     if name == "peers":
-        # Latency's 95th percentile needs more tasks than a quick run has.
+        # A quick run has too few tasks for the 95th percentile of the latency.
         return {
             f"ours: {figure}": Sample(summary["median"], figure.endswith("_per_s"))
             for figure, summary in document["figures"]["ours"].items()
@@ -349,14 +347,14 @@ Costs = Mapping[str, Mapping[str, float]]
 
 
 def compare_steps(trees: Mapping[str, Path], directory: Path, extent: Extent) -> list[Row]:
-    """Redis' time and our CPU time of each step."""
+    """The rows of all steps: Redis' time and our CPU time."""
     batches: list[list[dict[str, Costs]]] = []
-    # One server for both: where its memory happens to lie is the same for both then. Nothing is written to disk.
+    # One server for both, so that both meet the same memory layout. Nothing is written to disk.
     with RedisServer(directory / "redis", extra_arguments=["--appendonly", "no"]) as server:
         while len(batches) < extent.most_batches:
             began_s = time.monotonic()
             batches.append(_batch(trees, directory, server.port, extent))
-            _tell(f"steps, batch {len(batches)} of {extent.most_batches} at most", began_s)
+            _print_progress(f"steps, batch {len(batches)} of {extent.most_batches} at most", began_s)
             rows = step_rows(batches)
             if len(batches) >= extent.least_batches and all(_is_narrow(row) for row in rows):
                 break
@@ -371,7 +369,7 @@ def _batch(trees: Mapping[str, Path], directory: Path, port: int, extent: Extent
             )
             for side in SIDES
         }
-        for side in SIDES:  # what is loaded on first use is no step's cost
+        for side in SIDES:  # loading on first use is not the cost of a step
             driver[side].measure(extent.tasks)
         return [
             {side: driver[side].measure(extent.tasks) for side in (SIDES if pair % 2 == 0 else SIDES[::-1])}
@@ -382,16 +380,16 @@ def _batch(trees: Mapping[str, Path], directory: Path, port: int, extent: Extent
 def step_rows(batches: Sequence[Sequence[Mapping[str, Costs]]]) -> list[Row]:
     """
     Parameters:
-        batches: of pairs, each of which has both sides' costs by step.
+        batches: lists of pairs; a pair has both sides' costs by step.
     """
     kinds = {"redis_us": "Redis µs", "client_us": "our CPU µs"}
     steps = batches[0][0][BEFORE]
     return [
         step_row(
-            f"{step}, {told}",
+            f"{step}, {label}",
             [[(pair[BEFORE][step][kind], pair[AFTER][step][kind]) for pair in batch] for batch in batches],
         )
-        for kind, told in kinds.items()
+        for kind, label in kinds.items()
         for step in steps
     ]
 
@@ -414,9 +412,9 @@ def step_verdict(ratio: float, interval: tuple[float, float]) -> str:
 
 
 def interval_of_median(samples: Sequence[float]) -> tuple[float, float]:
-    """Where the median of all that might be sampled lies, with 99 % confidence; all of the samples if they are few.
+    """The interval that contains the true median with 99 % confidence; the range of the samples if there are few.
 
-    It lies below the kth smallest one with the probability that a coin shows heads less than k times.
+    The true median is below the kth smallest sample with the probability that a coin shows heads less than k times.
     """
     ordered, count = sorted(samples), len(samples)
     below, kth = 0.0, 0
@@ -435,7 +433,7 @@ class Driver:
     """A process of ``step_driver.py`` for one tree.
 
     Parameters:
-        bench: the folder of the driver and of what stands in for a tree that has no ``bench/steps.py``.
+        bench: the folder of the driver, and of ``former_steps.py`` for a tree that has no ``bench/steps.py``.
     """
 
     def __init__(self, tree: Path, bench: Path, port: int, log: Path) -> None:
@@ -444,7 +442,7 @@ class Driver:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                # Without the folder of the driver on its path, which has a module named http.
+                # Without the driver's folder on the path, since that has a module named http.
                 [sys.executable, "-P", str(bench / "step_driver.py"), str(steps), str(port)],
                 cwd=tree,
                 env=_environment(tree) | {"PYTHONHASHSEED": "0"},
@@ -456,7 +454,7 @@ class Driver:
 
     def measure(self, tasks: int) -> Costs:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # why it has ended, its log says
+        with suppress(BrokenPipeError):  # its log says why it has ended
             self._process.stdin.write(json.dumps({"tasks": tasks}) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -506,7 +504,7 @@ def _run(what: str, command: Sequence[str], cwd: Path, log: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started: as by Ctrl-C, and then without asking."""
+    """End *process* and all its children: like Ctrl-C at first, then by SIGKILL."""
 
     def to_all(sent: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -528,5 +526,5 @@ def _with_tail(sentence: str, log: Path) -> str:
     return "\n  ".join([f"{sentence}. Its log ends with:", *log.read_text(errors="replace").splitlines()[-12:]])
 
 
-def _tell(what: str, began_s: float) -> None:
+def _print_progress(what: str, began_s: float) -> None:
     print(f"{what}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """A model service without a model, in a process of its own: ``python -m bench.backend --slots 4 --service-s 0.05``.
 
-It accepts a task if a slot is free and else answers 503, says that the task runs, waits for as long as the service
-is to take, frees the slot and says that the task is completed. It keeps a journal of when all that was, by the clock
-that all processes of the machine share, and hands it out at ``GET /journal``.
+It accepts a task if a slot is free, and otherwise answers 503. It reports that the task runs, waits for the service
+time, frees the slot and reports the completion. ``GET /journal`` returns the times of all this, by the clock that all
+processes of the machine share.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BODY_LIMIT_BYTES = 128 * 1024 * 1024
 
 @dataclass(slots=True)
 class Visit:
-    """One task's stay at the backend. Seconds since 1970; 0 for what has not come about."""
+    """One task's stay at the backend. Seconds since 1970; 0 for events that have not happened."""
 
     task_id: str
     arrived_s: float
     running_sent_s: float = 0
     running_answered_s: float = 0
     completed_sent_s: float = 0
-    """Just before, the slot was freed."""
+    """The slot is freed just before."""
     completed_answered_s: float = 0
 
 
@@ -44,22 +44,22 @@ class Visit:
 class Journal:
     visits: list[Visit] = field(default_factory=list)
     refused_s: list[float] = field(default_factory=list)
-    """When a task was answered 503."""
+    """The times of the 503 answers."""
     failed_reports: int = 0
 
 
 class BackendProcess(ChildProcess):
     """
     Parameters:
-        slots: how many tasks it takes at a time; None: any number.
-        service_s: how long each takes.
-        reports: whether it reports at all, or only accepts.
+        slots: how many tasks it works on at a time; None: any number.
+        service_s: the service time of each task.
+        reports: whether it reports, or only accepts tasks.
     """
 
     def __init__(
         self, directory: Path, *, slots: int | None = None, service_s: float = 0, reports: bool = True
     ) -> None:
-        # On a port known beforehand: the stack is told of it before either is started.
+        # On a fixed port: the stack's settings need it before either is started.
         self.port = free_port()
         super().__init__(
             "the backend",
@@ -90,10 +90,10 @@ class BackendProcess(ChildProcess):
         httpx.delete(f"{self.address}/journal").raise_for_status()
 
     def hold(self) -> None:
-        """From now on no task comes to its end, so that all slots fill and stay full."""
+        """Let no task end from now on, so that all slots fill and stay full."""
         httpx.put(f"{self.address}/hold").raise_for_status()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         httpx.delete(f"{self.address}/hold").raise_for_status()
 
 
@@ -113,7 +113,7 @@ class _Backend:
         app.router.add_get("/journal", self._show)
         app.router.add_delete("/journal", self._clear)
         app.router.add_put("/hold", self._hold)
-        app.router.add_delete("/hold", self._let_go)
+        app.router.add_delete("/hold", self._release)
         app.router.add_post("/{path:.*}", self._take)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -166,7 +166,7 @@ class _Backend:
         self._may_go_on.clear()
         return web.Response()
 
-    async def _let_go(self, _: web.Request) -> web.Response:
+    async def _release(self, _: web.Request) -> web.Response:
         self._may_go_on.set()
         return web.Response()
 
@@ -178,7 +178,7 @@ class _Backend:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.backend", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--slots", type=int, default=0, help="0: as many as come")
+    parser.add_argument("--slots", type=int, default=0, help="0: any number")
     parser.add_argument("--service-s", type=float, default=0)
     parser.add_argument("--silent", action="store_true", help="accept tasks and report nothing")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Bodies from 1 KB to 100 MB: submitted, handed to a backend, given back by it as the result, fetched by the caller.
+"""Bodies from 1 KB to 100 MB: submitted, sent to a backend, stored by it as the result, fetched by the caller.
 
-One at a time, so that what the app's process needs at its peak (Linux counts it) is what that one body costs. For the
-largest also part by part. 1 MB is 1,000,000 bytes.
+There is one body at a time, so the peak memory of the app's process (Linux counts it) is the cost of that body. The
+largest is also measured part by part. 1 MB is 1,000,000 bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOLD_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What one body took, by part."""
+    """The costs of one body, by part."""
 
     seconds: dict[str, float]
     peak_mb: dict[str, float]
@@ -58,7 +58,7 @@ def run(quick: bool) -> list[Figure]:
         ScriptedBackend() as backend,
         Stack(Path(directory), backends={"/v1/bench": backend.url}, with_model=False) as stack,
     ):
-        for size in (1_000, MB):  # what is loaded on first use is no body's cost
+        for size in (1_000, MB):  # loading on first use is not the cost of a body
             _journey(stack, backend, size)
         at_rest_mb = _resident_mb(stack.host.pid, "VmRSS")
         copied_mb_per_s = _copied_mb_per_s()
@@ -101,23 +101,23 @@ def run(quick: bool) -> list[Figure]:
 def _plausible(journey: Journey, size: int, at_rest_mb: float, copied_mb_per_s: float) -> Journey:
     """
     Raises:
-        ImplausibleFigure: the body was faster than memory, or the process needed much less than it has at rest.
+        ImplausibleFigure: the body was faster than memory, or the process needed much less than it does at rest.
     """
     rate = 2 * size / MB / journey.total_s
     require(
         rate <= copied_mb_per_s,
-        f"{_size(size)} there and back at {rate:,.0f} MB/s, and memory is copied at {copied_mb_per_s:,.0f}",
+        f"{_size(size)} there and back at {rate:,.0f} MB/s, but memory is copied at {copied_mb_per_s:,.0f}",
     )
     peak_mb = max(journey.peak_mb.values())
     require(
         peak_mb >= at_rest_mb / 2,
-        f"a peak of {peak_mb:.0f} MB with {_size(size)}, and the process has {at_rest_mb:.0f} MB at rest",
+        f"a peak of {peak_mb:.0f} MB with {_size(size)}, but the process has {at_rest_mb:.0f} MB at rest",
     )
     return journey
 
 
 def _copied_mb_per_s() -> float:
-    """How fast this machine copies memory: each byte of a body is copied more than once on its way."""
+    """The rate at which this machine copies memory; each byte of a body is copied more than once."""
     body = bytearray(LARGEST)
     took_s: list[float] = []
     for _ in range(3):
@@ -130,7 +130,7 @@ def _copied_mb_per_s() -> float:
 def _journey(stack: Stack, backend: ScriptedBackend, size: int, *, apart: bool = False) -> Journey:
     """
     Parameters:
-        apart: whether the event is held back until the submit has been answered and its body let go of.
+        apart: whether the event is delayed until the submit is answered and its body is freed.
     """
     body = os.urandom(size)
     seconds: dict[str, float] = {}
@@ -149,7 +149,7 @@ def _journey(stack: Stack, backend: ScriptedBackend, size: int, *, apart: bool =
     with stack.client() as app:
         submitted = part("submit", lambda: app.post(f"/api/v1/submit{PATH}", content=body))
         task_id = submitted.raise_for_status().json()["TaskId"]
-        # Without a pause the backend is called while the submit's answer is still on its way.
+        # Without a pause the backend would be called while the submit is still being answered.
         call = part("dispatch", lambda: backend.next_call(PATH, 60), goes_on=not apart)
         assert call.body == body
         result = f"/api/v1/tasks/{task_id}/result"

@@ -1,7 +1,7 @@
-"""The store's own commands, as they go to Redis: seen on the wire once, then sent again for any task, by anybody.
+"""The store's own commands to Redis: recorded on the wire once, then sent again for any task by any program.
 
-So that redis-benchmark can run the very scripts with the very arguments that the app runs, and a million tasks can be
-loaded at the speed of the server.
+They let redis-benchmark run the app's scripts with the app's arguments, and load a million tasks at the speed of the
+server.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ BODY: Final = b"x" * 500
 LEASE_S: Final = 600.0
 WINDOW_S: Final = 30.0
 RANDOM: Final = "__rand_int__"
-"""What redis-benchmark puts a random number of twelve digits in place of."""
+"""redis-benchmark replaces this with a random number of twelve digits."""
 _SAMPLE: Final = b"0123456789abcdef0123456789abcde"
 ID_CHARS: Final = len(_SAMPLE)
-"""As many as MessagePack has without a zero byte in the string's head; a UUID has 36."""
+"""The head of a string of this length has no zero byte in MessagePack; a UUID has 36 characters."""
 _BATCH_BYTES: Final = 256 * 1024
 PRIORITY: Final = 5
 
@@ -45,7 +45,7 @@ _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The steps and queries of one Redis, as the app's store has them inside."""
+    """The steps and queries of one Redis, like those inside of the app's store."""
 
     link: RedisLink
     store: TaskSteps
@@ -81,16 +81,16 @@ async def complete(redis: Opened, task_id: str) -> object:
     return await redis.store.update(task_id, state=State.COMPLETED, status="completed", attempt=1)
 
 
-async def enter_queue(redis: Opened, task_id: str) -> object:
+async def enqueue(redis: Opened, task_id: str) -> object:
     return await redis.queues.enqueue_new(QueueEntry(PATH, SlotGrant(task_id, 1), "", 0, PRIORITY))
 
 
-async def leave_queue(redis: Opened, task_id: str) -> object:
+async def release(redis: Opened, task_id: str) -> object:
     return await redis.queues.release(PATH, SlotGrant(task_id, 1))
 
 
 def default_policy() -> StorePolicy:
-    """The app's, with the settings' defaults."""
+    """The app's policy with the default settings."""
     return StorePolicy.of(
         Settings.from_env(
             {
@@ -120,14 +120,14 @@ class Command:
     words: tuple[bytes, ...]
 
     def bytes_for(self, task_ids: Iterable[str], *, one_partition: bool = False) -> Iterator[bytes]:
-        """The command as the Redis protocol has it, for each of the tasks.
+        """The command in the Redis protocol, for each of the tasks.
 
-        In *one_partition* they are all sent where redis-benchmark sends its: that cannot tell partitions apart.
+        With *one_partition*, all go to the partition that redis-benchmark uses: it knows only one.
         """
-        # The queue's commands are all sent to the path's partition, and are told apart by it.
+        # All commands of the queue go to the partition of its path, which identifies them.
         tag = _tag(_SAMPLE.decode())
         assert tag != _tag(PATH)
-        # By partition: what stands between the places of the id.
+        # By partition: the parts of the command around the id.
         between: list[list[bytes]] = []
         for other in (tag if one_partition else b"{" + each.encode() + b"}" for each in TAGS):
             words = [word.replace(tag, other) for word in self.words]
@@ -139,13 +139,13 @@ class Command:
             yield task_id.encode().join(between[partition(task_id)])
 
     def for_redis_benchmark(self, id_prefix: str, operation_prefix: str) -> list[bytes]:
-        """The command for a task of random id, and as a random operation.
+        """The command for a task with a random id, as a random operation.
 
-        Two runs of redis-benchmark may draw the same numbers: without a prefix of its own, the latter's operations
-        would then be taken for repetitions of the former's.
+        Two runs of redis-benchmark may draw the same numbers. Without a prefix of its own, operations of the second
+        run would count as repetitions of those of the first.
 
-        An argument of a program cannot hold a zero byte, so numbers that have one are replaced: 0 by -1 (of the
-        clock: the server's, both mean), others by one without.
+        A program's argument cannot contain a zero byte, so numbers that have one are replaced: 0 by -1 (for the
+        clock, both mean that of the server), others by a number without.
         """
         task_id = id_prefix + RANDOM
         if len(task_id) != ID_CHARS:
@@ -158,13 +158,13 @@ class Command:
 
 
 async def seen(url: str, redis: Opened, steps: Iterable[Step]) -> list[Command]:
-    """Take the steps with a task of their own, one after the other; returns the commands by which that was done."""
+    """Take the steps with a task of their own, one after the other; return the commands that did it."""
     commands: list[Command] = []
     for step in steps:
         with _Monitor(url) as monitor:
             await step(redis, _SAMPLE.decode())
             sent = await asyncio.to_thread(monitor.commands)
-        # When the server did not know the script yet, it was told it then.
+        # If the server did not know the script yet, it was sent then.
         scripts = [words for words in sent if words[0].upper() in (b"EVALSHA", b"FCALL")]
         if not scripts:
             raise AssertionError(f"the step was no script: {[words[0] for words in sent]}")
@@ -173,25 +173,25 @@ async def seen(url: str, redis: Opened, steps: Iterable[Step]) -> list[Command]:
 
 
 async def prepare_scripts(redis: Opened, url: str) -> None:
-    """Have the server know the scripts, and no task."""
-    for step in (create, enter_queue, claim, running, complete, leave_queue):
+    """Load the scripts into the server, and leave no task behind."""
+    for step in (create, enqueue, claim, running, complete, release):
         await step(redis, _SAMPLE.decode())
     with Loader(url) as loader:
         loader.send([b"FLUSHALL\r\n"])
 
 
 class Loader:
-    """Sends commands as fast as the server takes them, and reads nothing but whether there was an error."""
+    """Sends commands as fast as the server accepts them, and only checks the answers for errors."""
 
     def __init__(self, url: str) -> None:
         address = RedisAddress.parse(url)
         self._socket = socket.create_connection((address.host, address.port))
 
     def send(self, commands: Iterable[bytes]) -> int:
-        """Returns how many were sent, once all are done.
+        """Send the commands, and return their number once all are done.
 
         Raises:
-            RuntimeError: one was answered by an error.
+            RuntimeError: the answer to one of them was an error.
         """
         count = 0
         batch = bytearray()
@@ -205,7 +205,7 @@ class Loader:
         return count
 
     def _exchange(self, batch: bytearray) -> None:
-        # The server answers nothing while it is told not to; the ping tells when it is done.
+        # Answers are switched off; the ping shows that the server is done.
         self._socket.sendall(b"CLIENT REPLY OFF\r\n" + batch + b"CLIENT REPLY ON\r\nPING\r\n")
         answer = b""
         while not answer.endswith(b"+PONG\r\n"):
@@ -224,7 +224,7 @@ class Loader:
 
 
 class _Monitor:
-    """Sees what clients send, from here to the call of `commands`."""
+    """Records the commands of all clients until the call of `commands`."""
 
     _WORD = re.compile(rb'"(?:[^"\\]|\\.)*"')
     _END = b"end-of-bench-monitor"

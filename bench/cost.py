@@ -1,8 +1,8 @@
-"""What a million tasks cost on Azure, ours beside the previous platform: ``python -m bench.cost``.
+"""The cost of a million tasks on Azure, ours beside the legacy platform: ``python -m bench.cost``.
 
-A model, not a measurement: operations are counted from what each platform does for a task, durations are assumed, and
-prices are list prices that have to be looked up anew (US dollars, Consumption plan, as remembered in 2026). Redis and
-the model services' cluster are paid by the month whatever they do, and are not in it.
+A model, not a measurement: it counts the operations of each platform for a task, assumes durations, and uses list
+prices that have to be updated (US dollars, Consumption plan, as remembered in 2026). It leaves out Redis and the
+model services' cluster, which are paid by the month.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ MEMORY_GB = 0.25
 
 @dataclass(frozen=True)
 class Case:
-    """What a million tasks are like."""
+    """The properties of a million tasks."""
 
     name: str
     body_bytes: int
     polls: int
-    """How often a caller asks for a task that it does not wait for."""
+    """How often a caller polls a task without ``?wait=``."""
     busy: float
-    """Of tasks that meet a full backend, the part."""
+    """The share of tasks that meet a full backend."""
 
 
 @dataclass(frozen=True)
 class Operations:
-    """What one task takes, on average."""
+    """The operations of one task, on average."""
 
     executions: float
     execution_s: float
-    """All of them together."""
+    """The duration of all executions together."""
     events: float
-    """Of 64 KB, publishes and attempts to deliver."""
+    """Publishes and attempts to deliver, in units of 64 KB."""
     blob_writes: float = 0
     blob_reads: float = 0
 
@@ -54,10 +54,10 @@ class Operations:
         )
 
 
-def previous(case: Case) -> Operations:
-    """Create, delivery, two GETs and two POSTs of the model service, polls. The body goes in the event.
+def legacy(case: Case) -> Operations:
+    """Create, delivery, two GETs and two POSTs of the model service, polls. The event carries the body.
 
-    A busy backend's 429 went to Event Grid, which tried three times at most: two attempts more for who met one.
+    A busy backend's 429 went to Event Grid, which made three attempts at most: two more for a task that met one.
     """
     units = -(-case.body_bytes // EVENT_UNIT_BYTES)
     deliveries = 1 + 2 * case.busy
@@ -66,10 +66,10 @@ def previous(case: Case) -> Operations:
 
 
 def ours(case: Case, *, new_client: bool) -> Operations:
-    """Create, two reports (with the GETs before them, of an existing task manager), polls or one long wait.
+    """Create, two reports (with the GETs of a legacy task manager before them), polls or one long wait.
 
-    Only who finds a free slot is published; the others are dispatched by the call that reports an end. The caller who
-    uses ``?wait=`` has it answered once; it is paid by its seconds, of which half of them wait here.
+    Only a task that finds a free slot is published; the report of an end dispatches the others. A request with
+    ``?wait=`` is answered once and paid by its duration.
     """
     direct = case.busy
     reports = 2 if new_client else 4
@@ -90,16 +90,16 @@ CASES = (
 
 
 def main() -> None:
-    print("| a million tasks of | previous platform | ours, existing clients | ours, `?wait=` |")
+    print("| a million tasks of | legacy platform | ours, legacy clients | ours, `?wait=` |")
     print("| --- | --: | --: | --: |")
     for case in CASES:
-        cells = [previous(case), ours(case, new_client=False), ours(case, new_client=True)]
-        told = " | ".join(
+        cells = [legacy(case), ours(case, new_client=False), ours(case, new_client=True)]
+        shown = " | ".join(
             f"${each.dollars_per_million:.2f} "
             f"({each.executions:.1f} executions, {each.execution_s:.1f} s, {each.events:.1f} events)"
             for each in cells
         )
-        print(f"| {case.name} | {told} |")
+        print(f"| {case.name} | {shown} |")
 
 
 if __name__ == "__main__":

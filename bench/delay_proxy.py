@@ -1,11 +1,11 @@
-"""A network before a server: a TCP proxy on the loopback interface that holds each byte for a time, each way.
+"""A simulated network: a TCP proxy on the loopback interface that delays each byte, each way.
 
     python -m bench.delay_proxy --to 6379 --one-way-ms 1
 
-It is a delay line: what comes in leaves a fixed time later, in order, however much is under way. It also counts
-*turnarounds*: how often a client sent something after it had been given an answer (or for the first time) on a
-connection. That is the number of round trips the clients waited for; what is sent at once, or while an answer is
-still under way, is one.
+It is a delay line: data leaves a fixed time after its arrival, in order, whatever the amount in flight. It also
+counts *turnarounds*: how often a client sent something after an answer, or for the first time on a connection. That
+is the number of round trips that the clients waited for; requests that are sent together, or before an answer
+arrives, count as one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TIMER_SLACK_S = 50e-6
 
 
 class _Line:
-    """What is sent reaches *deliver* after the delay, in order; None, the end of it all, too."""
+    """Passes everything that is sent to *deliver* after the delay, in order; None stands for the end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float, deliver: Callable[[bytes | None], None]):
         self._loop, self._delay_s, self._deliver = loop, delay_s, deliver
@@ -53,7 +53,7 @@ class _Line:
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection: hands what it reads to the line that leads to the other end."""
+    """One end of a connection: sends the data that it reads through the line to the other end."""
 
     def __init__(self, proxy: DelayProxy) -> None:
         self._proxy = proxy
@@ -105,27 +105,27 @@ class _End(asyncio.Protocol):
 class _ClientEnd(_End):
     def __init__(self, proxy: DelayProxy) -> None:
         super().__init__(proxy)
-        self._its_turn = True
+        self._may_begin = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._proxy.connect(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._its_turn:
-            self._its_turn = False
+        if self._may_begin:
+            self._may_begin = False
             self._proxy.turnarounds += 1
         super().data_received(data)
 
     def deliver(self, data: bytes | None) -> None:
-        self._its_turn = self._its_turn or data is not None
+        self._may_begin = self._may_begin or data is not None
         super().deliver(data)
 
 
 class DelayProxy:
-    """Listens on `port` while it is entered, in a thread of its own, and passes all on to `to_port`.
+    """Within its context, listens on `port` in a thread of its own and relays everything to `to_port`.
 
-    `turnarounds` counts up as long as it lives.
+    `turnarounds` is never reset.
     """
 
     def __init__(self, to_port: int, *, one_way_s: float, port: int = 0) -> None:
@@ -178,19 +178,21 @@ class DelayProxy:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.delay_proxy", description="A network before a server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.delay_proxy", description="A simulated network in front of a server."
+    )
     parser.add_argument("--to", type=int, required=True, help="the server's port on this machine")
     parser.add_argument("--port", type=int, default=0, help="to listen on; 0 takes a free one")
     parser.add_argument("--one-way-ms", type=float, default=1.0)
     options = parser.parse_args()
     with DelayProxy(options.to, one_way_s=options.one_way_ms / 1000, port=options.port) as proxy:
         print(f"READY http://127.0.0.1:{proxy.port}", flush=True)
-        told = -1
+        printed = -1
         while True:
             time.sleep(1)
-            if proxy.turnarounds != told:
-                told = proxy.turnarounds
-                print(f"{told} turnarounds", flush=True)
+            if proxy.turnarounds != printed:
+                printed = proxy.turnarounds
+                print(f"{printed} turnarounds", flush=True)
 
 
 if __name__ == "__main__":

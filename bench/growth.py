@@ -1,7 +1,8 @@
-"""Whether anything costs more when more tasks are there: waiting ones, and finished ones that are still kept.
+"""Whether operations cost more with more tasks in the store: waiting ones, and finished ones that are still kept.
 
-Every operation is run in turn on a store of a thousand tasks and on one that grows to a million, each on a server of
-its own at the same time, and is compared round by round. Its cost is what the server itself says its commands took.
+Every operation runs alternately on a store of a thousand tasks and on one that grows to a million. Each store has its
+own server, and the two are compared round by round. The cost of an operation is the server's own time for its
+commands.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from bench.commands import (
     complete,
     create,
     default_policy,
-    enter_queue,
+    enqueue,
     heartbeat,
-    leave_queue,
     open_redis,
     prepare_scripts,
+    release,
     running,
     seen,
 )
@@ -51,8 +52,8 @@ MONTH_S: Final = 30 * 86_400
 POLICY: Final = replace(
     default_policy(), republish_s=MONTH_S, retention_s=MONTH_S, slot_claim_s=MONTH_S, slot_check_s=MONTH_S
 )
-"""Nothing becomes due meanwhile."""
-KINDS: Final = {"waiting": (create, enter_queue), "finished": (create, claim, running, complete)}
+"""With this policy nothing becomes due during the benchmark."""
+KINDS: Final = {"waiting": (create, enqueue), "finished": (create, claim, running, complete)}
 PAGE: Final = 50
 _CHUNK: Final = 10_000
 
@@ -86,32 +87,32 @@ async def list_rare(redis: Opened, _: str) -> object:
 
 
 STEPS: Final[dict[str, Step]] = {
-    "enter queue": enter_queue,
+    "enter queue": enqueue,
     "create": create,
     "claim": claim,
     "running": running,
     "heartbeat": heartbeat,
     "status": status,
     "complete": complete,
-    "leave queue": leave_queue,
+    "leave queue": release,
     "purge": purge,
 }
-"""In this order a task goes through all of them and leaves nothing behind."""
+"""A task goes through all of them in this order and leaves nothing behind."""
 TIMERS: Final[dict[str, Step]] = {
     "reconciler: deadlines": reconciler,
     "reconciler: queue": maintain,
     "queue depths": depths,
 }
-"""With nothing due."""
+"""They run while nothing is due."""
 LISTS: Final[dict[str, Step]] = {"list": list_page, "list, filter that nothing passes": list_rare}
-"""The latter costs by the index entries it looks at, of which there is a most: it grows to that, and no further."""
+"""The cost of the latter depends on the index entries that it checks. Their number is limited, and so is its cost."""
 NO_STEPS: Final = ("status", *LISTS)
-"""What only reads for a caller: shown, but neither a step nor a timer."""
+"""Operations that only read for a caller: shown, but neither a step nor a timer."""
 
 
 @dataclass(slots=True)
 class Store:
-    """A server with so many tasks, and a client of it."""
+    """A server with a number of tasks, and the means to load more."""
 
     server: RedisServer
     kind: str
@@ -135,11 +136,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What an operation cost in a store of some size."""
+    """The cost of an operation in a store of some size."""
 
     large_us: float
     ratios: tuple[float, ...]
-    """To a small store, round by round."""
+    """The ratios to the small store, round by round."""
 
     @property
     def ratio(self) -> float:
@@ -180,7 +181,7 @@ def run(quick: bool) -> list[Figure]:
                 weights.setdefault(kind, {})[size] = large.bytes_per_task
                 require(
                     large.bytes_per_task >= len(BODY),
-                    f"{large.bytes_per_task:,.0f} bytes a {kind} task, and its body alone has {len(BODY)}",
+                    f"{large.bytes_per_task:,.0f} bytes a {kind} task, but its body alone has {len(BODY)}",
                 )
                 points.setdefault(kind, {})[size] = repeated_if_implausible(
                     f"{size:,} {kind} tasks",
@@ -218,37 +219,37 @@ async def _compare(small: Store, large: Store, rounds: int, calls: int) -> dict[
 async def _taken_us(
     pair: Sequence[tuple[Opened, RedisServer]], rounds: int, calls: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """What each operation cost in the two stores, round by round."""
+    """The costs of each operation in the two stores, round by round."""
     taken: dict[str, list[tuple[float, float]]] = {}
     own = _ids()
-    for turn in range(rounds):
+    for round_number in range(rounds):
         task_ids = list(islice(own, calls))
         for name, operation in {**STEPS, **TIMERS, **LISTS}.items():
-            # Of the costly ones a few calls say as much.
+            # A few calls are enough for the costly operations.
             ids = task_ids if name in STEPS else task_ids[: calls // 16]
             costs = [0.0, 0.0]
-            for which in (0, 1) if turn % 2 == 0 else (1, 0):
+            for which in (0, 1) if round_number % 2 == 0 else (1, 0):
                 costs[which] = await _cost_us(*pair[which], operation, ids)
-            if turn:  # in the first round all is read for the first time
+            if round_number:  # the first round reads everything for the first time
                 taken.setdefault(name, []).append((costs[0], costs[1]))
     return taken
 
 
 async def _cost_us(redis: Opened, server: RedisServer, operation: Step, task_ids: Sequence[str]) -> float:
-    """Microseconds of the server's, per call.
+    """The server's time per call, in microseconds.
 
     Raises:
-        ImplausibleFigure: it took no time, or more than has passed.
+        ImplausibleFigure: the calls took no time, or more than has passed.
     """
     with server.connect() as client:
         client.config_resetstat()
         began_s = time.perf_counter()
-        # Side by side, as on a busy server: between calls one by one it would sleep, and find its caches cold.
+        # Concurrently, as on a busy server: between single calls it would sleep and lose its caches.
         await asyncio.gather(*(operation(redis, task_id) for task_id in task_ids))
         passed_us = (time.perf_counter() - began_s) * 1e6
         stats: Any = client.info("commandstats")
     took_us = {name.removeprefix("cmdstat_"): stat["usec"] for name, stat in stats.items()}
-    # A script's time holds that of the commands it calls, which are listed too.
+    # The time of a script includes its commands, which are listed too.
     scripts = [took_us[name] for name in ("evalsha", "eval", "fcall") if name in took_us]
     total_us = sum(scripts or [took_us["get"]])
     require(
@@ -295,7 +296,7 @@ def _report(
     }
     steps = {name: point for name, point in last.items() if not name.startswith(NO_STEPS)}
     worst = max(steps, key=lambda name: steps[name].ratio)
-    report.note(f"the figure is that of the step or timer that grows most: {worst}")
+    report.note(f"the figure is that of the step or timer with the largest growth: {worst}")
     if "libc" in str(versions()["redis server"]):
         report.note(
             "this server has its memory from libc's malloc, which itself gets slower as the heap grows; Azure's has "

@@ -1,7 +1,7 @@
-"""What all benchmarks share: measuring side by side, saying it with its spread, keeping what was found.
+"""The common parts of the benchmarks: alternating measures, figures with their spread, and result files.
 
 A whole run leaves its summary and its pictures in ``bench/results``, which is tracked, since the documentation shows
-them. Everything else goes to ``.local/bench/results``, which is not: raw results, and all that a quick run finds.
+them. Raw results and everything from a quick run go to ``.local/bench/results``, which is not tracked.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 
 class Unmeasured(Exception):
-    """Raised by a benchmark that cannot be run here. The message says what it takes."""
+    """Raised by a benchmark that cannot run here. The message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that the project is measured by: what it must be, and what it aims at."""
+    """A figure of the project, with the bound that it must meet and the one that it aims at."""
 
     name: str
     must: str
@@ -70,12 +70,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
     "memory": Target("host peak memory for a 100 MB body", "≤ 250 MB", "≤ 150 MB", "MB"),
 }
-"""In the order they are shown in. Benchmarks name them by key."""
+"""The targets in the order of the tables. Benchmarks name them by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What came out for a target: the median of what repeats gave, and how far they lie apart."""
+    """The result for a target: the median of the repeats, and their spread."""
 
     target: Target
     samples: tuple[float, ...]
@@ -94,7 +94,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """``aim``, ``must``, or ``short``: the best of the two that was met, if any was."""
+        """The better bound that is met, ``aim`` or ``must``; ``short`` if neither is."""
         for name, bound in (("aim", self.target.aim), ("must", self.target.must)):
             if meets(self.value, bound):
                 return name
@@ -114,29 +114,29 @@ class Figure:
 
 
 def meets(value: float, bound: str) -> bool:
-    """Whether *value* keeps to a bound such as ``≥ 1.0`` or ``≤ 20 ms``; it is in the bound's unit."""
+    """Whether *value* meets a bound such as ``≥ 1.0`` or ``≤ 20 ms``; it is in the bound's unit."""
     match = re.fullmatch(r"([≥≤]) (\d+(?:\.\d+)?)(?: \w+)?", bound)
     if match is None:
-        raise ValueError(f"{bound!r} is no bound")
+        raise ValueError(f"{bound!r} is not a bound")
     limit = float(match[2])
     return value >= limit if match[1] == "≥" else value <= limit
 
 
 def side_by_side(repeats: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-    """Take every measure *repeats* times, in turn, so that what slows the machine down for a while slows all of them.
+    """Take every measure *repeats* times, alternately, so that a slowdown of the machine affects all of them.
 
-    Every other round goes backwards: none always follows the same other one. A measure whose figure cannot be is
-    taken again at once.
+    Every other round runs backwards, so that no measure always follows the same other one. A measure with an
+    impossible figure is taken again at once.
     """
     taken: dict[str, list[T]] = {name: [] for name in measures}
-    for turn in range(repeats):
-        for name in list(measures) if turn % 2 == 0 else list(measures)[::-1]:
+    for repeat in range(repeats):
+        for name in list(measures) if repeat % 2 == 0 else list(measures)[::-1]:
             taken[name].append(repeated_if_implausible(name, measures[name]))
     return taken
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Round by round: of two that were measured side by side."""
+    """The ratios of two measures that were taken side by side, round by round."""
     return [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
 
 
@@ -149,13 +149,13 @@ def with_spread(samples: Sequence[float], digits: int = 0) -> str:
 
 
 class Report:
-    """What one benchmark shows and keeps: tables and figures in one JSON file, a picture beside the documentation's.
+    """The output of one benchmark: tables and figures, printed and in one JSON file, and perhaps a picture.
 
     Parameters:
-        name: the benchmark's, and of its files.
-        settings: by what it was measured.
-        raw: where the JSON file goes, and the picture of a quick run.
-        pictures: where the picture of a whole run goes.
+        name: the name of the benchmark and its files.
+        settings: the conditions of the measurement.
+        raw: the folder of the JSON file, and of the picture of a quick run.
+        pictures: the folder of the picture of a whole run.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Report:
         self._console.print(shown)
 
     def note(self, sentence: str) -> None:
-        """Something that who reads the numbers has to know."""
+        """Add a sentence that readers of the numbers have to know."""
         self._notes.append(sentence)
         self._console.print(f"Note: {sentence}", style="dim")
 
@@ -215,7 +215,7 @@ class Report:
         picture.savefig(self._pictures / f"{self._name}.svg", metadata={"Date": None})
 
     def finish(self, **data: object) -> list[Figure]:
-        """Write all of it, with *data* beside the tables, and return the figures."""
+        """Write everything, with *data* beside the tables, and return the figures."""
         document = {
             **self._frame,
             "figures": [figure.document() for figure in self._figures],
@@ -244,9 +244,9 @@ def print_figures(figures: Iterable[Figure], console: Console | None = None) -> 
 
 
 def keep_summary(figures: Iterable[Figure], *, quick: bool, results: Path | None = None) -> Path:
-    """Put the figures into ``summary.json``; those of benchmarks that did not run stay as they were.
+    """Put the figures into ``summary.json``; figures of benchmarks that did not run stay unchanged.
 
-    A quick run's go to a summary of their own, unless *results* says where.
+    Those of a quick run go to a summary of their own, unless *results* names the folder.
 
     Returns: the file.
     """
@@ -261,7 +261,7 @@ def keep_summary(figures: Iterable[Figure], *, quick: bool, results: Path | None
 
 
 def write_json(file: Path, document: object) -> None:
-    """In one go: a run that is cut off leaves the former file whole."""
+    """Replace *file* atomically: an interrupted run leaves the old file intact."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     new.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -269,7 +269,7 @@ def write_json(file: Path, document: object) -> None:
 
 
 def versions() -> dict[str, object]:
-    """Of what the numbers depend on."""
+    """The versions of everything that the numbers depend on."""
     return {
         "python": platform.python_version(),
         "redis-py": version("redis"),
@@ -296,7 +296,7 @@ def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent.parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        # The results themselves are no change of the app.
+        # The results themselves do not count as a change.
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
             capture_output=True,

@@ -1,8 +1,8 @@
 """Submit and status beside a handler that returns a constant, on the same development host.
 
-A submit is parsed and validated, stored in Redis by one script, and its event published to the Event Grid emulator,
-whose answer is waited for; then the caller is answered. Deliveries of the event are requests of their own: once they
-are lost on purpose, so that submits alone are measured, and once they arrive and are dispatched, by the same process.
+A submit is parsed, validated and stored in Redis by one script. The app then publishes its event to the Event Grid
+emulator, waits for the answer, and answers the caller. Deliveries of the event are further requests. One load loses
+them on purpose, to measure submits alone; another one lets them arrive, and the same process dispatches the tasks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX: Final = "/v1/bench"
 BODY: Final = b"x" * 500
 CONNECTIONS: Final = 32
 SETTINGS: Final = {
-    # So that nothing is published again while submits are measured.
+    # Nothing is published again while submits are measured.
     "REPUBLISH_S": "3600",
     "RECONCILER_SCHEDULE": "0 0 3 * * *",
 }
@@ -101,7 +101,7 @@ class _Bench:
         self._constant_request = request("POST", f"/api/constant{PREFIX}/model", headers, BODY)
         self._submit_request = request("POST", f"/api/v1/submit{PREFIX}/model", headers, BODY)
         self._key = key
-        # One connection first: what is opened and loaded on first use is no request's cost.
+        # One connection first: opening and loading on first use is not the cost of a request.
         for host, sent in ((constant, self._constant_request), (stack.host, self._submit_request)):
             hammer(host.url, lambda sent=sent: sent, connections=4, seconds=0.3)
 
@@ -134,7 +134,7 @@ class _Bench:
                 app.patch(queue, json={"Paused": False}).raise_for_status()
 
     def _begin(self, *, deliver: bool) -> None:
-        """From an empty store, when what the former load has left is over."""
+        """Begin with an empty store, once nothing of the previous load is left."""
         grid = self._stack.event_grid_url
         httpx.post(f"{grid}/control/drain", json={"timeoutSeconds": 30}, timeout=40).raise_for_status()
         self._stack.redis.flush()
@@ -143,7 +143,7 @@ class _Bench:
     def _submits(self, name: str) -> Load:
         before = self._events()
         load = self._load(self._stack.host, self._submit_request, 202)
-        # With those whose answers came too late to count.
+        # Including the requests whose answers came too late to count.
         self.published[name] = (self._events() - before) / (len(load.latencies_s) + CONNECTIONS)
         return load
 

@@ -1,7 +1,7 @@
-"""The whole way of a task through the local stack: created, published, delivered, handed over, run, completed.
+"""The whole life of a task in the local stack: created, published, delivered, dispatched, run, completed.
 
-Once with a backend that takes any number of tasks and no time, for the rate and for where the time goes; once with
-one of a few slots, held until all tasks are there and wait, for how long a slot stays empty once it is freed.
+One backend accepts any number of tasks and takes no time: it shows the rate and the parts of the time. Another one
+has a few slots, and is held until all tasks wait: it shows how long a freed slot stays empty.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLOTS: Final = 4
 SERVICE_S: Final = 0.05
 CALLERS: Final = 16
 _CUT_OFF_S: Final = 0.002
-"""How far two processes' times of the same moment may lie apart: the store's are whole milliseconds."""
+"""How far two processes' times of the same event may differ: the store's are whole milliseconds."""
 _TIMER_TOLERANCE: Final = 1.02
 
 
@@ -51,11 +51,11 @@ class Submitted:
 @dataclass(frozen=True, slots=True)
 class Size:
     singles: int
-    """Tasks submitted one after the other, each when the former is completed."""
+    """Tasks submitted one after the other, each after the completion of the previous one."""
     crowd: int
     """Tasks submitted by many callers at once."""
     waiting: int
-    """Tasks for the backend of few slots."""
+    """Tasks for the backend with few slots."""
     patience_s: float
     repeats: int
 
@@ -84,7 +84,7 @@ def run(quick: bool) -> list[Figure]:
         with fast.report_to(stack.url, stack.key), slotted.report_to(stack.url, stack.key), stack:
             assert isinstance(stack.redis, RedisServer)
             limits = Limits.of_redis(stack.redis.port)
-            _one_by_one(stack, fast, 5)  # what is loaded on first use is no task's cost
+            _one_by_one(stack, fast, 5)  # loading on first use is not the cost of a task
             singles = repeated_if_implausible("one by one", lambda: _one_by_one(stack, fast, size.singles))
             rates: list[float] = []
             crowd: list[Life] = []
@@ -106,18 +106,18 @@ def run(quick: bool) -> list[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A task's way in seconds, part by part."""
+    """The parts of a task's life, in seconds."""
 
     parts: Mapping[str, float]
     total_s: float
-    """From the sending of the submit to the answer to the report of completion."""
+    """From the start of the submit to the answer to the report of completion."""
 
     @classmethod
     def of(cls, submitted: Submitted, task: Task, visit: Visit) -> Life:
         entered_s: dict[State, float] = {}
         for event in task.history:
             entered_s.setdefault(event.state, event.at_ms / 1000)
-        # The store's times are whole milliseconds, cut off: half of one is what they miss on the average.
+        # The store's times are truncated to whole milliseconds, so they are half of one too early on average.
         marks = [
             ("caller → stored", submitted.sent_s),
             ("stored → event delivered, claimed", entered_s[State.CREATED] + 0.0005),
@@ -131,7 +131,7 @@ class Life:
         parts = {name: after - at for (name, at), (_, after) in pairwise(marks)}
         backwards_s = min(parts.values())
         require(
-            backwards_s > -_CUT_OFF_S, f"a part of a task's way took {backwards_s * 1000:,.1f} ms: a clock was set"
+            backwards_s > -_CUT_OFF_S, f"a part of a task's life took {backwards_s * 1000:,.1f} ms: a clock was set"
         )
         parts["(submit, until its answer)"] = submitted.answered_s - submitted.sent_s
         return cls(parts, visit.completed_answered_s - submitted.sent_s)
@@ -150,7 +150,7 @@ def _one_by_one(stack: Stack, backend: BackendProcess, count: int) -> list[Life]
 def _crowd(
     stack: Stack, backend: BackendProcess, count: int, limits: Limits, patience_s: float
 ) -> tuple[float, list[Life]]:
-    """Tasks a second from the first submit to the last completion, and how each fared."""
+    """Tasks a second from the first submit to the last completion, and the life of each."""
     backend.clear()
     submitted = _submit_all(stack, FAST, count)
     journal = _wait_for_completions(backend, count, patience_s=patience_s)
@@ -161,31 +161,32 @@ def _crowd(
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """For how long slots stayed empty while tasks waited."""
+    """How long slots stayed empty while tasks waited."""
 
     seconds: list[float]
     unfilled: int
-    """Of these, slots that were not filled before the measurement was over: they were empty for longer than that."""
+    """Those of them that were not filled before the end of the measurement: they were empty for even longer."""
     refused: int
-    """Tasks that came when no slot was free."""
+    """Tasks that arrived when no slot was free."""
     completed: int
     took_s: float
 
     def require_plausible(self, limits: Limits) -> None:
         """
         Raises:
-            ImplausibleFigure: the slots worked off more than they can, or were filled without Redis being asked.
+            ImplausibleFigure: the slots completed more than they can, or were filled faster than Redis answers.
         """
         require(self.completed > 0 and bool(self.seconds), "no slot was freed and filled again")
         most = self.took_s * SLOTS / SERVICE_S * _TIMER_TOLERANCE
         require(
             self.completed <= most,
-            f"{self.completed} tasks completed within {self.took_s:.3f} s, and {SLOTS} slots can do {most:,.1f}",
+            f"{self.completed} tasks completed within {self.took_s:.3f} s, but {SLOTS} slots can do {most:,.1f}",
         )
         median_s = statistics.median(self.seconds)
         require(
             median_s >= limits.round_trip_s,
-            f"a slot was empty for {median_s * 1e6:,.1f} µs, and to ask Redis takes {limits.round_trip_s * 1e6:,.1f}",
+            f"a slot was empty for {median_s * 1e6:,.1f} µs, but a round trip to Redis takes "
+            f"{limits.round_trip_s * 1e6:,.1f}",
         )
 
 
@@ -193,11 +194,11 @@ def _idle(stack: Stack, backend: BackendProcess, count: int, limits: Limits, pat
     backend.clear()
     backend.hold()
     submitted = _submit_all(stack, SLOTTED, count)
-    # Until the events of all have been delivered: what came by itself later would fill slots that nobody hands on.
+    # Wait until all events are delivered: later ones would fill slots without a slot grant.
     address = f"{stack.event_grid_url}/control/drain"
     httpx.post(address, json={"timeoutSeconds": 30}, timeout=40).raise_for_status()
     began_s = time.time()
-    backend.let_go()
+    backend.release()
     journal = _wait_for_completions(backend, count, patience_s=patience_s, must=False)
     completed = [visit for visit in journal.visits if visit.completed_answered_s]
     all_done = len(completed) == count
@@ -212,8 +213,8 @@ def _idle(stack: Stack, backend: BackendProcess, count: int, limits: Limits, pat
 def idle_times(visits: Sequence[Visit], tasks: int, ended_s: float) -> tuple[list[float], int]:
     """How long each freed slot stayed empty while some of the *tasks*, all submitted before, still waited.
 
-    Of the empty slots the one that is so for the longest is filled first. Those that are empty at the end although
-    tasks wait count as filled then; also returns how many they are.
+    The slot that has been empty for the longest is filled first. Slots that are empty at the end although tasks wait
+    count as filled then; their number is returned too.
     """
     frees = [(visit.completed_sent_s, True) for visit in visits if visit.completed_sent_s]
     waiting = tasks
@@ -271,7 +272,7 @@ def _wait_for_completions(backend: BackendProcess, count: int, *, patience_s: fl
             return journal
         time.sleep(
             min(0.2, 0.005 + 0.0002 * len(journal.visits))
-        )  # asking costs the backend by the length of its journal
+        )  # each answer costs the backend time by the length of its journal
 
 
 def _lives(stack: Stack, submitted: Sequence[Submitted], journal: Journal) -> list[Life]:
@@ -291,7 +292,7 @@ def _lives(stack: Stack, submitted: Sequence[Submitted], journal: Journal) -> li
 
 
 def _cancel_rest(stack: Stack, submitted: Sequence[Submitted], done: set[str]) -> None:
-    """What still waits is not to disturb what is measured next."""
+    """Cancel the tasks that still wait, so that they do not disturb the next measurement."""
     with stack.client() as app:
         for each in submitted:
             if each.task_id not in done:

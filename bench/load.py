@@ -1,4 +1,4 @@
-"""HTTP load through connections that are kept alive, each with one request in hand; cheap beside what answers it."""
+"""HTTP load through persistent connections, each with one request in flight; it costs little beside the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SLACK = 1.02
 
 @dataclass(slots=True)
 class Load:
-    """What came back within the time."""
+    """The answers within the time."""
 
     seconds: float = 0
     client_cpu_s: float = 0
@@ -32,7 +32,7 @@ class Load:
     def require(self, status: int) -> None:
         """
         Raises:
-            AssertionError: something else was answered, too.
+            AssertionError: there were other answers, too.
         """
         if set(self.statuses) != {status}:
             raise AssertionError(f"not all answers were {status}: {dict(self.statuses)}")
@@ -40,7 +40,7 @@ class Load:
     def require_plausible(self, connections: int) -> None:
         """
         Raises:
-            ImplausibleFigure: there were more answers than that many connections can have, one after the other.
+            ImplausibleFigure: there were more answers than the connections can have received, one after the other.
         """
         require(bool(self.latencies_s), f"no request was answered within {self.seconds:g} s")
         waited_s, had_s = sum(self.latencies_s), connections * self.seconds
@@ -100,7 +100,7 @@ class _Client(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         at_s = time.perf_counter()
-        if at_s > self._until_s:  # an answer that came late does not count; the server has still to be waited for
+        if at_s > self._until_s:  # a late answer does not count, but must be awaited
             self.done.set_result(None)
             self._transport.close()
             return

@@ -1,7 +1,7 @@
-"""What a process does when large bodies arrive side by side: ``python -m bench.overload --callers 20``.
+"""The behaviour of a process when large bodies arrive concurrently: ``python -m bench.overload --callers 20``.
 
-Starts a stack, submits one large body per caller at the same moment, and meanwhile asks for health and submits small
-tasks. Prints the answers and the app process's peak resident memory, before and after (Linux).
+It starts a stack, submits one large body per caller at the same time, and submits small tasks meanwhile. It prints
+the answers and the app process's peak resident memory, before and after (Linux).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
     parser.add_argument("--callers", type=int, default=20)
-    parser.add_argument("--mib", type=int, default=100, help="each caller's body")
+    parser.add_argument("--mib", type=int, default=100, help="size of each caller's body")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     with (
@@ -44,8 +44,8 @@ def main() -> None:
                 answers = Counter(callers.map(lambda _, body=body: submit_large(stack, body), range(options.callers)))
                 took_s = time.monotonic() - started_s
                 over.set()
-            told = ", ".join(f"{count} x {answer}" for answer, count in sorted(answers.items()))
-            print(f"{options.callers} x {options.mib} MiB at once, answered in {took_s:.1f} s: {told}")
+            shown = ", ".join(f"{count} x {answer}" for answer, count in sorted(answers.items()))
+            print(f"{options.callers} x {options.mib} MiB at once, answered in {took_s:.1f} s: {shown}")
             print(f"small submits meanwhile: {small.result()}")
             print(f"peak RSS: {peak_rss_mib(stack.host.pid):.0f} MiB")
 
@@ -55,7 +55,7 @@ def submit_large(stack: Stack, body: bytes) -> str:
         try:
             response = app.post("/api/v1/submit/v1/bench/large", content=body)
         except httpx.TransportError as error:
-            # The host may hang up on a body that it does not want to read; some clients then miss its answer.
+            # The host may hang up before it has read a refused body; some clients then miss its answer.
             return type(error).__name__
     return str(response.status_code)
 
@@ -71,7 +71,7 @@ def small_tasks_until(over: threading.Event, stack: Stack) -> str:
     took_s: list[float] = []
     while not over.is_set():
         took_s.append(submit_small(stack))
-    return f"{len(took_s)} of {len(took_s)} taken, the slowest in {max(took_s):.1f} s"
+    return f"{len(took_s)} of {len(took_s)} accepted, the slowest in {max(took_s):.1f} s"
 
 
 def peak_rss_mib(pid: int) -> float:

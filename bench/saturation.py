@@ -1,7 +1,7 @@
-"""A backend that is full, in simulated time: how well four dispatchers keep its slots busy while tasks wait.
+"""A full backend in simulated time: how well four dispatchers keep its slots busy while tasks wait.
 
-The fleet grows and shrinks on the way. All dispatchers get the same tasks, which take the same times. What is divided
-by is an ideal queue: it knows of each slot at once, and has no network.
+The fleet grows and shrinks meanwhile. All dispatchers get the same tasks with the same service times. The reference
+is an ideal queue, which knows of each slot at once and has no network.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bench.plausibility import require
 from bench.simulation import (
     EVENT_GRID_DELAYS_S,
     Backbone,
+    Behaviour,
     Change,
     Dispatching,
-    Manners,
     Record,
     Retrying,
     Wire,
@@ -37,13 +37,13 @@ MEAN_S: Final = 10.0
 SLOTS: Final = 16
 RATE_PER_S: Final = 200.0
 GROWTH: Final = ((0.20, 16), (0.45, -20), (0.60, 24), (0.80, -8))
-"""When slots come and go, as shares of the time that the work would take on average."""
+"""The times at which slots are added and removed, as shares of the time that the work would take on average."""
 MEAN_SLOTS: Final = 24
 LEASE_S: Final = 60.0
-"""In use where tasks are killed; whoever works on one reports three times as often."""
+"""The lease in runs with killed tasks; a model service reports three times as often."""
 SIGMA: Final = 1.5
 LONGEST: Final = 20
-"""Beyond so many times the mean the heavy tail is cut off, so that the makespan is not that of one task."""
+"""The heavy tail is cut off at this multiple of the mean, so that no single task determines the makespan."""
 
 LAWS: Final[Mapping[str, Callable[[random.Random], float]]] = {
     "constant": lambda chance: 1.0,
@@ -52,11 +52,11 @@ LAWS: Final[Mapping[str, Callable[[random.Random], float]]] = {
 }
 
 OURS: Final = "ours"
-PREVIOUS: Final = "Event Grid's retries, as it was"
+LEGACY: Final = "Event Grid's retries, as it was"
 UNLIMITED: Final = "Event Grid's retries, without end"
 FIXED: Final = "every 60 s"
 MODELS: Final[Mapping[str, Dispatching]] = {
-    PREVIOUS: Retrying(EVENT_GRID_DELAYS_S, attempts=3, ttl_s=300),
+    LEGACY: Retrying(EVENT_GRID_DELAYS_S, attempts=3, ttl_s=300),
     UNLIMITED: Retrying(EVENT_GRID_DELAYS_S),
     FIXED: Retrying((60,), lease_s=LEASE_S),
 }
@@ -64,18 +64,18 @@ MODELS: Final[Mapping[str, Dispatching]] = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is otherwise than in the main comparison."""
+    """A deviation from the main comparison."""
 
     name: str
-    manners: Manners = field(default_factory=Manners)
+    behaviour: Behaviour = field(default_factory=Behaviour)
     killed: bool = False
     mean_s: float = MEAN_S
 
 
 VARIANTS: Final = (
-    Variant("a slot is free 40 ms after the report", Manners(frees_late_s=0.040)),
-    Variant("a slot is free 250 ms after the report", Manners(frees_late_s=0.250)),
-    Variant("503 with Retry-After: 10", Manners(retry_after_s=10)),
+    Variant("a slot is free 40 ms after the report", Behaviour(frees_late_s=0.040)),
+    Variant("a slot is free 250 ms after the report", Behaviour(frees_late_s=0.250)),
+    Variant("503 with Retry-After: 10", Behaviour(retry_after_s=10)),
     Variant(f"slots are killed with their tasks, lease {LEASE_S:.0f} s", killed=True),
 )
 OTHER_TIMES: Final = (Variant("tasks of 1 s", mean_s=1.0), Variant("tasks of 60 s", mean_s=60.0))
@@ -83,7 +83,7 @@ OTHER_TIMES: Final = (Variant("tasks of 1 s", mean_s=1.0), Variant("tasks of 60 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run beside that of the ideal queue."""
+    """A run, and that of the ideal queue."""
 
     record: Record
     of_ideal: Record
@@ -118,30 +118,30 @@ def run(quick: bool) -> list[Figure]:
         ours = Backbone(server.url, sample_every_s=MEAN_S / 2)
         main = {
             law: [
-                _outcomes({OURS: ours, **MODELS}, work_of(law, tasks, seed), Manners(), wire)
+                _outcomes({OURS: ours, **MODELS}, work_of(law, tasks, seed), Behaviour(), wire)
                 for seed in _seeds(law, seeds)
             ]
             for law in LAWS
         }
         steady = {
             f"{law}, the fleet stays": [
-                simulate(ours(work_of(law, tasks, seed, growth=()), Manners(), wire))
+                simulate(ours(work_of(law, tasks, seed, growth=()), Behaviour(), wire))
                 for seed in _seeds(law, seeds)[:3]
             ]
             for law in (() if quick else LAWS)
         }
         ours = replace(ours, lease_s=LEASE_S, sample_every_s=None)
         others = {
-            (variant.name, law): _outcomes({OURS: ours}, _work(law, tasks, seeds[0], variant), variant.manners, wire)[
-                OURS
-            ]
+            (variant.name, law): _outcomes(
+                {OURS: ours}, _work(law, tasks, seeds[0], variant), variant.behaviour, wire
+            )[OURS]
             for variant in (VARIANTS if quick else VARIANTS + OTHER_TIMES)
             for law in (("exponential",) if quick or variant in OTHER_TIMES else LAWS)
         }
-    _tell_of_dispatchers(report, main)
-    _tell_of_variants(report, others)
+    _add_table_of_dispatchers(report, main)
+    _add_table_of_variants(report, others)
     changing = {f"{law}, it changes": [outcomes[OURS].record for outcomes in runs] for law, runs in main.items()}
-    _tell_of_waits(report, steady | changing)
+    _add_table_of_waits(report, steady | changing)
     _draw(report, main["exponential"][0])
     report.note(
         "Event Grid would also delay new events to an endpoint that refuses, up to hours; that is left out, in its "
@@ -155,8 +155,8 @@ def run(quick: bool) -> list[Figure]:
         Figure.of(
             "makespan",
             [
-                max(runs[min(turn, len(runs) - 1)][OURS].makespan for runs in main.values())
-                for turn in range(len(seeds))
+                max(runs[min(repeat, len(runs) - 1)][OURS].makespan for runs in main.values())
+                for repeat in range(len(seeds))
             ],
         )
     )
@@ -176,7 +176,7 @@ def work_of(
     growth: Sequence[tuple[float, int]] = GROWTH,
     killed: bool = False,
 ) -> Work:
-    """Tasks whose times follow a law, for a fleet that changes."""
+    """Tasks whose service times follow a *law*, for a changing fleet."""
     chance = random.Random(f"{law} {seed}")
     drawn = [LAWS[law](chance) for _ in range(tasks)]
     scale = mean_s * tasks / math.fsum(drawn)
@@ -189,19 +189,21 @@ def _work(law: str, tasks: int, seed: int, variant: Variant) -> Work:
     return work_of(law, tasks, seed, mean_s=variant.mean_s, killed=variant.killed)
 
 
-def _outcomes(dispatchers: Mapping[str, Dispatching], work: Work, manners: Manners, wire: Wire) -> dict[str, Outcome]:
-    of_ideal = _plausible("the ideal queue", simulate(ideal(work, manners, wire)))
+def _outcomes(
+    dispatchers: Mapping[str, Dispatching], work: Work, behaviour: Behaviour, wire: Wire
+) -> dict[str, Outcome]:
+    of_ideal = _plausible("the ideal queue", simulate(ideal(work, behaviour, wire)))
     return {
-        name: Outcome(_plausible(name, simulate(dispatch(work, manners, wire))), of_ideal)
+        name: Outcome(_plausible(name, simulate(dispatch(work, behaviour, wire))), of_ideal)
         for name, dispatch in dispatchers.items()
     }
 
 
 def _plausible(name: str, record: Record) -> Record:
-    """A run in simulated time comes out the same if it is repeated, so there is no second one.
+    """A run in simulated time repeats exactly, so an implausible one is not repeated.
 
     Raises:
-        ImplausibleFigure: more was worked off than there were slots for.
+        ImplausibleFigure: the slots completed more work than they can.
     """
     most_slots = max(slots for _, slots, *_ in record.steps)
     worked_s = math.fsum(record.work.services_s[number] for number in record.ended)
@@ -212,7 +214,7 @@ def _plausible(name: str, record: Record) -> Record:
     return record
 
 
-def _tell_of_dispatchers(report: Report, main: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> None:
+def _add_table_of_dispatchers(report: Report, main: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> None:
     for law, runs in main.items():
         rows: list[tuple[object, ...]] = []
         for name in runs[0]:
@@ -235,14 +237,14 @@ def _tell_of_dispatchers(report: Report, main: Mapping[str, Sequence[Mapping[str
         )
 
 
-def _tell_of_variants(report: Report, others: Mapping[tuple[str, str], Outcome]) -> None:
+def _add_table_of_variants(report: Report, others: Mapping[tuple[str, str], Outcome]) -> None:
     report.table(
-        "ours, where something is otherwise",
+        "ours, with one deviation each",
         [
             "",
             "makespan ÷ ideal",
             "busy while tasks wait",
-            "refused: tries",
+            "refused: probes",
             "others",
             "slots removed",
             "slowest fill, s",
@@ -252,7 +254,7 @@ def _tell_of_variants(report: Report, others: Mapping[tuple[str, str], Outcome])
                 f"{name}; {law}",
                 f"{outcome.makespan:.4f}",
                 f"{outcome.record.utilisation:.1%}",
-                len(outcome.record.refused_tries),
+                len(outcome.record.refused_probes),
                 len(outcome.record.refused_grants),
                 -sum(change.slots for change in outcome.record.work.changes if change.slots < 0),
                 f"{_worst_fill_s([outcome.record]):.1f}",
@@ -262,18 +264,24 @@ def _tell_of_variants(report: Report, others: Mapping[tuple[str, str], Outcome])
     )
 
 
-def _tell_of_waits(report: Report, records: Mapping[str, Sequence[Record]]) -> None:
+def _add_table_of_waits(report: Report, records: Mapping[str, Sequence[Record]]) -> None:
     rows: list[tuple[object, ...]] = []
     for law, of_law in records.items():
-        told = [told_s / true_s for record in of_law for told_s, true_s in record.waits if true_s >= 1]
-        errors = sorted(abs(ratio - 1) for ratio in told)
+        shares = [estimated_s / true_s for record in of_law for estimated_s, true_s in record.waits if true_s >= 1]
+        errors = sorted(abs(share - 1) for share in shares)
         if errors:
             ninth = errors[int(0.9 * len(errors))]
             rows.append(
-                (law, len(told), f"{statistics.median(errors):.2f}", f"{ninth:.2f}", f"{statistics.median(told):.2f}")
+                (
+                    law,
+                    len(shares),
+                    f"{statistics.median(errors):.2f}",
+                    f"{ninth:.2f}",
+                    f"{statistics.median(shares):.2f}",
+                )
             )
     report.table(
-        "ours: the wait that a task is told ÷ the true one (of those that wait a second or more)",
+        "ours: the estimated wait of a task ÷ the true one (for waits of a second or more)",
         ["", "asked", "median error", "90 % are within", "median"],
         rows,
     )
@@ -295,7 +303,7 @@ def _draw(report: Report, outcomes: Mapping[str, Outcome]) -> None:
 
 
 def _curve(steps: Iterable[tuple[float, int]], until_s: float) -> tuple[list[float], list[int]]:
-    """No more points than can be seen: what there was last in each of a number of intervals."""
+    """The last value in each of 500 intervals: no more points than the picture can show."""
     last = {int(500 * at_s / until_s): value for at_s, value in steps if at_s <= until_s}
     value, values = 0, []
     for interval in range(501):

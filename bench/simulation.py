@@ -1,8 +1,8 @@
-"""A fleet of model services in simulated time, and who hands tasks to it: ours in earnest, and others as models.
+"""A fleet of model services in simulated time, and dispatchers for it: the real app, and models of others.
 
-Ours is the app itself: its operations, dispatcher, reconciler and scripts, on a real Redis. Only what surrounds them
-is simulated: the clock, which jumps to the next thing that happens; Event Grid; the network; the model services.
-While Redis works simulated time stands still, and all that happens has one order: a run repeats exactly.
+Ours is the app itself: its operations, dispatcher, reconciler and scripts, on a real Redis. Only its surroundings are
+simulated: the clock, which jumps to the next event; Event Grid; the network; the model services. Simulated time
+stands still while Redis works, and all events have one order: a run repeats exactly.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENVIRONMENT: Final = {
 
 
 class Stalled(Exception):
-    """Raised when nothing is left that could happen: somebody waits for ever."""
+    """Raised when no event is left, so that some code would wait for ever."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -57,13 +57,13 @@ class _JumpingSelector(selectors.SelectSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise Stalled("nothing is left that could happen")
+            raise Stalled("no event is left")
         self.now_s += timeout
         return []
 
 
 class _JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop that does not wait for time to pass: it says that it has."""
+    """An event loop that jumps to the next timer instead of waiting for it."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -85,8 +85,10 @@ def now_s() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """At a time, the fleet gets so many slots more, or loses them. Those that are *killed* take their tasks along,
-    others finish them."""
+    """The fleet gets more *slots* at a time, or loses some if they are negative.
+
+    Removed slots finish their tasks, unless they are *killed* together with these.
+    """
 
     at_s: float
     slots: int
@@ -95,10 +97,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What there is to do: the same for all dispatchers."""
+    """The tasks and the slots; the same for all dispatchers."""
 
     services_s: tuple[float, ...]
-    """How long each task takes, in the order of their coming."""
+    """The service time of each task, in the order of arrival."""
     rate_per_s: float
     slots: int
     changes: tuple[Change, ...] = ()
@@ -109,7 +111,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How long things are on their way, in seconds, each way."""
+    """The delays of the network in seconds, each way."""
 
     post_s: float = 0.010
     report_s: float = 0.010
@@ -119,35 +121,35 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """How the model services behave."""
+class Behaviour:
+    """The behaviour of the model services."""
 
     retry_after_s: float | None = None
-    """What they say when they are full."""
+    """The ``Retry-After`` of a full service."""
     frees_late_s: float = 0.0
-    """How long after an end was reported its slot is still taken, as in Microsoft's framework."""
+    """How long a slot stays taken after the report of the end, as in Microsoft's framework."""
 
 
 class Fleet:
-    """Slots that work on tasks. It keeps what happened.
+    """Slots that work on tasks, and a record of all events.
 
     Parameters:
-        ended: called when a task's work is done.
-        killed: called when a task's work is lost.
-        grown: called when there are more slots.
+        ended: called when the work on a task is done.
+        killed: called when the work on a task is lost.
+        grown: called when the number of slots has changed.
     """
 
     def __init__(
         self,
         work: Work,
-        manners: Manners,
+        behaviour: Behaviour,
         ended: Callable[[int], None],
         killed: Callable[[int], None],
         grown: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = Record(work)
         self._work = work
-        self._manners = manners
+        self._behaviour = behaviour
         self._ended = ended
         self._killed = killed
         self._grown = grown
@@ -168,7 +170,7 @@ class Fleet:
         return list(self._running)
 
     def arrived(self, number: int) -> None:
-        """A task was submitted, and waits from now on."""
+        """Record that a task was submitted, and waits from now on."""
         self.record.arrived[number] = self._loop.time()
         self._note()
 
@@ -188,8 +190,8 @@ class Fleet:
     def _end(self, number: int) -> None:
         del self._running[number]
         self.record.ended[number] = self._loop.time()
-        if self._manners.frees_late_s:
-            self._loop.call_later(self._manners.frees_late_s, self._free)
+        if self._behaviour.frees_late_s:
+            self._loop.call_later(self._behaviour.frees_late_s, self._free)
         else:
             self._taken -= 1
         self._note()
@@ -217,7 +219,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class Record:
-    """What happened in a run."""
+    """The events of a run."""
 
     work: Work
     arrived: dict[int, float] = field(default_factory=dict)
@@ -226,15 +228,15 @@ class Record:
     refused: list[float] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
-    """Tasks that were never done."""
+    """Tasks that were never completed."""
     steps: list[tuple[float, int, int, int]] = field(default_factory=list)
-    """From a time on, so many slots there were, so many of them busy, and so many tasks waited."""
-    refused_tries: list[float] = field(default_factory=list)
-    """When turns beyond the limit that the queue knew were refused."""
+    """Times, each with the number of slots, busy slots and waiting tasks from then on."""
+    refused_probes: list[float] = field(default_factory=list)
+    """The times of refused probes, beyond the capacity estimate."""
     refused_grants: list[float] = field(default_factory=list)
-    """When others were: there were fewer slots than the queue knew of."""
+    """The times of other refusals: there were fewer slots than the capacity estimate."""
     waits: list[tuple[float, float]] = field(default_factory=list)
-    """Of tasks that waited: how long they were told they would, and did."""
+    """The estimated and the true wait of sampled tasks."""
 
     def note(self, at_s: float, slots: int, busy: int) -> None:
         waiting = len(self.arrived) - len(self.ended) - busy - len(self.lost)
@@ -246,7 +248,7 @@ class Record:
 
     @property
     def utilisation(self) -> float:
-        """The share of slots that were busy while tasks waited that might have kept them so."""
+        """The share of busy slots, of those that the waiting tasks could have kept busy."""
         usable = used = 0.0
         for (at_s, slots, busy, waiting), (until_s, *_) in zip(self.steps, self.steps[1:], strict=False):
             if waiting > 0:
@@ -257,7 +259,7 @@ class Record:
 
     @property
     def fills_s(self) -> list[float]:
-        """For each time that slots were added while tasks waited: how long until 95 % of all were busy."""
+        """The time until 95 % of all slots were busy, for each addition of slots while tasks waited."""
         taken: list[float] = []
         for change in self.work.changes:
             later = [step for step in self.steps if step[0] >= change.at_s]
@@ -268,13 +270,13 @@ class Record:
 
 
 class Dispatching(Protocol):
-    """Hands the work to a fleet."""
+    """A dispatcher that gives the work to a fleet."""
 
-    async def __call__(self, work: Work, manners: Manners, wire: Wire) -> Record: ...
+    async def __call__(self, work: Work, behaviour: Behaviour, wire: Wire) -> Record: ...
 
 
-async def ideal(work: Work, manners: Manners, wire: Wire) -> Record:
-    """Whoever waits longest has a free slot at once: no network, and no need to learn."""
+async def ideal(work: Work, behaviour: Behaviour, wire: Wire) -> Record:
+    """The task that has waited longest gets a free slot at once: no network, and no need to learn."""
     waiting: list[int] = []
     done = _Count(len(work.services_s))
 
@@ -290,7 +292,7 @@ async def ideal(work: Work, manners: Manners, wire: Wire) -> Record:
         heapq.heappush(waiting, number)
         asyncio.get_running_loop().call_soon(dispatch_granted)
 
-    fleet = Fleet(work, Manners(), ended, killed, dispatch_granted)
+    fleet = Fleet(work, Behaviour(), ended, killed, dispatch_granted)
     for number, at_s in work.arrivals():
         await asyncio.sleep(at_s - now_s())
         fleet.arrived(number)
@@ -302,19 +304,19 @@ async def ideal(work: Work, manners: Manners, wire: Wire) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """Each task is tried by itself, again and again, after delays that know nothing of the slots."""
+    """Retries each task by itself, after delays that do not depend on the slots."""
 
     delays_s: Sequence[float]
-    """Before each further try; the last one for all that follow."""
+    """The delay before each retry; the last one applies to all later retries."""
     attempts: int | None = None
-    """How often at most, or the task is lost."""
+    """The maximum number of attempts; after that the task is lost."""
     ttl_s: float | None = None
-    """Until when a further try is made, or the task is lost."""
+    """The time after which the task is lost instead of retried."""
     lease_s: float | None = None
-    """After what time a task that was killed is tried again; None: never, it is lost."""
+    """The time after which a killed task is retried; None: it is lost."""
     jitter: float = 0.1
 
-    async def __call__(self, work: Work, manners: Manners, wire: Wire) -> Record:
+    async def __call__(self, work: Work, behaviour: Behaviour, wire: Wire) -> Record:
         chance = random.Random(7)
         done = _Count(len(work.services_s))
         loop = asyncio.get_running_loop()
@@ -335,19 +337,19 @@ class Retrying:
         async def attempt(number: int) -> None:
             began_s = now_s()
             await asyncio.sleep(wire.event_s)
-            for tried in range(1_000_000):
+            for retries in range(1_000_000):
                 await asyncio.sleep(wire.post_s)
                 if fleet.take(number):
                     return
-                delay_s = self.delays_s[min(tried, len(self.delays_s) - 1)] * (1 + self.jitter * chance.random())
+                delay_s = self.delays_s[min(retries, len(self.delays_s) - 1)] * (1 + self.jitter * chance.random())
                 await asyncio.sleep(wire.post_s + delay_s)
-                given_up = self.attempts is not None and tried + 1 >= self.attempts
+                given_up = self.attempts is not None and retries + 1 >= self.attempts
                 if given_up or (self.ttl_s is not None and now_s() - began_s > self.ttl_s):
                     break
             lost(number)
 
         tasks: set[asyncio.Task[None]] = set()
-        fleet = Fleet(work, manners, lambda number: done.add(), killed)
+        fleet = Fleet(work, behaviour, lambda number: done.add(), killed)
         for number, at_s in work.arrivals():
             await asyncio.sleep(at_s - now_s())
             fleet.arrived(number)
@@ -357,16 +359,16 @@ class Retrying:
 
 
 EVENT_GRID_DELAYS_S: Final = (30, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
-"""10 s, 30 s, 1 m …; after a 503, which is what the existing framework says when it is full, not before 30 s. That
-Event Grid would also delay new events to an endpoint that refuses is left out, in its favour."""
+"""The schedule 10 s, 30 s, 1 m …, but at least 30 s after a 503, the legacy framework's answer when it is full. Event
+Grid also delays new events to a failing endpoint; this model leaves that out, in its favour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Ours: what is in ``cache_manager`` and ``shared``, on the Redis of *url*, which is emptied.
+    """Ours: the code in ``cache_manager`` and ``shared``, on the Redis at *url*, which is emptied.
 
     Parameters:
-        sample_every_s: how often a waiting task is asked how long it has to wait.
+        sample_every_s: how often to sample the estimated wait of a waiting task.
     """
 
     url: str
@@ -374,30 +376,30 @@ class Backbone:
     sample_every_s: float | None = None
     settings: tuple[tuple[str, str], ...] = ()
 
-    async def __call__(self, work: Work, manners: Manners, wire: Wire) -> Record:
-        # On a busy machine a call may take long; in simulated time it takes none.
+    async def __call__(self, work: Work, behaviour: Behaviour, wire: Wire) -> Record:
+        # A call may take long on a busy machine; it takes no simulated time.
         client = redis.Redis.from_url(self.url, socket_timeout=60)
         client.flushall()
-        # The app draws the jitter of its deadlines from here.
+        # The app draws the jitter of its deadlines from this generator.
         chance = random.getstate()
         random.seed(13)
         try:
-            return await _Run(self, client, work, manners, wire).run()
+            return await _Run(self, client, work, behaviour, wire).run()
         finally:
             random.setstate(chance)
             client.close()
 
 
 class _Run:
-    def __init__(self, backbone: Backbone, client: redis.Redis, work: Work, manners: Manners, wire: Wire) -> None:
+    def __init__(self, backbone: Backbone, client: redis.Redis, work: Work, behaviour: Behaviour, wire: Wire) -> None:
         self._work = work
         self._wire = wire
         self._sample_every_s = backbone.sample_every_s
         self._done = _Count(len(work.services_s))
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._fleet = Fleet(work, manners, self._ended, lambda number: None)
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._fleet = Fleet(work, behaviour, self._ended, lambda number: None)
         self._attempts: dict[int, int] = {}
-        self._retry_after_s = manners.retry_after_s
+        self._retry_after_s = behaviour.retry_after_s
         settings = Settings.from_env(_ENVIRONMENT | {"LEASE_S": str(backbone.lease_s)} | dict(backbone.settings))
         self._services = self._open(settings, client)
         self._tasks = TaskService(self._services)
@@ -412,9 +414,9 @@ class _Run:
             self._fleet.arrived(number)
             self._start(self._submit(number))
         await self._done
-        for task in self._under_way:
+        for task in self._in_flight:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
         await self._services.dispatcher.aclose()
         return self._fleet.record
 
@@ -473,7 +475,7 @@ class _Run:
 
     async def _sampler(self, every_s: float) -> None:
         chance, record = random.Random(11), self._fleet.record
-        asked: list[tuple[int, float, float]] = []
+        samples: list[tuple[int, float, float]] = []
         try:
             while True:
                 await asyncio.sleep(every_s)
@@ -482,27 +484,29 @@ class _Run:
                     continue
                 number, at_s = chance.choice(waiting), now_s()
                 task = await self._services.store.get(_id(number))
-                place = task and await self._tasks.position(task)
-                if place and place.wait_s is not None:
-                    asked.append((number, at_s, place.wait_s))
+                position = task and await self._tasks.position(task)
+                if position and position.wait_s is not None:
+                    samples.append((number, at_s, position.wait_s))
         finally:
             record.waits = [
-                (told_s, record.started[number] - at_s) for number, at_s, told_s in asked if number in record.started
+                (estimated_s, record.started[number] - at_s)
+                for number, at_s, estimated_s in samples
+                if number in record.started
             ]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._under_way.add(task)
+        self._in_flight.add(task)
         task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._in_flight.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._done.fail(error)
 
 
 class _SteppingLink(RedisLink):
-    """For whose answers the whole event loop waits: meanwhile nothing happens in simulated time."""
+    """A link that blocks the event loop during each call, so that simulated time stands still."""
 
     def __init__(self, client: redis.Redis, latency_s: float, record: Record) -> None:
         super().__init__(self._no_other_client)
@@ -513,7 +517,7 @@ class _SteppingLink(RedisLink):
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         if name == "queue/refused":
             _, holding, slots, *_ = await super().script("queue/status", tag, *args)
-            refused = self._record.refused_tries if holding > slots else self._record.refused_grants
+            refused = self._record.refused_probes if holding > slots else self._record.refused_grants
             refused.append(now_s())
         return await super().script(name, tag, *args)
 
@@ -559,14 +563,14 @@ class _SimulatedTopic:
         self._deliver(tasks)
 
     async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
-        raise AssertionError("the simulation wants no completions")
+        raise AssertionError("the simulation publishes no completions")
 
     async def aclose(self) -> None:
         return
 
 
 class _Count:
-    """Awaits a number of things."""
+    """An awaitable that is done after a number of calls of `add`."""
 
     def __init__(self, number: int) -> None:
         self._left = number

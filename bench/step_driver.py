@@ -1,14 +1,14 @@
-"""What each step of a task costs in one revision of this project. ``bench/against.py`` runs one in each tree:
+"""The cost of each step of a task in one revision of this project. ``bench/against.py`` runs one in each tree:
 
     PYTHONPATH=TREE python -P bench/step_driver.py STEPS_FILE REDIS_PORT
 
-The file is that tree's ``bench/steps.py``, or one that stands in for it. Beside it only the standard library and
-redis-py are used, so that the same driver works in any revision. It prints ``{"ready": true}``. Then it answers each
-line ``{"tasks": n}`` by ``{step: {"redis_us": µs a step, "client_us": µs a step}}``:
+The file is that tree's ``bench/steps.py``, or a replacement for it. The driver uses only the standard library and
+redis-py beside it, so it works with any revision. It prints ``{"ready": true}``. Then it answers each line
+``{"tasks": n}`` with ``{step: {"redis_us": µs a step, "client_us": µs a step}}``:
 
-- ``redis_us``: Redis' own time, from ``INFO commandstats``: the microseconds of all scripts, by the number of steps.
-  One call may take several steps, so it is not divided by calls.
-- ``client_us``: processor time of this process.
+- ``redis_us``: Redis' own time, from ``INFO commandstats``: the microseconds of all scripts, divided by the number of
+  steps. One call may take several steps, so the number of calls does not matter.
+- ``client_us``: the processor time of this process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step = Callable[[str], Awaitable[None]]
 
 def main() -> None:
     file, port = Path(sys.argv[1]), int(sys.argv[2])
-    # Under a name that no tree has: the file may not be of the tree.
+    # Under a name that no tree uses: the file may come from another tree.
     spec = importlib.util.spec_from_file_location("steps_to_measure", file)
     assert spec
     assert spec.loader
@@ -45,22 +45,22 @@ def main() -> None:
 async def answer(module: Any, port: int) -> None:
     steps = module.Steps(f"redis://127.0.0.1:{port}", CALLERS)
     with redis.Redis(port=port, decode_responses=True) as server:
-        # As function_app.py does.
+        # Like function_app.py.
         gc.freeze()
         gc.set_threshold(5_000)
-        tell({"ready": True})
+        print_json({"ready": True})
         for line in sys.stdin:
             async with asyncio.timeout(PATIENCE_S):
-                tell(await measure(steps, server, json.loads(line)["tasks"]))
+                print_json(await measure(steps, server, json.loads(line)["tasks"]))
     await steps.aclose()
 
 
-def tell(document: object) -> None:
+def print_json(document: object) -> None:
     print(json.dumps(document), flush=True)
 
 
 async def measure(steps: Any, server: redis.Redis, tasks: int) -> dict[str, dict[str, float]]:
-    """All steps, each with so many tasks."""
+    """Take all steps with *tasks* tasks, and return their costs."""
     costs: dict[str, dict[str, float]] = {}
     task_ids = [f"{'a' * 19}{number:012}" for number in range(tasks)]
     for stage in steps.stages:
@@ -69,7 +69,7 @@ async def measure(steps: Any, server: redis.Redis, tasks: int) -> dict[str, dict
             await steps.prepare(name)
             costs[name] = await cost(step, server, task_ids)
         if (completed := await steps.completed()) != tasks:
-            raise AssertionError(f"{completed} tasks are completed, not {tasks}: some steps were none")
+            raise AssertionError(f"{completed} tasks are completed, not {tasks}: some steps had no effect")
     return costs
 
 
@@ -86,7 +86,7 @@ async def cost(step: Step, server: redis.Redis, task_ids: list[str]) -> dict[str
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     client_us = (time.process_time_ns() - began_ns) / 1000
     stats: Any = server.info("commandstats")
-    # A script's time holds that of the commands it calls, which are listed too.
+    # The time of a script includes its commands, which are listed too.
     redis_us = sum(stats[f"cmdstat_{name}"]["usec"] for name in SCRIPTS if f"cmdstat_{name}" in stats)
     if not redis_us:
         raise AssertionError("the steps were no scripts")

@@ -1,8 +1,8 @@
-"""The steps of a task, as this revision takes them. ``python3 dev.py bench --against REV`` measures them in both.
+"""The steps of a task in this revision. ``python3 dev.py bench --against REV`` measures them in both revisions.
 
-The public names of `Steps` and the names of the steps are all that one revision knows of another. They stay as they
-are, whatever is renamed elsewhere. ``bench/step_driver.py`` loads this file from either tree. A tree that has no such
-file is measured by ``bench/former_steps.py``.
+The public names of `Steps` and the names of the steps are the only ones that the revisions share. They never change,
+whatever is renamed elsewhere. ``bench/step_driver.py`` loads this file from either tree. For a tree without such a
+file it uses ``bench/former_steps.py``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Steps:
     """The steps on one Redis.
 
     Parameters:
-        url: of an empty Redis.
-        callers: how many steps are asked for at a time. The queue has as many slots.
+        url: the URL of an empty Redis.
+        callers: how many steps run at a time. The queue has as many slots.
     """
 
     def __init__(self, url: str, callers: int) -> None:
@@ -37,7 +37,7 @@ class Steps:
 
     @property
     def stages(self) -> Sequence[Mapping[str, Step]]:
-        """Each begins with an empty Redis. Every task goes through its steps in this order, and is completed then."""
+        """Each stage begins with an empty Redis. Every task takes its steps in this order, and is completed then."""
         return (
             {
                 "create": self._create,
@@ -52,14 +52,14 @@ class Steps:
         )
 
     async def prepare(self, step: str) -> None:
-        """Do what comes before the first of these steps and does not count."""
+        """Make the preparations for the first of these steps, which do not count."""
         if step == "complete + grant + claim":
             granted, self._granted = self._granted, []
             for each in granted:
                 await self._start(each)
 
     async def completed(self) -> int:
-        """How many tasks have come to their end."""
+        """The number of completed tasks."""
         return (await self._apart.queries.depths(PATH))[PATH].completed
 
     async def aclose(self) -> None:
@@ -85,7 +85,7 @@ class Steps:
         self._granted += [granted for granted in created.granted if granted.grants]
 
     async def _complete_and_claim_next(self, _: str) -> None:
-        """Complete any task that is at work: the queue decides which comes next."""
+        """Complete any running task: the queue decides which one comes next."""
         task = (await self._at_work.get()).task
         ended = await self._queued.update(task.id, state=State.COMPLETED, status="completed", attempt=task.attempt)
         assert isinstance(ended, Applied), ended
@@ -100,7 +100,7 @@ class Steps:
 
 
 def _expect(outcome: object, kind: type) -> None:
-    """A step that was refused is cheaper than one that was taken."""
+    """Make sure that no step was refused, since a refused step is cheaper."""
     if not isinstance(outcome, kind):
         raise AssertionError(f"not {kind.__name__}: {outcome}")
 

@@ -1,8 +1,8 @@
 """The task store's steps beside redis-benchmark, which runs the same scripts on the same server.
 
-redis-benchmark is C, keeps its requests ready made and looks at no answer: what is left is server and sockets.
-Its steps are real ones, on tasks made for them: the id's last twelve digits are random. Some ids come up twice, and
-that step is then refused, which is cheaper; how many is counted afterwards and told.
+redis-benchmark is C, prepares its requests and ignores the answers, so it measures only the server and the sockets.
+Its steps are real ones on prepared tasks: the last twelve digits of an id are random. Some ids occur twice, and the
+repeated step is refused, which is cheaper; the benchmark counts and reports these.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ CONNECTIONS: Final = 128
 _PREFIX_CHARS: Final = ID_CHARS - 12
 _MOST_REFUSED: Final = 0.1
 _SERVER_THREADS: Final = 2
-"""Redis works in one thread; a second one syncs its file."""
+"""Redis works in one thread; a second one syncs its file to disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a number of equal steps took."""
+    """The cost of a number of equal steps."""
 
     steps: int
     seconds: float
@@ -118,7 +118,7 @@ def run(quick: bool) -> list[Figure]:
 def _plausible(phases: Phases, limits: Limits) -> Phases:
     """
     Raises:
-        ImplausibleFigure: a phase took less time than it can have taken. redis-benchmark has a clock of its own.
+        ImplausibleFigure: a phase took less time than is possible. redis-benchmark has a clock of its own.
     """
     for name, cost in phases.items():
         limits.rate(name, cost.steps, cost.seconds)
@@ -143,7 +143,7 @@ def _store(server: RedisServer, callers: int, steps: int) -> Phases:
     server.flush()
     phases = asyncio.run(_store_phases(server, callers, steps))
     if (completed := _depth(server, "completed")) != steps:
-        raise AssertionError(f"{completed} tasks are completed, not {steps}: some steps were none")
+        raise AssertionError(f"{completed} tasks are completed, not {steps}: some steps had no effect")
     return phases
 
 
@@ -180,7 +180,7 @@ def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, 
                 capture_output=True,
                 check=False,
             )
-        # Its own clock leaves out its start.
+        # Its own clock excludes its start.
         rate = re.search(rb'","([\d.]+)"', done.stdout.splitlines()[-1] if done.stdout else b"")
         if done.returncode or rate is None:
             raise AssertionError(f"redis-benchmark failed: {done.stderr.decode(errors='replace')}")
@@ -193,13 +193,13 @@ def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, 
             cost.steps, cost.seconds, cost.client_cpu_s, cost.server_cpu_s, cost.round_trips, cost.steps - changed
         )
 
-    # Of new tasks there are plenty; then those that were prepared are claimed, all of them by and by, and completed.
+    # Creates have an endless supply of ids. The other steps claim and complete the prepared tasks one by one.
     measure("create", "b" * _PREFIX_CHARS, 2_000_000_000)
     refused("create", _depth(server, "created"))
     prefix = "c" * _PREFIX_CHARS
     task_ids = [f"{prefix}{number:012}" for number in range(prepared)]
     with Loader(server.url) as loader:
-        # redis-benchmark knows but one partition, and its tasks are all to be there.
+        # redis-benchmark knows only one partition, so all its tasks must be there.
         loader.send(commands["create"].bytes_for(task_ids, one_partition=True))
         measure("claim", prefix, prepared)
         refused("claim", _depth(server, "dispatched"))
@@ -208,7 +208,7 @@ def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, 
         measure("complete", prefix, prepared)
         refused("complete", _depth(server, "completed"))
     if any(cost.refused > _MOST_REFUSED * cost.steps for cost in phases.values()):
-        raise AssertionError(f"too many steps were none: {phases}")
+        raise AssertionError(f"too many steps had no effect: {phases}")
     return {name: phases[name] for name in STEPS}
 
 
@@ -222,7 +222,7 @@ async def _commands(server: RedisServer) -> dict[str, Command]:
 
 
 class _Meter:
-    """The seconds that pass within it, and the processor time of this process, its children and the server."""
+    """Measures the time within its context, and the processor time of this process, its children and the server."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -234,9 +234,9 @@ class _Meter:
     def __exit__(self, *_: object) -> None:
         self._at_end = self._now()
 
-    def cost(self, steps: int, who: int, *, round_trips: int | None) -> Cost:
+    def cost(self, steps: int, usage_of: int, *, round_trips: int | None) -> Cost:
         took = {name: self._at_end[name] - self._at_start[name] for name in self._at_end}
-        client_s = took["self" if who == resource.RUSAGE_SELF else "children"]
+        client_s = took["self" if usage_of == resource.RUSAGE_SELF else "children"]
         return Cost(steps, took["wall"], client_s, took["server"], round_trips)
 
     def _now(self) -> dict[str, float]:
@@ -253,7 +253,7 @@ class _Meter:
 
 @contextmanager
 def _round_trips() -> Iterator[list[int]]:
-    """Counts what redis-py sends: a pipeline is one."""
+    """Counts the messages that redis-py sends; a pipeline counts as one."""
     count = [0]
     send = AbstractConnection.send_packed_command
 

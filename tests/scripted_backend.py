@@ -1,4 +1,4 @@
-"""A model service for tests that answers as it is told: real HTTP, no model."""
+"""A model service for tests that answers as a script says: real HTTP, no model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, Self
 from tests.waiting import PATIENCE_S
 
 _HELD_AT_MOST_S = 10 * PATIENCE_S
-"""By then a test that holds an answer has long failed."""
+"""A test that holds an answer for longer has failed already."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request the backend got; header names in lower case."""
+    """One request that the backend got; header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """``hold`` is waited for before the answer is sent; ``hang_up`` closes the connection without one."""
+    """The answer is sent once ``hold`` is set; ``hang_up`` closes the connection without an answer."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Answer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # The default of 5 drops connections when many come at once; they hang for seconds, as no real service would.
+    # The default of 5 drops connections when many arrive at once, which then hang for seconds.
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -80,7 +80,7 @@ class ScriptedBackend:
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer.body)))
-                with suppress(ConnectionError):  # the caller would not wait
+                with suppress(ConnectionError):  # the caller has hung up
                     self.end_headers()
                     self.wfile.write(answer.body)
 
@@ -95,20 +95,20 @@ class ScriptedBackend:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def script(self, path: str, *answers: Answer) -> None:
-        """Give these answers to the next calls of *path*, in turn; the last one to all that follow."""
+        """Give these answers to the next calls of *path*, one each; repeat the last one for all later calls."""
         with self._lock:
             self._scripts[path] = list(answers)
 
     def react(self, path: str, reaction: Callable[[Call], Answer | None]) -> None:
-        """Run *reaction* on each call of *path*, in the server's thread; None is answered 200."""
+        """Run *reaction* on each call of *path*, in the server's thread; None means an answer of 200."""
         with self._lock:
             self._on_call[path] = reaction
 
     def next_call(self, path: str, timeout_s: float = PATIENCE_S) -> Call:
-        """The next call of *path* that was not taken yet; waits for it.
+        """Wait for the next call of *path* that no test has taken yet.
 
         Raises:
-            AssertionError: none came in time.
+            AssertionError: no call came in time.
         """
         try:
             return self._calls[path].get(timeout=timeout_s)
@@ -116,7 +116,7 @@ class ScriptedBackend:
             raise AssertionError(f"{path} was not called within {timeout_s} s") from None
 
     def untaken(self, path: str) -> int:
-        """How many calls of *path* were made that nobody took."""
+        """The number of calls of *path* that no test has taken."""
         return self._calls[path].qsize()
 
     def _answer_to(self, call: Call) -> Answer:

@@ -1,4 +1,4 @@
-"""A function app that does nothing: what a request costs on its host before any app has begun."""
+"""A function app that does nothing: it shows the cost of a request on the host alone."""
 
 import azure.functions as func
 

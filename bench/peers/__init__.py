@@ -1,6 +1,6 @@
 """The store and its queue beside other task queues on the same Redis; see README.md.
 
-What is imported here runs in the peers' own environments too, so it is nothing.
+This module imports nothing of the project, since it also runs in the peers' own environments.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def run(quick: bool) -> list[Figure]:
-    """Measure, print, write ``peers.json`` beside the other raw results; returns the figures of the summary.
+    """Measure, print, and write ``peers.json`` beside the other raw results; return the figures of the summary.
 
     Raises:
-        ImplausibleFigure: a peer's figure cannot be. Without it the best peer may not be the best.
+        ImplausibleFigure: a peer's figure is impossible. Without this peer, the best one may not be the best.
     """
     from bench.harness import Figure, Unmeasured
     from bench.peers import bench

@@ -1,32 +1,33 @@
 """Ours and the other task queues, on the same Redis server, in the same run.
 
-Two networks: *near*, Redis at hand, and *far*, behind a delay line of 1 ms each way. One producer process, one worker
-process, both running before anything is measured; the tasks do nothing or sleep 10 ms, their payload is 500 bytes.
-The figures, for each peer and network:
+There are two networks: *near*, with Redis on the same machine, and *far*, with Redis behind a delay line of 1 ms each
+way. One producer process and one worker process run before anything is measured. The tasks do nothing or sleep 10 ms;
+their payload is 500 bytes. The figures, for each peer and network:
 
 - ``latency_median_ms``, ``latency_p95_ms``: one task at a time; from the producer's call to the end of the task's
-  function in the worker, on one clock. What is recorded afterwards is not in it, for nobody.
-- ``round_trips``: in that same phase, how often a client of either process sent something after an answer (see
-  ``bench/delay_proxy.py``), by the number of tasks: what the network's delay is paid for, also for polls between.
-  Counted far only.
-- ``commands``: calls in ``INFO commandstats`` in that phase, by the number of tasks; those within scripts count.
-  Counted near only.
-- ``drain_10ms_per_s``: so many 10 ms tasks that 32 slots have 20 each (RQ: its one slot 100), enqueued while the
-  worker is stopped (SIGSTOP); from the moment it goes on (SIGCONT) to the last one's end.
-- ``enqueue_per_s``: no-op tasks, the worker stopped, until Redis has acknowledged them; a fixed time, or TASKS_MAX.
-- ``drain_per_s``: the same tasks; from the moment the worker goes on to the last one's end. After a fixed time only
-  those count that have ended by then, and the time is that one; if none has, the first one and its end. Far, a second
-  producer that has Redis at hand adds as many as it can in the same time: there must be enough to do.
+  function in the worker, on one clock. No peer's latency includes what it records afterwards.
+- ``round_trips``: in the same phase, how often a client of either process sent something after an answer (see
+  ``bench/delay_proxy.py``), divided by the number of tasks. Polls between the tasks count. Far only.
+- ``commands``: calls in ``INFO commandstats`` in that phase, divided by the number of tasks. Those within scripts
+  count. Near only.
+- ``drain_10ms_per_s``: 20 tasks of 10 ms for each of 32 slots (100 for RQ's one slot), enqueued while the worker is
+  stopped (SIGSTOP); from the time when it continues (SIGCONT) to the end of the last one.
+- ``enqueue_per_s``: no-op tasks until Redis has acknowledged them, while the worker is stopped; for a fixed time, or
+  up to TASKS_MAX tasks.
+- ``drain_per_s``: the same tasks; from the time when the worker continues to the end of the last one. After a fixed
+  time only the tasks that have ended count, with that time; if none has, the first one and its end count. Far, a
+  second producer with Redis on the same machine adds as many as it can in the same time, so that there is enough
+  work.
 - ``waiting_bytes``, ``finished_bytes``: growth of ``used_memory``, without the buffers of clients and append-only
-  file, for MEMORY_TASKS no-op tasks enqueued, and then done. Near only, in the first repeat: it does not vary.
-- ``bulk_enqueue_per_s``: BullMQ's ``addBulk``. Beside the others, in no comparison.
+  file, for MEMORY_TASKS no-op tasks, enqueued and later done. Near only, in the first repeat: it does not vary.
+- ``bulk_enqueue_per_s``: BullMQ's ``addBulk``. It is shown, but not compared.
 
-The HTTP path has no worker to stop: its tasks are done while they are submitted, and ``drain_per_s`` goes from the
-first submit to the last end. A quick run has no second producer, and leaves the HTTP path out far.
+The HTTP path has no worker to stop: its tasks are done while others are submitted, and ``drain_per_s`` is from the
+first submit to the last end. A quick run has no second producer, and no HTTP path far.
 
-A clock begins before any work that it measures can begin. The worker does not tell when that is: the first task's
-function begins only after the worker has fetched the task. A figure that cannot be (``require_plausible`` and
-``Limits``) is not kept; that peer's run is repeated.
+A clock begins before any work that it measures can begin. The worker cannot report that time: the function of the
+first task begins only after the worker has fetched the task. Impossible figures (``require_plausible`` and
+``Limits``) are not kept; that peer's run is repeated.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ SLEEP_S = 0.01
 PATIENCE_S = 60
 SETTLE_S = 0.05
 PAYLOAD_BYTES_LEAST = int(len(PAYLOAD) * math.log2(len(set(PAYLOAD))) / 8)
-"""What no compression can make the payload smaller than."""
+"""No compression can make the payload smaller than this."""
 TIMER_TOLERANCE = 1.1
-"""Some timers end a moment early: those of Node.js up to 1 ms."""
+"""Some timers end early: those of Node.js up to 1 ms."""
 
 Figures = dict[str, float]
 RATES = ("enqueue_per_s", "drain_per_s", "drain_10ms_per_s")
@@ -97,7 +98,7 @@ DIGITS = {"latency_median_ms": 2, "latency_p95_ms": 2, "round_trips": 2, "comman
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is done."""
+    """The extent of the measurement."""
 
     repeats: int
     enqueue_s: float
@@ -106,7 +107,7 @@ class Extent:
     per_slot: int
     memory_tasks: int
     thorough: bool
-    """Whether, far, a second producer helps and the HTTP path is measured."""
+    """Whether there are a second producer and the HTTP path in the far network."""
 
 
 FULL = Extent(repeats=5, enqueue_s=1.0, drain_s=1.5, singles=40, per_slot=20, memory_tasks=2_000, thorough=True)
@@ -133,8 +134,8 @@ class Side:
                 cwd=log.parent,
                 env={**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"},
             )
-        self.went_on_ns = 0
-        """When it went on after it was stopped."""
+        self.continued_ns = 0
+        """The time when the process continued after a stop."""
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -143,41 +144,41 @@ class Side:
             self._answers.put(json.loads(line))
         self._answers.put(None)
 
-    def tell(self, **order: object) -> None:
+    def send(self, **order: object) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise PeerFailed(self._story("has ended")) from None
+            raise PeerFailed(self._with_log("has ended")) from None
 
     def answer(self, within_s: float = PATIENCE_S) -> dict[str, Any]:
         try:
             answer = self._answers.get(timeout=within_s)
         except queue.Empty:
-            raise PeerFailed(self._story(f"has not answered within {within_s:g} s")) from None
+            raise PeerFailed(self._with_log(f"has not answered within {within_s:g} s")) from None
         if answer is None:
-            raise PeerFailed(self._story(f"has ended (exit code {self._process.wait(PATIENCE_S)})"))
+            raise PeerFailed(self._with_log(f"has ended (exit code {self._process.wait(PATIENCE_S)})"))
         return answer
 
     def enqueue(
         self, tasks: int, *, seconds: float = 0, limit_s: float = PATIENCE_S, **more: object
     ) -> dict[str, Any]:
-        self.tell(tasks=tasks, seconds=seconds, limit_s=limit_s, **more)
+        self.send(tasks=tasks, seconds=seconds, limit_s=limit_s, **more)
         return self.answer(PATIENCE_S + limit_s)
 
     def expect(self, tasks: int) -> None:
-        """Begin to count; returns when the worker has heard it, since it may be stopped next."""
-        self.tell(expect=tasks, reset=True)
+        """Begin to count; return when the worker has confirmed it, since it may be stopped next."""
+        self.send(expect=tasks, reset=True)
         while "expecting" not in self.answer():
-            pass  # an answer to what was expected before, that came too late
+            pass  # a late answer to an earlier order
 
     def expect_only(self, tasks: int) -> None:
-        """As many of those that are counted already."""
-        self.tell(expect=tasks, reset=False)
+        """Expect *tasks* tasks, including those that are counted already."""
+        self.send(expect=tasks, reset=False)
 
     def done(self, within_s: float) -> dict[str, Any]:
-        """What was expected; what there is of it after *within_s*, which then counts in full."""
+        """The count and the end of the expected tasks, or of those that have ended after *within_s*."""
         try:
             return self._answers.get(timeout=within_s) or self.answer(0)
         except queue.Empty:
@@ -188,26 +189,26 @@ class Side:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It stands still, and can begin no task. `went_on_ns` is taken just before it goes on."""
+        """Stop the process, so that it can begin no task. `continued_ns` is taken just before it continues."""
         os.kill(self._process.pid, signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)  # the signal does not stop all of its threads at once
         try:
             yield
         finally:
-            self.went_on_ns = time.monotonic_ns()
+            self.continued_ns = time.monotonic_ns()
             os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _story(self, what: str) -> str:
+    def _with_log(self, what: str) -> str:
         tail = self._log.read_text(errors="replace").splitlines()[-12:]
         return "\n  ".join([f"{self._name} {what}.", *tail])
 
 
 class Server:
-    """The Redis server that all share, and what it tells of itself."""
+    """The Redis server that all peers share, and its statistics."""
 
     def __init__(self, port: int, proxy: DelayProxy) -> None:
         self.port, self.proxy = port, proxy
@@ -219,11 +220,11 @@ class Server:
         return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
 
     def data_bytes(self) -> int:
-        """The memory in use for data, once it does not change any more."""
+        """The memory in use for data, once it no longer changes."""
         before = -1
         deadline_s = time.monotonic() + 3
         while True:
-            # The clients' part in INFO is up to a second old.
+            # The memory of clients in INFO is up to a second old.
             with self.client.pipeline() as both:
                 both.info("memory")
                 both.client_list()
@@ -248,10 +249,10 @@ class Server:
 def measure(
     peer: Peer, server: Server, far: bool, extent: Extent, directory: Path, first: bool, tree: Path = ROOT
 ) -> Figures:
-    """One peer in one network, and its versions as ``versions``.
+    """The figures of one peer in one network, and its versions as ``versions``.
 
     Raises:
-        ImplausibleFigure: one of the figures cannot be.
+        ImplausibleFigure: one of the figures is impossible.
     """
     server.client.flushall()
     port = server.proxy.port if far else server.port
@@ -297,7 +298,7 @@ def one_at_a_time(producer: Side, worker: Side, server: Server, far: bool, exten
         begin_ns = producer.enqueue(1)["begin_ns"]
         done = worker.answer()
         took_ms.append((done["end_ns"] - begin_ns) / 1e6)
-    time.sleep(SETTLE_S)  # what is recorded after the last one
+    time.sleep(SETTLE_S)  # the worker may still record the last one
     costs = (
         {"round_trips": (server.proxy.turnarounds - turnarounds) / extent.singles}
         if far
@@ -361,13 +362,13 @@ def all_at_once(producer: Side, worker: Side, limits: Limits, extent: Extent) ->
 
 
 def require_plausible(peer: Peer, figures: Figures, least_latency_ms: float) -> None:
-    """What the rates' clocks cannot show; for these see `Limits`.
+    """Check the figures other than the rates; `Limits` checks those.
 
     Parameters:
-        least_latency_ms: the fastest round trip to Redis. A task needs as much: it goes to Redis, then to the worker.
+        least_latency_ms: the fastest round trip to Redis. A task takes at least as long, to Redis and to the worker.
 
     Raises:
-        ImplausibleFigure: one of the figures cannot be.
+        ImplausibleFigure: one of the figures is impossible.
     """
     least = {
         "latency_median_ms": least_latency_ms,
@@ -378,16 +379,18 @@ def require_plausible(peer: Peer, figures: Figures, least_latency_ms: float) -> 
     }
     for figure, bound in least.items():
         value = figures.get(figure, math.inf)
-        require(value >= bound, f"{HEADINGS[figure]} is {value:,.3f}, and cannot be less than {bound:,.3f}")
-    if peer is not OURS_HTTP:  # its model service takes any number of tasks at a time
+        require(value >= bound, f"{HEADINGS[figure]} is {value:,.3f}, but cannot be less than {bound:,.3f}")
+    if peer is not OURS_HTTP:  # its model service works on any number of tasks at a time
         most = peer.slots / SLEEP_S * TIMER_TOLERANCE
         value = figures.get("drain_10ms_per_s", 0)
-        require(value <= most, f"{value:,.0f} tasks of 10 ms a second, and {peer.slots} slots cannot do {most:,.0f}")
+        require(
+            value <= most, f"{value:,.0f} tasks of 10 ms a second, but {peer.slots} slots can do only {most:,.0f}"
+        )
 
 
 @contextmanager
 def _stack(redis_port: int, seen_port: int, directory: Path) -> Iterator[dict[str, str]]:
-    """The local stack on the running Redis; the addresses of the two sides."""
+    """Start the local stack on the running Redis; yield the addresses of the two sides."""
     port = free_port()
     with (
         tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as place,
@@ -410,12 +413,12 @@ def _rate(what: str, answer: dict[str, Any], limits: Limits) -> float:
 
 
 def _drain_rate(worker: Side, done: dict[str, Any], limits: Limits) -> float:
-    """From the moment the worker went on: it can have fetched no task, and begun none, before.
+    """The rate since the worker continued: before that, it cannot have fetched or begun a task.
 
-    From the beginning of the first task's function it would be more than was worked off. One task alone would be
-    "drained" in the microseconds that a function of no work takes.
+    A clock that began with the first task's function would give too high a rate: a single task would be "drained" in
+    the microseconds that an empty function takes.
     """
-    return _rate("drained", {**done, "begin_ns": worker.went_on_ns}, limits)
+    return _rate("drained", {**done, "begin_ns": worker.continued_ns}, limits)
 
 
 def run(
@@ -428,9 +431,9 @@ def run(
     """Measure, write it to the file *results*, and return what is in it.
 
     Parameters:
-        redis_port: a Redis server of this machine, which is emptied; None starts one.
-        only: the names of those to measure, whatever their case; empty for all.
-        tree: where the producers' and the workers' code is, another revision of this project for example.
+        redis_port: a Redis server on this machine, which is emptied; None starts one.
+        only: the names of the peers to measure, in any case; empty for all.
+        tree: the tree with the code of the producers and workers, such as another revision of this project.
     """
     extent = QUICK if quick else FULL
     chosen = [
@@ -439,7 +442,7 @@ def run(
         if not only or peer.name.lower() in map(str.lower, only)
     ]
     for peer in chosen:
-        peer.command()  # installs it before anything is measured
+        peer.command()  # installs the peer before anything is measured
     values: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     versions: dict[str, dict[str, str]] = {}
     failures: dict[str, str] = {}
@@ -452,8 +455,8 @@ def run(
         ports = {"near": redis_port, "far": proxy.port}
         round_trips_ms = {name: statistics.median(server.round_trips_ms(port)) for name, port in ports.items()}
         for repeat in range(extent.repeats):
-            turn = repeat * len(chosen) // extent.repeats
-            for peer in chosen[turn:] + chosen[:turn]:
+            offset = repeat * len(chosen) // extent.repeats
+            for peer in chosen[offset:] + chosen[:offset]:
                 for network in ("near",) if peer is OURS_HTTP and not extent.thorough else ("near", "far"):
                     key = f"{peer.name} {network}"
                     try:
@@ -505,9 +508,9 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def ratios(values: dict[str, dict[str, list[float | None]]], peers: Sequence[Peer]) -> list[dict[str, Any]]:
-    """Each figure of ours by the best peer's of the same repeat: of a rate the highest, of a cost the lowest.
+    """Each of our figures divided by the best peer's of the same repeat: the highest rate or the lowest cost.
 
-    Bytes are compared with the peers that keep as much, which is not all of them.
+    Bytes are compared only with the peers that keep as much.
     """
     others = [peer for peer in peers if peer not in (OURS, OURS_PLAIN, OURS_HTTP)]
     found: list[dict[str, Any]] = []
@@ -540,9 +543,9 @@ def ratios(values: dict[str, dict[str, list[float | None]]], peers: Sequence[Pee
 
 
 def samples(result: dict[str, Any]) -> dict[str, list[float]]:
-    """What the project is measured by, a number for each repeat, under the harness's names.
+    """The project's figures under the harness's names, with a number for each repeat.
 
-    Of the enqueue and the end-to-end rate the lower ratio counts, of waiting and finished tasks the larger.
+    The lower ratio of the enqueue and the end-to-end rate counts, and the larger one of waiting and finished tasks.
     """
     own = result["figures"].get(OURS.name, {})
     by_figure = {ratio["figure"]: ratio["repeats"] for ratio in result["ratios"] if ratio["of"] == OURS.name}
@@ -604,11 +607,13 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tasks, once: whether it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer tasks, one repeat: it shows that everything works, not how fast"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="such as ours RQ BullMQ")
-    parser.add_argument("--redis-port", type=int, help="a server of this machine to use, which is emptied")
+    parser.add_argument("--redis-port", type=int, help="use this local server, which is emptied")
     parser.add_argument("--tree", type=Path, default=ROOT, help="measure the producers and workers of this tree")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the file that is written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="write the results to this file")
     options = parser.parse_args()
     result = run(options.quick, options.redis_port, options.only, options.tree, options.results)
     print(report(result))

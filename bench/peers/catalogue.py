@@ -1,4 +1,4 @@
-"""Who is measured, as set up, and what each does for a task: speed is not to be had by leaving it out unsaid."""
+"""The peers, their settings, and what each does for a task, so that nothing that a peer leaves out stays hidden."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _THREADS = f"one process with {SLOTS} threads"
 OURS = Peer(
     "ours",
     _module("ours", None),
-    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots that takes {PREFETCH} times as many tasks",
+    f"store and queue, {_AT_ONCE}, one worker process with {SLOTS} slots that accepts {PREFETCH} times as many tasks",
     ("yes", "yes: lease, renewed by any update", "body, status, history, result: 7 days", "yes", "yes, by id"),
     keeps_waiting=True,
     keeps_finished=True,
@@ -54,7 +54,7 @@ OURS = Peer(
 OURS_PLAIN = Peer(
     "ours, no prefetch",
     OURS.command,
-    f"the same, but its worker takes no more than the {SLOTS} tasks that it works on",
+    f"the same, but its worker accepts no more than the {SLOTS} tasks that it works on",
     OURS.does,
     keeps_waiting=True,
     keeps_finished=True,
@@ -75,7 +75,7 @@ PEERS = (
         f"SimpleWorker, which does not fork and runs one task at a time; {_ONE_BY_ONE}; result_ttl 500 s",
         (
             "yes",
-            "only with Retry set: else failed once its heartbeat is over",
+            "only with Retry set: else failed once its heartbeat has expired",
             "input, times, result: 500 s",
             "no",
             "yes, by id, if asked",

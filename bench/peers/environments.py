@@ -1,4 +1,4 @@
-"""The peers' own environments under ``.local/bench``, made on first use: they need other packages than the app."""
+"""The peers' own environments under ``.local/bench``, created on first use: they need other packages than the app."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INSTALLED = _HERE.parent.parent / ".local" / "bench"
 
 
 def python_with(requirements: str) -> Path:
-    """The Python of an environment with what the file *requirements* of this folder asks for."""
+    """The Python of an environment with the packages in the file *requirements* of this folder."""
     wanted = (_HERE / requirements).read_bytes() + repr(sys.version_info[:2]).encode()
     fingerprint = hashlib.sha256(wanted).hexdigest()
     directory = _INSTALLED / f"{Path(requirements).stem.replace('requirements', 'peers')}-venv"
@@ -27,7 +27,7 @@ def python_with(requirements: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if marker.exists() and marker.read_text() == fingerprint:
             return python
-        print(f"Installing {requirements} of the peers (a minute, this time only) …", file=sys.stderr, flush=True)
+        print(f"Installing {requirements} of the peers (a minute, only this time) …", file=sys.stderr, flush=True)
         venv.create(directory, clear=True, with_pip=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
         made = subprocess.run([*pip, "-r", _HERE / requirements], capture_output=True, text=True, check=False)

@@ -1,12 +1,12 @@
-"""Ours: the store and the queues, with a consumer in a process of its own, as the peers have one.
+"""Ours: the store and the queues, with a consumer in a process of its own, like the peers.
 
-A task takes two steps: it is created and waits in its queue; and it is completed, by which its slot is handed on and
-the next task claimed. One that finds a free slot takes three: that it was granted, which goes by Event Grid in the
-backbone, goes by a socket here, and who hears of it claims it.
+A task takes two steps. The first creates and enqueues it; the second completes it, grants its slot to the next task
+and claims that one. A task that finds a free slot takes three: the producer sends the slot grant through a socket,
+instead of Event Grid, and the consumer claims the task.
 
-The consumer is a backend that takes more tasks than it works on, as many do, so that the next is there when one ends;
-or no more than it works on, if told so by a third word. A task that does not end at once it reports as taken,
-which in the backbone a backend's answer does.
+The consumer is a backend that accepts more tasks than it works on, so that the next one is there when one ends. A
+third argument can limit it to the tasks that it works on. It reports a task as accepted unless the task ends at once;
+in the backbone, the backend's answer does that.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from shared.tasks.task import Content, NewTask, State, Task
 
 PATH = "/v1/bench/0"
 LEASE_S = 60
-LOOK_S = 0.25
-"""How often the consumer looks for what nobody told it of, as the reconciler does: for one, what was granted when
-nobody listened."""
+CHECK_S = 0.25
+"""How often the consumer checks the queue for unclaimed slot grants, like the reconciler."""
 
 
 def _open(url: str, slots: int) -> TaskStore:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), _no_credential))
-    return TaskStore(link, replace(default_policy(), slot_claim_s=2 * LOOK_S), lambda _: slots)
+    return TaskStore(link, replace(default_policy(), slot_claim_s=2 * CHECK_S), lambda _: slots)
 
 
 def _prefetch() -> int:
@@ -50,19 +49,19 @@ def _no_credential() -> NoReturn:
 
 
 def _mailbox(url: str) -> str:
-    """In the directory that both sides work in, and that goes with them."""
+    """The socket, in the temporary working directory of both sides."""
     return f"{urlsplit(url).port}.sock"
 
 
 class _Notes:
-    """Tells the consumer what was granted, if it listens."""
+    """Sends slot grants to the consumer, if it listens."""
 
     def __init__(self, mailbox: str) -> None:
         self._mailbox = mailbox
         self._socket: socket.socket | None = None
 
-    def tell(self, grant: SlotGrant) -> None:
-        with suppress(OSError):  # nobody listens yet: who will finds it, since it holds a slot
+    def send(self, grant: SlotGrant) -> None:
+        with suppress(OSError):  # the consumer does not listen yet; it will find the unclaimed grant
             if self._socket is None:
                 line = socket.socket(socket.AF_UNIX)
                 line.connect(self._mailbox)
@@ -77,7 +76,7 @@ def _as_the_app_does() -> None:
 
 
 def producer(url: str) -> side.Enqueue:
-    """What the submit handler does; the seconds a task shall take go as its query."""
+    """Do the work of the submit handler; the query string is the task's duration in seconds."""
     loop = asyncio.new_event_loop()
     store = _open(url, side.SLOTS * _prefetch())
     body = side.PAYLOAD.encode()
@@ -92,7 +91,7 @@ def producer(url: str) -> side.Enqueue:
             assert isinstance(created, Created)
             for granted in created.granted:
                 for grant in granted.grants:
-                    notes.tell(grant)
+                    notes.send(grant)
 
     async def enqueue(tasks: Iterable[float]) -> None:
         await asyncio.gather(*(one_of_many(tasks) for _ in range(side.CONCURRENT_ENQUEUES)))
@@ -118,7 +117,7 @@ class Consumer:
             async for change in self._store.queues.maintain(PATH):
                 self._dispatch(*change.granted)
                 self._dispatch(Granted(PATH, [SlotGrant.of(task) for task in change.undelivered]))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         async for line in notes:

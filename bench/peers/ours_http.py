@@ -1,7 +1,7 @@
-"""Ours, the whole way: submitted over HTTP, through Event Grid to a model service that reports over HTTP.
+"""Ours, the whole app: submits over HTTP, through Event Grid to a model service that reports over HTTP.
 
-The addresses are JSON: a producer's ``{"url", "key"}`` are the app's, a worker's ``{"url", "key", "port"}`` too, with
-the port where the model service listens.
+The addresses are JSON. A producer's ``{"url", "key"}`` are the app's. A worker's ``{"url", "key", "port"}`` also have
+the port of the model service.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def producer(address: str) -> side.Enqueue:
 
 
 def worker(address: str) -> None:
-    """The model service: takes every task at once, as many as come, and reports its end."""
+    """The model service: it begins every task at once, without a limit, and reports its end."""
     app = json.loads(address)
     asyncio.run(_serve(app["url"], app["key"], app["port"]))
 
@@ -52,7 +52,7 @@ async def _serve(url: str, key: str, port: int) -> None:
     async def run(task_id: str, attempt: int, payload: str, seconds: float) -> None:
         status = await side.perform_async(payload, seconds)
         report = {"TaskId": task_id, "Attempt": attempt, "BackendStatus": "completed", "Status": status}
-        for _ in range(ATTEMPTS):  # what a model service must do: a busy app is told again
+        for _ in range(ATTEMPTS):  # a model service must repeat its report to a busy app
             async with session.post(f"{url}/api/CacheConnectorUpsert", json=report) as response:
                 await response.read()
             if response.status not in (429, 503):

@@ -1,15 +1,16 @@
-"""One side of a peer, the producer or the worker, as a process that speaks JSON lines with the bench.
+"""One side of a peer, the producer or the worker: a process that speaks JSON lines with the bench.
 
-Only the standard library: it runs in the peers' own environments. ``bullmq/peer.js`` speaks the same.
+It uses only the standard library, since it runs in the peers' own environments. ``bullmq/peer.js`` speaks the same
+protocol.
 
     python -m bench.peers.with_rq producer|worker ADDRESS
 
 It prints ``{"ready": versions}``. Then a producer answers each ``{"tasks": n, "seconds": s, "limit_s": t}`` once *n*
 tasks, each to take *s* seconds, are in Redis, or as many as were begun within *t* seconds:
 ``{"count", "begin_ns", "end_ns"}``. A worker works from the start, and answers ``{"expect": n, "reset": bool}`` once
-*n* tasks have run to their end since the last reset: ``{"count", "end_ns"}``, the end of the last one. When the work
-began it cannot say: a task is fetched before its function begins. A reset is answered at once, too:
-``{"expecting": n}``. Times are of the monotonic clock, which all processes of a machine share.
+*n* tasks have ended since the last reset: ``{"count", "end_ns"}``, the end of the last one. It cannot report when the
+work began, since a task is fetched before its function begins. A reset is also answered at once: ``{"expecting":
+n}``. Times are those of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from collections.abc import Callable, Iterable, Iterator
 SLOTS = 32
 """How many tasks a worker works on at a time."""
 PREFETCH = 4
-"""How many times as many tasks our worker takes, so that the next is there when one ends: Celery's default."""
+"""Our worker accepts this many times as many tasks, so that the next is there when one ends: Celery's default."""
 CONCURRENT_ENQUEUES = 128
 RESULT = "completed"
-# Hardly compressible, since some peers compress.
+# Barely compressible, since some peers compress.
 PAYLOAD = "".join(random.Random(500).choices(string.ascii_letters + string.digits, k=500))
 
 Enqueue = Callable[[Iterable[float]], None]
-"""Enqueues a task for each number, its seconds; returns when Redis has them all."""
+"""Enqueues a task for each number, its duration in seconds; returns when Redis has them all."""
 
 _answers = sys.stdout
 _answering = threading.Lock()
 
 
 def main(producer: Callable[[str], Enqueue], worker: Callable[[str], None], *packages: str) -> None:
-    """Be the side that the command line names. *worker* works for ever."""
+    """Run the side that the command line names. *worker* never returns."""
     global _answers
     role, address = sys.argv[1:3]
-    # What the peer prints is not to be taken for an answer.
+    # The peer's own output must not count as an answer.
     _answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     versions = {package: importlib.metadata.version(package) for package in packages}
@@ -73,7 +74,7 @@ def perform(payload: str, seconds: float) -> str:
 
 
 async def perform_async(payload: str, seconds: float) -> str:
-    """The task, where the peer's worker is an event loop."""
+    """The task, for peers whose worker is an event loop."""
     if seconds:
         await asyncio.sleep(seconds)
     _tally.ended()
@@ -81,7 +82,7 @@ async def perform_async(payload: str, seconds: float) -> str:
 
 
 class _Tasks:
-    """The seconds of each task to enqueue, until all are given out or the time is up. Several may draw from it."""
+    """The duration of each task to enqueue, until all are used or the time is up. Several consumers may share it."""
 
     def __init__(self, count: int, seconds: float, limit_s: float) -> None:
         self._count, self._seconds = count, seconds

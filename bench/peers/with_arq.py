@@ -1,4 +1,4 @@
-"""arq: results kept for an hour, as it does by default; it looks for tasks every 10 ms, not every 500."""
+"""arq: it keeps results for an hour, the default, and polls for tasks every 10 ms, not every 500."""
 
 # Its environment is not the project's.
 # pyright: reportMissingImports=false

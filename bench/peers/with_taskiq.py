@@ -15,7 +15,7 @@ from bench.peers import side
 
 
 def _broker(url: str) -> RedisStreamBroker:
-    # From the stream's beginning: a group made by whoever starts first must not miss what the other sends.
+    # From the stream's beginning: whichever side creates the group, it must not miss tasks of the other.
     broker = RedisStreamBroker(url, consumer_id="0")
     broker.with_result_backend(RedisAsyncResultBackend(url, result_ex_time=3600))
     broker.register_task(side.perform_async, task_name="perform")

@@ -1,4 +1,4 @@
-"""A peer of the benchmarks that takes long to fetch a task, and no time to work on it."""
+"""A peer of the benchmarks that takes long to fetch a task, and no time to run it."""
 
 from __future__ import annotations
 

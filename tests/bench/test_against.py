@@ -1,4 +1,4 @@
-"""The comparison with another revision: what it measures, and what it calls worse."""
+"""The comparison with another revision: its measurements and its verdicts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORMER = "c4e703370188f787282b5198c2f8eed3ff7e4677"
 """The last revision without ``bench/steps.py``."""
 
 
-# What is called worse
+# The verdicts
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ FORMER = "c4e703370188f787282b5198c2f8eed3ff7e4677"
         pytest.param([10, 10], [13, 13], WORSE, id="a third, of few repeats"),
     ],
 )
-def test_a_cost_is_worse_beyond_the_spread_of_its_repeats(
+def test_cost_is_worse_beyond_the_spread_of_its_repeats(
     before: list[float], after: list[float], verdict: str
 ) -> None:
     assert figure_verdict(before, after, higher_is_better=False) == verdict
@@ -79,8 +79,8 @@ def test_a_rate_is_worse_when_it_is_lower(before: list[float], after: list[float
 
 
 @pytest.mark.parametrize(("repeats", "once_in"), [(7, 171.6), (3, 10)])
-def test_how_often_nothing_looks_worse(repeats: int, once_in: float) -> None:
-    """Of all orders in which the repeats of two equal sides may come."""
+def test_false_alarms_are_as_rare_as_documented(repeats: int, once_in: float) -> None:
+    """Two equal sides: count the verdicts over all possible orders of their repeats."""
     ranks = range(1_000, 1_000 + 300 * 2 * repeats, 300)
     found = [
         figure_verdict([rank for rank in ranks if rank not in after], after, higher_is_better=False)
@@ -104,21 +104,21 @@ def test_how_often_nothing_looks_worse(repeats: int, once_in: float) -> None:
         (0.96, (0.90, 1.02), SAME),
     ],
 )
-def test_a_step_is_worse_by_more_than_three_percent_if_it_is_worse_for_sure(
+def test_step_is_worse_if_its_whole_interval_is_beyond_three_percent(
     ratio: float, interval: tuple[float, float], verdict: str
 ) -> None:
     assert step_verdict(ratio, interval) == verdict
 
 
-def test_the_interval_has_its_ends_at_the_batches_that_the_binomial_distribution_chooses() -> None:
-    # Of 12, at most 1 lies on one side of the true median with a probability of 13 in 4,096; at most 2, of 79.
+def test_interval_ends_follow_the_binomial_distribution() -> None:
+    # At most 1 of 12 samples lies below the true median with a probability of 13 in 4,096; at most 2 with one of 79.
     assert interval_of_median(range(12, 0, -1)) == (2, 11)
     assert interval_of_median(range(20)) == (3, 16)
     assert interval_of_median([3, 1, 2]) == (1, 3)
     assert interval_of_median([1]) == (1, 1)
 
 
-def test_the_interval_holds_the_true_median_as_often_as_promised() -> None:
+def test_interval_contains_the_true_median_as_often_as_promised() -> None:
     chance = random.Random(1)
     held = [
         low <= 1 <= high
@@ -130,7 +130,7 @@ def test_the_interval_holds_the_true_median_as_often_as_promised() -> None:
 
 
 def batches(ratio: float, count: int = 12) -> list[list[tuple[float, float]]]:
-    """Of pairs whose machine gets four times as slow by and by; each tenth round is disturbed."""
+    """Batches from a machine that gradually becomes four times as slow; each tenth round is disturbed."""
     chance = random.Random(2)
     pairs: list[tuple[float, float]] = []
     for number in range(count * 8):
@@ -149,7 +149,7 @@ def batches(ratio: float, count: int = 12) -> list[list[tuple[float, float]]]:
     [(1.0, SAME), (1.01, SAME), (1.05, WORSE), (0.94, BETTER)],
     ids=["1", "1.01", "1.05", "0.94"],
 )
-def test_a_drift_and_disturbed_rounds_neither_hide_a_change_nor_feign_one(ratio: float, verdict: str) -> None:
+def test_drift_and_disturbed_rounds_do_not_affect_the_verdict(ratio: float, verdict: str) -> None:
     row = step_row("create, Redis µs", batches(ratio))
     assert row.verdict == verdict
     assert row.ratio == pytest.approx(ratio, abs=0.01)
@@ -158,7 +158,7 @@ def test_a_drift_and_disturbed_rounds_neither_hide_a_change_nor_feign_one(ratio:
     assert len(row.before) == 12
 
 
-def test_each_step_has_a_row_for_redis_and_one_for_our_process() -> None:
+def test_each_step_has_a_row_for_redis_and_one_for_the_app() -> None:
     cost = {"create": {"redis_us": 16.0, "client_us": 15.0}}
     dearer = {"create": {"redis_us": 32.0, "client_us": 15.0}}
     rows = step_rows([[{"before": cost, "after": dearer}] * 2] * 12)
@@ -168,10 +168,10 @@ def test_each_step_has_a_row_for_redis_and_one_for_our_process() -> None:
     ]
 
 
-# What is read from the benchmarks' files
+# The benchmarks' files
 
 
-def test_of_a_store_run_the_figure_and_our_own_rates_count() -> None:
+def test_store_run_yields_its_figure_and_our_own_rates() -> None:
     phases = {"create": {"steps": 100, "steps_per_s": 50.0}, "claim": {"steps": 100, "steps_per_s": 25.0}}
     document = {
         "figures": [{"name": "store ÷ redis-benchmark", "value": 1.5, "must": "≥ 1.0"}],
@@ -183,7 +183,7 @@ def test_of_a_store_run_the_figure_and_our_own_rates_count() -> None:
     }
 
 
-def test_of_an_http_run_rates_count_by_the_constant_handlers_of_the_same_round() -> None:
+def test_http_rates_are_relative_to_the_constant_handler_of_the_same_round() -> None:
     document = {
         "figures": [{"name": "submit ÷ constant", "value": 0.5, "must": "≥ 0.4"}],
         "samples": {
@@ -199,7 +199,7 @@ def test_of_an_http_run_rates_count_by_the_constant_handlers_of_the_same_round()
     }
 
 
-def test_of_a_growth_run_the_figure_and_the_bytes_of_the_largest_store_count() -> None:
+def test_growth_run_yields_its_figure_and_the_bytes_of_the_largest_store() -> None:
     document = {
         "figures": [{"name": "growth", "value": 1.2, "must": "≤ 1.3"}],
         "bytes_per_task": {"waiting": {"1000": 1300.0, "30000": 1250.0}},
@@ -210,7 +210,7 @@ def test_of_a_growth_run_the_figure_and_the_bytes_of_the_largest_store_count() -
     }
 
 
-def test_of_the_peers_only_ours_counts() -> None:
+def test_peers_run_yields_only_our_own_figures() -> None:
     document = {
         "figures": {
             "ours": {
@@ -232,7 +232,7 @@ def test_a_row_has_the_samples_of_both_sides_and_the_ratio_of_their_medians() ->
     assert (row.before, row.after, row.ratio, row.verdict) == ((9, 10, 11), (20, 20, 20), 2.0, BETTER)
 
 
-def test_benchmarks_run_in_turn_and_the_figures_of_one_side_alone_are_named(
+def test_sides_alternate_and_figures_of_only_one_side_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     order: list[str] = []
@@ -260,7 +260,7 @@ def row(verdict: str) -> Row:
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(WORSE, 1), (UNCLEAR, 0), (SAME, 0), (BETTER, 0)])
-def test_only_what_is_worse_fails_the_command(
+def test_only_a_worse_row_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, verdict: str, code: int
 ) -> None:
     @contextmanager
@@ -283,7 +283,7 @@ def test_only_what_is_worse_fails_the_command(
     assert (tmp_path / "against.json").exists()
 
 
-def test_an_unknown_revision_is_told_in_one_sentence(
+def test_unknown_revision_is_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(against.signal, "signal", lambda *_: None)
@@ -294,7 +294,7 @@ def test_an_unknown_revision_is_told_in_one_sentence(
 
 
 @pytest.mark.parametrize("arguments", [["--repeats", "3"], ["--against", "HEAD", "--repeats", "0"], ["steps"]])
-def test_options_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+def test_invalid_options_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit) as ended:
         command.main()
@@ -328,7 +328,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_the_working_tree_is_compared_as_it_is_and_nothing_of_it_is_changed(repository: Path, tmp_path: Path) -> None:
+def test_working_tree_is_compared_unchanged_and_stays_unchanged(repository: Path, tmp_path: Path) -> None:
     (repository / "app.py").write_text("changed")
     (repository / "new.py").write_text("new")
     (repository / "gone.py").unlink()
@@ -354,8 +354,8 @@ def test_the_worktrees_are_removed_when_a_side_cannot_be_measured(repository: Pa
     assert git(repository, "worktree", "list", "--porcelain").count("worktree ") == 1
 
 
-def test_what_a_benchmark_has_started_ends_with_it(tmp_path: Path) -> None:
-    seconds = f"60.{os.getpid()}"  # of no other sleep on this machine
+def test_processes_of_a_failed_benchmark_are_ended(tmp_path: Path) -> None:
+    seconds = f"60.{os.getpid()}"  # unique among the sleeps on this machine
     program = f"import subprocess, sys; subprocess.Popen(['sleep', '{seconds}']); sys.exit('broken')"
     with pytest.raises(ComparisonFailed, match=r"(?s)store of before has failed\. Its log ends with:.*broken"):
         against._run("store of before", [sys.executable, "-c", program], tmp_path, tmp_path / "log")
@@ -381,7 +381,7 @@ def test_all_steps_of_this_tree_are_measured(server: RedisServer, tmp_path: Path
         assert 1 < cost["client_us"] < 10_000
 
 
-def test_the_steps_of_a_revision_without_such_a_file_are_measured(server: RedisServer, tmp_path: Path) -> None:
+def test_steps_of_a_revision_without_a_steps_file_are_measured(server: RedisServer, tmp_path: Path) -> None:
     packed = subprocess.run(["git", "-C", str(ROOT), "archive", FORMER], capture_output=True, check=False)
     if packed.returncode:
         pytest.skip("this clone does not have that revision")
@@ -394,12 +394,12 @@ def test_the_steps_of_a_revision_without_such_a_file_are_measured(server: RedisS
 
 
 def test_the_steps_of_former_revisions_are_frozen() -> None:
-    """They speak the names of a revision that does not change any more. If this fails, take the change back."""
+    """The file uses the names of a revision that never changes again. If this fails, revert the change to it."""
     digest = hashlib.sha256((ROOT / "bench" / "former_steps.py").read_bytes()).hexdigest()
     assert digest == "d0a2866c3fb468ec3d4e938334bdc2b11563a22f190fb764ae3801e740c99f3f"
 
 
-def test_steps_that_are_none_are_not_measured(server: RedisServer, tmp_path: Path) -> None:
+def test_steps_that_complete_no_task_fail_the_comparison(server: RedisServer, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "bench").mkdir(parents=True)
     steps = (ROOT / "bench" / "steps.py").read_text()
@@ -411,7 +411,7 @@ def test_steps_that_are_none_are_not_measured(server: RedisServer, tmp_path: Pat
     for name in ("shared", "local", "bench/commands.py"):
         (tree / name).symlink_to(ROOT / name)
     with (
-        pytest.raises(ComparisonFailed, match="0 tasks are completed, not 100: some steps were none"),
+        pytest.raises(ComparisonFailed, match="0 tasks are completed, not 100: some steps had no effect"),
         Driver(tree, ROOT / "bench", server.port, tmp_path / "log") as driver,
     ):
         driver.measure(100)

@@ -1,4 +1,4 @@
-"""The delay line of the benchmarks: what it must not change, and what it counts. That it delays, the bench shows."""
+"""The delay line of the benchmarks: intact data and counted turnarounds. The benchmark itself shows the delay."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def echo(reader: Reader, writer: Writer) -> None:
 
 
 async def answer_two_bytes(reader: Reader, writer: Writer) -> None:
-    """One byte for each two."""
+    """Answer one byte for each two."""
     while len(await reader.read(1)) == 1:
         await reader.readexactly(1)
         writer.write(b"!")
@@ -52,7 +52,7 @@ async def test_bytes_arrive_intact_and_in_order_both_ways(one_way_s: float) -> N
         writer.close()
 
 
-async def test_an_end_arrives_after_all_that_was_sent_before_it() -> None:
+async def test_end_of_a_connection_arrives_after_all_its_data() -> None:
     async def send_and_hang_up(_: Reader, writer: Writer) -> None:
         writer.write(MESSAGE)
         writer.close()
@@ -63,7 +63,7 @@ async def test_an_end_arrives_after_all_that_was_sent_before_it() -> None:
         writer.close()
 
 
-async def test_where_no_server_is_the_connection_ends() -> None:
+async def test_connection_ends_if_there_is_no_server() -> None:
     with DelayProxy(free_port(), one_way_s=0) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         assert await reader.read() == b""
@@ -81,12 +81,12 @@ async def test_each_request_that_follows_an_answer_is_a_turnaround() -> None:
         assert proxy.turnarounds == 10
 
 
-async def test_what_is_sent_without_an_answer_between_is_one_turnaround() -> None:
+async def test_requests_without_an_answer_between_them_are_one_turnaround() -> None:
     async with proxy_before(answer_two_bytes) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         for turn in range(3):
             writer.write(b"?")
-            # The proxy is to read the two bytes apart.
+            # Let the proxy read the two bytes separately.
             await asyncio.to_thread(eventually, lambda turn=turn: proxy.turnarounds == turn + 1)
             writer.write(b"?")
             assert await reader.readexactly(1) == b"!"

@@ -1,4 +1,4 @@
-"""What the benchmarks' numbers go through before they are shown and kept."""
+"""The harness of the benchmarks: figures, bounds, tables and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MUST_AND_AIM = {
 }
 
 
-def test_a_figure_is_the_median_of_its_repeats_and_says_how_far_they_lie_apart() -> None:
+def test_figure_is_the_median_of_its_repeats_with_their_spread() -> None:
     figure = Figure.of("store", [1.9, 0.9, 1.2])
     assert figure.value == 1.2
     assert figure.spread == (0.9, 1.9)
@@ -45,17 +45,17 @@ def test_a_figure_is_the_median_of_its_repeats_and_says_how_far_they_lie_apart()
 
 
 @pytest.mark.parametrize(("bound", "inside", "outside"), [(bound, *ends) for bound, ends in MUST_AND_AIM.items()])
-def test_a_bound_is_met_up_to_its_end(bound: str, inside: float, outside: float) -> None:
+def test_bound_includes_its_limit(bound: str, inside: float, outside: float) -> None:
     assert meets(inside, bound)
     assert not meets(outside, bound)
 
 
-def test_what_is_no_bound_is_refused() -> None:
+def test_invalid_bound_is_refused() -> None:
     with pytest.raises(ValueError, match="about 3"):
         meets(3, "about 3")
 
 
-def test_every_target_has_bounds_that_can_be_met_and_the_aim_is_no_easier_than_the_must() -> None:
+def test_every_target_has_valid_bounds_and_its_aim_is_no_easier_than_its_must() -> None:
     for target in TARGETS.values():
         for value in (0, 1e9):
             if meets(value, target.aim):
@@ -69,7 +69,7 @@ def test_a_figure_says_which_of_its_bounds_it_meets(value: float, verdict: str) 
     assert Figure.of("store", [value]).verdict == verdict
 
 
-def test_measures_are_taken_in_turn_and_every_other_round_backwards() -> None:
+def test_measures_alternate_and_every_other_round_runs_backwards() -> None:
     order: list[str] = []
 
     def measure(name: str) -> int:
@@ -86,12 +86,12 @@ def test_ratios_are_those_of_the_same_round() -> None:
     assert ratios([10, 30], [5, 10]) == [2, 3]
 
 
-def test_in_a_table_the_median_stands_before_the_spread() -> None:
+def test_table_shows_the_median_before_the_spread() -> None:
     assert with_spread([3000, 1000, 2000]) == "2,000 (1,000 … 3,000)"
     assert with_spread([1.25], 2) == "1.25"
 
 
-def test_a_partial_run_keeps_what_others_have_found_in_the_order_of_the_targets(tmp_path: Path) -> None:
+def test_partial_run_keeps_earlier_figures_in_the_order_of_the_targets(tmp_path: Path) -> None:
     keep_summary([Figure.of("memory", [200]), Figure.of("store", [1, 2, 3])], quick=False, results=tmp_path)
     keep_summary([Figure.of("submit", [0.5]), Figure.of("store", [4])], quick=True, results=tmp_path)
 
@@ -105,7 +105,7 @@ def test_a_partial_run_keeps_what_others_have_found_in_the_order_of_the_targets(
         assert entry["at"].endswith("+00:00")
 
 
-def test_a_report_leaves_its_tables_figures_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_tables_figures_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="only dev.py bench installs it")
     raw, pictures = tmp_path / "raw", tmp_path / "pictures"
     report = Report("example", quick=False, settings={"callers": 3}, raw=raw, pictures=pictures)
@@ -141,7 +141,7 @@ def test_a_quick_run_changes_no_tracked_file(tmp_path: Path, monkeypatch: pytest
     assert {file.name for file in tracked.iterdir()} == {SUMMARY}
 
 
-def test_of_what_benchmarks_generate_git_keeps_the_summary_and_the_pictures_that_the_documentation_shows() -> None:
+def test_git_tracks_only_the_summary_and_the_pictures_in_the_documentation() -> None:
     kept = {file.name for file in RESULTS.iterdir()}
     pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     shown = set(re.findall(r"\]\(\.\./bench/results/([^)]+)\)", pages))
@@ -150,13 +150,13 @@ def test_of_what_benchmarks_generate_git_keeps_the_summary_and_the_pictures_that
     assert ".local/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_all_benchmarks_together_keep_to_the_time_that_was_promised() -> None:
+def test_all_benchmarks_together_stay_within_their_time_limit() -> None:
     whole_s, quick_s = (sum(budget[index] for budget in command.BUDGETS_S.values()) for index in (0, 1))
     assert whole_s <= 30 * 60
     assert quick_s <= 3 * 60
 
 
-def test_a_comparison_keeps_to_the_time_that_was_promised() -> None:
-    """Both sides run the quick benchmarks; of the peers only ours."""
+def test_comparison_stays_within_its_time_limit() -> None:
+    """Both sides run the quick benchmarks, and only our own part of the peers."""
     a_repeat_s = 2 * sum(command.BUDGETS_S[name][1] for name in ("store", "http", "growth")) + 2 * OUR_PEERS_S
     assert against.FULL.repeats * a_repeat_s + against.FULL.most_batches * A_BATCH_S <= 20 * 60

@@ -1,4 +1,4 @@
-"""How long slots stayed empty, from a backend's journal."""
+"""Idle times of slots, from a backend's journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def visit(arrived_s: float, freed_s: float = 0) -> Visit:
         pytest.param([visit(1, 10), visit(2, 11), visit(15)], 4, [5, 89], 1, id="of two that wait one comes"),
     ],
 )
-def test_a_slot_is_idle_from_its_being_freed_to_the_next_task_while_one_waits(
+def test_slot_is_idle_from_its_release_to_the_next_task_while_one_waits(
     visits: list[Visit], tasks: int, seconds: list[float], unfilled: int
 ) -> None:
     assert idle_times(visits, tasks, ENDED_S) == (pytest.approx(seconds), unfilled)

@@ -1,4 +1,4 @@
-"""The clocks of the benchmark beside other queues, with a peer that takes long to fetch and no time to work."""
+"""The clocks of the comparison with other queues: the peer takes long to fetch a task, and no time to run it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def extent(drain_s: float) -> Extent:
 
 
 @pytest.mark.parametrize("drain_s", [0.01, 0.5], ids=["none is drained in time", "some are"])
-def test_a_drain_is_no_faster_than_its_tasks_are_fetched(
+def test_drain_is_no_faster_than_its_tasks_are_fetched(
     server: RedisServer, sides: tuple[Side, Side], drain_s: float
 ) -> None:
-    """From the beginning of the first task's function, one task was drained in the microseconds that it took."""
+    """A clock that began with the first task's function would count only the microseconds that the function took."""
     producer, worker = sides
     figures = bench.rates(producer, producer, worker, Limits.of_redis(server.port), extent(drain_s), bulk=False)
     assert 1 <= figures["drain_per_s"] <= 1 / FETCH_S
@@ -70,21 +70,21 @@ def test_tasks_of_10_ms_are_drained_no_faster_than_they_are_fetched(
     assert 1 <= figures["drain_10ms_per_s"] <= 1 / (FETCH_S + bench.SLEEP_S)
 
 
-def test_a_stopped_worker_begins_nothing(sides: tuple[Side, Side]) -> None:
+def test_stopped_worker_begins_no_task(sides: tuple[Side, Side]) -> None:
     producer, worker = sides
     worker.expect(3)
     with worker.stopped():
         enqueued = producer.enqueue(3)
     done = worker.answer()
-    assert enqueued["end_ns"] <= worker.went_on_ns < done["end_ns"]
+    assert enqueued["end_ns"] <= worker.continued_ns < done["end_ns"]
 
 
-def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one(sides: tuple[Side, Side]) -> None:
+def test_late_answer_is_not_mistaken_for_the_next_one(sides: tuple[Side, Side]) -> None:
     producer, worker = sides
     worker.expect(1)
     producer.enqueue(1)
     eventually(worker._answers.qsize)
-    worker.expect(2)  # nothing has read that the first one is done
+    worker.expect(2)  # the answer about the first one is still unread
     producer.enqueue(2)
     assert worker.answer()["count"] == 2
 
@@ -100,7 +100,7 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one(sides: tuple
         ("drain_10ms_per_s", 95.0, 404_040.0),
     ],
 )
-def test_a_figure_that_cannot_be_is_refused(figure: str, possible: float, impossible: float) -> None:
+def test_impossible_figure_is_refused(figure: str, possible: float, impossible: float) -> None:
     require_plausible(SLOW, {figure: possible}, least_latency_ms=2.0)
     with pytest.raises(ImplausibleFigure):
         require_plausible(SLOW, {figure: impossible}, least_latency_ms=2.0)
@@ -110,5 +110,5 @@ def test_the_model_service_of_the_http_path_has_no_slots() -> None:
     require_plausible(OURS_HTTP, {"drain_10ms_per_s": 5_000.0}, least_latency_ms=2.0)
 
 
-def test_what_no_compression_can_save_is_less_than_the_payload() -> None:
+def test_incompressible_size_is_less_than_the_payload() -> None:
     assert len(PAYLOAD) / 2 < bench.PAYLOAD_BYTES_LEAST < len(PAYLOAD)

@@ -1,4 +1,4 @@
-"""Figures that cannot be are refused, and the run is repeated."""
+"""Impossible figures are refused, and the run is repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from local.redis_server import RedisServer
 
 LIMITS = Limits(round_trip_s=20e-6, payloads_per_s=1_000_000)
 ONE_TASK_S = 2.475e-6
-"""What a quick run once took for the time in which a peer drained one task: 404,040 a second."""
+"""The time that a quick run once measured for the drain of one task: 404,040 a second."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-def test_a_rate_is_tasks_by_seconds() -> None:
+def test_rate_is_tasks_divided_by_seconds() -> None:
     assert LIMITS.rate("drained", 10_000, 0.4) == 25_000
 
 
@@ -47,11 +47,11 @@ def test_a_rate_that_redis_alone_cannot_reach_is_refused(tasks: int, seconds: fl
         LIMITS.rate("drained", tasks, seconds)
 
 
-def test_the_least_time_is_a_round_trip_and_the_payloads() -> None:
+def test_minimum_time_is_a_round_trip_and_the_payloads() -> None:
     assert LIMITS.least_s(10_000) == pytest.approx(0.01002)
 
 
-def test_the_limits_of_this_machine_refuse_what_was_once_printed(server: RedisServer) -> None:
+def test_limits_of_this_machine_refuse_an_impossible_figure_of_the_past(server: RedisServer) -> None:
     limits = Limits.of_redis(server.port)
     with pytest.raises(ImplausibleFigure, match=r"1 task within 2\.5 µs"):
         limits.rate("drained", 1, ONE_TASK_S)
@@ -61,7 +61,7 @@ def test_the_limits_of_this_machine_refuse_what_was_once_printed(server: RedisSe
 
 
 def runs(*figures: float) -> Callable[[], float]:
-    """Those below 0 cannot be."""
+    """A measure that returns the *figures* in order; those below 0 are impossible."""
     left = iter(figures)
 
     def run() -> float:
@@ -73,25 +73,25 @@ def runs(*figures: float) -> Callable[[], float]:
     return run
 
 
-def test_a_run_whose_figure_cannot_be_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_with_an_impossible_figure_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert repeated_if_implausible("drain", runs(-1, -2, 3, 4)) == 3
     said = capsys.readouterr().err
     assert "drain: run 1 is repeated, its figure cannot be: -1 is less than nothing" in said
     assert "drain: run 2 is repeated" in said
 
 
-def test_after_three_such_runs_it_fails() -> None:
+def test_three_runs_with_impossible_figures_fail() -> None:
     with pytest.raises(
         ImplausibleFigure, match=r"^drain: 3 runs in a row gave .* The last: -3 is less than nothing$"
     ):
         repeated_if_implausible("drain", runs(-1, -2, -3, 4))
 
 
-def test_what_is_measured_side_by_side_is_repeated_at_once() -> None:
+def test_side_by_side_measure_with_an_impossible_figure_is_repeated_at_once() -> None:
     assert side_by_side(2, {"a": runs(1, -1, 2), "b": runs(3, 4)}) == {"a": [1, 2], "b": [3, 4]}
 
 
-def test_a_benchmark_whose_figures_cannot_be_fails_in_one_sentence(
+def test_benchmark_with_impossible_figures_fails_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(quick: bool) -> list[Figure]:
@@ -109,7 +109,7 @@ def load(answers: int, latency_s: float) -> Load:
     return Load(seconds=1.0, latencies_s=[latency_s] * answers)
 
 
-def test_connections_cannot_wait_for_longer_than_there_was_time() -> None:
+def test_connections_cannot_wait_longer_than_the_run_lasted() -> None:
     possible = load(2_000, 0.016)
     possible.require_plausible(connections=32)
     assert possible.rate == 2_000
@@ -123,14 +123,14 @@ def idle(*, completed: int = 100, took_s: float = 100 * SERVICE_S / SLOTS, empty
     return Idle([empty_s] * 3, unfilled=0, refused=0, completed=completed, took_s=took_s)
 
 
-def test_slots_cannot_work_off_more_than_their_time_and_are_not_filled_without_redis() -> None:
+def test_slots_cannot_complete_more_work_than_their_time_allows() -> None:
     idle().require_plausible(LIMITS)
     for impossible in (idle(took_s=1.0), idle(empty_s=1e-6), idle(completed=0)):
         with pytest.raises(ImplausibleFigure):
             impossible.require_plausible(LIMITS)
 
 
-def test_the_parts_of_a_task_cannot_run_backwards() -> None:
+def test_timestamps_of_a_task_cannot_run_backwards() -> None:
     now_s = 1_700_000_000.0
     events = [
         types.SimpleNamespace(state=state, at_ms=(now_s + after_s) * 1000)
@@ -151,14 +151,14 @@ def phases(seconds: float, server_cpu_s: float = 0.01) -> store.Phases:
     return {"create": store.Cost(steps=4_000, seconds=seconds, client_cpu_s=0.01, server_cpu_s=server_cpu_s)}
 
 
-def test_steps_cannot_take_less_time_than_their_payloads_or_than_the_server_worked() -> None:
+def test_steps_cannot_be_faster_than_their_payloads_or_the_server() -> None:
     assert store._plausible(phases(0.08), LIMITS) == phases(0.08)
     for impossible in (phases(0.003), phases(0.08, server_cpu_s=0.2)):
         with pytest.raises(ImplausibleFigure, match="create"):
             store._plausible(impossible, LIMITS)
 
 
-def test_no_queue_ends_more_work_than_there_are_slots_for() -> None:
+def test_no_queue_completes_more_work_than_its_slots_allow() -> None:
     work = Work((10.0,) * 4, rate_per_s=1, slots=2)
 
     def record(makespan_s: float) -> Record:
@@ -169,7 +169,7 @@ def test_no_queue_ends_more_work_than_there_are_slots_for() -> None:
         saturation._plausible("ours", record(19.0))
 
 
-def test_a_body_is_no_faster_than_memory_and_needs_what_the_process_has_at_rest() -> None:
+def test_body_is_no_faster_than_memory_and_needs_at_least_the_idle_memory() -> None:
     def journey(seconds: float, peak_mb: float) -> bodies.Journey:
         return bodies.Journey({"submit": seconds}, {"submit": peak_mb})
 
@@ -182,5 +182,5 @@ def test_a_body_is_no_faster_than_memory_and_needs_what_the_process_has_at_rest(
             checked(impossible)
 
 
-def test_memory_is_copied_at_a_rate_that_can_be() -> None:
+def test_measured_memory_bandwidth_is_plausible() -> None:
     assert 100 < bodies._copied_mb_per_s() < 1_000_000

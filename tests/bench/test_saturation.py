@@ -1,4 +1,4 @@
-"""The promise that a busy backend is never idle while tasks wait, kept in simulated time: each run is the same."""
+"""Promise: a backend is never idle while tasks wait. Shown in simulated time, so that each run is the same."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Iterator
 import pytest
 
 from bench.saturation import work_of
-from bench.simulation import Backbone, Manners, Record, Wire, Work, ideal, simulate
+from bench.simulation import Backbone, Behaviour, Record, Wire, Work, ideal, simulate
 from local.redis_server import RedisServer
 
 RETRY_S = 2.0
 DOUBLINGS = 6
-"""From the first pause to the longest."""
+"""Doublings of the pause between probes, from the first to the longest."""
 
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Not that of other tests: a stack's reconciler there goes by the real time."""
+    """A Redis of its own: the reconciler of another test's stack would use the real time."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 
 
-def ours(redis_url: str, work: Work, manners: Manners | None = None) -> Record:
+def ours(redis_url: str, work: Work, behaviour: Behaviour | None = None) -> Record:
     backbone = Backbone(redis_url, settings=(("BUSY_RETRY_S", str(RETRY_S)),))
-    return simulate(backbone(work, manners or Manners(), Wire()))
+    return simulate(backbone(work, behaviour or Behaviour(), Wire()))
 
 
-def test_while_tasks_wait_a_fleet_that_changes_is_busy_and_refuses_once_per_thing_learned(redis_url: str) -> None:
+def test_changing_fleet_stays_busy_with_one_refusal_per_lesson_learned(redis_url: str) -> None:
     work = work_of("constant", 1000, 1)
     record = ours(redis_url, work)
     assert len(record.ended) == 1000
-    assert record.makespan_s <= 1.05 * simulate(ideal(work, Manners(), Wire())).makespan_s
-    # More is tried one at a time, after a pause.
+    assert record.makespan_s <= 1.05 * simulate(ideal(work, Behaviour(), Wire())).makespan_s
+    # The queue probes with one task at a time, after a pause.
     pauses = record.makespan_s / RETRY_S + DOUBLINGS * (1 + len(work.changes))
-    assert len(record.refused_tries) <= pauses + len(record.refused_grants)
-    # Of slots that went, each was missed once; a report under way when they went may cost one more. And where a task
-    # ends just as more is tried, the try may get the slot, and whom it is handed on to is refused.
+    assert len(record.refused_probes) <= pauses + len(record.refused_grants)
+    # Each removed slot costs one refusal, and a report in flight at that time may cost one more. If a task ends
+    # during a probe, the probe may take its slot; the task that is granted that slot is then refused.
     removed = -sum(change.slots for change in work.changes if change.slots < 0)
     assert len(record.refused_grants) <= removed + len(work.changes) + pauses / 10
 
 
 @pytest.mark.parametrize(("slots", "service_s", "tasks"), [(100, 1.0, 2000), (32, 0.1, 1000), (8, 0.05, 500)])
-def test_short_tasks_do_not_keep_it_from_learning(redis_url: str, slots: int, service_s: float, tasks: int) -> None:
-    """Some end before each answer to a try, so that the backend never holds all that is known of at that moment."""
+def test_queue_learns_the_capacity_from_short_tasks(redis_url: str, slots: int, service_s: float, tasks: int) -> None:
+    """Some tasks end before each answer to a probe, so the backend never holds as many as the capacity estimate."""
     work = Work((service_s,) * tasks, rate_per_s=5000, slots=slots)
     wire = Wire()
     record = ours(redis_url, work)
-    # Between an end and the next begin lie a report, Redis and a POST: nobody can do better.
+    # Between an end and the next start are a report, Redis and a POST: no dispatcher can do better.
     gap_s = wire.report_s + wire.redis_s + wire.post_s
     filled_s = slots * 2 * (wire.post_s + wire.redis_s)
     best_s = tasks / slots * (service_s + gap_s)
@@ -55,23 +55,23 @@ def test_short_tasks_do_not_keep_it_from_learning(redis_url: str, slots: int, se
     assert len(record.refused) <= 0.1 * tasks
 
 
-def test_a_slot_that_is_free_a_moment_after_the_report_is_given_that_moment(redis_url: str) -> None:
+def test_slot_that_becomes_free_shortly_after_the_report_causes_few_refusals(redis_url: str) -> None:
     work = work_of("exponential", 500, 1)
-    late = Manners(frees_late_s=0.25)
+    late = Behaviour(frees_late_s=0.25)
     record = ours(redis_url, work, late)
     assert len(record.ended) == 500
-    assert record.makespan_s <= 1.08 * simulate(ideal(work, Manners(), Wire())).makespan_s
+    assert record.makespan_s <= 1.08 * simulate(ideal(work, Behaviour(), Wire())).makespan_s
     assert len(record.refused_grants) <= len(record.ended) / 4
 
 
-def test_tasks_that_are_killed_are_done_all_the_same(redis_url: str) -> None:
+def test_killed_tasks_are_completed_in_the_end(redis_url: str) -> None:
     work = work_of("exponential", 200, 1, killed=True)
-    record = simulate(Backbone(redis_url, lease_s=30)(work, Manners(), Wire()))
+    record = simulate(Backbone(redis_url, lease_s=30)(work, Behaviour(), Wire()))
     assert record.killed
     assert record.ended.keys() == set(range(200))
 
 
-def test_a_run_repeats_exactly(redis_url: str) -> None:
+def test_simulation_run_repeats_exactly(redis_url: str) -> None:
     work = work_of("heavy-tailed", 150, 3)
     first = ours(redis_url, work)
     assert ours(redis_url, work) == first

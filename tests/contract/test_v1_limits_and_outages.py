@@ -1,4 +1,4 @@
-"""What part B says of bodies over the limit, of dependencies that are down, and of what health tells about them."""
+"""Body limits, outages of the dependencies, and health (contract B0 and B12)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +26,6 @@ from tests.scripted_backend import ScriptedBackend
 from tests.secrecy import planted
 from tests.waiting import PATIENCE_S, eventually
 
-pytestmark = pytest.mark.contract("A1.34", "B0.4", "B0.5", "B0.6", "B0.7", "B0.8", "B12.1", "B12.2", "B12.3", "B12.4")
-
 MAX_BODY_BYTES = 100_000
 PASSWORD = planted("redis-password")
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
@@ -36,7 +34,7 @@ ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}
 
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory, backend: ScriptedBackend) -> Iterator[Stack]:
-    """A stack whose parts are its own, to be stopped and started; its app takes little at once."""
+    """A stack with its own parts, which a test may stop and start, and with a low body limit."""
     directory = tmp_path_factory.mktemp("fragile")
     with (
         RedisServer(directory / "redis", password=PASSWORD) as redis,
@@ -59,19 +57,19 @@ def app(fragile: Stack) -> Iterator[httpx.Client]:
 
 @contextmanager
 def without(stack: Stack, part: object) -> Iterator[None]:
-    """While *part* is stopped; and then until the app has found it again."""
+    """Stop *part*; at the end, start it and wait until the app has found it again."""
     assert isinstance(part, ChildProcess)
     part.stop()
     try:
         yield
     finally:
         part.start()
-    if part is not stack.event_grid:  # which is found by the next event
+    if part is not stack.event_grid:  # the app finds it by its next event
         eventually(lambda: health(stack)[2].items() >= {"Redis": "ok", "BlobStorage": "ok"}.items())
 
 
 def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
-    """As anybody may ask for it, without a key."""
+    """The status code, status and dependencies of a health request without a key."""
     response = httpx.get(f"{stack.url}/api/v1/health", timeout=PATIENCE_S)
     assert response.headers["content-type"] == "application/json"
     assert_no_secrets(response, stack)
@@ -81,13 +79,13 @@ def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
 
 
 def becomes(stack: Stack, *expected: object) -> bool:
-    """Whether health comes to tell what is expected: an overloaded machine may hold an answer back for a while."""
+    """Whether health reports what is expected in the end: an overloaded machine may delay an answer."""
     return eventually(lambda: health(stack) == expected)
 
 
 def assert_no_secrets(response: httpx.Response, stack: Stack) -> None:
     assert isinstance(stack.redis, RedisServer)
-    told = response.text + str(response.headers)
+    exposed = response.text + str(response.headers)
     for secret in (
         PASSWORD,
         stack.key,
@@ -96,11 +94,11 @@ def assert_no_secrets(response: httpx.Response, stack: Stack) -> None:
         "devstoreaccount",
         "://",
     ):
-        assert secret not in told
+        assert secret not in exposed
 
 
 def publish_something(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
-    """So that the app knows how Event Grid is."""
+    """Let the app learn the state of Event Grid."""
 
     def is_known() -> bool:
         path = new_path()
@@ -111,26 +109,30 @@ def publish_something(app: httpx.Client, backend: ScriptedBackend, stack: Stack)
     eventually(is_known)
 
 
-def test_a_body_at_the_limit_is_taken(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B0.8")
+def test_body_at_the_size_limit_is_accepted(app: httpx.Client, backend: ScriptedBackend) -> None:
     path, body = new_path(), pattern_bytes(MAX_BODY_BYTES)
     assert submit(app, path, body).status_code == 202
     assert backend.next_call(path).body == body
 
 
+@pytest.mark.contract("B0.8")
 @pytest.mark.parametrize("surplus_bytes", [1, 2_000_000])
-def test_a_body_over_the_limit_is_413_and_makes_no_task(surplus_bytes: int, app: httpx.Client) -> None:
+def test_body_over_the_size_limit_is_413_and_creates_no_task(surplus_bytes: int, app: httpx.Client) -> None:
     path = new_path()
     document = assert_problem(submit(app, path, bytes(MAX_BODY_BYTES + surplus_bytes)), 413, "too-large")
     assert str(MAX_BODY_BYTES) in document["detail"]
     assert path not in [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
 
 
-def test_a_chunked_body_over_the_limit_is_413(app: httpx.Client) -> None:
+@pytest.mark.contract("B0.8")
+def test_chunked_body_over_the_size_limit_is_413(app: httpx.Client) -> None:
     chunks = (bytes(30_000) for _ in range(4))
     assert_problem(app.post(f"/api/v1/submit{new_path()}", content=chunks), 413, "too-large")
 
 
-def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
+@pytest.mark.contract("B0.8")
+def test_result_over_the_size_limit_is_413_and_keeps_the_earlier_result(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     address = f"/api/v1/tasks/{keep(app, backend)}/result"
@@ -139,21 +141,24 @@ def test_a_result_over_the_limit_is_413_and_leaves_the_one_before(
     assert app.get(address).content == pattern_bytes(MAX_BODY_BYTES)
 
 
-def test_health_is_ok_when_everything_answers(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
+@pytest.mark.contract("B12.1")
+def test_health_is_ok_when_all_dependencies_answer(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
     publish_something(app, backend, fragile)
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_redis_health_is_503_and_comes_back(
-    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
-) -> None:
+@pytest.mark.contract("B12.2")
+def test_health_is_503_while_redis_is_down(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
     publish_something(app, backend, fragile)
     with without(fragile, fragile.redis):
         assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable"})
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_blob_storage_health_is_degraded_and_comes_back(
+@pytest.mark.contract("B12.3")
+def test_health_is_degraded_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     publish_something(app, backend, fragile)
@@ -162,7 +167,8 @@ def test_without_blob_storage_health_is_degraded_and_comes_back(
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
-def test_without_event_grid_tasks_are_taken_health_is_degraded_and_they_run_when_it_is_back(
+@pytest.mark.contract("B12.4")
+def test_health_is_degraded_while_event_grid_is_down_and_tasks_run_later(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     path = new_path()
@@ -190,7 +196,8 @@ REQUESTS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
 }
 
 
-def test_without_redis_every_request_is_503_and_may_be_repeated(
+@pytest.mark.contract("B0.4")
+def test_every_request_is_503_and_changes_nothing_while_redis_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     task_id = keep(app, backend)
@@ -204,14 +211,16 @@ def test_without_redis_every_request_is_503_and_may_be_repeated(
     assert task_of(app, task_id) == before
 
 
-def test_what_makes_no_sense_is_told_without_redis_too(app: httpx.Client, fragile: Stack) -> None:
+@pytest.mark.contract("B0.5")
+def test_bad_requests_get_the_same_4xx_while_redis_is_down(app: httpx.Client, fragile: Stack) -> None:
     with without(fragile, fragile.redis):
         assert_problem(submit(app, "/v1/unheard-of"), 404, "unknown-endpoint")
         assert_problem(submit(app, new_path(), bytes(MAX_BODY_BYTES + 1)), 413, "too-large")
         assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
 
 
-def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
+@pytest.mark.contract("A1.34", "B0.6")
+def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     small, large = keep(app, backend), keep(app, backend)
@@ -238,7 +247,8 @@ def test_without_blob_storage_small_tasks_go_on_and_large_ones_are_503(
     assert app.get(f"/api/v1/tasks/{large}/result").content == LARGE
 
 
-def test_a_large_task_waits_for_blob_storage_and_is_dispatched_when_it_is_back(
+@pytest.mark.contract("B0.7")
+def test_large_task_waits_for_blob_storage_before_its_dispatch(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     path = new_path()
@@ -252,7 +262,7 @@ def test_a_large_task_waits_for_blob_storage_and_is_dispatched_when_it_is_back(
             while status != "Awaiting the request body":
                 task = app.get(f"/api/v1/tasks/{task_id}?wait=30").json()
                 status = task["Status"]
-                assert task["BackendStatus"] in ("created", "dispatched"), "it waits, or is being tried"
+                assert task["BackendStatus"] in ("created", "dispatched"), "it waits, or an attempt is under way"
     finally:
         if not fragile.event_grid.is_running:
             fragile.event_grid.start()

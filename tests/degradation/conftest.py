@@ -1,4 +1,4 @@
-"""What reaches its dependencies through switches: stores and stacks."""
+"""Stores and stacks that reach their dependencies through switches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.scripted_backend import ScriptedBackend
 from tests.shared.store.conftest import opener
 from tests.shared.store.policies import store_policy
 
-# The reconciler's room reads the settings when it is imported.
+# The reconciler's module reads the settings at import.
 os.environ.setdefault("REDIS_CONNECTION_STRING", "redis://127.0.0.1")
 os.environ.setdefault("EVENT_GRID_TOPIC_URI", "https://topic.example.org/api/events")
 os.environ.setdefault("BACKENDS", '{"/v1": "https://models.example.org"}')
@@ -31,7 +31,7 @@ os.environ.setdefault("BACKENDS", '{"/v1": "https://models.example.org"}')
 __all__ = ["patient"]
 
 SHORT_S = 1.0
-"""What a test lets be waited for where it knows that there is no answer."""
+"""The timeout of calls that a test knows to get no answer."""
 
 
 @pytest.fixture(scope="package")
@@ -42,7 +42,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 
 @pytest.fixture
 def server(own_server: RedisServer) -> RedisServer:
-    """An empty single server, also where other tests have a cluster."""
+    """An empty single server, even if other tests use a cluster."""
     own_server.flush()
     return own_server
 
@@ -58,7 +58,7 @@ OpenStore = Callable[[int], TaskStore]
 
 @pytest.fixture
 async def open_store() -> AsyncIterator[OpenStore]:
-    """Opens a store at a port, by the server's clock."""
+    """A function that opens a store at a port; the store uses the server's clock."""
     stores: list[TaskStore] = []
 
     def open_store(port: int) -> TaskStore:

@@ -1,4 +1,4 @@
-"""A TCP switch: a port that leads to a server, or to another one, or into silence."""
+"""A TCP switch: a port that leads to a server, can be switched to another one, or can fall silent."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tests.waiting import PATIENCE_S
 
 
 class Switch:
-    """Relays each connection to the server that it leads to when the connection is made.
+    """Relays each connection to the server that is its target at the time of the connection.
 
-    Runs in a thread of its own, so that it serves whoever calls, and however: the methods take effect at once.
+    It runs in a thread of its own, so it serves blocking and asynchronous clients; its methods take effect at once.
     """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.accepted = 0
-        """Connections so far."""
+        """The number of connections so far."""
         self._reply_bytes: int | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="switch", daemon=True)
 
     def silence(self, after_bytes: int = 0) -> None:
-        """Go on accepting, but give no more than *after_bytes* of any reply, and none to what comes afterwards.
+        """Go on accepting connections, but relay at most *after_bytes* of one more reply on each, and then nothing.
 
-        A connection that has met silence stays silent when the others flow again, until it is cut.
+        A connection that fell silent stays silent after `flow`, until it is cut.
         """
         self._reply_bytes = after_bytes
 
@@ -36,7 +36,7 @@ class Switch:
         self._reply_bytes = None
 
     def cut(self) -> None:
-        """Cut all connections there are."""
+        """Cut all current connections."""
         self._run(self._cut())
 
     async def _cut(self) -> None:

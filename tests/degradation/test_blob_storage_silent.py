@@ -1,4 +1,4 @@
-"""A Blob Storage that takes requests and does not answer."""
+"""A Blob Storage that accepts requests and does not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> 
 
 @pytest.fixture
 def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes Blob Storage silent. From then on a call is given up after a second: there is nothing to wait for."""
+    """A function that silences Blob Storage and lowers the timeout of calls to a second."""
 
     def silence() -> None:
         be_patient(monkeypatch, SHORT_S)
@@ -62,10 +62,10 @@ async def bodies(switch: Switch, azurite: Azurite, monkeypatch: pytest.MonkeyPat
     await bodies.aclose()
 
 
-async def test_a_stream_that_it_breaks_off_says_so(
+async def test_interrupted_blob_stream_raises_and_is_marked_broken(
     bodies: BodyStore, switch: Switch, silence: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(6 * 1024 * 1024)  # a second piece is to be asked for
+    data = os.urandom(6 * 1024 * 1024)  # enough for a second piece
     blob = (await bodies.put("t1", "image/tiff", data)).blob
     assert blob
     stream = await bodies.stream(blob)
@@ -87,9 +87,7 @@ async def test_a_stream_that_it_breaks_off_says_so(
     assert not whole.is_broken
 
 
-async def test_what_needs_it_is_told_and_what_does_not_goes_on(
-    bodies: BodyStore, silence: Callable[[], None]
-) -> None:
+async def test_silent_blob_storage_fails_large_bodies_only(bodies: BodyStore, silence: Callable[[], None]) -> None:
     blob = (await bodies.put("t1", "image/tiff", LARGE)).blob
     assert blob
     silence()
@@ -105,7 +103,7 @@ async def test_what_needs_it_is_told_and_what_does_not_goes_on(
         assert (await bodies.put("t1", "text/plain", b"small")).blob is None
 
 
-async def test_while_one_call_tries_nobody_waits_for_its_end_and_when_it_is_back_all_go_on(
+async def test_calls_do_not_wait_for_a_probe_and_recover_with_blob_storage(
     bodies: BodyStore, switch: Switch, silence: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bodies.put("t1", "image/tiff", LARGE)

@@ -1,4 +1,4 @@
-"""An Event Grid that takes requests and does not answer, and what happens when it is back."""
+"""An Event Grid that accepts requests and does not answer, and its recovery."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATH = "/v1/a"
 
 
 class Events:
-    """A topic that takes everything, and knows what it got."""
+    """A topic that accepts everything and records it."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -103,7 +103,7 @@ async def create(store: TaskStore, number: int) -> Task:
     return created.task
 
 
-async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_left_to_the_reconciler(
+async def test_only_the_first_of_many_publishes_waits_for_a_silent_event_grid(
     services: Services, topic: EventGridTopic, switch: Switch, received: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = await create(services.store, 1)
@@ -127,7 +127,7 @@ async def test_of_publishes_in_a_row_only_the_first_waits_and_the_others_are_lef
         assert topic.state == "ok"
 
 
-async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_nobody(
+async def test_backlog_after_an_outage_is_dispatched_only_as_slots_allow(
     services: Services, received: Events, server: RedisServer
 ) -> None:
     from cache_manager.reconciler import reconcile
@@ -154,14 +154,14 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
     services = replace(services, store=store, dispatcher=dispatcher)
     await asyncio.gather(*(create(store, number) for number in range(5000)))
     clock.advance(60)
-    others = 0
+    other_calls = 0
     run = asyncio.ensure_future(reconcile(services))
     while not run.done():
         assert await store.get("t1")
-        others += 1
+        other_calls += 1
     assert await run == 5000
-    assert others > 1
-    assert len(dispatched) == 1, "until the backend has answered the first one"
+    assert other_calls > 1
+    assert len(dispatched) == 1, "the backend has not answered the first one yet"
     assert (await queues.status(PATH)).waiting == 4999
     while (await queues.status(PATH)).waiting:
         task = await store.claim(dispatched[-1].task_id, dispatched[-1].attempt)
@@ -169,8 +169,8 @@ async def test_what_an_outage_has_dammed_up_is_let_out_by_the_slots_and_floods_n
         dispatcher.dispatch_granted(await store.accept(task.task))
         if (holding := (await queues.status(PATH)).holding) == 100:
             break
-    assert holding == 100, "as the limit says, and the others wait"
+    assert holding == 100, "the limit is 100, and the others wait"
     clock.advance(31)
     await reconcile(services)
-    assert received.task_ids == [dispatched[-1].task_id], "only what holds a slot and was not claimed"
+    assert received.task_ids == [dispatched[-1].task_id], "only the grant that was not claimed"
     await store.aclose()

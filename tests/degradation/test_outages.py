@@ -1,4 +1,4 @@
-"""The whole app while a dependency is silent, and when it is back."""
+"""The whole app while a dependency is silent, and its recovery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY = 200
 def fragile(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> Iterator[Fragile]:
-    # A task's own calls may still be under way when its end is seen: there is room for those too.
+    # A task's own calls may still be in flight after its end is visible: leave room for those too.
     settings = {"MAX_IN_FLIGHT": str(2 * MANY)}
     with fragile_stack(tmp_path_factory.mktemp("outages"), azurite, backend, settings) as fragile:
         yield fragile
@@ -42,7 +42,7 @@ def health(fragile: Fragile) -> tuple[int, str, str]:
 
 
 async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool]]:
-    """Of many requests at once: the status, whether it says that Redis is away, and whether when to come back."""
+    """Count the answers to many concurrent requests: status, whether it names the task store, has `Retry-After`."""
     limits = httpx.Limits(max_connections=MANY)
     headers = {"x-functions-key": fragile.stack.key}
     async with httpx.AsyncClient(
@@ -55,7 +55,7 @@ async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool
     )
 
 
-def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_comes_back_by_itself(
+def test_silent_redis_makes_every_request_503_until_it_answers_again(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
 ) -> None:
     path = new_path()
@@ -74,7 +74,7 @@ def test_with_a_silent_redis_every_request_is_503_and_health_says_so_and_all_com
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
 
 
-def test_with_a_silent_event_grid_creates_succeed_and_run_when_it_is_back(
+def test_tasks_submitted_during_a_silent_event_grid_run_after_recovery(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile
 ) -> None:
     path = new_path()
@@ -86,5 +86,5 @@ def test_with_a_silent_event_grid_creates_succeed_and_run_when_it_is_back(
     fragile.grid.flow()
     for response in responses:
         assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
-    # How Event Grid is, the app learns from its last event. The tasks above may have gone on without one.
+    # The app learns the state of Event Grid from its last event. The tasks above may have needed none.
     eventually(lambda: submit(app, new_path()) and health(fragile) == (200, "ok", "ok"))

@@ -1,4 +1,4 @@
-"""An app that may have little in hand at a time."""
+"""An app with low limits, under more load than they allow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_S, eventually
 
 MAX_IN_FLIGHT, MAX_WAITS = 3, 2
 LARGE = bytes(INLINE_LIMIT_BYTES + 1)
-"""For one of these there is room at a time."""
+"""There is room for one such body at a time."""
 
 Call = Future[httpx.Response]
 
@@ -46,22 +46,22 @@ def app(fragile: Fragile) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def at_once(fragile: Fragile) -> Iterator[Callable[..., Call]]:
-    """Makes a call of its own thread."""
+    """A function that makes a call in a thread of its own."""
     with ThreadPoolExecutor(20) as callers:
         yield callers.submit
         fragile.restore()
-    # The next test is to find the app as it is when all is well: what has failed is asked again before it is used.
-    eventually(lambda: reached(fragile) == {"ok"})
+    # Leave a healthy app to the next test: health asks each dependency that has failed.
+    eventually(lambda: reachability(fragile) == {"ok"})
 
 
-def reached(fragile: Fragile) -> set[str]:
-    """How the app finds those that it can ask; Event Grid is not one of them."""
+def reachability(fragile: Fragile) -> set[str]:
+    """The states of the dependencies that the app can ping; Event Grid is not one of them."""
     health = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=PATIENCE_S).json()
     return {health["Dependencies"][name] for name in ("Redis", "BlobStorage")}
 
 
-def refusal(call: Call) -> bool:
-    """Whether the call was refused for too much in hand; otherwise it was not refused for that."""
+def is_refused(call: Call) -> bool:
+    """Whether the call was refused because the app is overloaded."""
     if call.result().status_code != 503 or not call.result().json()["type"].endswith(":overloaded"):
         return False
     assert_problem(call.result(), 503, "overloaded")
@@ -70,20 +70,22 @@ def refusal(call: Call) -> bool:
 
 
 def until_refused_beside_one_held(at_once: Callable[..., Call], *call: object) -> None:
-    """Until the *call* is refused while another like it is held up by a dependency. In time the app gives up the one
-    that is held; then another takes its place."""
+    """Make the *call* until it is refused while a dependency holds up another like it.
+
+    The app gives up the held call in time; then another one replaces it.
+    """
     held: list[Call] = []
 
     def refused() -> bool:
         if all(each.done() for each in held):
             held.append(at_once(*call))
-        return refusal(at_once(*call))
+        return is_refused(at_once(*call))
 
     eventually(refused)
 
 
 def keep(app: httpx.Client, backend: ScriptedBackend) -> str:
-    """The id of a task that stands as it is."""
+    """The id of a new task that is not dispatched."""
     response = app.post("/api/CacheConnectorUpsert", json={"Endpoint": backend.url + new_path()})
     return response.raise_for_status().json()["TaskId"]
 
@@ -92,7 +94,7 @@ def report_completed(app: httpx.Client, task_id: str) -> httpx.Response:
     return app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, "BackendStatus": "completed"})
 
 
-def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_answered_at_once(
+def test_wait_requests_beyond_the_limit_are_answered_at_once(
     app: httpx.Client, backend: ScriptedBackend, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
@@ -107,12 +109,12 @@ def test_waiting_callers_do_not_shut_out_others_and_who_has_no_room_to_wait_is_a
     assert states == ["completed"] * MAX_WAITS + ["created"]
 
 
-def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths_nor_event_grids(
+def test_overloaded_app_answers_503_except_to_health_and_event_grid(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
     calls = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS + 1)]
-    # Once one has found no room to wait, the others do wait: none is still on its way, to be refused beside the rest.
+    # The one that found no room to wait was the last to arrive: the others wait by now.
     [answered] = eventually(lambda: [call for call in calls if call.done()])
     assert answered.result().status_code == 200
     waits = [call for call in calls if call is not answered]
@@ -122,7 +124,7 @@ def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths
     def refused_beside_one_more() -> bool:
         if all(call.done() for call in held):
             held.append(at_once(submit, app, new_path(), LARGE))
-        return refusal(at_once(app.get, "/api/v1/queues"))
+        return is_refused(at_once(app.get, "/api/v1/queues"))
 
     eventually(refused_beside_one_more)
     assert httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=PATIENCE_S).json()["Status"] == "degraded"
@@ -135,7 +137,7 @@ def test_beyond_the_requests_in_flight_the_answer_is_503_at_once_but_not_healths
     assert [wait.result().status_code for wait in waits] == [200] * MAX_WAITS
 
 
-def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
+def test_large_bodies_without_room_are_503_while_small_ones_are_accepted(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     path = new_path()
@@ -148,12 +150,12 @@ def test_large_bodies_that_have_no_room_are_503_at_once_and_small_ones_go_on(
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
 
 
-def test_who_submits_a_large_body_does_not_wait_where_others_would_have_no_room_for_theirs(
+def test_submit_of_a_large_body_is_answered_at_once_despite_a_wait_preference(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
     for _ in range(2):
         path = new_path()
-        # An earlier dispatch may have the room for a moment yet.
+        # An earlier dispatch may still hold the room for a moment.
         [sent] = eventually(
             lambda path=path: [sent for sent in (submit(app, path, LARGE, prefer="wait=60"),) if sent.is_success]
         )
@@ -161,11 +163,11 @@ def test_who_submits_a_large_body_does_not_wait_where_others_would_have_no_room_
         assert report_completed(app, sent.json()["TaskId"]).status_code == 200
 
 
-def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
+def test_large_result_without_room_is_503_while_a_small_one_is_served(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, at_once: Callable[..., Call]
 ) -> None:
     large, small = keep(app, backend), keep(app, backend)
-    # An earlier test's dispatch may have the room for a moment yet.
+    # A dispatch of an earlier test may still hold the room for a moment.
     eventually(lambda: app.put(f"/api/v1/tasks/{large}/result", content=LARGE).status_code == 200)
     app.put(f"/api/v1/tasks/{small}/result", content=b"small").raise_for_status()
     fragile.blobs.silence()
@@ -176,19 +178,19 @@ def test_a_large_result_that_has_no_room_is_503_at_once_and_a_small_one_is_not(
 
 
 @pytest.mark.parametrize("body", [b"{}", LARGE], ids=["no-dispatcher", "no-room-for-its-body"])
-def test_a_task_for_whose_dispatch_there_is_no_room_goes_back_to_its_queue_and_is_dispatched_later(
+def test_task_without_room_for_its_dispatch_returns_to_its_queue(
     app: httpx.Client, backend: ScriptedBackend, fragile: Fragile, body: bytes
 ) -> None:
     busy, path = new_path(), new_path()
-    let_go = threading.Event()
-    backend.script(busy, Answer(hold=let_go))
+    release = threading.Event()
+    backend.script(busy, Answer(hold=release))
     complete_on_call(fragile.stack, backend, path)
     first = submit(app, busy, body).json()["TaskId"]
     attempt = backend.next_call(busy).attempt
     second = submit(app, path).json()["TaskId"]
     eventually(lambda: task_of(app, second)["Status"] == "Awaiting a free dispatcher")
     assert backend.untaken(path) == 0
-    let_go.set()
+    release.set()
     assert ended(app, second)["BackendStatus"] == "completed"
     assert task_of(app, first)["Attempt"] == attempt
     report_completed(app, first)

@@ -1,4 +1,4 @@
-"""The server that a store is connected to is the primary no longer: its replica is, or a slot has moved."""
+"""Failover: the store's server is no longer the primary, or a slot has moved to another node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def new_task(task_id: str) -> NewTask:
 
 
 IDS = [next(f"t{n}" for n in range(10_000) if partition(f"t{n}") == index) for index in range(PARTITIONS)]
-"""A task id for each partition, so that each node of a cluster has some."""
+"""One task id for each partition, so that each node of a cluster has some."""
 
 
 async def answered(call: Callable[[], Awaitable[T]]) -> T:
@@ -42,8 +42,8 @@ async def answered(call: Callable[[], Awaitable[T]]) -> T:
                 await asyncio.sleep(0.02)
 
 
-def at_once(primary: RedisServer) -> None:
-    """Have it not wait for more replicas before it begins to copy itself to one."""
+def replicate_at_once(primary: RedisServer) -> None:
+    """Let *primary* copy itself to a replica without waiting for more replicas."""
     with primary.connect() as client:
         client.config_set("repl-diskless-sync-delay", 0)
 
@@ -55,7 +55,7 @@ def offset(server: RedisServer) -> int:
 
 @pytest.fixture
 def replica(tmp_path: Path, server: RedisServer) -> Iterator[RedisServer]:
-    at_once(server)
+    replicate_at_once(server)
     with RedisServer(tmp_path / "replica") as replica:
         with replica.connect() as client:
             client.replicaof("127.0.0.1", str(server.port))
@@ -65,7 +65,7 @@ def replica(tmp_path: Path, server: RedisServer) -> Iterator[RedisServer]:
         client.replicaof("NO", "ONE")
 
 
-def change_places(primary: RedisServer, replica: RedisServer) -> None:
+def swap_roles(primary: RedisServer, replica: RedisServer) -> None:
     eventually(lambda: offset(primary) == offset(replica))
     with primary.connect() as old, replica.connect() as new:
         new.replicaof("NO", "ONE")
@@ -73,26 +73,26 @@ def change_places(primary: RedisServer, replica: RedisServer) -> None:
         eventually(lambda: old.info("replication")["master_link_status"] == "up")
 
 
-async def test_a_server_that_became_a_replica_is_left_and_the_new_primary_found_where_the_name_leads(
+async def test_store_reconnects_by_name_when_its_primary_becomes_a_replica(
     open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
 ) -> None:
     store = open_store(switch.port)
     await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
-    change_places(server, replica)
-    switch.target_port = replica.port  # for new connections; those of the store stay, and stay good
+    swap_roles(server, replica)
+    switch.target_port = replica.port  # for new connections; the store's open ones stay up
     with pytest.raises(StoreUnavailable):
         await store.claim(IDS[0], 1)
-    # Not one of the connections it had is used again.
+    # The store uses none of its old connections again.
     claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in IDS))
     assert {type(outcome) for outcome in claimed} == {Claimed}
 
 
-async def test_as_long_as_the_name_leads_to_a_replica_steps_are_refused_and_reads_go_on(
+async def test_replica_refuses_steps_and_serves_reads_until_the_name_changes(
     open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
 ) -> None:
     store = open_store(switch.port)
     await store.create(new_task("t1"))
-    change_places(server, replica)
+    swap_roles(server, replica)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             await store.claim("t1", 1)
@@ -102,7 +102,7 @@ async def test_as_long_as_the_name_leads_to_a_replica_steps_are_refused_and_read
 
 
 class Node:
-    """What the tests do to a node of a cluster."""
+    """A node of a cluster, with the commands that the tests send it."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
@@ -123,10 +123,10 @@ def slot_of(task_id: str) -> int:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[Node]]:
-    """Three primaries, of which the first has a replica, which comes last."""
+    """Three primaries, and last a replica of the first one."""
     with RedisCluster(tmp_path) as cluster:
         nodes = [Node(server) for server in cluster.nodes]
-        at_once(nodes[0].server)
+        replicate_at_once(nodes[0].server)
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-announce-ip", "127.0.0.1")
         with RedisServer(tmp_path / "replica", extra_arguments=options) as server:
             replica = Node(server)
@@ -143,22 +143,20 @@ FIRST_THIRD = [task_id for task_id in IDS if slot_of(task_id) < 16384 // 3]
 REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
 
 
-async def steps(store: TaskStore, task_ids: list[str]) -> None:
+async def claim_all(store: TaskStore, task_ids: list[str]) -> None:
     for task_id in task_ids:
         assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1)), Claimed)
 
 
-async def test_a_replica_that_takes_over_from_its_primary_is_found(
-    open_store: OpenStore, cluster: list[Node]
-) -> None:
+async def test_store_finds_a_replica_that_takes_over(open_store: OpenStore, cluster: list[Node]) -> None:
     store = open_store(cluster[0].server.port)
     await asyncio.gather(*(store.create(new_task(task_id)) for task_id in IDS))
     cluster[-1]("FAILOVER", "TAKEOVER")
     eventually(lambda: cluster[-1].role() == "master" and cluster[0].role() == "slave")
-    await steps(store, IDS)
+    await claim_all(store, IDS)
 
 
-async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_its_replica(
+async def test_dead_primary_stops_only_its_own_tasks_until_its_replica_takes_over(
     open_store: OpenStore, cluster: list[Node]
 ) -> None:
     store = open_store(cluster[0].server.port)
@@ -173,23 +171,23 @@ async def test_while_a_primary_is_dead_only_its_tasks_wait_and_they_go_on_with_i
         client.config_set("cluster-replica-no-failover", "no")
     claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in REST))
     assert {type(outcome) for outcome in claimed} == {Claimed}
-    await steps(store, FIRST_THIRD)
+    await claim_all(store, FIRST_THIRD)
     assert replica.role() == "master"
 
 
-async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_where_it_arrives(
+async def test_tasks_of_a_migrating_slot_are_unavailable_until_it_has_moved(
     open_store: OpenStore, cluster: list[Node]
 ) -> None:
-    """Key by key: a script would find some of a task here and some there."""
+    """Keys move one by one, so a script would find only a part of a task on either node."""
     store = open_store(cluster[0].server.port)
-    here, there = cluster[1], cluster[2]
+    source, target = cluster[1], cluster[2]
     task_id = next(task_id for task_id in IDS if 16384 // 3 < slot_of(task_id) < 16384 * 2 // 3)
     slot, created = slot_of(task_id), await store.create(new_task(task_id))
     assert isinstance(created, Created)
-    there("SETSLOT", slot, "IMPORTING", here.id)
-    here("SETSLOT", slot, "MIGRATING", there.id)
-    with here.server.connect() as client:
-        keys: list[str] = here("GETKEYSINSLOT", slot, 100)
+    target("SETSLOT", slot, "IMPORTING", source.id)
+    source("SETSLOT", slot, "MIGRATING", target.id)
+    with source.server.connect() as client:
+        keys: list[str] = source("GETKEYSINSLOT", slot, 100)
         for moved in range(len(keys) + 1):
             for step in (
                 lambda: store.claim(task_id, 1),
@@ -201,9 +199,9 @@ async def test_a_slot_that_is_being_moved_makes_its_tasks_wait_and_is_found_wher
             with suppress(StoreUnavailable):
                 assert await store.get(task_id) == created.task
             if moved < len(keys):
-                client.migrate("127.0.0.1", there.server.port, keys[moved], 0, 1000 * PATIENCE_S)
-    for node in (there, here, cluster[0]):
-        node("SETSLOT", slot, "NODE", there.id)
+                client.migrate("127.0.0.1", target.server.port, keys[moved], 0, 1000 * PATIENCE_S)
+    for node in (target, source, cluster[0]):
+        node("SETSLOT", slot, "NODE", target.id)
     assert await answered(lambda: store.get(task_id)) == created.task
     assert isinstance(await store.create(new_task(task_id)), Existing)
-    await steps(store, [task_id])
+    await claim_all(store, [task_id])

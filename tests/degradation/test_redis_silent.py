@@ -1,4 +1,4 @@
-"""A Redis that is silent: it accepts connections and requests and answers none, or stops within an answer."""
+"""A silent Redis: it accepts connections and requests, and answers none or stops within an answer."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.waiting import PATIENCE_S
 
 MANY = 200
 HANG_S = PATIENCE_S
-"""Far beyond what all calls together may take."""
+"""Much longer than all calls together may take."""
 TASK = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
 
 
 @pytest.fixture
 def store(open_store: OpenStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> TaskStore:
-    # A connection keeps this one: it is made before the silence.
+    # A connection that was made before the silence keeps this timeout.
     monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2 * SHORT_S)
     return open_store(switch.port)
 
 
 @pytest.fixture
 def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes Redis silent. From then on a call is given up after a second: there is nothing to wait for."""
+    """A function that silences Redis and lowers the timeout of calls to a second."""
 
     def silence(after_bytes: int = 0) -> None:
         be_patient(monkeypatch, SHORT_S)
@@ -49,7 +49,7 @@ async def outcomes(calls: list[Awaitable[object]]) -> set[type]:
 
 
 async def answered(call: Callable[[], Awaitable[object]]) -> object:
-    """The answer, as soon as there is one again."""
+    """Repeat *call* until the store is available, and return its answer."""
     async with asyncio.timeout(HANG_S):
         while True:
             try:
@@ -59,7 +59,7 @@ async def answered(call: Callable[[], Awaitable[object]]) -> object:
 
 
 @pytest.mark.parametrize("after_bytes", [0, 3], ids=["no-answer", "half-an-answer"])
-async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
+async def test_every_call_to_a_silent_redis_fails_and_leaves_no_asyncio_task(
     store: TaskStore, switch: Switch, silence: Callable[..., None], after_bytes: int
 ) -> None:
     assert isinstance(await store.create(TASK), Created)
@@ -75,7 +75,7 @@ async def test_of_many_calls_to_a_silent_redis_each_is_told_and_nothing_is_left(
     assert {type(await answered(lambda: store.get("t1"))) for _ in range(MANY)} == {Task}
 
 
-async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
+async def test_calls_do_not_wait_for_the_probe_of_a_silent_redis(
     store: TaskStore, switch: Switch, silence: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.create(TASK)
@@ -87,7 +87,7 @@ async def test_while_one_call_tries_a_silent_redis_nobody_waits_for_its_end(
     switch.cut()
 
 
-async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
+async def test_one_answer_of_a_single_server_closes_the_circuit_of_all_partitions(
     store: TaskStore,
     server: RedisServer,
     switch: Switch,
@@ -102,16 +102,16 @@ async def test_one_answer_of_a_single_server_is_news_for_all_partitions(
     await answered(lambda: store.get("t1"))
     be_patient(monkeypatch)
 
-    def looks() -> int:
+    def get_calls() -> int:
         with server.connect() as client:
             return client.info("commandstats")["cmdstat_get"]["calls"]  # type: ignore[index]
 
-    before = looks()
+    before = get_calls()
     assert await outcomes([store.get(task_id) for task_id in ids]) <= {Task, type(None)}
-    assert looks() == before + PARTITIONS, "nobody had to find out for himself"
+    assert get_calls() == before + PARTITIONS, "no partition had to probe by itself"
 
 
-async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_and_finds_it_later(
+async def test_store_that_never_connected_reports_a_silent_redis_and_recovers(
     store: TaskStore, switch: Switch, silence: Callable[..., None]
 ) -> None:
     silence()
@@ -122,7 +122,7 @@ async def test_a_store_that_never_had_a_connection_tells_of_a_silent_redis_too_a
     assert isinstance(await answered(lambda: store.create(TASK)), Created)
 
 
-async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(
+async def test_step_whose_reply_was_lost_has_been_applied(
     store: TaskStore, switch: Switch, silence: Callable[..., None]
 ) -> None:
     await store.ping()
@@ -132,7 +132,7 @@ async def test_a_step_whose_answer_was_swallowed_is_found_to_be_taken(
     assert isinstance(await answered(lambda: store.create(TASK)), Existing)
 
 
-async def test_a_lost_connection_is_replaced_and_nobody_told(
+async def test_lost_connection_is_replaced_without_an_error(
     store: TaskStore, switch: Switch, server: RedisServer
 ) -> None:
     await store.create(TASK)
@@ -142,7 +142,7 @@ async def test_a_lost_connection_is_replaced_and_nobody_told(
     assert await store.get("t1")
 
 
-async def test_a_ping_of_a_silent_redis_is_told_like_any_call(
+async def test_ping_of_a_silent_redis_fails_like_any_call(
     store: TaskStore, switch: Switch, silence: Callable[..., None]
 ) -> None:
     await store.ping()

@@ -1,4 +1,4 @@
-"""What callers and model services do to the app, in the words of the stories here."""
+"""What callers and model services do with the app."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Backbone:
         return self.http.get(f"/api/v1/tasks/{task_id}/history").raise_for_status().json()["Events"]
 
     def transitions(self, task_id: str) -> list[tuple[str, int]]:
-        """The states a task went through, each with the attempt it was in."""
+        """The states of a task so far, each with its attempt."""
         return [(event["State"], event["Attempt"]) for event in self.history(task_id)]
 
     def ended(self, task_id: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Backbone:
     def until(
         self, task_id: str, condition: Callable[[dict[str, Any]], bool], within_s: float = PATIENCE_S
     ) -> dict[str, Any]:
-        """The task, once it is as *condition* wants it."""
+        """The task, once *condition* holds for it."""
         etag = ""
 
         def next_change() -> dict[str, Any] | None:
@@ -62,7 +62,7 @@ class Backbone:
         return task
 
     def update(self, task_id: str, state: str, status: str | None = None, **members: object) -> httpx.Response:
-        """What a model service reports; *members* are further ones of ``CacheConnectorUpsert``."""
+        """Report like a model service; *members* are further keys of ``CacheConnectorUpsert``."""
         document = {"TaskId": task_id, "Status": status or state, "BackendStatus": state, **members}
         return self.http.post("/api/CacheConnectorUpsert", json=document)
 
@@ -70,7 +70,7 @@ class Backbone:
         self.update(task_id, "completed").raise_for_status()
 
     def complete_as_current(self, task_id: str) -> None:
-        """Report the end as the current attempt: if that one's lease ends meanwhile, as the next."""
+        """Report the completion as the current attempt, or as the next one if the lease ends meanwhile."""
 
         def accepted() -> bool:
             attempt = self.task(task_id)["Attempt"]
@@ -79,7 +79,7 @@ class Backbone:
         eventually(accepted)
 
     def depth(self, path: str) -> dict[str, int]:
-        """How many tasks of the endpoint *path* stand in each state; those in which none does are left out."""
+        """How many tasks of the endpoint *path* are in each state; states without tasks are left out."""
         counts = self.http.get(f"/api/v1/queues{path}").raise_for_status().json()
         states = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
         return {state: counts[state] for state in states if counts[state]}

@@ -13,9 +13,9 @@ from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import ScriptedBackend
 
 SOON_GIVEN_UP = IN_A_HURRY | {"REPUBLISH_S": "0.2", "DISPATCH_TIMEOUT_S": "5", "MAX_ATTEMPTS": "5"}
-"""Tests with these hold too where the machine is so slow that the app gives up more than they want."""
+"""Tests with these settings also pass on a machine so slow that the app gives up more often."""
 BRIEF_LEASE_S = 2
-"""Shorter than a dispatch may take: whichever is over first, it is the lease."""
+"""Shorter than the dispatch timeout, so that the lease always ends first."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def backbone(app: httpx.Client) -> Backbone:
 
 @pytest.fixture
 def faulty(stack: Stack) -> Iterator[Stack]:
-    """The worker's stack, whose Event Grid faults are turned off afterwards."""
+    """The worker's stack; its Event Grid faults are switched off afterwards."""
     yield stack
     stack.set_faults({})
 
@@ -35,7 +35,7 @@ def faulty(stack: Stack) -> Iterator[Stack]:
 def impatient_stack(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> Iterator[Stack]:
-    """A stack whose app gives up soon, with a Redis of its own: another's reconciler would be more patient."""
+    """A stack whose app gives up soon. It has its own Redis, since another reconciler would be more patient."""
     directory = tmp_path_factory.mktemp("impatient")
     with (
         RedisServer(directory / "redis") as redis,

@@ -1,6 +1,6 @@
 """A model service in a process of its own, which a test can kill: ``python -m tests.end_to_end.model_process``.
 
-A task's result is the SHA-256 of its body. What it says to the backbone it repeats until the backbone answers.
+A task's result is the SHA-256 of its body. The service repeats each report until the backbone answers.
 """
 
 from __future__ import annotations

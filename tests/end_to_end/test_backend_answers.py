@@ -1,4 +1,4 @@
-"""What a model service may answer to a dispatch, and what becomes of the task."""
+"""The answers of a model service to a dispatch, and what follows for the task."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BUSY = "Awaiting service availability"
 
 @pytest.fixture
 def hold() -> Iterator[threading.Event]:
-    """What a backend that hangs waits for; set at the test's end."""
+    """The event that a hanging backend waits for; it is set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_backend_gets_the_task_again_and_again_until_it_takes_it(
+def test_task_is_dispatched_again_until_a_busy_backend_accepts_it(
     backbone: Backbone, backend: ScriptedBackend, status: int
 ) -> None:
     path = f"/v1/test/busy/{status}"
@@ -45,9 +45,7 @@ def test_a_busy_backend_gets_the_task_again_and_again_until_it_takes_it(
     assert {event["Status"] for event in history if event["State"] == "created"} == {"created", BUSY}
 
 
-def test_a_caller_of_a_busy_backend_sees_that_the_task_waits_for_it(
-    backbone: Backbone, backend: ScriptedBackend
-) -> None:
+def test_status_shows_that_a_task_waits_for_a_busy_backend(backbone: Backbone, backend: ScriptedBackend) -> None:
     path = "/v1/test/busy/seen"
     backend.script(path, Answer(503, {"Retry-After": "3600"}))
     task_id = backbone.submit(path)
@@ -58,7 +56,7 @@ def test_a_caller_of_a_busy_backend_sees_that_the_task_waits_for_it(
     assert backend.next_call(path).attempt == 1
 
 
-def test_a_busy_backend_is_left_alone_for_as_long_as_it_asks(backbone: Backbone, backend: ScriptedBackend) -> None:
+def test_retry_after_of_a_busy_backend_is_respected(backbone: Backbone, backend: ScriptedBackend) -> None:
     path = "/v1/test/busy/retry-after"
     backend.script(path, Answer(503, {"Retry-After": "2"}), Answer(429, {"Retry-After": "0"}), Answer(200))
 
@@ -74,9 +72,7 @@ def test_a_busy_backend_is_left_alone_for_as_long_as_it_asks(backbone: Backbone,
     assert (again - parked).total_seconds() >= 2
 
 
-def test_what_a_backend_that_was_busy_fails_at_later_still_gets_every_attempt(
-    backbone: Backbone, backend: ScriptedBackend
-) -> None:
+def test_busy_answers_do_not_count_as_failed_attempts(backbone: Backbone, backend: ScriptedBackend) -> None:
     path = "/v1/test/busy/then-failing"
     backend.script(path, Answer(503), Answer(500), Answer(429), Answer(500))  # and so on
 
@@ -91,7 +87,7 @@ def test_what_a_backend_that_was_busy_fails_at_later_still_gets_every_attempt(
 
 
 @pytest.mark.parametrize("status", [404, 408, 500, 502])
-def test_a_failure_that_may_pass_is_tried_again(backbone: Backbone, backend: ScriptedBackend, status: int) -> None:
+def test_transient_failure_is_retried(backbone: Backbone, backend: ScriptedBackend, status: int) -> None:
     path = f"/v1/test/passing/{status}"
     backend.script(path, Answer(status, body=b"internal: db01.corp refused root"), Answer(202))
 
@@ -104,7 +100,7 @@ def test_a_failure_that_may_pass_is_tried_again(backbone: Backbone, backend: Scr
     assert "db01" not in str(history)
 
 
-def test_a_connection_that_the_backend_drops_is_tried_again(backbone: Backbone, backend: ScriptedBackend) -> None:
+def test_dropped_connection_is_retried(backbone: Backbone, backend: ScriptedBackend) -> None:
     path = "/v1/test/passing/hang-up"
     backend.script(path, Answer(hang_up=True), Answer(200))
 
@@ -114,7 +110,7 @@ def test_a_connection_that_the_backend_drops_is_tried_again(backbone: Backbone, 
     backbone.complete(task_id)
 
 
-def test_a_backend_that_hangs_is_given_up_on_and_asked_again(
+def test_hanging_backend_times_out_and_is_called_again(
     impatient: Backbone, backend: ScriptedBackend, hold: threading.Event
 ) -> None:
     path = "/v1/test/passing/hanging"
@@ -127,7 +123,7 @@ def test_a_backend_that_hangs_is_given_up_on_and_asked_again(
     assert "Retrying - the backend did not answer in time" in [e["Status"] for e in impatient.history(task_id)]
 
 
-def test_a_backend_that_hangs_holds_up_no_other_task(
+def test_hanging_backend_blocks_no_other_endpoint(
     backbone: Backbone, backend: ScriptedBackend, hold: threading.Event
 ) -> None:
     hanging, healthy = "/v1/test/hanging-one", "/v1/test/healthy-one"
@@ -144,7 +140,7 @@ def test_a_backend_that_hangs_holds_up_no_other_task(
         backbone.update(each, "completed")
 
 
-def test_a_task_for_a_dead_backend_fails_after_the_last_attempt_and_says_why(backbone: Backbone) -> None:
+def test_task_for_a_dead_backend_fails_after_the_last_attempt_with_the_reason(backbone: Backbone) -> None:
     path = "/v1/dead/model"
 
     task_id = backbone.submit(path)
@@ -158,7 +154,7 @@ def test_a_task_for_a_dead_backend_fails_after_the_last_attempt_and_says_why(bac
 
 
 @pytest.mark.parametrize("status", [302, 307, 400, 401, 403, 409, 410, 413, 422])
-def test_a_refusal_fails_the_task_at_once_and_tells_the_status_but_not_the_body(
+def test_rejection_fails_the_task_and_reveals_only_the_status_code(
     backbone: Backbone, backend: ScriptedBackend, status: int
 ) -> None:
     path, elsewhere = f"/v1/test/refusing/{status}", f"/v1/test/elsewhere/{status}"
@@ -174,15 +170,13 @@ def test_a_refusal_fails_the_task_at_once_and_tells_the_status_but_not_the_body(
     assert (backend.untaken(path), backend.untaken(elsewhere)) == (0, 0)
 
 
-def test_a_backend_that_took_a_task_and_died_is_fenced_off_from_the_next_attempt(
-    impatient: Backbone, backend: ScriptedBackend
-) -> None:
+def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, backend: ScriptedBackend) -> None:
     path = "/v1/test/brief/died"
     task_id = impatient.submit(path)
     assert backend.next_call(path).attempt == 1
     impatient.update(task_id, "running", "half way", Attempt=1)
 
-    assert backend.next_call(path).attempt == 2, "its lease was over"
+    assert backend.next_call(path).attempt == 2, "the lease has ended"
     late_update = impatient.update(task_id, "completed", "done after all", Attempt=1)
     late_result = impatient.http.put(
         f"/api/v1/tasks/{task_id}/result", content=b"late", headers={"X-Task-Attempt": "1"}

@@ -1,4 +1,4 @@
-"""Each finished task is announced, at least once, to who wants to hear of it."""
+"""The app publishes a completion event for each finished task, at least once."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ def subscriber() -> Iterator[Subscriber]:
 def redis_server(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer | RedisCluster
 ) -> Iterator[RedisServer | RedisCluster]:
-    """Its own, of the session's kind: the reconciler of the session's stack, which announces nothing, would take half
-    of the overdue ends."""
+    """A server of its own, of the session's kind.
+
+    The reconciler of the session's stack publishes no completions and would take half of the overdue ones.
+    """
     with type(redis_server)(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -76,7 +78,7 @@ def stack(
     backend: ScriptedBackend,
     subscriber: Subscriber,
 ) -> Iterator[Stack]:
-    """A stack that announces ends on the same emulator's topic, to a subscription of its own."""
+    """A stack that publishes completions, with a subscription for them."""
     stack = Stack(
         tmp_path_factory.mktemp("completions"),
         redis=redis_server,
@@ -102,16 +104,18 @@ def backbone(stack: Stack) -> Iterator[Backbone]:
 
 
 def next_event(subscriber: Subscriber, task_id: str) -> dict[str, Any]:
-    """The next announcement of this task; those of others, which may come again, are passed over."""
+    """The next completion event of this task; it skips those of other tasks, which may arrive again."""
     while True:
         event = subscriber.events.get(timeout=PATIENCE_S)
         if event["data"]["TaskId"] == task_id:
             return event
 
 
-def test_a_completed_task_is_announced(backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber) -> None:
-    task_id = backbone.submit("/v1/test/announced", b"work")
-    backend.next_call("/v1/test/announced")
+def test_completed_task_publishes_its_completion(
+    backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
+) -> None:
+    task_id = backbone.submit("/v1/test/published", b"work")
+    backend.next_call("/v1/test/published")
     backbone.update(task_id, "completed", "completed - 3 trees").raise_for_status()
     event = next_event(subscriber, task_id)
     assert event["type"] == "backbone.task.completed"
@@ -120,31 +124,31 @@ def test_a_completed_task_is_announced(backbone: Backbone, backend: ScriptedBack
         "TaskId": task_id,
         "BackendStatus": "completed",
         "Status": "completed - 3 trees",
-        "EndpointPath": "/v1/test/announced",
+        "EndpointPath": "/v1/test/published",
         "Attempt": 1,
     }
 
 
-def test_a_cancelled_task_is_announced(stack: Stack, backbone: Backbone, subscriber: Subscriber) -> None:
-    task_id = backbone.submit("/v1/test/announced-cancelled", b"work")
+def test_cancelled_task_publishes_its_completion(stack: Stack, backbone: Backbone, subscriber: Subscriber) -> None:
+    task_id = backbone.submit("/v1/test/published-cancelled", b"work")
     with stack.client() as app:
         app.delete(f"/api/v1/tasks/{task_id}").raise_for_status()
     assert next_event(subscriber, task_id)["type"] == "backbone.task.cancelled"
 
 
-def test_a_task_that_the_dispatcher_fails_is_announced(
+def test_task_failed_by_the_dispatcher_publishes_its_completion(
     backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
 ) -> None:
-    backend.script("/v1/test/announced-failed", Answer(400))
-    task_id = backbone.submit("/v1/test/announced-failed", b"work")
+    backend.script("/v1/test/published-failed", Answer(400))
+    task_id = backbone.submit("/v1/test/published-failed", b"work")
     assert next_event(subscriber, task_id)["type"] == "backbone.task.failed"
 
 
-def test_an_announcement_that_was_refused_is_made_again(
+def test_refused_completion_event_is_published_again(
     stack: Stack, backbone: Backbone, backend: ScriptedBackend, subscriber: Subscriber
 ) -> None:
-    task_id = backbone.submit("/v1/test/announced-late", b"work")
-    backend.next_call("/v1/test/announced-late")
+    task_id = backbone.submit("/v1/test/published-late", b"work")
+    backend.next_call("/v1/test/published-late")
     stack.set_faults({"refusePublish": {}})
     try:
         backbone.update(task_id, "completed").raise_for_status()

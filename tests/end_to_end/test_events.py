@@ -1,4 +1,4 @@
-"""What Event Grid may do to an event, and to whoever publishes it."""
+"""Duplicate, lost and refused events, and publishes without an answer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.scripted_backend import ScriptedBackend
 from tests.waiting import PATIENCE_S, eventually
 
 
-def test_an_event_that_is_delivered_twice_is_dispatched_once(
+def test_event_that_is_delivered_twice_is_dispatched_once(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
-    paths = [f"/v1/test/duplicate/{n}" for n in range(5)]  # in one queue, the others would go without an event
+    paths = [f"/v1/test/duplicate/{n}" for n in range(5)]  # in one queue, only the first task would need an event
     delivered = _stats(faulty)["delivered"]
     faulty.set_faults({"duplicate": {"probability": 1}})
 
@@ -28,7 +28,7 @@ def test_an_event_that_is_delivered_twice_is_dispatched_once(
         backbone.complete(task_id)
 
 
-def test_a_task_whose_event_got_lost_is_found_by_its_deadline(
+def test_task_whose_event_was_lost_is_dispatched_after_its_deadline(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
     path = "/v1/test/lost-delivery"
@@ -45,7 +45,7 @@ def test_a_task_whose_event_got_lost_is_found_by_its_deadline(
     backbone.complete(task_id)
 
 
-def test_a_task_that_event_grid_refused_is_acknowledged_all_the_same_and_published_later(
+def test_task_is_acknowledged_although_event_grid_refuses_its_event(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
     path = "/v1/test/refused-publish"
@@ -60,7 +60,7 @@ def test_a_task_that_event_grid_refused_is_acknowledged_all_the_same_and_publish
     backbone.complete(task_id)
 
 
-def test_a_task_whose_publish_was_answered_by_nobody_is_dispatched_once(
+def test_task_whose_publish_got_no_answer_is_dispatched_once(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
     path = "/v1/test/lost-publish-response"
@@ -75,7 +75,7 @@ def test_a_task_whose_publish_was_answered_by_nobody_is_dispatched_once(
     backbone.complete(task_id)
 
 
-def test_while_event_grid_is_away_tasks_are_taken_in_and_start_when_it_is_back(
+def test_tasks_are_accepted_while_event_grid_is_down_and_dispatched_later(
     backbone: Backbone, backend: ScriptedBackend, stack: Stack
 ) -> None:
     path = "/v1/test/grid-away"
@@ -83,7 +83,7 @@ def test_while_event_grid_is_away_tasks_are_taken_in_and_start_when_it_is_back(
     try:
         task_id = backbone.submit(path)
         health = backbone.http.get("/api/v1/health")
-        assert health.status_code == 200, "tasks are safe, so the app is not down"
+        assert health.status_code == 200, "tasks are safe, so the app counts as up"
         assert health.json()["Status"] == "degraded"
         assert health.json()["Dependencies"]["EventGrid"] == "unavailable"
     finally:
@@ -93,15 +93,15 @@ def test_while_event_grid_is_away_tasks_are_taken_in_and_start_when_it_is_back(
     backbone.complete(task_id)
 
 
-def test_a_hop_that_could_not_be_published_is_not_lost_either(
+def test_next_step_whose_event_was_lost_is_dispatched_after_its_deadline(
     backbone: Backbone, backend: ScriptedBackend, faulty: Stack
 ) -> None:
-    first, second = "/v1/test/lost-hop/1", "/v1/test/lost-hop/2"
+    first, second = "/v1/test/lost-next-step/1", "/v1/test/lost-next-step/2"
     task_id = backbone.submit(first)
     backend.next_call(first)
     faulty.set_faults({"loseDelivery": {"probability": 1}})
-    hop = backbone.update(task_id, "created", Endpoint=backend.url + second, PublishToGrid=True, Body="{}")
-    assert hop.status_code == 200
+    next_step = backbone.update(task_id, "created", Endpoint=backend.url + second, PublishToGrid=True, Body="{}")
+    assert next_step.status_code == 200
     eventually(lambda: backbone.depth(second) == {"Waiting": 1})
 
     faulty.set_faults({})
@@ -115,7 +115,7 @@ def _stats(stack: Stack) -> dict[str, int]:
 
 
 def _drain(stack: Stack) -> None:
-    """Until every delivery that is due has been answered."""
+    """Wait until every due delivery has been answered."""
     address = f"{stack.event_grid_url}/control/drain"
     answer = httpx.post(address, json={"timeoutSeconds": PATIENCE_S}, timeout=2 * PATIENCE_S)
     assert answer.raise_for_status().json() == {"drained": True}

@@ -1,4 +1,4 @@
-"""A task on its way when nothing fails: submit, dispatch, progress, result, pipeline step."""
+"""How a task flows when nothing fails: submit, dispatch, progress, result, next step."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def _noise(size_bytes: int) -> bytes:
         pytest.param(9_000_000, id="a blob of several blocks"),
     ],
 )
-def test_a_body_reaches_the_backend_and_its_result_the_caller_byte_for_byte(
-    backbone: Backbone, backend: ScriptedBackend, size_bytes: int
-) -> None:
+def test_body_and_result_arrive_byte_for_byte(backbone: Backbone, backend: ScriptedBackend, size_bytes: int) -> None:
     path = f"/v1/test/bytes/{size_bytes}"
     body, result = _noise(size_bytes), _noise(size_bytes)[::-1]
 
@@ -58,7 +56,7 @@ def test_a_body_reaches_the_backend_and_its_result_the_caller_byte_for_byte(
     assert backbone.depth(path) == {"Completed": 1}
 
 
-def test_a_pipeline_step_moves_the_task_and_its_count_to_the_next_endpoint(
+def test_next_step_moves_the_task_and_its_count_to_the_next_endpoint(
     backbone: Backbone, backend: ScriptedBackend
 ) -> None:
     first, second, third = (f"/v1/test/pipeline/{step}" for step in ("detect", "classify", "report"))
@@ -67,27 +65,25 @@ def test_a_pipeline_step_moves_the_task_and_its_count_to_the_next_endpoint(
     backbone.update(task_id, "running").raise_for_status()
     assert (backbone.depth(first), backbone.depth(second)) == ({"Running": 1}, {})
 
-    _hand_on(backbone, backend.url + second, task_id, Body='{"boxes":[]}')
+    _next_step(backbone, backend.url + second, task_id, Body='{"boxes":[]}')
     call = backend.next_call(second)
     assert (call.task_id, call.attempt, call.body) == (task_id, 2, b'{"boxes":[]}')
     backbone.update(task_id, "running", Attempt=2).raise_for_status()
     assert (backbone.depth(first), backbone.depth(second)) == ({}, {"Running": 1})
 
-    _hand_on(backbone, backend.url + third, task_id)
+    _next_step(backbone, backend.url + third, task_id)
     call = backend.next_call(third)
-    assert (call.attempt, call.body) == (3, b'{"boxes":[]}'), "without a body, the one kept is sent again"
+    assert (call.attempt, call.body) == (3, b'{"boxes":[]}'), "the stored body is sent again if the step brings none"
     backbone.complete(task_id)
     assert (backbone.depth(first), backbone.depth(second), backbone.depth(third)) == ({}, {}, {"Completed": 1})
     assert backbone.task(task_id)["EndpointPath"] == third
 
 
-def test_the_first_step_of_a_pipeline_can_no_longer_touch_the_task_once_it_has_handed_it_on(
-    backbone: Backbone, backend: ScriptedBackend
-) -> None:
-    first, second = "/v1/test/handed-on/1", "/v1/test/handed-on/2"
+def test_finished_pipeline_step_can_no_longer_change_the_task(backbone: Backbone, backend: ScriptedBackend) -> None:
+    first, second = "/v1/test/next-step/1", "/v1/test/next-step/2"
     task_id = backbone.submit(first)
     backend.next_call(first)
-    _hand_on(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
+    _next_step(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
     backend.next_call(second)
 
     refused = backbone.update(task_id, "failed", "the first step crashed on its way out", Attempt=1)
@@ -98,7 +94,7 @@ def test_the_first_step_of_a_pipeline_can_no_longer_touch_the_task_once_it_has_h
     backbone.complete(task_id)
 
 
-def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_even_at_its_second_attempt(
+def test_next_step_can_read_the_previous_result_even_at_its_second_attempt(
     backbone: Backbone, backend: ScriptedBackend
 ) -> None:
     first, second = "/v1/test/builds-on/1", "/v1/test/builds-on/2"
@@ -106,7 +102,7 @@ def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_even_at_
     task_id = backbone.submit(first)
     backend.next_call(first)
     backbone.http.put(f"/api/v1/tasks/{task_id}/result", content=b"the map").raise_for_status()
-    _hand_on(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
+    _next_step(backbone, backend.url + second, task_id, Body="{}", Attempt=1)
     for _ in range(2):
         backend.next_call(second)
 
@@ -116,6 +112,6 @@ def test_the_next_step_of_a_pipeline_finds_the_result_of_the_one_before_even_at_
     assert (result.status_code, result.content) == (200, b"the map")
 
 
-def _hand_on(backbone: Backbone, endpoint: str, task_id: str, **members: object) -> None:
+def _next_step(backbone: Backbone, endpoint: str, task_id: str, **members: object) -> None:
     answer = backbone.update(task_id, "created", "created", Endpoint=endpoint, PublishToGrid=True, **members)
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""Promise: an acknowledged task outlives the sudden death of any one process, at any moment."""
+"""Promise: an acknowledged task survives the sudden death of any one process, at any time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import eventually
 PATH = "/v1/digest"
 TASKS = 24
 LARGE_EVERY = 6
-# What a killed process worked on is taken up soon; what an overloaded machine is too slow for, again and again.
+# Short deadlines recover the work of a killed process soon; many attempts allow for an overloaded machine.
 SETTINGS = {**IN_A_HURRY, "MAX_ATTEMPTS": "1000", "DISPATCH_TIMEOUT_S": "5", "REPUBLISH_S": "1", "LEASE_S": "5"}
 
 
@@ -59,13 +59,13 @@ def test_every_acknowledged_task_ends_although_a_process_is_killed(
     with stack.client() as http:
         before = Counter(Backbone(http).depth(PATH))
         submits = _Submits(stack, bodies)
-        reached, moment = chance.choice(
+        progress, goal = chance.choice(
             [
                 (lambda: len(submits.acknowledged), chance.randrange(1, TASKS)),
                 (lambda: Backbone(http).depth(PATH).get("Completed", 0) - before["Completed"], TASKS // 2),
             ]
         )
-        eventually(lambda: reached() >= moment)
+        eventually(lambda: progress() >= goal)
 
     process.kill()
     process.start()
@@ -75,7 +75,7 @@ def test_every_acknowledged_task_ends_although_a_process_is_killed(
         backbone = Backbone(http)
         ended = [backbone.ended(task_id) for task_id in task_ids]
         counts = Counter(task["BackendStatus"].capitalize() for task in ended)
-        assert Counter(backbone.depth(PATH)) == before + counts, "the queue counts its records, each once"
+        assert Counter(backbone.depth(PATH)) == before + counts, "the depth counts each record once"
         for task, body in zip(ended, bodies, strict=True):
             if task["BackendStatus"] == "completed":
                 result = http.get(f"/api/v1/tasks/{task['TaskId']}/result").raise_for_status()
@@ -86,7 +86,7 @@ def test_every_acknowledged_task_ends_although_a_process_is_killed(
 
 
 class _Submits:
-    """A caller in a thread of its own, which repeats a submit until it is acknowledged."""
+    """A caller in a thread of its own that repeats each submit until it is acknowledged."""
 
     def __init__(self, stack: Stack, bodies: list[bytes]) -> None:
         self.acknowledged: list[str] = []
@@ -97,7 +97,7 @@ class _Submits:
         self._thread.start()
 
     def finish(self) -> list[str]:
-        """The tasks' ids, once all are acknowledged."""
+        """Wait until all tasks are acknowledged, and return their ids."""
         self._thread.join()
         if self._error:
             raise self._error

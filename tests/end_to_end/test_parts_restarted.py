@@ -1,4 +1,4 @@
-"""The parts that the app stands on go away in the middle and come back."""
+"""The app's dependencies stop while tasks are in flight, and start again."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def until_redis_is_found(backbone: Backbone) -> None:
     eventually(lambda: backbone.http.get("/api/v1/health").json()["Dependencies"]["Redis"] == "ok")
 
 
-def test_tasks_outlive_a_restart_of_redis(
+def test_tasks_survive_a_restart_of_redis(
     backbone: Backbone, backend: ScriptedBackend, own_stack: Stack, own_redis: RedisServer
 ) -> None:
     waiting, running, finished = (f"/v1/test/redis/{state}" for state in ("waiting", "running", "finished"))
@@ -93,7 +93,7 @@ def test_tasks_outlive_a_restart_of_redis(
     until_redis_is_found(backbone)
 
 
-def test_a_dispatch_under_way_while_redis_is_away_still_comes_to_its_end(
+def test_dispatch_in_flight_during_a_redis_outage_can_still_complete(
     backbone: Backbone, backend: ScriptedBackend, own_redis: RedisServer
 ) -> None:
     path = "/v1/test/redis/under-way"
@@ -109,11 +109,11 @@ def test_a_dispatch_under_way_while_redis_is_away_still_comes_to_its_end(
     until_redis_is_found(backbone)
 
     update = backbone.update(task_id, "completed", Attempt=1)
-    assert update.status_code == 200, "the backend took it; that this could not be noted does not make it void"
+    assert update.status_code == 200, "the backend accepted the task, even if the app could not record that"
     assert backbone.depth(path) == {"Completed": 1}
 
 
-def test_while_azurite_is_away_small_tasks_go_on_and_large_ones_wait_without_losing_an_attempt(
+def test_large_tasks_wait_for_blob_storage_and_lose_no_attempt(
     backbone: Backbone, backend: ScriptedBackend, own_stack: Stack, own_azurite: Azurite
 ) -> None:
     large, small = "/v1/test/azurite/large", "/v1/test/azurite/small"
@@ -139,7 +139,7 @@ def test_while_azurite_is_away_small_tasks_go_on_and_large_ones_wait_without_los
         backbone.complete(task_id)
 
 
-def test_a_task_that_event_grid_never_takes_fails_after_the_last_publish(
+def test_task_that_is_never_delivered_fails_after_the_last_publish(
     impatient: Backbone, backend: ScriptedBackend, impatient_stack: Stack
 ) -> None:
     path = "/v1/test/never-published"
@@ -154,7 +154,7 @@ def test_a_task_that_event_grid_never_takes_fails_after_the_last_publish(
     assert backend.untaken(path) == 0
 
 
-def test_a_task_whose_backend_takes_it_and_dies_each_time_fails_at_last(
+def test_task_whose_backend_always_dies_fails_after_the_last_attempt(
     impatient: Backbone, backend: ScriptedBackend
 ) -> None:
     path, most = "/v1/test/brief/dies-each-time", int(SOON_GIVEN_UP["MAX_ATTEMPTS"])
@@ -168,7 +168,7 @@ def test_a_task_whose_backend_takes_it_and_dies_each_time_fails_at_last(
     assert [backend.next_call(path).attempt for _ in range(most)] == list(range(1, most + 1))
 
 
-def test_a_killed_host_finds_after_its_start_the_tasks_it_had_claimed(
+def test_restarted_host_dispatches_the_tasks_it_had_claimed_before_a_kill(
     impatient: Backbone, backend: ScriptedBackend, impatient_stack: Stack
 ) -> None:
     path = "/v1/test/host-killed"
@@ -187,7 +187,7 @@ def test_a_killed_host_finds_after_its_start_the_tasks_it_had_claimed(
         assert Backbone(http).depth(path) == {"Completed": 1}
 
 
-def test_a_task_whose_backend_was_taken_out_of_the_registry_fails_and_nothing_is_called(
+def test_task_fails_without_a_call_if_its_backend_is_not_registered_any_more(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> None:
     path = "/v1/test/unregistered"

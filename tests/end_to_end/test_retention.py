@@ -1,4 +1,4 @@
-"""What is left of a task once its retention time is over: nothing."""
+"""Nothing is left of a task after its retention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import eventually
 LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
 
 
-def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
+def test_purge_removes_record_body_result_blobs_and_count(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> None:
     container = "retention"
@@ -41,10 +41,10 @@ def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
         ids = [backbone.submit(first, body) for body in (b"small", LARGE)]
         for task_id in ids:
             backend.next_call(first)
-            hop = backbone.update(
+            next_step = backbone.update(
                 task_id, "created", Endpoint=backend.url + second, PublishToGrid=True, Body=LARGE.decode()
             )
-            assert hop.status_code == 200
+            assert next_step.status_code == 200
             backend.next_call(second)
             http.put(f"/api/v1/tasks/{task_id}/result", content=LARGE).raise_for_status()
         running = backbone.submit(first, LARGE)
@@ -57,10 +57,10 @@ def test_a_finished_task_goes_with_its_record_body_result_blobs_and_count(
 
         eventually(lambda: _blob_count(blobs, container) == 1)
         assert backbone.depth(second) == {}
-        assert backbone.task(running)["BackendStatus"] == "created", "what has not ended stays"
+        assert backbone.task(running)["BackendStatus"] == "created", "an unfinished task stays"
         backbone.complete(running)
         eventually(lambda: _blob_count(blobs, container) == 0)
-        # What was learned of the endpoints outlasts their tasks.
+        # The queues keep what they have learned after their tasks are purged.
         eventually(lambda: {key.split("}")[1][:2] for key in redis_client.scan_iter()} == {"q:"})
         assert http.get("/api/v1/queues/").json() == {"Queues": []}
 

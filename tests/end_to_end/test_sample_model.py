@@ -1,4 +1,4 @@
-"""The whole stack with nothing scripted: the real model service and its own task manager."""
+"""The whole stack with the real sample model and its own task manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.end_to_end.backbone import Backbone
 from tests.waiting import PATIENCE_S, eventually
 
 
-def test_a_picture_is_segmented_and_its_map_gets_its_legend_in_a_second_step(
+def test_sample_model_segments_a_picture_and_adds_a_legend_in_a_second_step(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite
 ) -> None:
     picture = next(picture for picture in sample_pictures() if picture.name == "china-roofs.png")

@@ -1,4 +1,4 @@
-"""A webhook that is secured with Entra ID: Event Grid's token opens it, and nothing else does."""
+"""A webhook that is secured with Entra ID accepts Event Grid's token and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Secured:
     backbone: Backbone
 
     def deliver(self, authorization: str | None, task_id: str = "unknown") -> httpx.Response:
-        """One event, by somebody who has no function key."""
+        """Deliver one event without a function key."""
         event = {
             "topic": TOPIC_ID,
             "eventType": "backbone.task.dispatch",
@@ -65,28 +65,26 @@ def secured(
 
 @pytest.fixture
 def kept(secured: Secured, backend: ScriptedBackend) -> str:
-    """The id of a task that waits for a delivery."""
+    """The id of a task that only a delivery dispatches."""
     endpoint = f"{backend.url}/v1/test/secured-kept"
     task = {"Endpoint": endpoint, "Body": "{}", "Status": "kept", "BackendStatus": "created"}
     return secured.backbone.http.post("/api/CacheConnectorUpsert", json=task).raise_for_status().json()["TaskId"]
 
 
-def test_a_task_is_dispatched_by_a_delivery_with_event_grids_token(
-    secured: Secured, backend: ScriptedBackend
-) -> None:
+def test_delivery_with_the_event_grid_token_dispatches_a_task(secured: Secured, backend: ScriptedBackend) -> None:
     path = "/v1/test/secured"
     task_id = secured.backbone.submit(path)
     assert backend.next_call(path).task_id == task_id
     secured.backbone.complete(task_id)
 
 
-def test_the_token_needs_no_key_beside_it(secured: Secured, backend: ScriptedBackend, kept: str) -> None:
+def test_token_is_accepted_without_a_function_key(secured: Secured, backend: ScriptedBackend, kept: str) -> None:
     response = secured.deliver(f"Bearer {secured.entra.token()}", kept)
     assert (response.status_code, response.json()) == (200, {"results": ["accepted"]})
     assert backend.next_call("/v1/test/secured-kept").task_id == kept
 
 
-def test_whoever_brings_no_token_of_event_grids_is_refused_and_nothing_is_dispatched(
+def test_delivery_without_a_valid_token_is_401_and_dispatches_nothing(
     secured: Secured, backend: ScriptedBackend, kept: str
 ) -> None:
     entra = secured.entra
@@ -107,12 +105,12 @@ def test_whoever_brings_no_token_of_event_grids_is_refused_and_nothing_is_dispat
     assert backend.untaken("/v1/test/secured-kept") == 0
 
 
-def test_a_function_key_alone_does_not_open_it(secured: Secured) -> None:
+def test_function_key_without_a_token_is_401(secured: Secured) -> None:
     response = secured.backbone.http.post(WEBHOOK, content=b"[" * 100_000, headers=DELIVERY)
-    assert response.status_code == 401, "and what came with it was not read"
+    assert response.status_code == 401, "the body was not read"
 
 
-def test_the_cloud_events_handshake_needs_the_token_too(secured: Secured) -> None:
+def test_cloud_events_handshake_needs_the_token(secured: Secured) -> None:
     headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
     address = secured.stack.url + WEBHOOK
     assert httpx.options(address, headers=headers, timeout=PATIENCE_S).status_code == 401
@@ -120,9 +118,9 @@ def test_the_cloud_events_handshake_needs_the_token_too(secured: Secured) -> Non
     assert httpx.options(address, headers=headers, timeout=PATIENCE_S).status_code == 200
 
 
-def test_while_entra_id_gives_no_keys_deliveries_are_put_off_and_not_lost(secured: Secured) -> None:
+def test_deliveries_are_503_while_entra_id_gives_no_keys(secured: Secured) -> None:
     secured.entra.status = 503
-    secured.stack.host.restart()  # which forgets the keys
+    secured.stack.host.restart()  # the new process has no keys
     try:
         response = secured.deliver(f"Bearer {secured.entra.token()}")
         assert response.status_code == 503

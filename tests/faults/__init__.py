@@ -1,6 +1,5 @@
-"""The fault harness: a loaded stack, one fault after the other, and what must hold of every task afterwards.
+"""The fault harness: it loads a stack, strikes it with one fault after the other, and checks every task afterwards.
 
-``python -m tests.faults`` is the long form, the tests here are the short one.
-
-What they show is in ``docs/reliability.md``.
+``python -m tests.faults`` is the long form; the tests here are the short one. ``docs/reliability.md`` has the
+results.
 """

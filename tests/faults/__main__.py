@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: rounds over all faults until the time is up; exits with 0 if nothing was found."""
+"""``python -m tests.faults``: rounds over all faults until the time is up; the exit code is 0 without findings."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _COLUMNS = ("submitted", "acked", "completed", "failed", "duplicates", "lost", "
 
 @dataclass(slots=True)
 class Campaign:
-    """What all trials have shown so far."""
+    """The results of all trials so far."""
 
     seed: int
     reports: list[Report] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-    """Trials that came to no end, with the reason."""
+    """Trials that were aborted, with the reason."""
 
     @property
     def is_good(self) -> bool:
@@ -62,7 +62,7 @@ class Campaign:
             order = chance.sample(faults, len(faults))
             for on_cluster in chance.sample((False, True), 2):
                 mine = [fault for fault in order if fault.wants_cluster is on_cluster]
-                # In the end, the processes are to have been through as much as possible.
+                # First the faults that restart processes, so that the final check for leaks covers many trials.
                 mine.sort(key=lambda fault: not fault.renews)
                 self._run_round(number, mine, cluster=on_cluster, until_s=0 if number == 1 else until_s)
 
@@ -86,7 +86,7 @@ class Campaign:
                         for sentence in report.findings:
                             _say(f"  {sentence}")
                         if report.stuck:
-                            break  # what is stuck would be found again by each of the next trials
+                            break  # each of the next trials would find the stuck task again
                     leaks = trials.leaks()
                     for sentence in leaks:
                         _say(f"  leak: {sentence}")
@@ -94,7 +94,7 @@ class Campaign:
                     is_good = not leaks and not any(report.findings for report in reports)
             except (LocalStackError, AssertionError, httpx.HTTPError, redis.RedisError) as error:
                 self.broken.append(f"{fault.name}: {error}")
-                _say(f"  {fault.name} came to no end: {error}")
+                _say(f"  {fault.name} was aborted: {error}")
                 with suppress(ValueError):
                     waiting.remove(fault)
             finally:
@@ -131,10 +131,10 @@ def main() -> int:
         description=__doc__,
         epilog="faults: " + "; ".join(f"{fault.name}: {fault.what}" for fault in FAULTS.values()),
     )
-    parser.add_argument("--minutes", type=float, default=0, metavar="N", help="go on for so long; at least one round")
+    parser.add_argument("--minutes", type=float, default=0, metavar="N", help="run for this long, at least one round")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", nargs="+", choices=[*FAULTS], metavar="NAME", help="these faults alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all figures")
+    parser.add_argument("--only", nargs="+", choices=[*FAULTS], metavar="NAME", help="only these faults")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     options = parser.parse_args()
     faults = [FAULTS[name] for name in dict.fromkeys(options.only or FAULTS)]
     campaign = Campaign(options.seed)

@@ -1,4 +1,4 @@
-"""Callers who remember what was acknowledged, and a watcher who remembers what was seen to be finished."""
+"""Callers that record which tasks were acknowledged, and a watcher that records which tasks it saw finished."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.faults.rig import Rig
 
 CALLERS = 3
 PAUSE_S = 0.08
-"""Of a caller between two submits: together they make some 25 tasks a second."""
+"""A caller's mean pause between two submits: together the callers submit some 25 tasks a second."""
 WATCH_PAUSE_S = 0.03
 REQUEST_TIMEOUT_S = 20.0
 REPEAT_FOR_S = 60.0
-"""How long a caller with an idempotency key repeats what was not acknowledged."""
+"""How long a caller with an idempotency key repeats a submit that is not acknowledged."""
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
 _PATHS: Final = {f"{MODERN}/only": 4, f"{MODERN}{FIRST}": 2, f"{LEGACY}/only": 3, f"{LEGACY}{FIRST}": 1}
 _ENDED: Final = ("completed", "failed", "cancelled")
@@ -31,12 +31,12 @@ _ENDED: Final = ("completed", "failed", "cancelled")
 
 @dataclass(slots=True)
 class Submission:
-    """What a caller wanted done once."""
+    """One task that a caller submits, maybe repeatedly."""
 
     path: str
     body: bytes
     task_id: str | None = None
-    """Of the task, once it was acknowledged."""
+    """The task's id, once the submit is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,15 @@ class Ending:
 
 
 class Load:
-    """While it is entered, callers submit tasks of all kinds and a watcher polls them.
+    """Within its context, callers submit tasks of all kinds and a watcher polls them.
 
-    Most send an idempotency key and repeat a submit until it is acknowledged; the others try once, and a task that
-    was not acknowledged may exist or not. Some go through the former platform's ``CacheConnectorUpsert``.
+    Most callers send an idempotency key and repeat a submit until it is acknowledged. The others submit once; a task
+    that was not acknowledged may exist or not. Some use the legacy function ``CacheConnectorUpsert``.
     """
 
     def __init__(self, rig: Rig, seed: str) -> None:
         self.endings: dict[str, Ending] = {}
-        """As they were first seen."""
+        """Each finished task, as the watcher first saw it."""
         self.wrong: list[str] = []
         self._rig = rig
         self._over = threading.Event()
@@ -79,7 +79,7 @@ class Load:
         return [submission.task_id for submission in self.submissions if submission.task_id]
 
     def finish(self) -> None:
-        """Begin nothing new, and return when the last submit is acknowledged or given up."""
+        """Submit nothing new, and return when the last submit is acknowledged or given up."""
         self._over.set()
         for caller in self._callers:
             caller.join()
@@ -157,7 +157,7 @@ class Load:
         return self._post(app, f"/api/v1/submit{submission.path}", 202, content=submission.body, headers=json_headers)
 
     def _post(self, app: httpx.Client, url: str, acknowledged: int, **content: Any) -> str | None:
-        """The task's id if the request was acknowledged."""
+        """The task's id, or None if the request was not acknowledged."""
         try:
             response = app.post(url, **content)
         except httpx.TransportError:
@@ -172,10 +172,10 @@ class Load:
         with self._client() as app:
             while not self._watched.wait(WATCH_PAUSE_S):
                 if known := self.acknowledged:
-                    self.look(app, chance.choice(known))
+                    self.check(app, chance.choice(known))
 
-    def look(self, app: httpx.Client, task_id: str) -> None:
-        """Ask for one task, and compare it with what was seen before."""
+    def check(self, app: httpx.Client, task_id: str) -> None:
+        """Get one task, and compare it with what the watcher saw before."""
         with suppress(httpx.TransportError):
             response = app.get(f"/api/v1/tasks/{task_id}")
             if response.status_code == 404:
@@ -191,7 +191,7 @@ class Load:
 
 
 def _body(chance: random.Random) -> bytes:
-    # Text, for the former platform's callers send nothing else.
+    # Text, since legacy callers send nothing else.
     token = f"{chance.getrandbits(128):032x}"
     filler = "x" * INLINE_LIMIT_BYTES if chance.random() < LARGE_SHARE else ""
     return json.dumps({"token": token, "filler": filler}).encode()

@@ -1,8 +1,8 @@
-"""A model service that behaves as a file tells it, and keeps a journal: ``python -m tests.faults.model_service``.
+"""A model service that behaves as a file says, and keeps a journal: ``python -m tests.faults.model_service``.
 
-Endpoints below ``/v1/fault/legacy`` speak as the former platform's services do: they send no ``Attempt`` and store no
-result. A ``first`` step hands its task on to the ``second``, with a body of its own. The last status text of a task
-holds the SHA-256 of the body, which shows that it came through unharmed. A GET tells how many workers there are.
+Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
+``first`` step sends its task to the ``second`` as its next step, with a new body. The last status text of a task
+holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the number of workers.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ GIVE_UP_S = 60.0
 
 
 class Behaviour(StrEnum):
-    """How it answers a dispatch."""
+    """How the service answers a dispatch."""
 
     WORK = "work"
     STALL = "stall"
-    """Works, but on every second task only after a silence of ``STALL_S``."""
+    """Works, but about every second task begins after a silence of ``STALL_S``."""
     DIE = "die"
     """Accepts, and is killed before it does the work."""
     HANG = "hang"
     """Reads the request and never answers."""
     GARBAGE = "garbage"
-    """Answers one of ``GARBAGE``, and does no work."""
+    """Answers with one of ``GARBAGE``, and does no work."""
 
 
 GARBAGE: Final = {
@@ -65,7 +65,7 @@ _ENDLESS: Final = {
     "endless body": b"10000\r\n" + b"x" * 0x10000 + b"\r\n",
     "no end of informational answers": GARBAGE["no end of informational answers"] * 100,
 }
-"""What follows them for as long as the caller reads."""
+"""The bytes that follow such an answer for as long as the caller reads."""
 
 
 TAKEN: Final = "taken"
@@ -80,7 +80,7 @@ class Entry:
     attempt: int
     path: str
     what: str
-    """``reported``; or of a dispatch, ``taken``, ``busy``, or how else it was treated."""
+    """``reported`` for a report; ``taken``, ``busy`` or another treatment for a dispatch."""
     reported: str = ""
     """The ``BackendStatus`` of a report; empty for a result."""
 
@@ -99,7 +99,7 @@ def read_journal(file: Path) -> Iterator[Entry]:
 
 
 def next_body(body: bytes) -> bytes:
-    """What a first step hands on."""
+    """The body that a first step sends to the second one."""
     return hashlib.sha256(body).hexdigest().encode()
 
 
@@ -110,7 +110,7 @@ def last_status(path: str, body: bytes) -> str:
 
 
 def result_of(path: str, body: bytes) -> bytes:
-    """The result of such a task; it is as large as what it was made of."""
+    """The result of such a task; it is as large as the body of its last step."""
     last = next_body(body) if path.endswith(FIRST) else body
     return hashlib.shake_256(last).digest(len(last))
 
@@ -131,7 +131,7 @@ class _Service:
     def __init__(self, url: str, behaviour: Path, journal: Path, app: httpx.Client) -> None:
         self._url = url
         self._behaviour = behaviour
-        # What was written before a kill -9 is kept: the file is the kernel's by then.
+        # Written lines survive a kill -9: the kernel has them already.
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._slots = threading.BoundedSemaphore(SLOTS)
         self._app = app
@@ -148,7 +148,7 @@ class _Service:
         return sum(thread.name == _WORKER for thread in threading.enumerate())
 
     def take(self, task_id: str, attempt: int, path: str, body: bytes) -> bool:
-        """Whether there was a slot free to begin the work in."""
+        """Begin the work if a slot is free; return whether one was."""
         is_free = self._slots.acquire(blocking=False)
         self.note(Entry(task_id, attempt, path, TAKEN if is_free else "busy"))
         if is_free:
@@ -191,7 +191,7 @@ class _Service:
             self._slots.release()
 
     def _answer_to(self, request: httpx.Request) -> int:
-        """The status, once there is one that says whether it was done."""
+        """Repeat *request* until its status is final, and return that; 0 after ``GIVE_UP_S``."""
         deadline_s = time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline_s:
             with suppress(httpx.TransportError):
@@ -246,7 +246,7 @@ def main() -> None:
             self.send_header("Content-Length", str(len(body)))
             if status == 503:
                 self.send_header("Retry-After", "0")
-            with suppress(ConnectionError):  # the caller would not wait
+            with suppress(ConnectionError):  # the caller has hung up
                 self.end_headers()
                 self.wfile.write(body)
 

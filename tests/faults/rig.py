@@ -1,4 +1,4 @@
-"""What a fault strikes: the local stack and a model service, every process of which can be killed and looked into."""
+"""The target of the faults: the local stack and a model service, with access to every process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = {
     "LEASE_S": "1.5",
     "DISPATCH_TIMEOUT_S": "1",
 }
-"""Deadlines short enough to be waited for. The attempt limit is the app's own."""
+"""Deadlines short enough for tests. The attempt limit is the app's default."""
 GRID_TIME_SCALE = 30
 """Event Grid's first retry is due after 10 s."""
 _INSIDE = Path(__file__).parent / "inside"
@@ -41,17 +41,17 @@ _STATES = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process holds open."""
+    """The resources that a process holds open."""
 
     tasks: int
     """Asyncio tasks that are not done."""
     descriptors: int
-    """Files and sockets, but for those to Redis: that pool is bounded and keeps what it has once opened."""
+    """Files and sockets, without those to Redis: that pool is bounded and keeps its connections open."""
     redis_connections: int
 
 
 class Rig:
-    """Started, it is a stack that works; between faults all its parts run and behave.
+    """A working stack once it is started; between faults all its parts run and behave.
 
     Parameters:
         cluster: Redis is one of three primaries without replicas.
@@ -115,20 +115,20 @@ class Rig:
             part.check()
 
     def behave(self, behaviour: Behaviour) -> None:
-        """How the model service is to answer from now on, also after a restart."""
+        """Set how the model service answers from now on, even after a restart."""
         scratch = self._behaviour.with_suffix(".new")
         scratch.write_text(behaviour)
         scratch.replace(self._behaviour)
 
     @contextmanager
     def model_restarted_whenever_it_dies(self) -> Iterator[None]:
-        """As Kubernetes does it, but without waiting longer each time."""
+        """Restart the model service like Kubernetes, but without a growing delay."""
         over = threading.Event()
 
         def restart() -> None:
             while not over.wait(0.05):
                 if not self.model.is_running:
-                    # A task that is sent to it may kill it before it is seen to be ready.
+                    # A dispatched task may kill it before it counts as ready.
                     with suppress(LocalStackError):
                         self.model.start()
 
@@ -139,11 +139,11 @@ class Rig:
         finally:
             over.set()
             restarter.join()
-            # It may be about to die of a task that it has taken already.
+            # A task that it has accepted may be about to kill it.
             self.model.restart()
 
     def endpoint(self, path: str) -> str:
-        """The URL under which the model service serves an endpoint path."""
+        """The URL of an endpoint path at the model service."""
         return f"http://127.0.0.1:{self._model_port}{path}"
 
     @property
@@ -151,18 +151,18 @@ class Rig:
         return nodes(self.redis)
 
     def journal(self) -> list[Entry]:
-        """All that the model service was ever sent, and had accepted."""
+        """All dispatches to the model service, and all its accepted reports."""
         return [*read_journal(self._journal)]
 
     def world(self) -> World:
         return World(self.redis)
 
     def model_is_idle(self) -> bool:
-        """Whether nobody works on anything any more, also not on what is another attempt's by now."""
+        """Whether no worker is left, not even for a stale attempt."""
         return httpx.get(self.endpoint("/"), timeout=PATIENCE_S).text == "0"
 
     def depths(self) -> Counter[tuple[str, str]]:
-        """What the app says: how many tasks stand in each state, by endpoint path and state."""
+        """The app's own numbers of tasks, by endpoint path and state."""
         with self.stack.client() as app:
             queues = app.get("/api/v1/queues/").raise_for_status().json()["Queues"]
         return Counter(
@@ -170,7 +170,7 @@ class Rig:
         )
 
     def usage(self, name: str) -> Usage:
-        """What the process *name*, ``host`` or ``event_grid``, holds open now."""
+        """The resources that the process *name*, ``host`` or ``event_grid``, holds open now."""
         part: ChildProcess = getattr(self.stack, name)
         file = self._task_counts[name]
         file.unlink(missing_ok=True)

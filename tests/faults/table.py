@@ -1,4 +1,4 @@
-"""The faults. Each is a context: on entry it strikes a rig under load, on exit all is mended that it broke."""
+"""The faults. Each is a context: on entry it strikes a rig under load, on exit it repairs the damage."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Fault:
     what: str
     strike: Strike
     may_fail_with: frozenset[str] = frozenset()
-    """The status texts with which tasks may fail by right. All others are to complete."""
+    """The status texts with which tasks may fail. All other tasks must complete."""
     wants_cluster: bool = False
     renews: bool = False
-    """Whether it starts a process anew whose leaks are watched for, so that these would not show."""
+    """Whether it restarts a process that is checked for leaks, which would hide earlier ones."""
 
 
 FAULTS: Final[dict[str, Fault]] = {}
@@ -60,7 +60,7 @@ def again_and_again(strike: Callable[[], None]) -> Generator[None]:
         striker.join()
 
 
-@_fault("none", "nothing happens: what the other lines are to be compared with")
+@_fault("none", "nothing happens: the baseline for the other faults")
 def _none(rig: Rig, chance: random.Random) -> Generator[None]:
     yield
 
@@ -94,14 +94,14 @@ def _clock_off(rig: Rig, chance: random.Random) -> Generator[None]:
     host.restart()
 
 
-@_fault("model-killed", "kill -9 of the model service, with all that it works on")
+@_fault("model-killed", "kill -9 of the model service, with all its tasks in flight")
 def _model_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.model.kill()
     yield
     rig.model.start()
 
 
-@_fault("model-frozen", "the model service stands still for longer than its leases, and then goes on where it was")
+@_fault("model-frozen", "the model service freezes for longer than its leases, and then goes on")
 def _model_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     os.kill(rig.model.pid, signal.SIGSTOP)
     yield
@@ -109,7 +109,7 @@ def _model_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     os.kill(rig.model.pid, signal.SIGCONT)
 
 
-@_fault("redis-frozen", "Redis stands still, and then goes on where it was")
+@_fault("redis-frozen", "Redis freezes, and then goes on")
 def _redis_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     [redis] = rig.redis_nodes
     os.kill(redis.pid, signal.SIGSTOP)
@@ -139,12 +139,12 @@ def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.azurite.start()
 
 
-@_fault("queue-lost", "of the queues' keys some are deleted, again and again")
+@_fault("queue-lost", "some of the queues' keys are deleted, again and again")
 def _queue_lost(rig: Rig, chance: random.Random) -> Generator[None]:
     def lose() -> None:
         for redis in rig.redis_nodes:
             with redis.connect() as client:
-                # Not what an operator has set, which nothing can tell anew.
+                # Not an operator's settings, which nothing can rebuild.
                 keys = [key for kind in ("q:", "qo:", "qw:", "qh:") for key in client.scan_iter(f"*}}{kind}*")]
                 if lost := chance.sample(keys, chance.randint(0, len(keys))):
                     client.delete(*lost)
@@ -161,11 +161,11 @@ def _event_grid(name: str, what: str, **switches: object) -> None:
         rig.stack.set_faults({})
 
 
-_event_grid("publish-unanswered", "Event Grid takes each publish and answers none", losePublishResponse={})
+_event_grid("publish-unanswered", "Event Grid accepts each publish and answers none", losePublishResponse={})
 _event_grid("publish-refused", "Event Grid refuses each publish (503)", refusePublish={"status": 503})
 _event_grid("event-twice", "each event is delivered twice at the same time", duplicate={})
 _event_grid("event-out-of-order", "events overtake each other within two seconds", reorder={"windowSeconds": 60})
-_event_grid("event-never", "each event is taken and never delivered", loseDelivery={})
+_event_grid("event-never", "each event is accepted and never delivered", loseDelivery={})
 _event_grid("event-reply-lost", "the webhook's replies get lost, so each event comes again", loseResponse={})
 _event_grid("event-probation", "each event is dead-lettered without an attempt", probation={})
 
@@ -196,7 +196,7 @@ def _backend_hangs(rig: Rig, chance: random.Random) -> Generator[None]:
 
 @_fault(
     "backend-answers-garbage",
-    "the model service answers with a redirect, 418, no HTTP, cut or impossible messages, a huge header, without end",
+    "the model service answers with a redirect, 418, no HTTP, cut, impossible or endless messages, or a huge header",
     may_fail_with=frozenset({"Failed - the backend answered 302.", "Failed - the backend answered 418."}),
 )
 def _backend_answers_garbage(rig: Rig, chance: random.Random) -> Generator[None]:

@@ -1,4 +1,4 @@
-"""Promise: whichever part dies, stands still or goes wrong, no acknowledged task is lost, stuck or done twice.
+"""Promise: no acknowledged task is lost, stuck or done twice, whichever part dies, freezes or goes wrong.
 
 The short form of the harness; ``python3 dev.py faults`` is the long one. The faults are in ``table.py``.
 """
@@ -12,14 +12,14 @@ from tests.faults.trial import SHORT, Trials
 
 
 @pytest.mark.parametrize("name", OF_PARTS)
-def test_every_acknowledged_task_ends_once_and_all_counts_are_true_in_spite_of(name: str, single: Trials) -> None:
+def test_every_acknowledged_task_ends_once_and_counts_are_correct_despite(name: str, single: Trials) -> None:
     assert single.run(FAULTS[name], name, SHORT).findings == []
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.wants_cluster])
-def test_every_acknowledged_task_ends_once_on_a_cluster_too_in_spite_of(name: str, cluster: Trials) -> None:
+def test_every_acknowledged_task_ends_once_on_a_cluster_despite(name: str, cluster: Trials) -> None:
     assert cluster.run(FAULTS[name], name, SHORT).findings == []
 
 
-def test_after_all_that_no_process_has_leaked_tasks_or_sockets(single: Trials, cluster: Trials) -> None:
+def test_no_process_leaks_tasks_or_sockets_after_the_faults(single: Trials, cluster: Trials) -> None:
     assert single.leaks() + cluster.leaks() == []

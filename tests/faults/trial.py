@@ -1,4 +1,4 @@
-"""One fault against one rig: load, strike, mend, settle, and look at every task."""
+"""One fault against one rig: load, strike, repair, settle, and check every task."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SETTLE_S = float(PATIENCE_S)
 IDLE_S = float(PATIENCE_S)
 """How long idle connections may take to be closed: aiohttp's clients keep one for 15 s."""
 SPARE_DESCRIPTORS = 40
-"""For a while, a pool keeps the connections of a time when there was more to do."""
+"""Connection pools keep some connections of a busier time for a while."""
 SPARE_TASKS = 8
 MAX_REDIS_CONNECTIONS = 72
-"""Per node: the pool's 64, and those that ask a cluster who has which slots."""
+"""Per node: the pool's 64, and those that ask a cluster for its slots."""
 HISTORY = 32
-"""Of longer ones, the middle is left out."""
+"""The number of events that a record keeps; longer histories lose their middle."""
 _ENDED = ("completed", "failed", "cancelled")
 
 
@@ -46,7 +46,7 @@ SHORT = Pace((0.3, 0.6), (0.4, 0.8))
 
 @dataclass(slots=True)
 class Report:
-    """What became of the tasks of one trial."""
+    """The results of one trial."""
 
     fault: str
     seed: str
@@ -55,15 +55,15 @@ class Report:
     completed: int = 0
     failed: int = 0
     duplicates: int = 0
-    """Dispatches that the backend took beyond the first, of the same step of the same task."""
+    """Dispatches that the backend accepted beyond the first one of the same step of a task."""
     recovery_s: float | None = None
-    """From the end of the fault until every task had ended; None if they did not."""
+    """From the end of the fault until every task has ended; None if some did not end."""
     lost: list[str] = field(default_factory=list)
-    """Acknowledged, and not known any more."""
+    """Acknowledged tasks that the app does not know any more."""
     stuck: list[str] = field(default_factory=list)
-    """Not ended ``SETTLE_S`` after the fault."""
+    """Tasks that had not ended ``SETTLE_S`` after the fault."""
     wrong: list[str] = field(default_factory=list)
-    """All else that must not be; a sentence each."""
+    """All other findings; a sentence each."""
 
     @property
     def findings(self) -> list[str]:
@@ -77,27 +77,27 @@ class Report:
 class Trials:
     """Fault after fault against one rig.
 
-    What one trial left in Redis, the next ones must not change.
+    A trial must not change the tasks that earlier trials left in Redis.
     """
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._former: dict[str, bytes] = {}
+        self._earlier: dict[str, bytes] = {}
         self._usage: dict[str, Usage] = {}
 
     def warm_up(self, seconds: float) -> None:
-        """Open the connections that a working stack has, and note how many."""
+        """Let the stack open its usual connections, and record how many."""
         with Load(self._rig, "warm-up") as load:
             time.sleep(seconds)
             load.finish()
         eventually(self._have_all_ended, within_s=SETTLE_S)
-        self._former = self._rig.world().raw
+        self._earlier = self._rig.world().raw
         self._usage = {name: self._rig.usage(name) for name in ("host", "event_grid")}
 
     def run(self, fault: Fault, seed: str, pace: Pace) -> Report:
         """
         Raises:
-            LocalStackError, AssertionError: the stack itself did not do what is expected of it.
+            LocalStackError, AssertionError: the stack itself misbehaved.
         """
         chance = random.Random(seed)
         report = Report(fault.name, seed)
@@ -105,42 +105,42 @@ class Trials:
             time.sleep(chance.uniform(*pace.before_s))
             with fault.strike(self._rig, chance):
                 time.sleep(chance.uniform(*pace.during_s))
-            mended_s = time.monotonic()
+            repaired_s = time.monotonic()
             load.finish()
-            self._settle(load, report, mended_s)
+            self._settle(load, report, repaired_s)
             load.stop_watching()
         self._examine(load, fault, report)
         return report
 
     def leaks(self) -> list[str]:
-        """Which processes hold more than when all was well, although nothing is left to do; a sentence each."""
-        self._rig.model.restart()  # so that the pool of connections to it is emptied
+        """The idle processes that hold more resources than after the warm-up; a sentence each."""
+        self._rig.model.restart()  # to empty the pool of connections to it
         found: list[str] = []
         for name, before in self._usage.items():
             try:
                 eventually(lambda name=name, before=before: _is_idle(self._rig.usage(name), before), within_s=IDLE_S)
             except AssertionError:
-                found.append(f"{name} held {before} when all was well, and now holds {self._rig.usage(name)}")
+                found.append(f"{name} held {before} after the warm-up, and now holds {self._rig.usage(name)}")
         return found
 
-    def _settle(self, load: Load, report: Report, mended_s: float) -> None:
+    def _settle(self, load: Load, report: Report, repaired_s: float) -> None:
         while True:
             self._rig.check()
             now_s = time.monotonic()
             if self._have_all_ended():
-                report.recovery_s = now_s - mended_s
+                report.recovery_s = now_s - repaired_s
                 break
-            if now_s > mended_s + SETTLE_S:
+            if now_s > repaired_s + SETTLE_S:
                 break
             time.sleep(0.05)
         eventually(self._rig.model_is_idle, within_s=SETTLE_S)
         try:
             eventually(lambda: not any(self._rig.world().holding.values()), within_s=IDLE_S)
         except AssertionError:
-            report.wrong.append(f"slots are held for nothing: {self._rig.world().holding}")
+            report.wrong.append(f"slots are held without a task: {self._rig.world().holding}")
         with self._rig.stack.client() as app:
             for task_id in load.acknowledged:
-                load.look(app, task_id)
+                load.check(app, task_id)
 
     def _have_all_ended(self) -> bool:
         try:
@@ -151,9 +151,9 @@ class Trials:
 
     def _examine(self, load: Load, fault: Fault, report: Report) -> None:
         world = self._rig.world()
-        records = {task_id: rec for task_id, rec in world.records.items() if task_id not in self._former}
+        records = {task_id: rec for task_id, rec in world.records.items() if task_id not in self._earlier}
         states = Counter(rec["s"] for rec in records.values())
-        journal = [entry for entry in self._rig.journal() if entry.task_id not in self._former]
+        journal = [entry for entry in self._rig.journal() if entry.task_id not in self._earlier]
         taken = Counter((entry.task_id, entry.path) for entry in journal if entry.what == TAKEN)
         report.submitted = len(load.submissions)
         report.acknowledged = len(load.acknowledged)
@@ -170,13 +170,13 @@ class Trials:
             *self._changed_since(world),
             *self._wrong_results(load, records),
         ]
-        if not report.stuck:  # else it moves on while it is counted
+        if not report.stuck:  # a stuck task may move on while it is counted
             report.wrong += [*_inconsistencies(world), *self._wrong_depths(world)]
-        self._former = world.raw
+        self._earlier = world.raw
 
     def _changed_since(self, world: World) -> Iterator[str]:
-        """What an earlier trial left behind is finished, and is to stay as it was, byte for byte."""
-        for task_id, raw in self._former.items():
+        """The finished tasks of earlier trials that this trial has changed."""
+        for task_id, raw in self._earlier.items():
             if world.raw.get(task_id) != raw:
                 yield f"{task_id} had ended before this trial, and was changed by it"
 
@@ -188,16 +188,17 @@ class Trials:
                     continue
                 response = app.get(f"/api/v1/tasks/{submission.task_id}/result")
                 if response.status_code != 200 or response.content != result_of(submission.path, submission.body):
-                    yield f"the result of {submission.task_id} is not what its body makes ({response.status_code})"
+                    yield f"the result of {submission.task_id} does not match its body ({response.status_code})"
 
     def _wrong_depths(self, world: World) -> Iterator[str]:
         shown = +self._rig.depths()
         counted = Counter(
             (rec["p"], "waiting" if rec["s"] == "created" else rec["s"]) for rec in world.records.values()
         )
-        for place in sorted(shown | counted):
-            if shown[place] != counted[place]:
-                yield f"{place[0]} shows {shown[place]} {place[1]} and has {counted[place]}"
+        for key in sorted(shown | counted):
+            if shown[key] != counted[key]:
+                path, state = key
+                yield f"{path} shows {shown[key]} {state} and has {counted[key]}"
 
 
 def _is_idle(usage: Usage, before: Usage) -> bool:
@@ -209,7 +210,7 @@ def _is_idle(usage: Usage, before: Usage) -> bool:
 
 
 def _wrong_histories(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Each transition is made once per attempt, attempts only grow, and what has ended has ended once, for good."""
+    """Each transition happens once per attempt, attempts only grow, and each task ends at most once."""
     for task_id, rec in records.items():
         steps = [(state, attempt) for _, state, attempt, *_ in rec["h"]]
         attempts = [attempt for _, attempt in steps]
@@ -234,22 +235,22 @@ def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: 
 
 
 def _wrong_dispatches(journal: Iterable[Entry]) -> Iterator[str]:
-    handed_out = Counter((entry.task_id, entry.attempt) for entry in journal if not entry.is_report)
-    for (task_id, attempt), count in handed_out.items():
+    dispatched = Counter((entry.task_id, entry.attempt) for entry in journal if not entry.is_report)
+    for (task_id, attempt), count in dispatched.items():
         if count > 1:
-            yield f"attempt {attempt} of {task_id} was handed to the backend {count} times"
+            yield f"attempt {attempt} of {task_id} was dispatched to the backend {count} times"
 
 
 def _wrong_reports(journal: Iterable[Entry], records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What was accepted from a worker that names its attempt was done in that attempt, and no other."""
+    """An accepted report of a worker that names its attempt must have changed that attempt, and no other."""
     for entry in journal:
         rec = records.get(entry.task_id)
         if rec is None or not entry.reported or not entry.path.startswith(MODERN):
             continue
-        # A hand-on begins the next attempt.
+        # A next step begins the next attempt.
         step = entry.reported, entry.attempt + (entry.reported == "created")
         if len(rec["h"]) < HISTORY and step not in [(state, attempt) for _, state, attempt, *_ in rec["h"]]:
-            yield f"attempt {entry.attempt} of {entry.task_id} was told that it is {entry.reported}, and it was not"
+            yield f"attempt {entry.attempt} of {entry.task_id} was accepted as {entry.reported}, but never was"
 
 
 def _inconsistencies(world: World) -> Iterator[str]:
@@ -258,5 +259,5 @@ def _inconsistencies(world: World) -> Iterator[str]:
     except AssertionError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].line
         yield f"the indexes do not agree with the records: {line}"
-    for path, turns in world.waiting.items():
-        yield f"{len(turns)} wait at {path}, and all tasks have ended"
+    for path, entries in world.waiting.items():
+        yield f"{len(entries)} entries wait at {path}, and all tasks have ended"

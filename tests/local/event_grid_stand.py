@@ -1,4 +1,4 @@
-"""What the tests of the Event Grid emulator stand on: a subscriber that obeys, and an emulator whose time obeys."""
+"""Support for the tests of the Event Grid emulator: a scripted subscriber, and an emulator under a manual clock."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ WAIT_S = PATIENCE_S
 
 
 def event(event_id: str = "1", **fields: Any) -> Event:
-    """An event as a publisher writes it."""
+    """An event in Event Grid's schema, as a publisher sends it."""
     return {
         "id": event_id,
         "subject": "/v1/detector",
@@ -65,16 +65,16 @@ class Received:
 
 @dataclass
 class Subscriber:
-    """A webhook. It echoes validation codes and answers events with the next of `answers`, then with 200."""
+    """A webhook that echoes validation codes, and answers events with the next of `answers`, then with 200."""
 
     answers: deque[int] = field(default_factory=deque)
     handshakes: deque[Callable[[str], web.Response]] = field(default_factory=deque)
-    """Answers to handshakes, given the validation code, in place of the right ones."""
+    """Replacements for the right answers to handshakes; each gets the validation code."""
     requests: list[Received] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
-    """The query of each request, as it was on the wire."""
+    """The query of each request, exactly as it was sent."""
     hangs: bool = False
-    """Whether no request gets an answer."""
+    """Whether the subscriber leaves all requests without an answer."""
     url: str = ""
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _never: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,7 +92,7 @@ class Subscriber:
         return [received["id"] for received in self.events]
 
     async def until(self, count: int, kind: str = "Notification") -> None:
-        """Waits for `count` requests of `kind` in all."""
+        """Waits until `count` requests of `kind` have arrived in all."""
 
         def is_there() -> bool:
             return sum(request.kind == kind for request in self.requests) >= count
@@ -131,7 +131,7 @@ def allow(origin: str) -> web.Response:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Waits for what nothing announces."""
+    """Polls until the condition holds."""
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -143,7 +143,7 @@ def _as_list(body: Any) -> Iterable[Event]:
 
 @asynccontextmanager
 async def a_subscriber(port: int = 0) -> AsyncIterator[Subscriber]:
-    """A subscriber that listens."""
+    """A listening subscriber."""
     subscriber = Subscriber()
     app = web.Application(client_max_size=8 * 1024 * 1024)
     app.router.add_route("*", "/hook", subscriber.handle)
@@ -183,14 +183,14 @@ class Stand:
         await until(lambda: self.state(name) == "Active")
 
     async def until_handshake_failed(self, name: str = "worker") -> str:
-        """Waits for it, and returns why."""
+        """Waits until the handshake has failed, and returns the reason."""
         subscription = self.emulator.subscription(name)
         assert subscription is not None
         await until(lambda: subscription.handshake_failure)
         return subscription.handshake_failure or ""
 
     async def publish(self, *events: Event) -> None:
-        """Publishes without the HTTP face, and drains."""
+        """Publishes without HTTP, and drains."""
         await self.accept(*events)
         await self.drain()
 
@@ -203,12 +203,12 @@ class Stand:
         assert await self.emulator.drain(WAIT_S)
 
     async def after(self, seconds: float) -> None:
-        """Lets emulated time pass and all that then becomes due happen."""
+        """Advances the emulated time, and waits for everything that becomes due."""
         self.clock.advance(seconds)
         await self.drain()
 
     def stats(self) -> dict[str, int]:
-        """The counters that are not zero."""
+        """The counters other than zero."""
         return {name: count for name, count in self.emulator.public_stats().items() if count}
 
 
@@ -216,7 +216,7 @@ class Stand:
 async def a_stand(
     faults: Faults | None = None, dead_letters: DeadLetters | None = None, journal: Path | None = None
 ) -> AsyncIterator[Stand]:
-    """An emulator without jitter under a manual clock, and one subscriber."""
+    """An emulator under a manual clock and without jitter, and one subscriber."""
     clock = ManualClock()
     async with (
         a_subscriber() as subscriber,
@@ -234,7 +234,7 @@ async def a_stand(
 
 
 class Client(httpx.AsyncClient):
-    """A client of the HTTP face of a stand's emulator that holds the topic's key."""
+    """An HTTP client of a stand's emulator; it sends the topic's key."""
 
     def __init__(self, stand: Stand) -> None:
         app = create_app(stand.emulator, key=KEY)

@@ -1,4 +1,4 @@
-"""A stand-in for the backbone: it keeps tasks as the contract with model services says, and what was asked of it."""
+"""A fake backbone that keeps tasks by the contract with model services, and records the requests it got."""
 
 import json
 import threading
@@ -30,10 +30,10 @@ class FakeBackbone:
     in_flight_reports: list[dict[str, Any]] = field(default_factory=list)
     traceparents: set[str | None] = field(default_factory=set)
     upsert_failures: deque[int] = field(default_factory=deque)
-    """Status codes for the next updates, before any is accepted again."""
+    """Status codes for the next updates; after these, updates are accepted again."""
     revoked: set[str] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
-    """While it is not set, reading a task takes for ever."""
+    """Reading a task blocks until this event is set."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def add_task(self, task_id: str, endpoint: str) -> None:

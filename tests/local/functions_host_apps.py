@@ -1,4 +1,4 @@
-"""How the tests of the development host build, serve and call their apps."""
+"""Support for the tests of the development host: build, serve and call apps."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Launching Azurite: which Node.js, installed once, what survives."""
+"""Launching Azurite: the choice of Node.js, the installation, and what survives a restart."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def upload(service: Azurite, name: str) -> BlobClient:
 
 
 def written(directory: Path, index: str, collection: str) -> list[dict[str, Any]]:
-    """What one of the service's two indexes on disk holds: each is replaced as a whole, but one after the other."""
+    """The content of one of the service's two indexes on disk, which it writes one after the other."""
     file = directory / f"__azurite_db_{index}__.json"
     collections = json.loads(file.read_bytes())["collections"] if file.exists() else []
     return [record for held in collections if held["name"] == collection for record in held["data"]]
@@ -38,7 +38,7 @@ def written(directory: Path, index: str, collection: str) -> list[dict[str, Any]
 
 @pytest.fixture
 def fake_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Puts a Node.js and an npm on PATH; this npm "installs" an empty script and counts its calls in a file."""
+    """Puts a fake Node.js and npm on PATH; the npm "installs" an empty script and counts its calls in a file."""
     programs = tmp_path / "bin"
     executable(programs / "node", "echo v20.1.0")
     executable(
@@ -50,7 +50,7 @@ def fake_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def test_the_shared_service_stores_blobs(azurite: Azurite) -> None:
+def test_shared_azurite_stores_and_returns_blobs(azurite: Azurite) -> None:
     blob = upload(azurite, "stores-blobs").download_blob()
     assert blob.readall() == b"\x00data"
     assert blob.properties.content_settings.content_type == "image/png"
@@ -63,20 +63,20 @@ def test_blobs_survive_a_restart(tmp_path: Path) -> None:
         assert blob.download_blob().readall() == b"\x00data"
 
 
-def test_blobs_survive_a_kill_once_both_indexes_are_written(tmp_path: Path) -> None:
+def test_blobs_survive_a_kill_after_both_indexes_are_written(tmp_path: Path) -> None:
     with Azurite(tmp_path) as service:
         blob = upload(service, "killed")
         eventually(lambda: written(tmp_path, "blob", "$BLOBS_COLLECTION$"))
         [record] = written(tmp_path, "blob", "$BLOBS_COLLECTION$")
         extent_id = record["persistency"]["id"]
-        # Without it, the service would know the blob and answer 500 to who reads it.
+        # Without this wait, the service could know the blob and answer 500 to a read.
         eventually(lambda: extent_id in {e["id"] for e in written(tmp_path, "blob_extent", "$EXTENTS_COLLECTION$")})
         service.kill()
         service.start()
         assert blob.download_blob().readall() == b"\x00data"
 
 
-def test_in_memory_nothing_survives_and_nothing_is_written(tmp_path: Path) -> None:
+def test_in_memory_azurite_writes_no_files_and_keeps_nothing(tmp_path: Path) -> None:
     with Azurite(tmp_path, in_memory=True) as service:
         blob = upload(service, "forgotten")
         service.restart()
@@ -85,7 +85,7 @@ def test_in_memory_nothing_survives_and_nothing_is_written(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["azurite.log"]
 
 
-def test_it_runs_on_the_packaged_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azurite_runs_on_the_packaged_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_azurite()
     monkeypatch.setenv("PATH", str(tmp_path))
     node, npm = find_node()
@@ -96,7 +96,7 @@ def test_it_runs_on_the_packaged_node(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("version", ["v16.20.2", "not a version"])
-def test_a_node_on_path_that_is_too_old_is_passed_over(
+def test_node_on_path_that_is_too_old_is_skipped(
     version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executable(tmp_path / "node", f"echo {version}")
@@ -106,19 +106,19 @@ def test_a_node_on_path_that_is_too_old_is_passed_over(
 
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="this machine has no Node.js of its own")
-def test_a_node_on_path_comes_first() -> None:
+def test_node_on_path_is_preferred_to_the_packaged_one() -> None:
     node, npm = find_node()
     assert (str(node), npm) == (shutil.which("node"), [shutil.which("npm")])
 
 
-def test_without_node_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_node_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(LocalStackError, match=r"^No Node\.js with npm was found: install Node\.js 18 or newer"):
         find_node()
 
 
-def test_it_is_installed_once_however_many_ask(tmp_path: Path, fake_npm: Path) -> None:
+def test_concurrent_callers_install_azurite_once(tmp_path: Path, fake_npm: Path) -> None:
     directory = tmp_path / "npm"
     with ThreadPoolExecutor(4) as pool:
         scripts = list(pool.map(lambda _: ensure_azurite(directory), range(4)))
@@ -126,7 +126,7 @@ def test_it_is_installed_once_however_many_ask(tmp_path: Path, fake_npm: Path) -
     assert fake_npm.read_text() == "called\n"
 
 
-def test_it_is_installed_again_when_the_lock_file_has_changed(
+def test_changed_lock_file_causes_a_new_install(
     tmp_path: Path, fake_npm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "package"
@@ -138,7 +138,7 @@ def test_it_is_installed_again_when_the_lock_file_has_changed(
     assert fake_npm.read_text() == "called\n" * 2
 
 
-def test_a_failed_install_is_one_sentence_and_is_tried_again(tmp_path: Path, fake_npm: Path) -> None:
+def test_failed_install_gives_one_sentence_and_the_next_call_retries(tmp_path: Path, fake_npm: Path) -> None:
     npm = tmp_path / "bin" / "npm"
     working = npm.read_text()
     executable(npm, "echo npm error network request failed >&2; echo npm error more >&2; exit 1")

@@ -8,7 +8,7 @@ import pytest
 from local.event_grid.clock import ManualClock, ScaledClock, to_iso
 
 
-async def test_a_manual_clock_wakes_those_whose_moment_has_come():
+async def test_manual_clock_wakes_sleepers_when_their_time_comes():
     clock = ManualClock()
     start_s = clock.now()
     woken: list[int] = []
@@ -28,13 +28,13 @@ async def test_a_manual_clock_wakes_those_whose_moment_has_come():
     await sleepers[0]
 
 
-async def test_a_sleep_until_a_moment_that_has_passed_is_none():
+async def test_sleep_until_a_past_time_returns_at_once():
     clock = ManualClock()
     await clock.sleep_until(clock.now())
     await ScaledClock().sleep_until(0)
 
 
-async def test_under_a_manual_clock_a_subscriber_has_manual_time_to_answer():
+async def test_answer_timeout_of_a_subscriber_follows_the_manual_clock():
     clock = ManualClock()
 
     async def wait() -> None:
@@ -48,15 +48,15 @@ async def test_under_a_manual_clock_a_subscriber_has_manual_time_to_answer():
         await waiting
 
 
-async def test_a_scaled_clock_starts_at_the_wall_clock_and_lets_a_day_pass_at_once():
+async def test_scaled_clock_starts_at_the_wall_clock_and_runs_faster():
     clock = ScaledClock(86_400_000)
     assert clock.now() >= time.time()
     await clock.sleep_until(clock.now() + 86_400)
 
 
-def test_a_clock_does_not_start_before_the_time_that_a_journal_knows():
+def test_clock_starts_no_earlier_than_the_last_time_in_the_journal():
     assert ScaledClock(start_s=9e9).now() >= 9e9
 
 
-def test_times_are_written_with_a_zone():
+def test_times_are_written_with_a_time_zone():
     assert to_iso(1_767_225_600.5) == "2026-01-01T00:00:00.500000Z"

@@ -28,7 +28,7 @@ async def container(azurite: Azurite) -> AsyncIterator[ContainerClient]:
 
 
 async def letters_in(container: ContainerClient) -> dict[str, list[dict[str, Any]]]:
-    """Each blob's name and content."""
+    """The name and content of each blob."""
     names = [blob.name async for blob in container.list_blobs()]
     return {name: json.loads(await (await container.download_blob(name)).readall()) for name in names}
 
@@ -72,7 +72,7 @@ async def test_a_dead_letter_is_written_5_minutes_after_the_last_failure(
         (413, "UndeliverableDueToHttpRequestEntityTooLarge", "RequestEntityTooLarge"),
     ],
 )
-async def test_an_event_that_is_refused_for_good_becomes_a_dead_letter_at_once(
+async def test_event_with_a_permanent_error_is_dead_lettered_at_once(
     azurite: Azurite, container: ContainerClient, status: int, reason: str, outcome: str
 ):
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
@@ -85,9 +85,7 @@ async def test_an_event_that_is_refused_for_good_becomes_a_dead_letter_at_once(
         assert letter["deliveryAttempts"] == 1
 
 
-async def test_an_expired_event_becomes_a_dead_letter_without_another_attempt(
-    azurite: Azurite, container: ContainerClient
-):
+async def test_expired_event_is_dead_lettered_without_another_attempt(azurite: Azurite, container: ContainerClient):
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=container.container_name, eventTimeToLiveInMinutes=1)
         stand.subscriber.answers.extend([503] * 9)
@@ -100,9 +98,7 @@ async def test_an_expired_event_becomes_a_dead_letter_without_another_attempt(
         assert letter["deliveryAttempts"] == len(stand.subscriber.notifications) == 2
 
 
-async def test_in_probation_an_event_becomes_a_dead_letter_without_any_attempt(
-    azurite: Azurite, container: ContainerClient
-):
+async def test_event_in_probation_is_dead_lettered_without_any_attempt(azurite: Azurite, container: ContainerClient):
     faults = Faults(probation=Switch(next=1))
     async with a_stand(faults, DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=container.container_name)
@@ -117,7 +113,7 @@ async def test_in_probation_an_event_becomes_a_dead_letter_without_any_attempt(
         assert stand.subscriber.ids == ["2"]
 
 
-async def test_a_cloud_event_spells_what_became_of_it_in_lower_case(azurite: Azurite, container: ContainerClient):
+async def test_dead_letter_of_a_cloud_event_has_lower_case_properties(azurite: Azurite, container: ContainerClient):
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=container.container_name, schema="CloudEventSchemaV1_0")
         stand.subscriber.answers.append(400)
@@ -133,7 +129,7 @@ async def test_a_cloud_event_spells_what_became_of_it_in_lower_case(azurite: Azu
         }
 
 
-async def test_a_hostile_event_id_does_not_get_into_the_name_of_a_blob(azurite: Azurite, container: ContainerClient):
+async def test_hostile_event_id_does_not_appear_in_a_blob_name(azurite: Azurite, container: ContainerClient):
     hostile = "../../etc/passwd\x00\r\n%2e%2e/" + "x" * 5000
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=container.container_name)
@@ -145,7 +141,7 @@ async def test_a_hostile_event_id_does_not_get_into_the_name_of_a_blob(azurite: 
         assert letter["id"] == hostile
 
 
-async def test_dead_letters_of_the_same_moment_share_a_blob(azurite: Azurite, container: ContainerClient):
+async def test_dead_letters_of_the_same_time_share_a_blob(azurite: Azurite, container: ContainerClient):
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=container.container_name, maxEventsPerBatch=250)
         stand.subscriber.answers.append(400)
@@ -156,7 +152,7 @@ async def test_dead_letters_of_the_same_moment_share_a_blob(azurite: Azurite, co
         assert {letter["id"] for blob in letters for letter in blob} == {str(number) for number in range(250)}
 
 
-async def test_a_container_that_is_back_within_4_hours_gets_its_letters(azurite: Azurite):
+async def test_dead_letters_are_written_if_the_container_is_back_within_4_hours(azurite: Azurite):
     name = f"letters-{uuid.uuid4().hex}"
     async with (
         a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand,
@@ -173,7 +169,7 @@ async def test_a_container_that_is_back_within_4_hours_gets_its_letters(azurite:
         assert stand.stats() == {"published": 1, "dead_lettered": 1}
 
 
-async def test_a_container_that_is_missing_for_4_hours_loses_its_letters(azurite: Azurite):
+async def test_dead_letters_are_dropped_after_4_hours_without_the_container(azurite: Azurite):
     async with a_stand(dead_letters=DeadLetters(azurite.connection_string)) as stand:
         await stand.subscribe(deadLetterContainer=f"letters-{uuid.uuid4().hex}")
         stand.subscriber.answers.append(400)
@@ -183,5 +179,5 @@ async def test_a_container_that_is_missing_for_4_hours_loses_its_letters(azurite
         assert stand.stats() == {"published": 1, "dropped": 1}
 
 
-def test_the_folders_of_blobs_are_the_hour_in_utc_without_padding():
+def test_blob_folders_are_the_utc_hour_without_padding():
     assert re.fullmatch(rf"WORKER-ONE/2026/3/4/5/{GUID}\.json", blob_name("worker-one", 1_772_600_400 + 59 * 60))

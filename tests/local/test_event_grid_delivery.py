@@ -21,7 +21,7 @@ def failed(status: int | None, attempts: int = 1, max_attempts: int = 30, jitter
     return after_failure(answer, attempts=attempts, max_attempts=max_attempts, jitter=jitter)
 
 
-def test_the_schedule_is_the_documented_one():
+def test_retry_schedule_is_the_documented_one():
     documented = ["10s", "30s", "1m", "5m", "10m", "30m", "1h", "3h", "6h", "12h", "12h", "12h"]
     expected = [RetryIn(int(delay[:-1]) * SECONDS[delay[-1]]) for delay in documented]
     assert [failed(500, attempts) for attempts in range(1, 13)] == expected
@@ -39,16 +39,16 @@ def test_the_schedule_is_the_documented_one():
         (None, [10, 30, 60, 300]),
     ],
 )
-def test_a_delay_is_the_longer_of_the_schedule_and_the_minimum_of_the_status(status: int | None, delays_s: list[int]):
+def test_retry_delay_is_the_longer_of_schedule_and_status_minimum(status: int | None, delays_s: list[int]):
     assert [failed(status, attempts) for attempts in range(1, 5)] == [RetryIn(delay_s) for delay_s in delays_s]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413])
-def test_statuses_that_a_retry_cannot_cure_are_not_retried(status: int):
+def test_permanent_error_statuses_are_not_retried(status: int):
     assert isinstance(failed(status), GiveUp)
 
 
-def test_the_last_attempt_is_not_followed_by_another():
+def test_no_retry_follows_the_last_attempt():
     assert [failed(500, attempts, max_attempts=3) for attempts in (1, 2, 3)] == [
         RetryIn(10),
         RetryIn(30),
@@ -56,7 +56,7 @@ def test_the_last_attempt_is_not_followed_by_another():
     ]
 
 
-def test_jitter_makes_a_delay_longer_only():
+def test_jitter_only_lengthens_a_delay():
     assert failed(503, jitter=0.1) == RetryIn(33)
 
 
@@ -72,7 +72,7 @@ def test_an_event_expires_when_its_time_to_live_has_passed():
     ]
 
 
-def test_an_endpoint_is_held_after_ten_failures_in_a_row_and_for_longer_each_time():
+def test_deliveries_are_delayed_after_ten_failures_in_a_row_and_longer_each_time():
     health = EndpointHealth()
     for _ in range(9):
         health.failed(now_s=100)
@@ -81,7 +81,7 @@ def test_an_endpoint_is_held_after_ten_failures_in_a_row_and_for_longer_each_tim
     now_s = 100.0
     for _ in range(7):
         health.failed(now_s)
-        health.failed(now_s)  # one that was under way when the hold began
+        health.failed(now_s)  # a delivery that was in flight when the delay began
         holds_s.append(health.held_until_s - now_s)
         now_s = health.held_until_s
     assert holds_s == [60, 300, 600, 1800, 3600, 10800, 10800]

@@ -1,4 +1,4 @@
-"""The fault switches, and what holds in spite of them."""
+"""The fault switches, and delivery at least once despite them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def events(count: int) -> list[dict[str, Any]]:
     return [event(str(number)) for number in range(count)]
 
 
-async def test_every_delivery_can_be_made_twice():
+async def test_duplicate_switch_delivers_every_event_twice():
     async with a_stand(Faults(duplicate=Switch())) as stand:
         await stand.subscribe()
         await stand.publish(*events(3))
@@ -23,15 +23,15 @@ async def test_every_delivery_can_be_made_twice():
         assert stand.stats() == {"published": 3, "delivered": 3}
 
 
-async def test_a_switch_strikes_the_next_n_times():
+async def test_fault_switch_applies_to_the_next_n_requests():
     async with a_stand(Faults(duplicate=Switch(next=2))) as stand:
         await stand.subscribe()
         await stand.publish(*events(5))
         assert len(stand.subscriber.ids) == 7
 
 
-async def test_a_switch_strikes_with_its_probability_and_repeats_itself_for_the_same_seed():
-    async def struck(seed: int) -> list[str]:
+async def test_fault_switch_follows_its_probability_and_repeats_for_the_same_seed():
+    async def duplicated(seed: int) -> list[str]:
         async with a_stand(Faults(duplicate=Switch(probability=0.3), seed=seed)) as stand:
             await stand.subscribe()
             for number in range(100):
@@ -39,12 +39,12 @@ async def test_a_switch_strikes_with_its_probability_and_repeats_itself_for_the_
             ids = stand.subscriber.ids
             return [event_id for event_id in dict.fromkeys(ids) if ids.count(event_id) == 2]
 
-    first, again, another = [await struck(seed) for seed in (1, 1, 2)]
+    first, again, another = [await duplicated(seed) for seed in (1, 1, 2)]
     assert first == again != another
     assert 10 < len(first) < 60
 
 
-async def test_deliveries_can_be_reordered():
+async def test_reorder_switch_changes_the_order_of_deliveries():
     async with a_stand(Faults(reorder=ReorderSwitch(window_seconds=60), seed=1)) as stand:
         await stand.subscribe()
         await stand.publish(*events(20))
@@ -55,7 +55,7 @@ async def test_deliveries_can_be_reordered():
         assert sorted(stand.subscriber.ids, key=int) == [str(number) for number in range(20)]
 
 
-async def test_deliveries_can_be_delayed():
+async def test_delay_switch_delays_deliveries():
     async with a_stand(Faults(delay=DelaySwitch(seconds=30))) as stand:
         await stand.subscribe()
         await stand.publish(event())
@@ -65,7 +65,7 @@ async def test_deliveries_can_be_delayed():
         assert stand.subscriber.ids == ["1"]
 
 
-async def test_deliveries_can_be_lost_in_silence():
+async def test_lose_delivery_switch_loses_events_silently():
     async with a_stand(Faults(lose_delivery=Switch(next=2))) as stand:
         await stand.subscribe()
         await stand.publish(*events(5))
@@ -73,7 +73,7 @@ async def test_deliveries_can_be_lost_in_silence():
         assert stand.stats() == {"published": 5, "delivered": 3, "lost": 2}
 
 
-async def test_the_answer_of_a_subscriber_can_be_lost():
+async def test_lose_response_switch_causes_a_retry():
     async with a_stand(Faults(lose_response=Switch(next=1), jitter=0)) as stand:
         await stand.subscribe()
         await stand.publish(event())
@@ -83,7 +83,7 @@ async def test_the_answer_of_a_subscriber_can_be_lost():
         assert stand.stats() == {"published": 1, "retried": 1, "delivered": 1}
 
 
-async def test_without_a_container_probation_drops_events():
+async def test_probation_without_a_dead_letter_container_drops_events():
     async with a_stand(Faults(probation=Switch(next=1))) as stand:
         await stand.subscribe()
         await stand.publish(event())
@@ -92,7 +92,7 @@ async def test_without_a_container_probation_drops_events():
 
 
 @pytest.mark.parametrize(("status", "code"), [(500, "InternalServerError"), (503, "ServiceUnavailable")])
-async def test_publishing_can_be_refused(status: int, code: str):
+async def test_refuse_publish_switch_refuses_publishes(status: int, code: str):
     async with a_client() as (client, stand):
         assert (await client.post(FAULTS, json={"refusePublish": {"status": status, "next": 1}})).status_code == 204
         assert_is_error(await client.publish([event()]), status, code)
@@ -113,13 +113,13 @@ async def test_an_empty_object_turns_all_switches_off():
     [{"unknown": {}}, {"duplicate": {"probability": 2}}, {"duplicate": True}, {"delay": {}}, {"jitter": -1}],
     ids=str,
 )
-async def test_switches_that_do_not_exist_are_400(faults: dict[str, Any]):
+async def test_invalid_fault_switches_are_400(faults: dict[str, Any]):
     async with a_client() as (client, stand):
         assert_is_error(await client.post(FAULTS, json=faults), 400, "BadRequest")
         assert stand.emulator.faults.model_dump() == Faults(jitter=0).model_dump()
 
 
-async def test_the_clock_is_moved_and_drained_over_http():
+async def test_clock_is_advanced_and_deliveries_are_drained_over_http():
     async with a_client() as (client, stand):
         await stand.subscribe()
         stand.subscriber.answers.append(500)
@@ -141,7 +141,7 @@ async def test_the_clock_is_moved_and_drained_over_http():
         }
 
 
-async def test_a_drain_of_what_hangs_ends_in_time():
+async def test_drain_of_a_hanging_delivery_times_out():
     async with a_client() as (client, stand):
         await stand.subscribe()
         stand.subscriber.hangs = True
@@ -150,7 +150,7 @@ async def test_a_drain_of_what_hangs_ends_in_time():
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_whatever_goes_wrong_every_event_is_delivered_at_least_once(seed: int):
+async def test_every_event_is_delivered_at_least_once_despite_faults(seed: int):
     some = Switch(probability=0.3)
     faults = Faults(
         seed=seed,

@@ -1,4 +1,4 @@
-"""The emulator as a process, spoken to by the Azure SDK: crashes, and a clean end."""
+"""The emulator as a process, used through the Azure SDK: crashes, and a clean end."""
 
 import asyncio
 import sys
@@ -36,14 +36,14 @@ def an_emulator(log_path: Path, *options: str | Path) -> ChildProcess:
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildProcess]:
-    """One that the tests of this module share, each with a subscription of its own."""
+    """An emulator that the tests of this module share; each test has its own subscription."""
     with an_emulator(tmp_path_factory.mktemp("event_grid") / "log") as process:
         yield process
 
 
 @pytest.fixture
 async def subscriber(emulator: ChildProcess, request: pytest.FixtureRequest):
-    """Gets what the test publishes with its own name as the subject."""
+    """A subscriber to the events whose subject is the name of the test."""
     subject = request.node.name
     async with a_subscriber() as subscriber, a_control(emulator) as control:
         await subscribe(control, subscriber, subjectBeginsWith=subject)
@@ -74,7 +74,7 @@ def an_sdk_event(subject: str, **data: Any) -> EventGridEvent:
     return EventGridEvent(subject=subject, event_type="task", data=data, data_version="1.0")
 
 
-async def test_the_synchronous_sdk_publishes(emulator: ChildProcess, subscriber: Subscriber, request: Any):
+async def test_synchronous_sdk_publishes_events(emulator: ChildProcess, subscriber: Subscriber, request: Any):
     with EventGridPublisherClient(emulator.url + EVENTS_PATH, AzureKeyCredential(KEY)) as client:
         await asyncio.to_thread(client.send, [an_sdk_event(request.node.name, number=1)])
     await subscriber.until(1)
@@ -82,14 +82,14 @@ async def test_the_synchronous_sdk_publishes(emulator: ChildProcess, subscriber:
     assert subscriber.events[0]["topic"].endswith("/topics/Tasks")
 
 
-async def test_the_asynchronous_sdk_publishes(emulator: ChildProcess, subscriber: Subscriber, request: Any):
+async def test_asynchronous_sdk_publishes_events(emulator: ChildProcess, subscriber: Subscriber, request: Any):
     async with AsyncEventGridPublisherClient(emulator.url + EVENTS_PATH, AzureKeyCredential(KEY)) as client:
         await client.send([an_sdk_event(request.node.name, number=number) for number in range(3)])
     await subscriber.until(3)
     assert sorted(received["data"]["number"] for received in subscriber.events) == [0, 1, 2]
 
 
-async def test_the_sdk_publishes_cloud_events(emulator: ChildProcess, subscriber: Subscriber, request: Any):
+async def test_sdk_publishes_cloud_events(emulator: ChildProcess, subscriber: Subscriber, request: Any):
     published = CloudEvent(
         source="/gateway",
         type="task",
@@ -105,7 +105,7 @@ async def test_the_sdk_publishes_cloud_events(emulator: ChildProcess, subscriber
     assert received["traceparent"] == (published.extensions or {})["traceparent"]
 
 
-async def test_the_sdk_publishes_with_a_token(emulator: ChildProcess, subscriber: Subscriber, request: Any):
+async def test_sdk_publishes_with_a_token(emulator: ChildProcess, subscriber: Subscriber, request: Any):
     endpoint = emulator.url + EVENTS_PATH
     token = generate_sas(endpoint, KEY, datetime.now(UTC) + timedelta(hours=1))
     async with AsyncEventGridPublisherClient(endpoint, AzureSasCredential(token)) as client:
@@ -113,7 +113,7 @@ async def test_the_sdk_publishes_with_a_token(emulator: ChildProcess, subscriber
     await subscriber.until(1)
 
 
-async def test_the_sdk_raises_what_it_does_for_the_service(emulator: ChildProcess):
+async def test_sdk_raises_the_same_errors_as_for_the_real_service(emulator: ChildProcess):
     endpoint = emulator.url + EVENTS_PATH
     async with AsyncEventGridPublisherClient(endpoint, AzureKeyCredential("wrong")) as client:
         with pytest.raises(ClientAuthenticationError):
@@ -125,7 +125,7 @@ async def test_the_sdk_raises_what_it_does_for_the_service(emulator: ChildProces
         assert refusal.value.error and refusal.value.error.code == "RequestEntityTooLarge"
 
 
-async def test_a_lost_publish_response_is_a_closed_connection(
+async def test_lost_publish_response_closes_the_connection(
     emulator: ChildProcess, subscriber: Subscriber, request: Any
 ):
     async with a_control(emulator) as control:
@@ -138,13 +138,13 @@ async def test_a_lost_publish_response_is_a_closed_connection(
     assert sorted(received["data"]["number"] for received in subscriber.events) == [1, 2]
 
 
-async def test_a_running_clock_is_not_moved_by_hand(emulator: ChildProcess):
+async def test_advancing_a_running_clock_is_refused(emulator: ChildProcess):
     async with a_control(emulator) as control:
         response = await control.post("/control/clock/advance", json={"seconds": 1})
     assert (response.status_code, response.json()["error"]["code"]) == (409, "Conflict")
 
 
-async def test_a_stopped_clock_is_moved_by_hand(tmp_path: Path):
+async def test_stopped_clock_is_advanced_by_the_control_api(tmp_path: Path):
     with an_emulator(tmp_path / "log", "--time-scale", "0") as emulator:
         async with a_subscriber() as subscriber, a_control(emulator) as control:
             await subscribe(control, subscriber)
@@ -156,8 +156,8 @@ async def test_a_stopped_clock_is_moved_by_hand(tmp_path: Path):
             await subscriber.until(2)
 
 
-async def test_a_scaled_clock_lets_the_minutes_of_a_schedule_pass_at_once(tmp_path: Path):
-    # An event lives for a day, which is a minute and a half here: enough for six attempts on an overloaded machine.
+async def test_scaled_clock_shortens_the_retry_schedule(tmp_path: Path):
+    # An event lives for a day, a minute and a half here: enough for six attempts on an overloaded machine.
     with an_emulator(tmp_path / "log", "--time-scale", "1000") as emulator:
         async with a_subscriber() as subscriber, a_control(emulator) as control:
             await subscribe(control, subscriber)
@@ -174,7 +174,7 @@ async def publish(control: httpx.AsyncClient, batch: list[dict[str, Any]]) -> No
     response.raise_for_status()
 
 
-async def test_a_crash_loses_nothing_that_was_accepted(tmp_path: Path):
+async def test_crash_loses_no_accepted_event(tmp_path: Path):
     numbers = [str(number) for number in range(250)]
     emulator = an_emulator(tmp_path / "log", "--data-dir", tmp_path / "data")
     async with a_subscriber() as subscriber:
@@ -196,10 +196,10 @@ async def test_a_crash_loses_nothing_that_was_accepted(tmp_path: Path):
         with emulator:
             async with a_control(emulator) as control:
                 assert (await control.get("/control/stats")).json()["pending"] == 0
-        assert subscriber.ids == [], "what was delivered is not delivered again"
+        assert subscriber.ids == [], "delivered events are not delivered again"
 
 
-async def test_a_crash_keeps_attempts_and_what_awaits_its_handshake(tmp_path: Path):
+async def test_attempt_counts_and_pending_handshakes_survive_a_crash(tmp_path: Path):
     options = ("--data-dir", tmp_path / "data", "--time-scale", "0")
     emulator = an_emulator(tmp_path / "log", *options)
     async with a_subscriber() as subscriber, a_subscriber() as successor:
@@ -222,7 +222,7 @@ async def test_a_crash_keeps_attempts_and_what_awaits_its_handshake(tmp_path: Pa
             assert len(subscriber.notifications) == 1
 
 
-async def test_a_second_emulator_does_not_start_on_the_same_data(tmp_path: Path):
+async def test_second_emulator_does_not_start_on_the_same_data(tmp_path: Path):
     with (
         an_emulator(tmp_path / "log", "--data-dir", tmp_path / "data"),
         pytest.raises(LocalStackError, match="database is locked"),
@@ -230,12 +230,12 @@ async def test_a_second_emulator_does_not_start_on_the_same_data(tmp_path: Path)
         an_emulator(tmp_path / "second log", "--data-dir", tmp_path / "data").start()
 
 
-def test_what_holds_keys_is_for_its_owner_only(tmp_path: Path):
+def test_files_with_keys_are_readable_by_their_owner_only(tmp_path: Path):
     with an_emulator(tmp_path / "log", "--data-dir", tmp_path / "data"):
         assert {file.stat().st_mode & 0o777 for file in (tmp_path / "data").iterdir()} == {0o600}
 
 
-def test_sigterm_ends_it_cleanly(tmp_path: Path):
+def test_sigterm_ends_the_emulator_cleanly(tmp_path: Path):
     emulator = an_emulator(tmp_path / "log")
     emulator.start()
     assert emulator.stop() == 0
@@ -244,12 +244,12 @@ def test_sigterm_ends_it_cleanly(tmp_path: Path):
 @pytest.mark.parametrize(
     "options", [("--topic", "a/b"), ("--time-scale", "-1"), ("--port", "x"), ("--key", "")], ids=str
 )
-def test_an_option_that_makes_no_sense_ends_it_at_once(tmp_path: Path, options: tuple[str, str]):
+def test_invalid_option_ends_the_emulator_at_once(tmp_path: Path, options: tuple[str, str]):
     with pytest.raises(LocalStackError, match=options[0]):
         an_emulator(tmp_path / "log", *options).start()
 
 
-def test_it_listens_on_the_loopback_interface_only():
+def test_emulator_listens_on_the_loopback_interface_only():
     listener, url = listen(0)
     with listener:
         assert listener.getsockname()[0] == "127.0.0.1"

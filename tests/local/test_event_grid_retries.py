@@ -9,7 +9,7 @@ DAY_S = 24 * 3600
 SCHEDULE_S = [10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200]
 
 
-async def test_the_retry_schedule_of_a_day_is_kept_to_the_second():
+async def test_retry_schedule_of_a_day_is_exact_to_the_second():
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.extend([500] * 100)
@@ -19,7 +19,7 @@ async def test_the_retry_schedule_of_a_day_is_kept_to_the_second():
             await stand.after(delay_s - 1)
             assert len(stand.subscriber.notifications) == attempt
             await stand.after(1)
-        # 10 s + 30 s + ... + 6 h + 12 h is 22:46:40; the next attempt would come 12 h later, after the day is over.
+        # 10 s + 30 s + ... + 6 h + 12 h is 22:46:40; the next attempt would be due 12 h later, after the day.
         assert [request.delivery_count for request in stand.subscriber.notifications] == list(range(11))
         await stand.after(DAY_S)
         assert len(stand.subscriber.notifications) == 11
@@ -27,7 +27,7 @@ async def test_the_retry_schedule_of_a_day_is_kept_to_the_second():
 
 
 @pytest.mark.parametrize(("status", "delay_s"), [(408, 120), (503, 30), (429, 10), (301, 10)])
-async def test_the_minimum_delay_of_the_status_is_kept(status: int, delay_s: int):
+async def test_minimum_delay_of_the_status_is_kept(status: int, delay_s: int):
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.append(status)
@@ -49,7 +49,7 @@ async def test_an_event_is_dropped_after_its_last_attempt():
         assert len(stand.subscriber.notifications) == 2
 
 
-async def test_an_event_whose_time_to_live_has_passed_is_not_attempted_again():
+async def test_event_is_not_attempted_again_after_its_time_to_live():
     async with a_stand() as stand:
         await stand.subscribe(eventTimeToLiveInMinutes=1)
         stand.subscriber.answers.extend([500] * 10)
@@ -57,14 +57,16 @@ async def test_an_event_whose_time_to_live_has_passed_is_not_attempted_again():
         await stand.after(10)
         await stand.after(30)
         await stand.after(59)
-        assert stand.stats() == {"published": 1, "retried": 3, "pending": 1}, "looked at only when it is due"
+        assert stand.stats() == {"published": 1, "retried": 3, "pending": 1}, (
+            "the emulator checks it only when it is due"
+        )
         await stand.after(1)
         assert stand.stats() == {"published": 1, "retried": 3, "dropped": 1}
         assert len(stand.subscriber.notifications) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413])
-async def test_an_event_that_is_refused_for_good_is_dropped_at_once(status: int):
+async def test_event_with_a_permanent_error_is_dropped_at_once(status: int):
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.append(status)
@@ -88,7 +90,7 @@ async def test_a_subscriber_has_30_s_to_answer():
         assert stand.stats() == {"published": 1, "retried": 1, "delivered": 1}
 
 
-async def test_a_hanging_subscriber_does_not_hold_up_the_others():
+async def test_hanging_subscriber_does_not_block_others():
     async with a_stand() as stand, a_subscriber() as other:
         await stand.subscribe()
         await stand.subscribe("other", endpoint=other.url)
@@ -96,10 +98,10 @@ async def test_a_hanging_subscriber_does_not_hold_up_the_others():
         await stand.accept(*(event(str(number)) for number in range(300)))
         await other.until(300)
         await stand.subscriber.until(100)
-        assert len(stand.subscriber.notifications) == 100, "no more than that are under way at the same time"
+        assert len(stand.subscriber.notifications) == 100, "at most 100 deliveries are in flight at the same time"
 
 
-async def test_a_hanging_delivery_does_not_hold_up_the_next_one():
+async def test_hanging_delivery_does_not_block_the_next_one():
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.hangs = True
@@ -111,7 +113,7 @@ async def test_a_hanging_delivery_does_not_hold_up_the_next_one():
         assert stand.subscriber.ids == ["hangs", "passes"]
 
 
-async def test_an_endpoint_that_is_not_there_is_retried():
+async def test_delivery_to_an_unreachable_endpoint_is_retried():
     async with a_stand() as stand:
         async with a_subscriber() as gone:
             await stand.subscribe(endpoint=gone.url)
@@ -131,7 +133,7 @@ async def test_redirects_are_not_followed():
         assert stand.stats() == {"published": 1, "retried": 1, "pending": 1}
 
 
-async def test_new_events_to_an_endpoint_that_keeps_failing_are_held_back_too():
+async def test_new_events_to_a_failing_endpoint_are_delayed_too():
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.extend([429] * 10)
@@ -139,20 +141,20 @@ async def test_new_events_to_an_endpoint_that_keeps_failing_are_held_back_too():
         await stand.publish(event("new"))
         await stand.after(59)
         assert "new" not in stand.subscriber.ids
-        assert len(stand.subscriber.notifications) == 10, "retries are held back as well"
+        assert len(stand.subscriber.notifications) == 10, "retries are delayed as well"
         await stand.after(1)
         assert stand.stats() == {"published": 11, "retried": 10, "delivered": 11}
         await stand.publish(event("after the recovery"))
         assert stand.subscriber.ids[-1] == "after the recovery"
 
 
-async def test_what_was_ready_is_held_back_when_an_endpoint_begins_to_be():
+async def test_due_events_are_delayed_when_their_endpoint_begins_to_fail():
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.extend([500] * 1000)
         await stand.publish(*(event(str(number)) for number in range(500)))
         attempts = len(stand.subscriber.notifications)
-        assert attempts < 500, "those under way when the hold began, and no more"
+        assert attempts < 500, "only the deliveries that were in flight when the delay began"
         await stand.after(59)
         assert len(stand.subscriber.notifications) == attempts
 

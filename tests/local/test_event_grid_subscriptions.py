@@ -1,4 +1,4 @@
-"""Subscriptions: the handshake, the filters, and what a delivery looks like."""
+"""Subscriptions: handshakes, filters, and the format of deliveries."""
 
 import logging
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PATH = "/control/topics/tasks/subscriptions/worker"
 CLOUD_EVENTS = {"schema": "CloudEventSchemaV1_0"}
 
 
-async def test_the_handshake_asks_for_an_echo():
+async def test_handshake_asks_for_the_validation_code():
     async with a_stand() as stand:
         await stand.subscribe()
         (handshake,) = stand.subscriber.requests
@@ -40,7 +40,7 @@ async def test_the_handshake_asks_for_an_echo():
         assert validation["data"].keys() == {"validationCode", "validationUrl"}
 
 
-async def test_a_cloud_events_subscription_is_asked_for_its_allowed_origin():
+async def test_cloud_events_handshake_asks_for_the_allowed_origin():
     async with a_stand() as stand:
         await stand.subscribe(**CLOUD_EVENTS)
         (handshake,) = stand.subscriber.requests
@@ -71,7 +71,7 @@ async def test_a_cloud_events_subscription_is_asked_for_its_allowed_origin():
         "origin-in-404",
     ],
 )
-async def test_a_subscription_is_active_only_after_a_right_answer(
+async def test_subscription_is_active_only_after_a_valid_handshake(
     settings: dict[str, str], answer: Callable[[str], web.Response]
 ):
     async with a_stand() as stand:
@@ -86,7 +86,7 @@ async def test_a_subscription_is_active_only_after_a_right_answer(
         assert stand.subscriber.ids == ["in time"]
 
 
-async def test_the_handshake_is_repeated_until_the_endpoint_is_there():
+async def test_handshake_is_repeated_until_the_endpoint_is_reachable():
     async with a_stand() as stand:
         async with a_subscriber() as gone:
             url = gone.url
@@ -97,7 +97,7 @@ async def test_the_handshake_is_repeated_until_the_endpoint_is_there():
             await stand.until_active()
 
 
-async def test_a_handshake_that_is_not_answered_within_30_s_is_repeated():
+async def test_handshake_without_an_answer_within_30_s_is_repeated():
     async with a_stand() as stand:
         stand.subscriber.hangs = True
         await stand.propose()
@@ -109,7 +109,7 @@ async def test_a_handshake_that_is_not_answered_within_30_s_is_repeated():
         await stand.until_active()
 
 
-async def test_the_validation_url_completes_the_handshake_by_hand():
+async def test_validation_url_completes_the_handshake_manually():
     async with a_client() as (client, stand):
         stand.subscriber.handshakes.append(lambda _: web.Response())
         await stand.propose()
@@ -122,7 +122,7 @@ async def test_the_validation_url_completes_the_handshake_by_hand():
         assert stand.state() == "Active"
 
 
-async def test_a_changed_endpoint_takes_over_after_its_own_handshake():
+async def test_changed_endpoint_gets_events_after_its_own_handshake():
     async with a_stand() as stand, a_subscriber() as successor:
         await stand.subscribe()
         successor.handshakes.append(lambda _: web.Response())
@@ -135,7 +135,7 @@ async def test_a_changed_endpoint_takes_over_after_its_own_handshake():
         assert (stand.subscriber.ids, successor.ids) == (["1"], ["2"])
 
 
-async def test_settings_of_the_same_endpoint_change_at_once():
+async def test_settings_of_an_unchanged_endpoint_apply_at_once():
     async with a_stand() as stand:
         await stand.subscribe()
         await stand.propose(includedEventTypes=["other"])
@@ -145,7 +145,7 @@ async def test_settings_of_the_same_endpoint_change_at_once():
         assert len(stand.subscriber.requests) == 1
 
 
-async def test_a_delivery_is_an_array_of_one_stamped_event():
+async def test_delivery_is_an_array_of_one_event_with_its_topic():
     async with a_stand() as stand:
         await stand.subscribe()
         await stand.publish(event())
@@ -162,7 +162,7 @@ async def test_a_delivery_is_an_array_of_one_stamped_event():
         }
 
 
-async def test_a_retry_carries_the_same_event_and_the_next_count():
+async def test_retry_carries_the_same_event_and_the_next_delivery_count():
     async with a_stand() as stand:
         await stand.subscribe()
         stand.subscriber.answers.append(500)
@@ -174,7 +174,7 @@ async def test_a_retry_carries_the_same_event_and_the_next_count():
         assert first.headers["aeg-output-event-id"] == second.headers["aeg-output-event-id"]
 
 
-async def test_an_event_grid_event_reaches_a_cloud_events_subscription_as_one_object():
+async def test_event_grid_event_reaches_a_cloud_events_subscription_as_one_object():
     async with a_stand() as stand:
         await stand.subscribe(**CLOUD_EVENTS)
         await stand.publish(event())
@@ -193,7 +193,7 @@ async def test_an_event_grid_event_reaches_a_cloud_events_subscription_as_one_ob
 
 
 @pytest.mark.parametrize("settings", [{}, CLOUD_EVENTS])
-async def test_a_cloud_event_leaves_as_it_came(settings: dict[str, str]):
+async def test_cloud_event_is_delivered_unchanged(settings: dict[str, str]):
     async with a_stand() as stand:
         await stand.subscribe(**settings)
         traced = cloud_event(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -203,7 +203,7 @@ async def test_a_cloud_event_leaves_as_it_came(settings: dict[str, str]):
         assert delivery.body == traced
 
 
-async def test_what_is_ready_shares_a_request_where_output_batching_is_on():
+async def test_due_events_share_a_request_if_output_batching_is_on():
     async with a_stand() as stand:
         await stand.subscribe(maxEventsPerBatch=4)
         stand.subscriber.answers.extend([500] * 10)
@@ -225,7 +225,7 @@ async def test_what_is_ready_shares_a_request_where_output_batching_is_on():
     ],
     ids=str,
 )
-async def test_a_subscription_gets_what_passes_its_filters(settings: dict[str, Any], expected: list[str]):
+async def test_subscription_gets_only_events_that_pass_its_filters(settings: dict[str, Any], expected: list[str]):
     async with a_stand() as stand:
         await stand.subscribe(**settings)
         await stand.publish(event("a"), event("b", subject="/v2/x"), event("c", eventType="progress"))
@@ -248,7 +248,7 @@ async def test_delivery_headers_are_sent_with_handshakes_and_events():
         assert [request.headers["X-Secret"] for request in stand.subscriber.requests] == ["s3cret"] * 2
 
 
-async def test_a_hostile_event_does_no_harm_to_the_headers():
+async def test_hostile_event_cannot_inject_headers():
     hostile = event("../../x\r\nX-Evil: 1\x00\ud800", dataVersion="1\r\nX-Evil: 1")
     async with a_stand() as stand:
         await stand.subscribe()
@@ -258,7 +258,7 @@ async def test_a_hostile_event_does_no_harm_to_the_headers():
         assert delivery.body[0]["id"] == hostile["id"]
 
 
-async def test_the_query_of_an_endpoint_is_sent_as_it_is_and_shown_to_nobody(caplog: pytest.LogCaptureFixture):
+async def test_endpoint_query_is_sent_unchanged_and_never_exposed(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     async with a_client() as (client, stand):
         keyed = stand.subscriber.url + "?code=k%2Fe%3Dy==&x=1"
@@ -298,7 +298,7 @@ async def test_the_query_of_an_endpoint_is_sent_as_it_is_and_shown_to_nobody(cap
     ],
     ids=str,
 )
-async def test_settings_that_the_service_would_not_take_are_400(settings: dict[str, Any]):
+async def test_settings_that_the_real_service_refuses_are_400(settings: dict[str, Any]):
     async with a_client() as (client, stand):
         response = await client.put(PATH, json={"endpoint": stand.subscriber.url} | settings)
         assert_is_error(response, 400, "BadRequest")
@@ -307,13 +307,13 @@ async def test_settings_that_the_service_would_not_take_are_400(settings: dict[s
 
 
 @pytest.mark.parametrize("name", ["ab", "a" * 65, "a_b", "a%2Fb", ".."])
-async def test_a_name_that_the_service_would_not_take_is_refused(name: str):
+async def test_subscription_name_that_the_real_service_refuses_is_400(name: str):
     async with a_client() as (client, stand):
         path = f"/control/topics/tasks/subscriptions/{name}"
         assert (await client.put(path, json={"endpoint": stand.subscriber.url})).status_code in (400, 404, 405)
 
 
-async def test_a_deleted_subscription_gets_a_farewell_and_nothing_else():
+async def test_deleted_subscription_gets_one_deletion_notice_and_no_more_events():
     async with a_client() as (client, stand):
         await stand.subscribe()
         stand.subscriber.answers.append(500)

@@ -20,7 +20,7 @@ def ok() -> func.HttpResponse:
 
 
 class TestRequests:
-    async def test_a_handler_sees_the_request_as_the_worker_builds_it(self) -> None:
+    async def test_handler_gets_the_request_as_the_real_worker_builds_it(self) -> None:
         seen: list[func.HttpRequest] = []
 
         async def task(req: func.HttpRequest) -> func.HttpResponse:
@@ -44,7 +44,7 @@ class TestRequests:
         assert request.get_body() == b'{"a": 1}'
         assert request.get_json() == {"a": 1}
 
-    async def test_without_a_body_the_handler_gets_an_empty_one(self) -> None:
+    async def test_handler_gets_an_empty_body_if_none_was_sent(self) -> None:
         def size(req: func.HttpRequest) -> func.HttpResponse:
             return func.HttpResponse(str(len(req.get_body())))
 
@@ -75,7 +75,7 @@ class TestRequests:
             answer = await http.post("/api/take", content=chunks() if chunked else b"x" * sent_bytes)
         assert answer.status_code == status
 
-    async def test_no_more_of_a_body_is_read_than_shows_that_it_is_too_large(self) -> None:
+    async def test_body_is_read_no_further_than_the_limit(self) -> None:
         async def take(req: func.HttpRequest) -> func.HttpResponse:
             return ok()
 
@@ -97,7 +97,7 @@ class TestRequests:
         assert [message["status"] for message in sent if "status" in message] == [413, 413]
         assert reads == 2
 
-    async def test_a_client_that_leaves_while_it_sends_gets_nothing_and_calls_nothing(self) -> None:
+    async def test_client_disconnect_during_upload_calls_no_handler(self) -> None:
         async def take(req: func.HttpRequest) -> func.HttpResponse:
             raise AssertionError("called")
 
@@ -140,7 +140,7 @@ class TestResponses:
             (lambda: "text", 200, "text/plain; charset=utf-8", b"text"),
         ],
     )
-    async def test_what_a_handler_returns_is_sent(
+    async def test_handler_return_value_becomes_the_response(
         self, returned: Callable[[], Any], status: int, content_type: str, body: bytes
     ) -> None:
         def handler(req: func.HttpRequest):
@@ -151,7 +151,7 @@ class TestResponses:
         assert (answer.status_code, answer.headers["content-type"], answer.content) == (status, content_type, body)
         assert answer.headers["content-length"] == str(len(body))
 
-    async def test_headers_and_each_cookie_are_sent(self) -> None:
+    async def test_headers_and_all_cookies_are_sent(self) -> None:
         def handler(req: func.HttpRequest) -> func.HttpResponse:
             response = func.HttpResponse(headers={"Location": "/elsewhere", "Content-Length": "99"}, status_code=202)
             response.headers.add("Set-Cookie", "a=1; Path=/")
@@ -185,7 +185,7 @@ class TestResponses:
         ],
     )
     @pytest.mark.parametrize("is_async", [True, False])
-    async def test_what_cannot_be_a_response_is_500_with_an_empty_body(
+    async def test_invalid_return_value_is_500_with_an_empty_body(
         self, returned: object, is_async: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def a_handler(req: func.HttpRequest):
@@ -200,7 +200,7 @@ class TestResponses:
         [record] = caplog.records
         assert record.exc_info is not None
 
-    async def test_an_exception_is_500_with_an_empty_body_and_one_record_with_its_traceback(
+    async def test_exception_is_500_with_an_empty_body_and_one_logged_traceback(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         def broken(req: func.HttpRequest) -> func.HttpResponse:
@@ -213,7 +213,7 @@ class TestResponses:
         assert record.getMessage().startswith("Executed 'Functions.broken' (Failed, Id=")
         assert "secret detail" in (record.exc_text or logging.Formatter().format(record))
 
-    async def test_the_response_is_cut_after_the_limit_and_the_function_goes_on(self) -> None:
+    async def test_response_timeout_answers_the_client_and_the_function_goes_on(self) -> None:
         may_end, ended = asyncio.Event(), asyncio.Event()
 
         async def slow(req: func.HttpRequest) -> func.HttpResponse:
@@ -244,7 +244,7 @@ class TestResponses:
         assert cancelled.is_set()
         assert "after functionTimeout, 0.01 s" in caplog.text
 
-    async def test_an_own_timeout_error_is_not_taken_for_the_function_timeout(
+    async def test_timeout_error_of_the_app_does_not_count_as_function_timeout(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def broken(req: func.HttpRequest) -> func.HttpResponse:
@@ -256,7 +256,7 @@ class TestResponses:
 
 
 class TestConcurrency:
-    async def test_async_functions_share_the_event_loop_and_others_run_in_the_thread_pool(
+    async def test_async_functions_share_the_event_loop_and_sync_ones_use_threads(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PYTHON_THREADPOOL_THREAD_COUNT", "2")
@@ -277,7 +277,7 @@ class TestConcurrency:
 
 
 class TestDrain:
-    async def test_what_still_runs_when_the_time_is_up_is_cancelled(self) -> None:
+    async def test_drain_timeout_cancels_running_functions(self) -> None:
         begun, cancelled = asyncio.Event(), asyncio.Event()
 
         async def endless(req: func.HttpRequest) -> func.HttpResponse:
@@ -296,7 +296,7 @@ class TestDrain:
             assert cancelled.is_set()
             assert (await call).status_code == 500
 
-    async def test_a_thread_that_does_not_end_is_given_up_and_known(self) -> None:
+    async def test_drain_reports_a_thread_that_does_not_end(self) -> None:
         begun, may_end = threading.Event(), threading.Event()
 
         def endless(req: func.HttpRequest) -> func.HttpResponse:
@@ -315,7 +315,7 @@ class TestDrain:
 
 
 class TestContext:
-    async def test_a_handler_that_asks_for_it_gets_its_context(self) -> None:
+    async def test_handler_with_a_context_parameter_gets_its_context(self) -> None:
         seen: list[func.Context] = []
 
         def handler(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
@@ -360,7 +360,9 @@ class TestKeys:
             ("ADMIN", "own", "master-key", 200),
         ],
     )
-    async def test_each_level_takes_its_keys(self, level: str, function: str, key: str | None, status: int) -> None:
+    async def test_each_auth_level_accepts_its_keys(
+        self, level: str, function: str, key: str | None, status: int
+    ) -> None:
         app = func.FunctionApp()
 
         @app.function_name(function)
@@ -375,7 +377,7 @@ class TestKeys:
         if status == 401:
             assert by_header.content == by_query.content == b""
 
-    async def test_the_header_beats_the_query(self) -> None:
+    async def test_key_header_takes_precedence_over_the_query(self) -> None:
         app = func.FunctionApp()
 
         @app.route()
@@ -387,7 +389,7 @@ class TestKeys:
             assert (await http.get("/api/it?code=wrong", headers=good)).status_code == 200
             assert (await http.get("/api/it?code=host-key", headers=bad)).status_code == 401
 
-    async def test_a_key_is_asked_for_before_the_body_is_read(self) -> None:
+    async def test_key_is_checked_before_the_body_is_read(self) -> None:
         app = func.FunctionApp()
 
         @app.route()
@@ -398,7 +400,7 @@ class TestKeys:
         async with client(host) as http:
             assert (await http.post("/api/it", content=b"too large")).status_code == 401
 
-    def test_keys_do_not_show(self) -> None:
+    def test_keys_are_hidden_in_repr(self) -> None:
         assert "key" not in repr(KEYS)
 
 
@@ -418,7 +420,9 @@ class TestAdmin:
 
         return app
 
-    async def test_the_functions_are_listed(self, app: func.FunctionApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_admin_api_lists_the_functions(
+        self, app: func.FunctionApp, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("AzureWebJobs.yearly.Disabled", "true")
         async with client(create_host(app, keys=KEYS)) as http:
             listed = (await http.get("/admin/functions", headers=MASTER)).json()
@@ -427,7 +431,7 @@ class TestAdmin:
             {"name": "yearly", "type": "timerTrigger", "route": None, "isDisabled": True},
         ]
 
-    async def test_the_status_is_running(self, app: func.FunctionApp) -> None:
+    async def test_admin_api_reports_the_status_running(self, app: func.FunctionApp) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
             assert (await http.get("/admin/host/status", headers=MASTER)).json() == {"state": "Running"}
 
@@ -436,14 +440,14 @@ class TestAdmin:
         [("GET", "/admin/functions"), ("GET", "/Admin/host/status"), ("POST", "/admin/functions/Task")],
     )
     @pytest.mark.parametrize("key", [None, "host-key", "eventgrid-key"])
-    async def test_only_the_master_key_opens_them(
+    async def test_admin_api_needs_the_master_key(
         self, app: func.FunctionApp, method: str, path: str, key: str | None
     ) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
             answer = await http.request(method, path, headers={"x-functions-key": key} if key else {})
         assert (answer.status_code, answer.content) == (401, b"")
 
-    async def test_any_function_can_be_started_by_hand_and_is_not_waited_for(self) -> None:
+    async def test_admin_api_starts_any_function_without_waiting_for_it(self) -> None:
         app, may_end = func.FunctionApp(), asyncio.Event()
         seen: asyncio.Queue[object] = asyncio.Queue()
 
@@ -475,7 +479,7 @@ class TestAdmin:
                 assert answer.status_code == 202
                 assert await seen.get() == "s"
 
-    async def test_what_cannot_be_started_by_hand_is_refused(self, app: func.FunctionApp) -> None:
+    async def test_admin_api_refuses_invalid_function_starts(self, app: func.FunctionApp) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
             assert (await http.post("/admin/functions/none", headers=MASTER, json={"input": ""})).status_code == 404
             for content in (b"", b"nonsense", b"[]"):
@@ -484,7 +488,7 @@ class TestAdmin:
             assert (await http.get("/admin/else", headers=MASTER)).status_code == 404
 
     @pytest.mark.parametrize("value", ["true", "True", "1"])
-    async def test_a_disabled_function_is_404_but_for_the_master_key(
+    async def test_disabled_function_is_404_except_with_the_master_key(
         self, app: func.FunctionApp, value: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AzureWebJobs.Task.Disabled", value)
@@ -564,11 +568,11 @@ class TestEventGridWebhook:
         assert len(seen) == 2
 
     @pytest.mark.parametrize("content", [b"nonsense", b"5"])
-    async def test_a_delivery_that_is_no_events_is_500(self, app: func.FunctionApp, content: bytes) -> None:
+    async def test_delivery_without_events_is_500(self, app: func.FunctionApp, content: bytes) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
             assert (await http.post(WEBHOOK, headers=NOTIFICATION, content=content)).status_code == 500
 
-    async def test_an_end_of_subscription_is_accepted_and_anything_else_refused(self, app: func.FunctionApp) -> None:
+    async def test_unsubscribe_event_is_accepted_and_other_types_are_refused(self, app: func.FunctionApp) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
             ended = await http.post(WEBHOOK, headers={"aeg-event-type": "Unsubscribe"})
             assert [ended.status_code, (await http.post(WEBHOOK)).status_code] == [202, 400]
@@ -590,7 +594,7 @@ class TestEventGridWebhook:
             (MASTER, 202),
         ],
     )
-    async def test_only_the_system_key_and_the_master_key_open_it(
+    async def test_event_grid_webhook_needs_the_system_or_master_key(
         self, app: func.FunctionApp, headers: dict[str, str], status: int
     ) -> None:
         async with client(create_host(app, keys=KEYS)) as http:
@@ -758,7 +762,9 @@ def _route_conflict(app: func.FunctionApp) -> None:
         (_route_conflict, "f: the route 'tasks' conflicts with that of the function e."),
     ],
 )
-def test_what_the_real_host_refuses_does_not_start(declare: Callable[[func.FunctionApp], None], reason: str) -> None:
+def test_app_that_the_real_host_refuses_does_not_start(
+    declare: Callable[[func.FunctionApp], None], reason: str
+) -> None:
     app = func.FunctionApp()
     declare(app)
     with pytest.raises(HostError) as caught:
@@ -767,19 +773,19 @@ def test_what_the_real_host_refuses_does_not_start(declare: Callable[[func.Funct
 
 
 @pytest.mark.parametrize("timeout", ["soon", "30:00:00", 5])
-def test_a_function_timeout_that_is_no_time_span_does_not_start(timeout: object) -> None:
+def test_invalid_function_timeout_stops_the_start(timeout: object) -> None:
     with pytest.raises(HostError, match=r"^host\.json: functionTimeout cannot be used: "):
         create_host(func.FunctionApp(), keys=KEYS, host_json={"functionTimeout": timeout})
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "many"])
-def test_a_thread_count_that_is_no_number_does_not_start(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_thread_count_stops_the_start(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON_THREADPOOL_THREAD_COUNT", count)
     with pytest.raises(HostError, match=r"^PYTHON_THREADPOOL_THREAD_COUNT is "):
         create_host(func.FunctionApp(), keys=KEYS)
 
 
-async def test_functions_of_a_blueprint_are_served_below_the_prefix_of_host_json() -> None:
+async def test_blueprint_functions_are_served_below_the_host_json_prefix() -> None:
     blueprint, app = func.Blueprint(), func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
     @blueprint.route(route="tasks")

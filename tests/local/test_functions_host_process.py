@@ -1,4 +1,4 @@
-"""The development host as a process: ready line, settings, refusals at start, the drain at its end."""
+"""The development host as a process: ready line, settings, refusals at the start, the drain at the end."""
 
 import asyncio
 import errno
@@ -78,7 +78,7 @@ def host_process(script_root: Path, **environment: str) -> ChildProcess:
     )
 
 
-def test_it_serves_the_app_of_its_script_root_with_its_settings(script_root: Path) -> None:
+def test_host_serves_the_app_of_its_script_root_with_its_settings(script_root: Path) -> None:
     process = host_process(script_root, FROM_BOTH="environment", LOCAL_HOST_KEY="given")
     with process:
         assert httpx.get(f"{process.url}/api/settings", timeout=PATIENCE_S).text == "file environment neighbour"
@@ -95,7 +95,7 @@ def test_it_serves_the_app_of_its_script_root_with_its_settings(script_root: Pat
     assert "GET /api" not in log
 
 
-def test_sigterm_lets_a_running_function_finish_and_its_response_arrive(script_root: Path) -> None:
+def test_sigterm_lets_a_running_function_finish_and_respond(script_root: Path) -> None:
     os.mkfifo(script_root / "release")
     process = host_process(script_root)
     answers: list[httpx.Response] = []
@@ -179,7 +179,7 @@ def _bad_function(root: Path) -> None:
         (_bad_function, "f: the parameter a has no binding."),
     ],
 )
-def test_what_cannot_be_served_ends_with_one_sentence(
+def test_app_that_cannot_be_served_ends_the_host_with_one_sentence(
     script_root: Path, spoil: Callable[[Path], None], sentence: str
 ) -> None:
     spoil(script_root)
@@ -189,7 +189,7 @@ def test_what_cannot_be_served_ends_with_one_sentence(
     assert ended.stderr.startswith(sentence.format(root=script_root))
 
 
-def test_a_port_that_is_taken_ends_with_one_sentence(script_root: Path) -> None:
+def test_port_in_use_ends_the_host_with_one_sentence(script_root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ended = run_to_its_end(script_root, port)
@@ -197,7 +197,7 @@ def test_a_port_that_is_taken_ends_with_one_sentence(script_root: Path) -> None:
     assert ended.stderr == f"Port {port} cannot be had: {os.strerror(errno.EADDRINUSE)}.\n"
 
 
-def test_standard_output_carries_the_ready_line_only(script_root: Path) -> None:
+def test_standard_output_has_only_the_ready_line(script_root: Path) -> None:
     with subprocess.Popen(command(script_root), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         try:
             assert process.stdout is not None
@@ -211,7 +211,7 @@ def test_standard_output_carries_the_ready_line_only(script_root: Path) -> None:
             process.kill()
 
 
-async def test_no_response_waits_for_the_client_to_acknowledge_its_first_part() -> None:
+async def test_response_is_sent_without_waiting_for_tcp_acknowledgements() -> None:
     accepted: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
 
     class Accepting(asyncio.Protocol):

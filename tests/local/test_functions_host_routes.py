@@ -1,4 +1,4 @@
-"""Route templates: what they match, in which order, and which are refused."""
+"""Route templates: matching, precedence, and refused templates."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def router(*templates: str, prefix: str = "api") -> Router:
         ("n/{n:guid}", "/api/n/0f8fad5b", None),
     ],
 )
-def test_a_template_matches_as_in_asp_net(template: str, path: str, expected: dict[str, str] | None) -> None:
+def test_route_template_matches_as_in_asp_net(template: str, path: str, expected: dict[str, str] | None) -> None:
     match = router(template).match("GET", path)
     assert match == (None if expected is None else (template, expected))
 
@@ -60,7 +60,7 @@ def test_a_template_matches_as_in_asp_net(template: str, path: str, expected: di
     ("prefix", "route", "path"),
     [("", "tasks", "/tasks"), ("", "/{*rest}", "/anything/at/all"), ("v1/beta", "tasks", "/v1/beta/tasks")],
 )
-def test_the_prefix_comes_from_host_json(prefix: str, route: str, path: str) -> None:
+def test_route_prefix_comes_from_host_json(prefix: str, route: str, path: str) -> None:
     assert router(route, prefix=prefix).match("GET", path) is not None
 
 
@@ -76,7 +76,7 @@ def test_the_prefix_comes_from_host_json(prefix: str, route: str, path: str) -> 
     ],
 )
 @pytest.mark.parametrize("backwards", [False, True])
-def test_literals_beat_constrained_parameters_beat_parameters_beat_catch_alls(
+def test_literals_precede_constrained_parameters_then_parameters_then_catch_alls(
     path: str, function: str, backwards: bool
 ) -> None:
     templates = ["{*all}", "tasks/{*rest}", "tasks/{id}", "tasks/{id}/result", "tasks/{id:int}", "tasks/newest"]
@@ -85,7 +85,7 @@ def test_literals_beat_constrained_parameters_beat_parameters_beat_catch_alls(
     assert match[0] == function
 
 
-def test_a_route_for_other_methods_leaves_the_request_to_the_next_route_that_fits() -> None:
+def test_route_for_other_methods_falls_through_to_the_next_match() -> None:
     built = Router("api")
     built.add("newest", "tasks/newest", ["GET"])
     built.add("update", "tasks/{id}", ["post"])
@@ -130,6 +130,6 @@ def test_the_same_route_with_overlapping_methods_is_refused(
         ("{id}/{ID}", "names a parameter twice"),
     ],
 )
-def test_a_template_that_the_host_refuses_is_refused(route: str, reason: str) -> None:
+def test_route_template_that_the_real_host_refuses_is_refused(route: str, reason: str) -> None:
     with pytest.raises(HostError, match=rf"^f: the route .*{reason}.*\.$"):
         Router("api").add("f", route, None)

@@ -35,17 +35,17 @@ def next_times(written: str, count: int, **settings: str) -> list[str]:
         ("0 0 0 1 Jan,decem *", ["Tue 12-01 00:00:00", "Fri 01-01 00:00:00"]),
         # Day and weekday must both match: the next Friday the 13th, not the next 13th or Friday.
         ("0 0 0 13 * 5", ["Fri 08-13 00:00:00"]),
-        # NCRONTAB turns a range around that runs backwards.
+        # NCRONTAB swaps the ends of a range that runs backwards.
         ("0 0 14-12 * * *", ["Fri 11-20 12:00:00", "Fri 11-20 13:00:00", "Fri 11-20 14:00:00", "Sat 11-21 12:00:00"]),
         ("00:01:30", ["Fri 11-20 10:01:30", "Fri 11-20 10:03:00"]),
         ("1.00:00:00", ["Sat 11-21 10:00:00"]),
     ],
 )
-def test_a_schedule_is_due_when_the_host_says_so(written: str, expected: list[str]) -> None:
+def test_schedule_is_due_at_the_same_times_as_in_the_real_host(written: str, expected: list[str]) -> None:
     assert next_times(written, len(expected)) == expected
 
 
-def test_settings_are_filled_in() -> None:
+def test_app_settings_are_substituted_in_schedules() -> None:
     assert next_times("%SCHEDULE%", 1, SCHEDULE="0 30 * * * *") == ["Fri 11-20 10:30:00"]
     assert next_times("0 %MINUTE% * * * *", 1, MINUTE="45") == ["Fri 11-20 10:45:00"]
 
@@ -76,12 +76,12 @@ def test_settings_are_filled_in() -> None:
         ("0 0 0 31 2 *", "never comes"),
     ],
 )
-def test_a_schedule_that_the_host_refuses_is_refused(written: str, reason: str) -> None:
+def test_schedule_that_the_real_host_refuses_is_refused(written: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_schedule(written, {}, NOW)
 
 
-def test_time_spans_are_those_of_dot_net() -> None:
+def test_time_spans_are_parsed_as_in_dot_net() -> None:
     assert parse_time_span("00:05:00") == timedelta(minutes=5)
     assert parse_time_span("2.03:04:05.5") == timedelta(days=2, hours=3, minutes=4, seconds=5.5)
     for text in ("5", "-00:05:00", "24:00:00", "00:60:00", "00:05"):

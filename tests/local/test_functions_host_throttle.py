@@ -1,4 +1,4 @@
-"""What the development host takes on: host.json's limits to requests, its own to the bytes of bodies."""
+"""The limits of the development host: host.json limits requests, the host itself limits the bytes of bodies."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.local.functions_host_apps import KEYS, MASTER, client, http_app
 
 
 class Held:
-    """A host with a function that runs until it is let go."""
+    """A host with a function that runs until the test releases it."""
 
     def __init__(self, limits: Limits | None = None, **http: object) -> None:
         self.running = 0
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
 
         async def held(req: func.HttpRequest) -> func.HttpResponse:
             self.running += 1
-            await self.let_go.wait()
+            await self.release.wait()
             return func.HttpResponse(str(len(req.get_body())))
 
         async def big(req: func.HttpRequest) -> func.HttpResponse:
@@ -35,7 +35,7 @@ class Held:
         self.http = client(self.host)
 
     async def start(self, count: int, **request: Any) -> list[asyncio.Task[httpx.Response]]:
-        """Sends so many requests, and returns when all of them are where they get without being let go."""
+        """Sends *count* requests, and returns when each is answered, running or queued."""
         calls = [asyncio.ensure_future(self.http.post("/api/held", **request)) for _ in range(count)]
         for _ in range(100):
             await asyncio.sleep(0)
@@ -46,36 +46,36 @@ async def statuses(calls: list[asyncio.Task[httpx.Response]]) -> list[int]:
     return [response.status_code for response in await asyncio.gather(*calls)]
 
 
-async def test_of_the_outstanding_requests_only_so_many_run_and_the_others_are_queued() -> None:
+async def test_requests_beyond_the_concurrency_limit_are_queued() -> None:
     held = Held(maxConcurrentRequests=2, maxOutstandingRequests=4)
     calls = await held.start(4)
     assert held.running == 2
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200] * 4
 
 
-async def test_a_request_beyond_the_outstanding_ones_is_429_at_once_until_there_is_room() -> None:
+async def test_request_beyond_the_outstanding_limit_is_429_until_there_is_room() -> None:
     held = Held(maxConcurrentRequests=1, maxOutstandingRequests=2)
     calls = await held.start(2)
     refused = await held.http.post("/api/held")
     assert (refused.status_code, refused.content) == (429, b"")
     assert (await held.http.get("/admin/host/status", headers=MASTER)).status_code == 200
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200] * 2
     assert (await held.http.post("/api/held")).status_code == 200
 
 
-async def test_without_limits_in_host_json_there_are_none() -> None:
+async def test_requests_are_unlimited_if_host_json_sets_no_limits() -> None:
     held = Held()
     calls = await held.start(300)
     assert held.running == 300
-    held.let_go.set()
+    held.release.set()
     assert set(await statuses(calls)) == {200}
 
 
 @pytest.mark.parametrize("name", ["maxOutstandingRequests", "maxConcurrentRequests"])
 @pytest.mark.parametrize("value", [0, -2, "5", 1.5, True, None])
-async def test_a_limit_that_is_none_stops_the_start(name: str, value: object) -> None:
+async def test_invalid_limit_stops_the_start(name: str, value: object) -> None:
     with pytest.raises(HostError, match=name):
         Held(**{name: value})
 
@@ -86,7 +86,7 @@ async def chunks(size_bytes: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_for_which_there_is_no_room_is_429_and_the_room_is_given_back(chunked: bool) -> None:
+async def test_body_without_room_is_429_and_its_room_is_released(chunked: bool) -> None:
     def body(size_bytes: int) -> Any:
         return chunks(size_bytes) if chunked else b"x" * size_bytes
 
@@ -94,16 +94,16 @@ async def test_a_body_for_which_there_is_no_room_is_429_and_the_room_is_given_ba
     calls = await held.start(1, content=body(6))
     assert (await held.http.post("/api/held", content=body(5))).status_code == 429
     calls += await held.start(1, content=body(4))
-    held.let_go.set()
+    held.release.set()
     assert await statuses(calls) == [200, 200]
     assert (await held.http.post("/api/held", content=body(10))).text == "10"
 
 
-async def test_a_large_response_for_which_there_is_no_room_is_429() -> None:
+async def test_large_response_without_room_is_429() -> None:
     held = Held(Limits(buffered_bytes=200_000))
     calls = await held.start(1, content=bytes(100_000))
     assert (await held.http.get("/api/big?size=100001")).status_code == 429
     assert (await held.http.get("/api/big?size=100000")).status_code == 200
-    held.let_go.set()
+    held.release.set()
     await statuses(calls)
     assert (await held.http.get("/api/big?size=200000")).status_code == 200

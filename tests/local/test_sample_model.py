@@ -1,4 +1,4 @@
-"""The sample model: that it tells regions apart, and that it behaves as a model service of the backbone."""
+"""The sample model: it distinguishes regions, and it behaves as a model service of the backbone."""
 
 import io
 import json
@@ -37,7 +37,7 @@ Colour = tuple[int, int, int]
 
 
 def two_halves(left: Colour, right: Colour, roughness: tuple[float, float]) -> Image.Image:
-    """200 x 120 pixels: each half of one colour with Gaussian noise of its own strength."""
+    """200 x 120 pixels: each half has one colour with its own strength of Gaussian noise."""
     pixels = np.zeros((120, 200, 3))
     noise = np.random.default_rng(1).normal(size=(120, 200, 1))
     for half, colour, strength in ((np.s_[:, :100], left, roughness[0]), (np.s_[:, 100:], right, roughness[1])):
@@ -52,7 +52,7 @@ def two_halves(left: Colour, right: Colour, roughness: tuple[float, float]) -> I
         pytest.param(two_halves((120, 120, 120), (120, 120, 120), (0, 40)), id="by texture"),
     ],
 )
-def test_two_regions_are_told_apart(picture: Image.Image) -> None:
+def test_two_regions_get_different_classes(picture: Image.Image) -> None:
     labels = np.asarray(segment(picture, 2).map)
     left, right = np.bincount(labels[:, :90].ravel()).argmax(), np.bincount(labels[:, 110:].ravel()).argmax()
     assert left != right
@@ -61,7 +61,7 @@ def test_two_regions_are_told_apart(picture: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_map_has_the_pictures_size_and_the_shares_are_of_its_pixels(name: str) -> None:
+def test_map_has_the_picture_size_and_shares_count_its_pixels(name: str) -> None:
     picture = open_picture(PICTURES[name].data)
     found = segment(picture, 6)
     assert found.map.size == picture.size
@@ -76,14 +76,14 @@ def test_the_map_has_the_pictures_size_and_the_shares_are_of_its_pixels(name: st
         assert (drawn == colour).all(axis=-1).mean() == pytest.approx(land_class.share)
 
 
-def test_the_same_picture_gives_the_same_map() -> None:
+def test_same_picture_gives_the_same_map() -> None:
     picture = open_picture(PICTURES["china.jpg"].data)
     first, second = segment(picture, 5), segment(picture, 5)
     assert png(first.map) == png(second.map)
     assert first.classes == second.classes
 
 
-def test_a_class_is_called_by_its_mean_colour() -> None:
+def test_class_is_named_after_its_mean_colour() -> None:
     classes = segment(two_halves((30, 70, 34), (160, 196, 228), (3, 3)), 2).classes
     assert {land_class.colour for land_class in classes} == {"dark green", "light blue"}
     assert str(replace(classes[0], colour="dark green", share=0.306)) == "class 1 (dark green) 31 %"
@@ -103,7 +103,7 @@ def test_progress_goes_from_stage_to_stage() -> None:
     assert len(reported) > 8
 
 
-def test_a_large_picture_is_scaled_down_and_a_turned_one_put_upright() -> None:
+def test_large_picture_is_scaled_down_and_rotated_one_set_upright() -> None:
     large = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees to show"
@@ -112,7 +112,7 @@ def test_a_large_picture_is_scaled_down_and_a_turned_one_put_upright() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P"])
-def test_every_kind_of_png_is_read(mode: str) -> None:
+def test_every_png_colour_mode_is_read(mode: str) -> None:
     picture = open_picture(png(Image.new(mode, (10, 20))))
     assert (picture.mode, picture.size) == ("RGB", (10, 20))
 
@@ -126,18 +126,18 @@ def test_every_kind_of_png_is_read(mode: str) -> None:
         (PICTURES["china.png"].data[:5000], "not a readable JPEG or PNG"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, reason: str) -> None:
+def test_data_that_is_not_a_picture_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadablePicture, match=reason):
         open_picture(data)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_with_too_many_pixels_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmentation, "MAX_PICTURE_PX", 640 * 427 - 1)
     with pytest.raises(UnreadablePicture, match="megapixels"):
         open_picture(PICTURES["china.jpg"].data)
 
 
-def test_the_sample_pictures_are_real_and_of_real_size() -> None:
+def test_sample_pictures_are_photos_of_realistic_size() -> None:
     shipped = files("sklearn.datasets.images")
     for name in ("china.jpg", "flower.jpg"):
         assert PICTURES[name].data == shipped.joinpath(name).read_bytes()
@@ -193,7 +193,7 @@ def service(module_backbone: FakeBackbone, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def backbone(module_backbone: FakeBackbone, service: httpx.Client) -> FakeBackbone:
-    """The backbone as if it were new, once the service is idle."""
+    """The backbone without any tasks, once the service is idle."""
     wait_until_idle(service)
     for record in (module_backbone.updates, module_backbone.in_flight_reports, module_backbone.traceparents):
         record.clear()
@@ -208,7 +208,7 @@ def wait_until_idle(service: httpx.Client) -> None:
 def dispatch(
     service: httpx.Client, path: str, task_id: str, *, attempt: int | None = 1, data: bytes | str, content_type: str
 ) -> httpx.Response:
-    """Posts a task as the backbone does."""
+    """Posts a task like the backbone."""
     headers = {"taskId": task_id, "traceparent": TRACEPARENT, "Content-Type": content_type}
     if attempt is not None:
         headers["X-Task-Attempt"] = str(attempt)
@@ -219,7 +219,7 @@ CHINA = PICTURES["china.jpg"].data
 SMALL = png(two_halves((40, 110, 50), (60, 90, 170), (12, 12)))
 
 
-def test_without_a_task_the_map_is_the_answer(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_request_without_a_task_is_answered_with_the_map(service: httpx.Client, backbone: FakeBackbone) -> None:
     response = service.post(f"{SEGMENT}?classes=3", content=CHINA, headers={"Content-Type": "image/jpeg"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/png"
@@ -230,7 +230,9 @@ def test_without_a_task_the_map_is_the_answer(service: httpx.Client, backbone: F
     assert backbone.updates == []
 
 
-def test_a_task_is_accepted_reported_stored_and_completed(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_dispatched_task_is_accepted_reported_stored_and_completed(
+    service: httpx.Client, backbone: FakeBackbone
+) -> None:
     backbone.add_task("whole", endpoint := f"{service.base_url}{SEGMENT}")
     response = dispatch(service, f"{SEGMENT}?classes=4", "whole", attempt=3, data=CHINA, content_type="image/jpeg")
     assert (response.status_code, response.json()) == (200, {"TaskId": "whole"})
@@ -253,7 +255,7 @@ def test_a_task_is_accepted_reported_stored_and_completed(service: httpx.Client,
     assert backbone.traceparents == {TRACEPARENT}
 
 
-def test_a_backbone_without_attempts_gets_none(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_reports_name_no_attempt_if_the_dispatch_named_none(service: httpx.Client, backbone: FakeBackbone) -> None:
     backbone.add_task("unnumbered", f"{service.base_url}{SEGMENT}")
     dispatch(service, SEGMENT, "unnumbered", attempt=None, data=CHINA, content_type="image/jpeg")
     backbone.wait_until_status("unnumbered", "completed")
@@ -261,7 +263,7 @@ def test_a_backbone_without_attempts_gets_none(service: httpx.Client, backbone: 
     assert "x-task-attempt" not in backbone.result_headers["unnumbered"]
 
 
-def test_a_busy_service_refuses_others_and_ignores_a_second_delivery(
+def test_busy_service_refuses_other_tasks_and_ignores_a_duplicate_dispatch(
     service: httpx.Client, backbone: FakeBackbone
 ) -> None:
     backbone.add_task("first", f"{service.base_url}{SEGMENT}")
@@ -307,7 +309,7 @@ def test_an_unknown_task_is_dropped(service: httpx.Client, backbone: FakeBackbon
     assert backbone.updates == []
 
 
-def test_a_body_that_is_no_picture_fails_the_task(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_body_that_is_not_a_picture_fails_the_task(service: httpx.Client, backbone: FakeBackbone) -> None:
     backbone.add_task("broken", f"{service.base_url}{SEGMENT}")
     assert dispatch(service, SEGMENT, "broken", data=b"scrambled", content_type="image/png").status_code == 200
     task = backbone.wait_until_status("broken", "failed")
@@ -324,7 +326,7 @@ def test_a_body_that_is_no_picture_fails_the_task(service: httpx.Client, backbon
         ("?then=lunch", "image/png", "then must be legend, or absent."),
     ],
 )
-def test_a_request_that_makes_no_sense_is_not_accepted(
+def test_invalid_request_is_400(
     service: httpx.Client, backbone: FakeBackbone, query: str, content_type: str, detail: str
 ) -> None:
     response = dispatch(service, SEGMENT + query, "senseless", data=b"x", content_type=content_type)
@@ -336,13 +338,13 @@ def test_a_request_that_makes_no_sense_is_not_accepted(
 
 
 @pytest.mark.usefixtures("backbone")
-def test_an_unreadable_picture_without_a_task_is_refused(service: httpx.Client) -> None:
+def test_unreadable_picture_without_a_task_is_refused(service: httpx.Client) -> None:
     response = service.post(SEGMENT, content=b"scrambled", headers={"Content-Type": "image/png"})
     assert response.status_code == 400
     assert "not a readable JPEG or PNG" in response.json()["detail"]
 
 
-def test_updates_are_repeated_until_the_backbone_takes_them(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_updates_are_repeated_until_the_backbone_accepts_them(service: httpx.Client, backbone: FakeBackbone) -> None:
     backbone.add_task("patient", f"{service.base_url}{SEGMENT}")
     backbone.upsert_failures.extend([503, 500, 429])
     dispatch(service, SEGMENT, "patient", data=CHINA, content_type="image/jpeg")
@@ -368,7 +370,7 @@ def test_requests_in_flight_are_reported(service: httpx.Client, backbone: FakeBa
     ]
 
 
-def test_a_pipeline_adds_the_legend_in_a_second_step(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_pipeline_adds_the_legend_in_a_second_step(service: httpx.Client, backbone: FakeBackbone) -> None:
     backbone.add_task("pipeline", f"{service.base_url}{SEGMENT}")
     dispatch(
         service, f"{SEGMENT}?then=legend&classes=4", "pipeline", attempt=1, data=CHINA, content_type="image/jpeg"
@@ -388,14 +390,14 @@ def test_a_pipeline_adds_the_legend_in_a_second_step(service: httpx.Client, back
 
 
 @pytest.mark.usefixtures("backbone")
-def test_a_legend_alone_is_the_answer_without_a_task(service: httpx.Client) -> None:
+def test_legend_request_without_a_task_is_answered_with_the_drawn_legend(service: httpx.Client) -> None:
     land_class = {"Number": 1, "Colour": "red", "MapColour": "#c8302a", "Share": 1}
     response = service.post(LEGEND, json={"Width": 300, "Height": 10, "Classes": [land_class]})
     assert Image.open(io.BytesIO(response.content)).width == 300
     assert service.post(LEGEND, json={"Width": 300}).status_code == 400
 
 
-def test_it_finishes_its_work_when_it_is_stopped(module_backbone: FakeBackbone, tmp_path: Path) -> None:
+def test_service_finishes_its_work_when_stopped(module_backbone: FakeBackbone, tmp_path: Path) -> None:
     process = service_process(module_backbone, tmp_path / "model.log")
     process.start()
     with httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client:
@@ -405,7 +407,7 @@ def test_it_finishes_its_work_when_it_is_stopped(module_backbone: FakeBackbone, 
     assert module_backbone.tasks["last"]["BackendStatus"] == "completed"
 
 
-def test_it_does_not_start_without_the_backbones_addresses(module_backbone: FakeBackbone, tmp_path: Path) -> None:
+def test_service_does_not_start_without_the_backbone_addresses(module_backbone: FakeBackbone, tmp_path: Path) -> None:
     process = ChildProcess(
         "The sample model",
         [sys.executable, "-m", "local.sample_model", "--port", "0"],

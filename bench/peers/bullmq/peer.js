@@ -1,13 +1,13 @@
-// BullMQ over ioredis, finished jobs kept as it does by default. Speaks as ../side.py says; a producer also knows
-// {"bulk": true}: addBulk, many tasks in one transaction.
+// BullMQ over ioredis; it keeps finished jobs, which is the default. It speaks the protocol of ../side.py; a producer
+// also knows {"bulk": true}: addBulk, many tasks in one transaction.
 "use strict";
 
 const readline = require("node:readline");
 const { Queue, Worker } = require("bullmq");
 
 const SLOTS = 32;
-// It fetches the next job with the end of one, and none ahead. So that it has as many in hand as ours, it is given
-// that many, of which SLOTS are worked on at a time.
+// It fetches the next job when one ends, and none ahead. Its concurrency is therefore as large as our worker's number
+// of tasks in flight; it works on SLOTS of them at a time.
 const PREFETCH = 4;
 const CONCURRENT_ENQUEUES = 128;
 const [role, address, payload] = process.argv.slice(2);

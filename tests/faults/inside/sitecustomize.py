@@ -1,10 +1,10 @@
-"""Python runs this first of all in each process that has this folder on its path: what outsiders cannot do.
+"""Python runs this file first in each process that has this folder on its path.
 
-``CLOCK_SHIFT_S`` sets the process's clock off by so many seconds: ``time.time``, ``time.time_ns``, ``time.gmtime``
-and ``time.localtime`` without an argument, and ``now``, ``utcnow`` and ``today`` of ``datetime.datetime``. As on a
-machine whose clock is wrong, durations stay right: ``time.monotonic`` and the event loop's time are not touched.
+``CLOCK_SHIFT_S`` shifts the process's clock by that many seconds: ``time.time``, ``time.time_ns``, ``time.gmtime``
+and ``time.localtime`` without an argument, and ``now``, ``utcnow`` and ``today`` of ``datetime.datetime``. Durations
+stay right, as on a machine whose clock is wrong: ``time.monotonic`` and the event loop's time are not changed.
 
-On SIGUSR1 the number of asyncio tasks that are not done is written into the file ``TASK_COUNT_FILE``.
+On SIGUSR1 the process writes the number of its unfinished asyncio tasks to the file ``TASK_COUNT_FILE``.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def _shift_clock(by_s: float) -> None:
     time.localtime = lambda seconds=None: localtime(time.time() if seconds is None else seconds)
 
     class Kind(type):
-        """What C code makes is of the class as it was, and is to count as one of this class."""
+        """C code makes instances of the original class; they count as instances of this one."""
 
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, right_datetime)
@@ -34,7 +34,7 @@ def _shift_clock(by_s: float) -> None:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, right_datetime)
 
-    class datetime(right_datetime, metaclass=Kind):  # noqa: N801 (it stands in for that class)
+    class datetime(right_datetime, metaclass=Kind):  # noqa: N801 (it replaces that class)
         @classmethod
         def now(cls, tz: datetime_module.tzinfo | None = None) -> Self:
             return cls.fromtimestamp(time.time(), tz)
@@ -52,7 +52,7 @@ def _shift_clock(by_s: float) -> None:
 
 def _write_task_count(file: Path) -> None:
     def write(*_: object) -> None:
-        # By type, since isinstance would ask objects that only stand in for others, and so wake them.
+        # By type, since isinstance would wake lazy proxy objects.
         tasks = [thing for thing in gc.get_objects() if issubclass(type(thing), asyncio.Task)]
         scratch = file.with_suffix(f".{os.getpid()}")
         scratch.write_text(str(sum(not task.done() for task in tasks)))
