@@ -503,7 +503,9 @@ async def test_no_combined_step_is_sent_after_a_cluster_has_refused_one(
     await process.link.aclose()
 
 
-async def test_a_cluster_node_refuses_a_combined_step_before_any_change(redis_server: Server, redis_url: str, clock: Clock) -> None:
+async def test_a_cluster_node_refuses_a_combined_step_before_any_change(
+    redis_server: Server, redis_url: str, clock: Clock
+) -> None:
     if not isinstance(redis_server, RedisCluster):
         pytest.skip("a single server has all partitions: run with BACKBONE_TEST_REDIS=cluster")
     node = redis_server.nodes[0]
