@@ -128,7 +128,8 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
             )
         try:
             key = (tree / ".local" / "up" / "key").read_text()
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"x-functions-key": key}) as client:
+            headers = {"x-functions-key": key}
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=PATIENCE_S) as client:
                 eventually(lambda: _is_healthy(client) or app.poll() is not None, within_s=60)
                 picture = sample_pictures()[0]
                 submitted = client.post(
