@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
 from weakref import WeakKeyDictionary
 
 import azure.functions as func
@@ -18,6 +17,7 @@ from shared.dispatch.dispatcher import Dispatched
 from shared.dispatch.registry import UnknownBackend
 from shared.http.error_problems import problem_of
 from shared.http.functions import HttpFunctions, header, json_response
+from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.http.problems import FieldError, Problem, invalid, unavailable
 from shared.services import Services, ServicesByLoop
 from shared.settings import Settings
@@ -26,8 +26,6 @@ from shared.tasks.outcomes import Existing, SlotGrant
 from shared.tasks.task import NewTask, State
 
 log = logging.getLogger("task_backbone")
-
-LEGACY_CONTENT_TYPE: Final = "application/json; charset=utf-8"
 
 _verifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, TokenVerifier] = WeakKeyDictionary()
 

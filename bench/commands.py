@@ -23,6 +23,7 @@ from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
 from shared.store.redis.partitions import TAGS, partition, tag_of
 from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import Content, NewTask, State
 
@@ -49,6 +50,7 @@ class Opened:
     link: RedisLink
     store: TaskSteps
     queues: QueueSteps
+    upkeep: UpkeepSteps
     queries: Queries
 
     async def aclose(self) -> None:
@@ -108,7 +110,7 @@ def open_redis(url: str, policy: StorePolicy | None = None) -> Opened:
         return await connect(RedisAddress.parse(url), no_identity)
 
     link, policy = RedisLink(open_client), policy or default_policy()
-    return Opened(link, TaskSteps(link, policy), QueueSteps(link, policy), Queries(link))
+    return Opened(link, TaskSteps(link, policy), QueueSteps(link, policy), UpkeepSteps(link, policy), Queries(link))
 
 
 @dataclass(frozen=True, slots=True)

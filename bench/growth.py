@@ -63,11 +63,11 @@ async def status(redis: Opened, task_id: str) -> object:
 
 
 async def purge(redis: Opened, task_id: str) -> object:
-    return await redis.store.purge([task_id])
+    return await redis.upkeep.purge([task_id])
 
 
 async def reconciler(redis: Opened, _: str) -> object:
-    return await asyncio.gather(*(redis.store.sweep(index) for index in range(PARTITIONS)))
+    return await asyncio.gather(*(redis.upkeep.sweep(index) for index in range(PARTITIONS)))
 
 
 async def maintain(redis: Opened, _: str) -> object:

@@ -43,14 +43,19 @@ async def reconcile(services: Services) -> int:
     """
     count = 0
     dispatcher = services.dispatcher
-    async for swept in services.store.sweep():
-        count += swept.count
-        dispatcher.dispatch_granted(swept.granted)
-        await asyncio.gather(*map(dispatcher.after_transition, swept.applied))
-        await asyncio.gather(
-            dispatcher.publish_completions(swept.unpublished, bypass_circuit=True),
-            _remove(services, swept.with_blobs),
-        )
+    # Completions of the same moment share a request, so no transition waits for another's.
+    transitions: list[asyncio.Future[bool]] = []
+    try:
+        async for swept in services.store.sweep():
+            count += swept.count
+            dispatcher.dispatch_granted(swept.granted)
+            transitions += [asyncio.ensure_future(dispatcher.after_transition(applied)) for applied in swept.applied]
+            await asyncio.gather(
+                dispatcher.publish_completions(swept.unpublished, bypass_circuit=True),
+                _remove(services, swept.with_blobs),
+            )
+    finally:
+        await asyncio.gather(*transitions)
     await asyncio.gather(*(_maintain(services, path) for path in await services.store.queues.paths()))
     return count
 
@@ -72,6 +77,8 @@ async def _publish_again(services: Services, tasks: Sequence[Task]) -> None:
 
 
 async def _remove(services: Services, task_ids: Sequence[str]) -> None:
+    if not task_ids:
+        return
     removed: list[str] = []
     for task_id in task_ids:
         try:

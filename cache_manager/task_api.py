@@ -89,13 +89,14 @@ async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.Http
 
 
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    service = service_for(req, services)
     listing = Listing(
         limit=parse.limit(req),
         path=req.params.get("path") or None,
         state=parse.state(req),
         before=parse.list_cursor(req),
     )
-    page = await service_for(req, services).page(listing)
+    page = await service.page(listing)
     listed = TaskList(
         tasks=[TaskView.of(task, services.registry) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,

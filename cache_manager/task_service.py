@@ -13,9 +13,10 @@ from cache_manager.schemas import TaskUpsert
 from shared import telemetry
 from shared.dispatch.registry import Endpoint, UnknownBackend
 from shared.events.publisher import PublishFailed
+from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
-from shared.store import Listing, Page
+from shared.store import Listing, Page, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -34,7 +35,6 @@ from shared.tasks.value import value
 
 log = logging.getLogger("task_backbone")
 
-LEGACY_CONTENT_TYPE: Final = "application/json; charset=utf-8"
 _FIRST_POLL_S: Final = 0.025
 _LAST_POLL_S: Final = 0.25
 
@@ -244,7 +244,11 @@ class TaskService:
         return outcome
 
     async def _create(self, new: NewTask) -> Created | Existing | Full | Draining:
-        created = await self.services.store.create(new)
+        try:
+            created = await self.services.store.create(new)
+        except StoreUnavailable as error:
+            self.services.dispatcher.dispatch_granted(error.granted)
+            raise
         if isinstance(created, Existing):
             self.services.dispatcher.dispatch_granted(created.granted)
         elif isinstance(created, Created):

@@ -1,14 +1,14 @@
 """What one process holds open: the settings, and for each event loop the store, the publisher, the blobs, the
 dispatcher.
 
-Composition happens here and nowhere else. A clock, a link to Redis, a publisher and a transport can be passed in, so
-tests, benchmarks and the simulation compose the app in the same way.
-"""
+What the rooms share is composed here and nowhere else. A clock, a link to Redis, a publisher and a transport can be
+passed in, so tests, benchmarks and the simulation compose the app in the same way."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -81,10 +81,9 @@ class Services:
         )
 
     async def aclose(self) -> None:
-        await self.dispatcher.aclose()
-        await self.publisher.aclose()
-        await self.bodies.aclose()
-        await self.store.aclose()
+        async with AsyncExitStack() as closing:  # each, whatever becomes of the others
+            for part in (self.store, self.bodies, self.publisher, self.dispatcher):
+                closing.push_async_callback(part.aclose)
 
 
 class ServicesByLoop:

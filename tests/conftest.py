@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a real Redis and a real Azurite, one of each per pytest worker."""
+"""Fixtures of all tests. Each pytest worker has a real Redis and a real Azurite."""
 
 import os
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from tests.secrecy import nothing_secret_is_printed, planted
 
 __all__ = ["nothing_secret_is_printed"]
 
-# Pauses short enough to be waited for. Nothing here makes the app give up what an overloaded machine is slow to do:
-# leases and the time for a dispatch are the app's own, and an event may stay away for two minutes before its task is
-# failed. A test of giving up has a stack of its own.
+# Short pauses, so that tests can wait for them. Leases and dispatch timeouts keep their defaults, and a task fails
+# only two minutes after a lost event, so that an overloaded machine does not make the app give up. A test of giving
+# up starts its own stack.
 IN_A_HURRY = {
     "RECONCILER_SCHEDULE": "* * * * * *",
     "BACKOFF_BASE_S": "0.05",
@@ -44,14 +44,14 @@ def redis_url(redis_server: RedisServer | RedisCluster) -> str:
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """A blob service that several tests share: each takes a container of its own."""
+    """A blob service that tests share: each test uses its own container."""
     with Azurite(tmp_path_factory.mktemp("azurite"), in_memory=True) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def backend() -> Iterator[ScriptedBackend]:
-    """A model service that answers as it is told. Each test takes a path of its own under ``/v1/test``."""
+    """A model service with scripted answers. Each test uses its own path under ``/v1/test``."""
     with ScriptedBackend() as backend:
         yield backend
 
@@ -63,7 +63,7 @@ def stack(
     azurite: Azurite,
     backend: ScriptedBackend,
 ) -> Iterator[Stack]:
-    """The app on the development host with the Event Grid emulator, in a hurry; its backend is scripted."""
+    """The app with short pauses, on the development host with the Event Grid emulator and the scripted backend."""
     with Stack(
         tmp_path_factory.mktemp("stack"),
         redis=redis_server,
@@ -77,6 +77,6 @@ def stack(
 
 @pytest.fixture(scope="session")
 def app(stack: Stack) -> Iterator[httpx.Client]:
-    """A client of the app that holds its key."""
+    """An HTTP client of the app, with its key."""
     with stack.client() as client:
         yield client

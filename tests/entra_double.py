@@ -1,4 +1,4 @@
-"""A tenant of Microsoft Entra ID for tests: signs tokens, and serves its keys where the real one does."""
+"""A double of a Microsoft Entra ID tenant: it signs tokens and serves its keys at the real path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENT_GRID_APP_ID = "4962773b-9cdb-44cf-a8bf-237846a00ab7"
 
 
 class EntraDouble:
-    """One tenant. ``keys`` is what it publishes, by key id, unless it is ``garbage``; ``status`` what it answers."""
+    """One tenant. It publishes ``keys`` by their ids, or ``garbage`` instead, and answers with ``status``."""
 
     def __init__(self) -> None:
         double = self
@@ -61,7 +61,7 @@ class EntraDouble:
         return json.dumps({"keys": keys}).encode()
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        """Those of a token for a delivery (version 1); a claim that is changed to None is left out."""
+        """The claims of a version 1 token for a delivery. A claim that is changed to None is left out."""
         now_s = int(time.time())
         claims = {
             "aud": self.audience,
@@ -77,7 +77,7 @@ class EntraDouble:
         return {name: value for name, value in claims.items() if value is not None}
 
     def token(self, key_id: str = "key-1", key: RSAPrivateKey | None = None, **changed: Any) -> str:
-        # Not jwt.encode, which refuses to write some of what a stranger might.
+        # Not jwt.encode, which refuses some of the tokens that an attacker could make.
         content = json.dumps(self.claims(**changed)).encode()
         return jwt.PyJWS().encode(content, key or self.keys[key_id], algorithm="RS256", headers={"kid": key_id})
 

@@ -1,4 +1,4 @@
-"""Stores in the tests' own process wait for Redis as long as a test waits, unless the test says otherwise."""
+"""Long timeouts of Redis for stores in the tests' own process, unless a test sets others."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On an overloaded machine an answer may take seconds, and is none the worse for it."""
+    """On an overloaded machine an answer may take seconds without being wrong."""
     be_patient(monkeypatch)

@@ -1,4 +1,4 @@
-"""Secrets that are planted all over the suite, and the search for them in all that its processes printed and sent."""
+"""Secrets that the suite plants, and the search for them in everything that its processes print and send."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BEARER_TOKEN = rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}"
 _LEAST_KEY_CHARS = 16
 
 exported: list[str] = []
-"""What was sent to the doubles of Application Insights."""
+"""Everything that was sent to the doubles of Application Insights."""
 
 
 def planted(what: str) -> str:
-    """A new secret that is known by its form, wherever it turns up; *what* it is, in small letters and hyphens."""
+    """A new secret with a recognizable form. *what* describes it, in lower-case letters and hyphens."""
     return f"planted-{what}-{secrets.token_hex(8)}"
 
 
 def leaks(directory: Path, sent: Iterable[str] = ()) -> list[str]:
-    """Where secrets are in the log files below *directory* and in what was *sent*; never the secrets themselves.
+    """The positions of secrets in the log files below *directory* and in the *sent* texts, without the secrets.
 
-    Searched for: what was planted, bearer tokens, the storage account's key, and the keys of the stacks whose
-    directories lie below *directory*.
+    This finds planted secrets, bearer tokens, the storage account's key, and the keys of the stacks below
+    *directory*.
     """
     keys = {file.read_bytes() for file in directory.rglob("key") if file.is_file()}
     known = (re.escape(key) for key in (ACCOUNT_KEY.encode(), *keys) if len(key) >= _LEAST_KEY_CHARS)
@@ -42,7 +42,7 @@ def leaks(directory: Path, sent: Iterable[str] = ()) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_secret_is_printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Set up before all that prints, so that it is torn down after it has stopped. Fails the worker's last test."""
+    """Fail the worker's last test if a secret was printed. Set up first, so that it ends after all processes."""
     yield
     if found := leaks(tmp_path_factory.getbasetemp(), exported):
         pytest.fail("secrets were printed: " + ", ".join(found), pytrace=False)

@@ -1,4 +1,4 @@
-"""The pages about the code are held to the code: each file and each name that they have is there."""
+"""The pages about the code match the code: every file and name on them exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 
 APP = ("cache_manager", "backend_webhook", "request_reporter", "task_logger", "shared")
 FEWEST_MODULES = {"A submit": 20, "A completion": 20, "An event": 20, "A setting": 6, "An error": 12}
-"""How many files each walk passes at least."""
+"""The least number of files that each walk visits."""
 
 _ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
 
@@ -48,7 +48,7 @@ def test_every_name_in_the_architecture_is_in_the_code():
 
 
 @pytest.mark.parametrize("title", FEWEST_MODULES)
-def test_a_walk_passes_many_modules_in_order(title: str):
+def test_a_walk_visits_many_modules_in_order(title: str):
     steps = [step for steps in walks(PAGE)[title] for step in steps]
     assert len({step.path for step in steps}) >= FEWEST_MODULES[title]
     assert [str(step) for step in steps if not step.name and not step.path.endswith(".lua")] == []
@@ -65,7 +65,7 @@ def test_every_room_is_in_the_table():
     assert expected - set(rooms()) == set()
 
 
-def test_the_table_goes_down_as_the_layers_of_the_contract_do():
+def test_the_table_of_rooms_follows_the_layers_of_the_contract():
     [contract] = [contract for contract in CONTRACTS if contract["id"] == "layers-of-shared"]
     layers = [re.findall(r"\w+", layer) for layer in contract["layers"]]
     known = {module: number for number, layer in enumerate(layers) for module in layer}
@@ -78,14 +78,14 @@ def test_the_page_names_every_contract_and_no_other():
     assert set(re.findall(r"contract\s+`([\w-]+)`", PAGE)) == {contract["id"] for contract in CONTRACTS}
 
 
-def test_every_word_of_the_glossary_is_there_once():
+def test_every_word_of_the_glossary_appears_once():
     words = [row[0].casefold() for row in entries()]
     assert len(words) > 60
     assert [word for word in words if words.count(word) > 1] == []
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry[0])
-def test_a_word_has_one_sentence_and_a_place_in_the_code(entry: list[str]):
+def test_a_word_has_one_sentence_and_a_name_in_the_code(entry: list[str]):
     word, meaning, where = entry
     assert re.fullmatch(r"[A-Z].*\.", meaning), meaning
     assert re.search(r"[.!?] [A-Z]", meaning) is None, meaning

@@ -1,4 +1,4 @@
-"""What the Functions host is told of the app: a change of a route, a schedule or a key level shows here first."""
+"""The app's bindings as the Functions host gets them: a snapshot of routes, schedules and key levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETTINGS = {
     "BACKEND_BASE_URL": "https://models.example.com",
 }
 
-# In a process of its own, since an app can be enumerated once.
+# Runs in a separate process, since an app can be enumerated only once.
 ENUMERATE = """
 import json, function_app
 functions = {
@@ -26,16 +26,16 @@ print(json.dumps(functions, indent=2, sort_keys=True))
 
 
 def bindings() -> str:
-    """The app's functions with their bindings as ``get_raw_bindings`` hands them to the host, as JSON."""
+    """The app's functions with the bindings that ``get_raw_bindings`` gives the host, as JSON."""
     command = [sys.executable, "-c", ENUMERATE]
     done = subprocess.run(command, cwd=ROOT, env=SETTINGS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_host_is_told_what_the_snapshot_says() -> None:
+def test_the_bindings_match_the_snapshot() -> None:
     assert bindings() == SNAPSHOT.read_text(), (
-        "The bindings are not those of tests/snapshots/bindings.json. If the change is meant: "
+        "The bindings differ from tests/snapshots/bindings.json. If the change is intended: "
         "python -m tests.test_bindings writes them anew; commit the file."
     )
 

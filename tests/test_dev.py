@@ -1,4 +1,4 @@
-"""``dev.py`` and ``python -m local``: what a developer runs first."""
+"""``dev.py`` and ``python -m local``, the first commands of a developer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the working tree: ``up`` keeps its data there, and a developer may have the real one running."""
+    """A copy of the working tree for the data of ``up``, since a developer may run it in the real tree."""
     copy = tmp_path_factory.mktemp("tree") / "main"
     ignored = shutil.ignore_patterns(".*", "tests", "docs", "node_modules", "__pycache__", "demo-results")
     shutil.copytree(ROOT, copy, ignore=ignored)
@@ -74,7 +74,7 @@ def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Pa
         _assert_segmentation_of(pictures[task["picture"]], Path(task["result"]))
 
 
-def test_up_on_a_taken_port_says_so_in_one_sentence(tree: Path) -> None:
+def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         up = _refused_up(tree, port)
@@ -82,7 +82,7 @@ def test_up_on_a_taken_port_says_so_in_one_sentence(tree: Path) -> None:
     assert up.stderr == f"Port {port} is taken: stop what listens there, or give --port.\n"
 
 
-def test_a_second_up_is_refused_and_ctrl_c_stops_all_that_the_first_has_started(tree: Path, tmp_path: Path) -> None:
+def test_a_second_up_is_refused_and_ctrl_c_stops_everything_the_first_has_started(tree: Path, tmp_path: Path) -> None:
     with _up(tree, tmp_path) as (process, children):
         second = _refused_up(tree, free_port())
         assert second.stderr == "The stack is up already: stop it first.\n"
@@ -141,7 +141,7 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
         finally:
             app.terminate()
             assert app.wait(60) == 0
-        assert process.poll() is None, "the stack goes on when the app is stopped"
+        assert process.poll() is None, "the stack continues when the app is stopped"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert _all_gone(children)
@@ -161,7 +161,7 @@ def test_an_old_python_is_refused_in_one_sentence(
     )
 
 
-def test_an_old_python_can_read_dev_py() -> None:
+def test_an_old_python_can_parse_dev_py() -> None:
     ast.parse((ROOT / "dev.py").read_text(), feature_version=(3, 5))
 
 
@@ -176,7 +176,7 @@ def test_an_old_python_can_read_dev_py() -> None:
         (["no-such-command"], 2),
     ],
 )
-def test_dev_py_without_a_command_it_knows_lists_its_commands_and_installs_nothing(
+def test_dev_py_without_a_known_command_lists_its_commands_and_installs_nothing(
     uninstalled: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -225,7 +225,9 @@ def test_the_help_of_a_command_names_every_option_that_it_takes(command: str, mo
     assert [option for option in sorted(options) if option not in _dev().help_of(command)] == []
 
 
-def test_format_repairs_what_it_can_and_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_format_repairs_what_it_can_and_fails_if_anything_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     dev = _dev()
     monkeypatch.setattr(dev, "ROOT", str(tmp_path))
     monkeypatch.setattr(dev, "PYTHON", sys.executable)
@@ -258,7 +260,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_where_there_is_no_terminal_each_package_that_is_installed_has_a_line() -> None:
+def test_without_a_terminal_each_installed_package_has_its_own_line() -> None:
     stream = io.StringIO()
 
     _watch_pip(stream)
@@ -272,7 +274,7 @@ def test_where_there_is_no_terminal_each_package_that_is_installed_has_a_line() 
     ]
 
 
-def test_on_a_terminal_one_line_changes_while_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_one_line_shows_the_progress_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     stream = Terminal()
 
@@ -294,7 +296,7 @@ def test_on_a_terminal_one_line_changes_while_packages_are_installed(monkeypatch
     ]
 
 
-def test_the_error_of_a_failed_installation_is_not_hidden_by_what_pip_says_after_it() -> None:
+def test_the_error_of_a_failed_installation_is_reported_despite_later_output() -> None:
     dev = _dev()
     says = "print('ERROR: No matching distribution found for x'); print('a hint'); raise SystemExit(1)"
 
@@ -303,7 +305,7 @@ def test_the_error_of_a_failed_installation_is_not_hidden_by_what_pip_says_after
     assert error == "ERROR: No matching distribution found for x"
 
 
-def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_again(tmp_path: Path) -> None:
+def test_without_a_network_the_installation_fails_in_one_sentence_and_can_be_repeated(tmp_path: Path) -> None:
     for name in ("dev.py", "requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
     isolated = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
@@ -319,14 +321,14 @@ def test_without_a_network_the_installation_fails_in_one_sentence_and_is_tried_a
     )
 
     assert (run.returncode, run.stdout) == (1, "")
-    announcement, *_, sentence = run.stderr.splitlines()
-    assert announcement.startswith("Installing into .venv")
+    first_line, *_, sentence = run.stderr.splitlines()
+    assert first_line.startswith("Installing into .venv")
     assert sentence.startswith("The requirements could not be installed (is there a network?): ERROR: ")
     assert not (tmp_path / ".venv" / "installed").exists()
 
 
 def _assert_segmentation_of(picture: Picture, result: Path) -> None:
-    """A map of few colours in clean regions, which tells the picture's colours apart."""
+    """Check that *result* is a map of few colours in clean regions that separates the picture's colours."""
     original = Image.open(io.BytesIO(picture.data)).convert("RGB")
     drawn = Image.open(result)
     assert drawn.format == "PNG"
@@ -346,7 +348,7 @@ def _assert_segmentation_of(picture: Picture, result: Path) -> None:
 
 
 def _evenness(pixels: np.ndarray) -> float:
-    """The share of pixels that are as their right neighbour."""
+    """The share of pixels that equal their right neighbour."""
     return float((pixels[:, 1:] == pixels[:, :-1]).all(axis=-1).mean())
 
 
@@ -359,7 +361,7 @@ def _up(
     ready: str = r"^The stack is up\.",
     parts: Sequence[str] = PARTS,
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
-    """``python -m local up`` once it says that it is *ready*, and all its child processes."""
+    """Run ``python -m local up`` until it prints *ready*. Yields the process and all its child processes."""
     command = [sys.executable, "-m", "local", *(arguments or ["up"]), "--port", port or str(free_port())]
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
         process = subprocess.Popen(command, cwd=tree, stdout=stdout, stderr=stderr)
@@ -396,13 +398,13 @@ def _is_healthy(client: httpx.Client) -> bool:
 
 
 def _as_the_editor_reads(file: str) -> dict[str, str]:
-    """The variables of an ``envFile``: one a line, in quotes that do not belong to the value."""
+    """The variables of an ``envFile``: one a line, in quotes that are not part of the value."""
     variables: dict[str, str] = {}
     for line in Path(file).read_text().splitlines():
         name, _, quoted = line.partition("=")
         assert quoted[0] == quoted[-1] == "'"
-        assert "'" not in quoted[1:-1], "a shell would see the end of the value"
-        assert "${" not in quoted, "the editor would see a variable"
+        assert "'" not in quoted[1:-1], "a shell would end the value here"
+        assert "${" not in quoted, "the editor would substitute a variable"
         variables[name] = quoted[1:-1]
     return variables
 
@@ -416,7 +418,7 @@ def _watch_pip(stream: io.StringIO) -> None:
 
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``dev.py`` where nothing is installed, nor may be."""
+    """``dev.py`` in a tree without an installation. Any attempt to install fails the test."""
     dev = _dev()
 
     def refuse(*_: object) -> None:

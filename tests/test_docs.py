@@ -1,4 +1,4 @@
-"""The documentation is held to the code: its table, its links, its names, its example."""
+"""The documentation matches the code: its table, links, names and example."""
 
 import json
 import os
@@ -38,17 +38,17 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of a page's headings."""
+    """The anchors that GitHub makes of a page's headings."""
     headings = _HEADING.findall(prose(page))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_settings_table_is_the_one_that_the_settings_make():
+def test_the_table_of_settings_is_up_to_date():
     assert table() in TARGET.read_text()
     assert with_table(TARGET.read_text()) == TARGET.read_text(), "run: python -m tools.settings_table"
 
 
-def test_the_short_table_names_no_setting_that_does_not_exist():
+def test_the_short_table_names_only_settings_that_exist():
     section = TARGET.read_text().partition("\n## The settings of every deployment\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
     assert "BACKENDS" in rows
@@ -67,13 +67,13 @@ def test_every_file_script_and_program_that_the_page_for_contributors_names_exis
     programs = {f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ([\w.]+)", page)}
     assert {"shared/tasks/task.py", "task/apply"} <= named
     assert "tools/openapi.py" in programs
-    places = (ROOT, ROOT / "shared" / "store" / "lua")
+    folders = (ROOT, ROOT / "shared" / "store" / "lua")
     exists = {
         name
         for name in named | programs
-        for place in places
+        for folder in folders
         for suffix in ("", ".lua")
-        if (place / f"{name}{suffix}").exists()
+        if (folder / f"{name}{suffix}").exists()
     }
     assert sorted((named | programs) - exists) == []
 
@@ -103,7 +103,7 @@ def test_every_relative_link_leads_somewhere(page: Path):
 
 
 def test_every_function_is_in_the_api_page():
-    # In a process of its own: an app can be enumerated once, and reads its settings when it is imported.
+    # Runs in a separate process: an app can be enumerated only once, and reads its settings on import.
     script = "import function_app as f; print(*(g.get_function_name() for g in f.app.get_functions()))"
     environment = {
         **os.environ,
@@ -130,7 +130,7 @@ def test_every_kind_of_problem_is_in_the_api_page():
 
 
 class WordCount(ChildProcess):
-    """The example of ``docs/model-services.md``."""
+    """The example model service of ``docs/model-services.md``."""
 
     def __init__(self, directory: Path, stack: Stack, port: int) -> None:
         page = (ROOT / "docs" / "model-services.md").read_text()

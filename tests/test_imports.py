@@ -1,4 +1,4 @@
-"""What the app does not import when it is loaded: cold starts are paid for by who waits for them."""
+"""The app loads heavy modules only when it needs them, to keep cold starts short."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
     "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
     "BACKENDS": '{"/v1": "https://models.example.org"}',
-    # With all that may be switched on, too.
+    # All optional features are on.
     "AzureWebJobsStorage__accountName": "account",
     "PUBLISH_COMPLETIONS": "true",
     "COMPLETIONS_TOPIC_URI": "https://completions.example.org/api/events",
@@ -40,7 +40,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def imported() -> set[str]:
-    """The modules there are in a process that has loaded the app and nothing else."""
+    """The modules of a process that has only loaded the app."""
     program = "import json, sys, function_app; print(json.dumps(list(sys.modules)))"
     process = subprocess.run(
         [sys.executable, "-c", program], env=SETTINGS, capture_output=True, text=True, check=False, timeout=PATIENCE_S
@@ -52,5 +52,5 @@ def imported() -> set[str]:
 
 
 @pytest.mark.parametrize("heavy", HEAVY)
-def test_what_few_calls_need_is_not_imported_at_the_start(imported: set[str], heavy: str) -> None:
+def test_heavy_modules_are_not_imported_at_the_start(imported: set[str], heavy: str) -> None:
     assert [name for name in imported if name == heavy or name.startswith(f"{heavy}.")] == []

@@ -16,7 +16,7 @@ ROOMS = ("cache_manager", "backend_webhook", "request_reporter", "task_logger")
 PACKAGES = (*ROOMS, "shared", "local", "bench", "tests", "tools")
 KNOW_AZURE_FUNCTIONS = ("function_app", *ROOMS, "shared.http")
 
-# In the file on the left, the import on the right; then the contract that has to be broken.
+# A file, an import to add to it, and then the contract and the link that must be reported as broken.
 FORBIDDEN = {
     "a neighbour room": (
         "task_logger/timers.py",
@@ -71,7 +71,7 @@ FORBIDDEN = {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of all that the contracts are about."""
+    """A copy of all files that the contracts cover."""
     files = [ROOT / "pyproject.toml", ROOT / "function_app.py"]
     for package in PACKAGES:
         files += (file for file in (ROOT / package).rglob("*.py") if "node_modules" not in file.parts)
@@ -99,7 +99,7 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 def imported(file: Path) -> set[str]:
-    """The modules that a file imports, anywhere in it."""
+    """The modules that a file imports, at any level."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

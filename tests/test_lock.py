@@ -1,4 +1,4 @@
-"""The lock file: what production installs is what was looked at, down to the byte."""
+"""The lock file pins every package that production installs, down to the byte."""
 
 import re
 
@@ -11,7 +11,7 @@ from local.stack import ROOT
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCK = (ROOT / "requirements.lock").read_text()
 
-# One requirement: its first line, and those that continue it with its hashes.
+# One requirement: its first line, and the following lines with its hashes.
 ENTRIES = re.findall(r"^[^#\s].*(?:\n .*)*", LOCK, re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
@@ -20,13 +20,13 @@ def requirement(entry: str) -> Requirement:
     return Requirement(entry.partition(" \\\n")[0])
 
 
-def asked_for() -> list[Requirement]:
+def required_packages() -> list[Requirement]:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
 def locked(python: str) -> dict[str, str]:
-    """The versions that are installed on Linux, by the package's canonical name."""
+    """The versions for Linux, by the canonical name of the package."""
     machine = {
         "python_version": python,
         "python_full_version": f"{python}.9",
@@ -37,11 +37,11 @@ def locked(python: str) -> dict[str, str]:
         "platform_python_implementation": "CPython",
     }
     versions: dict[str, str] = {}
-    for wanted in map(requirement, ENTRIES):
-        if wanted.marker is None or wanted.marker.evaluate(machine):
-            name = canonicalize_name(wanted.name)
+    for required in map(requirement, ENTRIES):
+        if required.marker is None or required.marker.evaluate(machine):
+            name = canonicalize_name(required.name)
             assert name not in versions, f"{name} is locked twice for Python {python}"
-            [pin] = wanted.specifier
+            [pin] = required.specifier
             versions[name] = pin.version
     return versions
 
@@ -59,15 +59,15 @@ def test_every_package_is_pinned_to_one_version_with_its_hashes() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_satisfies_the_requirements(python: str) -> None:
-    """If not: renew it by the command at its head."""
+    """If this fails, run the command at the head of the lock file."""
     versions = locked(python)
-    for wanted in asked_for():
-        version = versions.get(canonicalize_name(wanted.name))
-        assert version is not None, f"{wanted.name} is not locked for Python {python}"
-        assert wanted.specifier.contains(version), f"{wanted} and {version}"
+    for required in required_packages():
+        version = versions.get(canonicalize_name(required.name))
+        assert version is not None, f"{required.name} is not locked for Python {python}"
+        assert required.specifier.contains(version), f"{required} and {version}"
 
 
-def test_the_lock_says_how_it_is_renewed_and_from_where_is_up_to_who_renews_it() -> None:
+def test_the_lock_names_the_command_that_renews_it_and_no_package_index() -> None:
     head = LOCK.splitlines()[:2]
     assert all(line.startswith("#") for line in head)
     assert "pip compile" in head[1]

@@ -1,4 +1,4 @@
-"""The app in Microsoft's own worker code: whatever the development host lets pass, this is what Azure runs."""
+"""The app in Microsoft's own worker code, which is what Azure runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_worker_indexes_and_loads_every_function_with_the_bindings_of_the_sn
     assert by_name == snapshot
 
 
-def test_a_task_goes_its_whole_way_in_the_worker(worker: RealWorker, backend: ScriptedBackend) -> None:
+def test_a_task_goes_from_submit_to_completion_in_the_worker(worker: RealWorker, backend: ScriptedBackend) -> None:
     path = "/v1/test/real-worker"
 
     submitted = worker.http(

@@ -1,4 +1,4 @@
-"""What surrounds the code: what a deployment leaves out, and what CI runs."""
+"""The files around the code: what a deployment contains, and what CI runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DEPLOYED = {
     "shared",
     "task_logger",
 }
-"""With the modules at the top, which are the app's."""
+"""All that is deployed, besides the app's top-level modules."""
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
-def test_nothing_but_the_app_is_deployed() -> None:
+def test_only_the_app_is_deployed() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a clone: what belongs to the repository is unknown")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -38,12 +38,12 @@ def test_nothing_but_the_app_is_deployed() -> None:
     assert "function_app.py" in left
 
 
-def test_ci_tests_on_every_python_that_is_supported() -> None:
+def test_ci_tests_on_every_supported_python() -> None:
     [matrix] = re.findall(r"python: \[(.+)\]", WORKFLOW)
     assert matrix == ", ".join(f'"{python}"' for python in PYTHONS)
 
 
-def test_ci_runs_the_check_and_the_commands_with_which_the_readme_begins() -> None:
+def test_ci_runs_the_check_and_the_first_commands_of_the_readme() -> None:
     first_steps = (ROOT / "README.md").read_text().partition("\n## Try it\n")[2].partition("\n## ")[0]
     promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
     assert promised == ["python3 dev.py demo", "python3 dev.py test"]

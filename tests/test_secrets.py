@@ -1,4 +1,4 @@
-"""Secrets stay where they belong; and the check of all that the suite printed is one that can fail."""
+"""No output exposes a secret, and the check of the suite's own output can fail."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ OTHER_SETTINGS = {
 }
 
 
-def test_every_setting_that_holds_a_secret_is_kept_as_one() -> None:
-    """A new secret must be added above too, so that the tests below know of it."""
+def test_every_setting_that_holds_a_secret_has_a_secret_type() -> None:
+    """A new secret must also be added to SECRET_SETTINGS, so that the tests below cover it."""
     secret = {name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert secret == SECRET_SETTINGS.keys()
     suspicious = ("key", "secret", "password", "token", "connection_string")
     assert {name.upper() for name in Settings.model_fields if name.endswith(suspicious)} <= secret
 
 
-def test_no_form_of_the_settings_tells_a_secret() -> None:
+def test_no_representation_of_the_settings_exposes_a_secret() -> None:
     settings = Settings.from_env(SECRET_SETTINGS | OTHER_SETTINGS)
     services = Services.compose(settings)
     for holder in (settings, services, services.store, services.publisher, services.bodies, services.registry):
-        for told in (repr, str, format, ascii):
-            assert SECRET not in told(holder)
+        for represent in (repr, str, format, ascii):
+            assert SECRET not in represent(holder)
     assert SECRET not in repr(settings.model_dump()) + settings.model_dump_json()
 
 
 @pytest.mark.parametrize("name", SECRET_SETTINGS)
-def test_a_secret_that_is_refused_is_not_told(name: str) -> None:
+def test_a_refused_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        # The other settings are missing: the message names them, and the one at fault, by name alone.
+        # The message names the missing settings and the refused one, without values.
         Settings.from_env({name: SECRET})
     assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
-def test_of_what_callers_and_backends_say_only_what_is_meant_to_be_told_is_told(
+def test_texts_of_callers_and_backends_appear_in_no_log_and_no_unrelated_response(
     app: httpx.Client, stack: Stack, backend: ScriptedBackend
 ) -> None:
     path = "/v1/test/secretive"
@@ -86,13 +86,13 @@ def test_of_what_callers_and_backends_say_only_what_is_meant_to_be_told_is_told(
         headers={"Idempotency-Key": planted("idempotency-key"), "Cookie": planted("cookie")},
     ).json()["TaskId"]
     backbone.ended(task_id)
-    told = (
+    documents = (
         app.get(f"/api/v1/tasks/{task_id}").text
         + app.get(f"/api/v1/tasks/{task_id}/history").text
         + str(app.get(f"/api/v1/tasks/{task_id}/result").headers)
     )
-    assert "planted-backend" not in told
-    assert "answered 400" in told
+    assert "planted-backend" not in documents
+    assert "answered 400" in documents
 
     backend.script(path, *refusal)
     waiting = app.post(
@@ -116,12 +116,12 @@ def test_of_what_callers_and_backends_say_only_what_is_meant_to_be_told_is_told(
     assert httpx.post(guess, timeout=PATIENCE_S).status_code == 401
 
     log = (stack.directory / "functions_host.log").read_text()
-    assert "bad events in a delivery" in log, "the app logs, or this would show nothing"
+    assert "bad events in a delivery" in log, "the app writes a log, so that the check below means something"
     assert leaks(stack.directory) == []
 
 
 def _nonsense(path: str) -> list[dict[str, Any]]:
-    """Requests that are refused, each with something in it that is nobody's business."""
+    """Requests that are refused, each with a planted secret."""
     delivery = {"method": "POST", "url": WEBHOOK, "headers": DELIVERY}
     upsert = {"method": "POST", "url": "/api/CacheConnectorUpsert"}
     foreign = f"http://user:{planted('password')}@127.0.0.1{path}"
@@ -145,7 +145,7 @@ def _nonsense(path: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A directory that the check of this very run does not search."""
+    """A directory that the check of this run does not search."""
     with TemporaryDirectory() as directory:
         yield Path(directory)
 
@@ -160,7 +160,7 @@ def elsewhere() -> Iterator[Path]:
         pytest.param("/admin/functions?code=the-key-of-this-stack-master", id="a stack's master key"),
     ],
 )
-def test_a_secret_that_was_printed_is_found_and_not_repeated(elsewhere: Path, leak: str) -> None:
+def test_a_printed_secret_is_found_and_not_repeated(elsewhere: Path, leak: str) -> None:
     stack = elsewhere / "stack0"
     stack.mkdir()
     (stack / "key").write_text("the-key-of-this-stack")
@@ -179,13 +179,13 @@ def test_a_run_that_prints_a_secret_fails_at_its_end(elsewhere: Path, workers: s
     assert leak not in done.stdout
 
 
-def test_a_run_that_keeps_its_secrets_passes(elsewhere: Path) -> None:
+def test_a_run_that_prints_no_secret_passes(elsewhere: Path) -> None:
     done = _run_of_a_suite(elsewhere, "0", "planted, but nothing secret")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _run_of_a_suite(directory: Path, workers: str, printed: str) -> subprocess.CompletedProcess[str]:
-    """A suite of one test, which passes, under the same check: it logs what is *printed*, and sends it."""
+    """Run a suite of one passing test under the same check. The test logs *printed* and sends it as telemetry."""
     (directory / "conftest.py").write_text("from tests.secrecy import nothing_secret_is_printed\n")
     (directory / "test_printing.py").write_text(
         "import os\n"

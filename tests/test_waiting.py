@@ -1,4 +1,4 @@
-"""Tests wait for what must happen, and give up no sooner than an overloaded machine needs."""
+"""Tests wait long enough for an overloaded machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.waiting import eventually
 _CALLS = {"Client", "AsyncClient", "get", "post", "put", "patch", "delete", "options", "head", "request", "stream"}
 
 
-def test_no_http_call_is_given_up_after_the_five_seconds_that_httpx_grants_by_itself() -> None:
+def test_every_http_call_sets_a_timeout_of_its_own() -> None:
     sources = [file for room in ("tests", "local") for file in (ROOT / room).rglob("*.py")]
     hasty = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
@@ -28,6 +28,6 @@ def test_no_http_call_is_given_up_after_the_five_seconds_that_httpx_grants_by_it
     assert hasty == []
 
 
-def test_what_never_comes_to_be_fails_with_what_there_was_at_last() -> None:
+def test_eventually_fails_with_the_last_value() -> None:
     with pytest.raises(AssertionError, match=r"not within 0\.1 s; at last: \[\]"):
         eventually(list, within_s=0.1)

@@ -1,6 +1,6 @@
-"""The walks of docs/architecture.md are taken: each runs through the app on a real Redis, with the calls on record.
+"""The walks of docs/architecture.md: each runs through the app on a real Redis, with its calls recorded.
 
-What each list says has to happen in that order, and no file that a walk passes may be missing from it.
+The functions of a list must be called in its order, and a list must name every file that its walk visits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PATH = "/v1/walk/a"
 
 
 class Recording:
-    """The functions of the app that were called, in order, and the scripts that were run."""
+    """The app's functions in the order of their calls, and the scripts that were run."""
 
     def __init__(self) -> None:
         self.calls: list[Reference] = []
@@ -58,7 +58,7 @@ class Recording:
 
     def _note(self, frame: FrameType, event: str, arg: Any) -> None:
         file = frame.f_code.co_filename
-        # A coroutine that goes on is no call.
+        # A coroutine that resumes is no call.
         if event != "call" or not file.startswith(APP) or frame in self._frames:
             return
         self._frames.add(frame)
@@ -70,7 +70,7 @@ class Recording:
 
 
 class App:
-    """The rooms with their functions, called as the host calls them."""
+    """The functions of the rooms, called as the host calls them."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.services = ServicesByLoop(Settings.from_env(environment))
@@ -116,7 +116,7 @@ class App:
 
 @pytest.fixture
 def backend() -> Iterator[ScriptedBackend]:
-    """The model service, and the two topics: it answers every POST."""
+    """The model service and the two topics: a server that answers every POST."""
     with ScriptedBackend() as backend:
         yield backend
 
@@ -132,7 +132,7 @@ def environment(redis_server: RedisServer | RedisCluster, redis_url: str, backen
         "PUBLISH_COMPLETIONS": "true",
         "COMPLETIONS_TOPIC_URI": f"{backend.url}/api/completions",
         "COMPLETIONS_KEY": "the-key-of-the-topic",
-        # By name, so that it has to be resolved. One slot, so that a second task waits.
+        # A host name, so that it has to be resolved. One slot, so that a second task waits.
         "BACKENDS": json.dumps({"/v1/walk": {"url": backend.url.replace("127.0.0.1", "localhost"), "limit": 1}}),
         "ALLOW_LOOPBACK_BACKENDS": "true",
         "BUSY_RETRY_S": "7.5",
@@ -142,13 +142,13 @@ def environment(redis_server: RedisServer | RedisCluster, redis_url: str, backen
 @pytest.fixture
 async def app(environment: dict[str, str]) -> AsyncIterator[App]:
     app = App(environment)
-    await app.services.current().store.ping()  # composed and connected before a walk begins
+    await app.services.current().store.ping()  # composes and connects the services before a walk begins
     yield app
     await app.services.current().aclose()
 
 
 def section(title: str) -> str:
-    """What the page says of a walk."""
+    """The section of the page on a walk."""
     return PAGE.partition(f"\n### {title}\n")[2].partition("\n### ")[0]
 
 
@@ -157,7 +157,7 @@ def steps_of(title: str, number: int = 0) -> list[Reference]:
 
 
 def check_order(steps: list[Reference], recording: Recording) -> None:
-    """The functions among the *steps* were called one after the other."""
+    """Check that the functions among the *steps* were called in this order."""
     calls = iter(recording.calls)
     for step in steps:
         if step.is_function and step.path.startswith(("cache_manager/", "backend_webhook/", "shared/")):
@@ -165,7 +165,7 @@ def check_order(steps: list[Reference], recording: Recording) -> None:
 
 
 def check_scripts(steps: list[Reference], recording: Recording, among: str = "") -> None:
-    """The scripts among the *steps* are those that were run, and they have the includes that follow them."""
+    """Check that the scripts among the *steps* were run, and include the files that follow them."""
     scripts = [step.path for step in steps if step.path.startswith(LUA) and not step.path.startswith(INCLUDES)]
     assert set(scripts) == {script for script in recording.scripts if among in script}
     script = ""
@@ -177,14 +177,14 @@ def check_scripts(steps: list[Reference], recording: Recording, among: str = "")
 
 
 def includes(path: str) -> set[str]:
-    """The files that a Lua file includes, with those that they include."""
+    """The files that a Lua file includes, directly or not."""
     named = [line.split()[-1] for line in (ROOT / path).read_text().splitlines() if line.startswith("-- @include ")]
     direct = [f"{INCLUDES}{name}.lua" for name in named if not name.startswith("generated/")]
     return {file for included in direct for file in (included, *includes(included))}
 
 
 def check_files(title: str, recording: Recording) -> None:
-    """No file is passed that the walk does not name."""
+    """Check that the walk names every file that was visited."""
     assert recording.files - {reference.path for reference in references(section(title))} == set()
 
 
@@ -251,7 +251,7 @@ async def test_a_setting(environment: dict[str, str], backend: ScriptedBackend):
 
 async def test_an_error(environment: dict[str, str]):
     app = App({**environment, "REDIS_CONNECTION_STRING": f"redis://127.0.0.1:{free_port()}"})
-    app.services.current()  # composed before the walk begins
+    app.services.current()  # composes the services before the walk begins
     with Recording() as recording:
         status, problem = await app.call("GetTask", id="a-task")
     await app.services.current().aclose()

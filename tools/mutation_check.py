@@ -209,7 +209,7 @@ MUTATIONS = [
             (
                 "an entry never waits and holds at once",
                 "includes/queue/wait",
-                "if not queue_arg.is_new_task and holds_slot(entry) then return end",
+                "if not queue_arg.just_created and holds_slot(entry) then return end",
                 "",
             ),
             ("a loss is noticed", "includes/queue/state", "if not raw or queue.h ~= held or", "if not raw or"),
@@ -326,8 +326,8 @@ MUTATIONS = [
             (
                 "a repeated create gives its task no second entry",
                 "combined/create_and_enqueue",
-                "arg.is_new_task = not created.replay",
-                "arg.is_new_task = true",
+                "arg.just_created = not created.replay",
+                "arg.just_created = true",
             ),
             (
                 "a lost limit lets nothing through",

@@ -135,6 +135,8 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._backend.aclose()
+        if self._completions is not None:
+            await self._completions.aclose()
 
     async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
         claimed = await self._store.claim_granted(granted, grant)
@@ -210,6 +212,8 @@ class Dispatcher:
         requeued = await self._store.requeue(task, reason)
         if isinstance(requeued, Applied):
             await self.after_transition(requeued)
+            if isinstance(reason, DispatcherFull):
+                self._ask_again(task.path, self._settings.busy_retry_s)
         return Dispatched.BUSY if isinstance(reason, (BackendBusy, DispatcherFull)) else Dispatched.RETRIED
 
     async def _fail(self, task: Task, status: str) -> Dispatched:

@@ -33,8 +33,8 @@ def problem_of(error: Exception) -> Problem:
     """The problem for any error; one that the table does not have is the app's fault, and is logged."""
     if isinstance(error, Problem):
         return error
-    make = PROBLEM_OF_ERROR.get(type(error))
-    if make is not None:
-        return make(error)
+    for kind, make in PROBLEM_OF_ERROR.items():
+        if isinstance(error, kind):
+            return make(error)
     log.error("A handler failed", exc_info=error)
     return Problem(500, "internal-error", "The app failed.", "This is a fault of the app; its log says more.")

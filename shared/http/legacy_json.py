@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from shared.http.problems import FieldError, invalid, invalid_fields
+
+LEGACY_CONTENT_TYPE: Final = "application/json; charset=utf-8"
+"""Of the bodies that legacy clients send as text within JSON."""
 
 
 class LegacyModel(BaseModel):

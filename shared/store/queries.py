@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final, NotRequired, TypedDict
+from typing import Final
 
+from shared.store.arguments import Clock, ListArgument, now_of
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack
-from shared.store.stamp import Clock, now_of
 from shared.tasks.task import State, Task
 
 LIST_READ_LIMIT: Final = 250
@@ -68,15 +68,6 @@ class Page:
     next: ListCursor | None
 
 
-class _List(TypedDict):
-    limit: int
-    look: int
-    path: NotRequired[str]
-    state: NotRequired[State]
-    owner: NotRequired[str]
-    before: NotRequired[tuple[int, str]]
-
-
 class Queries:
     """Lists and counts over all partitions."""
 
@@ -97,7 +88,7 @@ class Queries:
     async def page(self, listing: Listing) -> Page:
         """A page of tasks, newest first. Paging meets every task that exists all the while exactly once, whatever
         else comes, goes or changes meanwhile."""
-        argument: _List = {"limit": listing.limit, "look": max(LIST_READ_LIMIT, listing.limit)}
+        argument: ListArgument = {"limit": listing.limit, "look": max(LIST_READ_LIMIT, listing.limit)}
         if listing.path:
             argument["path"] = listing.path
         if listing.state:

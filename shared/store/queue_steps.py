@@ -1,21 +1,39 @@
-"""The steps of a queue, each one script and one round trip: who waits at an endpoint for a slot of its backend, and
-who holds one.
+"""The steps of a queue, each one script and one round trip. A queue orders the attempts that wait at an endpoint for
+a slot of its backend, and knows those that hold one.
 
 How many tasks a backend holds is learned from its answers; ``docs/queues.md`` says how. A queue is an index over the
 records and may be wrong: a granted attempt has still to be claimed, and what is lost is found again. ``lua/queue/``
-has the scripts, with what they take and return."""
+has the scripts, with what they take and return.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NotRequired, Self, TypedDict
+from typing import Any, Final, Literal, Self
 
+from shared.store.arguments import (
+    Clock,
+    CombinedAcceptArgument,
+    CombinedReleaseArgument,
+    ConfigureArgument,
+    EnqueueArgument,
+    EntryArgument,
+    FailedArgument,
+    MaintainArgument,
+    MarkRebuiltArgument,
+    QueueArgument,
+    RefusedArgument,
+    ReleaseArgument,
+    ReturnArgument,
+    RowsArgument,
+    StatusArgument,
+    now_of,
+)
 from shared.store.policy import StorePolicy
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms
-from shared.store.stamp import Clock, now_of
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
 from shared.tasks.task import Task
 from shared.tasks.value import value
@@ -76,78 +94,6 @@ class QueueEntry:
         return [self.grant.entry_id, self.owner, self.queued_ms, self.priority]
 
 
-class _Queue(TypedDict):
-    """What every script of a queue takes. Times are ms."""
-
-    now: int
-    cap: int | Literal[False]
-    claim: int
-    path: NotRequired[str]
-
-
-class _Enqueue(_Queue):
-    entries: NotRequired[list[list[Any]]]
-    new: NotRequired[bool]
-    backlog: NotRequired[int]
-
-
-class _Entry(_Queue):
-    entry: str
-    owner: str
-
-
-class _Release(_Entry):
-    served: NotRequired[int]
-
-
-class _Return(_Entry):
-    next: str
-    queued_at: int
-    priority: int
-
-
-class _Refused(_Return):
-    after: int
-    most: int
-
-
-class _Failed(_Entry):
-    grace: int
-    base: int
-    most: int
-
-
-class _Maintain(_Queue):
-    again: int
-    most: int
-
-
-class _Configure(_Queue):
-    set: dict[str, int | bool]
-
-
-class _Rows(_Queue):
-    entries: list[list[Any]]
-
-
-class _MarkRebuilt(_Queue):
-    loss: int
-
-
-class _Status(_Queue):
-    entry: NotRequired[str]
-    owner: NotRequired[str]
-
-
-class _CombinedRelease(TypedDict):
-    claim: int
-    window: int
-
-
-class _CombinedAccept(_Entry):
-    window: int
-
-
 class QueueSteps:
     """The scripts on the queues of one Redis."""
 
@@ -162,7 +108,7 @@ class QueueSteps:
 
     async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
         """Let a new task wait, unless the queue refuses it."""
-        argument: _Enqueue = {**self._queue(entry.path), "entries": [entry.row], "new": True}
+        argument: EnqueueArgument = {**self._queue(entry.path), "entries": [entry.row], "new": True}
         if self._policy.max_backlog is not None:
             argument["backlog"] = self._policy.max_backlog
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
@@ -171,7 +117,7 @@ class QueueSteps:
         """Let entries of one path wait. Nothing happens to those that wait already or hold a slot."""
         entries = list(entries)
         path = entries[0].path
-        argument: _Enqueue = {**self._queue(path), "entries": [entry.row for entry in entries]}
+        argument: EnqueueArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
         reply = await self._run("enqueue", path, argument)
         return granted_of(path, reply[1:])
 
@@ -185,7 +131,7 @@ class QueueSteps:
         Args:
             after_s: when the backend said to try again.
         """
-        argument: _Refused = {
+        argument: RefusedArgument = {
             **self._return(task, requeued),
             "after": to_ms(after_s or 0),
             "most": to_ms(self._policy.busy_retry_s),
@@ -195,7 +141,7 @@ class QueueSteps:
     async def failed(self, task: Task, *, answered: bool) -> Granted:
         """A dispatch failed. A backend that fails again and again, or that gives no answer at all, gets a pause."""
         policy = self._policy
-        argument: _Failed = {
+        argument: FailedArgument = {
             **self._entry(task),
             "grace": _FAILURES_WITHOUT_PAUSE[answered],
             "base": to_ms(policy.backoff_base_s),
@@ -209,7 +155,7 @@ class QueueSteps:
 
     async def release(self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None) -> Granted:
         """An attempt neither waits nor is worked on at *path* any more."""
-        argument: _Release = {**self._queue(path), "entry": grant.entry_id, "owner": owner}
+        argument: ReleaseArgument = {**self._queue(path), "entry": grant.entry_id, "owner": owner}
         if service_ms is not None:
             argument["served"] = service_ms
         return granted_of(path, await self._run("release", path, argument))
@@ -224,7 +170,7 @@ class QueueSteps:
 
     async def maintain(self, path: str) -> Maintained:
         """What the reconciler does for a queue at each run."""
-        argument: _Maintain = {
+        argument: MaintainArgument = {
             **self._queue(path),
             "again": to_ms(self._policy.slot_check_s),
             "most": CHECK_LIMIT,
@@ -237,12 +183,12 @@ class QueueSteps:
         """Entries of one path are known to be held by their backend."""
         entries = list(entries)
         path = entries[0].path
-        argument: _Rows = {**self._queue(path), "entries": [entry.row for entry in entries]}
+        argument: RowsArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
         await self._run("mark_held", path, argument)
 
     async def reschedule_check(self, path: str, in_s: Mapping[SlotGrant, float]) -> None:
         """Set when slots are to be checked again."""
-        argument: _Rows = {
+        argument: RowsArgument = {
             **self._queue(path),
             "entries": [[grant.entry_id, to_ms(seconds)] for grant, seconds in in_s.items()],
         }
@@ -250,12 +196,12 @@ class QueueSteps:
 
     async def mark_rebuilt(self, path: str, loss: int) -> None:
         """Everything that exists was enqueued since the *loss*."""
-        argument: _MarkRebuilt = {**self._queue(path), "loss": loss}
+        argument: MarkRebuiltArgument = {**self._queue(path), "loss": loss}
         await self._run("mark_rebuilt", path, argument)
 
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""
-        argument: _Status = {**self._queue(path)}
+        argument: StatusArgument = {**self._queue(path)}
         if task is not None:
             argument["entry"], argument["owner"] = SlotGrant.of(task).entry_id, task.owner
         reply = await self._run("status", path, argument)
@@ -266,7 +212,7 @@ class QueueSteps:
 
     async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
         """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""
-        argument: _Configure = {
+        argument: ConfigureArgument = {
             **self._queue(path),
             "set": {name: changed or False for name, changed in changes.items()},
         }
@@ -275,7 +221,7 @@ class QueueSteps:
     def enqueue_argument(self, path: str) -> bytes:
         """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
         record."""
-        argument: _Enqueue = {"now": 0, "cap": self._cap(path), "claim": self._claim_ms}
+        argument: EnqueueArgument = {"now": 0, "cap": self._cap(path), "claim": self._claim_ms}
         if self._policy.max_backlog is not None:
             argument["backlog"] = self._policy.max_backlog
         return pack(argument)
@@ -284,18 +230,18 @@ class QueueSteps:
         """The queue's part of the script that applies a step of a task: one that the backend *accepted*, or one that
         ends an entry, which the script then takes from the record."""
         if accepted is None:
-            release: _CombinedRelease = {"claim": self._claim_ms, "window": window_ms}
+            release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": window_ms}
             return pack(release)
-        accept: _CombinedAccept = {**self._entry(accepted), "window": window_ms}
+        accept: CombinedAcceptArgument = {**self._entry(accepted), "window": window_ms}
         return pack(accept)
 
-    def _queue(self, path: str) -> _Queue:
+    def _queue(self, path: str) -> QueueArgument:
         return {"now": now_of(self._now_ms), "path": path, "cap": self._cap(path), "claim": self._claim_ms}
 
-    def _entry(self, task: Task) -> _Entry:
+    def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
 
-    def _return(self, task: Task, requeued: Task) -> _Return:
+    def _return(self, task: Task, requeued: Task) -> ReturnArgument:
         return {
             **self._entry(task),
             "next": SlotGrant.of(requeued).entry_id,

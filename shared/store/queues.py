@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shared.store.informing import informed
 from shared.store.queries import Depth, Queries
 from shared.store.queue_steps import QueueStatus, QueueSteps
-from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
 from shared.tasks.task import State, Task
 
@@ -32,8 +32,8 @@ class QueueChange:
 class TaskQueues:
     """Raises :class:`StoreUnavailable` from every method if Redis does not answer."""
 
-    def __init__(self, tasks: TaskSteps, queues: QueueSteps, queries: Queries) -> None:
-        self._tasks = tasks
+    def __init__(self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries) -> None:
+        self._upkeep = upkeep
         self._queues = queues
         self._queries = queries
 
@@ -62,38 +62,38 @@ class TaskQueues:
         maintained = await self._queues.maintain(path)
         yield QueueChange(granted=[maintained.granted])
         if maintained.doubtful:
-            yield await self._check(path, maintained.doubtful)
+            async for change in self._check(path, maintained.doubtful):
+                yield change
         if maintained.loss is not None:
             async for change in self._rebuild(path, maintained.loss):
                 yield change
 
     async def _rebuild(self, path: str, loss: int) -> AsyncIterator[QueueChange]:
         for state in (State.RUNNING, State.DISPATCHED):
-            async for entries in self._tasks.queue_entries(path, state):
+            async for entries in self._upkeep.queue_entries(path, state):
                 await self._queues.mark_held(entries)
                 # One may have ended, and released a slot that it did not hold, between the two.
-                yield await self._check(path, [entry.grant for entry in entries])
-        async for entries in self._tasks.queue_entries(path, State.CREATED):
+                async for change in self._check(path, [entry.grant for entry in entries]):
+                    yield change
+        async for entries in self._upkeep.queue_entries(path, State.CREATED):
             yield QueueChange(granted=[await self._queues.enqueue(entries)])
         await self._queues.mark_rebuilt(path, loss)
 
-    async def _check(self, path: str, grants: Sequence[SlotGrant]) -> QueueChange:
+    async def _check(self, path: str, grants: Sequence[SlotGrant]) -> AsyncIterator[QueueChange]:
         """Check whether attempts that have held a slot for a while still need it."""
-        granted: list[Granted] = []
-        applied: list[Applied] = []
-        unclaimed: dict[SlotGrant, float] = {}
+        check_again_s: dict[SlotGrant, float] = {}
         undelivered: list[Task] = []
-        for checked in await self._tasks.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
+        for checked in await self._upkeep.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
             grant = SlotGrant(checked.id, checked.attempt)
             if checked.what == "gone":
-                granted.append(await informed(self._queues.release(path, grant), path))
+                yield QueueChange(granted=[await informed(self._queues.release(path, grant), path)])
             elif checked.what == "failed" and checked.task is not None:
                 release = self._queues.release(path, grant, checked.task.owner)
-                origin = Origin(path, checked.attempt)
-                applied.append(Applied(checked.task, origin, [await informed(release, path)]))
+                granted = [await informed(release, path)]
+                yield QueueChange(applied=[Applied(checked.task, Origin(path, checked.attempt), granted)])
             elif checked.task is not None and checked.check_again_s is not None:
-                unclaimed[grant] = checked.check_again_s
+                check_again_s[grant] = checked.check_again_s
                 undelivered.append(checked.task)
-        if unclaimed:
-            await self._queues.reschedule_check(path, unclaimed)
-        return QueueChange(granted, applied, undelivered)
+        if undelivered:
+            yield QueueChange(undelivered=undelivered)
+            await self._queues.reschedule_check(path, check_again_s)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
 from urllib.parse import quote
 
+from shared.store.arguments import Clock, ReportArgument, now_of, stamp
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
-from shared.store.stamp import Clock, Stamp, now_of, stamp
-
-
-class _Report(Stamp):
-    field: str
-    delta: int
-    instance: NotRequired[str]
-    keep: NotRequired[int]
 
 
 class RequestCounts:
@@ -35,7 +27,7 @@ class RequestCounts:
             StoreUnavailable: Redis does not answer.
         """
         field = _field(cluster, path)
-        argument: _Report = {"field": field, "delta": delta, **stamp(self._now_ms)}
+        argument: ReportArgument = {"field": field, "delta": delta, **stamp(self._now_ms)}
         if instance is not None:
             argument["instance"] = instance
             argument["keep"] = to_ms(keep_s)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from shared.store.arguments import Clock
 from shared.store.informing import informed
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
@@ -20,8 +21,8 @@ from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
 from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
-from shared.store.stamp import Clock
-from shared.store.task_steps import SWEEP_LIMIT, Overdue, TaskSteps
+from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -50,17 +51,17 @@ so long before the record exists."""
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """A batch of overdue tasks: what was done, and what is left to the caller.
+    """A part of what a sweep did, and of what it leaves to the caller.
 
     Attributes:
-        count: how many tasks were overdue.
+        count: how many overdue tasks are dealt with, with this part.
         applied: transitions that were made.
         granted: slots that were granted to tasks that wait again.
         unpublished: finished tasks whose completions are to be published again.
         with_blobs: ids of tasks past retention. Their blobs are to be deleted, then the tasks purged.
     """
 
-    count: int
+    count: int = 0
     applied: Sequence[Applied] = field(default_factory=list["Applied"])
     granted: Sequence[Granted] = field(default_factory=list["Granted"])
     unpublished: Sequence[Task] = field(default_factory=list["Task"])
@@ -87,8 +88,9 @@ class TaskStore:
         self._policy = policy
         self._queues = QueueSteps(link, policy, limit_of, now_ms)
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
+        self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
-        self.queues = TaskQueues(self._tasks, self._queues, self._queries)
+        self.queues = TaskQueues(self._upkeep, self._queues, self._queries)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
@@ -245,7 +247,8 @@ class TaskStore:
             swept = await asyncio.gather(*map(self._sweep, partitions))
             unavailable = next((found for found in swept if isinstance(found, StoreUnavailable)), unavailable)
             batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
-            yield await self._settle([item for batch in batches for item in batch])
+            async for settled in self._settle([item for batch in batches for item in batch]):
+                yield settled
             partitions = [p for p, batch in zip(partitions, batches, strict=True) if len(batch) == SWEEP_LIMIT]
             if not partitions:
                 break
@@ -253,11 +256,11 @@ class TaskStore:
             raise unavailable
 
     async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
-        await self._tasks.mark_completions_published(task_ids)
+        await self._upkeep.mark_completions_published(task_ids)
 
     async def purge(self, task_ids: Iterable[str]) -> int:
         """Remove finished tasks whose blobs were deleted; returns how many there were."""
-        return await self._tasks.purge(task_ids)
+        return await self._upkeep.purge(task_ids)
 
     async def ping(self) -> None:
         await self._link.ping()
@@ -276,7 +279,10 @@ class TaskStore:
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
         if isinstance(created, BaseException):
             if granted:  # if the task is stored after all, its deadline finds it
-                await informed(self._queues.release(new.path, grant), new.path)
+                granted = _without(granted, grant)
+                granted.append(await informed(self._queues.release(new.path, grant, new.owner), new.path))
+            if isinstance(created, StoreUnavailable):
+                created.granted = granted
             raise created
         if isinstance(created, Existing):
             return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
@@ -300,7 +306,7 @@ class TaskStore:
             or existing.path != new.path
             or not existing.dispatch_requested
         ):
-            release = self._queues.release(new.path, SlotGrant(new.id, 1), existing.owner)
+            release = self._queues.release(new.path, SlotGrant(new.id, 1), new.owner)
             return [*_without(granted, SlotGrant(new.id, 1)), await informed(release, new.path)]
         return granted
 
@@ -320,7 +326,7 @@ class TaskStore:
                 return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
             case _:
                 await self._queues.return_entry(task, requeued)
-                return Granted(task.path, [], self._policy.busy_retry_s)
+                return Granted(task.path, [])
 
     async def _inform_queues(self, outcome: Outcome) -> Outcome:
         """Let the queues learn of a transition, unless the step's own script did that."""
@@ -329,50 +335,55 @@ class TaskStore:
         task, origin = outcome.task, outcome.origin
         granted = [*outcome.granted]
         if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
-            entry = SlotGrant(task.id, origin.attempt)
-            release = self._queues.release(origin.path, entry, task.owner, outcome.service_ms)
-            granted.append(await informed(release, origin.path))
+            granted.append(await self._release(outcome))
         if task.state is State.CREATED and task.dispatch_requested:
             granted.append(await self.enqueue(task))
         return replace(outcome, granted=granted)
 
+    async def _release(self, applied: Applied) -> Granted:
+        """Release the queue entry that a transition ended."""
+        origin = applied.origin
+        assert origin is not None
+        entry = SlotGrant(applied.task.id, origin.attempt)
+        release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
+        return await informed(release, origin.path)
+
     async def _sweep(self, partition: int) -> list[Overdue] | StoreUnavailable:
         # While a node of a cluster is away, what was swept on the others is handled all the same.
         try:
-            return await self._tasks.sweep(partition)
+            return await self._upkeep.sweep(partition)
         except StoreUnavailable as error:
             return error
 
-    async def _settle(self, overdue: Sequence[Overdue]) -> Swept:
-        """Let the queues learn what a sweep did."""
-        applied = await asyncio.gather(*(self._release_overdue(item) for item in overdue if item.applied))
-        return Swept(
+    async def _settle(self, overdue: Sequence[Overdue]) -> AsyncIterator[Swept]:
+        """Let the queues learn what a sweep did. Each answer goes on at once: one silent node keeps no slot idle on
+        another."""
+        for released in asyncio.as_completed([self._released(item.applied) for item in overdue if item.applied]):
+            yield Swept(applied=[await released])
+        waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
+        for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in _batches(waiting)]):
+            yield Swept(granted=[await granted])
+        yield Swept(
             count=len(overdue),
-            applied=[each for each in applied if each is not None],
-            granted=await self._enqueue_all(
-                [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
-            ),
             unpublished=[item.task for item in overdue if item.task and item.what == "completion"],
             with_blobs=[item.id for item in overdue if item.what == "blobs"],
         )
 
-    async def _release_overdue(self, item: Overdue) -> Applied | None:
-        applied = item.applied
-        if applied is None or applied.origin is None:
-            return None
-        task, origin = applied.task, applied.origin
-        release = self._queues.release(origin.path, SlotGrant(task.id, origin.attempt), task.owner)
-        return replace(applied, granted=[await informed(release, origin.path)])
+    async def _released(self, applied: Applied) -> Applied:
+        return replace(applied, granted=[await self._release(applied)])
 
-    async def _enqueue_all(self, tasks: Sequence[Task]) -> list[Granted]:
-        by_path: dict[str, list[QueueEntry]] = {}
-        for task in tasks:
-            by_path.setdefault(task.path, []).append(QueueEntry.of(task))
-        return [
-            await informed(self._queues.enqueue(entries[start : start + ENQUEUE_BATCH]), path)
-            for path, entries in by_path.items()
-            for start in range(0, len(entries), ENQUEUE_BATCH)
-        ]
+    async def _enqueue_some(self, entries: Sequence[QueueEntry]) -> Granted:
+        return await informed(self._queues.enqueue(entries), entries[0].path)
+
+
+def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[QueueEntry]]:
+    """The tasks' queue entries, each batch for one path."""
+    by_path: dict[str, list[QueueEntry]] = {}
+    for task in tasks:
+        by_path.setdefault(task.path, []).append(QueueEntry.of(task))
+    for entries in by_path.values():
+        for start in range(0, len(entries), ENQUEUE_BATCH):
+            yield entries[start : start + ENQUEUE_BATCH]
 
 
 def _without(granted: Sequence[Granted], grant: SlotGrant) -> list[Granted]:

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
-from itertools import product
-from typing import Any, Final, Literal, NotRequired, TypedDict, cast
+from typing import Any, Final, cast
 
+from shared.store.arguments import (
+    ApplyArgument,
+    ApplyStep,
+    ClaimArgument,
+    Clock,
+    CreateArgument,
+    seed,
+    stamp,
+)
 from shared.store.policy import StorePolicy
-from shared.store.queue_steps import QueueEntry, QueueSteps, enqueued_of, granted_of
+from shared.store.queue_steps import QueueSteps, enqueued_of, granted_of
 from shared.store.record_codec import BRIEF_CHARS, new_record, new_task, pack_content, unpack_task
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
-from shared.store.stamp import Clock, Stamp, seed, stamp
+from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
@@ -31,133 +35,10 @@ from shared.tasks.outcomes import (
     Outcome,
     Refusal,
     Refused,
-    SlotGrant,
 )
 from shared.tasks.task import Actor, Content, NewTask, State, Task
 
-SWEEP_LIMIT: Final = 64
-"""How many overdue tasks of a partition one sweep takes."""
-ENTRIES_LIMIT: Final = 500
-BLOB_GRACE_S: Final = 120.0
-"""How long the deletion of a task's blobs may take, before it is begun again."""
 BACKOFF_CAP_S: Final = 600.0
-WAIT_CAP_S: Final = 3600.0
-"""How seldom it is checked at most whether a waiting task stands in its queue."""
-
-
-class Backoff(TypedDict):
-    base: int
-    cap: int
-    seed: int
-
-
-class ApplyStep(TypedDict, total=False):
-    """The argument of ``task/apply``, but for what every step carries. Times are ms."""
-
-    allowed_from: tuple[State, ...]
-    owner: str
-    revive: bool
-    attempt: int
-    to: State
-    path: str
-    query: str
-    status: str
-    brief: str
-    actor: Actor
-    new_attempt: bool
-    apart: bool
-    failed: bool
-    next_step: bool
-    needs_body: bool
-    body: list[Any]
-    result: list[Any]
-    publishes: int
-    due_in: int
-    backoff: Backoff
-    lease: int
-
-
-class _Apply(ApplyStep, Stamp):
-    id: str
-    silence: int
-    retention: int
-    completion: int
-
-
-class _Create(Stamp):
-    id: str
-    rec: dict[str, Any]
-    due_in: int
-    actor: Actor
-    brief: str
-
-
-class _Claim(Stamp):
-    id: str
-    attempt: NotRequired[int]
-    window: int
-
-
-class _Sweep(Stamp):
-    limit: int
-    max_attempts: int
-    publish_base: int
-    cap: int
-    wait_cap: int
-    retention: int
-    completion: int
-    blob_grace: int
-    retrying: str
-    silent: str
-    exhausted: str
-    seed: int
-
-
-class _CheckSlots(Stamp):
-    path: str
-    entries: list[tuple[str, int]]
-    max_attempts: int
-    publish_base: int
-    cap: int
-    retention: int
-    completion: int
-    undelivered: str
-    seed: int
-
-
-class _QueueEntries(TypedDict):
-    path: str
-    state: str
-    skip: int
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
-    or to delete its blobs."""
-
-    what: Literal["waits", "retry", "failed", "completion", "purged", "blobs"]
-    id: str
-    task: Task | None
-
-    @property
-    def applied(self) -> Applied | None:
-        """The transition that the sweep made."""
-        if self.task is None or self.what not in ("retry", "failed"):
-            return None
-        return Applied(self.task, Origin(self.task.path, self.task.attempt - (self.what == "retry")))
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedSlot:
-    """What became of an attempt that had held a slot for a while."""
-
-    what: Literal["gone", "publish", "failed"]
-    id: str
-    attempt: int
-    task: Task | None
-    check_again_s: float | None
 
 
 class TaskSteps:
@@ -208,7 +89,7 @@ class TaskSteps:
         return enqueued
 
     def _create(self, new: NewTask) -> tuple[bytes, bytes]:
-        argument: _Create = {
+        argument: CreateArgument = {
             "id": new.id,
             "rec": new_record(new),
             # Nobody can retry a task that the backbone does not dispatch: only a very long silence ends it.
@@ -221,7 +102,7 @@ class TaskSteps:
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
-        argument: _Claim = {"id": task_id, "window": self._window_ms, **stamp(self._now_ms)}
+        argument: ClaimArgument = {"id": task_id, "window": self._window_ms, **stamp(self._now_ms)}
         if attempt is not None:
             argument["attempt"] = attempt
         return _claimed(task_id, await self._link.script("task/claim", tag_of(task_id), pack(argument)))
@@ -352,14 +233,6 @@ class TaskSteps:
         step["result"] = pack_content(result)
         return await self._apply(task_id, step, result, data)
 
-    async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
-        await asyncio.gather(
-            *(
-                self._link.script("task/completions_published", tag, str(self._retention_ms), *ids)
-                for tag, ids in by_tag(task_ids).items()
-            )
-        )
-
     async def get(self, task_id: str) -> Task | None:
         raw = await self._get(task_id, "t")
         return unpack_task(task_id, raw) if raw else None
@@ -367,100 +240,10 @@ class TaskSteps:
     async def inline_result(self, task_id: str) -> bytes | None:
         return await self._get(task_id, "r")
 
-    async def sweep(self, partition: int) -> list[Overdue]:
-        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
-        argument: _Sweep = {
-            "limit": SWEEP_LIMIT,
-            "max_attempts": self._policy.max_attempts,
-            "publish_base": self._republish_ms,
-            "cap": to_ms(BACKOFF_CAP_S),
-            "wait_cap": to_ms(WAIT_CAP_S),
-            "retention": self._retention_ms,
-            "completion": self._completion_ms,
-            "blob_grace": to_ms(BLOB_GRACE_S),
-            "retrying": status_texts.SILENT_RETRYING,
-            "silent": status_texts.SILENT_FAILED,
-            "exhausted": status_texts.SILENT_EXHAUSTED,
-            "seed": seed(),
-            **stamp(self._now_ms),
-        }
-        rows: list[list[bytes]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
-        return [
-            Overdue(
-                cast("Any", row[0].decode()),
-                row[1].decode(),
-                unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
-            )
-            for row in rows
-        ]
-
-    async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:
-        """Check attempts, by task id and number, that have held a slot at *path* for long.
-
-        Returns those that do not need it, and those whose event is to be published again.
-        """
-        by_partition: dict[str, list[tuple[str, int]]] = {}
-        for attempt in attempts:
-            by_partition.setdefault(tag_of(attempt[0]), []).append(attempt)
-        parts = await asyncio.gather(
-            *(
-                self._link.script("task/check_slots", tag, pack(self._check_slots(path, some)))
-                for tag, some in by_partition.items()
-            )
-        )
-        return [
-            CheckedSlot(
-                row[0].decode(),
-                row[1].decode(),
-                row[2],
-                unpack_task(row[1].decode(), row[3]) if len(row) > 3 else None,
-                row[4] / 1000 if len(row) > 4 else None,
-            )
-            for part in parts
-            for row in part
-        ]
-
-    def _check_slots(self, path: str, attempts: list[tuple[str, int]]) -> _CheckSlots:
-        return {
-            "path": path,
-            "entries": attempts,
-            "max_attempts": self._policy.max_attempts,
-            "publish_base": self._republish_ms,
-            "cap": to_ms(BACKOFF_CAP_S),
-            "retention": self._retention_ms,
-            "completion": self._completion_ms,
-            "undelivered": status_texts.UNDELIVERED,
-            "seed": seed(),
-            **stamp(self._now_ms),
-        }
-
-    async def queue_entries(self, path: str, state: State) -> AsyncIterator[list[QueueEntry]]:
-        """Iterate over pages of the tasks that wait at an endpoint, or that its backend holds. A task that comes or
-        goes meanwhile may be missing or appear twice, others not."""
-        indexes = (state.value, "again") if state is State.CREATED else (state.value,)
-        for tag, index in product(HASH_TAGS, indexes):
-            skip, count = 0, ENTRIES_LIMIT
-            while count == ENTRIES_LIMIT:
-                argument: _QueueEntries = {"path": path, "state": index, "skip": skip, "limit": ENTRIES_LIMIT}
-                count, rows = await self._link.script("task/queue_entries", tag, pack(argument))
-                skip += count
-                if rows:
-                    yield [
-                        QueueEntry(path, SlotGrant(task_id.decode(), attempt), owner.decode(), queued_ms, priority)
-                        for task_id, attempt, owner, queued_ms, priority in rows
-                    ]
-
     async def withdraw(self, task_id: str) -> bool:
         """Remove a task that was created a moment ago and that its queue refused, unless a repetition of the create
         was informed of it. Returns whether it is gone."""
         return bool(await self._link.script("task/withdraw", tag_of(task_id), task_id))
-
-    async def purge(self, task_ids: Iterable[str]) -> int:
-        """Remove finished tasks whose blobs were deleted."""
-        counts = await asyncio.gather(
-            *(self._link.script("task/purge", tag, *ids) for tag, ids in by_tag(task_ids).items())
-        )
-        return sum(cast("list[int]", counts))
 
     async def _apply(
         self,
@@ -480,7 +263,7 @@ class TaskSteps:
                 return _combined_outcome(task_id, reply, accepted)
         return _outcome(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
 
-    def _argument(self, task_id: str, step: ApplyStep) -> _Apply:
+    def _argument(self, task_id: str, step: ApplyStep) -> ApplyArgument:
         if "status" in step:
             step["brief"] = step["status"][:BRIEF_CHARS]
         return {

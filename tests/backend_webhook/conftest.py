@@ -1,4 +1,4 @@
-"""Importing backend_webhook reads the settings (they decide how deliveries are authenticated)."""
+"""Settings for the import of backend_webhook, which reads from them how deliveries are authenticated."""
 
 import os
 

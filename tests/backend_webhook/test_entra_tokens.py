@@ -1,4 +1,4 @@
-"""The token of a delivery: what is believed, and that everything else is not."""
+"""The token of a delivery: which tokens are accepted; all others are refused."""
 
 import asyncio
 import base64
@@ -49,7 +49,7 @@ def verifier(entra: EntraDouble, clock: Clock) -> TokenVerifier:
 
 
 def version_2(entra: EntraDouble) -> dict[str, Any]:
-    """What the claims of a version 2 token have otherwise."""
+    """The claims in which a version 2 token differs."""
     issuer = f"{entra.authority}/{entra.tenant_id}/v2.0"
     return {"iss": issuer, "appid": None, "azp": EVENT_GRID_APP_ID, "ver": "2.0"}
 
@@ -58,13 +58,15 @@ def encoded(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
 
-async def test_event_grids_token_is_believed_in_either_version(entra: EntraDouble, verifier: TokenVerifier) -> None:
+async def test_a_token_of_event_grid_is_accepted_in_either_version(
+    entra: EntraDouble, verifier: TokenVerifier
+) -> None:
     await verifier.verify(f"Bearer {entra.token()}")
     await verifier.verify(f"bearer {entra.token(**version_2(entra))}")
-    assert entra.fetches == [entra.keys_path], "the keys are kept"
+    assert entra.fetches == [entra.keys_path], "the keys are cached"
 
 
-async def test_a_tenant_may_be_spelled_in_capital_letters(entra: EntraDouble) -> None:
+async def test_the_tenant_id_may_be_written_in_capital_letters(entra: EntraDouble) -> None:
     verifier = TokenVerifier(entra.authority, entra.tenant_id.upper(), entra.audience)
     await verifier.verify(f"Bearer {entra.token()}")
 
@@ -76,7 +78,7 @@ NOW_S = int(time.time())
     "changed",
     [
         pytest.param({"aud": "api://another-application"}, id="issued for another application"),
-        pytest.param({"aud": []}, id="issued for nobody"),
+        pytest.param({"aud": []}, id="no audience"),
         pytest.param({"aud": None}, id="no audience"),
         pytest.param({"iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000000/"}, id="another tenant"),
         pytest.param({"iss": "https://sts.windows.net/"}, id="no tenant"),
@@ -99,7 +101,7 @@ async def test_a_token_with_another_claim_is_refused(
         await verifier.verify(f"Bearer {entra.token(**changed)}")
 
 
-async def test_a_token_signed_by_somebody_else_is_refused(entra: EntraDouble, verifier: TokenVerifier) -> None:
+async def test_a_token_signed_with_another_key_is_refused(entra: EntraDouble, verifier: TokenVerifier) -> None:
     forged = entra.token(key=generate_private_key(65537, 2048))
     with pytest.raises(Untrusted):
         await verifier.verify(f"Bearer {forged}")
@@ -130,7 +132,7 @@ async def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(
             await verifier.verify(f"Bearer {content}.{signature}")
 
 
-async def test_a_published_key_of_another_kind_signs_nothing(entra: EntraDouble, verifier: TokenVerifier) -> None:
+async def test_a_published_key_of_another_kind_is_not_used(entra: EntraDouble, verifier: TokenVerifier) -> None:
     secret = b"a key that anybody can read here"
     key = {"kty": "oct", "kid": "key-1", "alg": "HS256", "k": base64.urlsafe_b64encode(secret).decode()}
     entra.garbage = json.dumps({"keys": [key]}).encode()
@@ -159,12 +161,12 @@ async def test_a_published_key_of_another_kind_signs_nothing(entra: EntraDouble,
     ],
     ids=lambda text: repr(text)[:40],
 )
-async def test_what_is_no_token_is_refused(authorization: str | None, verifier: TokenVerifier) -> None:
+async def test_a_header_without_a_token_is_refused(authorization: str | None, verifier: TokenVerifier) -> None:
     with pytest.raises(Untrusted):
         await verifier.verify(authorization)
 
 
-async def test_what_is_no_token_does_not_even_make_us_ask_for_the_keys(
+async def test_a_header_without_a_token_causes_no_fetch_of_the_keys(
     entra: EntraDouble, verifier: TokenVerifier
 ) -> None:
     for authorization in (None, "Basic x", "Bearer x", "Bearer a.b.c"):
@@ -181,7 +183,7 @@ async def test_a_new_key_of_the_tenant_is_found(entra: EntraDouble, verifier: To
     assert len(entra.fetches) == 2
 
 
-async def test_tokens_with_invented_keys_do_not_make_us_ask_again_and_again(
+async def test_tokens_with_unknown_key_ids_cause_no_repeated_fetches(
     entra: EntraDouble, verifier: TokenVerifier
 ) -> None:
     await verifier.verify(f"Bearer {entra.token()}")
@@ -193,7 +195,7 @@ async def test_tokens_with_invented_keys_do_not_make_us_ask_again_and_again(
     assert len(entra.fetches) == 1
 
 
-async def test_a_key_that_the_tenant_withdrew_is_believed_for_a_day_at_most(
+async def test_a_withdrawn_key_is_accepted_for_a_day_at_most(
     entra: EntraDouble, verifier: TokenVerifier, clock: Clock
 ) -> None:
     withdrawn = entra.keys["key-1"]
@@ -204,15 +206,15 @@ async def test_a_key_that_the_tenant_withdrew_is_believed_for_a_day_at_most(
         await verifier.verify(f"Bearer {entra.token('key-1', withdrawn)}")
 
 
-async def test_deliveries_that_come_together_ask_for_the_keys_once(
-    entra: EntraDouble, verifier: TokenVerifier
-) -> None:
+async def test_simultaneous_deliveries_fetch_the_keys_once(entra: EntraDouble, verifier: TokenVerifier) -> None:
     await asyncio.gather(*(verifier.verify(f"Bearer {entra.token()}") for _ in range(50)))
     assert len(entra.fetches) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 403, 404, 500, 503])
-async def test_without_the_keys_nothing_is_believed(status: int, entra: EntraDouble, verifier: TokenVerifier) -> None:
+async def test_no_token_is_accepted_without_the_keys(
+    status: int, entra: EntraDouble, verifier: TokenVerifier
+) -> None:
     entra.status = status
     with pytest.raises(KeysUnavailable):
         await verifier.verify(f"Bearer {entra.token()}")
@@ -233,23 +235,19 @@ async def test_without_the_keys_nothing_is_believed(status: int, entra: EntraDou
         b"\xff\xfe",
     ],
 )
-async def test_what_is_no_set_of_keys_proves_nothing(
-    garbage: bytes, entra: EntraDouble, verifier: TokenVerifier
-) -> None:
+async def test_an_invalid_set_of_keys_is_refused(garbage: bytes, entra: EntraDouble, verifier: TokenVerifier) -> None:
     entra.garbage = garbage
     with pytest.raises(KeysUnavailable):
         await verifier.verify(f"Bearer {entra.token()}")
 
 
-async def test_keys_that_come_with_megabytes_of_something_are_not_read(
-    entra: EntraDouble, verifier: TokenVerifier
-) -> None:
+async def test_an_oversized_set_of_keys_is_refused(entra: EntraDouble, verifier: TokenVerifier) -> None:
     entra.garbage = entra.document.removesuffix(b"}") + b', "x": "' + b"x" * 2_000_000 + b'"}'
     with pytest.raises(KeysUnavailable):
         await verifier.verify(f"Bearer {entra.token()}")
 
 
-async def test_an_authority_that_is_away_is_asked_again_after_a_while_and_not_before(
+async def test_a_failed_fetch_of_the_keys_is_repeated_after_an_interval_and_not_before(
     entra: EntraDouble, verifier: TokenVerifier, clock: Clock
 ) -> None:
     entra.status = 503
@@ -262,7 +260,7 @@ async def test_an_authority_that_is_away_is_asked_again_after_a_while_and_not_be
     await verifier.verify(f"Bearer {entra.token()}")
 
 
-async def test_keys_that_are_known_are_believed_while_the_authority_is_away(
+async def test_known_keys_are_used_while_the_authority_is_down(
     entra: EntraDouble, verifier: TokenVerifier, clock: Clock
 ) -> None:
     await verifier.verify(f"Bearer {entra.token()}")
@@ -274,7 +272,7 @@ async def test_keys_that_are_known_are_believed_while_the_authority_is_away(
         await verifier.verify(f"Bearer {entra.token()}")
 
 
-async def test_an_authority_that_nobody_listens_at_proves_nothing() -> None:
+async def test_no_token_is_accepted_if_the_authority_does_not_listen() -> None:
     with EntraDouble() as gone:
         token = gone.token()
     verifier = TokenVerifier(gone.authority, gone.tenant_id, gone.audience)

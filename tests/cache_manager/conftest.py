@@ -1,4 +1,4 @@
-"""Importing cache_manager reads the settings (its timer's schedule is one); these tests need no others."""
+"""Settings for the import of cache_manager, which reads its timer's schedule from them."""
 
 import os
 

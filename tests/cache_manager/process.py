@@ -1,5 +1,5 @@
-"""A process of the app as the reconciler sees it, on a real Redis, by the tests' clock. It publishes nothing and
-calls no backend: it keeps what would be published or dispatched."""
+"""A process of the app for the reconciler, on a real Redis, with the tests' clock. It publishes nothing and calls no
+backend: it keeps the events and grants instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = store_policy(
 
 
 class KeepingPublisher:
-    """Takes all events, and keeps which attempts they name."""
+    """Accepts all events, and keeps the attempts that they name."""
 
     def __init__(self) -> None:
         self.attempts: list[SlotGrant] = []
@@ -44,14 +44,14 @@ class KeepingPublisher:
         self.attempts += [SlotGrant.of(task) for task in tasks]
 
     async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
-        raise AssertionError("no completions are wanted")
+        raise AssertionError("no completions are to be published")
 
     async def aclose(self) -> None:
         return
 
 
 class KeepingDispatcher(Dispatcher):
-    """Keeps the slots that it is to fill, each with the queue's answer that granted it."""
+    """Keeps the granted slots instead of dispatching, each with the queue's answer that granted it."""
 
     granted: list[tuple[Granted, SlotGrant]]
 
@@ -64,7 +64,7 @@ class KeepingDispatcher(Dispatcher):
 @dataclass(frozen=True)
 class Process:
     """Attributes:
-    steps, queue_steps: the store's inner steps, which inform no queue of each other.
+    steps, queue_steps: the store's inner steps, which do not inform each other.
     """
 
     services: Services
@@ -119,17 +119,17 @@ class Process:
         return self.services.store.queues
 
     def take_granted(self) -> list[tuple[Granted, SlotGrant]]:
-        """What was granted since this was last asked."""
+        """The slots that were granted since the last call."""
         granted = self.dispatcher.granted[:]
         self.dispatcher.granted.clear()
         return granted
 
     async def loss(self, path: str) -> int | None:
-        """What the queue's maintenance would rebuild."""
+        """The loss that the queue's maintenance finds, if any."""
         return (await self.queue_steps.maintain(path)).loss
 
     async def backend_accepts_all(self) -> list[str]:
-        """The backend accepts everything that was granted; the ids of its tasks."""
+        """Let the backend accept every granted task. Returns their ids."""
         accepted: list[str] = []
         while slots := self.take_granted():
             for granted, grant in slots:

@@ -1,6 +1,6 @@
-"""Random interleavings of all that happens to a few tasks and their queues: the app's own code on a real Redis, with
-lost answers, repeated scripts, processes that die, and keys that vanish. What is promised holds after every step, and
-in the end every task comes to its end."""
+"""Random interleavings of what happens to a few tasks and their queues: the app's own code on a real Redis, with lost
+answers, repeated scripts, processes that die, and keys that vanish. The invariants hold after every step, and in the
+end every task comes to an end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unr
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
 from shared.store import RedisLink, StoreUnavailable, store
-from shared.store.task_steps import WAIT_CAP_S
+from shared.store.upkeep_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewTask, State
 from tests.cache_manager.process import Process
@@ -51,14 +51,14 @@ ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
 
 @dataclass(frozen=True)
 class Picture:
-    """A queue as it is in Redis."""
+    """The keys of a queue in Redis."""
 
     state: dict[str, Any]
     settings: dict[str, Any]
     waiting: frozenset[str]
     held: frozenset[str]
     entries: int
-    """Of those that wait. Where task and queue lie on different servers, an id that two owners chose stands twice."""
+    """The number of waiting entries. On a cluster, an id that two owners chose can have two."""
 
     @property
     def is_counted(self) -> bool:
@@ -66,7 +66,7 @@ class Picture:
 
 
 class Witness:
-    """Sees what is in Redis."""
+    """Reads the keys of queues from Redis."""
 
     def __init__(self, server: Server) -> None:
         self._clients = [cast("Any", redis.Redis(port=node.port)) for node in nodes(server)]
@@ -84,12 +84,12 @@ class Witness:
         def packed(kind: str) -> dict[str, Any]:
             return next((msgpack.unpackb(client.get(key)) for client, key in self.keys(path, kind)), {})
 
-        def turns(kind: str) -> frozenset[str]:
+        def entries_of(kind: str) -> frozenset[str]:
             keys = self.keys(path, kind)
-            return frozenset(turn.decode() for client, key in keys for turn in client.zrange(key, 0, -1))
+            return frozenset(entry.decode() for client, key in keys for entry in client.zrange(key, 0, -1))
 
         entries = sum(client.zcard(key) for client, key in self.keys(path, "qw"))
-        return Picture(packed("q"), packed("qs"), turns("qw"), turns("qh"), entries)
+        return Picture(packed("q"), packed("qs"), entries_of("qw"), entries_of("qh"), entries)
 
     def due_ms(self, task_id: str) -> float | None:
         key = "{" + tag_of(task_id) + "}due"
@@ -98,7 +98,7 @@ class Witness:
 
 
 class WatchedLink(RedisLink):
-    """Looks at each queue before and after each script, and has mishaps on request."""
+    """Checks each queue before and after each script, and causes mishaps on request."""
 
     def __init__(self, server: Server, clock: Clock, witness: Witness) -> None:
         super().__init__(opener(server.url))
@@ -124,12 +124,12 @@ class WatchedLink(RedisLink):
         mishap, self.mishap = self.mishap, None
         if mishap == "request lost":
             raise StoreUnavailable(mishap)
-        turn = msgpack.unpackb(args[-1]).get("entry")
+        entry = msgpack.unpackb(args[-1]).get("entry")
         for _ in range(2 if mishap == "repeated" else 1):
             before = {path: self._witness.picture(path) for path in PATHS}
             reply = await super().combined(name, *args)
             for path in PATHS:
-                self._check(before[path], self._witness.picture(path), turn)
+                self._check(before[path], self._witness.picture(path), entry)
         if mishap == "answer lost":
             raise StoreUnavailable(mishap)
         return reply
@@ -142,23 +142,23 @@ class WatchedLink(RedisLink):
             self._check(before, self._witness.picture(arg["path"]), arg.get("entry"))
         return reply
 
-    def _check(self, before: Picture, after: Picture, turn: str | None) -> None:
+    def _check(self, before: Picture, after: Picture, entry: str | None) -> None:
         granted = after.held - before.held
         if not granted:
             return
-        assert not after.settings.get("paused"), "granted while it is paused"
+        assert not after.settings.get("paused"), "granted while the queue is paused"
         limit = after.settings.get("limit")
         assert limit is None or len(after.held) <= limit, "granted beyond the limit"
         assert before.state.get("o", 0) <= self._clock(), "granted during a pause"
         beyond = min(len(granted), len(after.held) - after.state["l"])
-        assert beyond <= 1, "more than one is tried beyond what is known"
-        tried = before.state.get("p")
-        if after.state.get("p") != tried and tried in after.held and tried != turn:
-            assert before.state["u"] <= self._clock(), "one is tried while another's answer is awaited"
+        assert beyond <= 1, "more than one probe beyond the estimate"
+        probing = before.state.get("p")
+        if after.state.get("p") != probing and probing in after.held and probing != entry:
+            assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
 
 
 class Backend:
-    """Answers when it is told to."""
+    """A backend whose answers the test sets."""
 
     def __init__(self) -> None:
         self.calls: list[asyncio.Future[Answer]] = []
@@ -190,7 +190,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.server, self.runner, self.process, self.witness, self.clock = server, runner, process, witness, clock
         self.link = cast("WatchedLink", process.link)
         self.backend = backend
-        self.under_way: list[tuple[asyncio.Task[Any], asyncio.Future[Answer]]] = []
+        self.in_flight: list[tuple[asyncio.Task[Any], asyncio.Future[Answer]]] = []
         self.torn: set[str] = set()
 
     @initialize()
@@ -201,7 +201,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.process.published.attempts.clear()
 
     @contextmanager
-    def having(self, mishap: Mishap) -> Iterator[None]:
+    def with_mishap(self, mishap: Mishap) -> Iterator[None]:
         self.link.mishap = mishap
         try:
             with suppress(StoreUnavailable, Problem):
@@ -226,7 +226,7 @@ class QueueMachine(RuleBasedStateMachine):
         if work.done():
             work.result()
         else:
-            self.under_way.append((work, self.backend.calls.pop()))
+            self.in_flight.append((work, self.backend.calls.pop()))
 
     @rule(
         task_id=ids,
@@ -237,42 +237,42 @@ class QueueMachine(RuleBasedStateMachine):
     def submit(self, task_id: str, path: str, priority: int, mishap: Mishap) -> None:
         owner = ("", "a", "b")[IDS.index(task_id) % 3]
         new = NewTask(task_id, path, lease_s=60, owner=owner, priority=priority)
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             self.run(self.tasks.submit(new, "text/plain", b"hi"))
 
     @rule(number=st.integers(0, 5), mishap=mishaps)
     def dispatch(self, number: int, mishap: Mishap) -> None:
-        """One of the slots that the process is to hand on."""
+        """Dispatch one of the slots that were granted to the process."""
         slots = self.process.dispatcher.granted
         if slots:
             slot = slots.pop(number % len(slots))
-            with self.having(mishap):
+            with self.with_mishap(mishap):
                 self.run(self.begin(self.process.dispatcher._dispatch_one_granted(*slot)))
 
     @rule(number=st.integers(0, 5), keep=st.booleans(), mishap=mishaps)
     def deliver(self, number: int, keep: bool, mishap: Mishap) -> None:
-        """An event, which may come again."""
+        """Deliver an event, which may be delivered again."""
         events = self.process.published.attempts
         if events:
             event = events[number % len(events)]
             if not keep:
                 events.remove(event)
-            with self.having(mishap):
+            with self.with_mishap(mishap):
                 self.run(self.begin(self.process.dispatcher.dispatch(event.task_id, event.attempt)))
 
     @rule(number=st.integers(0, 5), answer=st.sampled_from(ANSWERS), mishap=mishaps)
     def answer(self, number: int, answer: Answer, mishap: Mishap) -> None:
-        if self.under_way:
-            work, call = self.under_way.pop(number % len(self.under_way))
-            with self.having(mishap):
+        if self.in_flight:
+            work, call = self.in_flight.pop(number % len(self.in_flight))
+            with self.with_mishap(mishap):
                 call.set_result(answer)
                 self.run(_end(work))
 
     @rule(number=st.integers(0, 5))
     def die(self, number: int) -> None:
-        """Who was to dispatch is gone, with all that it had in hand."""
-        if self.under_way:
-            work, _ = self.under_way.pop(number % len(self.under_way))
+        """The process that was to dispatch a task dies."""
+        if self.in_flight:
+            work, _ = self.in_flight.pop(number % len(self.in_flight))
             work.cancel()
             self.run(_end(work))
         elif self.process.dispatcher.granted:
@@ -280,17 +280,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(task_id=ids, status=st.sampled_from(["running", "completed", "completed", "failed"]), mishap=mishaps)
     def report(self, task_id: str, status: str, mishap: Mishap) -> None:
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             self.run(self.tasks.upsert(_upsert(TaskId=task_id, BackendStatus=status)))
 
     @rule(task_id=ids, path=paths, mishap=mishaps)
     def next_step(self, task_id: str, path: str, mishap: Mishap) -> None:
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             self.run(self.tasks.upsert(_upsert(TaskId=task_id, Endpoint=BASE + path, PublishToGrid=True, Body="ho")))
 
     @rule(task_id=ids, what=st.sampled_from(["cancel", "replay"]), mishap=mishaps)
     def ask_for(self, task_id: str, what: str, mishap: Mishap) -> None:
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             self.run(self.tasks.cancel(task_id) if what == "cancel" else self.tasks.replay(task_id))
 
     @rule(
@@ -301,7 +301,7 @@ class QueueMachine(RuleBasedStateMachine):
         mishap=mishaps,
     )
     def configure(self, path: str, change: dict[str, Any], mishap: Mishap) -> None:
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             granted = self.run(self.process.queues.configure(path, change))
             self.process.dispatcher.dispatch_granted([granted])
 
@@ -315,7 +315,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(mishap=mishaps)
     def reconcile(self, mishap: Mishap) -> None:
-        with self.having(mishap):
+        with self.with_mishap(mishap):
             self.run(reconcile(self.process.services))
             self.torn.clear()
 
@@ -327,22 +327,22 @@ class QueueMachine(RuleBasedStateMachine):
         self.torn.add(path)
 
     @invariant()
-    def a_turn_waits_or_holds_a_slot_and_is_counted(self) -> None:
+    def an_entry_waits_or_holds_a_slot_and_is_counted(self) -> None:
         for path in PATHS:
             queue = self.witness.picture(path)
             assert not queue.waiting & queue.held
             assert queue.is_counted or path in self.torn
 
     @invariant()
-    def who_is_to_be_dispatched_stands_in_its_queue_or_will(self) -> None:
+    def a_task_to_be_dispatched_is_in_its_queue_or_has_a_deadline(self) -> None:
         queues = {path: self.witness.picture(path) for path in PATHS}
         for task_id in IDS:
             task = self.run(self.process.store.get(task_id))
             if task is None or task.state.is_terminal:
                 continue
             due_ms = self.witness.due_ms(task_id)
-            turn = SlotGrant(task_id, task.attempt).entry_id
-            stands = turn in queues[task.path].waiting | queues[task.path].held
+            entry = SlotGrant(task_id, task.attempt).entry_id
+            stands = entry in queues[task.path].waiting | queues[task.path].held
             assert due_ms is not None or (task.state is State.CREATED and stands)
             assert due_ms is None or due_ms <= self.clock() + WAIT_CAP_S * 1000
 
@@ -350,12 +350,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self._settle())
         for path in PATHS:
             queue = self.witness.picture(path)
-            assert not queue.waiting | queue.held, "a turn is left of a task that has ended"
+            assert not queue.waiting | queue.held, "an entry is left of a task that has ended"
 
     async def _settle(self) -> None:
-        """All goes well from now on: every task ends, and every slot is given back."""
+        """Run without mishaps until every task has ended and every slot is free."""
         self.link.mishap = None
-        for work, _ in self.under_way:
+        for work, _ in self.in_flight:
             work.cancel()
             await _end(work)
         process = self.process
@@ -368,9 +368,9 @@ class QueueMachine(RuleBasedStateMachine):
             slots, events = process.take_granted(), process.published.attempts[:]
             process.published.attempts.clear()
             for slot in slots:
-                await self._work_off(process.dispatcher._dispatch_one_granted(*slot))
+                await self._finish(process.dispatcher._dispatch_one_granted(*slot))
             for event in events:
-                await self._work_off(process.dispatcher.dispatch(event.task_id, event.attempt))
+                await self._finish(process.dispatcher.dispatch(event.task_id, event.attempt))
             known = [task for task_id in IDS if (task := await process.store.get(task_id))]
             for task in known:
                 if task.state in (State.DISPATCHED, State.RUNNING):
@@ -380,10 +380,10 @@ class QueueMachine(RuleBasedStateMachine):
                 return
         raise AssertionError(f"not all came to their end: {known}")
 
-    async def _work_off(self, dispatch: Coroutine[Any, Any, Any]) -> None:
-        self.under_way.clear()
+    async def _finish(self, dispatch: Coroutine[Any, Any, Any]) -> None:
+        self.in_flight.clear()
         await self.begin(dispatch)
-        for work, call in self.under_way:
+        for work, call in self.in_flight:
             call.set_result(Accepted())
             await work
 
@@ -397,8 +397,10 @@ def _upsert(**members: Any) -> TaskUpsert:
     return TaskUpsert.model_validate(members)
 
 
-def test_queues_and_store_together_lose_nothing(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Who is granted a slot before its record is there is not waited for: here it never comes.
+def test_no_task_and_no_slot_is_lost_in_any_interleaving(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The store does not wait for the record of a granted task: in this test it never appears.
     monkeypatch.setattr(store, "_RECORD_PAUSES_S", ())
     clock, witness = Clock(), Witness(redis_server)
     with asyncio.Runner() as runner:

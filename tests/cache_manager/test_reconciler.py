@@ -23,7 +23,7 @@ AWAY = 3
 
 
 class LinkWithAPartitionAway(RedisLink):
-    """As if the node of a cluster that has the partition ``AWAY`` did not answer a sweep."""
+    """A link on which the cluster node with the partition ``AWAY`` does not answer a sweep."""
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         if name == "task/sweep" and tag == HASH_TAGS[AWAY]:
@@ -53,7 +53,7 @@ async def test_overdue_tasks_of_other_nodes_are_enqueued_while_one_node_is_away(
     await process.link.aclose()
 
 
-async def test_a_slot_that_is_never_claimed_is_published_again_and_given_up_at_last(
+async def test_a_granted_task_that_is_never_claimed_is_published_again_and_fails_at_last(
     process: Process, clock: Clock
 ) -> None:
     created = await process.store.create(NewTask("t1", PATH, lease_s=60))
@@ -91,7 +91,7 @@ async def complete(process: Process, task_id: str) -> None:
 
 
 async def complete_all(process: Process, in_flight: list[str]) -> list[str]:
-    """The backend accepts what it is given, and completes it; the reconciler looks after the rest."""
+    """Let the backend accept and complete all tasks. Returns the ids in the order of completion."""
     ended: list[str] = []
     while True:
         in_flight += await process.backend_accepts_all()
@@ -99,7 +99,7 @@ async def complete_all(process: Process, in_flight: list[str]) -> list[str]:
             ended.append(in_flight.pop(0))
             await complete(process, ended[-1])
         elif (await process.queues.status(PATH)).waiting:
-            # A probe is to be answered within a second.
+            # A second without an answer lets the queue begin the next probe.
             process.dispatcher.dispatch_granted([await process.queues.grant_free_slots(PATH)])
             assert process.dispatcher.granted
         else:
@@ -107,7 +107,7 @@ async def complete_all(process: Process, in_flight: list[str]) -> list[str]:
 
 
 async def half_done(process: Process, clock: Clock) -> tuple[list[str], list[str]]:
-    """Three tasks that the backend holds, forty that wait, of several owners and priorities."""
+    """A queue with three tasks at the backend and forty waiting ones, of several owners and priorities."""
     await process.queues.configure(PATH, {"limit": 3})
     ids = [f"t{number}" for number in range(43)]
     in_flight: list[str] = []
@@ -125,7 +125,7 @@ async def half_done(process: Process, clock: Clock) -> tuple[list[str], list[str
 
 
 @pytest.mark.parametrize("lost", [*((kind,) for kind in KEYS), KEYS, ("qo", "qw")], ids="+".join)
-async def test_a_queue_whose_keys_are_lost_amid_work_is_rebuilt_and_loses_nothing(
+async def test_a_queue_that_loses_its_keys_during_work_is_rebuilt_and_loses_no_task(
     process: Process, clock: Clock, redis_server: Server, lost: tuple[str, ...]
 ) -> None:
     ids, in_flight = await half_done(process, clock)
@@ -135,7 +135,7 @@ async def test_a_queue_whose_keys_are_lost_amid_work_is_rebuilt_and_loses_nothin
     await reconcile(process.services)
     assert await process.loss(PATH) is None
     status = await process.queues.status(PATH)
-    # There may have been one probe before the queue learned again what the backend holds.
+    # The queue may have started one probe before the rebuild marked the held slots.
     probes = len(process.dispatcher.granted)
     assert probes <= 1
     assert (status.holding, status.waiting) == (before.holding + probes, before.waiting - probes)
@@ -152,7 +152,7 @@ async def test_a_queue_whose_keys_are_lost_amid_work_is_rebuilt_and_loses_nothin
     assert (status.holding, status.waiting) == (0, 0)
 
 
-async def test_keys_that_are_lost_again_and_again_delay_work_and_lose_none(
+async def test_repeated_losses_of_keys_delay_tasks_and_lose_none(
     process: Process, clock: Clock, redis_server: Server
 ) -> None:
     ids, in_flight = await half_done(process, clock)
@@ -188,7 +188,7 @@ async def test_a_slot_is_granted_again_if_its_attempt_ended_without_the_queue_le
 async def test_a_slot_granted_to_a_task_that_never_came_to_be_becomes_free(process: Process, clock: Clock) -> None:
     await process.queue_steps.enqueue([QueueEntry(PATH, SlotGrant("ghost", 1), "", 0, 5)])
     assert (await process.queues.status(PATH)).holding == 1
-    assert await process.queues.depths() == {}, "no task is left that would lead to its queue"
+    assert await process.queues.depths() == {}, "no task is left that leads to the queue"
     clock.advance(60)
 
     await reconcile(process.services)
@@ -197,7 +197,7 @@ async def test_a_slot_granted_to_a_task_that_never_came_to_be_becomes_free(proce
 
 
 class LinkThatCreatesNothing(RedisLink):
-    """As if the node of a cluster that would have the task did not answer."""
+    """A link on which the cluster node of the task does not answer a create."""
 
     async def combined(self, name: str, *args: bytes) -> Any | None:
         return None

@@ -1,4 +1,4 @@
-"""Tasks as JSON: what is understood, what is refused and how, what is told."""
+"""Tasks as JSON: what is parsed, what is refused and how, and what a document contains."""
 
 import json
 import time
@@ -89,11 +89,11 @@ def test_an_object_or_the_first_of_an_array_is_read_with_names_in_any_case(spell
     assert parse(wrap({spell(name): value for name, value in FULL.items()})) == PARSED
 
 
-def test_a_byte_order_mark_and_blanks_do_no_harm() -> None:
+def test_a_byte_order_mark_and_blanks_are_ignored() -> None:
     assert TaskUpsert.parse(b"\xef\xbb\xbf \r\n" + json.dumps(FULL).encode() + b"\n") == PARSED
 
 
-def test_an_empty_object_means_nothing_but_defaults() -> None:
+def test_an_empty_object_has_the_defaults() -> None:
     nothing = parse({})
     assert nothing.model_dump() == {
         "task_id": None,
@@ -108,17 +108,17 @@ def test_an_empty_object_means_nothing_but_defaults() -> None:
     assert nothing.state is None
 
 
-def test_null_is_as_absent() -> None:
+def test_null_means_absent() -> None:
     assert parse(dict.fromkeys(FULL)) == parse({})
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
-def test_a_blank_id_or_endpoint_is_as_absent(blank: str) -> None:
+def test_a_blank_id_or_endpoint_means_absent(blank: str) -> None:
     assert parse({"TaskId": blank, "Endpoint": blank}) == parse({})
 
 
 @pytest.mark.parametrize("task_id", ["a", "x" * 128, "A.b-c_9", "...", "0"])
-def test_a_task_id_may_be_chosen(task_id: str) -> None:
+def test_a_caller_may_choose_the_task_id(task_id: str) -> None:
     assert parse({"TaskId": task_id}).task_id == task_id
 
 
@@ -221,7 +221,7 @@ def test_a_priority_may_come_as_text(sent: int | str, meant: int) -> None:
     assert parse({}).priority == DEFAULT_PRIORITY
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     document = refusal(b'{"Status": 5, "BackendStatus": "done", "Attempt": 0}')
     assert [error["pointer"] for error in document["errors"]] == ["/Status", "/BackendStatus", "/Attempt"]
 
@@ -230,12 +230,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     "body",
     [b"", b" ", b"null", b"5", b'"text"', b"[]", b"[5]", b"[[{}]]", b"{", b"{} {}", b"\xff", b'{"Attempt": NaN}'],
 )
-def test_what_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     (error,) = refusal(body)["errors"]
     assert error["pointer"] == ""
 
 
-def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
+def test_a_task_document_begins_with_the_names_of_the_legacy_platform() -> None:
     assert list(TaskView.of(TASK, BACKENDS).document().items()) == [
         ("TaskId", "7"),
         ("Timestamp", "2026-11-22T10:13:44.000000Z"),
@@ -253,37 +253,37 @@ def test_a_task_is_told_with_the_names_of_the_former_platform_first() -> None:
     ]
 
 
-def test_a_waiting_tasks_place_is_told_and_when_it_will_start_if_that_is_known() -> None:
-    told = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=0, slots=2, service_s=None)).document()
-    assert told["QueuePosition"] == 1
-    assert "EstimatedStart" not in told
+def test_a_waiting_tasks_document_has_its_position_and_its_estimated_start_if_known() -> None:
+    document = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=0, slots=2, service_s=None)).document()
+    assert document["QueuePosition"] == 1
+    assert "EstimatedStart" not in document
 
     before_ms = time.time() * 1000
-    told = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=5, slots=2, service_s=10)).document()
+    document = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=5, slots=2, service_s=10)).document()
     after_ms = time.time() * 1000
-    assert told["QueuePosition"] == 6
-    start_ms = datetime.fromisoformat(told["EstimatedStart"]).timestamp() * 1000
-    assert before_ms - 1 <= start_ms - 30_000 <= after_ms + 1, "six ends of 10 s each, two at a time"
+    assert document["QueuePosition"] == 6
+    start_ms = datetime.fromisoformat(document["EstimatedStart"]).timestamp() * 1000
+    assert before_ms - 1 <= start_ms - 30_000 <= after_ms + 1, "six tasks of 10 s each have to end, two at a time"
 
 
 @pytest.mark.parametrize("state", State)
-def test_existing_clients_know_no_state_between_created_and_running(state: State) -> None:
-    told = TaskView.of(_with(state=state), BACKENDS).backend_status
-    assert told == ("created" if state is State.DISPATCHED else state.value)
+def test_legacy_clients_see_no_state_between_created_and_running(state: State) -> None:
+    status = TaskView.of(_with(state=state), BACKENDS).backend_status
+    assert status == ("created" if state is State.DISPATCHED else state.value)
 
 
-def test_a_result_is_told_by_type_and_size() -> None:
+def test_a_result_is_described_by_type_and_size() -> None:
     view = TaskView.of(_with(result=Content("image/tiff", 5_000_000, "t-7/x")), BACKENDS)
     assert (view.result_content_type, view.result_size) == ("image/tiff", 5_000_000)
     assert "t-7/x" not in json.dumps(view.document())
 
 
-def test_a_task_whose_backend_was_taken_from_the_registry_is_still_told() -> None:
+def test_a_task_is_shown_even_if_its_backend_was_removed_from_the_registry() -> None:
     assert TaskView.of(_with(path="/v9/gone"), BACKENDS).endpoint == "/v9/gone"
 
 
 @pytest.mark.parametrize("state", State)
-def test_the_history_knows_every_state(state: State) -> None:
+def test_the_history_shows_every_state(state: State) -> None:
     entry = HistoryEntry.of(Event(1_795_342_364_001, state, 2, "dispatcher", "status"))
     history = TaskHistory(task_id="7", events=[entry]).model_dump(by_alias=True)
     assert history == {

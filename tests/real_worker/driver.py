@@ -1,7 +1,7 @@
-"""Runs the app in Microsoft's own worker code, without the .NET host: what the host would send comes as JSON lines.
+"""Runs the app in Microsoft's own worker code without the .NET host, whose requests arrive as JSON lines instead.
 
-Started in the app's directory by a Python that has ``azure-functions-runtime``; see ``worker.py``. The first line it
-prints tells what was indexed. Then, for each line read, one is printed:
+``worker.py`` starts it in the app's directory, with a Python that has ``azure-functions-runtime``. It prints the
+functions that it has indexed as the first line, and then one line for each line that it reads:
 
     {"function": name, "http": {"method", "url", "headers", "params", "query", "body"}}    body: base64
     {"function": name, "timer": {…}}
@@ -33,7 +33,7 @@ class BindingInfo(SimpleNamespace):
     undefined, out, inout = -1, 1, 2
 
 
-# The protobuf classes that indexing needs, as bags.
+# The protobuf classes that indexing needs, as plain objects.
 PROTOS = SimpleNamespace(
     StatusResult=StatusResult,
     BindingInfo=BindingInfo,
@@ -60,7 +60,7 @@ def request(kind: str, **members: object) -> SimpleNamespace:
 
 
 async def index() -> tuple[dict[str, Any], dict[str, str]]:
-    """What the app consists of as the host is told, and the functions' ids by name."""
+    """The functions as the worker reports them to the host, and their ids by name."""
     started = await handle_event.worker_init_request(
         request("worker_init_request", capabilities={}, function_app_directory=str(APP))
     )
@@ -128,7 +128,7 @@ async def invoke(call: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 async def main() -> None:
     sys.path.insert(0, str(APP))
-    # What the app prints is not to be taken for an answer.
+    # The output of the app must not be mistaken for an answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     indexed, ids = await index()
     print(json.dumps(indexed), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""Azure Functions' own Python worker as a process, in a virtual environment of its own, that tests talk to."""
+"""Azure Functions' own Python worker as a process in its own virtual environment, for tests to call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VENV = ROOT / ".local" / "worker-venv"
 
 
 def find_python() -> str | None:
-    """A CPython 3.13, which is what that release of the worker is for: on PATH, or pyenv's."""
+    """A CPython 3.13, which this release of the worker needs, from PATH or from pyenv."""
     candidates = [shutil.which("python3.13")]
     if shutil.which("pyenv"):
         pyenv = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=False)
@@ -33,15 +33,15 @@ def find_python() -> str | None:
         candidates += [str(python) for python in sorted(versions.glob("3.13*/bin/python"))]
     probe = "import sys; sys.exit(sys.version_info[:2] != (3, 13))"
     for candidate in candidates:
-        # pyenv's shim is on PATH also where its version is not chosen.
+        # pyenv's shim is on PATH even if its version is not selected.
         if candidate and not subprocess.run([candidate, "-c", probe], capture_output=True, check=False).returncode:
             return candidate
     return None
 
 
 def prepared_python(base: str) -> Path:
-    """The Python of the environment that has the app's requirements and the worker; made when it is not there, or
-    was made from others. Several processes may ask at once."""
+    """The Python of an environment with the app's requirements and the worker. Creates the environment if it is
+    missing or outdated. Several processes may call this at once."""
     VENV.parent.mkdir(exist_ok=True)
     python, marker = VENV / "bin" / "python", VENV / "made-from"
     requirements = ROOT / "requirements.txt"
@@ -69,7 +69,7 @@ def _run(*command: str) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """Header names in lower case."""
+    """A response. Its header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -81,10 +81,10 @@ class Answer:
 
 
 class RealWorker:
-    """The app in the worker. ``indexed`` is what the worker told of it.
+    """The app in the worker. ``indexed`` is the worker's report of the app's functions.
 
     Args:
-        environment: the app's settings; nothing else of this process's environment reaches it but PATH.
+        environment: the app's settings. Of this process's environment, only PATH is added.
     """
 
     def __init__(self, python: Path, environment: Mapping[str, str], log_path: Path) -> None:
@@ -111,7 +111,7 @@ class RealWorker:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Invoke an HTTP function; *params* are what the host reads from the route."""
+        """Invoke an HTTP function. *params* are the parameters that the host reads from the route."""
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         url = f"https://backbone.test/api/{path}"
         answer = self._ask(
@@ -157,6 +157,6 @@ class RealWorker:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._process.communicate(timeout=PATIENCE_S)  # the end of its input is the end of it
+            self._process.communicate(timeout=PATIENCE_S)  # the worker ends when its input ends
         finally:
             self._process.kill()

@@ -1,4 +1,4 @@
-"""The settings: a bad one is named before the app starts, and none is ever told."""
+"""The settings: a bad value stops the start with its name, and no message exposes a value."""
 
 import json
 import traceback
@@ -22,7 +22,7 @@ GOOD = {
 
 
 def refusal(environ: dict[str, str]) -> str:
-    """Why the app does not start with these settings."""
+    """The message with which the app refuses to start with these settings."""
     with pytest.raises(SettingsError) as refused:
         Services.compose(Settings.from_env(environ))
     message = str(refused.value)
@@ -32,7 +32,7 @@ def refusal(environ: dict[str, str]) -> str:
     return message
 
 
-def test_the_least_that_must_be_set_is_enough() -> None:
+def test_the_required_settings_are_enough() -> None:
     settings = Settings.from_env(
         {
             "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
@@ -54,7 +54,7 @@ def test_names_match_in_any_case(spell: Callable[[str], str]) -> None:
     assert settings.event_grid_key == SecretStr(SECRET)
 
 
-def test_empty_means_absent() -> None:
+def test_an_empty_value_means_absent() -> None:
     settings = Settings.from_env(GOOD | {"EVENT_GRID_KEY": "", "LEASE_S": " ", "BACKEND_BASE_URL": ""})
     assert settings.event_grid_key is None
     assert settings.lease_s == 600
@@ -145,7 +145,7 @@ def test_a_bad_value_is_named_and_not_repeated(name: str, value: str) -> None:
     assert f"setting {name}" in refusal(given | {name: value})
 
 
-def test_one_line_names_everything_that_is_wrong() -> None:
+def test_one_line_names_every_setting_that_is_wrong() -> None:
     message = refusal({"BACKENDS": GOOD["BACKENDS"], "LEASE_S": "x", "MAX_ATTEMPTS": "0"})
     assert [part.partition(":")[0] for part in message.removeprefix("The app cannot start: ").split("; ")] == [
         "setting REDIS_CONNECTION_STRING",
@@ -166,20 +166,20 @@ AUDIENCE = {"WEBHOOK_AUDIENCE": "api://webhook"}
 
 
 @pytest.mark.parametrize("half", [TENANT, AUDIENCE, TENANT | {"WEBHOOK_AUDIENCE": " "}])
-def test_a_webhook_that_is_only_half_secured_does_not_start(half: dict[str, str]) -> None:
+def test_an_app_with_half_of_the_webhook_token_settings_does_not_start(half: dict[str, str]) -> None:
     assert "WEBHOOK_TENANT_ID and WEBHOOK_AUDIENCE" in refusal(GOOD | half)
 
 
-def test_entra_id_is_asked_for_its_keys_over_https_unless_all_is_local() -> None:
+def test_the_keys_of_entra_id_are_fetched_over_https_unless_loopback_is_allowed() -> None:
     local = {"WEBHOOK_AUTHORITY": "http://127.0.0.1:8080", "ALLOW_LOOPBACK_BACKENDS": "true"}
     assert Settings.from_env(GOOD | TENANT | AUDIENCE).webhook_authority == "https://login.microsoftonline.com"
     assert Settings.from_env(GOOD | TENANT | AUDIENCE | local).webhook_authority == "http://127.0.0.1:8080"
 
 
-def test_the_settings_tell_no_secret() -> None:
+def test_the_settings_expose_no_secret() -> None:
     settings = Settings.from_env(GOOD)
-    for told in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
-        assert SECRET not in told
+    for shown in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
+        assert SECRET not in shown
     assert SECRET not in repr(Services.compose(settings))
 
 
@@ -187,6 +187,6 @@ def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_the_example_in_the_description_of_backends_holds() -> None:
+def test_the_example_in_the_description_of_backends_is_valid() -> None:
     entry = json.dumps({"/v1": {"url": "https://a.example.org", "lease_s": 60}})
     assert Settings.from_env(GOOD | {"BACKENDS": entry}).backends["/v1"].lease_s == 60

@@ -1,4 +1,4 @@
-"""Application Insights' ingestion endpoint for tests: speaks the Breeze protocol, keeps what arrives."""
+"""A double of Application Insights' ingestion endpoint: it speaks the Breeze protocol and keeps all items."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Item:
 
 
 class IngestionDouble:
-    """Takes in every item it is sent."""
+    """Accepts and keeps every item."""
 
     def __init__(self) -> None:
         double = self
@@ -62,7 +62,7 @@ class IngestionDouble:
                 if self.path != "/v2.1/track":
                     self.send_error(404)
                     return
-                count = double._take(body)
+                count = double._keep(body)
                 answer = json.dumps({"itemsReceived": count, "itemsAccepted": count, "errors": []}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
@@ -80,7 +80,7 @@ class IngestionDouble:
         self._raw: list[str] = []
         self._is_dead = False
         self.refused = 0
-        """Requests that came while it was dead."""
+        """The number of requests that came while it was dead."""
         self.instrumentation_key = str(uuid.uuid4())
         self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -95,24 +95,24 @@ class IngestionDouble:
             return [item for item in self._items if item.kind == kind]
 
     def spans(self, operation_id: str) -> list[Item]:
-        """Those of one trace."""
+        """The spans of one trace."""
         spans = self.items("Request") + self.items("RemoteDependency")
         return [span for span in spans if span.operation_id == operation_id]
 
     @property
     def raw(self) -> str:
-        """All that was sent, as it was sent."""
+        """All request bodies, unparsed."""
         with self._lock:
             return "\n".join(self._raw)
 
     @contextmanager
     def dead(self) -> Generator[None]:
-        """Meanwhile every connection is closed without an answer."""
+        """Close every connection without an answer, until the end of the context."""
         self._is_dead = True
         yield
         self._is_dead = False
 
-    def _take(self, body: bytes) -> int:
+    def _keep(self, body: bytes) -> int:
         envelopes: list[dict[str, Any]] = json.loads(body)
         with self._lock:
             self._raw.append(body.decode())

@@ -1,4 +1,4 @@
-"""What Application Insights gets to see of the app, by the protocol of its ingestion endpoint."""
+"""The telemetry of the app, as it arrives at the ingestion endpoint of Application Insights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.secrecy import planted
 from tests.telemetry.ingestion_double import IngestionDouble, Item
 from tests.waiting import PATIENCE_S, eventually
 
-# Nothing leaves by itself within a test: what arrives was flushed by the timer functions.
+# No export happens on its own during a test: only the timer functions flush.
 ONLY_WHEN_FLUSHED = {
     "OTEL_BSP_SCHEDULE_DELAY": "600000",
     "OTEL_BLRP_SCHEDULE_DELAY": "600000",
@@ -43,7 +43,7 @@ REDIS_PASSWORD = planted("redis-password")
 
 @dataclass(frozen=True)
 class Observed:
-    """A stack, what it sent to Application Insights, and its caller."""
+    """A stack, the telemetry that it has sent, and a client of it."""
 
     stack: Stack
     insights: IngestionDouble
@@ -52,12 +52,12 @@ class Observed:
     spool: Path
 
     def flush(self) -> None:
-        """Have the two timers run, each of which sends what is waiting."""
+        """Run the two timers, each of which flushes."""
         self.stack.run_function("TaskQueueLogger")
         self.stack.run_function("TaskProcessLogger")
 
     def flushed_until(self, condition: Callable[[], object]) -> None:
-        """Flush until *condition* is true: what the app does may not be over yet when it was first flushed."""
+        """Flush until *condition* is true, since the app may still be at work during the first flush."""
 
         def flushed() -> object:
             if not (value := condition()):
@@ -67,7 +67,7 @@ class Observed:
         eventually(flushed, every_s=0.5)
 
     def events(self, task_id: str) -> list[Item]:
-        """A task's custom events in the order they were sent."""
+        """The custom events of a task, in the order in which they were sent."""
         return [event for event in self.insights.items("Event") if event.properties["task.id"] == task_id]
 
 
@@ -99,7 +99,9 @@ def observed(
         yield Observed(stack, insights, redis, Backbone(http), spool)
 
 
-def test_a_task_is_one_operation_over_all_its_hops(observed: Observed, backend: ScriptedBackend) -> None:
+def test_a_task_is_one_operation_from_its_submit_to_its_last_report(
+    observed: Observed, backend: ScriptedBackend
+) -> None:
     path = "/v1/test/traced"
     operation_id, caller_id, task_id = _submit_in_a_trace(observed, path)
     call = backend.next_call(path)
@@ -120,11 +122,13 @@ def test_a_task_is_one_operation_over_all_its_hops(observed: Observed, backend: 
     )
     assert submit.parent_id == caller_id
     assert publish.parent_id == submit.id
-    assert dispatch.parent_id == publish.id, "the event carried it"
+    assert dispatch.parent_id == publish.id, "the event carried the context"
     assert post.parent_id == dispatch.id
     assert call.headers["traceparent"] == f"00-{operation_id}-{post.id}-01"
-    assert update.parent_id == post.id, "by a model service that passes the context on"
-    assert legacy_update.parent_id == submit.id, "by one that does not: found through the task's record"
+    assert update.parent_id == post.id, "the report of a model service that passes the context on"
+    assert legacy_update.parent_id == submit.id, (
+        "the report of one that does not: the context comes from the task's record"
+    )
     for span in (submit, publish, dispatch, post, update, legacy_update):
         assert span.properties["task.id"] == task_id
 
@@ -153,7 +157,7 @@ def test_a_dispatch_by_the_reconciler_belongs_to_the_operation_of_the_submit(
     assert dispatch.parent_id in {publish.id for publish in spans["publish"]}
 
 
-def test_a_pipeline_of_two_steps_is_one_operation_too(observed: Observed, backend: ScriptedBackend) -> None:
+def test_a_pipeline_of_two_endpoints_is_one_operation(observed: Observed, backend: ScriptedBackend) -> None:
     first, second = "/v1/test/traced-step/1", "/v1/test/traced-step/2"
     operation_id, _, task_id = _submit_in_a_trace(observed, first)
     backend.next_call(first)
@@ -176,7 +180,7 @@ def test_each_transition_is_one_custom_event_in_the_tasks_operation(
     while backend.next_call(path).attempt < 3:
         continue
     for _ in range(2):
-        _update(observed, busy_id, "running", {})  # progress, but a transition only once
+        _update(observed, busy_id, "running", {})  # two reports, but only one transition
     _update(observed, busy_id, "completed", {})
     silent_id = observed.backbone.submit(brief)
     observed.backbone.ended(silent_id)
@@ -194,7 +198,7 @@ def test_each_transition_is_one_custom_event_in_the_tasks_operation(
     assert {event.operation_id for event in observed.events(busy_id)} == {operation_id}
 
 
-def test_the_gauges_tell_what_redis_counts(observed: Observed, backend: ScriptedBackend) -> None:
+def test_the_gauges_show_the_counts_in_redis(observed: Observed, backend: ScriptedBackend) -> None:
     path, cluster = "/v1/test/gauges", "aks-1"
     answers = {b"4": Answer(400), b"5": Answer(503, {"Retry-After": "3600"})}
     backend.react(path, lambda call: answers.get(call.body))
@@ -205,7 +209,7 @@ def test_the_gauges_tell_what_redis_counts(observed: Observed, backend: Scripted
     for task_id, state in zip(task_ids, ("completed", "running", "running"), strict=False):
         _update(observed, task_id, state, {})
     observed.backbone.ended(task_ids[4])
-    # It may have been tried again with the slot that another left.
+    # A freed slot may have led to another attempt.
     observed.backbone.until(task_ids[5], lambda task: task["Attempt"] >= 2)
     for change in ({"IncrementBy": 5}, {"DecrementBy": 2}):
         report = {"ApiPath": path, "ServiceCluster": cluster, **change}
@@ -223,7 +227,7 @@ def test_the_gauges_tell_what_redis_counts(observed: Observed, backend: Scripted
     observed.backbone.complete(task_ids[3])
 
 
-def test_a_request_that_failed_shows_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
+def test_a_failed_request_is_recorded_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
     path = "/v1/test/failing-request"
     backend.script(path, Answer(400))
     operation_id, _, task_id = _submit_in_a_trace(observed, path)
@@ -239,7 +243,7 @@ def test_a_request_that_failed_shows_as_failed_with_its_status(observed: Observe
     assert (update.data["responseCode"], update.data["success"]) == ("409", False)
 
 
-def test_nothing_secret_leaves_the_app(observed: Observed, backend: ScriptedBackend, azurite: Azurite) -> None:
+def test_the_telemetry_contains_no_secret(observed: Observed, backend: ScriptedBackend, azurite: Azurite) -> None:
     path = "/v1/test/secretive"
     stack, http = observed.stack, observed.backbone.http
     body = b"the caller's body " * (INLINE_LIMIT_BYTES // 8)
@@ -277,7 +281,7 @@ def test_nothing_secret_leaves_the_app(observed: Observed, backend: ScriptedBack
         assert secret not in observed.insights.raw
 
 
-def test_what_waits_is_sent_although_redis_is_away(observed: Observed) -> None:
+def test_a_flush_sends_telemetry_even_while_redis_is_down(observed: Observed) -> None:
     operation_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{operation_id}-{secrets.token_hex(8)}-01"}
     observed.redis.stop()
@@ -292,7 +296,9 @@ def test_what_waits_is_sent_although_redis_is_away(observed: Observed) -> None:
     _until_redis_is_found(observed)
 
 
-def test_nothing_notices_that_the_ingestion_endpoint_is_dead(observed: Observed, backend: ScriptedBackend) -> None:
+def test_a_dead_ingestion_endpoint_disturbs_neither_tasks_nor_requests(
+    observed: Observed, backend: ScriptedBackend
+) -> None:
     path = "/v1/test/ingestion-dead"
     with observed.insights.dead():
         task_id = observed.backbone.submit(path)
@@ -307,12 +313,12 @@ def test_nothing_notices_that_the_ingestion_endpoint_is_dead(observed: Observed,
     assert "(Failed, Id=" not in log
     spooled = [str(path) for path in observed.spool.rglob("*")]
     assert any(".blob" in path for path in spooled)
-    # The log may tell of any of these paths.
+    # Any of these paths may appear in the log.
     assert observed.insights.instrumentation_key not in "\n".join([log, *spooled])
 
 
 def _submit_in_a_trace(observed: Observed, path: str) -> tuple[str, str, str]:
-    """The trace's id, the id of the caller's span in it, and the task's id."""
+    """The id of the trace, of the caller's span in it, and of the task."""
     operation_id, caller_id = secrets.token_hex(16), secrets.token_hex(8)
     headers = {"traceparent": f"00-{operation_id}-{caller_id}-01"}
     response = observed.backbone.http.post(f"/api/v1/submit{path}", content=b"{}", headers=headers)
@@ -332,7 +338,7 @@ def _update(
 
 
 def _spans_once_arrived(observed: Observed, operation_id: str, names: set[str]) -> dict[str, list[Item]]:
-    """The spans of a trace by name, oldest first, once those *names* are among them."""
+    """The spans of a trace by name, oldest first, once all *names* have arrived."""
 
     def by_name() -> dict[str, list[Item]]:
         spans: dict[str, list[Item]] = {}
@@ -345,7 +351,7 @@ def _spans_once_arrived(observed: Observed, operation_id: str, names: set[str]) 
 
 
 def _gauge(insights: IngestionDouble, name: str, path: str) -> dict[str, int]:
-    """The gauge's latest value for each of the other attribute's values."""
+    """The latest value of the gauge for each value of its other attribute."""
     latest: dict[str, int] = {}
     for metric in insights.items("Metric"):
         attributes = dict(metric.properties)

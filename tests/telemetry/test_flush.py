@@ -1,4 +1,4 @@
-"""A flush ends, whatever comes meanwhile."""
+"""A flush ends even if new telemetry arrives meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE_S, eventually
 
 
 class BusyApp(SpanExporter):
-    """Whenever a span is sent, the next request has left one already."""
+    """An app in which each export of a span makes the next span."""
 
     def __init__(self) -> None:
         self.is_busy = True
@@ -26,13 +26,13 @@ class BusyApp(SpanExporter):
     def provider(self) -> TracerProvider:
         return self._provider
 
-    def leave_span(self, name: str) -> None:
+    def add_span(self, name: str) -> None:
         self._provider.get_tracer("test").start_span(name).end()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.sent += [span.name for span in spans]
         if self.is_busy:
-            self.leave_span("next")
+            self.add_span("next")
         return SpanExportResult.SUCCESS
 
 
@@ -50,8 +50,8 @@ def flushing_threads() -> int:
     return sum(thread.name == "telemetry flush" for thread in threading.enumerate())
 
 
-def test_a_flush_ends_although_there_is_always_more_to_send(busy_app: BusyApp) -> None:
-    busy_app.leave_span("first")
+def test_a_flush_ends_even_if_there_is_always_more_to_send(busy_app: BusyApp) -> None:
+    busy_app.add_span("first")
     flush = threading.Thread(target=telemetry.flush, daemon=True)
     flush.start()
     flush.join(PATIENCE_S)
@@ -59,29 +59,29 @@ def test_a_flush_ends_although_there_is_always_more_to_send(busy_app: BusyApp) -
     assert "first" in busy_app.sent
 
 
-def test_however_often_it_is_called_one_flush_goes_on_and_sends_what_came_since(busy_app: BusyApp) -> None:
-    busy_app.leave_span("first")
+def test_repeated_calls_share_one_flush_which_also_sends_later_spans(busy_app: BusyApp) -> None:
+    busy_app.add_span("first")
     for _ in range(3):
         telemetry.flush()
     assert flushing_threads() == 1
-    busy_app.leave_span("late")
+    busy_app.add_span("late")
     eventually(lambda: "late" in busy_app.sent)
     busy_app.is_busy = False
     eventually(lambda: flushing_threads() == 0)
 
 
-def test_a_flush_has_sent_all_when_it_returns_if_there_is_time(
+def test_a_flush_with_enough_time_returns_after_it_has_sent_everything(
     busy_app: BusyApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(telemetry, "FLUSH_S", 60)
     busy_app.is_busy = False
     for name in ("one", "two"):
-        busy_app.leave_span(name)
+        busy_app.add_span(name)
         telemetry.flush()
     assert busy_app.sent == ["one", "two"]
 
 
-def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
+def test_two_simultaneous_flushes_share_one_thread_and_neither_fails(
     busy_app: BusyApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures: list[BaseException] = []
@@ -91,7 +91,7 @@ def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
         def start(self) -> None:
             begins.set()
             assert another_came.wait(PATIENCE_S)
-            second.join(0.5)  # by now it is over, if it does not wait for this one
+            second.join(0.5)  # by now the second flush has ended, unless it waits for this thread
             super().start()
 
     def flush() -> None:
@@ -100,7 +100,7 @@ def test_of_two_who_flush_at_once_neither_fails_and_one_flush_goes_on(
         except BaseException as error:
             failures.append(error)
 
-    busy_app.leave_span("first")
+    busy_app.add_span("first")
     first, second = threading.Thread(target=flush), threading.Thread(target=flush)
     monkeypatch.setattr(telemetry.threading, "Thread", SlowToStart)
     first.start()

@@ -1,4 +1,4 @@
-"""Of a trace that nobody is told of, the context passes on as the propagator would read and write it."""
+"""Without telemetry, the app passes trace contexts on exactly as the OpenTelemetry propagator would."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TASK = replace(new_task("7", Clock()), traceparent=f"00-{'3' * 32}-{'4' * 16}-01
         ("", ""),
     ],
 )
-def test_what_is_kept_of_a_callers_trace_context(given: str, kept: str) -> None:
+def test_only_a_valid_trace_context_of_a_caller_is_kept(given: str, kept: str) -> None:
     with telemetry.server_span("SubmitTask", {"traceparent": given}):
         assert telemetry.traceparent() == kept
     assert telemetry.traceparent() == ""
 
 
-def test_a_tracestate_passes_on_too() -> None:
+def test_a_tracestate_is_passed_on_too() -> None:
     headers = {"traceparent": f"00-{IDS}-01", "tracestate": "vendor=1"}
     with telemetry.server_span("BackendWebhook", headers), telemetry.client_span(TASK, "http://model"):
         assert telemetry.outgoing(TASK) == headers

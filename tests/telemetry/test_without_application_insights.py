@@ -1,4 +1,4 @@
-"""Without a connection string the app keeps silent, and trace contexts pass through it all the same."""
+"""Without a connection string the app sends no telemetry, but it still passes on trace contexts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print([name for name in sys.modules if name.startswith("azure.monitor")])
 """
 
 
-def test_without_a_connection_string_nothing_is_there_that_sends_telemetry() -> None:
+def test_without_a_connection_string_nothing_sends_telemetry() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("APPLICATIONINSIGHTS")}
 
     shown = subprocess.run(

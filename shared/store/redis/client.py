@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import ClusterError, SlotNotCoveredError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -110,7 +111,12 @@ class EntraCredentials(CredentialProvider):
         self._credential = credential
 
     async def get_credentials_async(self) -> tuple[str, str]:
-        token = (await self._credential.get_token(ENTRA_SCOPE)).token
+        from azure.core.exceptions import AzureError
+
+        try:
+            token = (await self._credential.get_token(ENTRA_SCOPE)).token
+        except AzureError as error:  # to redis-py's caller, a connection that cannot be opened now
+            raise RedisConnectionError("Entra ID gives no token") from error
         payload = token.split(".")[1]
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return str(claims["oid"]), token
@@ -203,7 +209,10 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     )
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
-            return await cluster.initialize()
+            try:
+                return await cluster.initialize()
+            except AttributeError as error:  # as in ClusterClient.execute_command
+                raise ClusterError("the topology is not known") from error
     except BaseException:
         await cluster.aclose()
         raise

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, Final, cast
 
@@ -31,6 +31,7 @@ from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, reconnect
 from shared.store.redis.partitions import HASH_TAGS
 from shared.store.redis.pipelining import EVERYWHERE, CommandPrefix, Pipelines
 from shared.store.redis.scripts import read_scripts
+from shared.tasks.outcomes import Granted
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -51,7 +52,13 @@ _TEMPORARY = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READO
 
 
 class StoreUnavailable(Exception):
-    """Raised if Redis cannot be asked now. Whether the step was taken is unknown; repeating it is safe."""
+    """Raised if Redis cannot be asked now. Whether the step was taken is unknown; repeating it is safe.
+
+    Attributes:
+        granted: slots that were granted to other tasks before the step failed.
+    """
+
+    granted: Sequence[Granted] = ()
 
 
 _SCRIPTS: Final = {

@@ -141,14 +141,18 @@ class Pipelines:
         """Do *work* in the background.
 
         Args:
-            commands: those that get no answer if the work is cancelled, even before it began.
+            commands: those that get no answer if the work fails or is cancelled, even before it began.
         """
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if task.cancelled():
+                error: BaseException | None = _closed()
+            else:
+                error = task.exception()
+            if isinstance(error, Exception):
                 for command in commands:
-                    command.fail(_closed())
+                    command.fail(error)
 
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -223,7 +227,12 @@ class _ServerQueue:
             while commands := self._next_batch():
                 if self._waiting:
                     self._start_batch()
-                await self._exchange(commands)
+                try:
+                    await self._exchange(commands)
+                except Exception as error:  # a bug; the next batch goes on
+                    log.exception("a batch of commands could not be answered")
+                    for command in commands:
+                        command.fail(error)
         finally:
             self._batches_in_flight -= 1
 
@@ -245,13 +254,12 @@ class _ServerQueue:
                 await self._ask(parts, replies, min([command.deadline for command in commands]))
             except (RedisError, OSError, TimeoutError) as error:
                 # Each command without a reply goes once more, on its own.
-                log.info("a batch of %d commands got %d replies: %r", len(parts), len(replies), error)
+                log.info("a batch of %d commands was interrupted: %r", len(commands), error)
                 telemetry.batch_interrupted(type(error).__name__)
             except Exception as error:
-                # A bug of ours or of the client's, and no outage: the callers hear of it, and the next batch goes on.
+                # A bug of ours or of the client's, and no outage: the callers that have no reply hear of it.
                 log.exception("a batch of commands failed")
-                for command in commands:
-                    command.fail(error)
+                self._answer(parts, [*replies, *[error] * (len(parts) - len(replies))])
                 return
             # Batches that are full are answered one after the other, each when what the one before asks next is on
             # its way. Answered together they would ask together, again and again: the server idle while this side
@@ -271,21 +279,27 @@ class _ServerQueue:
                 self._answering.release()
 
     async def _ask(self, parts: list[list[Command]], replies: list[Any], deadline: float) -> None:
-        # A batch ends by the deadline of its oldest command, so no caller waits past its own for the commands before.
-        # Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
-        # ends.
-        async with (
-            asyncio.timeout_at(deadline + 0.5),
-            asyncio.timeout_at(deadline),
-            self._pipelines.connection(self.node) as connection,
-        ):
-            await connection.send_packed_command([_wire_form(part) for part in parts])
-            async with asyncio.timeout(REPLY_TIMEOUT_S):
-                for _ in parts:
-                    try:
-                        replies.append(await connection.read_response(timeout=math.inf))
-                    except ResponseError as error:
-                        replies.append(error)
+        packed = [_wire_form(part) for part in parts]
+        try:
+            # A batch ends by the deadline of its oldest command, so no caller waits past its own for the commands
+            # before. Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that
+            # comes as it ends.
+            async with (
+                asyncio.timeout_at(deadline + 0.5),
+                asyncio.timeout_at(deadline),
+                self._pipelines.connection(self.node) as connection,
+            ):
+                await connection.send_packed_command(packed)
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    for _ in parts:
+                        try:
+                            replies.append(await connection.read_response(timeout=math.inf))
+                        except ResponseError as error:
+                            replies.append(error)
+        except AttributeError as error:
+            # redis-py raises it if another call closes the connection meanwhile, as after a failover. Only its own
+            # code runs here, so this hides no bug of ours.
+            raise ConnectionError("the connection was closed meanwhile") from error
 
     def _answer(self, parts: list[list[Command]], replies: list[Any]) -> None:
         missing: list[Any] = [TryAgainError()] * (len(parts) - len(replies))

@@ -1,4 +1,4 @@
-"""A model service that means harm: it sends what it likes for as long as anybody listens."""
+"""A malicious model service: it sends what it likes for as long as the client reads."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from tests.waiting import PATIENCE_S
 class Evil:
     url: str
     sent_bytes: int = 0
-    """Until everybody had hung up."""
-    _hung_up: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """All bytes that were sent before the clients closed their connections."""
+    _closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def wait_until_hung_up(self) -> None:
+    def wait_until_closed(self) -> None:
         """Returns once the client has closed the connection.
 
         Raises:
-            AssertionError: it goes on listening.
+            AssertionError: the client keeps the connection open.
         """
-        assert self._hung_up.acquire(timeout=PATIENCE_S), "the client listens for ever"
+        assert self._closed.acquire(timeout=PATIENCE_S), "the client keeps the connection open"
 
 
 @contextmanager
 def evil_backend(answer: Callable[[], Iterator[bytes]]) -> Iterator[Evil]:
-    """Sends each connection the parts that *answer* yields, once something was asked."""
+    """A server that answers the first request of each connection with the parts that *answer* yields."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         evil = Evil(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
         def serve() -> None:
-            with suppress(OSError):  # closed: it is over
+            with suppress(OSError):  # the listener is closed
                 while True:
                     connection, _ = listener.accept()
                     threading.Thread(target=partial(speak, connection), daemon=True).start()
 
         def speak(connection: socket.socket) -> None:
-            with connection, suppress(OSError):  # it hung up
+            with connection, suppress(OSError):  # the client has closed the connection
                 connection.recv(65536)
                 for part in answer():
                     connection.sendall(part)
@@ -51,7 +51,7 @@ def evil_backend(answer: Callable[[], Iterator[bytes]]) -> Iterator[Evil]:
                         return
                 while connection.recv(65536):
                     pass
-            evil._hung_up.release()
+            evil._closed.release()
 
         threading.Thread(target=serve, daemon=True).start()
         try:

@@ -1,4 +1,4 @@
-"""The call to a model service: what its answer means, and what is never called."""
+"""The call to a model service: what each answer means, and which addresses are never called."""
 
 import asyncio
 import socket
@@ -61,7 +61,7 @@ async def post(client: BackendClient, endpoint: Endpoint, *, timeout_s: float = 
     return await client.post(endpoint, {"taskId": "7", "Content-Type": "text/plain"}, b"body", timeout_s)
 
 
-async def test_a_body_that_comes_in_pieces_arrives_whole(
+async def test_a_streamed_body_arrives_complete(
     client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
@@ -75,7 +75,7 @@ async def test_a_body_that_comes_in_pieces_arrives_whole(
     assert "transfer-encoding" not in call.headers
 
 
-async def test_a_body_that_breaks_off_is_a_call_that_failed(client: BackendClient, endpoint: Endpoint) -> None:
+async def test_a_call_whose_body_breaks_off_fails(client: BackendClient, endpoint: Endpoint) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"a" * 300_000
         raise BlobsUnavailable
@@ -140,16 +140,16 @@ async def test_a_date_in_retry_after_is_counted_from_now(
     ("status", "answered"),
     [(404, True), (408, True), (500, True), (501, True), (502, False), (504, False), (599, True)],
 )
-async def test_what_may_pass_is_worth_another_attempt(
+async def test_a_temporary_error_status_means_unreachable(
     status: int, answered: bool, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
-    """Of 502 and 504 it was not the backend that gave the answer."""
+    """A 502 or 504 comes from a gateway and not from the backend."""
     backend.script(endpoint.path, Answer(status, {"Retry-After": "5"}, b"the reason is secret"))
     assert await post(client, endpoint) == Unreachable(f"answered {status}", answered)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 409, 410, 413, 415, 422, 431])
-async def test_what_will_not_pass_is_told_by_its_status_alone(
+async def test_a_permanent_error_is_reported_by_its_status_only(
     status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
     backend.script(endpoint.path, Answer(status, body=b"the reason is secret"))
@@ -165,7 +165,7 @@ async def test_a_redirect_is_not_followed(
     assert backend.untaken(f"{endpoint.path}/elsewhere") == 0
 
 
-async def test_nobody_listening_is_unreachable(client: BackendClient) -> None:
+async def test_a_port_where_nothing_listens_is_unreachable(client: BackendClient) -> None:
     endpoint = endpoint_at(f"http://127.0.0.1:{free_port()}")
     assert await post(client, endpoint) == Unreachable("could not be reached")
 
@@ -209,7 +209,7 @@ async def test_cookies_of_one_task_are_not_sent_with_the_next(
     assert "cookie" not in backend.next_call(endpoint.path).headers
 
 
-async def test_no_proxy_of_the_environment_gets_between(
+async def test_proxies_of_the_environment_are_ignored(
     endpoint: Endpoint, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -225,7 +225,7 @@ async def test_no_proxy_of_the_environment_gets_between(
 
 @pytest.mark.parametrize("name", ["models.example.org", "0x7f000001", "0x7f.0.0.1"])
 @pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, Unreachable("could not be reached"))])
-async def test_a_name_for_this_machine_is_called_only_where_that_is_allowed(
+async def test_a_host_name_for_loopback_is_called_only_if_the_setting_allows_it(
     name: str, loopback: bool, answer: Outcome, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "models.example.org":
@@ -253,7 +253,7 @@ async def test_a_name_for_this_machine_is_called_only_where_that_is_allowed(
         ["224.0.0.1", "ff02::1"],
     ],
 )
-async def test_a_name_that_resolves_to_forbidden_addresses_alone_is_refused(
+async def test_a_host_name_with_only_forbidden_addresses_is_refused(
     addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _resolve_to(monkeypatch, *addresses)
@@ -262,7 +262,7 @@ async def test_a_name_that_resolves_to_forbidden_addresses_alone_is_refused(
         await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
 
 
-async def test_of_a_names_addresses_the_forbidden_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_forbidden_addresses_of_a_host_name_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     _resolve_to(monkeypatch, "169.254.169.254", "10.0.0.4", "::ffff:127.0.0.1", "fd00::4")
     resolver = GuardedResolver(registry("https://models.example.org", loopback=False))
     results = await resolver.resolve("models.example.org", 443, socket.AF_UNSPEC)
@@ -278,7 +278,7 @@ async def test_many_calls_at_once_share_the_connections(
 
 
 def _resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let every name have these addresses."""
+    """Let every host name resolve to these addresses."""
 
     def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
         return [

@@ -1,4 +1,4 @@
-"""A backend that means harm can make its own task fail, and nothing else."""
+"""A malicious backend can make its own task fail, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.shared.dispatch.test_backend_client import Outcome, endpoint_at, post
 
 MEGABYTE = 1024 * 1024
 MOST_BYTES = 8 * MEGABYTE
-"""What an answer may make this process hold: the limits together are far below it, and a bomb is far above."""
+"""How much memory an answer may cost: far more than all limits together, far less than a gzip bomb."""
 
 BOMB = gzip.compress(bytes(100 * MEGABYTE))
 
@@ -104,7 +104,7 @@ def another_protocol() -> Iterator[bytes]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-async def test_of_an_answer_without_end_only_the_beginning_is_read(
+async def test_only_the_beginning_of_an_endless_answer_is_read(
     client: BackendClient, answer: Parts, meaning: Outcome
 ) -> None:
     with evil_backend(answer) as evil:
@@ -115,9 +115,9 @@ async def test_of_an_answer_without_end_only_the_beginning_is_read(
             held_bytes = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        await client.aclose()  # a short answer's connection is kept for the next call
-        await asyncio.to_thread(evil.wait_until_hung_up)
-    # The backend, in this process too, holds what it sends.
+        await client.aclose()  # closes the connection that is kept after a short answer
+        await asyncio.to_thread(evil.wait_until_closed)
+    # The backend runs in this process too and holds what it sends.
     assert held_bytes < MOST_BYTES
 
 
@@ -141,16 +141,16 @@ def never_final(pace: threading.Event) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("answer", [slow_headers, slow_status_line, never_final])
-async def test_an_answer_that_comes_in_drips_is_not_waited_for(
+async def test_an_answer_that_trickles_in_times_out(
     client: BackendClient, answer: Callable[[threading.Event], Iterator[bytes]]
 ) -> None:
     never = threading.Event()
     with evil_backend(lambda: answer(never)) as evil:
         assert await post(client, endpoint_at(evil.url), timeout_s=0.5) == Unreachable("did not answer in time")
-        await asyncio.to_thread(evil.wait_until_hung_up)
+        await asyncio.to_thread(evil.wait_until_closed)
 
 
-async def test_a_body_that_comes_in_drips_is_not_waited_for(client: BackendClient) -> None:
+async def test_a_response_body_that_trickles_in_is_not_awaited(client: BackendClient) -> None:
     never = threading.Event()
 
     def slow_body() -> Iterator[bytes]:
@@ -161,7 +161,7 @@ async def test_a_body_that_comes_in_drips_is_not_waited_for(client: BackendClien
 
     with evil_backend(slow_body) as evil:
         assert await post(client, endpoint_at(evil.url)) == Accepted()
-        await asyncio.to_thread(evil.wait_until_hung_up)
+        await asyncio.to_thread(evil.wait_until_closed)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_a_body_that_comes_in_drips_is_not_waited_for(client: BackendClien
     ],
 )
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_wherever_a_redirect_leads_nobody_goes_there(
+async def test_no_redirect_is_followed_whatever_its_target(
     client: BackendClient, location: str, status: int, connections: list[Any]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as trap:
@@ -195,7 +195,7 @@ async def test_wherever_a_redirect_leads_nobody_goes_there(
 
 @pytest.fixture
 async def connections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The addresses that this event loop connects to."""
+    """The addresses that this event loop has connected to."""
     loop = asyncio.get_running_loop()
     connect, made = loop.sock_connect, list[tuple[str, int]]()
 
@@ -208,7 +208,7 @@ async def connections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 class Dns:
-    """Answers each question with the next of its addresses, and for ever with the last."""
+    """Answers each query with the next of its addresses, and all further ones with the last."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         self.asked = 0
@@ -222,13 +222,13 @@ class Dns:
 
 
 @pytest.mark.parametrize("forbidden", ["169.254.169.254", "168.63.129.16", "0.0.0.0"])
-async def test_a_name_that_changes_its_mind_between_two_calls_leads_nowhere_the_second_time(
+async def test_a_host_name_that_changes_to_a_forbidden_address_is_not_called_again(
     forbidden: str, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, connections: list[tuple[str, int]]
 ) -> None:
     dns = Dns(monkeypatch, "127.0.0.1", forbidden)
     base_url = backend.url.replace("127.0.0.1", "models.example.org")
     endpoint = endpoint_at(base_url)
-    # So that the second call needs a connection of its own.
+    # The second call then needs a new connection.
     backend.script(endpoint.path, Answer(200, {"Connection": "close"}))
     client = BackendClient(registry(base_url, loopback=True))
     try:
@@ -241,7 +241,7 @@ async def test_a_name_that_changes_its_mind_between_two_calls_leads_nowhere_the_
     assert [host for host, _ in connections] == ["127.0.0.1"]
 
 
-async def test_a_name_is_asked_for_once_a_call_so_that_what_was_checked_is_what_is_called(
+async def test_a_call_resolves_its_host_name_once_and_connects_to_the_checked_address(
     backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, connections: list[tuple[str, int]]
 ) -> None:
     dns = Dns(monkeypatch, "127.0.0.1", "169.254.169.254")
@@ -255,7 +255,7 @@ async def test_a_name_is_asked_for_once_a_call_so_that_what_was_checked_is_what_
     assert [host for host, _ in connections] == ["127.0.0.1"]
 
 
-async def test_a_name_that_first_led_nowhere_is_called_once_it_leads_where_it_may(
+async def test_a_host_name_is_called_once_it_resolves_to_an_allowed_address(
     backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Dns(monkeypatch, "169.254.169.254", "127.0.0.1")
@@ -268,23 +268,23 @@ async def test_a_name_that_first_led_nowhere_is_called_once_it_leads_where_it_ma
         await client.aclose()
 
 
-async def test_a_backend_that_is_to_speak_tls_and_does_not_is_told_nothing(
+async def test_nothing_is_sent_to_an_https_backend_that_does_not_speak_tls(
     backend: ScriptedBackend, client: BackendClient
 ) -> None:
-    # TLS is asked for, and what answers does not speak it: nothing is ever sent in the clear instead.
+    # The endpoint demands TLS and the server does not speak it: the client must not fall back to plain text.
     endpoint = endpoint_at(backend.url.replace("http://", "https://"))
     assert await post(client, endpoint) == Unreachable("could not be reached")
     assert backend.untaken(endpoint.path) == 0
 
 
-async def test_a_connection_that_opens_and_says_nothing_is_not_waited_for(client: BackendClient) -> None:
+async def test_a_connection_that_stays_silent_times_out(client: BackendClient) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         endpoint = endpoint_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert await post(client, endpoint, timeout_s=0.3) == Unreachable("did not answer in time")
 
 
 def _forget_names(client: BackendClient) -> None:
-    """As if the ten seconds had passed for which names are remembered."""
+    """Clear the client's cache of host names, as its ten seconds would."""
     assert client._session is not None
     connector: Any = client._session.connector
     connector.clear_dns_cache()

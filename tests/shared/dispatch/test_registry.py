@@ -1,4 +1,4 @@
-"""The registry: what belongs to which model service, and what is never called."""
+"""The registry: which backend serves a path, and which addresses are never called."""
 
 import itertools
 
@@ -62,7 +62,7 @@ def test_the_longest_prefix_of_whole_segments_serves_a_path(path: str, url: str)
     assert endpoint.path == path
 
 
-def test_an_endpoint_has_its_backends_lease_or_the_common_one() -> None:
+def test_an_endpoint_has_its_backends_lease_or_the_default_lease() -> None:
     assert SEVERAL.endpoint("/v1/org/api").backend.lease_s == 60
     assert SEVERAL.endpoint("/v1/org").backend.lease_s == 600
 
@@ -96,7 +96,7 @@ def test_a_path_that_no_prefix_serves_is_unknown(path: str) -> None:
         "/v1/" + "x" * MAX_PATH_CHARS,
     ],
 )
-def test_a_path_that_is_not_plain_is_unknown_even_with_a_gateway_for_all(path: str) -> None:
+def test_a_path_that_is_not_plain_is_unknown_even_with_a_gateway_for_all_paths(path: str) -> None:
     for backends in (SEVERAL, GATEWAY):
         with pytest.raises(UnknownBackend):
             backends.endpoint(path)
@@ -134,12 +134,12 @@ def test_a_query_string_that_must_be_escaped_is_refused(query: str) -> None:
             "/v1/org/api",
             "https://three.example.org:8443/deep/base/v1/org/api",
         ),
-        # A pipeline step names its successor on its own host; the registry says where that is.
+        # A step of a pipeline names the next endpoint on its own host; the registry maps it to its backend.
         ("https://one.example.org/v1/org/next", "/v1/org/next", "https://two.example.org/v1/org/next"),
         ("https://three.example.org:8443/deep/base/v2/org", "/v2/org", "http://10.0.0.4/v2/org"),
     ],
 )
-def test_a_url_within_a_backend_means_what_the_registry_holds_for_its_path(url: str, path: str, called: str) -> None:
+def test_a_url_of_a_backend_maps_to_the_registered_endpoint_of_its_path(url: str, path: str, called: str) -> None:
     endpoint = SEVERAL.resolve(url)
     assert (endpoint.path, endpoint.url) == (path, called)
 
@@ -184,7 +184,7 @@ def test_a_url_within_a_backend_means_what_the_registry_holds_for_its_path(url: 
         "https://[v1.x]/v1/x",
     ],
 )
-def test_a_url_outside_the_registry_is_unknown_and_the_registry_stays_untold(url: str) -> None:
+def test_a_url_outside_the_registry_is_unknown_and_the_error_exposes_no_backend(url: str) -> None:
     with pytest.raises(UnknownBackend) as refused:
         SEVERAL.resolve(url)
     assert "example.org" not in str(refused.value)
@@ -199,18 +199,18 @@ SHARING = {
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(SHARING)))
-def test_the_url_that_a_task_is_told_under_means_the_tasks_endpoint_again(order: tuple[str, ...]) -> None:
-    """An existing task manager reads a task's Endpoint and sends it back with every update."""
+def test_the_url_in_a_task_document_maps_back_to_the_tasks_endpoint(order: tuple[str, ...]) -> None:
+    """A legacy task manager reads a task's Endpoint and sends it back with every update."""
     backends = registry({path: SHARING[path] for path in order}, "https://shared.example.org/gateway")
     for path in ("/v1/long/prefix", "/v1/long/prefix/z", "/v1/x", "/v1/x/z", "/v1/y/z", "/v1/z", "/v9/z"):
-        told = backends.endpoint(path, "q=1")
-        assert backends.resolve(told.url) == told
+        endpoint = backends.endpoint(path, "q=1")
+        assert backends.resolve(endpoint.url) == endpoint
 
 
 @pytest.mark.parametrize(
     "prefix", ["", "/", "v1", "//v1", "/v1//x", "/v 1", "/v1?x", "/v1/{*rest}", "/v1/%2e", "/v1#", "https://x/v1"]
 )
-def test_what_is_no_path_prefix_stops_the_start(prefix: str) -> None:
+def test_an_invalid_path_prefix_stops_the_start(prefix: str) -> None:
     with pytest.raises(SettingsError, match="setting BACKENDS"):
         registry({prefix: "https://models.example.org"})
 
@@ -231,7 +231,7 @@ def test_what_is_no_path_prefix_stops_the_start(prefix: str) -> None:
         "https://[::1",
     ],
 )
-def test_what_is_no_base_url_stops_the_start_and_is_not_repeated(url: str) -> None:
+def test_an_invalid_base_url_stops_the_start_and_is_not_repeated(url: str) -> None:
     with pytest.raises(SettingsError) as refused:
         registry({"/v1/org": url})
     assert "setting BACKENDS['/v1/org']: " in str(refused.value)
@@ -243,7 +243,7 @@ def test_what_is_no_base_url_stops_the_start_and_is_not_repeated(url: str) -> No
 
 
 FORBIDDEN = [
-    "169.254.169.254",  # where a machine asks who it is
+    "169.254.169.254",  # the identity service of a virtual machine
     "169.254.0.1",
     "168.63.129.16",
     "0.0.0.0",
@@ -262,12 +262,12 @@ ALLOWED = ["10.0.0.4", "172.16.0.1", "192.168.1.1", "20.50.2.1", "fd00::4", "260
 
 @pytest.mark.parametrize("address", FORBIDDEN)
 @pytest.mark.parametrize("loopback", [True, False])
-def test_the_machines_link_and_the_platform_are_never_called(address: str, loopback: bool) -> None:
+def test_link_local_addresses_and_those_of_the_platform_are_never_called(address: str, loopback: bool) -> None:
     assert registry(base_url="https://models.example.org", loopback=loopback).forbids(address)
 
 
 @pytest.mark.parametrize("address", LOOPBACK)
-def test_this_machine_is_called_only_where_that_is_allowed(address: str) -> None:
+def test_loopback_addresses_are_called_only_if_the_setting_allows_it(address: str) -> None:
     assert registry(base_url="https://models.example.org").forbids(address)
     assert not registry(base_url="https://models.example.org", loopback=True).forbids(address)
 

@@ -1,4 +1,4 @@
-"""Publishing with the real SDK to the emulator: what is published while requests are under way shares the next."""
+"""Publishing with the real SDK to the emulator: events that are published during requests share the next one."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildProcess]
 
 @dataclass
 class Gate:
-    """Stands before the emulator: lets requests through when it is open, and answers some itself."""
+    """A proxy in front of the emulator. It lets requests through while it is open, and refuses some itself."""
 
     target: str
     url: str = ""
     requests: list[list[str]] = field(default_factory=list)
-    """The ids of the events of each request, in the order in which they came."""
+    """The event ids of each request, in the order of arrival."""
     sizes_bytes: list[int] = field(default_factory=list)
     refused_id: str = ""
-    """The request that has this event is answered 400."""
+    """A request with this event is answered 400."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -119,8 +119,8 @@ def published(topic: EventGridTopic, *names: str) -> asyncio.Future[Any]:
     return asyncio.ensure_future(topic.publish_dispatches([task(name) for name in names]))
 
 
-async def busy(topic: EventGridTopic, gate: Gate) -> list[asyncio.Future[Any]]:
-    """Publishes, one request each, until no further request may be under way."""
+async def fill_requests(topic: EventGridTopic, gate: Gate) -> list[asyncio.Future[Any]]:
+    """Publish events one by one until no further request may be in flight."""
     first: list[asyncio.Future[Any]] = []
     for number in range(REQUESTS):
         first.append(published(topic, f"first-{number}"))
@@ -137,11 +137,11 @@ async def stats(emulator: ChildProcess) -> int:
         return int((await control.get("/control/stats")).json()["published"])
 
 
-async def test_what_is_published_while_requests_are_under_way_goes_together_in_the_next(
+async def test_events_published_while_requests_are_in_flight_share_the_next_request(
     topic: EventGridTopic, gate: Gate, emulator: ChildProcess
 ) -> None:
     before = await stats(emulator)
-    first = await busy(topic, gate)
+    first = await fill_requests(topic, gate)
     others = [published(topic, f"t{number}") for number in range(MANY)]
     await waiting(topic, MANY)
     assert len(gate.requests) == REQUESTS
@@ -151,19 +151,17 @@ async def test_what_is_published_while_requests_are_under_way_goes_together_in_t
     assert await stats(emulator) - before == REQUESTS + MANY
 
 
-async def test_who_publishes_again_as_soon_as_it_may_need_not_wait_for_another(
-    topic: EventGridTopic, gate: Gate
-) -> None:
+async def test_events_published_one_after_another_are_sent_at_once(topic: EventGridTopic, gate: Gate) -> None:
     gate.open.set()
     for number in range(5):
         await topic.publish_dispatches([task(f"t{number}")])
     assert gate.requests == [[f"t{number}.1"] for number in range(5)]
 
 
-async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_them(
+async def test_a_request_exceeds_the_limit_of_events_only_for_the_events_of_one_caller(
     topic: EventGridTopic, gate: Gate
 ) -> None:
-    first = await busy(topic, gate)
+    first = await fill_requests(topic, gate)
     others = [published(topic, f"t{number}-a", f"t{number}-b") for number in range(REQUEST_EVENTS)]
     others.append(published(topic, *(f"u{number}" for number in range(REQUEST_EVENTS + 1))))
     await waiting(topic, len(others))
@@ -172,8 +170,8 @@ async def test_a_request_has_no_more_events_than_it_may_unless_one_caller_has_th
     assert sorted(map(len, gate.requests[REQUESTS:])) == [REQUEST_EVENTS, REQUEST_EVENTS, REQUEST_EVENTS + 1]
 
 
-async def test_a_request_has_no_more_bytes_than_it_may(topic: EventGridTopic, gate: Gate) -> None:
-    first = await busy(topic, gate)
+async def test_a_request_keeps_the_limit_of_bytes(topic: EventGridTopic, gate: Gate) -> None:
+    first = await fill_requests(topic, gate)
     long = [task(f"t{number}", "\N{GRINNING FACE}" * STATUS_CHARS) for number in range(2 * REQUEST_EVENTS)]
     others = [asyncio.ensure_future(topic.publish_completions([each])) for each in long]
     await waiting(topic, len(others))
@@ -183,26 +181,26 @@ async def test_a_request_has_no_more_bytes_than_it_may(topic: EventGridTopic, ga
     assert sum(map(len, gate.requests[REQUESTS:])) == len(long)
 
 
-async def test_a_request_that_is_refused_fails_those_whose_events_it_had_and_no_others(
+async def test_a_refused_request_fails_only_the_callers_whose_events_it_had(
     topic: EventGridTopic, gate: Gate
 ) -> None:
     gate.refused_id = "t0.1"
-    first = await busy(topic, gate)
+    first = await fill_requests(topic, gate)
     refused = [published(topic, f"t{number}") for number in range(REQUEST_EVENTS)]
-    taken = [published(topic, f"u{number}") for number in range(3)]
-    await waiting(topic, len(refused) + len(taken))
+    accepted = [published(topic, f"u{number}") for number in range(3)]
+    await waiting(topic, len(refused) + len(accepted))
     gate.open.set()
     assert await asyncio.gather(*first) == [None] * REQUESTS
-    outcomes = await asyncio.gather(*refused, *taken, return_exceptions=True)
-    assert sorted(map(len, gate.requests[REQUESTS:])) == [len(taken), len(refused)]
+    outcomes = await asyncio.gather(*refused, *accepted, return_exceptions=True)
+    assert sorted(map(len, gate.requests[REQUESTS:])) == [len(accepted), len(refused)]
     assert {type(outcome) for outcome in outcomes[: len(refused)]} == {PublishFailed}
-    assert outcomes[len(refused) :] == [None] * len(taken)
+    assert outcomes[len(refused) :] == [None] * len(accepted)
 
 
-async def test_a_caller_who_is_cancelled_takes_nobody_along_and_its_event_is_not_sent(
+async def test_a_cancelled_publish_affects_no_other_and_its_event_is_not_sent(
     topic: EventGridTopic, gate: Gate
 ) -> None:
-    first = await busy(topic, gate)
+    first = await fill_requests(topic, gate)
     others = [published(topic, f"t{number}") for number in range(4)]
     await waiting(topic, len(others))
     for each in (first[0], *others[::2]):
@@ -213,15 +211,15 @@ async def test_a_caller_who_is_cancelled_takes_nobody_along_and_its_event_is_not
     assert gate.requests[REQUESTS:] == [["t1.1", "t3.1"]]
 
 
-async def test_who_waits_for_a_request_that_hangs_is_told_in_time_and_its_event_is_not_sent(
+async def test_a_publish_behind_a_hanging_request_fails_in_time_and_its_event_is_not_sent(
     topic: EventGridTopic, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate.open.set()
-    await topic.publish_dispatches([task("earlier")])  # loads the client, and opens a connection
+    await topic.publish_dispatches([task("earlier")])  # loads the client and opens a connection
     gate.open.clear()
     gate.requests.clear()
     monkeypatch.setattr(events_module, "PUBLISH_TIMEOUT_S", 1)
-    first = await busy(topic, gate)
+    first = await fill_requests(topic, gate)
     others = [published(topic, f"t{number}") for number in range(3)]
     outcomes = await asyncio.gather(*first, *others, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {PublishFailed}

@@ -1,4 +1,4 @@
-"""The circuit breaker, with attempts that end when the test says so."""
+"""The circuit breaker, with calls that end when the test ends them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def open_(circuit: CircuitBreaker) -> None:
 
 
 class Call:
-    """An attempt or a probe that is under way until the test ends it."""
+    """A call or a probe that is in flight until the test ends it."""
 
     def __init__(self) -> None:
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -62,7 +62,7 @@ class Call:
         self._end.set_exception(NoAnswer())
 
 
-async def test_while_all_is_well_calls_pass_side_by_side(circuit: CircuitBreaker) -> None:
+async def test_a_closed_circuit_lets_calls_run_side_by_side(circuit: CircuitBreaker) -> None:
     slow = Call()
     calls = [asyncio.ensure_future(circuit.call(slow, probe=forbidden)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_while_all_is_well_calls_pass_side_by_side(circuit: CircuitBreaker
     assert await asyncio.gather(*calls) == ["fine", "fine"]
 
 
-async def test_while_one_probe_has_no_answer_nothing_is_attempted(impatient: CircuitBreaker) -> None:
+async def test_no_call_is_attempted_while_a_probe_has_no_answer(impatient: CircuitBreaker) -> None:
     await open_(impatient)
     probe = Call()
     for _ in range(3):
@@ -81,7 +81,7 @@ async def test_while_one_probe_has_no_answer_nothing_is_attempted(impatient: Cir
     assert probe.times == 1
 
 
-async def test_who_is_patient_shares_the_success_of_the_probe(circuit: CircuitBreaker) -> None:
+async def test_calls_that_wait_for_a_probe_succeed_with_it(circuit: CircuitBreaker) -> None:
     await open_(circuit)
     probe = Call()
     calls = [asyncio.ensure_future(circuit.call(fine, probe=probe)) for _ in range(3)]
@@ -91,7 +91,7 @@ async def test_who_is_patient_shares_the_success_of_the_probe(circuit: CircuitBr
     assert await circuit.call(fine, probe=forbidden) == "fine"
 
 
-async def test_who_is_patient_shares_its_failure_and_who_comes_later_has_another_probe_made(
+async def test_calls_that_wait_for_a_probe_fail_with_it_and_a_later_call_starts_another(
     circuit: CircuitBreaker,
 ) -> None:
     await open_(circuit)
@@ -104,7 +104,7 @@ async def test_who_is_patient_shares_its_failure_and_who_comes_later_has_another
     assert await circuit.call(fine, probe=fine) == "fine"
 
 
-async def test_a_probe_goes_on_when_those_who_wait_for_it_leave(circuit: CircuitBreaker) -> None:
+async def test_a_probe_goes_on_when_the_calls_that_wait_for_it_are_cancelled(circuit: CircuitBreaker) -> None:
     await open_(circuit)
     probe = Call()
     left = asyncio.ensure_future(circuit.call(forbidden, probe=probe))
@@ -117,7 +117,7 @@ async def test_a_probe_goes_on_when_those_who_wait_for_it_leave(circuit: Circuit
     assert await other == "fine"
 
 
-async def test_who_insists_is_let_through_and_closes_the_circuit_for_all(impatient: CircuitBreaker) -> None:
+async def test_a_call_that_bypasses_the_circuit_closes_it_for_all_if_it_succeeds(impatient: CircuitBreaker) -> None:
     await open_(impatient)
     with pytest.raises(CircuitOpen):
         await impatient.call(forbidden, probe=Call())
@@ -126,7 +126,7 @@ async def test_who_insists_is_let_through_and_closes_the_circuit_for_all(impatie
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-async def test_an_error_that_is_an_answer_leaves_the_circuit_closed_or_closes_it(
+async def test_an_error_that_is_an_answer_keeps_the_circuit_closed_or_closes_it(
     impatient: CircuitBreaker, is_open: bool
 ) -> None:
     if is_open:
@@ -136,7 +136,7 @@ async def test_an_error_that_is_an_answer_leaves_the_circuit_closed_or_closes_it
     assert await impatient.call(fine, probe=forbidden) == "fine"
 
 
-async def test_a_failure_of_a_call_that_another_has_overtaken_is_old_news(impatient: CircuitBreaker) -> None:
+async def test_a_failure_is_ignored_if_a_later_call_has_succeeded(impatient: CircuitBreaker) -> None:
     end = Call()
     slow = asyncio.ensure_future(impatient.call(end, probe=forbidden))
     await asyncio.sleep(0)
@@ -147,7 +147,7 @@ async def test_a_failure_of_a_call_that_another_has_overtaken_is_old_news(impati
     assert await impatient.call(fine, probe=forbidden) == "fine"
 
 
-async def test_the_circuit_tells_how_it_found_the_dependency(circuit: CircuitBreaker) -> None:
+async def test_the_circuit_reports_the_state_of_its_dependency(circuit: CircuitBreaker) -> None:
     assert circuit.state == "untried"
     await open_(circuit)
     assert circuit.state == "unavailable"

@@ -1,4 +1,4 @@
-"""What a process takes on at a time."""
+"""The limits of what a process does at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.resilience.limits import Limit, Limits, Overloaded
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 
 
-def test_what_fits_is_held_and_what_does_not_is_refused_by_name_until_there_is_room() -> None:
+def test_a_full_limit_refuses_more_by_its_name_until_there_is_room() -> None:
     limit = Limit("requests", 3)
     with ExitStack() as held:
         held.enter_context(limit.hold(2))
@@ -23,14 +23,14 @@ def test_what_fits_is_held_and_what_does_not_is_refused_by_name_until_there_is_r
         pass
 
 
-def test_room_is_given_back_however_its_use_ends() -> None:
+def test_room_is_released_after_an_error_too() -> None:
     limit = Limit("requests", 1)
     for _ in range(3):
         with pytest.raises(ValueError), limit.hold():
             raise ValueError
 
 
-def test_what_is_more_than_the_limit_is_let_through_alone() -> None:
+def test_an_amount_beyond_the_limit_is_admitted_only_alone() -> None:
     limit = Limit("large bodies", 10)
     with limit.hold(11), pytest.raises(Overloaded), limit.hold(1):
         raise AssertionError
@@ -54,7 +54,7 @@ def limits_of_bodies(most_bytes: int) -> Limits:
 LARGE_BYTES = INLINE_LIMIT_BYTES + 1
 
 
-def test_small_bodies_need_no_room() -> None:
+def test_small_bodies_do_not_count_toward_the_limit() -> None:
     limits = limits_of_bodies(LARGE_BYTES)
     with limits.body(LARGE_BYTES):
         with pytest.raises(Overloaded), limits.body(LARGE_BYTES):
@@ -63,7 +63,7 @@ def test_small_bodies_need_no_room() -> None:
             pass
 
 
-def test_who_waits_with_a_large_body_leaves_half_of_the_room_for_them_to_others() -> None:
+def test_requests_that_wait_with_large_bodies_leave_half_of_the_room_to_others() -> None:
     limits = limits_of_bodies(2 * LARGE_BYTES)
     with limits.wait(LARGE_BYTES):
         with pytest.raises(Overloaded), limits.wait(LARGE_BYTES):

@@ -1,4 +1,4 @@
-"""A store of one's own: with a clock that stands until it is told, on a Redis that no other test's stack uses."""
+"""Fixtures of a store with a manual clock, on a Redis that no stack of another test uses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink
 from shared.store.request_counts import RequestCounts
 from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from tests.patience import patient
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
@@ -27,7 +28,7 @@ POLICY = store_policy(republish_s=30, retention_s=1000, max_attempts=3, dispatch
 
 
 class Clock:
-    """Stands still unless it is advanced."""
+    """Stands still until a test advances it."""
 
     def __init__(self) -> None:
         self.ms = START_MS
@@ -40,15 +41,15 @@ class Clock:
 
 
 class RepeatingLink(RedisLink):
-    """Sends each script twice and hands out the second answer, as when the first one was lost on the way."""
+    """Sends each script twice and returns the second answer, as if the first had been lost."""
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         await super().script(name, tag, *args)
         return await super().script(name, tag, *args)
 
-    async def joint(self, name: str, *words: bytes) -> Any | None:
-        await super().combined(name, *words)
-        return await super().combined(name, *words)
+    async def combined(self, name: str, *args: bytes) -> Any | None:
+        await super().combined(name, *args)
+        return await super().combined(name, *args)
 
 
 class StoreFactory(Protocol):
@@ -57,7 +58,7 @@ class StoreFactory(Protocol):
 
 def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
     def no_identity() -> Any:
-        raise AssertionError("no managed identity is wanted")
+        raise AssertionError("no managed identity is needed")
 
     async def open_redis() -> RedisClient:
         return await connect(RedisAddress.parse(url), no_identity)
@@ -65,11 +66,12 @@ def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
     return open_redis
 
 
-class Store(TaskSteps):
-    """All steps and queries of one Redis, and none on queues."""
+class Store(TaskSteps, UpkeepSteps):
+    """All steps and queries on tasks of one Redis, and none on queues."""
 
     def __init__(self, link: RedisLink, policy: StorePolicy, clock: Clock) -> None:
-        super().__init__(link, policy, clock)
+        TaskSteps.__init__(self, link, policy, clock)
+        UpkeepSteps.__init__(self, link, policy, clock)
         self.link = link
         self.queries = Queries(link, clock)
         self.request_counts = RequestCounts(link, clock)
@@ -87,7 +89,7 @@ def store_at(url: str, policy: StorePolicy, clock: Clock, *, repeating: bool = F
 
 @pytest.fixture(scope="package")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Not the one of the other tests: a stack's reconciler there goes by the real time."""
+    """A server apart from that of the other tests: the reconciler of a stack there uses the real time."""
     kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
     with kind(tmp_path_factory.mktemp("redis")) as server:
         yield server
@@ -100,7 +102,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory]:
-    """Opens stores on the empty Redis, as several processes would; they share the clock."""
+    """Opens stores on the empty Redis, as several processes would. They share the clock."""
     stores: list[Store] = []
 
     def open_store(policy: StorePolicy = POLICY, *, url: str = redis_url, repeating: bool = False) -> Store:
@@ -114,14 +116,13 @@ async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory
 
 @pytest.fixture(params=[False, True], ids=["once", "each-script-twice"])
 def store(request: pytest.FixtureRequest, open_store: StoreFactory) -> Store:
-    """A store on an empty Redis; in a second run of the test one whose every step is sent twice, which nobody is to
-    notice."""
+    """A store on an empty Redis. In the second run of each test it sends every step twice, with the same outcomes."""
     return open_store(repeating=request.param)
 
 
 @pytest.fixture
 async def wire(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
-    """A wire to the Redis of the tests, for a store that is opened with its URL."""
+    """A relay to the Redis of the tests, for a store that is opened with the relay's URL."""
     async with Wire([node.port for node in nodes(redis_server)]) as wire:
 
         def remap(address: tuple[str, int]) -> tuple[str, int]:
@@ -133,6 +134,6 @@ async def wire(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             behind = options["port"] in wire.ports.values()
             return cluster_client(**{**options, "address_remap": remap if behind else None})
 
-        # The nodes of a cluster announce their own addresses, which lead past the wire.
+        # The nodes of a cluster publish their own addresses, which bypass the relay.
         monkeypatch.setattr(connection, "ClusterClient", open_cluster)
         yield wire

@@ -1,4 +1,4 @@
-"""A simulated backend, and who dispatches to it what its queue grants, in the order of the tests' clock."""
+"""A simulated backend, and a dispatcher that follows the grants of its queue, by the tests' clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def completed(task: Task, clock: Clock, *, since_ms: int) -> Task:
 
 
 async def release(queues: QueueSteps, grant: SlotGrant, task: Task | None = None) -> Granted:
-    """An attempt is over. *task* is what became of it, if that is known."""
+    """End an attempt. *task* is the task after it, if that is known."""
     if task is None:
         return await queues.release(PATH, grant)
     began = next((event.at_ms for event in reversed(task.history) if event.state is State.DISPATCHED), None)
@@ -57,13 +57,14 @@ async def release(queues: QueueSteps, grant: SlotGrant, task: Task | None = None
 
 @dataclass
 class Fleet:
-    """A backend that holds *slots* tasks at a time, and the dispatchers before it.
+    """A backend that holds *slots* tasks at a time, and its dispatchers.
 
     Attributes:
-        release_s: how long after it reported a task's end the backend has the slot free.
-        retry_after_s: what it says when it refuses.
-        started: the tasks it took, in order; ``refusals``: when it refused, and how many it then held.
-        most: the most that it held at a time.
+        release_s: how long after its report of a task's end the backend frees the slot.
+        retry_after_s: the Retry-After of its refusals.
+        started: the accepted tasks, in order.
+        refusals: the time of each refusal, and how many tasks the backend held then.
+        most: the highest number of tasks that it held at a time.
     """
 
     queues: QueueSteps
@@ -90,22 +91,22 @@ class Fleet:
             await self.take(await self.queues.enqueue([QueueEntry.of(task)]))
 
     async def take(self, granted: Granted) -> None:
-        """Dispatch what was granted, and ask again when that is worth it."""
+        """Dispatch the granted tasks, and set a timer to ask the queue again if it says so."""
         if granted.ask_again_s is not None:
             at_ms = self.clock() + round(granted.ask_again_s * 1000)
             if self._timer_ms is None or self._timer_ms > at_ms:
                 self._timer_ms = at_ms
-                self._later(granted.ask_again_s, self._ring)
+                self._later(granted.ask_again_s, self._on_timer)
         for grant in granted.grants:
             await self._dispatch(grant)
 
-    async def _ring(self) -> None:
+    async def _on_timer(self) -> None:
         if self._timer_ms == self.clock():
             self._timer_ms = None
             await self.take(await self.queues.grant_free_slots(PATH))
 
     async def run(self, seconds: float) -> None:
-        """Let time pass: service ends, slots are freed, timers ring."""
+        """Let time pass: tasks end, slots become free, timers fire."""
         until_ms = self.clock() + round(seconds * 1000)
         while self._events and self._events[0][0] <= until_ms:
             at_ms, _, action = heapq.heappop(self._events)
@@ -118,7 +119,7 @@ class Fleet:
 
     async def _dispatch(self, grant: SlotGrant) -> None:
         task = self.tasks[grant.task_id]
-        assert grant.attempt == task.attempt, "what was granted is not current"
+        assert grant.attempt == task.attempt, "the granted attempt is not the current one"
         if self.busy >= self.slots:
             self.refusals.append(((self.clock() - Clock().ms) / 1000, self.busy))
             self.tasks[task.id] = requeued = replace(task, attempt=task.attempt + 1)

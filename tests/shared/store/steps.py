@@ -1,4 +1,4 @@
-"""Every step of the store that changes something, each with the story that leads to it."""
+"""Every step of the store that changes something, each with the state that it starts from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from shared.store.redis.partitions import PARTITIONS, partition
-from shared.store.task_steps import CheckedSlot, Overdue
+from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
 from shared.tasks.outcomes import Claimed
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, Store
@@ -27,13 +27,13 @@ async def claim(store: Store, task_id: str = "t1") -> Task:
     return claimed.task
 
 
-async def sweep_all(store: Store) -> list[Overdue]:
+async def sweep_all(store: UpkeepSteps) -> list[Overdue]:
     found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
     return [item for items in found for item in items]
 
 
 async def check(store: Store) -> list[CheckedSlot]:
-    """What is found, but for the pauses, which chance has a part in."""
+    """What the check finds, without the pauses, which have jitter."""
     return [replace(item, check_again_s=None) for item in await store.check_slots("/v1/a", [("t1", 1)])]
 
 
@@ -119,8 +119,7 @@ async def reported(store: Store, clock: Clock) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """``given`` leads to a world, ``take`` is the step from it, for the task as it is then. ``script`` is what it
-    runs."""
+    """``given`` prepares the store, ``take`` takes the step for the task, ``script`` is the script that it runs."""
 
     name: str
     script: str
@@ -133,8 +132,8 @@ class Step:
         return task or cast("Task", None)
 
     @property
-    def tells_what_it_found(self) -> bool:
-        """A sweep answers with what it found to do, `forget` with what it removed: nothing, when it is repeated."""
+    def answers_nothing_when_repeated(self) -> bool:
+        """True of a sweep and a purge: they return only what this call has found or removed."""
         return self.script in ("task/sweep", "task/purge")
 
 
@@ -167,18 +166,22 @@ STEPS = [
     Step(
         "completed", "task/apply", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")
     ),
-    Step("beat", "task/apply", running, lambda store, _: store.heartbeat("t1", attempt=1)),
+    Step("heartbeat only", "task/apply", running, lambda store, _: store.heartbeat("t1", attempt=1)),
     Step("cancel", "task/apply", created, lambda store, _: store.cancel("t1")),
     Step("replay", "task/apply", failed, lambda store, _: store.replay("t1")),
-    Step("hop", "task/apply", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")),
+    Step(
+        "next step", "task/apply", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")
+    ),
     Step("put_result", "task/apply", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
     Step("withdraw", "task/withdraw", created, lambda store, _: store.withdraw("t1")),
     Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
     Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),
-    Step("sweep that looks at who waits", "task/sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))),
+    Step(
+        "sweep that finds a waiting task", "task/sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))
+    ),
     Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
     Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
-    Step("forget", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
+    Step("purge", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
     Step("report", "requests/report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
     Step(
         "report of an instance",

@@ -1,4 +1,4 @@
-"""Steps of a task together with what follows in its queue: one script on a server that has all of both, else two."""
+"""Combined steps: a step of a task and of its queue in one script on a single server, in two on a cluster."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import unpack
 from shared.store.task_steps import TaskSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -58,7 +59,7 @@ class Process:
 
     @classmethod
     async def full(cls, url: str, clock: Clock) -> Process:
-        """With three tasks in the backend's hands, held0 to held2, and t0 to t2 waiting."""
+        """A process whose backend holds held0 to held2, while t0 to t2 wait."""
         process = cls.at(url, clock, limit=3)
         await process.learn(clock, 3)
         for number in range(3):
@@ -66,7 +67,7 @@ class Process:
         return process
 
     async def learn(self, clock: Clock, slots: int = 2) -> list[Task]:
-        """Has the backend take so many tasks, of which none ends."""
+        """Let the backend accept *slots* tasks that do not end."""
         held: list[Task] = []
         for number in range(slots):
             created = await self.store.create_and_enqueue(new(f"held{number}"))
@@ -87,7 +88,7 @@ def single_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture
 def server(single_server: RedisServer) -> RedisServer:
-    """An empty single server, also where other tests have a cluster."""
+    """An empty single server, even if other tests use a cluster."""
     single_server.flush()
     return single_server
 
@@ -117,7 +118,7 @@ async def state_of(process: Process, task_id: str) -> tuple[State, int] | None:
 # A new task
 
 
-async def test_a_new_task_is_there_and_holds_a_slot_or_waits(process: Process, clock: Clock) -> None:
+async def test_a_new_task_is_stored_and_holds_a_slot_or_waits(process: Process, clock: Clock) -> None:
     first = await process.store.create_and_enqueue(new("t1"))
     second = await process.store.create_and_enqueue(new("t2"))
     assert granted_of(first).grants == [SlotGrant("t1", 1)]
@@ -132,7 +133,7 @@ async def test_a_new_task_is_there_and_holds_a_slot_or_waits(process: Process, c
     assert (status.holding, status.waiting) == (1, 1)
 
 
-async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, clock: Clock) -> None:
+async def test_the_outcome_of_a_create_holds_the_stored_task(process: Process, clock: Clock) -> None:
     full = new(
         "t1",
         status="s" * 300,
@@ -143,15 +144,15 @@ async def test_what_is_told_of_a_new_task_is_what_is_stored(process: Process, cl
         fingerprint="f",
         priority=0,
     )
-    unwanted = new("t2", state=State.RUNNING, dispatch_requested=False, body=None)
-    for task in (full, unwanted):
+    undispatched = new("t2", state=State.RUNNING, dispatch_requested=False, body=None)
+    for task in (full, undispatched):
         for create in (process.store.create, process.store.create_and_enqueue):
             created = await create(replace(task, id=f"{task.id}-{create.__name__}"))
             assert isinstance(created, Created)
             assert created.task == await process.store.get(created.task.id)
 
 
-async def test_a_body_whose_record_was_lost_is_in_no_new_tasks_way(process: Process, server: RedisServer) -> None:
+async def test_a_new_task_replaces_a_body_whose_record_was_lost(process: Process, server: RedisServer) -> None:
     await process.store.create(new("t1"))
     with server.connect() as client:
         client.delete("{" + tag_of("t1") + "}t:t1")
@@ -163,21 +164,21 @@ async def test_a_body_whose_record_was_lost_is_in_no_new_tasks_way(process: Proc
     assert claimed.inline_body == b"other"
 
 
-async def test_of_those_who_come_in_the_same_millisecond_who_came_first_goes_first(
+async def test_tasks_of_the_same_millisecond_are_granted_in_order_of_arrival(
     server: RedisServer, clock: Clock
 ) -> None:
     process = Process.at(server.url, clock, limit=1)
     await process.learn(clock, 1)
-    places: list[int] = []
+    positions: list[int] = []
     for task_id in ("c", "a", "b"):
         created = await process.store.create_and_enqueue(new(task_id))
         assert isinstance(created, Created)
         assert created.position
-        places.append(created.position.ahead)
-    assert places == [0, 1, 2]
+        positions.append(created.position.ahead)
+    assert positions == [0, 1, 2]
     order: list[str] = []
     last = "held0"
-    for _ in places:
+    for _ in positions:
         outcome = await process.store.update(last, state=State.COMPLETED, status="done")
         ((grant,),) = [granted_of(outcome).grants]
         order.append(last := grant.task_id)
@@ -185,19 +186,19 @@ async def test_of_those_who_come_in_the_same_millisecond_who_came_first_goes_fir
     await process.link.aclose()
 
 
-async def test_an_id_that_is_taken_gets_no_second_turn(process: Process, clock: Clock) -> None:
+async def test_an_id_in_use_gets_no_second_queue_entry(process: Process, clock: Clock) -> None:
     await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
     before = await process.queues.status(PATH)
     clock.advance(1)
-    again = await process.store.create_and_enqueue(new("t1", path="/v1/b", status="other"))
-    assert again == Existing(await process.store.get("t1"))  # type: ignore[arg-type]
+    repeated = await process.store.create_and_enqueue(new("t1", path="/v1/b", status="other"))
+    assert repeated == Existing(await process.store.get("t1"))  # type: ignore[arg-type]
     assert await process.queues.status(PATH) == before
     elsewhere = await process.queues.status("/v1/b")
     assert (elsewhere.waiting, elsewhere.holding) == (0, 0)
 
 
-async def test_of_a_task_that_its_queue_does_not_take_nothing_is_left(
+async def test_a_task_that_its_queue_refuses_leaves_nothing_behind(
     process: Process, clock: Clock, server: RedisServer
 ) -> None:
     await process.learn(clock)
@@ -213,7 +214,7 @@ async def test_of_a_task_that_its_queue_does_not_take_nothing_is_left(
 # The end of a task
 
 
-async def test_the_end_of_a_task_hands_its_slot_on_and_claims_who_comes_next(process: Process, clock: Clock) -> None:
+async def test_the_end_of_a_task_grants_its_slot_and_claims_the_next_task(process: Process, clock: Clock) -> None:
     await process.learn(clock)
     for number in range(2):
         await process.store.create_and_enqueue(new(f"t{number}"))
@@ -231,30 +232,32 @@ async def test_the_end_of_a_task_hands_its_slot_on_and_claims_who_comes_next(pro
     status = await process.queues.status(PATH, await process.store.get("t1"))
     assert (status.holding, status.waiting) == (2, 1)
     assert status.position
-    assert status.position.service_s == 7, "what the slots were held for in all, by the one that has ended"
+    assert status.position.service_s == 7, "the task that ended held its slot for 7 s"
 
 
-async def test_what_was_claimed_is_tried_again_when_nothing_comes_of_it(process: Process, clock: Clock) -> None:
+async def test_a_claimed_task_gets_a_new_attempt_if_its_dispatch_is_never_recorded(
+    process: Process, clock: Clock
+) -> None:
     await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
     await process.store.cancel("held0")
     assert await state_of(process, "t1") == ("dispatched", 1)
     clock.advance(POLICY.dispatch_window_s - 0.001)
-    await sweep_all(process.store)
+    await sweep_all(UpkeepSteps(process.link, POLICY, clock))
     assert await state_of(process, "t1") == ("dispatched", 1)
     clock.advance(0.001)
-    await sweep_all(process.store)
+    await sweep_all(UpkeepSteps(process.link, POLICY, clock))
     assert await state_of(process, "t1") == ("created", 2)
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "given up"])
-async def test_whatever_the_end_its_slot_is_handed_on(process: Process, clock: Clock, end: str) -> None:
+async def test_however_a_task_ends_its_slot_is_granted(process: Process, clock: Clock, end: str) -> None:
     held = await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
     if end == "given up":
         refused = await process.store.fail_dispatch(replace(held[0], attempt=7), status="gone")
         assert isinstance(refused, Refused)
-        assert refused.granted == (), "another attempt's end is nobody's"
+        assert refused.granted == (), "the end of another attempt releases no slot"
         outcome = await process.store.update("held0", state=State.FAILED, status="gone")
     elif end == "cancelled":
         outcome = await process.store.cancel("held0")
@@ -263,12 +266,12 @@ async def test_whatever_the_end_its_slot_is_handed_on(process: Process, clock: C
     assert granted_of(outcome).grants == [SlotGrant("t1", 1)]
 
 
-async def test_a_step_that_ends_nothing_leaves_the_queue_alone(process: Process, clock: Clock) -> None:
+async def test_a_step_that_ends_no_task_does_not_change_the_queue(process: Process, clock: Clock) -> None:
     await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
     running = await process.store.update("held0", state=State.RUNNING, status="running")
     stale = await process.store.update("held0", state=State.COMPLETED, status="done", attempt=3)
-    unknown = await process.store.update("nobody", state=State.COMPLETED, status="done")
+    unknown = await process.store.update("unknown", state=State.COMPLETED, status="done")
     assert isinstance(running, Applied)
     assert isinstance(stale, Refused)
     assert isinstance(unknown, Refused)
@@ -277,12 +280,12 @@ async def test_a_step_that_ends_nothing_leaves_the_queue_alone(process: Process,
     assert await state_of(process, "t1") == ("created", 1)
 
 
-async def test_whom_a_slot_is_handed_to_that_cannot_be_claimed_is_told_of(server: RedisServer, clock: Clock) -> None:
+async def test_a_granted_task_that_cannot_be_claimed_is_reported(server: RedisServer, clock: Clock) -> None:
     process = Process.at(server.url, clock)
     await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
-    untold = TaskSteps(process.link, POLICY, clock)
-    await untold.cancel("t1")
+    without_queue = TaskSteps(process.link, POLICY, clock)
+    await without_queue.cancel("t1")
     granted = granted_of(await process.store.update("held0", state=State.COMPLETED, status="done"))
     claim = granted.claims[SlotGrant("t1", 1)]
     assert isinstance(claim, Refused)
@@ -291,7 +294,7 @@ async def test_whom_a_slot_is_handed_to_that_cannot_be_claimed_is_told_of(server
     await process.link.aclose()
 
 
-async def test_a_task_that_is_taken_lets_another_be_tried_and_claims_it(process: Process, clock: Clock) -> None:
+async def test_an_acceptance_starts_the_next_probe_and_claims_its_task(process: Process, clock: Clock) -> None:
     await process.queues.configure(PATH, {"limit": 9})
     for number in range(3):
         await process.store.create_and_enqueue(new(f"t{number}"))
@@ -304,19 +307,21 @@ async def test_a_task_that_is_taken_lets_another_be_tried_and_claims_it(process:
     assert await state_of(process, "t2") == ("created", 1)
 
 
-async def test_the_configured_limit_holds_where_only_the_queue_knows_it(server: RedisServer, clock: Clock) -> None:
+async def test_the_configured_limit_holds_in_a_process_that_has_not_seen_the_endpoint(
+    server: RedisServer, clock: Clock
+) -> None:
     process = Process.at(server.url, clock, limit=1)
     await process.learn(clock, slots=1)
     for number in range(3):
         await process.store.create_and_enqueue(new(f"t{number}"))
-    # As if another instance's report came in before it has seen the endpoint.
+    # Another process gets a report before it has seen the endpoint.
     other = Process.at(server.url, clock, limit=1)
     granted = granted_of(await other.store.update("held0", state=State.COMPLETED, status="done"))
     assert granted.grants == [SlotGrant("t0", 1)]
     with server.connect() as client:
         client.delete("{" + tag_of(PATH) + "}q:" + PATH)
     granted = granted_of(await other.store.update("t0", state=State.COMPLETED, status="done"))
-    assert granted.grants == [], "the limit is lost, so nothing is handed on until it is told"
+    assert granted.grants == [], "the limit is lost, so no slot is granted until a process sends it"
     assert (await process.queues.grant_free_slots(PATH)).grants == [SlotGrant("t1", 1)]
     for each in (process, other):
         await each.link.aclose()
@@ -332,7 +337,7 @@ async def cut_wire(server: RedisServer) -> AsyncIterator[Wire]:
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
-async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
+async def test_an_end_whose_answer_is_lost_grants_its_slot_once_and_reports_the_grant(
     server: RedisServer, cut_wire: Wire, clock: Clock, lost: str
 ) -> None:
     plain = Process.at(server.url, clock)
@@ -358,7 +363,7 @@ async def test_an_end_whose_answer_is_lost_hands_on_once_and_tells_whom(
 
 PATHS = (PATH, "/v1/b")
 Batch = list[tuple[Any, ...]]
-"""Steps that go together: all are creates, or none is."""
+"""Steps of one moment: either all are creates, or none is."""
 creates = st.tuples(
     st.just("create"),
     st.integers(0, 9),
@@ -387,7 +392,7 @@ async def carry_out(process: Process, step: tuple[Any, ...], task: Task | None) 
 
 
 def picture(server: RedisServer) -> dict[bytes, object]:
-    """All there is, but for the order in which Lua packs a map."""
+    """All keys and values, except for the order in which Lua packs a map."""
     found: dict[bytes, object] = {}
     with SyncRedis(port=server.port) as client:
         for key in cast("list[bytes]", client.keys()):
@@ -404,7 +409,7 @@ def picture(server: RedisServer) -> dict[bytes, object]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=batches)
-async def test_steps_that_go_together_do_and_tell_what_they_do_one_by_one(
+async def test_steps_in_one_script_have_the_same_effects_and_outcomes_as_one_by_one(
     server: RedisServer, batches: list[Batch]
 ) -> None:
     seen: list[tuple[object, object]] = []
@@ -412,7 +417,7 @@ async def test_steps_that_go_together_do_and_tell_what_they_do_one_by_one(
         server.flush()
         clock = Clock()
         process = Process.at(server.url, clock)
-        random.seed(1)  # the operations' ids
+        random.seed(1)  # makes the operation ids the same
         outcomes: list[object] = []
         for batch in batches:
             tasks = [await process.store.get(numbered(step[1])) for step in batch]
@@ -424,7 +429,7 @@ async def test_steps_that_go_together_do_and_tell_what_they_do_one_by_one(
     assert seen[0] == seen[1]
 
 
-async def test_steps_of_one_moment_are_one_script(server: RedisServer, cut_wire: Wire, clock: Clock) -> None:
+async def test_steps_of_one_moment_go_in_one_script(server: RedisServer, cut_wire: Wire, clock: Clock) -> None:
     process = Process.at(cut_wire.url, clock)
     await process.learn(clock)
     begun = len(cut_wire.scripts)
@@ -436,7 +441,7 @@ async def test_steps_of_one_moment_are_one_script(server: RedisServer, cut_wire:
     await process.link.aclose()
 
 
-async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
+async def test_an_error_of_one_step_does_not_affect_the_others_in_its_script(
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
     process = await Process.full(cut_wire.url, clock)
@@ -456,13 +461,13 @@ async def test_an_error_of_one_step_is_not_that_of_those_it_goes_with(
         [SlotGrant("t0", 1)],
         [SlotGrant("t1", 1)],
     ]
-    assert (await process.queues.maintain(PATH)).loss == loss, "the queue's state is what the steps made of it"
+    assert (await process.queues.maintain(PATH)).loss == loss, "the steps have kept the queue consistent"
     status = await process.queues.status(PATH)
     assert (status.holding, status.waiting) == (3, 1)
     await process.link.aclose()
 
 
-async def test_when_the_answer_to_several_is_lost_each_hands_on_once_and_tells_whom(
+async def test_if_the_answer_to_several_ends_is_lost_each_grants_its_slot_once(
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
     process = await Process.full(cut_wire.url, clock)
@@ -471,16 +476,16 @@ async def test_when_the_answer_to_several_is_lost_each_hands_on_once_and_tells_w
         *(process.store.update(f"held{n}", state=State.COMPLETED, status="done") for n in range(3))
     )
     assert cut_wire.lose_answers == 0
-    told = [granted_of(outcome).grants for outcome in outcomes]
-    assert told == [[SlotGrant(f"t{n}", 1)] for n in range(3)]
+    reported = [granted_of(outcome).grants for outcome in outcomes]
+    assert reported == [[SlotGrant(f"t{n}", 1)] for n in range(3)]
     assert [await state_of(process, f"t{n}") for n in range(3)] == [("dispatched", 1)] * 3
     await process.link.aclose()
 
 
-# Where several servers have the partitions
+# Partitions on several servers
 
 
-async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_asked_again(
+async def test_no_combined_step_is_sent_after_a_cluster_has_refused_one(
     server: RedisServer, cut_wire: Wire, clock: Clock
 ) -> None:
     process = Process.at(cut_wire.url, clock)
@@ -498,7 +503,7 @@ async def test_who_has_the_partitions_on_several_servers_refuses_and_is_not_aske
     await process.link.aclose()
 
 
-async def test_a_node_of_a_cluster_refuses_before_it_begins(redis_server: Server, clock: Clock) -> None:
+async def test_a_cluster_node_refuses_a_combined_step_before_any_change(redis_server: Server, redis_url: str, clock: Clock) -> None:
     if not isinstance(redis_server, RedisCluster):
         pytest.skip("a single server has all partitions: run with BACKBONE_TEST_REDIS=cluster")
     node = redis_server.nodes[0]
@@ -515,7 +520,7 @@ async def test_a_node_of_a_cluster_refuses_before_it_begins(redis_server: Server
     await link.aclose()
 
 
-async def test_a_cluster_is_told_nothing_that_it_would_refuse(redis_server: Server, wire: Wire, clock: Clock) -> None:
+async def test_no_combined_step_is_sent_to_a_cluster(redis_server: Server, wire: Wire, clock: Clock) -> None:
     process = Process.at(wire.url, clock)
     created = await process.store.create_and_enqueue(new("t1"))
     assert (created is None) == isinstance(redis_server, RedisCluster)

@@ -1,4 +1,4 @@
-"""What a step costs in commands, which can be counted where time cannot be measured."""
+"""The cost of a step in commands: counts are exact, times are not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATHS = ("/v1/a", "/v1/b", "/v1/c")
 
 
 def commands_run(server: Server) -> Counter[str]:
-    """How often Redis ran each command so far, those within scripts too."""
+    """How often Redis has run each command, including those within scripts."""
     counts: Counter[str] = Counter()
     for node in nodes(server):
         with node.connect() as client:
@@ -60,7 +60,7 @@ async def test_a_step_is_one_round_trip(
     assert [command[0] for command in wire.commands] == [b"EVALSHA"]
 
 
-async def test_a_question_is_one_round_trip_and_the_depths_one_for_each_partition(
+async def test_a_query_is_one_round_trip_and_the_depths_are_one_for_each_partition(
     open_store: StoreFactory, wire: Wire
 ) -> None:
     store = open_store(url=wire.url)
@@ -91,7 +91,7 @@ async def test_timers_and_depths_cost_the_same_with_few_and_with_many_finished_t
         return sum([depth.completed for depth in (await store.queries.depths()).values()])
 
     await timers()
-    # A task of each path in each partition: what is added stands in queues that there are.
+    # Each partition has a task of each path, so that later tasks add no path.
     few = await create_finished(open_store, wire, redis_server, 0, 600)
     assert await finished() == few
     sweep_of_few, depths_of_few = await cost(redis_server, timers), await cost(redis_server, store.queries.depths)
@@ -105,7 +105,7 @@ async def test_timers_and_depths_cost_the_same_with_few_and_with_many_finished_t
 
 
 async def create_finished(open_store: StoreFactory, wire: Wire, server: Server, first: int, count: int) -> int:
-    """Create so many tasks as the store does, but in large pipelines."""
+    """Create *count* tasks as the store does, but in large pipelines."""
     await open_store(url=wire.url).create(
         NewTask(f"example-{first}", PATHS[0], 60, state=State.COMPLETED, dispatch_requested=False)
     )

@@ -1,4 +1,4 @@
-"""Counts: queue depths, and the requests in flight that reporters count."""
+"""Counts: queue depths, and the requests in flight at model services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_the_depths_are_the_true_counts_by_path_and_state(store: Store, cl
                 number += 1
                 await store.create(NewTask(f"t{number}", path, 60, state=state, dispatch_requested=False))
                 clock.advance(1)
-    # The three that wait in /v1/a came first, at 0, 1 and 2 s; 13 tasks took 13 s.
+    # The three waiting tasks of /v1/a were created first, at 0, 1 and 2 s; 13 creates took 13 s.
     depths = {"/v1/a": Depth(3, 2, 1, 4, 1, 0, oldest_waiting_ms=13_000), "/v1/b:c": Depth(cancelled=2)}
     assert await store.queries.depths() == depths
     assert await store.queries.depths("/v1/a") == {"/v1/a": depths["/v1/a"]}
@@ -80,7 +80,7 @@ async def test_reports_of_requests_add_up_by_cluster_and_path(store: Store, redi
     ] == [2, 0, 7, None]
 
 
-async def test_a_counter_shows_no_less_than_zero_and_what_comes_late_is_still_counted(store: Store) -> None:
+async def test_a_count_never_shows_less_than_zero_and_late_reports_still_count(store: Store) -> None:
     assert await store.request_counts.report("aks", "/v1/a", -1) == 0
     assert await store.request_counts.count("aks", "/v1/a") == 0
     assert await store.request_counts.report("aks", "/v1/a", 1) == 0
@@ -91,7 +91,7 @@ async def test_a_counter_shows_no_less_than_zero_and_what_comes_late_is_still_co
 async def test_a_report_repeated_after_reports_of_others_still_counts_once(
     open_store: StoreFactory, wire: Wire, others: int
 ) -> None:
-    """A failover cuts every reporter off at once, and each of them repeats."""
+    """A failover breaks the connections of all reporters at once, and each of them repeats its report."""
     first, second = open_store(url=wire.url), open_store()
     await first.request_counts.report("aks", "/v1/a", 5)
     report = wire.scripts[-1]

@@ -1,4 +1,4 @@
-"""What a caller may do to a task, whose it is, and how its end is announced."""
+"""What a caller can do with a task, the owner's rights, and the publishing of completions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.shared.store.policies import store_policy
 from tests.shared.store.steps import HELLO, sweep_all
 from tests.shared.store.world import Server, text, world
 
-ANNOUNCING = replace(POLICY, publish_completions=True)
+PUBLISHING = replace(POLICY, publish_completions=True)
 
 
 def refusal(outcome: Outcome) -> Refusal | None:
@@ -29,7 +29,7 @@ async def known(store: Store, task_id: str = "t1") -> Task:
 
 
 @pytest.mark.parametrize("given", [steps.created, steps.dispatched, steps.running], ids=lambda given: given.__name__)
-async def test_a_cancelled_task_is_out_of_every_queue_and_kept_for_its_retention(
+async def test_a_cancelled_task_leaves_its_queue_and_is_kept_for_its_retention(
     given: steps.Given, store: Store, clock: Clock
 ) -> None:
     await given(store, clock)
@@ -45,7 +45,7 @@ async def test_a_cancelled_task_is_out_of_every_queue_and_kept_for_its_retention
     assert await store.get("t1") is None
 
 
-async def test_a_replay_begins_anew_with_the_body_and_without_the_result(
+async def test_a_replay_begins_a_new_attempt_with_the_body_and_without_the_result(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.failed(store, clock)
@@ -53,7 +53,7 @@ async def test_a_replay_begins_anew_with_the_body_and_without_the_result(
     assert isinstance(outcome, Applied)
     assert outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a2 f0 n1 v6 c0 m5 q5 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'created' a2 f0 n1 v6 c0 m5 q5 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -79,7 +79,7 @@ async def test_a_replay_begins_anew_with_the_body_and_without_the_result(
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-async def test_only_what_has_failed_is_replayed(
+async def test_only_a_failed_task_can_be_replayed(
     given: steps.Given, reason: Refusal, store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await given(store, clock)
@@ -88,7 +88,9 @@ async def test_only_what_has_failed_is_replayed(
     assert world(redis_server) == before
 
 
-async def test_a_beat_renews_the_lease_and_nothing_else(store: Store, clock: Clock, redis_server: Server) -> None:
+async def test_a_heartbeat_renews_the_lease_and_nothing_else(
+    store: Store, clock: Clock, redis_server: Server
+) -> None:
     await steps.running(store, clock)
     before = await known(store)
     clock.advance(50)
@@ -98,8 +100,8 @@ async def test_a_beat_renews_the_lease_and_nothing_else(store: Store, clock: Clo
     assert "due t1@113\n" in world(redis_server)
 
 
-@pytest.mark.parametrize("name", ["cancel", "replay", "beat", "update", "hop", "put_result"])
-async def test_another_owners_task_is_unknown_and_stays_as_it_is(
+@pytest.mark.parametrize("name", ["cancel", "replay", "heartbeat", "update", "next_step", "put_result"])
+async def test_a_step_for_another_owners_task_is_refused_as_unknown(
     name: str, store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(replace(HELLO, owner="alice"))
@@ -109,9 +111,9 @@ async def test_another_owners_task_is_unknown_and_stays_as_it_is(
     take = {
         "cancel": lambda owner: store.cancel("t1", owner=owner),
         "replay": lambda owner: store.replay("t1", owner=owner),
-        "beat": lambda owner: store.heartbeat("t1", owner=owner),
+        "heartbeat": lambda owner: store.heartbeat("t1", owner=owner),
         "update": lambda owner: store.update("t1", state=State.RUNNING, status="r", owner=owner),
-        "hop": lambda owner: store.next_step("t1", status="h", owner=owner),
+        "next_step": lambda owner: store.next_step("t1", status="h", owner=owner),
         "put_result": lambda owner: store.put_result("t1", steps.RESULT, b"png", owner=owner),
     }[name]
     before = world(redis_server)
@@ -123,13 +125,13 @@ async def test_another_owners_task_is_unknown_and_stays_as_it_is(
     assert isinstance(await take("alice"), Applied)
 
 
-# Announcing the end
+# Completion events
 
 
-async def test_an_end_is_announced_again_until_that_is_acknowledged_and_then_kept_for_the_rest_of_its_time(
+async def test_a_completion_is_published_again_until_it_is_marked_as_published(
     open_store: StoreFactory, clock: Clock
 ) -> None:
-    store = open_store(ANNOUNCING)
+    store = open_store(PUBLISHING)
     await steps.running(store, clock)
     outcome = await store.update("t1", state=State.COMPLETED, status="done")
     assert isinstance(outcome, Applied)
@@ -147,26 +149,30 @@ async def test_an_end_is_announced_again_until_that_is_acknowledged_and_then_kep
     assert [item.what for item in await sweep_all(store)] == ["purged"]
 
 
-async def test_an_end_that_nobody_could_be_told_of_does_not_outlive_its_retention(
+async def test_a_task_whose_completion_was_never_published_is_purged_after_its_retention(
     open_store: StoreFactory, clock: Clock
 ) -> None:
-    store = open_store(ANNOUNCING)
+    store = open_store(PUBLISHING)
     await steps.created(store, clock)
     await store.cancel("t1")
     clock.advance(1000)
     assert [item.what for item in await sweep_all(store)] == ["purged"]
 
 
-async def test_a_failure_that_the_sweep_finds_is_to_be_announced_too(open_store: StoreFactory, clock: Clock) -> None:
-    store = open_store(replace(ANNOUNCING, max_attempts=1))
+async def test_a_failure_found_by_the_sweep_needs_a_completion_event_too(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store(replace(PUBLISHING, max_attempts=1))
     await steps.running(store, clock)
     clock.advance(60)
     failed = [item.task for item in await sweep_all(store) if item.what == "failed"]
     assert [task.completion_unpublished for task in failed if task] == [True]
 
 
-async def test_a_replayed_task_announces_its_new_end_only(open_store: StoreFactory, clock: Clock) -> None:
-    store = open_store(ANNOUNCING)
+async def test_a_replayed_task_needs_a_completion_event_for_its_new_end_only(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store(PUBLISHING)
     await steps.failed(store, clock)
     await store.replay("t1")
     assert not (await known(store)).completion_unpublished
@@ -190,16 +196,14 @@ def ids(pages: list[Page]) -> list[str]:
     return [task.id for page in pages for task in page.tasks]
 
 
-async def test_twins_of_the_same_millisecond_are_listed_once_each(store: Store) -> None:
+async def test_tasks_of_the_same_millisecond_are_listed_once_each(store: Store) -> None:
     created = [f"task-{number}" for number in range(100)]
     for task_id in created:
         await store.create(NewTask(task_id, "/v1/a", 60))
     assert sorted(ids(await all_pages(store, Listing(7)))) == sorted(created)
 
 
-async def test_a_filter_that_passes_over_thousands_looks_at_a_bounded_number_a_page(
-    store: Store, clock: Clock
-) -> None:
+async def test_a_page_reads_a_bounded_number_of_tasks_however_few_match(store: Store, clock: Clock) -> None:
     await store.create(NewTask("needle", "/v1/a", 60, owner="sewer"))
     for number in range(12_000):
         if number % 100 == 0:
@@ -211,7 +215,7 @@ async def test_a_filter_that_passes_over_thousands_looks_at_a_bounded_number_a_p
     assert [page.tasks for page in pages[:-1]] == [[]] * (len(pages) - 1)
 
 
-async def test_a_task_that_waits_anew_is_listed_by_its_creation_and_waits_since_its_hop(
+async def test_after_a_next_step_a_task_is_listed_by_its_creation_and_waits_since_the_step(
     store: Store, clock: Clock
 ) -> None:
     for number in range(4):
@@ -226,9 +230,9 @@ async def test_a_task_that_waits_anew_is_listed_by_its_creation_and_waits_since_
         await store.cancel(task_id)
     assert (await store.queries.depths())["/v1/a"] == Depth(created=1, cancelled=3, oldest_waiting_ms=5_000)
     assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == ["t1"]
-    assert [[turn.grant.task_id for turn in page] async for page in store.queue_entries("/v1/a", State.CREATED)] == [
-        ["t1"]
-    ]
+    assert [
+        [entry.grant.task_id for entry in page] async for page in store.queue_entries("/v1/a", State.CREATED)
+    ] == [["t1"]]
     await store.claim("t1", 2)
     assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == []
     assert (await store.queries.depths())["/v1/a"] == Depth(dispatched=1, cancelled=3)
@@ -245,7 +249,7 @@ async def test_a_purged_task_leaves_the_lists(store: Store, clock: Clock, redis_
 # Requests in flight, by instance
 
 
-async def test_an_instances_share_lasts_as_long_as_it_reports(store: Store, clock: Clock) -> None:
+async def test_the_request_count_of_an_instance_lasts_as_long_as_it_reports(store: Store, clock: Clock) -> None:
     async def report(instance: str | None, delta: int) -> int:
         return await store.request_counts.report("aks", "/v1/a", delta, instance=instance, keep_s=90)
 
@@ -265,12 +269,12 @@ async def test_an_instances_share_lasts_as_long_as_it_reports(store: Store, cloc
     assert await report("pod-1", 1) == 2
 
 
-async def test_no_share_is_below_zero_nor_eats_anothers(store: Store) -> None:
+async def test_the_request_count_of_an_instance_is_never_negative_and_never_reduces_anothers(store: Store) -> None:
     assert await store.request_counts.report("aks", "/v1/a", 2, instance="pod-1", keep_s=90) == 2
     assert await store.request_counts.report("aks", "/v1/a", -5, instance="pod-2", keep_s=90) == 2
     assert await store.request_counts.report("aks", "/v1/a", -5) == 2
     assert await store.request_counts.report("aks", "/v1/a", 1, instance="pod-2", keep_s=90) == 3
 
 
-def test_without_announcements_nothing_is_to_be_announced() -> None:
+def test_by_default_no_completion_is_to_be_published() -> None:
     assert store_policy().completion_s == 0

@@ -1,4 +1,4 @@
-"""What a queue's steps cost in commands: as many with ten thousand that wait as with ten."""
+"""The cost of a queue step in commands: the same with ten thousand waiting tasks as with ten."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ async def link(own_server: RedisServer) -> AsyncIterator[RedisLink]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A single one, also where other tests have a cluster: there the same is done in more steps."""
+    """A single server, even if other tests use a cluster, where the same work takes more steps."""
     with RedisServer(tmp_path) as server:
         yield server
 
 
-async def test_a_queues_steps_cost_the_same_however_many_wait(
+async def test_a_queue_step_costs_the_same_however_many_tasks_wait(
     link: RedisLink, clock: Clock, own_server: RedisServer
 ) -> None:
     queues = QueueSteps(link, store_policy(), lambda path: 4, clock)
@@ -66,10 +66,10 @@ async def test_a_queues_steps_cost_the_same_however_many_wait(
 
     async def costs() -> dict[str, Counter[str]]:
         steps: dict[str, Callable[[], Awaitable[object]]] = {
-            "offer": lambda: queues.enqueue([QueueEntry.of(task())]),
+            "enqueue": lambda: queues.enqueue([QueueEntry.of(task())]),
             "status": lambda: queues.status(PATH, late),
-            "pump": lambda: queues.grant_free_slots(PATH),
-            "tend": lambda: queues.maintain(PATH),
+            "grant free slots": lambda: queues.grant_free_slots(PATH),
+            "maintain": lambda: queues.maintain(PATH),
             "create": create,
             "end": end,
         }
@@ -90,4 +90,4 @@ async def test_a_queues_steps_cost_the_same_however_many_wait(
     await let_wait(MANY)
     assert await costs() == few
     assert (await queues.status(PATH)).waiting > MANY
-    assert sum(few["tend"].values()) <= 12 + OWNERS
+    assert sum(few["maintain"].values()) <= 12 + OWNERS

@@ -1,4 +1,4 @@
-"""What a queue learns, whom it lets go next, what it tells of who waits, and what it does when its keys are lost."""
+"""Task queues: the capacity estimate, the order of grants, reported positions, and the loss of keys."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def queues(open_queues: QueuesFactory) -> QueueSteps:
     return open_queues()
 
 
-def turn(task: Task) -> SlotGrant:
+def grant_of(task: Task) -> SlotGrant:
     return SlotGrant.of(task)
 
 
-def again(task: Task) -> Task:
-    """The task as it waits after a refusal."""
+def next_attempt(task: Task) -> Task:
+    """The task with the attempt that it gets after a refusal."""
     return replace(task, attempt=task.attempt + 1)
 
 
 def tasks(count: int, clock: Clock, owner: str = "", priority: int = 5, name: str = "t") -> list[Task]:
-    """Tasks that come one after another."""
+    """Tasks that are created one after another."""
     made: list[Task] = []
     for number in range(count):
         made.append(new_task(f"{name}{number}", clock, owner, priority))
@@ -66,23 +66,23 @@ def tasks(count: int, clock: Clock, owner: str = "", priority: int = 5, name: st
     return made
 
 
-async def offer(queues: QueueSteps, *offered: Task) -> list[SlotGrant]:
+async def enqueue(queues: QueueSteps, *offered: Task) -> list[SlotGrant]:
     return (await queues.enqueue([QueueEntry.of(task) for task in offered])).grants
 
 
 async def learn(queues: QueueSteps, clock: Clock, slots: int) -> list[Task]:
-    """Has the backend take so many, none of which ends."""
+    """Let the backend accept *slots* tasks that do not end."""
     held = tasks(slots, clock, name="held")
-    granted = await offer(queues, *held)
+    granted = await enqueue(queues, *held)
     for number, task in enumerate(held):
-        assert granted == [turn(task)]
+        assert granted == [grant_of(task)]
         granted = (await queues.accepted(task)).grants
         assert number == slots - 1 or granted
     return held
 
 
-async def order_of(queues: QueueSteps, waiting: list[Task]) -> list[str]:
-    """Lets all go that wait, one by one."""
+async def order_of_grants(queues: QueueSteps, waiting: list[Task]) -> list[str]:
+    """Let the queue grant all waiting tasks one by one. Returns their ids."""
     by_id = {task.id: task for task in waiting}
     order: list[str] = []
     granted = await queues.configure(PATH, {"paused": False})
@@ -94,7 +94,7 @@ async def order_of(queues: QueueSteps, waiting: list[Task]) -> list[str]:
 
 
 def keys(server: Server, pattern: str) -> dict[str, Any]:
-    """The keys of the queue that match, and what is in them."""
+    """The keys of the queue that match *pattern*, with their values."""
     found: dict[str, Any] = {}
     for node in nodes(server):
         with redis.Redis(port=node.port) as client:
@@ -116,58 +116,58 @@ def delete(server: Server, *prefixes: str) -> None:
                     client.delete(key)
 
 
-# What is learned of a backend
+# The capacity estimate
 
 
-async def test_beyond_what_is_known_one_is_tried_at_a_time_and_the_next_when_it_is_taken(
+async def test_beyond_the_estimate_one_task_probes_at_a_time_until_it_is_accepted(
     queues: QueueSteps, clock: Clock
 ) -> None:
     waiting = tasks(4, clock)
-    assert await offer(queues, *waiting) == [turn(waiting[0])]
-    assert await offer(queues, *tasks(3, clock, name="more")) == []
+    assert await enqueue(queues, *waiting) == [grant_of(waiting[0])]
+    assert await enqueue(queues, *tasks(3, clock, name="more")) == []
     for known, task in enumerate(waiting[:3], start=1):
-        assert (await queues.accepted(task)).grants == [turn(waiting[known])]
+        assert (await queues.accepted(task)).grants == [grant_of(waiting[known])]
         status = await queues.status(PATH)
         assert (status.slots, status.holding) == (known, known + 1)
 
 
-async def test_who_does_not_answer_is_waited_for_a_second(queues: QueueSteps, clock: Clock) -> None:
+async def test_the_next_probe_begins_if_a_probe_has_no_answer_for_a_second(queues: QueueSteps, clock: Clock) -> None:
     waiting = tasks(3, clock)
     started_ms = clock()
     granted = await queues.enqueue([QueueEntry.of(task) for task in waiting])
-    assert granted == Granted(PATH, [turn(waiting[0])], 1)
+    assert granted == Granted(PATH, [grant_of(waiting[0])], 1)
     clock.ms = started_ms + 999
     assert await queues.grant_free_slots(PATH) == Granted(PATH, [], 0.001)
     clock.ms = started_ms + 1000
-    assert await queues.grant_free_slots(PATH) == Granted(PATH, [turn(waiting[1])], 1)
-    # The answer of the first proves nothing of the second, which is still on its way.
+    assert await queues.grant_free_slots(PATH) == Granted(PATH, [grant_of(waiting[1])], 1)
+    # The answer to the first task says nothing about the second, which is still in flight.
     assert (await queues.accepted(waiting[0])).grants == []
     assert (await queues.status(PATH)).slots == 1
-    assert (await queues.accepted(waiting[1])).grants == [turn(waiting[2])]
+    assert (await queues.accepted(waiting[1])).grants == [grant_of(waiting[2])]
     assert (await queues.status(PATH)).slots == 2
 
 
-async def test_a_task_that_ends_before_its_acceptance_is_told_was_taken_too(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_task_completed_before_its_acceptance_is_recorded_counts_as_accepted(
+    queues: QueueSteps, clock: Clock
+) -> None:
     first, second, third = waiting = tasks(3, clock)
-    await offer(queues, *waiting)
-    granted = await release(queues, turn(first), completed(first, clock, since_ms=clock()))
-    # One in its place, and one beyond.
-    assert granted.grants == [turn(second), turn(third)]
+    await enqueue(queues, *waiting)
+    granted = await release(queues, grant_of(first), completed(first, clock, since_ms=clock()))
+    # One grant for the freed slot, and one probe.
+    assert granted.grants == [grant_of(second), grant_of(third)]
     assert (await queues.status(PATH)).slots == 1
     assert (await queues.accepted(first)).grants == []
     assert await queues.status(PATH) == QueueStatus(0, 2, 1, None, paused=False, draining=False)
 
 
-async def test_what_ends_unserved_proves_nothing(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_task_that_ends_without_service_does_not_raise_the_estimate(queues: QueueSteps, clock: Clock) -> None:
     first, second = tasks(2, clock)
-    await offer(queues, first, second)
-    assert (await release(queues, turn(first), None)).grants == [turn(second)]
+    await enqueue(queues, first, second)
+    assert (await release(queues, grant_of(first), None)).grants == [grant_of(second)]
     assert (await queues.status(PATH)).slots == 0
 
 
-async def test_a_backend_is_filled_by_as_many_answers_as_it_has_slots_and_one_refusal(
-    queues: QueueSteps, clock: Clock
-) -> None:
+async def test_one_answer_per_slot_and_one_refusal_fill_a_backend(queues: QueueSteps, clock: Clock) -> None:
     fleet = Fleet(queues, clock, slots=12)
     await fleet.submit(*tasks(40, clock))
     assert (fleet.busy, [held for _, held in fleet.refusals]) == (12, [12])
@@ -176,117 +176,115 @@ async def test_a_backend_is_filled_by_as_many_answers_as_it_has_slots_and_one_re
     assert (status.holding, status.slots, status.waiting) == (12, 12, 28)
 
 
-async def test_a_refusal_says_what_fits_and_delays_the_next_try(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_refusal_sets_the_estimate_and_delays_the_next_probe(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 3)
     first, second = tasks(2, clock)
-    assert await offer(queues, first, second) == [turn(first)]
-    assert await queues.refused(first, again(first), after_s=None) == Granted(PATH, [], 0.05)
+    assert await enqueue(queues, first, second) == [grant_of(first)]
+    assert await queues.refused(first, next_attempt(first), after_s=None) == Granted(PATH, [], 0.05)
     status = await queues.status(PATH)
     assert (status.slots, status.holding, status.waiting) == (3, len(held), 2)
     clock.advance(0.049)
     assert await queues.grant_free_slots(PATH) == Granted(PATH, [], 0.001)
     clock.advance(0.001)
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(again(first))]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(next_attempt(first))]
 
 
-async def test_the_delay_doubles_with_each_refusal_to_its_limit_and_begins_anew_with_an_acceptance(
+async def test_the_probe_delay_doubles_with_each_refusal_up_to_a_limit_and_resets_with_an_acceptance(
     queues: QueueSteps, clock: Clock
 ) -> None:
     await learn(queues, clock, 1)
     (task,) = tasks(1, clock)
-    assert await offer(queues, task) == [turn(task)]
+    assert await enqueue(queues, task) == [grant_of(task)]
     delays_s: list[float | None] = []
     for _ in range(10):
-        task, before = again(task), task
+        task, before = next_attempt(task), task
         granted = await queues.refused(before, task, after_s=None)
         assert not granted.grants
         delays_s.append(granted.ask_again_s)
         clock.advance(granted.ask_again_s or 0)
-        assert (await queues.grant_free_slots(PATH)).grants == [turn(task)]
+        assert (await queues.grant_free_slots(PATH)).grants == [grant_of(task)]
     assert delays_s == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
     await queues.accepted(task)
     (other,) = tasks(1, clock, name="other")
-    assert await offer(queues, other) == [turn(other)]
-    assert (await queues.refused(other, again(other), after_s=None)).ask_again_s == 0.05
+    assert await enqueue(queues, other) == [grant_of(other)]
+    assert (await queues.refused(other, next_attempt(other), after_s=None)).ask_again_s == 0.05
 
 
-async def test_refusals_that_come_together_are_one_lesson(queues: QueueSteps, clock: Clock) -> None:
+async def test_refusals_at_the_same_time_lengthen_the_probe_delay_only_once(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 4)
     waiting = tasks(4, clock)
-    assert await offer(queues, *waiting) == [turn(waiting[0])]
+    assert await enqueue(queues, *waiting) == [grant_of(waiting[0])]
     refused = waiting[0]
     for task in held:
         clock.advance(0.01)
-        assert (await queues.refused(refused, again(refused), after_s=None)).ask_again_s is not None
-        granted = await release(queues, turn(task), completed(task, clock, since_ms=clock()))
+        assert (await queues.refused(refused, next_attempt(refused), after_s=None)).ask_again_s is not None
+        granted = await release(queues, grant_of(task), completed(task, clock, since_ms=clock()))
         ((grant,),) = [granted.grants]
-        refused = again(refused)
-        assert grant == turn(refused)
+        refused = next_attempt(refused)
+        assert grant == grant_of(refused)
     status = await queues.status(PATH)
     assert status.slots == 1
-    granted = await queues.refused(refused, again(refused), after_s=None)
+    granted = await queues.refused(refused, next_attempt(refused), after_s=None)
     assert granted.ask_again_s is not None
     assert granted.ask_again_s <= 0.05
 
 
-async def test_while_more_is_tried_a_known_slot_that_gets_free_is_handed_on(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_freed_slot_within_the_estimate_is_granted_during_a_probe(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 2)
-    tried, next_, after, last = tasks(4, clock)
-    assert await offer(queues, tried, next_, after, last) == [turn(tried)]
+    probing, next_, after, last = tasks(4, clock)
+    assert await enqueue(queues, probing, next_, after, last) == [grant_of(probing)]
     clock.advance(0.01)
-    granted = await release(queues, turn(held[0]), completed(held[0], clock, since_ms=clock()))
-    assert granted.grants == [turn(next_)]
-    # Likely three fit, and it is assumed.
-    assert (await queues.accepted(tried)).grants == [turn(after)]
+    granted = await release(queues, grant_of(held[0]), completed(held[0], clock, since_ms=clock()))
+    assert granted.grants == [grant_of(next_)]
+    # The backend probably holds three; the queue assumes so.
+    assert (await queues.accepted(probing)).grants == [grant_of(after)]
     assert (await queues.status(PATH)).slots == 3
 
 
-async def test_who_is_refused_since_the_try_got_its_slot_takes_the_guess_back(
-    queues: QueueSteps, clock: Clock
-) -> None:
+async def test_a_refusal_during_a_probe_reverts_the_capacity_estimate(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 2)
     for pause_s in (0.05, 0.1, 0.2):
-        tried, next_ = tasks(2, clock, name=f"after{pause_s}s-")
-        assert await offer(queues, tried, next_) == [turn(tried)]
+        probing, next_ = tasks(2, clock, name=f"after{pause_s}s-")
+        assert await enqueue(queues, probing, next_) == [grant_of(probing)]
         clock.advance(0.01)
         ended = held.pop(0)
-        granted = await release(queues, turn(ended), completed(ended, clock, since_ms=clock()))
-        assert granted.grants == [turn(next_)]
-        await queues.accepted(tried)
+        granted = await release(queues, grant_of(ended), completed(ended, clock, since_ms=clock()))
+        assert granted.grants == [grant_of(next_)]
+        await queues.accepted(probing)
         assert (await queues.status(PATH)).slots == 3
-        granted = await queues.refused(next_, again(next_), after_s=None)
+        granted = await queues.refused(next_, next_attempt(next_), after_s=None)
         assert (await queues.status(PATH)).slots == 2
         assert granted == Granted(PATH, [], pause_s)
-        await release(queues, turn(again(next_)), None)
-        held.append(tried)
+        await release(queues, grant_of(next_attempt(next_)), None)
+        held.append(probing)
         clock.advance(60)
 
 
-async def test_retry_after_is_as_long_as_the_backend_says(queues: QueueSteps, clock: Clock) -> None:
+async def test_no_probe_begins_before_the_backends_retry_after_is_over(queues: QueueSteps, clock: Clock) -> None:
     await learn(queues, clock, 1)
     first, second = tasks(2, clock)
-    await offer(queues, first, second)
-    assert await queues.refused(first, again(first), after_s=40) == Granted(PATH, [], 40)
+    await enqueue(queues, first, second)
+    assert await queues.refused(first, next_attempt(first), after_s=40) == Granted(PATH, [], 40)
     clock.advance(39.999)
     assert (await queues.grant_free_slots(PATH)).grants == []
     clock.advance(0.001)
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(again(first))]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(next_attempt(first))]
 
 
-async def test_a_freed_slot_is_handed_on_even_while_no_more_is_tried(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_freed_slot_is_granted_even_while_probes_are_delayed(queues: QueueSteps, clock: Clock) -> None:
     one, other = await learn(queues, clock, 2)
     first, second = tasks(2, clock)
-    await offer(queues, first, second)
-    await queues.refused(first, again(first), after_s=60)
+    await enqueue(queues, first, second)
+    await queues.refused(first, next_attempt(first), after_s=60)
     clock.advance(1)
-    granted = await release(queues, turn(one), completed(one, clock, since_ms=clock()))
-    assert granted.grants == [turn(again(first))]
-    granted = await release(queues, turn(other), None)
-    assert granted.grants == [turn(second)]
+    granted = await release(queues, grant_of(one), completed(one, clock, since_ms=clock()))
+    assert granted.grants == [grant_of(next_attempt(first))]
+    granted = await release(queues, grant_of(other), None)
+    assert granted.grants == [grant_of(second)]
 
 
 @pytest.mark.parametrize("by", ["configuration", "operator"])
-async def test_a_limit_caps_what_is_held_and_is_no_reason_to_ask_again(
+async def test_a_limit_caps_the_held_slots_and_stops_probing(
     open_queues: QueuesFactory, clock: Clock, by: str
 ) -> None:
     queues = open_queues(limit=3 if by == "configuration" else None)
@@ -300,7 +298,7 @@ async def test_a_limit_caps_what_is_held_and_is_no_reason_to_ask_again(
     assert (await queues.status(PATH)).limit == 3
 
 
-async def test_the_operators_limit_counts_in_place_of_the_configured_one_until_it_is_taken_back(
+async def test_the_operators_limit_overrides_the_configured_one_until_it_is_removed(
     open_queues: QueuesFactory, clock: Clock
 ) -> None:
     queues = open_queues(limit=2)
@@ -314,7 +312,7 @@ async def test_the_operators_limit_counts_in_place_of_the_configured_one_until_i
     assert fleet.busy == 2
 
 
-async def test_a_backend_that_grows_is_filled_within_seconds(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_backend_that_gains_slots_is_filled_within_seconds(queues: QueueSteps, clock: Clock) -> None:
     fleet = Fleet(queues, clock, slots=4, service_s=lambda: 120)
     await fleet.submit(*tasks(50, clock))
     await fleet.run(60)
@@ -323,7 +321,7 @@ async def test_a_backend_that_grows_is_filled_within_seconds(queues: QueueSteps,
     assert fleet.busy == 16
 
 
-async def test_of_a_backend_that_shrinks_each_step_is_learned_by_one_refusal(
+async def test_each_lost_slot_of_a_shrinking_backend_is_learned_by_one_refusal(
     queues: QueueSteps, clock: Clock
 ) -> None:
     ages = iter([2.0 + number for number in range(10)] + [60.0] * 100)
@@ -332,25 +330,25 @@ async def test_of_a_backend_that_shrinks_each_step_is_learned_by_one_refusal(
     assert (fleet.busy, len(fleet.refusals)) == (10, 1)
     fleet.slots = 2
     await fleet.run(1)
-    tried = len(fleet.refusals)
+    probing = len(fleet.refusals)
     before: list[int] = []
     for _ in range(9):
         holding = (await queues.status(PATH)).holding
         before.append(len(fleet.refusals))
         await fleet.run(1)
-        # One of ten ends in each second, and its slot is no more: one task finds that out, and the limit follows.
+        # One of ten tasks ends each second and its slot is gone: one refusal reveals that and lowers the estimate.
         assert (await queues.status(PATH)).slots <= holding
     assert fleet.busy == 2
-    # Beside those of the slots that went, there are only the tries for more: ever more seldom.
-    assert len(fleet.refusals) - tried <= 8 + 9
+    # All other refusals are those of probes, which become ever rarer.
+    assert len(fleet.refusals) - probing <= 8 + 9
     assert (await queues.status(PATH)).slots == 2
 
 
 @pytest.mark.parametrize(("slots", "service_s", "release_s"), [(20, 0.5, 0.02), (20, 0.1, 0.005), (4, 1, 0.03)])
-async def test_a_backend_that_frees_its_slots_a_little_after_it_reports_is_kept_busy(
+async def test_a_backend_that_frees_its_slots_shortly_after_its_reports_is_kept_busy(
     queues: QueueSteps, clock: Clock, slots: int, service_s: float, release_s: float
 ) -> None:
-    """The slot is handed on at once, and refused: that must not be taken for a backend that shrinks."""
+    """A freed slot is granted at once and the task refused: the queue must not conclude that the backend shrinks."""
     seconds = 5
     ideal = slots * int(seconds / (service_s + release_s))
     fleet = Fleet(queues, clock, slots, lambda: service_s, release_s)
@@ -363,69 +361,69 @@ async def test_a_backend_that_frees_its_slots_a_little_after_it_reports_is_kept_
 # When dispatches fail
 
 
-async def test_who_gives_no_answer_twice_is_given_a_pause_that_doubles_and_then_tried_with_one(
+async def test_after_two_unanswered_dispatches_a_pause_doubles_until_a_dispatch_is_accepted(
     queues: QueueSteps, clock: Clock
 ) -> None:
     held = await learn(queues, clock, 3)
     waiting = tasks(30, clock)
-    assert await offer(queues, *waiting) == [turn(waiting[0])]
-    assert (await queues.failed(waiting[0], answered=False)).grants == [turn(waiting[1])]
+    assert await enqueue(queues, *waiting) == [grant_of(waiting[0])]
+    assert (await queues.failed(waiting[0], answered=False)).grants == [grant_of(waiting[1])]
     assert await queues.failed(waiting[1], answered=False) == Granted(PATH, [], 2)
-    # Not even the slots that get free are handed on to it.
+    # During the pause, not even freed slots are granted.
     for task in held:
-        assert (await release(queues, turn(task), None)).grants == []
+        assert (await release(queues, grant_of(task), None)).grants == []
     clock.advance(1.999)
     assert (await queues.grant_free_slots(PATH)).grants == []
     clock.advance(0.001)
     for pause_s, task in zip([4.0, 8.0, 16.0, 30.0, 30.0], waiting[2:], strict=False):
-        assert await queues.grant_free_slots(PATH) == Granted(PATH, [turn(task)], 1)
+        assert await queues.grant_free_slots(PATH) == Granted(PATH, [grant_of(task)], 1)
         assert await queues.failed(task, answered=False) == Granted(PATH, [], pause_s)
         clock.advance(pause_s)
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(waiting[7])]
-    assert (await queues.accepted(waiting[7])).grants == [turn(waiting[8])]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(waiting[7])]
+    assert (await queues.accepted(waiting[7])).grants == [grant_of(waiting[8])]
 
 
-async def test_an_acceptance_ends_the_pause_and_what_led_to_it(queues: QueueSteps, clock: Clock) -> None:
-    held = await learn(queues, clock, 3)
-    waiting = tasks(10, clock)
-    await offer(queues, *waiting)
-    await queues.failed(waiting[0], answered=False)
-    assert (await queues.failed(waiting[1], answered=False)).grants == []
-    assert (await queues.accepted(held[0])).grants == [turn(waiting[2])]
-    assert (await queues.failed(waiting[2], answered=False)).grants == [turn(waiting[3])]
-
-
-async def test_failures_that_are_answers_pause_only_a_backend_that_does_nothing_else(
+async def test_an_acceptance_ends_the_pause_and_resets_the_count_of_failures(
     queues: QueueSteps, clock: Clock
 ) -> None:
+    held = await learn(queues, clock, 3)
+    waiting = tasks(10, clock)
+    await enqueue(queues, *waiting)
+    await queues.failed(waiting[0], answered=False)
+    assert (await queues.failed(waiting[1], answered=False)).grants == []
+    assert (await queues.accepted(held[0])).grants == [grant_of(waiting[2])]
+    assert (await queues.failed(waiting[2], answered=False)).grants == [grant_of(waiting[3])]
+
+
+async def test_answered_failures_pause_a_backend_only_after_eight_in_a_row(queues: QueueSteps, clock: Clock) -> None:
     waiting = tasks(20, clock)
-    granted = await offer(queues, *waiting)
+    granted = await enqueue(queues, *waiting)
     for task in waiting[:7]:
-        assert granted == [turn(task)]
+        assert granted == [grant_of(task)]
         granted = (await queues.failed(task, answered=True)).grants
-    assert granted == [turn(waiting[7])]
+    assert granted == [grant_of(waiting[7])]
     assert await queues.failed(waiting[7], answered=True) == Granted(PATH, [], 2)
 
 
-async def test_a_failure_while_it_is_paused_does_not_prolong_the_pause(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_failure_during_a_pause_does_not_prolong_it(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 4)
-    await offer(queues, *tasks(3, clock))
+    await enqueue(queues, *tasks(3, clock))
     for task in held[:2]:
         await queues.failed(task, answered=False)
     assert [(await queues.failed(task, answered=False)).ask_again_s for task in held[2:]] == [2, 2]
 
 
-# The order
+# The order of grants
 
 
-async def test_of_one_priority_who_came_first_goes_first(queues: QueueSteps, clock: Clock) -> None:
+async def test_within_a_priority_tasks_are_granted_in_order_of_arrival(queues: QueueSteps, clock: Clock) -> None:
     await queues.configure(PATH, {"paused": True})
     waiting = tasks(12, clock)
-    await offer(queues, *random.Random(1).sample(waiting, len(waiting)))
-    assert await order_of(queues, waiting) == [task.id for task in waiting]
+    await enqueue(queues, *random.Random(1).sample(waiting, len(waiting)))
+    assert await order_of_grants(queues, waiting) == [task.id for task in waiting]
 
 
-async def test_the_higher_priority_goes_first_and_waiting_makes_up_for_ten_minutes_of_it(
+async def test_a_higher_priority_goes_first_and_each_step_of_it_outweighs_ten_minutes_of_waiting(
     queues: QueueSteps, clock: Clock
 ) -> None:
     await queues.configure(PATH, {"paused": True})
@@ -435,44 +433,48 @@ async def test_the_higher_priority_goes_first_and_waiting_makes_up_for_ten_minut
     clock.advance(0.002)
     just_after = new_task("just-after", clock, priority=6)
     waiting = [low, high, just_before, just_after]
-    await offer(queues, *waiting)
-    assert await order_of(queues, waiting) == ["high", "just-before", "low", "just-after"]
+    await enqueue(queues, *waiting)
+    assert await order_of_grants(queues, waiting) == ["high", "just-before", "low", "just-after"]
 
 
-async def test_nobody_waits_for_ever_behind_a_stream_of_what_is_more_urgent(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_low_priority_task_is_granted_at_last_despite_a_stream_of_urgent_ones(
+    queues: QueueSteps, clock: Clock
+) -> None:
     fleet = Fleet(queues, clock, slots=1, service_s=lambda: 60)
     await fleet.submit(new_task("first", clock, priority=9), new_task("lowest", clock, priority=0))
     for number in range(100):
         await fleet.submit(new_task(f"urgent{number}", clock, priority=9))
         await fleet.run(60)
-    # Nine steps of priority are ninety minutes.
+    # Nine steps of priority are worth ninety minutes.
     assert fleet.started.index("lowest") in range(90, 93)
 
 
-async def test_a_retry_goes_before_all_who_came_after_it(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_retry_goes_before_all_tasks_that_came_later(queues: QueueSteps, clock: Clock) -> None:
     await learn(queues, clock, 1)
     first, *others = waiting = tasks(4, clock)
-    assert await offer(queues, *waiting) == [turn(first)]
-    await queues.refused(first, again(first), after_s=None)
+    assert await enqueue(queues, *waiting) == [grant_of(first)]
+    await queues.refused(first, next_attempt(first), after_s=None)
     clock.advance(1)
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(again(first))]
-    assert (await queues.accepted(again(first))).grants == [turn(others[0])]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(next_attempt(first))]
+    assert (await queues.accepted(next_attempt(first))).grants == [grant_of(others[0])]
 
 
-async def test_who_is_put_back_keeps_its_place_and_is_granted_at_the_next_occasion(
+async def test_a_task_returned_to_its_queue_keeps_its_position_and_is_granted_next(
     queues: QueueSteps, clock: Clock
 ) -> None:
     first, second = tasks(2, clock)
-    assert await offer(queues, first, second) == [turn(first)]
-    await queues.return_entry(first, again(first))
-    status = await queues.status(PATH, again(first))
+    assert await enqueue(queues, first, second) == [grant_of(first)]
+    await queues.return_entry(first, next_attempt(first))
+    status = await queues.status(PATH, next_attempt(first))
     assert (status.holding, status.waiting) == (0, 2)
     assert status.position
     assert status.position.ahead == 0
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(again(first))]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(next_attempt(first))]
 
 
-async def test_one_owners_thousand_tasks_do_not_hold_up_anothers_one(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_thousand_tasks_of_one_owner_do_not_delay_another_owners_task(
+    queues: QueueSteps, clock: Clock
+) -> None:
     fleet = Fleet(queues, clock, slots=1)
     await fleet.submit(*tasks(1000, clock, "many"))
     await fleet.run(300)
@@ -482,35 +484,35 @@ async def test_one_owners_thousand_tasks_do_not_hold_up_anothers_one(queues: Que
     assert "one" in fleet.started[started : started + 2]
 
 
-async def test_owners_share_a_backend_evenly_whatever_they_hand_in(queues: QueueSteps, clock: Clock) -> None:
+async def test_owners_with_waiting_tasks_share_a_backend_evenly(queues: QueueSteps, clock: Clock) -> None:
     fleet = Fleet(queues, clock, slots=3, service_s=lambda: 1, release_s=0.01)
     await fleet.submit(*(task for owner in "abc" for task in tasks(200, clock, owner, name=f"{owner}-")))
     await fleet.run(60)
     shares = [sum(task_id.startswith(owner) for task_id in fleet.started) for owner in "abc"]
     assert min(shares) > 30
-    # The first had all slots to itself before the others had handed in anything.
+    # The first owner had all slots before the others submitted anything.
     assert max(shares) - min(shares) <= 3 + 2
     assert fleet.refusals
 
 
-async def test_an_owner_whose_task_is_refused_has_not_had_its_turn(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_refused_task_does_not_use_up_its_owners_share(queues: QueueSteps, clock: Clock) -> None:
     await learn(queues, clock, 1)
     await queues.configure(PATH, {"paused": True})
     mine, theirs = tasks(2, clock, "a", name="mine"), tasks(2, clock, "b", name="theirs")
-    await offer(queues, *mine, *theirs)
+    await enqueue(queues, *mine, *theirs)
     first = mine[0]
     granted = (await queues.configure(PATH, {"paused": False})).grants
     for _ in range(5):
-        assert granted == [turn(first)]
-        await queues.refused(first, again(first), after_s=None)
-        first = again(first)
+        assert granted == [grant_of(first)]
+        await queues.refused(first, next_attempt(first), after_s=None)
+        first = next_attempt(first)
         clock.advance(5)
         granted = (await queues.grant_free_slots(PATH)).grants
-    assert granted == [turn(first)]
-    assert (await queues.accepted(first)).grants == [turn(theirs[0])]
+    assert granted == [grant_of(first)]
+    assert (await queues.accepted(first)).grants == [grant_of(theirs[0])]
 
 
-async def test_an_owner_who_comes_late_has_no_claim_to_what_the_others_had(queues: QueueSteps, clock: Clock) -> None:
+async def test_an_owner_who_comes_late_gets_an_equal_share_from_then_on(queues: QueueSteps, clock: Clock) -> None:
     fleet = Fleet(queues, clock, slots=1)
     await fleet.submit(*tasks(100, clock, "early", name="early-"))
     await fleet.run(300)
@@ -524,18 +526,18 @@ async def test_an_owner_who_comes_late_has_no_claim_to_what_the_others_had(queue
 # Pause, drain, backlog
 
 
-async def test_a_paused_queue_takes_all_and_grants_nothing_until_it_is_resumed(
+async def test_a_paused_queue_accepts_tasks_and_grants_no_slots_until_it_is_resumed(
     queues: QueueSteps, clock: Clock
 ) -> None:
     (held,) = await learn(queues, clock, 1)
     await queues.configure(PATH, {"paused": True})
     first, second = tasks(2, clock)
-    taken = await queues.enqueue_new(QueueEntry.of(first))
-    assert isinstance(taken, Enqueued)
-    assert taken.granted == Granted(PATH, [], None)
-    assert await offer(queues, second) == []
+    enqueued = await queues.enqueue_new(QueueEntry.of(first))
+    assert isinstance(enqueued, Enqueued)
+    assert enqueued.granted == Granted(PATH, [], None)
+    assert await enqueue(queues, second) == []
     for granted in (
-        await release(queues, turn(held), completed(held, clock, since_ms=clock())),
+        await release(queues, grant_of(held), completed(held, clock, since_ms=clock())),
         await queues.grant_free_slots(PATH),
         (await queues.maintain(PATH)).granted,
         await queues.accepted(held),
@@ -543,26 +545,29 @@ async def test_a_paused_queue_takes_all_and_grants_nothing_until_it_is_resumed(
     ):
         assert granted == Granted(PATH, [], None)
     assert await queues.status(PATH) == QueueStatus(2, 0, 1, 7, paused=True, draining=False)
-    assert (await queues.configure(PATH, {"paused": False, "limit": None})).grants == [turn(first), turn(second)]
+    assert (await queues.configure(PATH, {"paused": False, "limit": None})).grants == [
+        grant_of(first),
+        grant_of(second),
+    ]
     assert await queues.status(PATH) == QueueStatus(0, 2, 1, None, paused=False, draining=False)
 
 
-async def test_a_draining_queue_takes_nothing_new_and_does_what_it_has(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_draining_queue_refuses_new_tasks_and_finishes_those_it_has(queues: QueueSteps, clock: Clock) -> None:
     first, second, third = tasks(3, clock)
-    await offer(queues, first, second)
+    await enqueue(queues, first, second)
     await queues.configure(PATH, {"draining": True})
     assert await queues.enqueue_new(QueueEntry.of(third)) == Draining()
     # A retry is not new.
-    assert (await queues.refused(first, again(first), after_s=None)).grants == []
+    assert (await queues.refused(first, next_attempt(first), after_s=None)).grants == []
     clock.advance(1)
-    assert (await queues.grant_free_slots(PATH)).grants == [turn(again(first))]
-    assert (await queues.accepted(again(first))).grants == [turn(second)]
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(next_attempt(first))]
+    assert (await queues.accepted(next_attempt(first))).grants == [grant_of(second)]
     assert await queues.status(PATH) == QueueStatus(0, 2, 1, None, paused=False, draining=True)
     await queues.configure(PATH, {"draining": False})
     assert isinstance(await queues.enqueue_new(QueueEntry.of(third)), Enqueued)
 
 
-async def test_a_full_queue_says_when_there_will_be_room(open_queues: QueuesFactory, clock: Clock) -> None:
+async def test_a_full_queue_estimates_when_it_will_have_room(open_queues: QueuesFactory, clock: Clock) -> None:
     queues = open_queues(replace(POLICY, max_backlog=4), limit=2)
     held = await learn(queues, clock, 2)
     waiting = tasks(4, clock)
@@ -573,7 +578,7 @@ async def test_a_full_queue_says_when_there_will_be_room(open_queues: QueuesFact
     assert (await queues.status(PATH)).waiting == 4
     clock.advance(8)
     for task in held:
-        await release(queues, turn(task), completed(task, clock, since_ms=task.created_ms))
+        await release(queues, grant_of(task), completed(task, clock, since_ms=task.created_ms))
     for number in range(2):
         assert isinstance(await queues.enqueue_new(QueueEntry.of(new_task(f"next{number}", clock))), Enqueued)
 
@@ -582,10 +587,10 @@ async def test_a_full_queue_says_when_there_will_be_room(open_queues: QueuesFact
         assert isinstance(full, Full)
         return full.room_in_s
 
-    # With two slots and eight seconds a task, one waits for four seconds until one less waits.
+    # With two slots and eight seconds a task, the backlog shrinks by one every four seconds.
     assert await room_in_s() == pytest.approx(4, abs=0.01)
-    # What is known already, such as a retry, is taken all the same.
-    assert await offer(queues, new_task("known", clock)) == []
+    # A task that exists already, such as a retry, is enqueued all the same.
+    assert await enqueue(queues, new_task("known", clock)) == []
     assert (await queues.status(PATH)).waiting == 5
     assert await room_in_s() == pytest.approx(8, abs=0.02)
     await queues.configure(PATH, {"paused": True})
@@ -593,7 +598,7 @@ async def test_a_full_queue_says_when_there_will_be_room(open_queues: QueuesFact
 
 
 @pytest.mark.parametrize("change", [{"draining": True}, {}], ids=["draining", "full"])
-async def test_an_offer_whose_answer_was_lost_is_taken_when_it_is_repeated(
+async def test_a_repeated_enqueue_succeeds_if_the_first_answer_was_lost(
     open_queues: QueuesFactory, clock: Clock, change: dict[str, Any]
 ) -> None:
     queues = open_queues(replace(POLICY, max_backlog=1))
@@ -606,11 +611,11 @@ async def test_an_offer_whose_answer_was_lost_is_taken_when_it_is_repeated(
     assert (await queues.status(PATH)).waiting == 1
 
 
-# What is told of who waits
+# Positions and estimated waits
 
 
 def brute_force(waiting: list[Task], times: dict[str, float]) -> list[str]:
-    """Who goes next, by the rules: the owner who is furthest behind, and of its tasks the first by rank."""
+    """The order by the rules: first the owner that is furthest behind, and within it the first task by rank."""
     left: dict[str, list[Task]] = {}
     for task in waiting:
         left.setdefault(task.owner, []).append(task)
@@ -627,7 +632,7 @@ def brute_force(waiting: list[Task], times: dict[str, float]) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_the_place_that_is_told_is_exact(
+async def test_the_reported_position_is_exact(
     queues: QueueSteps, clock: Clock, redis_server: Server, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -641,13 +646,15 @@ async def test_the_place_that_is_told_is_exact(
     await queues.configure(PATH, {"paused": True})
     waiting = [fleet.tasks[task_id] for task_id in fleet.tasks if task_id not in fleet.started]
     times = {owner.decode(): at for owner, at in keys(redis_server, "qo:")[f"qo:{PATH}"].items()}
-    told = {task.id: (await queues.status(PATH, task)).position for task in waiting}
+    reported = {task.id: (await queues.status(PATH, task)).position for task in waiting}
     expected = brute_force(waiting, times)
     assert len(expected) > 10
-    assert {task_id: place.ahead for task_id, place in told.items() if place} == {
+    assert {task_id: position.ahead for task_id, position in reported.items() if position} == {
         task_id: ahead for ahead, task_id in enumerate(expected)
     }
-    assert all(place and place.service_s is None for place in told.values()), "while it is paused nobody knows"
+    assert all(position and position.service_s is None for position in reported.values()), (
+        "a paused queue has no service time"
+    )
     await queues.configure(PATH, {"limit": 1000})
     fleet.slots, fleet.service_s = 1000, lambda: 1000
     started = len(fleet.started)
@@ -656,61 +663,63 @@ async def test_the_place_that_is_told_is_exact(
     assert fleet.started[started:] == expected
 
 
-async def test_who_is_taken_in_is_told_where_it_waits_or_that_it_does_not(queues: QueueSteps, clock: Clock) -> None:
+async def test_an_enqueue_reports_the_position_of_a_task_that_has_to_wait(queues: QueueSteps, clock: Clock) -> None:
     first, second, third = tasks(3, clock)
-    taken = [await queues.enqueue_new(QueueEntry.of(task)) for task in (first, second, third)]
-    assert [item.position for item in taken if isinstance(item, Enqueued)] == [
+    enqueued = [await queues.enqueue_new(QueueEntry.of(task)) for task in (first, second, third)]
+    assert [item.position for item in enqueued if isinstance(item, Enqueued)] == [
         None,
         QueuePosition(0, 1, None),
         QueuePosition(1, 1, None),
     ]
 
 
-async def test_the_wait_that_is_told_is_by_the_slots_and_the_last_service_times(
+async def test_the_estimated_wait_follows_from_the_slots_and_the_latest_service_times(
     queues: QueueSteps, clock: Clock
 ) -> None:
     fleet = Fleet(queues, clock, slots=4, service_s=lambda: 10)
     waiting = tasks(80, clock)
     await fleet.submit(*waiting)
-    place = (await queues.status(PATH, fleet.tasks["t20"])).position
-    assert place
-    assert (place, place.wait_s) == (QueuePosition(16, 4, None), None)
+    position = (await queues.status(PATH, fleet.tasks["t20"])).position
+    assert position
+    assert (position, position.wait_s) == (QueuePosition(16, 4, None), None)
     await fleet.run(10)
-    place = (await queues.status(PATH, fleet.tasks["t20"])).position
-    assert place
-    assert (place, place.wait_s) == (QueuePosition(12, 4, 10), 13 * 10 / 4)
+    position = (await queues.status(PATH, fleet.tasks["t20"])).position
+    assert position
+    assert (position, position.wait_s) == (QueuePosition(12, 4, 10), 13 * 10 / 4)
     fleet.service_s = lambda: 2
     await fleet.run(200)
     last = fleet.tasks["t79"]
-    assert (await queues.status(PATH, last)).position is None, "it is done"
+    assert (await queues.status(PATH, last)).position is None, "the task has ended"
     await fleet.submit(*tasks(6, clock, name="later"))
-    place = (await queues.status(PATH, fleet.tasks["later5"])).position
-    assert place
-    assert place.service_s is not None
-    assert 2 <= place.service_s < 3
+    position = (await queues.status(PATH, fleet.tasks["later5"])).position
+    assert position
+    assert position.service_s is not None
+    assert 2 <= position.service_s < 3
 
 
-async def test_who_does_not_wait_has_no_place(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_task_that_does_not_wait_has_no_position(queues: QueueSteps, clock: Clock) -> None:
     (task,) = tasks(1, clock)
     assert (await queues.status(PATH, task)).position is None
-    await offer(queues, task)
+    await enqueue(queues, task)
     assert (await queues.status(PATH, task)).position is None
 
 
-# Turns that are over
+# Entries that have ended
 
 
-async def test_a_turn_that_is_over_changes_nothing(queues: QueueSteps, clock: Clock, redis_server: Server) -> None:
+async def test_a_step_for_an_entry_that_has_ended_changes_nothing(
+    queues: QueueSteps, clock: Clock, redis_server: Server
+) -> None:
     held, other = await learn(queues, clock, 2)
-    waiting = again(again(new_task("t", clock)))
+    waiting = next_attempt(next_attempt(new_task("t", clock)))
     await queues.configure(PATH, {"limit": 2})
-    await offer(queues, waiting)
+    await enqueue(queues, waiting)
     before = keys(redis_server, PATH)
     stale = replace(waiting, attempt=1)
     for change in (
         queues.accepted(stale),
         queues.failed(stale, answered=False),
-        release(queues, turn(stale), stale),
+        release(queues, grant_of(stale), stale),
         release(queues, SlotGrant(held.id, 2), None),
         queues.enqueue([QueueEntry.of(waiting)]),
         queues.enqueue([QueueEntry.of(held), QueueEntry.of(other)]),
@@ -719,43 +728,43 @@ async def test_a_turn_that_is_over_changes_nothing(queues: QueueSteps, clock: Cl
         assert keys(redis_server, PATH) == before
 
 
-async def test_who_is_cancelled_waits_no_more(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_cancelled_task_no_longer_waits(queues: QueueSteps, clock: Clock) -> None:
     await learn(queues, clock, 1)
     waiting = tasks(3, clock, "someone")
     await queues.configure(PATH, {"paused": True})
-    await offer(queues, *waiting)
-    assert (await release(queues, turn(waiting[1]), waiting[1])).grants == []
-    assert await order_of(queues, waiting) == ["t0", "t2"]
+    await enqueue(queues, *waiting)
+    assert (await release(queues, grant_of(waiting[1]), waiting[1])).grants == []
+    assert await order_of_grants(queues, waiting) == ["t0", "t2"]
 
 
 Change = Callable[[QueueSteps, Task, Task, Clock], Awaitable[Any]]
 CHANGES: dict[str, Change] = {
-    "offer": lambda queues, held, waits, clock: queues.enqueue([QueueEntry.of(new_task("new", clock, "someone"))]),
-    "offer new": lambda queues, held, waits, clock: queues.enqueue_new(
+    "enqueue": lambda queues, held, waits, clock: queues.enqueue([QueueEntry.of(new_task("new", clock, "someone"))]),
+    "enqueue new": lambda queues, held, waits, clock: queues.enqueue_new(
         QueueEntry.of(new_task("new", clock, "someone"))
     ),
     "accepted": lambda queues, held, waits, clock: queues.accepted(held),
-    "refused": lambda queues, held, waits, clock: queues.refused(held, again(held), after_s=None),
-    "refused until": lambda queues, held, waits, clock: queues.refused(held, again(held), after_s=9),
+    "refused": lambda queues, held, waits, clock: queues.refused(held, next_attempt(held), after_s=None),
+    "refused until": lambda queues, held, waits, clock: queues.refused(held, next_attempt(held), after_s=9),
     "failed": lambda queues, held, waits, clock: queues.failed(held, answered=False),
-    "put back": lambda queues, held, waits, clock: queues.return_entry(held, again(held)),
+    "return entry": lambda queues, held, waits, clock: queues.return_entry(held, next_attempt(held)),
     "completed": lambda queues, held, waits, clock: release(
-        queues, turn(held), completed(held, clock, since_ms=clock() - 5000)
+        queues, grant_of(held), completed(held, clock, since_ms=clock() - 5000)
     ),
-    "cancelled": lambda queues, held, waits, clock: release(queues, turn(waits), waits),
-    "pump": lambda queues, held, waits, clock: queues.grant_free_slots(PATH),
-    "tend": lambda queues, held, waits, clock: queues.maintain(PATH),
-    "hold": lambda queues, held, waits, clock: queues.mark_held(
+    "cancelled": lambda queues, held, waits, clock: release(queues, grant_of(waits), waits),
+    "grant free slots": lambda queues, held, waits, clock: queues.grant_free_slots(PATH),
+    "maintain": lambda queues, held, waits, clock: queues.maintain(PATH),
+    "mark held": lambda queues, held, waits, clock: queues.mark_held(
         [QueueEntry.of(waits), QueueEntry.of(new_task("new", clock))]
     ),
-    "look again": lambda queues, held, waits, clock: queues.reschedule_check(PATH, {turn(held): 77}),
+    "reschedule check": lambda queues, held, waits, clock: queues.reschedule_check(PATH, {grant_of(held): 77}),
     "pause": lambda queues, held, waits, clock: queues.configure(PATH, {"paused": True}),
     "limit": lambda queues, held, waits, clock: queues.configure(PATH, {"limit": 9}),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_a_change_whose_answer_was_lost_leaves_the_queue_as_if_it_was_not(
+async def test_a_change_repeated_after_a_lost_answer_has_its_effect_once(
     open_queues: QueuesFactory, clock: Clock, redis_server: Server, name: str
 ) -> None:
     pictures: list[dict[str, Any]] = []
@@ -765,114 +774,114 @@ async def test_a_change_whose_answer_was_lost_leaves_the_queue_as_if_it_was_not(
         queues = open_queues()
         held = (await learn(queues, clock, 3))[-1]
         waits = new_task("waits", clock, "someone")
-        tried = tasks(2, clock, name="tried")
-        await offer(queues, tried[0])
-        await queues.refused(tried[0], again(tried[0]), after_s=None)
-        await offer(queues, tried[1], waits)
+        probing = tasks(2, clock, name="probing")
+        await enqueue(queues, probing[0])
+        await queues.refused(probing[0], next_attempt(probing[0]), after_s=None)
+        await enqueue(queues, probing[1], waits)
         await CHANGES[name](open_queues(repeating=repeating), held, waits, clock)
         pictures.append(keys(redis_server, PATH))
     assert pictures[0] == pictures[1]
 
 
-# What nobody told of, and what was lost
+# Checks of held slots, and loss of keys
 
 
-async def test_a_slot_that_nobody_claims_or_gives_back_is_looked_at_now_and_again(
-    queues: QueueSteps, clock: Clock
-) -> None:
+async def test_slots_that_are_held_for_long_are_checked_at_intervals(queues: QueueSteps, clock: Clock) -> None:
     first, second = tasks(2, clock)
     started_ms = clock()
-    await offer(queues, first)
+    await enqueue(queues, first)
     await queues.accepted(first)
-    await offer(queues, second)
+    await enqueue(queues, second)
     clock.ms = started_ms + 29_999
     assert (await queues.maintain(PATH)).doubtful == []
     clock.ms = started_ms + 30_000
-    assert (await queues.maintain(PATH)).doubtful == [turn(first), turn(second)]
+    assert (await queues.maintain(PATH)).doubtful == [grant_of(first), grant_of(second)]
     assert (await queues.maintain(PATH)).doubtful == []
-    await queues.reschedule_check(PATH, {turn(second): 45})
+    await queues.reschedule_check(PATH, {grant_of(second): 45})
     clock.advance(20)
-    assert (await queues.maintain(PATH)).doubtful == [turn(first)]
+    assert (await queues.maintain(PATH)).doubtful == [grant_of(first)]
     clock.advance(25)
-    assert (await queues.maintain(PATH)).doubtful == [turn(first), turn(second)]
+    assert (await queues.maintain(PATH)).doubtful == [grant_of(first), grant_of(second)]
 
 
-async def test_a_slot_whose_turn_is_gone_is_not_looked_for_again(queues: QueueSteps, clock: Clock) -> None:
+async def test_the_slot_of_an_entry_that_has_ended_is_not_checked_again(queues: QueueSteps, clock: Clock) -> None:
     (task,) = await learn(queues, clock, 1)
-    await release(queues, turn(task), None)
-    await queues.reschedule_check(PATH, {turn(task): 45})
+    await release(queues, grant_of(task), None)
+    await queues.reschedule_check(PATH, {grant_of(task): 45})
     assert (await queues.status(PATH)).holding == 0
 
 
-async def whole(queues: QueueSteps) -> None:
-    tended = await queues.maintain(PATH)
-    if tended.loss is not None:
-        await queues.mark_rebuilt(PATH, tended.loss)
+async def rebuild_if_needed(queues: QueueSteps) -> None:
+    maintained = await queues.maintain(PATH)
+    if maintained.loss is not None:
+        await queues.mark_rebuilt(PATH, maintained.loss)
 
 
 LOSSES = [("q",), ("qo",), ("qw",), ("qh",), ("q", "qo", "qw", "qh"), ("qo", "qw"), ("q", "qs")]
 
 
 @pytest.mark.parametrize("lost", LOSSES, ids="+".join)
-async def test_a_loss_is_noticed_and_what_there_is_is_offered_again_to_a_whole_queue(
+async def test_lost_keys_are_noticed_and_the_queue_is_rebuilt_from_its_tasks(
     queues: QueueSteps, clock: Clock, redis_server: Server, lost: tuple[str, ...]
 ) -> None:
     held = await learn(queues, clock, 3)
     waiting = [*tasks(5, clock, "a", name="a"), *tasks(5, clock, "b", name="b")]
     await queues.configure(PATH, {"limit": 3})
-    await offer(queues, *waiting)
-    await whole(queues)
+    await enqueue(queues, *waiting)
+    await rebuild_if_needed(queues)
     assert (await queues.maintain(PATH)).loss is None
 
     delete(redis_server, *lost)
     clock.advance(0.001)
-    tended = await queues.maintain(PATH)
-    assert tended.loss is not None
+    maintained = await queues.maintain(PATH)
+    assert maintained.loss is not None
     if "qs" in lost:
-        await queues.configure(PATH, {"limit": 3})  # the operator's word is in no record
+        await queues.configure(PATH, {"limit": 3})  # no record holds the operator's limit
     clock.advance(0.001)
     await queues.mark_held([QueueEntry.of(task) for task in held])
-    await offer(queues, *waiting)
-    await queues.mark_rebuilt(PATH, tended.loss)
+    await enqueue(queues, *waiting)
+    await queues.mark_rebuilt(PATH, maintained.loss)
 
     assert (await queues.maintain(PATH)).loss is None
     status = await queues.status(PATH)
-    granted = tended.granted.grants
+    granted = maintained.granted.grants
     assert (status.holding, status.waiting) == (3 + len(granted), 10 - len(granted))
     by_id = {task.id: task for task in [*held, *waiting]}
-    working, done = [*map(turn, held), *granted], list[str]()
+    working, done = [*map(grant_of, held), *granted], list[str]()
     while working:
         gone = by_id[working.pop(0).task_id]
         done.append(gone.id)
-        working += (await release(queues, turn(gone), completed(gone, clock, since_ms=clock()))).grants
+        working += (await release(queues, grant_of(gone), completed(gone, clock, since_ms=clock()))).grants
     assert sorted(done) == sorted(by_id)
     status = await queues.status(PATH)
     assert (status.waiting, status.holding) == (0, 0)
 
 
-async def test_after_a_loss_more_is_tried_one_by_one(queues: QueueSteps, clock: Clock, redis_server: Server) -> None:
-    """Else all that the backend holds would be dispatched to it once more."""
+async def test_after_a_loss_slots_are_granted_one_by_one(
+    queues: QueueSteps, clock: Clock, redis_server: Server
+) -> None:
+    """Otherwise the queue would dispatch to the backend once more as many tasks as it holds already."""
     await learn(queues, clock, 8)
     await queues.configure(PATH, {"paused": True})
     waiting = tasks(20, clock)
-    await offer(queues, *waiting)
+    await enqueue(queues, *waiting)
     delete(redis_server, "qh")
     granted = await queues.configure(PATH, {"paused": False})
     assert len(granted.grants) == 1
 
 
-async def test_a_try_that_was_lost_with_its_slot_makes_no_room_for_another(
+async def test_a_probe_that_was_lost_with_its_slot_makes_no_room_for_another(
     queues: QueueSteps, clock: Clock, redis_server: Server
 ) -> None:
-    assert len(await offer(queues, *tasks(1, clock, name="lost"))) == 1
+    assert len(await enqueue(queues, *tasks(1, clock, name="lost"))) == 1
     delete(redis_server, "qh")
     more = tasks(3, clock, name="more")
-    assert not await offer(queues, *more)  # the answer to the one that is lost is awaited
+    assert not await enqueue(queues, *more)  # the queue still waits for the answer to the lost probe
     clock.advance(60)
     assert len((await queues.grant_free_slots(PATH)).grants) == 1
 
 
-async def test_after_a_loss_of_the_state_owners_who_come_do_not_go_before_all_who_wait(
+async def test_after_a_loss_of_the_state_new_owners_do_not_overtake_all_waiting_tasks(
     queues: QueueSteps, clock: Clock, redis_server: Server
 ) -> None:
     fleet = Fleet(queues, clock, slots=1, service_s=lambda: 1)
@@ -886,7 +895,7 @@ async def test_after_a_loss_of_the_state_owners_who_come_do_not_go_before_all_wh
     assert sum(task_id.startswith("early") for task_id in since) >= len(since) / 2 - 1
 
 
-async def test_a_loss_during_the_repair_is_not_taken_for_repaired(
+async def test_a_loss_during_a_rebuild_is_not_marked_as_rebuilt(
     queues: QueueSteps, clock: Clock, redis_server: Server
 ) -> None:
     await learn(queues, clock, 2)
@@ -894,7 +903,7 @@ async def test_a_loss_during_the_repair_is_not_taken_for_repaired(
     first = (await queues.maintain(PATH)).loss
     assert first is not None
     clock.advance(1)
-    await offer(queues, *tasks(2, clock))
+    await enqueue(queues, *tasks(2, clock))
     delete(redis_server, "qh")
     await queues.grant_free_slots(PATH)
     await queues.mark_rebuilt(PATH, first)
@@ -902,9 +911,9 @@ async def test_a_loss_during_the_repair_is_not_taken_for_repaired(
     assert second not in (None, first)
 
 
-async def test_what_is_held_is_not_taken_for_waiting_by_a_rebuild(queues: QueueSteps, clock: Clock) -> None:
+async def test_a_task_that_a_rebuild_marks_as_held_no_longer_waits(queues: QueueSteps, clock: Clock) -> None:
     await queues.configure(PATH, {"paused": True})
     first, second = tasks(2, clock, "someone")
-    await offer(queues, first, second)
+    await enqueue(queues, first, second)
     await queues.mark_held([QueueEntry.of(first)])
     assert await queues.status(PATH) == QueueStatus(1, 1, 0, None, paused=True, draining=False)

@@ -1,4 +1,4 @@
-"""Several processes at once."""
+"""Steps of several processes at the same time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IDS = [f"t{number}" for number in range(50)]
 
 @pytest.fixture
 async def processes(open_store: StoreFactory) -> list[Store]:
-    """Stores with connections of their own, all open."""
+    """Stores with separate connections, all open."""
     stores = [open_store() for _ in range(PROCESSES)]
     await asyncio.gather(*(store.ping() for store in stores))
     return stores
@@ -32,7 +32,7 @@ async def create_all(store: Store) -> None:
     )
 
 
-async def test_of_many_claims_of_one_attempt_exactly_one_wins(
+async def test_exactly_one_of_many_claims_of_an_attempt_succeeds(
     processes: list[Store], clock: Clock, redis_server: Server
 ) -> None:
     await create_all(processes[0])
@@ -47,7 +47,7 @@ async def test_of_many_claims_of_one_attempt_exactly_one_wins(
     World(redis_server).assert_consistent()
 
 
-async def test_of_many_creates_of_one_id_exactly_one_wins_and_the_others_get_its_task(
+async def test_exactly_one_of_many_creates_of_an_id_succeeds_and_the_others_get_its_task(
     processes: list[Store], redis_server: Server
 ) -> None:
     for task_id in IDS[:20]:
@@ -74,9 +74,7 @@ async def test_of_many_creates_of_one_id_exactly_one_wins_and_the_others_get_its
     World(redis_server).assert_consistent()
 
 
-async def test_of_a_hop_and_an_update_at_once_the_hop_always_prevails(
-    processes: list[Store], redis_server: Server
-) -> None:
+async def test_a_next_step_prevails_over_a_simultaneous_update(processes: list[Store], redis_server: Server) -> None:
     await create_all(processes[0])
     one, other, *_ = processes
     outcomes = await asyncio.gather(
@@ -89,8 +87,8 @@ async def test_of_a_hop_and_an_update_at_once_the_hop_always_prevails(
             )
         )
     )
-    updates, hops = outcomes[::2], outcomes[1::2]
-    assert all(isinstance(next_step, Applied) for next_step in hops)
+    updates, next_steps = outcomes[::2], outcomes[1::2]
+    assert all(isinstance(step, Applied) for step in next_steps)
     assert all(isinstance(update, Applied) or update.reason is Refusal.STALE for update in updates)
     assert {(rec["s"], rec["p"], rec["a"]) for rec in World(redis_server).records.values()} == {
         ("created", "/v1/b", 2)
@@ -99,7 +97,7 @@ async def test_of_a_hop_and_an_update_at_once_the_hop_always_prevails(
     World(redis_server).assert_consistent()
 
 
-async def test_of_two_different_ends_at_once_exactly_one_stays(processes: list[Store], redis_server: Server) -> None:
+async def test_exactly_one_of_two_simultaneous_ends_is_applied(processes: list[Store], redis_server: Server) -> None:
     await create_all(processes[0])
     one, other, *_ = processes
     outcomes = await asyncio.gather(
@@ -114,15 +112,15 @@ async def test_of_two_different_ends_at_once_exactly_one_stays(processes: list[S
     )
     ends: list[str] = []
     for pair in zip(outcomes[::2], outcomes[1::2], strict=True):
-        (moved,) = [outcome for outcome in pair if isinstance(outcome, Applied)]
+        (applied,) = [outcome for outcome in pair if isinstance(outcome, Applied)]
         (refused,) = [outcome for outcome in pair if isinstance(outcome, Refused)]
-        assert refused == Refused(Refusal.FINISHED, moved.task)
-        ends.append(moved.task.state)
+        assert refused == Refused(Refusal.FINISHED, applied.task)
+        ends.append(applied.task.state)
     assert [World(redis_server).records[task_id]["s"] for task_id in IDS] == ends
 
 
 @pytest.mark.parametrize("age_s", [30, 1000], ids=["waits", "purges"])
-async def test_of_several_reconcilers_at_once_each_overdue_task_is_handed_to_exactly_one(
+async def test_simultaneous_sweeps_give_each_overdue_task_to_exactly_one_reconciler(
     processes: list[Store], clock: Clock, redis_server: Server, age_s: float
 ) -> None:
     ids = [f"t{number}" for number in range(500)]
@@ -133,12 +131,12 @@ async def test_of_several_reconcilers_at_once_each_overdue_task_is_handed_to_exa
     )
     clock.advance(age_s)
     found = await asyncio.gather(*(store.sweep(p) for p in range(PARTITIONS) for store in processes[:3]))
-    handed_out = [item.id for items in found for item in items]
-    assert sorted(handed_out) == sorted(ids)
+    found_ids = [item.id for items in found for item in items]
+    assert sorted(found_ids) == sorted(ids)
     assert world(redis_server, dict.fromkeys(ids, (45.0, 60.0))).count("45..60") == (0 if finished else len(ids))
 
 
-async def test_a_lease_that_ends_while_the_backend_reports_ends_in_one_attempt_or_the_next(
+async def test_a_report_at_the_end_of_a_lease_is_applied_or_a_new_attempt_begins(
     processes: list[Store], clock: Clock, redis_server: Server
 ) -> None:
     await steps.running(processes[0], clock)
@@ -147,15 +145,15 @@ async def test_a_lease_that_ends_while_the_backend_reports_ends_in_one_attempt_o
     outcome, overdue = await asyncio.gather(
         one.update("t1", state=State.COMPLETED, status="completed", attempt=1), other.sweep(partition("t1"))
     )
-    handed_out = [item.what for item in overdue]
+    found_ids = [item.what for item in overdue]
     if isinstance(outcome, Applied):
-        assert (outcome.task.state, handed_out) == (State.COMPLETED, [])
+        assert (outcome.task.state, found_ids) == (State.COMPLETED, [])
     else:
-        assert (outcome.reason, handed_out) == (Refusal.STALE, ["retry"])
+        assert (outcome.reason, found_ids) == (Refusal.STALE, ["retry"])
     World(redis_server).assert_consistent()
 
 
-async def test_more_callers_than_connections_wait_for_one_another(open_store: StoreFactory) -> None:
+async def test_more_calls_than_connections_are_all_answered(open_store: StoreFactory) -> None:
     store = open_store()
     outcomes = await asyncio.gather(*(store.create(NewTask(f"t{number}", "/v1/a", 60)) for number in range(500)))
     assert all(isinstance(outcome, Created) for outcome in outcomes)

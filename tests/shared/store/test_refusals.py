@@ -1,4 +1,4 @@
-"""Which step may be taken from which state, and by whom. A refused step changes nothing."""
+"""Which step is allowed in which state, and for which attempt. A refused step changes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.shared.store.world import Server, world
 
 STATES = (State.CREATED, State.DISPATCHED, State.RUNNING, State.COMPLETED, State.FAILED, State.CANCELLED)
 
-# A task as the caller of a step believes it to be: its id and attempt count.
+# A step on a task as its caller knows it, by id and attempt.
 Take = Callable[[Store, Task], Awaitable[Outcome | Claimed]]
 STEPS: dict[str, Take] = {
     "claim": lambda store, task: store.claim(task.id, task.attempt),
@@ -26,16 +26,16 @@ STEPS: dict[str, Take] = {
     "running": lambda store, task: store.update(task.id, state=State.RUNNING, status="r", attempt=task.attempt),
     "completed": lambda store, task: store.update(task.id, state=State.COMPLETED, status="c", attempt=task.attempt),
     "failed": lambda store, task: store.update(task.id, state=State.FAILED, status="f", attempt=task.attempt),
-    "beat": lambda store, task: store.heartbeat(task.id, attempt=task.attempt),
-    "hop": lambda store, task: store.next_step(task.id, status="hop", path="/v1/b", attempt=task.attempt),
-    "hop with a body": lambda store, task: store.next_step(
-        task.id, status="hop", attempt=task.attempt, body=Content("text/plain", 3), inline_body=b"bye"
+    "heartbeat only": lambda store, task: store.heartbeat(task.id, attempt=task.attempt),
+    "next step": lambda store, task: store.next_step(task.id, status="next step", path="/v1/b", attempt=task.attempt),
+    "next step with a body": lambda store, task: store.next_step(
+        task.id, status="next step", attempt=task.attempt, body=Content("text/plain", 3), inline_body=b"bye"
     ),
     "put_result": lambda store, task: store.put_result(task.id, steps.RESULT, b"png", attempt=task.attempt),
 }
 
-# What becomes of each step in each state, in the order of STATES: the state it leads to, or why it is refused.
-# `same` is the end that the task already had.
+# The result of each step in each state, in the order of STATES: the next state, or the reason of the refusal.
+# `same` means that the task has this end already.
 ALLOWED = {
     "claim": "dispatched state state finished finished finished",
     "accepted": "state dispatched state finished finished finished",
@@ -45,15 +45,15 @@ ALLOWED = {
     "running": "running running running finished finished finished",
     "completed": "completed completed completed same finished finished",
     "failed": "failed failed failed finished same finished",
-    "beat": "state dispatched running finished finished finished",
-    "hop": "created created created finished finished finished",
-    "hop with a body": "created created created finished finished finished",
+    "heartbeat only": "state dispatched running finished finished finished",
+    "next step": "created created created finished finished finished",
+    "next step with a body": "created created created finished finished finished",
     "put_result": "created dispatched running finished finished finished",
 }
 
 
 async def _task_in(state: State, store: Store, clock: Clock) -> Task:
-    """A task in *state*, of attempt 2, that was ended as STEPS would."""
+    """A task in *state*, at attempt 2. A terminal state was reached as STEPS would reach it."""
     await steps.dispatched(store, clock)
     task = await store.get("t1")
     assert task
@@ -70,14 +70,14 @@ async def _task_in(state: State, store: Store, clock: Clock) -> Task:
     return task
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_covers_every_step_and_state() -> None:
     assert ALLOWED.keys() == STEPS.keys()
     assert {len(row.split()) for row in ALLOWED.values()} == {len(STATES)}
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", STEPS)
-async def test_a_step_is_taken_or_refused_by_the_state_of_the_task(
+async def test_the_state_of_a_task_decides_whether_a_step_is_applied_or_refused(
     open_store: Callable[[], Store], clock: Clock, redis_server: Server, name: str, state: State
 ) -> None:
     store = open_store()
@@ -98,7 +98,7 @@ async def test_a_step_is_taken_or_refused_by_the_state_of_the_task(
 
 
 @pytest.mark.parametrize("state", [State.CREATED, State.RUNNING, State.COMPLETED])
-@pytest.mark.parametrize("attempt", [1, 3], ids=["older", "never drawn"])
+@pytest.mark.parametrize("attempt", [1, 3], ids=["older", "newer"])
 @pytest.mark.parametrize("name", STEPS)
 async def test_a_step_for_another_attempt_than_the_current_one_is_refused_and_changes_nothing(
     open_store: Callable[[], Store], clock: Clock, redis_server: Server, name: str, attempt: int, state: State
@@ -120,9 +120,9 @@ async def test_a_step_for_another_attempt_than_the_current_one_is_refused_and_ch
         lambda store: store.next_step("t1", status="created"),
         lambda store: store.put_result("t1", steps.RESULT, b"png"),
     ],
-    ids=["claim", "update", "hop", "put_result"],
+    ids=["claim", "update", "next step", "put_result"],
 )
-async def test_a_step_that_names_no_attempt_is_trusted_as_the_current_one(
+async def test_a_step_that_names_no_attempt_applies_to_the_current_one(
     open_store: Callable[[], Store], clock: Clock, take: Callable[[Store], Awaitable[Outcome | Claimed]]
 ) -> None:
     store = open_store()
@@ -132,7 +132,7 @@ async def test_a_step_that_names_no_attempt_is_trusted_as_the_current_one(
 
 
 @pytest.mark.parametrize("name", STEPS)
-async def test_a_step_of_an_unknown_task_is_refused_and_leaves_nothing(
+async def test_a_step_for_an_unknown_task_is_refused_and_stores_nothing(
     open_store: Callable[[], Store], clock: Clock, redis_server: Server, name: str
 ) -> None:
     store = open_store()

@@ -1,4 +1,4 @@
-"""redis-py repeats a command whose answer was lost: every step must then have had its effect once."""
+"""redis-py repeats a command whose answer was lost. Every step must have its effect once all the same."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from tests.shared.store.world import START_MS, Server, nodes, world
 BY_CHANCE = {"t1": (0.0, 10_000.0)}
 
 
-async def taken_without_trouble(
-    step: Step, store: Store, clock: Clock, redis_server: Server
-) -> tuple[object, str, str]:
-    """What the step answers, and the worlds before and after it; then Redis is empty again."""
+async def taken_undisturbed(step: Step, store: Store, clock: Clock, redis_server: Server) -> tuple[object, str, str]:
+    """The outcome of the step, and the worlds before and after it. Leaves Redis empty."""
     task = await step.prepare(store, clock)
     before = world(redis_server)
     outcome = await step.take(store, task)
@@ -29,11 +27,11 @@ async def taken_without_trouble(
 
 @each_step
 @pytest.mark.parametrize("lost", ["request", "answer"])
-async def test_a_step_whose_connection_is_cut_has_its_effect_once_and_the_same_answer(
+async def test_a_step_whose_connection_breaks_has_its_effect_once_and_the_same_outcome(
     open_store: StoreFactory, wire: Wire, clock: Clock, redis_server: Server, step: Step, lost: str
 ) -> None:
     plain = open_store()
-    expected, before, after = await taken_without_trouble(step, plain, clock, redis_server)
+    expected, before, after = await taken_undisturbed(step, plain, clock, redis_server)
 
     task = await step.prepare(plain, clock)
     assert world(redis_server) == before
@@ -47,18 +45,18 @@ async def test_a_step_whose_connection_is_cut_has_its_effect_once_and_the_same_a
     assert len(wire.scripts) == 2
     assert wire.scripts[0] == wire.scripts[1]
     assert world(redis_server, BY_CHANCE) == after
-    if step.tells_what_it_found and lost == "answer":
+    if step.answers_nothing_when_repeated and lost == "answer":
         assert not outcome
     else:
         assert outcome == expected
 
 
 @each_step
-async def test_a_step_finds_its_script_again_after_the_scripts_were_flushed(
+async def test_a_step_succeeds_after_redis_has_flushed_its_scripts(
     open_store: StoreFactory, clock: Clock, redis_server: Server, step: Step
 ) -> None:
     store = open_store()
-    expected, before, after = await taken_without_trouble(step, store, clock, redis_server)
+    expected, before, after = await taken_undisturbed(step, store, clock, redis_server)
 
     task = await step.prepare(store, clock)
     assert world(redis_server) == before
@@ -81,7 +79,7 @@ async def test_a_step_whose_answer_is_lost_twice_has_its_effect_once(
 
 
 @pytest.mark.parametrize("name", ["get", "inline_result", "depths", "requests"])
-async def test_a_question_whose_answer_is_lost_is_asked_again(
+async def test_a_query_whose_answer_is_lost_is_repeated(
     open_store: StoreFactory, wire: Wire, clock: Clock, redis_server: Server, name: str
 ) -> None:
     plain, store = open_store(), open_store(url=wire.url)
@@ -103,15 +101,15 @@ async def test_a_question_whose_answer_is_lost_is_asked_again(
     assert world(redis_server) == before
 
 
-async def test_a_create_repeated_after_the_task_has_moved_on_finds_it_there(
+async def test_a_create_repeated_after_a_claim_finds_the_existing_task(
     open_store: StoreFactory, wire: Wire, clock: Clock, redis_server: Server
 ) -> None:
     store, other = open_store(url=wire.url), open_store()
     await store.create(steps.HELLO)
     await steps.claim(other)
     before = world(redis_server)
-    again = await other._link.script("task/create", wire.scripts[-1][3].decode(), *wire.scripts[-1][4:])
-    assert again[0] == b"exists"
+    repeated = await other._link.script("task/create", wire.scripts[-1][3].decode(), *wire.scripts[-1][4:])
+    assert repeated[0] == b"exists"
     assert world(redis_server) == before
     assert isinstance(await store.create(steps.HELLO), Existing)
 
@@ -130,7 +128,7 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
     ):
         await record()
         before = world(redis_server)
-        again = await store._link.script("task/claim", claim[3].decode(), *claim[4:])
-        assert again[0].decode() == reason
+        repeated = await store._link.script("task/claim", claim[3].decode(), *claim[4:])
+        assert repeated[0].decode() == reason
         assert world(redis_server) == before
     assert isinstance(await store.claim("t1", 1), Refused)

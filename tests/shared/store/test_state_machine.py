@@ -1,4 +1,4 @@
-"""Random interleavings of all that several processes do to a few tasks, against a model of what is promised."""
+"""Random interleavings of the steps of several processes on a few tasks, compared with a model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ WAIT_CAP_MS = 3_600_000
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
 contents = st.sampled_from([Content("text/plain", 2), Content("text/plain", 99_999, "blob")])
 attempts = st.sampled_from([0, 0, 0, 0, 0, 0, None, None, -1, 1])
-"""The attempt a caller names: none, or how far it is from the current one."""
+"""The attempt that a caller names: none, or its distance from the current one."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One task as the store promises it. ``due_ms`` are the bounds of its deadline: chance has a part in some."""
+    """One task as the store has to keep it. ``due_ms`` are the bounds of its deadline, since some have jitter."""
 
     state: State
     path: str
@@ -52,8 +52,8 @@ class Model:
     attempt: int = 1
     failures: int = 0
     publishes: int = 1
-    looks: int | None = None
-    """How often it was seen to that it waits in its queue; 0 is apart from it."""
+    checks: int | None = None
+    """How often the sweep found the task waiting; 0 during a pause apart from its queue."""
     fresh: bool = True
 
     def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
@@ -66,7 +66,7 @@ class Model:
         return "bodiless" if ask_body and not self.has_body else None
 
     def moved_to(self, state: State, now_ms: int, in_ms: int | None = None, **change: Any) -> Model:
-        """The task in *state*, with the deadline that the state has if *in_ms* gives no other."""
+        """The task in *state*, with the deadline of that state unless *in_ms* gives another."""
         if state.is_terminal:
             in_ms = RETENTION_MS
         if in_ms is None:
@@ -81,20 +81,20 @@ class Model:
             later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
             return ("blobs", later) if self.has_blobs else ("purged", None)
         if self.state is State.CREATED and self.dispatch_requested:
-            return "waits", self.looked_at(now_ms)
+            return "waits", self.after_check(now_ms)
         failed = replace(self, failures=self.failures + 1)
         if not self.dispatch_requested or failed.failures >= POLICY.max_attempts:
             return "failed", failed.moved_to(State.FAILED, now_ms)
-        again = failed.moved_to(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, looks=None)
-        return "retry", again.looked_at(now_ms)
+        retried = failed.moved_to(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, checks=None)
+        return "retry", retried.after_check(now_ms)
 
-    def looked_at(self, now_ms: int) -> Model:
-        looks = (self.looks or 0) + 1
-        full_ms = min(WAIT_CAP_MS, REPUBLISH_MS * 2 ** (looks - 1))
-        return replace(self, looks=looks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
+    def after_check(self, now_ms: int) -> Model:
+        checks = (self.checks or 0) + 1
+        full_ms = min(WAIT_CAP_MS, REPUBLISH_MS * 2 ** (checks - 1))
+        return replace(self, checks=checks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
 
     def checked(self, path: str, attempt: int, now_ms: int) -> tuple[str | None, Model]:
-        """What is found of a turn that is looked at."""
+        """What the check of a slot finds."""
         if self.path != path or self.attempt != attempt or self.state.is_terminal:
             return "gone", self
         if self.state is not State.CREATED:
@@ -105,7 +105,7 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each step is sent once or, as after a lost answer, twice; what holds is the same."""
+    """Each step is sent once or, as after a lost answer, twice. The invariants are the same."""
 
     claims = Bundle("claims")
 
@@ -130,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runner.run(step)
 
     def expect(self, task_id: str, outcome: object, refusal: str | None, after: Model | None) -> None:
-        """A step was refused for this reason, or led to that."""
+        """Check that a step was refused for *refusal*, or led to *after*."""
         if refusal:
             assert isinstance(outcome, Refused)
             assert outcome.reason == refusal
@@ -139,10 +139,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert after
         before, self.models[task_id] = self.models[task_id], after
         if isinstance(outcome, Applied):
-            moved = (before.state, before.path, before.attempt) != (after.state, after.path, after.attempt)
-            assert outcome.is_transition == moved
+            is_moved = (before.state, before.path, before.attempt) != (after.state, after.path, after.attempt)
+            assert outcome.is_transition == is_moved
 
-    def named(self, task_id: str, attempt: int | None) -> tuple[Model | None, int | None]:
+    def with_attempt(self, task_id: str, attempt: int | None) -> tuple[Model | None, int | None]:
         model = self.models.get(task_id)
         return model, None if attempt is None else (model.attempt if model else 1) + attempt
 
@@ -172,7 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert isinstance(outcome, Created) == (task_id not in self.models)
         due_ms = self.now_ms + (REPUBLISH_MS if dispatch_requested else RETENTION_MS)
         blobs = body is not None and body.blob is not None
-        if task_id in self.models:  # somebody was told of it, so it is not withdrawn any more
+        if task_id in self.models:  # a second create has found it, so it cannot be withdrawn any more
             self.models[task_id] = replace(self.models[task_id], fresh=False)
         else:
             self.models[task_id] = Model(
@@ -187,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
     def claim(self, twice: bool, task_id: str, attempt: int | None) -> Any:
-        model, named = self.named(task_id, attempt)
+        model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].claim(task_id, named))
         refusal = model.refusal(named) if model else "unknown"
         if model and not refusal:
@@ -202,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
         answer=st.sampled_from(["accepted", "busy", "apart", "retry", "failed"]),
     )
     def record(self, twice: bool, task: Task, answer: str) -> None:
-        """A dispatcher records what the backend said, at once or long after the task was taken from it."""
+        """A dispatcher records the answer of the backend, at once or long after the attempt was over."""
         store, model, now_ms = self.stores[twice], self.models.get(task.id), self.now_ms
         refusal = model.refusal(task.attempt, dispatch=True) if model else "unknown"
         after: Model | None = None
@@ -223,7 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
                 attempt=model.attempt + 1,
                 failures=model.failures + failed,
                 publishes=0,
-                looks=None if answer == "busy" else 0,
+                checks=None if answer == "busy" else 0,
             )
         self.expect(task.id, outcome, refusal, after)
 
@@ -235,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
         path=st.none() | paths,
     )
     def update(self, twice: bool, task_id: str, attempt: int | None, state: State | None, path: str | None) -> None:
-        model, named = self.named(task_id, attempt)
+        model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named, path=path))
         after = model and model.moved_to(state or model.state, self.now_ms, path=path or model.path)
         self.expect(task_id, outcome, model.refusal(named) if model else "unknown", after)
@@ -247,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
         state=st.sampled_from([State.COMPLETED, State.FAILED, State.CANCELLED]),
     )
     def end(self, twice: bool, task_id: str, attempt: int | None, state: State) -> None:
-        model, named = self.named(task_id, attempt)
+        model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named))
         refusal = model.refusal(named) if model else "unknown"
         if model and refusal == "finished" and state is model.state:
@@ -258,10 +258,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(twice=st.booleans(), task_id=ids, attempt=attempts, path=paths, body=st.none() | contents)
     def next_step(self, twice: bool, task_id: str, attempt: int | None, path: str, body: Content | None) -> None:
-        model, named = self.named(task_id, attempt)
+        model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(
             self.stores[twice].next_step(
-                task_id, status="hop", attempt=named, path=path, body=body, inline_body=b"ho" if body else b""
+                task_id, status="next step", attempt=named, path=path, body=body, inline_body=b"ho" if body else b""
             )
         )
         after = model and model.moved_to(
@@ -275,13 +275,13 @@ class StoreMachine(RuleBasedStateMachine):
             attempt=model.attempt + 1,
             failures=0,
             publishes=1,
-            looks=None,
+            checks=None,
         )
         self.expect(task_id, outcome, model.refusal(named, ask_body=not body) if model else "unknown", after)
 
     @rule(twice=st.booleans(), task_id=ids, attempt=attempts, result=contents)
     def put_result(self, twice: bool, task_id: str, attempt: int | None, result: Content) -> None:
-        model, named = self.named(task_id, attempt)
+        model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].put_result(task_id, result, b"ok", attempt=named))
         after = model and model.moved_to(
             model.state, self.now_ms, has_blobs=model.has_blobs or result.blob is not None
@@ -291,12 +291,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         twice=st.sampled_from([False, False, True]),
         task_id=ids,
-        forget=st.booleans(),
+        purge=st.booleans(),
         late_ms=st.sampled_from([0, 999, 0, 999, -1, None]),
     )
-    def sweep(self, twice: bool, task_id: str, forget: bool, late_ms: int | None) -> None:
-        """A reconciler takes a task's partition, now or when its deadline has come. It may die before it deletes the
-        blobs, or lose what it was told."""
+    def sweep(self, twice: bool, task_id: str, purge: bool, late_ms: int | None) -> None:
+        """A reconciler sweeps a task's partition, now or after its deadline. It may die before it deletes the
+        blobs, or lose the answer."""
         if late_ms is not None and task_id in self.models:
             self.clock.ms += max(0, self.models[task_id].due_ms[0] - self.now_ms + late_ms)
         overdue = self.run(self.stores[twice].sweep(partition(task_id)))
@@ -313,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.drop(id_)
             else:
                 self.models[id_] = after
-            if what == "blobs" and forget:
+            if what == "blobs" and purge:
                 assert self.run(self.stores[0].purge([id_])) == 1
                 self.drop(id_)
 
@@ -321,9 +321,9 @@ class StoreMachine(RuleBasedStateMachine):
         twice=st.booleans(), task_id=ids, path=paths, attempt=st.sampled_from([0, 0, 0, -1, 1]), often=st.booleans()
     )
     def check(self, twice: bool, task_id: str, path: str, attempt: int, often: bool) -> None:
-        """A turn that has held a slot for long is looked at, once or until that is enough."""
+        """A slot that was held for long is checked, once or up to the limit of attempts."""
         for _ in range(POLICY.max_attempts if often else 1):
-            model, named = self.named(task_id, attempt)
+            model, named = self.with_attempt(task_id, attempt)
             checked = self.run(self.stores[twice].check_slots(path, [(task_id, named or 0)]))
             what, after = model.checked(path, named or 0, self.now_ms) if model else ("gone", None)
             assert [(item.what, item.id, item.attempt) for item in checked] == [(what, task_id, named)] * bool(what)
@@ -332,7 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(twice=st.booleans(), task_id=ids)
     def withdraw(self, twice: bool, task_id: str) -> None:
-        """A queue does not take a task, which is withdrawn if nothing has happened to it."""
+        """A queue refuses a task, which is withdrawn if it has not changed."""
         self.run(self.stores[twice].withdraw(task_id))
         model = self.models.get(task_id)
         if model and model.state is State.CREATED and model.fresh:
@@ -347,7 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.ended.pop(task_id, None)
 
     @invariant()
-    def the_world_is_the_models(self) -> None:
+    def redis_holds_what_the_models_say(self) -> None:
         world = World(self.server)
         world.assert_consistent()
         assert world.records.keys() == self.models.keys()
@@ -356,7 +356,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (rec["s"], rec["p"], rec["w"]) == (model.state, model.path, model.dispatch_requested)
             assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
             assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
-            assert rec.get("z") == model.looks
+            assert rec.get("z") == model.checks
             assert model.due_ms[0] <= due_ms <= model.due_ms[1]
             self.models[task_id] = replace(model, due_ms=(due_ms, due_ms))
             if model.state.is_terminal:
@@ -366,7 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
                 )
 
     @invariant()
-    def the_depths_are_the_models(self) -> None:
+    def the_depths_are_those_of_the_models(self) -> None:
         depths = self.run(self.stores[0].queries.depths())
         counts = Counter((model.path, model.state.value) for model in self.models.values())
         shown = {(path, state.value): getattr(depth, state) for path, depth in depths.items() for state in State}
@@ -374,7 +374,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert depths.keys() == {model.path for model in self.models.values()}
 
 
-def test_the_store_does_what_the_model_says(redis_server: Server) -> None:
+def test_the_store_behaves_like_the_model(redis_server: Server) -> None:
     clock = Clock()
     with asyncio.Runner() as runner:
         once = store_at(redis_server.url, POLICY, clock)

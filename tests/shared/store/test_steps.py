@@ -1,4 +1,4 @@
-"""Each step of a task's life with the whole world before and after it."""
+"""Each step of a task's life, with all keys before and after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.shared.store.steps import HELLO, RESULT, sweep_all
 from tests.shared.store.world import Server, text, world
 
 CREATED = text("""
-    t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 wanted body=text/plain:5
+    t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 dispatch body=text/plain:5
       +0 created a1 client 'created'
     b:t1 hello
     z:/v1/a:created t1@0
@@ -20,7 +20,7 @@ CREATED = text("""
     paths /v1/a
 """)
 DISPATCHED = text("""
-    t:t1 dispatched /v1/a 'created' a1 f0 n1 v2 c0 m1 q0 l60 wanted body=text/plain:5
+    t:t1 dispatched /v1/a 'created' a1 f0 n1 v2 c0 m1 q0 l60 dispatch body=text/plain:5
       +0 created a1 client 'created'
       +1 dispatched a1 dispatcher ''
     b:t1 hello
@@ -29,7 +29,7 @@ DISPATCHED = text("""
     paths /v1/a
 """)
 RUNNING = text("""
-    t:t1 running /v1/a 'running model' a1 f0 n1 v3 c0 m2 q0 l60 wanted body=text/plain:5
+    t:t1 running /v1/a 'running model' a1 f0 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5
       +0 created a1 client 'created'
       +1 dispatched a1 dispatcher ''
       +2 running a1 client 'running model'
@@ -39,7 +39,7 @@ RUNNING = text("""
     paths /v1/a
 """)
 WITH_RESULT = text("""
-    t:t1 running /v1/a 'running model' a1 f0 n1 v4 c0 m3 q0 l60 wanted body=text/plain:5 result=image/png:3
+    t:t1 running /v1/a 'running model' a1 f0 n1 v4 c0 m3 q0 l60 dispatch body=text/plain:5 result=image/png:3
       +0 created a1 client 'created'
       +1 dispatched a1 dispatcher ''
       +2 running a1 client 'running model'
@@ -50,7 +50,7 @@ WITH_RESULT = text("""
     paths /v1/a
 """)
 COMPLETED = text("""
-    t:t1 completed /v1/a 'completed' a1 f0 n1 v5 c0 m4 q0 l60 wanted body=text/plain:5 result=image/png:3
+    t:t1 completed /v1/a 'completed' a1 f0 n1 v5 c0 m4 q0 l60 dispatch body=text/plain:5 result=image/png:3
       +0 created a1 client 'created'
       +1 dispatched a1 dispatcher ''
       +2 running a1 client 'running model'
@@ -72,7 +72,7 @@ async def test_a_created_task_has_record_body_index_and_deadline(store: Store, r
     assert outcome == Created(task)
 
 
-async def test_a_created_task_keeps_all_that_was_given(store: Store, redis_server: Server) -> None:
+async def test_a_created_task_keeps_every_given_field(store: Store, redis_server: Server) -> None:
     assert world(redis_server) == ""
     outcome = await store.create(
         NewTask(
@@ -82,14 +82,14 @@ async def test_a_created_task_keeps_all_that_was_given(store: Store, redis_serve
             status="queued",
             query="size=3",
             body=Content("image/tiff", 70_000, "t2/body"),
-            inline_body=b"not looked at",
+            inline_body=b"ignored",
             traceparent="00-1-2-01",
             owner="alice",
             fingerprint="f00d",
         )
     )
     assert world(redis_server) == text("""
-        t:t2 created /v1/b 'queued' a1 f0 n1 v1 c0 m0 q0 l0.5 wanted body=image/tiff:70000:t2/body blobs
+        t:t2 created /v1/b 'queued' a1 f0 n1 v1 c0 m0 q0 l0.5 dispatch body=image/tiff:70000:t2/body blobs
           query size=3
           owner alice
           traceparent 00-1-2-01
@@ -106,13 +106,13 @@ async def test_a_created_task_keeps_all_that_was_given(store: Store, redis_serve
 
 
 @pytest.mark.parametrize("state", list(State))
-async def test_a_task_that_is_only_kept_track_of_begins_in_any_state_and_lives_for_the_retention_time(
+async def test_a_task_without_dispatch_begins_in_any_state_and_is_kept_for_the_retention(
     store: Store, redis_server: Server, state: State
 ) -> None:
     assert world(redis_server) == ""
     await store.create(NewTask("t1", "/v1/a", 60, state=state, dispatch_requested=False))
     assert world(redis_server) == text(f"""
-        t:t1 {state} /v1/a 'created' a1 f0 n0 v1 c0 m0 q0 l60 unwanted
+        t:t1 {state} /v1/a 'created' a1 f0 n0 v1 c0 m0 q0 l60 no-dispatch
           +0 {state} a1 client 'created'
         z:/v1/a:{state} t1@0
         due t1@1000
@@ -139,7 +139,7 @@ async def test_a_second_create_of_an_id_finds_the_first_and_changes_nothing(
     assert world(redis_server) == CREATED
 
 
-async def test_a_claim_hands_out_the_body_and_leaves_a_window_to_record_the_outcome(
+async def test_a_claim_returns_the_body_and_leaves_time_to_record_the_outcome(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
@@ -151,7 +151,7 @@ async def test_a_claim_hands_out_the_body_and_leaves_a_window_to_record_the_outc
     assert outcome == Claimed(task, b"hello")
 
 
-async def test_a_claim_of_a_task_with_a_blob_hands_out_no_inline_body(store: Store) -> None:
+async def test_a_claim_of_a_task_with_a_blob_returns_no_inline_body(store: Store) -> None:
     blob = Content("image/tiff", 70_000, "t1/body")
     await store.create(NewTask("t1", "/v1/a", 60, body=blob))
     outcome = await store.claim("t1", 1)
@@ -177,7 +177,7 @@ async def test_an_accepted_task_has_its_lease_from_now(store: Store, clock: Cloc
     assert isinstance(outcome, Applied)
     assert not outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 dispatched /v1/a 'created' a1 f0 n1 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 dispatched /v1/a 'created' a1 f0 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
         b:t1 hello
@@ -188,7 +188,7 @@ async def test_an_accepted_task_has_its_lease_from_now(store: Store, clock: Cloc
 
 
 @pytest.mark.parametrize("failed", [False, True])
-async def test_a_requeued_task_waits_at_its_old_place_for_a_new_attempt(
+async def test_a_requeued_task_keeps_its_position_for_its_next_attempt(
     store: Store, clock: Clock, redis_server: Server, failed: bool
 ) -> None:
     await steps.dispatched(store, clock)
@@ -199,7 +199,7 @@ async def test_a_requeued_task_waits_at_its_old_place_for_a_new_attempt(
     assert isinstance(outcome, Applied)
     assert outcome.origin == Origin("/v1/a", 1)
     assert world(redis_server) == text(f"""
-        t:t1 created /v1/a 'Retrying' a2 f{failed:d} n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z0
+        t:t1 created /v1/a 'Retrying' a2 f{failed:d} n0 v3 c0 m2 q0 l60 dispatch body=text/plain:5 z0
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Retrying'
@@ -210,7 +210,7 @@ async def test_a_requeued_task_waits_at_its_old_place_for_a_new_attempt(
     """)
 
 
-async def test_a_task_that_was_refused_waits_in_its_queue_for_a_new_attempt(
+async def test_a_refused_task_waits_in_its_queue_for_its_next_attempt(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.dispatched(store, clock)
@@ -220,7 +220,7 @@ async def test_a_task_that_was_refused_waits_in_its_queue_for_a_new_attempt(
     assert isinstance(outcome, Applied)
     assert outcome.origin == Origin("/v1/a", 1)
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Awaiting service availability'
@@ -231,7 +231,9 @@ async def test_a_task_that_was_refused_waits_in_its_queue_for_a_new_attempt(
     """)
 
 
-async def test_a_dispatch_that_failed_ends_the_task(store: Store, clock: Clock, redis_server: Server) -> None:
+async def test_a_dispatch_that_fails_for_good_fails_the_task(
+    store: Store, clock: Clock, redis_server: Server
+) -> None:
     await steps.dispatched(store, clock)
     assert world(redis_server) == DISPATCHED
     task = await store.get("t1")
@@ -240,7 +242,7 @@ async def test_a_dispatch_that_failed_ends_the_task(store: Store, clock: Clock, 
     assert isinstance(outcome, Applied)
     assert outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 failed /v1/a 'Failed - refused.' a1 f1 n1 v3 c0 m2 q0 l60 wanted body=text/plain:5
+        t:t1 failed /v1/a 'Failed - refused.' a1 f1 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 failed a1 dispatcher 'Failed - refused.'
@@ -271,7 +273,7 @@ async def test_a_further_report_is_a_heartbeat_and_no_transition(
     assert isinstance(outcome, Applied)
     assert not outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 running /v1/a '50 %' a1 f0 n1 v4 c0 m3 q0 l60 wanted body=text/plain:5
+        t:t1 running /v1/a '50 %' a1 f0 n1 v4 c0 m3 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -282,7 +284,7 @@ async def test_a_further_report_is_a_heartbeat_and_no_transition(
     """)
 
 
-async def test_an_update_without_a_state_or_back_to_created_leaves_the_state(
+async def test_an_update_without_a_state_or_to_created_keeps_the_state(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.running(store, clock)
@@ -293,7 +295,7 @@ async def test_an_update_without_a_state_or_back_to_created_leaves_the_state(
     assert world(redis_server) == RUNNING.replace(" v3 c0 m2 ", " v5 c0 m3 ").replace("due t1@62", "due t1@63")
 
 
-async def test_an_update_of_a_waiting_task_does_not_put_its_publishing_off(
+async def test_an_update_of_a_waiting_task_keeps_its_deadline(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
@@ -302,7 +304,7 @@ async def test_an_update_of_a_waiting_task_does_not_put_its_publishing_off(
     assert world(redis_server) == CREATED.replace(" v1 c0 m0 ", " v2 c0 m1 ")
 
 
-async def test_an_update_may_change_body_query_and_endpoint_and_the_counts_go_with_the_task(
+async def test_an_update_can_change_body_query_and_endpoint_and_moves_the_task_in_the_indexes(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.running(store, clock)
@@ -319,7 +321,7 @@ async def test_an_update_may_change_body_query_and_endpoint_and_the_counts_go_wi
     assert isinstance(outcome, Applied)
     assert outcome.origin == Origin("/v1/a", 1)
     assert world(redis_server) == text("""
-        t:t1 running /v1/b 'running model' a1 f0 n1 v4 c0 m3 q0 l60 wanted body=text/plain:3
+        t:t1 running /v1/b 'running model' a1 f0 n1 v4 c0 m3 q0 l60 dispatch body=text/plain:3
           query x=1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
@@ -343,12 +345,10 @@ async def test_a_stored_result_counts_as_an_update(store: Store, clock: Clock, r
     assert await store.inline_result("t1") == b"png"
 
 
-async def test_a_result_that_is_a_blob_takes_the_place_of_an_inline_one(
-    store: Store, clock: Clock, redis_server: Server
-) -> None:
+async def test_a_result_in_a_blob_replaces_an_inline_result(store: Store, clock: Clock, redis_server: Server) -> None:
     await steps.with_result(store, clock)
     assert world(redis_server) == WITH_RESULT
-    await store.put_result("t1", Content("image/tiff", 70_000, "t1/result"), b"not looked at")
+    await store.put_result("t1", Content("image/tiff", 70_000, "t1/result"), b"ignored")
     assert world(redis_server) == WITH_RESULT.replace("r:t1 png\n", "").replace(
         "result=image/png:3", "result=image/tiff:70000:t1/result blobs"
     ).replace(" v4 c0 m3 ", " v5 c0 m4 ").replace("due t1@63", "due t1@64")
@@ -365,14 +365,14 @@ async def test_a_completed_task_is_kept_for_the_retention_time(
     assert world(redis_server) == COMPLETED
 
 
-async def test_a_waiting_task_that_is_cancelled_stands_in_no_queue(
+async def test_a_waiting_task_that_is_cancelled_leaves_the_index_of_waiting_tasks(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
     assert world(redis_server) == CREATED
     await store.update("t1", state=State.CANCELLED, status="cancelled")
     assert world(redis_server) == text("""
-        t:t1 cancelled /v1/a 'cancelled' a1 f0 n1 v2 c0 m1 q0 l60 wanted body=text/plain:5
+        t:t1 cancelled /v1/a 'cancelled' a1 f0 n1 v2 c0 m1 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 cancelled a1 client 'cancelled'
         b:t1 hello
@@ -382,7 +382,7 @@ async def test_a_waiting_task_that_is_cancelled_stands_in_no_queue(
     """)
 
 
-async def test_a_hop_takes_the_task_with_its_own_body_to_the_end_of_the_next_queue(
+async def test_a_next_step_moves_the_task_with_its_body_to_the_end_of_the_next_queue(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.with_result(store, clock)
@@ -391,7 +391,7 @@ async def test_a_hop_takes_the_task_with_its_own_body_to_the_end_of_the_next_que
     assert isinstance(outcome, Applied)
     assert outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 created /v1/b 'created' a2 f0 n1 v5 c0 m4 q4 l90 wanted body=text/plain:5 result=image/png:3 earlier
+        t:t1 created /v1/b 'created' a2 f0 n1 v5 c0 m4 q4 l90 dispatch body=text/plain:5 result=image/png:3 earlier
           query x=1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
@@ -406,7 +406,7 @@ async def test_a_hop_takes_the_task_with_its_own_body_to_the_end_of_the_next_que
     """)
 
 
-async def test_a_retry_keeps_the_result_of_an_earlier_step_and_voids_its_own(store: Store, clock: Clock) -> None:
+async def test_a_retry_keeps_the_result_of_an_earlier_step_and_removes_its_own(store: Store, clock: Clock) -> None:
     await steps.with_result(store, clock)
     await store.next_step("t1", status="created", path="/v1/b")
     await store.requeue(await steps.claim(store), status="Retrying", apart_s=1, failed=True)
@@ -421,7 +421,7 @@ async def test_a_retry_keeps_the_result_of_an_earlier_step_and_voids_its_own(sto
     assert await store.inline_result("t1") is None
 
 
-async def test_a_task_that_was_only_kept_track_of_is_wanted_once_it_is_claimed(store: Store, clock: Clock) -> None:
+async def test_a_claim_requests_dispatch_of_a_task_that_had_none(store: Store, clock: Clock) -> None:
     await store.create(
         NewTask("t1", "/v1/a", 60, dispatch_requested=False, body=Content("text/plain", 5), inline_body=b"hello")
     )
@@ -436,7 +436,7 @@ async def test_a_task_that_was_only_kept_track_of_is_wanted_once_it_is_claimed(s
     assert (published.state, published.publishes) == (State.CREATED, 1)
 
 
-async def test_a_hop_with_a_body_replaces_the_kept_one_and_forgets_the_failures(
+async def test_a_next_step_with_a_body_replaces_the_stored_body_and_resets_the_failures(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.dispatched(store, clock)
@@ -446,7 +446,7 @@ async def test_a_hop_with_a_body_replaces_the_kept_one_and_forgets_the_failures(
     clock.advance(1)
     await store.next_step("t1", status=None, path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""
-        t:t1 created /v1/b 'Retrying' a3 f0 n1 v4 c0 m3 q3 l60 wanted body=text/plain:3
+        t:t1 created /v1/b 'Retrying' a3 f0 n1 v4 c0 m3 q3 l60 dispatch body=text/plain:3
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Retrying'
@@ -459,12 +459,12 @@ async def test_a_hop_with_a_body_replaces_the_kept_one_and_forgets_the_failures(
     """)
 
 
-async def test_a_hop_within_the_queue_goes_to_its_end(store: Store, clock: Clock, redis_server: Server) -> None:
+async def test_a_next_step_within_the_queue_goes_to_its_end(store: Store, clock: Clock, redis_server: Server) -> None:
     await steps.created(store, clock)
     assert world(redis_server) == CREATED
     await store.next_step("t1", status="again")
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'again' a2 f0 n1 v2 c0 m1 q1 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'again' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 created a2 client 'again'
         b:t1 hello
@@ -475,13 +475,13 @@ async def test_a_hop_within_the_queue_goes_to_its_end(store: Store, clock: Clock
     """)
 
 
-async def test_a_hop_with_a_blob_leaves_no_inline_body_behind(
+async def test_a_next_step_with_a_blob_leaves_no_inline_body_behind(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
     await store.next_step("t1", status="created", body=Content("image/tiff", 70_000, "t1/body"))
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 wanted body=image/tiff:70000:t1/body blobs
+        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=image/tiff:70000:t1/body blobs
           +0 created a1 client 'created'
           +1 created a2 client 'created'
         z:/v1/a:again t1@0
@@ -491,7 +491,7 @@ async def test_a_hop_with_a_blob_leaves_no_inline_body_behind(
     """)
 
 
-async def test_a_hop_without_any_body_is_refused(store: Store, redis_server: Server) -> None:
+async def test_a_next_step_without_any_body_is_refused(store: Store, redis_server: Server) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, dispatch_requested=False))
     before = world(redis_server)
     outcome = await store.next_step("t1", status="created", path="/v1/b")
@@ -500,14 +500,14 @@ async def test_a_hop_without_any_body_is_refused(store: Store, redis_server: Ser
     assert world(redis_server) == before
 
 
-async def test_a_hop_makes_a_task_that_was_only_kept_track_of_one_to_be_dispatched(
+async def test_a_next_step_requests_dispatch_of_a_task_that_had_none(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, dispatch_requested=False))
     clock.advance(1)
     await store.next_step("t1", status="created", lease_s=60, body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 wanted body=text/plain:3
+        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:3
           +0 created a1 client 'created'
           +1 created a2 client 'created'
         b:t1 bye
@@ -518,7 +518,7 @@ async def test_a_hop_makes_a_task_that_was_only_kept_track_of_one_to_be_dispatch
     """)
 
 
-async def test_any_report_of_a_task_that_is_only_kept_track_of_lets_it_live_for_the_retention_time_again(
+async def test_any_report_of_a_task_without_dispatch_renews_its_retention(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, dispatch_requested=False))
@@ -530,7 +530,7 @@ async def test_any_report_of_a_task_that_is_only_kept_track_of_lets_it_live_for_
     assert "due t1@2800" in world(redis_server)
 
 
-async def test_a_task_that_was_only_kept_track_of_has_its_endpoints_lease_once_it_is_dispatched(
+async def test_a_task_without_dispatch_gets_its_endpoints_lease_once_it_is_dispatched(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(
@@ -541,9 +541,7 @@ async def test_a_task_that_was_only_kept_track_of_has_its_endpoints_lease_once_i
     assert "due t1@60" in world(redis_server)
 
 
-async def test_the_same_end_again_is_taken_and_changes_nothing(
-    store: Store, clock: Clock, redis_server: Server
-) -> None:
+async def test_a_repeated_end_succeeds_and_changes_nothing(store: Store, clock: Clock, redis_server: Server) -> None:
     await steps.completed(store, clock)
     assert world(redis_server) == COMPLETED
     for status in ("completed", None):
@@ -565,9 +563,7 @@ async def test_the_history_keeps_the_first_and_the_last_31_events(store: Store, 
     assert [event.at_ms - task.created_ms for event in task.history] == [1000 * (a - 1) for a in attempts]
 
 
-async def test_the_history_keeps_the_beginning_of_a_long_status_and_the_record_all_of_it(
-    store: Store, clock: Clock
-) -> None:
+async def test_the_history_truncates_a_long_status_and_the_record_keeps_all_of_it(store: Store, clock: Clock) -> None:
     await steps.dispatched(store, clock)
     long = "ä" * 5000
     outcome = await store.update("t1", state=State.RUNNING, status=long)
@@ -576,6 +572,6 @@ async def test_the_history_keeps_the_beginning_of_a_long_status_and_the_record_a
     assert outcome.task.history[-1].status == "ä" * 200
 
 
-async def test_an_unknown_task_is_none(store: Store) -> None:
+async def test_get_returns_none_for_an_unknown_task(store: Store) -> None:
     assert await store.get("t1") is None
     assert await store.inline_result("t1") is None

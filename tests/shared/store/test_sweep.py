@@ -1,5 +1,4 @@
-"""What the sweep does for each overdue task, and the check for each that holds a slot for long, with the whole world
-before and after it."""
+"""The sweep of overdue tasks and the check of slots that are held for long, with all keys before and after."""
 
 from __future__ import annotations
 
@@ -9,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shared.store.redis.partitions import partition
-from shared.store.task_steps import BACKOFF_CAP_S, SWEEP_LIMIT, WAIT_CAP_S, CheckedSlot, Overdue
+from shared.store.task_steps import BACKOFF_CAP_S
+from shared.store.upkeep_steps import SWEEP_LIMIT, WAIT_CAP_S, CheckedSlot, Overdue
 from shared.tasks.outcomes import Applied, Origin, Refusal, Refused
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
@@ -27,7 +27,7 @@ Given = Callable[[Store, Clock], Awaitable[None]]
 
 @pytest.fixture
 def store(open_store: StoreFactory) -> Store:
-    """Once only: a sweep whose answer was lost hands its tasks out at their next deadline, not again at once."""
+    """A store that sends each step once: a sweep whose answer is lost finds its tasks only at their next deadline."""
     return open_store()
 
 
@@ -35,12 +35,12 @@ def a_millisecond_before(clock: Clock) -> None:
     clock.ms -= 1
 
 
-async def test_that_a_task_which_waits_long_stands_in_its_queue_is_seen_to(
+async def test_a_task_that_waits_past_its_deadline_is_to_be_enqueued(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.wait_overdue(store, clock)
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
         b:t1 hello
         z:/v1/a:created t1@0
@@ -50,9 +50,9 @@ async def test_that_a_task_which_waits_long_stands_in_its_queue_is_seen_to(
     overdue = await sweep_all(store)
     assert overdue == [Overdue("waits", "t1", await store.get("t1"))]
     assert overdue[0].applied is None
-    # The next look comes after 30 s, up to half of it taken away by chance; nothing is published for it.
+    # The next check is due after 30 s, less up to half of it by jitter; the sweep publishes nothing.
     assert world(redis_server, {"t1": (45, 60)}) == text("""
-        t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 wanted body=text/plain:5 z1
+        t:t1 created /v1/a 'created' a1 f0 n1 v1 c0 m0 q0 l60 dispatch body=text/plain:5 z1
           +0 created a1 client 'created'
         b:t1 hello
         z:/v1/a:created t1@0
@@ -61,25 +61,25 @@ async def test_that_a_task_which_waits_long_stands_in_its_queue_is_seen_to(
     """)
 
 
-async def test_a_task_that_waits_is_never_given_up(store: Store, clock: Clock) -> None:
+async def test_a_waiting_task_is_never_given_up(store: Store, clock: Clock) -> None:
     await store.create(HELLO)
     for _ in range(10 * POLICY.max_attempts):
         clock.advance(WAIT_CAP_S)
         assert [item.what for item in await sweep_all(store)] == ["waits"]
 
 
-async def test_a_task_that_holds_a_slot_and_that_nobody_claimed_is_published_again(
+async def test_an_unclaimed_task_that_holds_a_slot_is_published_again(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
     clock.advance(29)
     checked = await store.check_slots("/v1/a", [("t1", 1)])
     assert checked == [CheckedSlot("publish", "t1", 1, await store.get("t1"), checked[0].check_again_s)]
-    # Before it is to be looked at again are 60 s, up to half of them taken away by chance.
+    # The next check is due after 60 s, less up to half of that by jitter.
     assert checked[0].check_again_s is not None
     assert 30 <= checked[0].check_again_s <= 60
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a1 f0 n2 v1 c0 m0 q0 l60 wanted body=text/plain:5
+        t:t1 created /v1/a 'created' a1 f0 n2 v1 c0 m0 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
         b:t1 hello
         z:/v1/a:created t1@0
@@ -97,9 +97,9 @@ async def test_a_task_that_holds_a_slot_and_that_nobody_claimed_is_published_aga
         (steps.requeued, "/v1/a", 1),
         (steps.completed, "/v1/a", 1),
     ],
-    ids=["unknown", "elsewhere", "at an earlier attempt", "at a later attempt", "finished"],
+    ids=["unknown", "on another path", "at an earlier attempt", "at a later attempt", "finished"],
 )
-async def test_a_turn_that_is_over_is_found_to_hold_its_slot_for_nothing(
+async def test_the_check_finds_slots_of_entries_that_have_ended(
     store: Store, clock: Clock, redis_server: Server, given: Given, path: str, attempt: int
 ) -> None:
     await given(store, clock)
@@ -109,7 +109,7 @@ async def test_a_turn_that_is_over_is_found_to_hold_its_slot_for_nothing(
 
 
 @pytest.mark.parametrize("given", [steps.dispatched, steps.running], ids=["dispatched", "running"])
-async def test_of_a_task_that_its_backend_has_there_is_nothing_to_tell(
+async def test_the_check_reports_nothing_about_a_task_that_its_backend_holds(
     store: Store, clock: Clock, redis_server: Server, given: Given
 ) -> None:
     await given(store, clock)
@@ -118,7 +118,7 @@ async def test_of_a_task_that_its_backend_has_there_is_nothing_to_tell(
     assert world(redis_server) == before
 
 
-async def test_many_turns_are_checked_at_once_over_all_partitions(store: Store) -> None:
+async def test_many_slots_are_checked_at_once_over_all_partitions(store: Store) -> None:
     ids = [f"t{number}" for number in range(100)]
     for task_id in ids[:50]:
         await store.create(NewTask(task_id, "/v1/a", 60))
@@ -129,16 +129,14 @@ async def test_many_turns_are_checked_at_once_over_all_partitions(store: Store) 
     assert len(checked) == 100
 
 
-async def test_a_task_whose_pause_is_over_is_to_wait_in_its_queue(
-    store: Store, clock: Clock, redis_server: Server
-) -> None:
+async def test_a_task_whose_pause_is_over_is_to_be_enqueued(store: Store, clock: Clock, redis_server: Server) -> None:
     await steps.dispatched(store, clock)
     task = await store.get("t1")
     assert task
     await store.requeue(task, status="Awaiting service availability", apart_s=5)
     clock.advance(5)
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z0
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 dispatch body=text/plain:5 z0
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Awaiting service availability'
@@ -150,7 +148,7 @@ async def test_a_task_whose_pause_is_over_is_to_wait_in_its_queue(
     overdue = await sweep_all(store)
     assert overdue == [Overdue("waits", "t1", await store.get("t1"))]
     assert world(redis_server, {"t1": (22, 37)}) == text("""
-        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 wanted body=text/plain:5 z1
+        t:t1 created /v1/a 'Awaiting service availability' a2 f0 n0 v3 c0 m2 q0 l60 dispatch body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Awaiting service availability'
@@ -161,7 +159,7 @@ async def test_a_task_whose_pause_is_over_is_to_wait_in_its_queue(
     """)
 
 
-async def test_a_task_that_was_published_in_vain_to_the_limit_is_failed(
+async def test_a_task_fails_after_it_was_published_in_vain_up_to_the_limit(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(HELLO)
@@ -172,7 +170,7 @@ async def test_a_task_that_was_published_in_vain_to_the_limit_is_failed(
     checked = await store.check_slots("/v1/a", [("t1", 1)])
     assert checked == [CheckedSlot("failed", "t1", 1, await store.get("t1"), None)]
     assert world(redis_server) == text(f"""
-        t:t1 failed /v1/a '{UNSENT}' a1 f0 n3 v2 c0 m1800 q0 l60 wanted body=text/plain:5
+        t:t1 failed /v1/a '{UNSENT}' a1 f0 n3 v2 c0 m1800 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1800 failed a1 reconciler '{UNSENT}'
         b:t1 hello
@@ -182,13 +180,13 @@ async def test_a_task_that_was_published_in_vain_to_the_limit_is_failed(
     """)
 
 
-async def test_a_claimed_task_that_nobody_spoke_of_gets_a_new_attempt_and_keeps_its_place(
+async def test_a_claimed_task_without_a_report_gets_a_new_attempt_and_keeps_its_position(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.dispatched(store, clock)
     clock.advance(39)
     assert world(redis_server) == text("""
-        t:t1 dispatched /v1/a 'created' a1 f0 n1 v2 c0 m1 q0 l60 wanted body=text/plain:5
+        t:t1 dispatched /v1/a 'created' a1 f0 n1 v2 c0 m1 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
         b:t1 hello
@@ -201,7 +199,7 @@ async def test_a_claimed_task_that_nobody_spoke_of_gets_a_new_attempt_and_keeps_
     assert overdue[0].task
     assert overdue[0].applied == Applied(overdue[0].task, Origin("/v1/a", 1))
     assert world(redis_server, {"t1": (56, 71)}) == text(f"""
-        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v3 c0 m41 q0 l60 wanted body=text/plain:5 z1
+        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v3 c0 m41 q0 l60 dispatch body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +41 created a2 reconciler 'Retrying - {SILENCE}'
@@ -212,13 +210,13 @@ async def test_a_claimed_task_that_nobody_spoke_of_gets_a_new_attempt_and_keeps_
     """)
 
 
-async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the_former_ones_result(
+async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the_old_result(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.with_result(store, clock)
     clock.advance(59)
     assert world(redis_server) == text("""
-        t:t1 running /v1/a 'running model' a1 f0 n1 v4 c0 m3 q0 l60 wanted body=text/plain:5 result=image/png:3
+        t:t1 running /v1/a 'running model' a1 f0 n1 v4 c0 m3 q0 l60 dispatch body=text/plain:5 result=image/png:3
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -230,7 +228,7 @@ async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the
     """)
     assert await sweep_all(store) == [Overdue("retry", "t1", await store.get("t1"))]
     assert world(redis_server, {"t1": (78, 93)}) == text(f"""
-        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v5 c0 m63 q0 l60 wanted body=text/plain:5 z1
+        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v5 c0 m63 q0 l60 dispatch body=text/plain:5 z1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -242,21 +240,21 @@ async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the
     """)
 
 
-async def test_a_dispatcher_that_died_costs_an_attempt_and_its_late_word_is_refused(
+async def test_a_dispatcher_that_died_costs_an_attempt_and_its_late_outcome_is_refused(
     store: Store, clock: Clock
 ) -> None:
     await store.create(HELLO)
     lost = await steps.claim(store)
     clock.advance(40)
     assert [item.what for item in await sweep_all(store)] == ["retry"]
-    again = await steps.claim(store)
-    assert (again.attempt, again.failures) == (2, 1)
+    claimed = await steps.claim(store)
+    assert (claimed.attempt, claimed.failures) == (2, 1)
     late = await store.requeue(lost, status="Retrying", apart_s=1, failed=True)
     assert isinstance(late, Refused)
     assert late.reason is Refusal.STALE
 
 
-async def test_a_task_whose_leases_ended_to_the_limit_is_failed_with_the_count(
+async def test_a_task_fails_after_its_last_lease_and_its_status_names_the_attempts(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(HELLO)
@@ -268,7 +266,7 @@ async def test_a_task_whose_leases_ended_to_the_limit_is_failed_with_the_count(
     assert overdue[0].task
     assert overdue[0].applied == Applied(overdue[0].task, Origin("/v1/a", 3))
     assert world(redis_server) == text(f"""
-        t:t1 failed /v1/a '{GIVEN_UP}' a3 f3 n0 v7 c0 m120 q0 l60 wanted body=text/plain:5 z1
+        t:t1 failed /v1/a '{GIVEN_UP}' a3 f3 n0 v7 c0 m120 q0 l60 dispatch body=text/plain:5 z1
           +0 created a1 client 'created'
           +0 dispatched a1 dispatcher ''
           +40 created a2 reconciler 'Retrying - {SILENCE}'
@@ -284,7 +282,7 @@ async def test_a_task_whose_leases_ended_to_the_limit_is_failed_with_the_count(
 
 
 @pytest.mark.parametrize("state", [State.CREATED, State.DISPATCHED, State.RUNNING])
-async def test_a_silent_task_that_is_not_to_be_dispatched_is_failed_and_never_published(
+async def test_a_silent_task_without_dispatch_fails_and_is_never_published(
     store: Store, clock: Clock, redis_server: Server, state: State
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, state=state, dispatch_requested=False))
@@ -292,7 +290,7 @@ async def test_a_silent_task_that_is_not_to_be_dispatched_is_failed_and_never_pu
     overdue = await sweep_all(store)
     assert overdue == [Overdue("failed", "t1", await store.get("t1"))]
     assert world(redis_server) == text(f"""
-        t:t1 failed /v1/a 'Failed - {SILENCE}.' a1 f1 n0 v2 c0 m1000 q0 l60 unwanted
+        t:t1 failed /v1/a 'Failed - {SILENCE}.' a1 f1 n0 v2 c0 m1000 q0 l60 no-dispatch
           +0 {state} a1 client 'created'
           +1000 failed a1 reconciler 'Failed - {SILENCE}.'
         z:/v1/a:failed t1@0
@@ -312,7 +310,7 @@ async def test_a_silent_task_that_is_not_to_be_dispatched_is_failed_and_never_pu
     ],
     ids=["created", "dispatched", "running", "after a result", "completed"],
 )
-async def test_before_its_deadline_a_task_is_left_alone(
+async def test_the_sweep_does_nothing_to_a_task_before_its_deadline(
     store: Store, clock: Clock, redis_server: Server, given: Given, wait_s: float
 ) -> None:
     await given(store, clock)
@@ -326,7 +324,7 @@ async def test_before_its_deadline_a_task_is_left_alone(
 
 
 def assert_doubled(delays_s: list[float], base_s: float, nth: int, cap_s: float) -> float:
-    """Each is what the *nth* pause is to be, less up to half of it by chance."""
+    """Each delay is that of the *nth* pause, less up to half of it by jitter. Returns the full pause."""
     full_s = min(cap_s, base_s * 2 ** (nth - 1))
     assert all(full_s / 2 <= delay_s <= full_s for delay_s in delays_s)
     assert len(set(delays_s)) > len(delays_s) / 2
@@ -334,21 +332,21 @@ def assert_doubled(delays_s: list[float], base_s: float, nth: int, cap_s: float)
     return full_s
 
 
-async def test_looks_at_who_waits_get_ever_more_seldom_up_to_an_hour(
+async def test_waiting_tasks_are_checked_ever_more_rarely_down_to_once_an_hour(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
     store = open_store(store_policy(republish_s=1))
     ids = [f"t{number}" for number in range(40)]
     await asyncio.gather(*(store.create(NewTask(task_id, "/v1/a", 60)) for task_id in ids))
     clock.advance(1)
-    for look in range(1, 40):
+    for check in range(1, 40):
         assert len(await sweep_all(store)) == len(ids)
         now_s = (clock.ms - Clock().ms) / 1000
         delays_s = [due_s - now_s for due_s in World(redis_server).due_s.values()]
-        clock.advance(assert_doubled(delays_s, 1, look, WAIT_CAP_S))
+        clock.advance(assert_doubled(delays_s, 1, check, WAIT_CAP_S))
 
 
-async def test_pauses_of_publishing_double_up_to_ten_minutes_less_up_to_half_by_chance(
+async def test_pauses_between_publishes_double_up_to_ten_minutes_with_jitter(
     open_store: StoreFactory,
 ) -> None:
     store = open_store(store_policy(republish_s=1, max_attempts=1000))
@@ -361,7 +359,7 @@ async def test_pauses_of_publishing_double_up_to_ten_minutes_less_up_to_half_by_
         assert_doubled(delays_s, 1, publishes, BACKOFF_CAP_S)
 
 
-async def test_a_sweep_takes_the_most_overdue_first_and_not_too_many_at_once(store: Store, clock: Clock) -> None:
+async def test_a_sweep_takes_a_limited_number_of_tasks_and_the_most_overdue_first(store: Store, clock: Clock) -> None:
     ids = [task_id for number in range(40 * SWEEP_LIMIT) if partition(task_id := f"t{number}") == 5]
     ids = ids[: SWEEP_LIMIT + 10]
     for task_id in ids:
@@ -373,7 +371,7 @@ async def test_a_sweep_takes_the_most_overdue_first_and_not_too_many_at_once(sto
     assert await store.sweep(5) == []
 
 
-async def test_a_sweep_whose_answer_was_lost_hands_the_task_out_at_its_next_deadline(
+async def test_after_a_lost_sweep_answer_the_task_is_found_at_its_next_deadline(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
     await steps.wait_overdue(open_store(), clock)
@@ -383,7 +381,7 @@ async def test_a_sweep_whose_answer_was_lost_hands_the_task_out_at_its_next_dead
     assert [(item.what, item.id) for item in await sweep_all(open_store())] == [("waits", "t1")]
 
 
-async def test_after_the_retention_time_nothing_at_all_is_left_of_a_task(
+async def test_nothing_is_left_of_a_task_after_its_retention(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.created(store, clock)
@@ -402,14 +400,14 @@ async def test_a_task_with_blobs_is_kept_until_they_are_deleted(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, body=Content("image/tiff", 70_000, "t1/body")))
-    # The blob is still there when its body was replaced by an inline one.
+    # The blob remains when an inline body replaces it.
     await store.next_step("t1", status="created", path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
     await store.update("t1", state=State.FAILED, status="failed")
     clock.advance(1000)
     before = world(redis_server)
     assert await sweep_all(store) == [Overdue("blobs", "t1", None)]
     assert world(redis_server) == before.replace("due t1@1000", "due t1@1120")
-    # Nobody could delete them: they are offered again.
+    # The blobs were not deleted: the sweep finds them again.
     assert await sweep_all(store) == []
     clock.advance(120)
     assert await sweep_all(store) == [Overdue("blobs", "t1", None)]
@@ -418,7 +416,7 @@ async def test_a_task_with_blobs_is_kept_until_they_are_deleted(
     assert await store.purge(["t1"]) == 0
 
 
-async def test_what_is_left_of_a_queue_stays_when_one_of_its_tasks_is_removed(
+async def test_purging_one_task_keeps_the_other_tasks_of_its_path(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     first, second = [task_id for number in range(99) if partition(task_id := f"t{number}") == 3][:2]
@@ -428,7 +426,7 @@ async def test_what_is_left_of_a_queue_stays_when_one_of_its_tasks_is_removed(
     clock.advance(999)
     assert await sweep_all(store) == [Overdue("purged", first, None)]
     assert world(redis_server) == text(f"""
-        t:{second} completed /v1/a 'created' a1 f0 n0 v1 c1 m1 q1 l60 unwanted
+        t:{second} completed /v1/a 'created' a1 f0 n0 v1 c1 m1 q1 l60 no-dispatch
           +0 completed a1 client 'created'
         z:/v1/a:completed {second}@1
         due {second}@1001
@@ -436,7 +434,7 @@ async def test_what_is_left_of_a_queue_stays_when_one_of_its_tasks_is_removed(
     """)
 
 
-async def test_only_finished_tasks_are_forgotten(store: Store, clock: Clock, redis_server: Server) -> None:
+async def test_only_finished_tasks_are_purged(store: Store, clock: Clock, redis_server: Server) -> None:
     for task_id in ("t1", "t2", "t3"):
         await store.create(NewTask(task_id, "/v1/a", 60, body=Content("text/plain", 2), inline_body=b"hi"))
     await store.update("t2", state=State.CANCELLED, status="cancelled")
@@ -457,12 +455,10 @@ async def test_a_deadline_without_a_record_is_dropped(store: Store, clock: Clock
     assert World(redis_server).due_s == {}
 
 
-# Tasks that their queue does not take
+# Tasks that their queue refuses
 
 
-async def test_of_a_task_that_is_withdrawn_nothing_at_all_is_left(
-    store: Store, clock: Clock, redis_server: Server
-) -> None:
+async def test_a_withdrawn_task_leaves_nothing_behind(store: Store, clock: Clock, redis_server: Server) -> None:
     await steps.created(store, clock)
     await store.withdraw("t1")
     assert world(redis_server) == ""
@@ -475,7 +471,7 @@ async def test_of_a_task_that_is_withdrawn_nothing_at_all_is_left(
     [steps.dispatched, steps.requeued, steps.running, steps.completed, steps.failed],
     ids=lambda given: given.__name__,
 )
-async def test_a_task_that_anything_has_happened_to_cannot_be_withdrawn(
+async def test_a_task_that_has_changed_since_its_creation_cannot_be_withdrawn(
     store: Store, clock: Clock, redis_server: Server, given: Given
 ) -> None:
     await given(store, clock)

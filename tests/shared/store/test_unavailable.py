@@ -1,4 +1,4 @@
-"""A Redis that is gone, or cannot do what it is asked: every operation says so, and nothing is half done."""
+"""Redis is down or cannot run a command: every operation reports that, and no step is applied in part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.shared.store.world import START_MS, nodes, world
 from tests.waiting import PATIENCE_S
 
 HANG_S = PATIENCE_S
-"""Far beyond what any attempt may take: a test that reaches it hangs."""
+"""Far longer than any call may take: a test that reaches it hangs."""
 
 OPERATIONS: dict[str, Callable[[Store, Task], Awaitable[Any]]] = {
     **{step.name: step.take for step in steps.STEPS},
@@ -38,14 +38,14 @@ OPERATIONS: dict[str, Callable[[Store, Task], Awaitable[Any]]] = {
 
 @pytest.fixture(scope="module")
 def fragile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A single server of this module's own, also where the other tests have a cluster."""
+    """A single server for this module, even if the other tests use a cluster."""
     with RedisServer(tmp_path_factory.mktemp("fragile-redis")) as server:
         yield server
 
 
 @pytest.fixture
 def server(fragile_server: RedisServer) -> Iterator[RedisServer]:
-    """An empty server that a test may maltreat: the next one finds it sound."""
+    """An empty server that a test may damage. It is repaired for the next test."""
     yield fragile_server
     if not fragile_server.is_running:
         fragile_server.start()
@@ -62,14 +62,14 @@ async def store(server: RedisServer, open_store: StoreFactory) -> Store:
 
 @pytest.fixture
 async def task(store: Store, clock: Clock) -> Task:
-    """A running task that the operations are about."""
+    """The running task that the operations use."""
     await steps.running(store, clock)
     task = await store.get("t1")
     assert task
     return task
 
 
-async def test_every_operation_says_that_redis_is_gone_and_works_again_when_it_is_back(
+async def test_every_operation_fails_as_unavailable_without_redis_and_works_after_its_return(
     server: RedisServer, store: Store, task: Task
 ) -> None:
     server.stop()
@@ -77,13 +77,13 @@ async def test_every_operation_says_that_redis_is_gone_and_works_again_when_it_i
         async with asyncio.timeout(HANG_S):
             with pytest.raises(StoreUnavailable):
                 await take(store, task)
-                pytest.fail(f"{name} was done without Redis")
+                pytest.fail(f"{name} succeeded without Redis")
     server.start()
     for take in OPERATIONS.values():
         await take(store, task)
 
 
-async def test_a_store_that_was_opened_while_redis_was_away_finds_it_later(
+async def test_a_store_that_was_opened_while_redis_was_down_connects_later(
     server: RedisServer, store: Store, clock: Clock
 ) -> None:
     server.stop()
@@ -103,7 +103,7 @@ async def test_an_address_where_nothing_listens_is_unavailable(clock: Clock) -> 
     await store.aclose()
 
 
-async def test_a_life_that_redis_is_restarted_in_after_each_step_loses_nothing(
+async def test_a_task_survives_a_restart_of_redis_after_each_of_its_steps(
     server: RedisServer, store: Store, clock: Clock
 ) -> None:
     await store.create(steps.HELLO)
@@ -132,17 +132,17 @@ REFUSED_WHEN_FULL = {
     "create",
     "accepted",
     "heartbeat",
-    "beat",
+    "heartbeat only",
     "put_result",
     "check that publishes",
     "report",
     "report of an instance",
 }
-"""The others begin by taking something away, and so are let through whole: what is on its way can come to its end."""
+"""All other steps begin with a removal, so Redis runs them: tasks in flight can come to an end."""
 
 
 @each_step
-async def test_a_redis_that_is_full_refuses_a_step_whole_or_takes_it_whole(
+async def test_a_full_redis_applies_a_step_completely_or_not_at_all(
     server: RedisServer, store: Store, clock: Clock, step: Step
 ) -> None:
     by_chance = {"t1": (0.0, 10_000.0)}
@@ -164,7 +164,7 @@ async def test_a_redis_that_is_full_refuses_a_step_whole_or_takes_it_whole(
     assert world(server, by_chance) == done
 
 
-async def test_a_redis_that_is_full_is_swept_although_what_is_most_overdue_needs_room(
+async def test_a_full_redis_is_swept_even_if_the_most_overdue_task_needs_memory(
     server: RedisServer, store: Store, clock: Clock
 ) -> None:
     first, second = [task_id for number in range(99) if partition(task_id := f"t{number}") == 3][:2]
@@ -177,7 +177,7 @@ async def test_a_redis_that_is_full_is_swept_although_what_is_most_overdue_needs
 
 
 @each_step
-async def test_a_redis_that_became_a_replica_refuses_every_step_whole(
+async def test_a_redis_that_became_a_replica_refuses_every_step_completely(
     server: RedisServer, store: Store, clock: Clock, step: Step
 ) -> None:
     task = await step.prepare(store, clock)
@@ -213,7 +213,7 @@ async def forging_wire(server: RedisServer) -> AsyncIterator[Wire]:
     ],
     ids=lambda error: error.split()[0],
 )
-async def test_an_error_of_redis_that_may_pass_is_unavailability(
+async def test_a_temporary_error_of_redis_counts_as_unavailable(
     open_store: StoreFactory, forging_wire: Wire, clock: Clock, error: str
 ) -> None:
     store = open_store(url=forging_wire.url)
@@ -228,7 +228,7 @@ async def test_an_error_of_redis_that_may_pass_is_unavailability(
     assert await store.get("t1")
 
 
-async def test_an_error_that_will_not_pass_is_a_fault_of_ours(
+async def test_a_permanent_error_of_redis_does_not_count_as_unavailable(
     open_store: StoreFactory, forging_wire: Wire, clock: Clock
 ) -> None:
     store = open_store(url=forging_wire.url)

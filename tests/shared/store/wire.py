@@ -1,4 +1,4 @@
-"""What lies between a store and Redis: a TCP relay that sees each command, and loses or forges answers on request."""
+"""A TCP relay between a store and Redis that records each command, and loses or forges answers on request."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ STEPS = (*SCRIPTS, b"GET", b"HGET")
 
 
 class Wire:
-    """One relay in front of each of the Redis nodes.
+    """One relay in front of each Redis node.
 
     Attributes:
         ports: the relays' ports by the nodes' ports.
-        commands: what was sent, in order, names in upper case.
-        lose_requests: so many of the next steps never arrive: the connection is cut in their place.
-        lose_answers: so many of the next steps are taken, and the connection cut in place of the answer.
-        forged_answer: a RESP reply that is given in place of taking a step.
+        commands: the commands that were sent, in order, with names in upper case.
+        lose_requests: how many of the next steps never arrive: the connection is cut instead.
+        lose_answers: how many of the next steps run while the connection is cut instead of their answer.
+        forged_answer: a RESP reply that is sent instead of running a step.
     """
 
     def __init__(self, node_ports: Sequence[int]) -> None:
@@ -100,7 +100,7 @@ class Wire:
 
 
 async def _read_command(reader: asyncio.StreamReader) -> tuple[Command, bytes]:
-    """The next command as its words and as it came: an array of bulk strings."""
+    """The next command, parsed and as raw bytes: an array of bulk strings."""
     raw = [await reader.readuntil(b"\n")]
     assert raw[0][:1] == b"*", raw
     words: list[bytes] = []

@@ -1,7 +1,8 @@
-"""All that is in Redis, as text: what a test of a step states before and after it.
+"""All keys in Redis as text. Tests of a step compare it before and after the step.
 
-One line per record and per history event, one per index, body and result, named as the head of ``lib.lua`` names the
-keys. Times are seconds since the tests' clock began. Whatever should not be there shows too.
+Each record, history event, index, body and result has a line, named by its key as in
+``shared/store/lua/includes/task/keys.lua``. Times are seconds since the start of the tests' clock. Unexpected keys
+show too.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def nodes(server: Server) -> list[RedisServer]:
 
 
 class World:
-    """A picture of all keys, taken when it is made.
+    """A picture of all keys at the time it is created.
 
     Args:
-        jittered: id → bounds in seconds of a deadline that chance has a part in; shown as ``low..high``.
+        jittered: id → bounds in seconds of a deadline with jitter, shown as ``low..high``.
     """
 
     def __init__(self, server: Server, jittered: Mapping[str, tuple[float, float]] | None = None) -> None:
@@ -95,8 +96,8 @@ class World:
             for name, key in (("query", "u"), ("owner", "o"), ("traceparent", "t"), ("fingerprint", "i")):
                 if key in rec:
                     yield f"  {name} {rec[key]}"
-            for at_ms, state, attempt, who, status in rec["h"]:
-                yield f"  +{at_ms / 1000:g} {state} a{attempt} {who} {status!r}"
+            for at_ms, state, attempt, actor, status in rec["h"]:
+                yield f"  +{at_ms / 1000:g} {state} a{attempt} {actor} {status!r}"
         for name, data in sorted(self.contents.items()):
             yield f"{name} {data.decode()}"
         for name, index in sorted(self.indexes.items()):
@@ -115,8 +116,8 @@ class World:
         return f"{due_s:g}"
 
     def assert_consistent(self) -> None:
-        """Each record has exactly its one place in the indexes, its one deadline, its contents; and nothing is left
-        of a task without a record."""
+        """Check that each record is in the right index and has one deadline and its contents, and that nothing else
+        is left."""
         indexes: dict[str, dict[str, float]] = defaultdict(dict)
         for task_id, rec in self.records.items():
             waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
@@ -143,14 +144,14 @@ def tag_of(member: str) -> str:
 
 
 def world(server: Server, jittered: Mapping[str, tuple[float, float]] | None = None) -> str:
-    """All that is in Redis, having checked that it is consistent."""
+    """All keys in Redis as text, after a check that they are consistent."""
     picture = World(server, jittered)
     picture.assert_consistent()
     return str(picture)
 
 
 def text(expected: str) -> str:
-    """A world as a test writes it."""
+    """A world as a test writes it, without the indentation."""
     return dedent(expected).strip("\n")
 
 
@@ -158,7 +159,7 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
     yield f"{rec['s']} {rec['p']} {rec['x']!r} a{rec['a']} f{rec['f']} n{rec['n']} v{rec['v']}"
     yield f"c{_since_start_s(rec['c']):g} m{_since_start_s(rec['m']):g} q{_since_start_s(rec['q']):g}"
     yield f"l{rec['l'] / 1000:g}"
-    yield "wanted" if rec["w"] else "unwanted"
+    yield "dispatch" if rec["w"] else "no-dispatch"
     for name, key in (("body", "b"), ("result", "r")):
         if key in rec:
             yield f"{name}=" + ":".join(map(str, rec[key]))
@@ -171,11 +172,11 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
 
 
 def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
-    """A record without what makes it small."""
+    """A record with its defaults and offsets expanded."""
     states = ("", "created", "dispatched", "running", "completed", "failed", "cancelled")
-    who = ("", "client", "dispatcher", "reconciler")
+    actors = ("", "client", "dispatcher", "reconciler")
     history = [
-        [at_ms, states[state], attempt, who[by], states[state] if status is True else status]
+        [at_ms, states[state], attempt, actors[by], states[state] if status is True else status]
         for at_ms, state, attempt, by, status in unpack_each(rec["h"])
     ]
     return rec | {"m": rec["c"] + rec.get("m", 0), "q": rec["c"] + rec.get("q", 0), "h": history}

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: entries {{entry, owner, queued at (0: now), priority}, …},
---          new (true: of a new task, of which there is one), is_new_task (true: this script has created its task, so it
+--          new (true: the one entry is a new task's), just_created (true: this script has created the task, so it
 --          holds no slot), backlog (how many may wait; absent: any number)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed

@@ -11,6 +11,7 @@
 -- @include common/now_ms
 -- @include task/backoff
 -- @include task/give_up
+-- @include task/record
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]

@@ -13,10 +13,14 @@
 --          'completion': the caller publishes its completion, as for 'failed' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
+-- @include task/append_event
 -- @include task/backoff
 -- @include task/give_up
+-- @include task/move_record
 -- @include task/new_attempt
 -- @include task/purge_task
+-- @include task/record
+-- @include task/set_due
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]

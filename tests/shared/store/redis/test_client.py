@@ -1,4 +1,4 @@
-"""How the store signs in, and what it finds there. What a connection string may say: ``test_redis_address.py``."""
+"""How the client signs in and which client it is. ``test_redis_address.py`` tests the connection strings."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ async def test_entra_credentials_are_the_identitys_object_id_and_its_token() -> 
 
 
 def no_identity() -> Any:
-    raise AssertionError("no managed identity is wanted")
+    raise AssertionError("no managed identity is needed")
 
 
-async def test_the_client_is_a_clusters_if_the_server_is_one(redis_server: Server) -> None:
+async def test_a_cluster_gets_a_cluster_client_and_a_single_server_a_plain_one(redis_server: Server) -> None:
     client = await connect(RedisAddress.parse(redis_server.url), no_identity)
     assert type(client) is (ClusterClient if isinstance(redis_server, RedisCluster) else Redis)
     await client.aclose()
 
 
-async def test_the_password_of_the_connection_string_opens_the_server(tmp_path: Path) -> None:
+async def test_the_client_signs_in_with_the_password_of_the_connection_string(tmp_path: Path) -> None:
     with RedisServer(tmp_path, password="p@ss,word") as server:
         client = await connect(RedisAddress.parse(server.url), no_identity)
         assert await cast("Any", client).ping()

@@ -1,4 +1,4 @@
-"""Where a task's keys live: in one slot for life, and the partitions spread evenly over a cluster."""
+"""All keys of a task stay in one hash slot, and the partitions spread evenly over a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_there_are_sixteen_partitions() -> None:
 
 
 @pytest.mark.parametrize("index", range(PARTITIONS))
-def test_a_tag_lies_in_the_middle_of_its_sixteenth_of_the_slots(index: int) -> None:
+def test_a_hash_tag_lies_in_the_middle_of_its_sixteenth_of_the_slots(index: int) -> None:
     middle = index * SIXTEENTH + SIXTEENTH // 2
     assert abs(slot("{" + TAGS[index] + "}") - middle) <= SIXTEENTH // 16
 

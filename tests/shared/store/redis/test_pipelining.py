@@ -1,4 +1,4 @@
-"""Steps that are asked for in the same moment share a pipeline, and nothing else: no error, no end, no delay."""
+"""Commands of one moment share a batch, but no error, cancellation or delay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def create_all(store: Store, size_bytes: int = 0) -> list[object]:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
-    """What was written to Redis at a time: the commands that went together."""
+    """Each write to a connection of Redis, with the commands that it carried."""
     writes: list[list[bytes]] = []
     send = Connection.send_packed_command
 
@@ -62,7 +62,7 @@ def evalshas(write: list[bytes]) -> int:
     return b"".join(write).count(b"EVALSHA")
 
 
-async def test_steps_of_one_moment_go_as_few_pipelines_over_few_connections(
+async def test_steps_of_one_moment_share_few_batches_and_few_connections(
     open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
     store, other = open_store(), open_store()
@@ -78,10 +78,10 @@ async def test_steps_of_one_moment_go_as_few_pipelines_over_few_connections(
     World(redis_server).assert_consistent()
 
 
-async def test_what_is_asked_while_pipelines_are_on_their_way_goes_with_the_next(
+async def test_commands_sent_while_batches_are_in_flight_share_the_next_batch(
     open_store: StoreFactory, redis_server: Server
 ) -> None:
-    """However many callers come one after the other, they need no more connections."""
+    """The number of connections does not grow with the number of calls."""
     store, other = open_store(), open_store()
     await create_all(other)  # loads the script
     await other.aclose()
@@ -97,7 +97,7 @@ async def test_what_is_asked_while_pipelines_are_on_their_way_goes_with_the_next
             assert 1 <= sum(each["cmd"] == "evalsha" for each in client.client_list()) <= BATCHES_IN_FLIGHT
 
 
-async def test_large_bodies_make_no_pipeline_larger_than_it_may_be(
+async def test_large_bodies_do_not_make_a_batch_exceed_its_limit(
     open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
     store = open_store()
@@ -107,7 +107,9 @@ async def test_large_bodies_make_no_pipeline_larger_than_it_may_be(
     assert {len(data) for data in World(redis_server).contents.values()} == {LARGE_BYTES}
 
 
-async def test_an_error_of_one_is_not_the_others(open_store: StoreFactory, redis_server: Server) -> None:
+async def test_an_error_of_one_command_does_not_affect_the_others_in_its_batch(
+    open_store: StoreFactory, redis_server: Server
+) -> None:
     store = open_store()
     await create_all(store)
     damaged = IDS[::3]
@@ -121,8 +123,8 @@ async def test_an_error_of_one_is_not_the_others(open_store: StoreFactory, redis
                     client.delete(key)
                     client.rpush(key, "not a record")
     reads = await asyncio.gather(*map(store.get, IDS), return_exceptions=True)
-    beats = await asyncio.gather(*map(store.heartbeat, IDS), return_exceptions=True)
-    for id_, read, heartbeat in zip(IDS, reads, beats, strict=True):
+    heartbeats = await asyncio.gather(*map(store.heartbeat, IDS), return_exceptions=True)
+    for id_, read, heartbeat in zip(IDS, reads, heartbeats, strict=True):
         if id_ in damaged:
             assert isinstance(read, ResponseError)
             assert isinstance(heartbeat, ResponseError)
@@ -132,7 +134,7 @@ async def test_an_error_of_one_is_not_the_others(open_store: StoreFactory, redis
             assert not isinstance(heartbeat, Exception)
 
 
-async def test_scripts_that_were_flushed_are_found_again_by_all_who_need_them(
+async def test_all_calls_succeed_after_redis_has_flushed_its_scripts(
     open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
     store = open_store()
@@ -143,7 +145,7 @@ async def test_scripts_that_were_flushed_are_found_again_by_all_who_need_them(
     sent.clear()
     assert await create_all(store) == [Created] * MANY
     assert {rec["v"] for rec in World(redis_server).records.values()} == {1}
-    # Of each of the first pipelines one goes alone; not all that were in them, each on a connection of its own.
+    # Only one command of each of the first batches is sent alone, to load the script; the others wait for it.
     alone = [evalshas(write) for write in sent].count(1)
     assert 1 <= alone <= 2 * BATCHES_IN_FLIGHT * len(nodes(redis_server))
 
@@ -154,9 +156,7 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-async def test_after_a_restart_of_redis_all_find_their_scripts_and_a_connection(
-    open_store: StoreFactory, own_server: RedisServer
-) -> None:
+async def test_all_calls_succeed_after_a_restart_of_redis(open_store: StoreFactory, own_server: RedisServer) -> None:
     store = open_store(url=own_server.url)
     assert await create_all(store) == [Created] * MANY
     own_server.flush()
@@ -165,7 +165,7 @@ async def test_after_a_restart_of_redis_all_find_their_scripts_and_a_connection(
     assert {rec["v"] for rec in World(own_server).records.values()} == {1}
 
 
-async def test_when_a_pipelines_answers_are_lost_each_step_has_its_effect_once(
+async def test_each_step_has_its_effect_once_if_the_answers_to_its_batch_are_lost(
     open_store: StoreFactory, wire: Wire, redis_server: Server
 ) -> None:
     store = open_store(url=wire.url)
@@ -179,7 +179,7 @@ async def test_when_a_pipelines_answers_are_lost_each_step_has_its_effect_once(
 
 
 @pytest.mark.parametrize("ticks", range(8))
-async def test_a_caller_who_is_cancelled_takes_nobody_along_and_leaves_no_answer_to_another(
+async def test_a_cancelled_call_affects_no_other_and_leaves_its_answer_to_none(
     open_store: StoreFactory, redis_server: Server, ticks: int
 ) -> None:
     store = open_store()
@@ -198,7 +198,7 @@ async def test_a_caller_who_is_cancelled_takes_nobody_along_and_leaves_no_answer
     assert all(body.decode() == name.partition(":")[2] for name, body in bodies.items())
 
 
-async def test_a_store_that_is_closed_tells_those_who_wait(open_store: StoreFactory) -> None:
+async def test_closing_a_store_ends_the_calls_that_wait(open_store: StoreFactory) -> None:
     store = open_store()
     await store.ping()
     asked = [asyncio.ensure_future(store.create(new_task(id_))) for id_ in IDS]
@@ -210,7 +210,7 @@ async def test_a_store_that_is_closed_tells_those_who_wait(open_store: StoreFact
 
 
 @pytest.mark.parametrize("until", [1, BATCH_COMMANDS, BATCH_COMMANDS + 1])
-async def test_a_store_that_is_closed_while_one_brings_the_script_for_others_tells_all(
+async def test_closing_a_store_while_a_script_is_loaded_ends_the_calls_that_need_it(
     open_store: StoreFactory, redis_server: Server, monkeypatch: pytest.MonkeyPatch, until: int
 ) -> None:
     store = open_store()
@@ -240,8 +240,7 @@ async def test_a_store_that_is_closed_while_one_brings_the_script_for_others_tel
 
 
 async def answers_of(server: Server, callers: Sequence[asyncio.Future[Any]]) -> None:
-    """While this waits for the servers' word that they have answered all, nothing is read: the answers are there
-    together."""
+    """Wait until the servers have answered all *callers*. Meanwhile no answer is read, so all arrive together."""
     async with asyncio.timeout(HANG_S):
         with ExitStack() as opened:
             clients = [opened.enter_context(node.connect()) for node in nodes(server)]
@@ -249,7 +248,7 @@ async def answers_of(server: Server, callers: Sequence[asyncio.Future[Any]]) -> 
                 stats = [cast("dict[str, Any]", client.info("commandstats")) for client in clients]
                 if sum(each["cmdstat_get"]["calls"] for each in stats if "cmdstat_get" in each) >= len(callers):
                     return
-                await asyncio.sleep(0)  # what is asked is sent
+                await asyncio.sleep(0)  # lets the callers send
 
 
 def reset_stats(server: Server) -> None:
@@ -258,7 +257,7 @@ def reset_stats(server: Server) -> None:
             client.config_resetstat()
 
 
-async def test_a_store_that_is_closed_while_answers_wait_for_each_other_tells_all(
+async def test_calls_whose_answers_have_arrived_get_them_even_if_the_store_is_closed(
     open_store: StoreFactory, redis_server: Server
 ) -> None:
     store = open_store()
@@ -278,7 +277,7 @@ async def test_a_store_that_is_closed_while_answers_wait_for_each_other_tells_al
     assert answers == [None] * len(callers)
 
 
-async def test_of_pipelines_that_are_answered_together_the_second_waits_until_the_first_callers_ask_again(
+async def test_the_second_of_two_answered_batches_waits_until_the_first_callers_have_sent_again(
     open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
     store = open_store()
@@ -300,7 +299,7 @@ async def test_of_pipelines_that_are_answered_together_the_second_waits_until_th
     assert set(second) == {3 * BATCH_COMMANDS}
 
 
-async def test_a_dead_node_fails_the_calls_to_it_and_no_other(open_store: StoreFactory, tmp_path: Path) -> None:
+async def test_a_dead_node_fails_only_the_calls_to_it(open_store: StoreFactory, tmp_path: Path) -> None:
     with RedisCluster(tmp_path / "cluster") as cluster:
         store = open_store(url=cluster.url)
         assert await create_all(store) == [Created] * MANY

@@ -1,4 +1,4 @@
-"""Connection strings of Redis: URLs, and the form that Azure shows."""
+"""Connection strings of Redis: URLs, and the form of the Azure portal."""
 
 import pytest
 
@@ -37,7 +37,7 @@ SECRET = "hunter2"
         ("password=x=,h:1", RedisAddress("h", 1, False, None, "x=")),
     ],
 )
-def test_both_forms_say_the_same_things(text: str, address: RedisAddress) -> None:
+def test_both_forms_of_a_connection_string_are_parsed(text: str, address: RedisAddress) -> None:
     assert RedisAddress.parse(text) == address
 
 
@@ -60,19 +60,19 @@ def test_both_forms_say_the_same_things(text: str, address: RedisAddress) -> Non
         ",",
     ],
 )
-def test_what_is_neither_is_refused_without_being_repeated(text: str) -> None:
+def test_an_invalid_connection_string_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|is)") as refused:
         RedisAddress.parse(text)
     assert SECRET not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", [f"redis://:{SECRET}@h", f"h,password={SECRET}"])
-def test_an_address_does_not_tell_its_password(text: str) -> None:
+def test_an_address_does_not_show_its_password(text: str) -> None:
     assert SECRET not in repr(RedisAddress.parse(text))
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("b.westeurope.redis.azure.net:10000,ssl=True", True),
         ("rediss://B.WestEurope.Redis.Azure.NET:10000", True),
@@ -81,5 +81,5 @@ def test_an_address_does_not_tell_its_password(text: str) -> None:
         ("b.westeurope.redis.azure.net.evil.example:10000", False),
     ],
 )
-def test_azure_managed_redis_without_a_password_is_entered_with_entra_id(text: str, wanted: bool) -> None:
-    assert RedisAddress.parse(text).wants_entra_id is wanted
+def test_azure_managed_redis_without_a_password_needs_entra_id(text: str, expected: bool) -> None:
+    assert RedisAddress.parse(text).wants_entra_id is expected

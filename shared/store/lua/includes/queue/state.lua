@@ -1,7 +1,7 @@
 -- Reads a queue's state, and writes it once the script is through: several steps in one script share it.
 --
 -- The state's fields. Times are milliseconds. They have letters because words would cost each step of a queue several
--- per cent of its time: the map is unpacked and packed in each (docs/decisions/0003-packed-records.md).
+-- per cent of its time: the map is unpacked and packed in each (docs/decisions/0003-a-record-is-one-packed-value.md).
 --
 --   l  the capacity estimate: how many tasks the backend is known to hold at a time
 --   h, w  how many entries hold a slot, how many wait

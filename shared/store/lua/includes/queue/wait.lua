@@ -10,7 +10,7 @@ local AGE_MS = 600000
 local RANKS_PER_MS = 1024
 
 local function wait(queue, entry, owner, queued_ms, priority, returns)
-  if not queue_arg.is_new_task and holds_slot(entry) then return end
+  if not queue_arg.just_created and holds_slot(entry) then return end
   local key = waiting_key(owner)
   local since = queued_ms * RANKS_PER_MS
   if since == 0 then

@@ -1,0 +1,214 @@
+"""What each Lua script takes: the types of their packed maps. A misspelt key, which Lua would read as nil, is a type
+error.
+
+The scripts' heads say what the keys mean. Times are milliseconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Final, Literal, NotRequired, TypedDict
+
+from shared.tasks.task import Actor, State
+
+Clock = Callable[[], int]
+"""Unix time in ms; for tests. Without one, the Redis server's own clock counts, which all processes share."""
+_OPERATION_BITS: Final = 52
+"""Lua's numbers hold no more."""
+
+
+class Stamp(TypedDict):
+    now: int
+    """0: the Redis server's clock."""
+    op: int
+    """Drawn once per step. If the client repeats a call whose reply was lost, the script finds the number in the
+    record and knows that the step was taken."""
+
+
+def stamp(now_ms: Clock | None) -> Stamp:
+    return {"now": now_of(now_ms), "op": random.getrandbits(_OPERATION_BITS)}
+
+
+def now_of(now_ms: Clock | None) -> int:
+    return now_ms() if now_ms else 0
+
+
+def seed() -> int:
+    """For a script that draws jitter."""
+    return random.getrandbits(31)
+
+
+class Backoff(TypedDict):
+    base: int
+    cap: int
+    seed: int
+
+
+class ApplyStep(TypedDict, total=False):
+    """The argument of ``task/apply``, but for what every step carries. Times are ms."""
+
+    allowed_from: tuple[State, ...]
+    owner: str
+    revive: bool
+    attempt: int
+    to: State
+    path: str
+    query: str
+    status: str
+    brief: str
+    actor: Actor
+    new_attempt: bool
+    apart: bool
+    failed: bool
+    next_step: bool
+    needs_body: bool
+    body: list[Any]
+    result: list[Any]
+    publishes: int
+    due_in: int
+    backoff: Backoff
+    lease: int
+
+
+class ApplyArgument(ApplyStep, Stamp):
+    id: str
+    silence: int
+    retention: int
+    completion: int
+
+
+class CreateArgument(Stamp):
+    id: str
+    rec: dict[str, Any]
+    due_in: int
+    actor: Actor
+    brief: str
+
+
+class ClaimArgument(Stamp):
+    id: str
+    attempt: NotRequired[int]
+    window: int
+
+
+class SweepArgument(Stamp):
+    limit: int
+    max_attempts: int
+    publish_base: int
+    cap: int
+    wait_cap: int
+    retention: int
+    completion: int
+    blob_grace: int
+    retrying: str
+    silent: str
+    exhausted: str
+    seed: int
+
+
+class CheckSlotsArgument(Stamp):
+    path: str
+    entries: list[tuple[str, int]]
+    max_attempts: int
+    publish_base: int
+    cap: int
+    retention: int
+    completion: int
+    undelivered: str
+    seed: int
+
+
+class QueueEntriesArgument(TypedDict):
+    path: str
+    state: str
+    skip: int
+    limit: int
+
+
+class QueueArgument(TypedDict):
+    """What every script of a queue takes. Times are ms."""
+
+    now: int
+    cap: int | Literal[False]
+    claim: int
+    path: NotRequired[str]
+
+
+class EnqueueArgument(QueueArgument):
+    entries: NotRequired[list[list[Any]]]
+    new: NotRequired[bool]
+    backlog: NotRequired[int]
+
+
+class EntryArgument(QueueArgument):
+    entry: str
+    owner: str
+
+
+class ReleaseArgument(EntryArgument):
+    served: NotRequired[int]
+
+
+class ReturnArgument(EntryArgument):
+    next: str
+    queued_at: int
+    priority: int
+
+
+class RefusedArgument(ReturnArgument):
+    after: int
+    most: int
+
+
+class FailedArgument(EntryArgument):
+    grace: int
+    base: int
+    most: int
+
+
+class MaintainArgument(QueueArgument):
+    again: int
+    most: int
+
+
+class ConfigureArgument(QueueArgument):
+    set: dict[str, int | bool]
+
+
+class RowsArgument(QueueArgument):
+    entries: list[list[Any]]
+
+
+class MarkRebuiltArgument(QueueArgument):
+    loss: int
+
+
+class StatusArgument(QueueArgument):
+    entry: NotRequired[str]
+    owner: NotRequired[str]
+
+
+class CombinedReleaseArgument(TypedDict):
+    claim: int
+    window: int
+
+
+class CombinedAcceptArgument(EntryArgument):
+    window: int
+
+
+class ListArgument(TypedDict):
+    limit: int
+    look: int
+    path: NotRequired[str]
+    state: NotRequired[State]
+    owner: NotRequired[str]
+    before: NotRequired[tuple[int, str]]
+
+
+class ReportArgument(Stamp):
+    field: str
+    delta: int
+    instance: NotRequired[str]
+    keep: NotRequired[int]

@@ -1,0 +1,170 @@
+"""The steps that the reconciler takes, each one script and one round trip: finding what is overdue, checking slots,
+reading the records for a queue that is rebuilt, removing tasks.
+
+``lua/task/`` has the scripts, with what they take and return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final, Literal, cast
+
+from shared.store.arguments import CheckSlotsArgument, Clock, QueueEntriesArgument, SweepArgument, seed, stamp
+from shared.store.policy import StorePolicy
+from shared.store.queue_steps import QueueEntry
+from shared.store.record_codec import unpack_task
+from shared.store.redis.link import RedisLink
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
+from shared.store.task_steps import BACKOFF_CAP_S
+from shared.tasks import status_texts
+from shared.tasks.outcomes import Applied, Origin, SlotGrant
+from shared.tasks.task import State, Task
+
+SWEEP_LIMIT: Final = 64
+"""How many overdue tasks of a partition one sweep takes."""
+ENTRIES_LIMIT: Final = 500
+BLOB_GRACE_S: Final = 120.0
+"""How long the deletion of a task's blobs may take, before it is begun again."""
+WAIT_CAP_S: Final = 3600.0
+"""How seldom it is checked at most whether a waiting task stands in its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
+    or to delete its blobs."""
+
+    what: Literal["waits", "retry", "failed", "completion", "purged", "blobs"]
+    id: str
+    task: Task | None
+
+    @property
+    def applied(self) -> Applied | None:
+        """The transition that the sweep made."""
+        if self.task is None or self.what not in ("retry", "failed"):
+            return None
+        return Applied(self.task, Origin(self.task.path, self.task.attempt - (self.what == "retry")))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSlot:
+    """What became of an attempt that had held a slot for a while."""
+
+    what: Literal["gone", "publish", "failed"]
+    id: str
+    attempt: int
+    task: Task | None
+    check_again_s: float | None
+
+
+class UpkeepSteps:
+    """The scripts on overdue and finished tasks."""
+
+    def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
+        self._link = link
+        self._policy = policy
+        self._now_ms = now_ms
+        self._retention_ms = to_ms(policy.retention_s)
+        self._completion_ms = to_ms(policy.completion_s)
+        self._republish_ms = to_ms(policy.republish_s)
+
+    async def sweep(self, partition: int) -> list[Overdue]:
+        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
+        argument: SweepArgument = {
+            "limit": SWEEP_LIMIT,
+            "max_attempts": self._policy.max_attempts,
+            "publish_base": self._republish_ms,
+            "cap": to_ms(BACKOFF_CAP_S),
+            "wait_cap": to_ms(WAIT_CAP_S),
+            "retention": self._retention_ms,
+            "completion": self._completion_ms,
+            "blob_grace": to_ms(BLOB_GRACE_S),
+            "retrying": status_texts.SILENT_RETRYING,
+            "silent": status_texts.SILENT_FAILED,
+            "exhausted": status_texts.SILENT_EXHAUSTED,
+            "seed": seed(),
+            **stamp(self._now_ms),
+        }
+        rows: list[list[bytes]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        return [
+            Overdue(
+                cast("Any", row[0].decode()),
+                row[1].decode(),
+                unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
+            )
+            for row in rows
+        ]
+
+    async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:
+        """Check attempts, by task id and number, that have held a slot at *path* for long.
+
+        Returns those that do not need it, and those whose event is to be published again.
+        """
+        by_partition: dict[str, list[tuple[str, int]]] = {}
+        for attempt in attempts:
+            by_partition.setdefault(tag_of(attempt[0]), []).append(attempt)
+        parts = await asyncio.gather(
+            *(
+                self._link.script("task/check_slots", tag, pack(self._check_slots(path, some)))
+                for tag, some in by_partition.items()
+            )
+        )
+        return [
+            CheckedSlot(
+                row[0].decode(),
+                row[1].decode(),
+                row[2],
+                unpack_task(row[1].decode(), row[3]) if len(row) > 3 else None,
+                row[4] / 1000 if len(row) > 4 else None,
+            )
+            for part in parts
+            for row in part
+        ]
+
+    def _check_slots(self, path: str, attempts: list[tuple[str, int]]) -> CheckSlotsArgument:
+        return {
+            "path": path,
+            "entries": attempts,
+            "max_attempts": self._policy.max_attempts,
+            "publish_base": self._republish_ms,
+            "cap": to_ms(BACKOFF_CAP_S),
+            "retention": self._retention_ms,
+            "completion": self._completion_ms,
+            "undelivered": status_texts.UNDELIVERED,
+            "seed": seed(),
+            **stamp(self._now_ms),
+        }
+
+    async def queue_entries(self, path: str, state: State) -> AsyncIterator[list[QueueEntry]]:
+        """Iterate over pages of the tasks that wait at an endpoint, or that its backend holds. A task that comes or
+        goes meanwhile may be missing or appear twice, others not."""
+        indexes = (state.value, "again") if state is State.CREATED else (state.value,)
+        for tag, index in product(HASH_TAGS, indexes):
+            skip, count = 0, ENTRIES_LIMIT
+            while count == ENTRIES_LIMIT:
+                argument: QueueEntriesArgument = {"path": path, "state": index, "skip": skip, "limit": ENTRIES_LIMIT}
+                count, rows = await self._link.script("task/queue_entries", tag, pack(argument))
+                skip += count
+                if rows:
+                    yield [
+                        QueueEntry(path, SlotGrant(task_id.decode(), attempt), owner.decode(), queued_ms, priority)
+                        for task_id, attempt, owner, queued_ms, priority in rows
+                    ]
+
+    async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
+        await asyncio.gather(
+            *(
+                self._link.script("task/completions_published", tag, str(self._retention_ms), *ids)
+                for tag, ids in by_tag(task_ids).items()
+            )
+        )
+
+    async def purge(self, task_ids: Iterable[str]) -> int:
+        """Remove finished tasks whose blobs were deleted."""
+        counts = await asyncio.gather(
+            *(self._link.script("task/purge", tag, *ids) for tag, ids in by_tag(task_ids).items())
+        )
+        return sum(cast("list[int]", counts))
