@@ -76,7 +76,7 @@ def runs(*figures: float) -> Callable[[], float]:
 def test_run_with_an_impossible_figure_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert repeated_if_implausible("drain", runs(-1, -2, 3, 4)) == 3
     said = capsys.readouterr().err
-    assert "drain: run 1 is repeated, its figure cannot be: -1 is less than nothing" in said
+    assert "drain: run 1 is repeated, its figure is impossible: -1 is less than nothing" in said
     assert "drain: run 2 is repeated" in said
 
 

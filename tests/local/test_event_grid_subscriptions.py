@@ -270,9 +270,9 @@ async def test_endpoint_query_is_sent_unchanged_and_never_exposed(caplog: pytest
         assert shown.json()["endpoint"] == stand.subscriber.url
         assert shown.json()["deliveryHeaders"] == ["X-Secret"]
         assert stand.subscriber.queries == ["code=k%2Fe%3Dy==&x=1"]
-        told = created.text + shown.text + "".join(record.getMessage() for record in caplog.records)
-        assert "k%2F" not in told
-        assert "s3cret" not in told
+        exposed = created.text + shown.text + "".join(record.getMessage() for record in caplog.records)
+        assert "k%2F" not in exposed
+        assert "s3cret" not in exposed
 
 
 @pytest.mark.parametrize(

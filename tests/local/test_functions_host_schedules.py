@@ -11,11 +11,11 @@ NOW = datetime(2026, 11, 20, 10, 0, 0, tzinfo=UTC)  # a Friday
 
 def next_times(written: str, count: int, **settings: str) -> list[str]:
     schedule = parse_schedule(written, settings, NOW)
-    times, moment = [], NOW
+    times, time = [], NOW
     for _ in range(count):
-        moment = schedule.next_after(moment)
-        assert moment.tzinfo is not None
-        times.append(moment.strftime("%a %m-%d %H:%M:%S"))
+        time = schedule.next_after(time)
+        assert time.tzinfo is not None
+        times.append(time.strftime("%a %m-%d %H:%M:%S"))
     return times
 
 
