@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 # Both matter only when something is wrong: so long that an overloaded machine makes it in time.
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240
 STOP_GRACE_S = 60
 _POLL_INTERVAL_S = 0.02
 _LOG_TAIL_LINES = 15

@@ -368,7 +368,9 @@ def _up(
         process = subprocess.Popen(command, cwd=tree, stdout=stdout, stderr=stderr)
     try:
         says: Callable[[], str] = (directory / "stdout").read_text
-        eventually(lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None)
+        eventually(
+            lambda: re.search(ready, says(), re.MULTILINE) or process.poll() is not None, within_s=3 * PATIENCE_S
+        )
         assert process.poll() is None, (directory / "stderr").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
