@@ -404,7 +404,7 @@ def test_steps_that_complete_no_task_fail_the_comparison(server: RedisServer, tm
     (tree / "bench").mkdir(parents=True)
     steps = (ROOT / "bench" / "steps.py").read_text()
     broken = steps.replace(
-        "_expect(await complete(self._alone, task_id), Applied)", "await claim(self._alone, task_id)"
+        "_expect(await complete(self._apart, task_id), Applied)", "await claim(self._apart, task_id)"
     )
     assert broken != steps
     (tree / "bench" / "steps.py").write_text(broken)
