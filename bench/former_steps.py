@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
 
+from bench.commands import BODY, LEASE_S, PATH, beat, claim, complete, create, open_redis
 from shared.task import Content, State
 from shared.task_store import (
     Claimed,
@@ -27,8 +28,6 @@ from shared.task_store import (
     connect,
 )
 from shared.task_store.connection import RedisAddress
-
-from bench.commands import BODY, LEASE_S, PATH, beat, claim, complete, create, open_redis
 
 Step = Callable[[str], Awaitable[None]]
 
