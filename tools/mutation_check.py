@@ -6,13 +6,16 @@ A guard that can be broken without a test failing is not tested. Exit code 1 if 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue as Trees
 
 ROOT = Path(__file__).resolve().parent.parent
 LUA = "shared/store/lua"
@@ -22,9 +25,16 @@ QUEUE = f"{LUA}/queue"
 QUEUE_INCLUDES = f"{LUA}/includes/queue"
 COMBINED = f"{LUA}/combined"
 PIPELINING = "shared/store/redis/pipelining.py"
-STORE_TESTS = ("tests/shared/store",)
+STORE_TESTS = (
+    *(
+        f"tests/shared/store/test_{name}.py"
+        for name in ("combined", "store", "steps", "lifecycle", "sweep", "replays")
+    ),
+    "tests/shared/store",
+)
+"""Those that notice most come first."""
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
-PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py",)
+PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
@@ -406,21 +416,22 @@ MUTATIONS = [
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutation_check", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of guards' names; without one, all")
-    wanted = parser.parse_args().names
+    names = parser.parse_args().names
+    chosen = [each for each in MUTATIONS if not names or any(name in each.guard for name in names)]
+    jobs = os.cpu_count() or 1
     unnoticed = 0
-    with tempfile.TemporaryDirectory(prefix="mutations-") as directory:
-        tree = _copy(Path(directory))
-        for mutation in MUTATIONS:
-            if wanted and not any(name in mutation.guard for name in wanted):
-                continue
-            noticed = _try(mutation, tree)
+    with tempfile.TemporaryDirectory(prefix="mutations-") as directory, ThreadPoolExecutor(jobs) as pool:
+        trees: Trees[Path] = Trees()
+        for number in range(jobs):
+            trees.put(_copy(Path(directory) / f"tree{number}"))
+        print("| guard | first test that notices |\n| --- | --- |")
+        for mutation, noticed in zip(chosen, pool.map(lambda each: _try(each, trees), chosen), strict=True):
             unnoticed += noticed is None
-            print(f"{mutation.guard:<50} {noticed or 'NOT NOTICED'}", flush=True)
+            print(f"| {mutation.guard} | {noticed or 'NOT NOTICED'} |", flush=True)
     return 1 if unnoticed else 0
 
 
-def _copy(directory: Path) -> Path:
-    tree = directory / "tree"
+def _copy(tree: Path) -> Path:
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", ".local", "__pycache__", ".*_cache"))
     (tree / ".local").mkdir()
     if (ROOT / ".local" / "npm").exists():
@@ -428,24 +439,23 @@ def _copy(directory: Path) -> Path:
     return tree
 
 
-def _try(mutation: Mutation, tree: Path) -> str | None:
-    """The first test that fails when the guard is broken.
+def _try(mutation: Mutation, trees: Trees[Path]) -> str | None:
+    """The first test that fails if the guard is broken, in a tree that nobody else uses meanwhile.
 
     Raises:
         SystemExit: the guard is not where the mutation expects it.
     """
+    tree = trees.get()
     file = tree / mutation.file
     whole = file.read_text()
     if whole.count(mutation.old) != 1:
-        sys.exit(
-            f"{mutation.guard}: what is to be broken stands {whole.count(mutation.old)} times in {mutation.file}"
-        )
+        sys.exit(f"{mutation.guard}: the text to replace stands {whole.count(mutation.old)} times in {mutation.file}")
     file.write_text(whole.replace(mutation.old, mutation.new))
     try:
         run = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider"),
-                # It finds what the tables find, and then takes minutes to shrink it.
+                *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"),
+                # They find what the tables find, and then take minutes to shrink it.
                 "--ignore=tests/shared/store/test_state_machine.py",
                 "--ignore=tests/cache_manager/test_queue_state_machine.py",
                 *mutation.tests,
@@ -457,8 +467,11 @@ def _try(mutation: Mutation, tree: Path) -> str | None:
         )
     finally:
         file.write_text(whole)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
-    return failed[1] if failed else None
+        trees.put(tree)
+    if run.returncode not in (0, 1):
+        sys.exit(f"{mutation.guard}: the tests could not run:\n{run.stdout[-2000:]}")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?:\[|$| )", run.stdout, re.MULTILINE)
+    return f"`{failed[1].rpartition('/')[2]}`" if failed else None
 
 
 if __name__ == "__main__":
