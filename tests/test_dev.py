@@ -79,7 +79,7 @@ def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:
         port = taken.getsockname()[1]
         up = _refused_up(tree, port)
 
-    assert up.stderr == f"Port {port} is taken: stop what listens there, or give --port.\n"
+    assert up.stderr == f"Port {port} is taken: stop the program that listens there, or give another --port.\n"
 
 
 def test_a_second_up_is_refused_and_ctrl_c_stops_everything_the_first_has_started(tree: Path, tmp_path: Path) -> None:
@@ -130,18 +130,18 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
             key = (tree / ".local" / "up" / "key").read_text()
             headers = {"x-functions-key": key}
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=PATIENCE_S) as client:
-                eventually(lambda: _is_healthy(client) or app.poll() is not None, within_s=60)
+                eventually(lambda: _is_healthy(client) or app.poll() is not None)
                 picture = sample_pictures()[0]
                 submitted = client.post(
                     f"/api/v1/submit{SEGMENT_PATH}",
                     content=picture.data,
                     headers={"Prefer": "wait=60", "Content-Type": picture.content_type},
-                    timeout=90,
+                    timeout=PATIENCE_S,
                 )
             assert (submitted.status_code, submitted.json()["BackendStatus"]) == (200, "completed")
         finally:
             app.terminate()
-            assert app.wait(60) == 0
+            assert app.wait(PATIENCE_S) == 0
         assert process.poll() is None, "the stack continues when the app is stopped"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
