@@ -166,20 +166,26 @@ def check_order(steps: list[Reference], recording: Recording) -> None:
 
 def check_scripts(steps: list[Reference], recording: Recording, among: str = "") -> None:
     """Check that the scripts among the *steps* were run, and include the files that follow them."""
-    scripts = [step.path for step in steps if step.path.startswith(LUA) and not step.path.startswith(INCLUDES)]
-    assert set(scripts) == {script for script in recording.scripts if among in script}
+    run: set[str] = set()
     script = ""
     for step in steps:
-        if step.path in scripts:
+        if script and step.path in includes(script):
+            continue
+        assert not step.path.startswith(INCLUDES), f"{script} does not include {step.path}"
+        if step.path.startswith(LUA):
             script = step.path
-        elif step.path.startswith(INCLUDES):
-            assert step.path in includes(script), f"{script} does not include {step.path}"
+            run.add(script)
+    assert run == {script for script in recording.scripts if among in script}
 
 
 def includes(path: str) -> set[str]:
-    """The files that a Lua file includes, directly or not."""
-    named = [line.split()[-1] for line in (ROOT / path).read_text().splitlines() if line.startswith("-- @include ")]
-    direct = [f"{INCLUDES}{name}.lua" for name in named if not name.startswith("generated/")]
+    """The files that a Lua file includes, directly or not. A script may be included too, as a function."""
+    direct: list[str] = []
+    for line in (ROOT / path).read_text().splitlines():
+        if line.startswith("-- @function "):
+            direct.append(f"{LUA}{line.split()[-1]}.lua")
+        elif line.startswith("-- @include ") and not line.startswith("-- @include generated/"):
+            direct.append(f"{INCLUDES}{line.split()[-1]}.lua")
     return {file for included in direct for file in (included, *includes(included))}
 
 

@@ -53,7 +53,7 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "fence: an older attempt is refused",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "if arg.attempt and arg.attempt ~= rec.a then",
         "if false then",
     ),
@@ -63,7 +63,7 @@ MUTATIONS = [
         "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",
         "rec.a, rec.n, rec.z = rec.a, 0, nil",
     ),
-    Mutation("replay of a step", f"{TASK_INCLUDES}/apply_step.lua", "if rec.k == arg.op then", "if false then"),
+    Mutation("replay of a step", f"{TASK}/apply.lua", "if rec.k == arg.op then", "if false then"),
     Mutation(
         "replay of a create",
         f"{TASK_INCLUDES}/create_task.lua",
@@ -73,25 +73,25 @@ MUTATIONS = [
     Mutation("replay of a report", f"{LUA}/requests/report.lua", "known = known or op == arg.op", "known = false"),
     Mutation(
         "terminal: a finished task stays as it is",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "if TERMINAL[rec.s] and",
         "if false and",
     ),
     Mutation(
         "terminal: only a failed task is replayed",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "not (arg.revive and rec.s == 'failed')",
         "not arg.revive",
     ),
     Mutation(
         "claim: from waiting only",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "if not allowed then return { 'state', raw } end",
         "",
     ),
     Mutation(
         "lease: a report renews it",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "set_due(id, now + rec.l)",
         "set_due(id, now + 1e12)",
     ),
@@ -104,7 +104,7 @@ MUTATIONS = [
     ),
     Mutation(
         "due: each step sets the next deadline",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "set_due(id, now + arg.due_in)",
         "",
     ),
@@ -119,7 +119,7 @@ MUTATIONS = [
     ),
     Mutation(
         "backoff: by the failures so far",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         "backoff(arg.backoff.base, arg.backoff.cap, rec.f)",
         "backoff(arg.backoff.base, arg.backoff.cap, 1)",
     ),
@@ -137,7 +137,7 @@ MUTATIONS = [
     ),
     Mutation(
         "owner: of a change",
-        f"{TASK_INCLUDES}/apply_step.lua",
+        f"{TASK}/apply.lua",
         " or arg.owner and arg.owner ~= rec.o",
         "",
         OWNER_TESTS,

@@ -89,6 +89,7 @@ class CreateArgument(Stamp):
 class ClaimArgument(Stamp):
     id: str
     attempt: NotRequired[int]
+    claim: bool
     window: int
 
 

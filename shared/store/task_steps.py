@@ -102,10 +102,10 @@ class TaskSteps:
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
-        argument: ClaimArgument = {"id": task_id, "window": self._window_ms, **stamp(self._now_ms)}
+        argument: ClaimArgument = {"id": task_id, "claim": True, "window": self._window_ms, **stamp(self._now_ms)}
         if attempt is not None:
             argument["attempt"] = attempt
-        return _claimed(task_id, await self._link.script("task/claim", tag_of(task_id), pack(argument)))
+        return _claimed(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
 
     async def accepted(self, task: Task) -> Outcome:
         """The backend accepted the task: from now on it has a lease."""

@@ -139,7 +139,7 @@ class Step:
 
 STEPS = [
     Step("create", "task/create", nothing, lambda store, _: store.create(HELLO)),
-    Step("claim", "task/claim", created, lambda store, task: store.claim("t1", task.attempt)),
+    Step("claim", "task/apply", created, lambda store, task: store.claim("t1", task.attempt)),
     Step("accepted", "task/apply", dispatched, lambda store, task: store.accepted(task)),
     Step(
         "requeue",

@@ -128,7 +128,7 @@ async def test_a_claim_repeated_after_the_outcome_was_recorded_is_refused(
     ):
         await record()
         before = world(redis_server)
-        repeated = await store._link.script("task/claim", claim[3].decode(), *claim[4:])
+        repeated = await store._link.script("task/apply", claim[3].decode(), *claim[4:])
         assert repeated[0].decode() == reason
         assert world(redis_server) == before
     assert isinstance(await store.claim("t1", 1), Refused)

@@ -3,28 +3,27 @@
 --
 -- KEYS     of two slots of a cluster, so that several servers refuse before it begins
 -- ARGV     for each step: the hash tag of the task's partition, ARGV[1] and ARGV[2] of task/apply, and a packed map:
---          claim (ms, see queue/keys.lua), window (ms, see task/claim), and of an entry that was accepted: path, cap,
+--          claim (ms, see queue/keys.lua), window (ms, see task/apply), and of an entry that was accepted: path, cap,
 --          entry, owner
--- Returns  for each step {what task/apply returns, {{granted entries}, ms} or false if the entry goes on, {what task/claim
---          returns for each}}, or its error
+-- Returns  for each step {what task/apply returns, {{granted entries}, ms} or false if the entry goes on, {what task/apply
+--          returns for the claim of each}}, or its error
 --          A replay is answered as the first time, but for what others have done since. If task/apply itself refused, a
 --          replay cannot be told from a first time: the deadline finds the tasks that the first time had claimed.
 -- @include combined/each_step
 -- @include combined/tag_of
 -- @include queue/accept_entry
 -- @include queue/release_entry
--- @include task/apply_step
--- @include task/claim_attempt
+-- @function apply_step task/apply
 -- @include task/service_time
 
 local function claim_entry(entry, allowed_from, step, then_)
   local id, attempt = string.match(entry, '^(.*)%.(%d+)$')
   -- Its record has this operation's id, which would be taken for a replay.
   if id == step.id then return { 'state' } end
-  return claim_attempt(tag_of(id), {
-    id = id, attempt = tonumber(attempt), now = step.now, op = step.op, allowed_from = allowed_from,
+  return apply_step({ tag_of(id) }, { {
+    id = id, attempt = tonumber(attempt), now = step.now, op = step.op, claim = true, allowed_from = allowed_from,
     window = then_.window,
-  })
+  } })
 end
 
 return each_step(4, function(tag, packed_step, data, packed_then)
@@ -32,7 +31,7 @@ return each_step(4, function(tag, packed_step, data, packed_then)
   -- One moment for all of it.
   step.now = now_ms(step.now)
   then_.now = step.now
-  local applied = apply_step(tag, step, data)
+  local applied = apply_step({ tag }, { step, data })
   local queued
   if then_.entry then
     queued = accept_entry(tag_of_path(then_.path), then_)

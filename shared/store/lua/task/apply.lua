@@ -1,4 +1,4 @@
--- Takes one step of a task's life: accept, report, requeue, next step, finish, cancel, replay, store a result, heartbeat.
+-- Takes one step of a task's life: claim, accept, report, requeue, next step, finish, cancel, replay, store a result, heartbeat.
 --
 -- KEYS[1]  the hash tag of the task's partition
 -- ARGV[1]  packed map; what is absent stays as it is:
@@ -24,6 +24,9 @@
 --            silence         how long a task that is not to be dispatched may be silent, in ms
 --            lease           the endpoint's lease, in ms
 --            fetch_body      true: return the inline body too
+--            claim           true: a dispatcher claims the attempt; window: within how many ms it records what the
+--                            backend answered, before the task is tried again. This is the only place that says what
+--                            a claim is.
 -- ARGV[2]  the inline body or result, or ''
 -- Returns  {'applied', record, body?, origin, service time in ms?}   a transition, and where it began (d in record.lua)
 --          {'kept', record, body?}            done; state, path and attempt are what they were
@@ -31,5 +34,91 @@
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
 --          A replay is answered as the first time.
--- @include task/apply_step
-return apply_step(KEYS[1], cmsgpack.unpack(ARGV[1]), ARGV[2])
+-- @include common/now_ms
+-- @include task/append_event
+-- @include task/backoff
+-- @include task/begin_next_step
+-- @include task/begin_retention
+-- @include task/leased
+-- @include task/move_record
+-- @include task/new_attempt
+-- @include task/record
+-- @include task/service_time
+-- @include task/set_due
+-- @include task/terminal
+-- A combined script has unpacked the map already.
+local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
+task_tag = KEYS[1]
+local id = arg.id
+if arg.claim then
+  arg.actor, arg.allowed_from, arg.needs_body = 'dispatcher', arg.allowed_from or { 'created' }, true
+  arg.to, arg.due_in, arg.fetch_body = 'dispatched', arg.window, true
+end
+local rec, raw, body
+if arg.fetch_body then
+  raw, body = unpack(redis.call('MGET', record_key(id), body_key(id)))
+  rec = raw and unpack_record(raw)
+else
+  rec, raw = load_record(id)
+end
+if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
+
+if rec.k == arg.op then
+  local kind = rec.d and 'applied' or 'kept'
+  return { kind, raw, body or false, rec.d or false, service_time(rec) or false, rec = rec, replay = true }
+end
+if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
+if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
+  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
+end
+if arg.allowed_from then
+  local allowed = false
+  for _, state in ipairs(arg.allowed_from) do allowed = allowed or state == rec.s end
+  if not allowed then return { 'state', raw } end
+end
+if arg.needs_body and not rec.b then return { 'bodiless', raw } end
+
+local now = now_ms(arg.now)
+local state, path, attempt = rec.s, rec.p, rec.a
+if arg.failed then rec.f = rec.f + 1 end
+if arg.revive then
+  rec.r, rec.y = nil, nil
+  redis.call('DEL', result_key(id))
+end
+if arg.next_step then begin_next_step(rec, now) elseif arg.new_attempt then new_attempt(id, rec) end
+if arg.apart then rec.z = 0 end
+-- It was published, so it is to be dispatched until it ends.
+if arg.next_step or arg.to == 'dispatched' then rec.w = true end
+if arg.publishes then rec.n = arg.publishes end
+if arg.lease then rec.l = arg.lease end
+if arg.status then rec.x = arg.status end
+if arg.query then rec.u = arg.query end
+if arg.body then
+  rec.b, rec.g = arg.body, rec.g or arg.body[3] ~= nil
+  if arg.body[3] then redis.call('DEL', body_key(id)) else redis.call('SET', body_key(id), ARGV[2]) end
+end
+if arg.result then
+  rec.r, rec.e, rec.g = arg.result, nil, rec.g or arg.result[3] ~= nil
+  if arg.result[3] then redis.call('DEL', result_key(id)) else redis.call('SET', result_key(id), ARGV[2]) end
+end
+
+local to, target = arg.to or state, arg.path or path
+if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
+local is_transition = to ~= state or target ~= path or rec.a ~= attempt
+if is_transition then append_event(rec, now, arg.actor, arg.brief) end
+if TERMINAL[to] then
+  begin_retention(id, rec, now, arg.retention, arg.completion)
+elseif arg.due_in then
+  set_due(id, now + arg.due_in)
+elseif arg.backoff then
+  math.randomseed(arg.backoff.seed)
+  set_due(id, now + backoff(arg.backoff.base, arg.backoff.cap, rec.f))
+elseif not rec.w then
+  set_due(id, now + arg.silence)
+elseif LEASED[to] then
+  set_due(id, now + rec.l)
+end
+rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+rec.d = is_transition and (target ~= path and { attempt, path } or attempt) or nil
+local kind = is_transition and 'applied' or 'kept'
+return { kind, save_record(id, rec), body or false, rec.d or false, service_time(rec) or false, rec = rec }

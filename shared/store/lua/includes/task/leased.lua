@@ -1,0 +1,1 @@
+local LEASED = { dispatched = true, running = true }
