@@ -333,10 +333,13 @@ class TaskStore:
         if isinstance(outcome, Refused) or outcome.origin is None:
             return outcome
         task, origin = outcome.task, outcome.origin
+        waits = task.state is State.CREATED and task.dispatch_requested
+        if outcome.granted and not waits:
+            return outcome
         granted = [*outcome.granted]
         if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
             granted.append(await self._release(outcome))
-        if task.state is State.CREATED and task.dispatch_requested:
+        if waits:
             granted.append(await self.enqueue(task))
         return replace(outcome, granted=granted)
 
