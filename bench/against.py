@@ -3,7 +3,7 @@
 Both are checked out into temporary git worktrees, the working tree as it is at the start. They are measured
 alternately: A B, B A, A B, … A temporary slowdown of the machine thus affects both. A name is that of a benchmark or
 ``steps``; the default is ``steps store http peers growth``. On two cores without other load a comparison takes less
-than 20 minutes, a quick one less than 5.
+than half an hour, a quick one less than 5.
 
 Each side is measured by its own tree's code. The revisions share few names, since any of them may change:
 
