@@ -14,7 +14,7 @@ from shared.tasks.task import Task
 
 _UNKNOWN_WAIT_S: Final = 10
 
-Outcome = (
+OperationOutcome = (
     Task
     | Applied
     | Created
@@ -29,7 +29,7 @@ Outcome = (
 )
 
 
-def task_of(outcome: Outcome, registry: BackendRegistry) -> Task:
+def task_of(outcome: OperationOutcome, registry: BackendRegistry) -> Task:
     """The task that an operation returned.
 
     Raises:

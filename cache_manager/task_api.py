@@ -12,7 +12,7 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import Outcome, no_result, retry_after_s, task_of
+from cache_manager.outcome_problems import OperationOutcome, no_result, retry_after_s, task_of
 from cache_manager.owner import service_for
 from cache_manager.schemas import HistoryEntry, TaskHistory, TaskList, TaskView
 from shared import telemetry
@@ -169,7 +169,7 @@ async def _result(task: Task, services: Services) -> bytes:
     return data
 
 
-def _outcome_response(outcome: Outcome, services: Services, status: int = 200) -> func.HttpResponse:
+def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:
     return _task_response(task_of(outcome, services.registry), services, status)
 
 

@@ -21,9 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LUA = "shared/store/lua"
 TASK = f"{LUA}/task"
 TASK_INCLUDES = f"{LUA}/includes/task"
-QUEUE = f"{LUA}/queue"
-QUEUE_INCLUDES = f"{LUA}/includes/queue"
-COMBINED = f"{LUA}/combined"
 PIPELINING = "shared/store/redis/pipelining.py"
 STORE_TESTS = (
     *(
