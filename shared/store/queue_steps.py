@@ -105,6 +105,9 @@ class QueueSteps:
         self._claim_ms = to_ms(policy.slot_claim_s)
         self._limit_of = limit_of
         self._now_ms = now_ms
+        release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": to_ms(policy.dispatch_window_s)}
+        self._release_argument = pack(release)
+        self._enqueue_arguments: dict[int | Literal[False], bytes] = {}
 
     async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
         """Let a new task wait, unless the queue refuses it."""
@@ -221,18 +224,21 @@ class QueueSteps:
     def enqueue_argument(self, path: str) -> bytes:
         """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
         record."""
-        argument: EnqueueArgument = {"now": 0, "cap": self._cap(path), "claim": self._claim_ms}
-        if self._policy.max_backlog is not None:
-            argument["backlog"] = self._policy.max_backlog
-        return pack(argument)
+        cap = self._cap(path)
+        packed = self._enqueue_arguments.get(cap)
+        if packed is None:
+            argument: EnqueueArgument = {"now": 0, "cap": cap, "claim": self._claim_ms}
+            if self._policy.max_backlog is not None:
+                argument["backlog"] = self._policy.max_backlog
+            packed = self._enqueue_arguments[cap] = pack(argument)
+        return packed
 
-    def release_argument(self, accepted: Task | None, *, window_ms: int) -> bytes:
+    def release_argument(self, accepted: Task | None) -> bytes:
         """The queue's part of the script that applies a step of a task: one that the backend *accepted*, or one that
         ends an entry, which the script then takes from the record."""
         if accepted is None:
-            release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": window_ms}
-            return pack(release)
-        accept: CombinedAcceptArgument = {**self._entry(accepted), "window": window_ms}
+            return self._release_argument
+        accept: CombinedAcceptArgument = {**self._entry(accepted), "window": to_ms(self._policy.dispatch_window_s)}
         return pack(accept)
 
     def _queue(self, path: str) -> QueueArgument:

@@ -257,7 +257,7 @@ class TaskSteps:
         argument = pack(self._argument(task_id, step))
         inline = data if content and not content.blob else b""
         if self._queues is not None and (accepted is not None or ("to" in step and step["to"].is_terminal)):
-            then = self._queues.release_argument(accepted, window_ms=self._window_ms)
+            then = self._queues.release_argument(accepted)
             reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
             if reply is not None:
                 return _combined_outcome(task_id, reply, accepted)
