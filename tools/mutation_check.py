@@ -1,6 +1,7 @@
 """Break each guard in a copy of the tree, and say which test notices: ``python -m tools.mutation_check [NAME…]``.
 
-A guard that can be broken without a test failing is not tested. Exit code 1 if there is one.
+A guard that can be broken without a test failing is not tested. Exit code 1 if there is one. A test that fails
+anyway would notice every guard, so nothing is broken before all tests pass.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,6 +423,7 @@ def main() -> int:
         trees: Trees[Path] = Trees()
         for number in range(jobs):
             trees.put(_copy(Path(directory) / f"tree{number}"))
+        require_green(sorted({test for mutation in chosen for test in mutation.tests}), trees)
         print("| guard | first test that notices |\n| --- | --- |")
         for mutation, noticed in zip(chosen, pool.map(lambda each: _try(each, trees), chosen), strict=True):
             unnoticed += noticed is None
@@ -436,6 +439,34 @@ def _copy(tree: Path) -> Path:
     return tree
 
 
+def require_green(tests: Sequence[str], trees: Trees[Path]) -> None:
+    """
+    Raises:
+        SystemExit: a test fails though no guard is broken.
+    """
+    tree = trees.get()
+    run = _run_tests(tests, tree, "-n", "auto", "--dist", "loadfile")
+    trees.put(tree)
+    if run.returncode:
+        sys.exit(f"These tests fail though no guard is broken:\n{run.stdout[-4000:]}")
+
+
+def _run_tests(tests: Sequence[str], tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options),
+            # They find what the tables find, and then take minutes to shrink it.
+            "--ignore=tests/shared/store/test_state_machine.py",
+            "--ignore=tests/cache_manager/test_queue_state_machine.py",
+            *tests,
+        ],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def _try(mutation: Mutation, trees: Trees[Path]) -> str | None:
     """The first test that fails if the guard is broken, in a tree that nobody else uses meanwhile.
 
@@ -449,19 +480,7 @@ def _try(mutation: Mutation, trees: Trees[Path]) -> str | None:
         sys.exit(f"{mutation.guard}: the text to replace stands {whole.count(mutation.old)} times in {mutation.file}")
     file.write_text(whole.replace(mutation.old, mutation.new))
     try:
-        run = subprocess.run(
-            [
-                *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"),
-                # They find what the tables find, and then take minutes to shrink it.
-                "--ignore=tests/shared/store/test_state_machine.py",
-                "--ignore=tests/cache_manager/test_queue_state_machine.py",
-                *mutation.tests,
-            ],
-            cwd=tree,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = _run_tests(mutation.tests, tree, "-p", "no:xdist")
     finally:
         file.write_text(whole)
         trees.put(tree)

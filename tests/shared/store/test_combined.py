@@ -36,7 +36,6 @@ from shared.tasks.outcomes import (
 )
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import POLICY, Clock, RepeatingLink, opener
-from tests.shared.store.policies import store_policy
 from tests.shared.store.steps import sweep_all
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import Server, World, nodes, tag_of
@@ -54,7 +53,7 @@ class Process:
     @classmethod
     def at(cls, url: str, clock: Clock, *, repeating: bool = False, limit: int | None = 2) -> Process:
         link = (RepeatingLink if repeating else RedisLink)(opener(url))
-        queues = QueueSteps(link, store_policy(max_backlog=3), lambda path: limit, clock)
+        queues = QueueSteps(link, replace(POLICY, max_backlog=3), lambda path: limit, clock)
         return cls(TaskSteps(link, POLICY, clock, queues), queues, link)
 
     @classmethod
@@ -514,7 +513,7 @@ async def test_a_cluster_node_refuses_a_combined_step_before_any_change(
         return Redis(port=node.port)
 
     link = RedisLink(as_behind_a_proxy)
-    queues = QueueSteps(link, store_policy(), lambda path: None, clock)
+    queues = QueueSteps(link, POLICY, lambda path: None, clock)
     store = TaskSteps(link, POLICY, clock, queues)
     elsewhere = next(task_id for n in range(99) if tag_of(task_id := f"t{n}") != tag_of(PATH))
     assert await store.create_and_enqueue(new(elsewhere)) is None

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+from queue import Queue
+
+import pytest
+
+from tools.mutation_check import MUTATIONS, ROOT, Mutation, require_green
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.guard)
+def test_each_guard_stands_where_it_is_broken(mutation: Mutation) -> None:
+    assert (ROOT / mutation.file).read_text().count(mutation.old) == 1
+
+
+def test_a_test_that_fails_anyway_stops_the_check(tmp_path: Path) -> None:
+    (tmp_path / "test_green.py").write_text("def test_green(): pass\n")
+    (tmp_path / "test_red.py").write_text("def test_red(): assert False\n")
+    trees: Queue[Path] = Queue()
+    trees.put(tmp_path)
+    require_green(["test_green.py"], trees)
+    with pytest.raises(SystemExit, match="test_red"):
+        require_green(["test_green.py", "test_red.py"], trees)
