@@ -29,7 +29,9 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
     task_id = req.params.get("taskId")
     if not task_id:
         raise invalid("taskId", "the query parameter is missing")
-    task = await service_for(req, services).find(task_id) if is_task_id(task_id) else None
+    service = service_for(req, services)
+    task = await service.find(task_id) if is_task_id(task_id) else None
     if task is None:
         return func.HttpResponse(status_code=204)
-    return json_response(TaskView.of(task, services.registry).encoded())
+    queue = await service.queue_status(task)
+    return json_response(TaskView.of(task, services.registry, outage=queue.outage if queue else None).encoded())

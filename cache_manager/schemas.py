@@ -12,7 +12,8 @@ from pydantic.alias_generators import to_pascal
 from shared.dispatch.registry import BackendRegistry
 from shared.http.legacy_json import LegacyModel, field_errors
 from shared.http.problems import invalid_fields
-from shared.store import Depth, QueueStatus
+from shared.store import Depth, Outage, QueueStatus
+from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import QueuePosition
 from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
@@ -130,12 +131,23 @@ class TaskView(BaseModel):
     is unknown."""
 
     @classmethod
-    def of(cls, task: Task, registry: BackendRegistry, position: QueuePosition | None = None) -> Self:
+    def of(
+        cls,
+        task: Task,
+        registry: BackendRegistry,
+        position: QueuePosition | None = None,
+        outage: Outage | None = None,
+    ) -> Self:
+        """
+        Args:
+            outage: of the task's backend, if it waits for that one to be back.
+        """
         endpoint = registry.endpoint_of(task.path, task.query)
         return cls(
             task_id=task.id,
             timestamp=iso(task.updated_ms),
-            status=task.status,
+            # Each attempt's text is the record's; the queue's news is that of all that wait in it.
+            status=status_texts.awaiting(outage.cause) if outage else task.status,
             backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
             endpoint=endpoint.url if endpoint else task.path,
             publish_to_grid=task.dispatch_requested,
@@ -207,6 +219,15 @@ class TaskHistory(BaseModel):
     events: list[HistoryEntry]
 
 
+class QueueOutage(BaseModel):
+    """The backend is away: tasks wait, one at a time tries, and none loses an attempt by it."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    since: IsoTime
+    cause: str
+
+
 class QueueDepth(BaseModel):
     """How many tasks of one endpoint path are in which state."""
 
@@ -230,6 +251,8 @@ class QueueDepth(BaseModel):
     """How many tasks the backend gets at a time, at most. Null: as many as it accepts."""
     paused: bool
     draining: bool
+    outage: QueueOutage | None
+    """Null while the backend is not known to be away."""
 
     @classmethod
     def of(cls, path: str, depth: Depth, status: QueueStatus) -> QueueDepth:
@@ -247,6 +270,9 @@ class QueueDepth(BaseModel):
             limit=status.limit,
             paused=status.paused,
             draining=status.draining,
+            outage=(
+                QueueOutage(since=iso(status.outage.since_ms), cause=status.outage.cause) if status.outage else None
+            ),
         )
 
 

@@ -21,7 +21,7 @@ from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
-from shared.store import Listing
+from shared.store import Listing, Outage
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, State, Task
@@ -69,10 +69,11 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
         seen = known or task.etag
         changed = await service.wait_for_change(task, lambda now: parse.matches(seen, now.etag), wait_s)
         task = task_of(changed, services.registry)
-    position = await service.position(task)
+    queue = await service.queue_status(task)
+    position = queue.position if queue else None
     if known is not None and parse.matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, position))
-    return _task_response(task, services, 200, position=position)
+    return _task_response(task, services, 200, position=position, outage=queue.outage if queue else None)
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -179,8 +180,9 @@ def _task_response(
     status: int,
     headers: Mapping[str, str] | None = None,
     position: QueuePosition | None = None,
+    outage: Outage | None = None,
 ) -> func.HttpResponse:
-    document = TaskView.of(task, services.registry, position).encoded()
+    document = TaskView.of(task, services.registry, position, outage).encoded()
     return json_response(document, status, {**_task_headers(task, position), **(headers or {})})
 
 

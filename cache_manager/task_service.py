@@ -16,7 +16,7 @@ from shared.events.publisher import PublishFailed
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
-from shared.store import Listing, Page, StoreUnavailable
+from shared.store import Listing, Page, QueueStatus, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -25,7 +25,6 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Outcome,
-    QueuePosition,
     Refusal,
     Refused,
     SlotGrant,
@@ -135,11 +134,11 @@ class TaskService:
             await self._publish_if_granted(outcome)
         return outcome
 
-    async def position(self, task: Task) -> QueuePosition | None:
-        """Where the task stands in its endpoint's queue, if it waits there."""
+    async def queue_status(self, task: Task) -> QueueStatus | None:
+        """How the queue stands in which the task waits, with the task's position; None if it does not wait."""
         if task.state is not State.CREATED or not task.dispatch_requested:
             return None
-        return (await self.services.store.queues.status(task.path, task)).position
+        return await self.services.store.queues.status(task.path, task)
 
     async def page(self, listing: Listing) -> Page:
         return await self.services.store.page(replace(listing, owner=self.owner))

@@ -194,6 +194,15 @@ class Settings(BaseModel):
         description="Longest pause between probes of a backend that answers 429 or 503 without `Retry-After`. The "
         "first pause is 50 ms.",
     )
+    max_outage_s: Seconds = Field(
+        default=86_400,
+        description="How long a task waits for a model service that is away. The app fails the task once both the "
+        "outage and its own wait are that long.",
+    )
+    max_unregistered_s: Seconds | None = Field(
+        default=None,
+        description="The same for a path that is no longer in `BACKENDS`. Without it, `RETENTION_S`.",
+    )
     max_backlog: int | None = Field(
         default=None,
         ge=1,

@@ -32,6 +32,7 @@ STORE_TESTS = (
     "tests/shared/store",
 )
 """Those that notice most come first."""
+OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
@@ -408,6 +409,97 @@ MUTATIONS = [
         "local replay = rec and rec.k == arg.op",
         "local replay = false",
         ("tests/shared/store/test_replays.py",),
+    ),
+    Mutation(
+        "outage: it costs no attempt",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since and (queue.A or 0) > arg.since then",
+        "if true then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a task that ends its backend is to blame",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since and (queue.A or 0) > arg.since then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: what was not sent is not to blame",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since",
+        "if arg.since",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: each probe is another task",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "if queue.O and queue.P then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: one probe at a time",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "queue.o and 2 * queue_arg.claim or",
+        "false or",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: tasks lost with the backend are excused",
+        f"{TASK}/sweep.lua",
+        "local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.E",
+        "local is_excused = false",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: they are excused if it is found later",
+        f"{TASK}/apply.lua",
+        "if arg.away and rec.L and not rec.E then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: they are excused once",
+        f"{TASK}/sweep.lua",
+        "(arg.outages[rec.p] or 0) > rec.m and not rec.E",
+        "(arg.outages[rec.p] or 0) > rec.m",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: one that is too long ends a task",
+        "shared/store/store.py",
+        "if limit_s is not None:",
+        "if False:",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: and those that wait",
+        f"{TASK}/sweep.lua",
+        "if expired and rec.q + expired[1] <= now then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a path that was never known is a mistake",
+        f"{LUA}/queue/away.lua",
+        "if arg.elsewhere and not queue.C then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a known path is no mistake",
+        f"{LUA}/queue/away.lua",
+        "if arg.elsewhere and not queue.C then",
+        "if arg.elsewhere then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: an attempt that is reported keeps its slot",
+        "shared/store/store.py",
+        "await self._hold_again(outcome.task, task)",
+        "pass",
+        OUTAGE_TESTS,
     ),
 ]
 

@@ -41,11 +41,25 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The call failed in a way that may be temporary. The backend may have the task all the same."""
+    """The backend did not answer, or a gateway in its place."""
 
     reason: str
-    answered: bool = False
-    """Whether the backend itself answered, if uselessly."""
+    was_sent: bool = True
+    """Whether the backend may have the task all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The backend does not know the path, or a gateway does not know the backend."""
+
+    reason: str = "answered 404"
+
+
+@dataclass(frozen=True, slots=True)
+class Erred:
+    """The backend answered that it failed, which may be temporary."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ class Rejected:
     reason: str
 
 
-Answer = Accepted | Busy | Unreachable | Rejected
+Answer = Accepted | Busy | Unreachable | NotFound | Erred | Rejected
 
 
 class BackendTransport(Protocol):
@@ -100,6 +114,8 @@ class BackendClient:
                     async with asyncio.timeout(1):
                         await response.content.read(_DRAIN_BYTES)
                 return answer
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return Unreachable("could not be reached", was_sent=False)
         except TimeoutError:
             return Unreachable("did not answer in time")
         except (aiohttp.ClientError, OSError):
@@ -131,9 +147,12 @@ def _meaning(status: int, retry_after: str | None) -> Answer:
         return Accepted()
     if status in (429, 503):
         return Busy(_seconds(retry_after))
-    if status in (404, 408) or status >= 500:
-        # A gateway answers 502 or 504 in place of a backend that is not there.
-        return Unreachable(f"answered {status}", answered=status not in (502, 504))
+    if status in (502, 504):  # a gateway's, in place of a backend that is not there
+        return Unreachable(f"answered {status}")
+    if status == 404:
+        return NotFound()
+    if status == 408 or status >= 500:
+        return Erred(f"answered {status}")
     return Rejected(f"answered {status}")
 
 

@@ -83,6 +83,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         traceparent=new.traceparent,
         fingerprint=new.fingerprint,
         owner=new.owner,
+        away_ms=None,
         completion_unpublished=False,
         history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS]),),
     )
@@ -111,6 +112,7 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         traceparent=record.get("t", ""),
         fingerprint=record.get("i", ""),
         owner=record.get("o", ""),
+        away_ms=record.get("F"),
         completion_unpublished=record.get("y", False),
         history=_History(created_ms, record["h"]),
     )

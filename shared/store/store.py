@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.store.arguments import Clock
 from shared.store.informing import informed
+from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
-from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
+from shared.store.queue_steps import Away, LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
-from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
+from shared.store.requeue import BackendAway, BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
+from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -44,6 +46,8 @@ log = logging.getLogger("task_backbone")
 SWEEP_ROUNDS: Final = 50
 """How many batches of each partition one sweep takes at most. The next one goes on."""
 ENQUEUE_BATCH: Final = 256
+MISDIRECTED_ATTEMPTS: Final = 3
+"""How often a path is tried that its backend does not know, while it serves others."""
 _RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
 """On a cluster a task's record and its queue entry are written at the same time on two nodes: a slot may be granted
 so long before the record exists."""
@@ -90,7 +94,8 @@ class TaskStore:
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
-        self.queues = TaskQueues(self._upkeep, self._queues, self._queries)
+        self._outages = Outages(link, policy, now_ms)
+        self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
@@ -125,17 +130,24 @@ class TaskStore:
             claimed = await self._tasks.claim(grant.task_id, grant.attempt)
         return claimed if isinstance(claimed, Claimed) else await self._release_if_over(claimed, granted.path, grant)
 
-    async def accept(self, task: Task) -> Sequence[Granted]:
+    async def accept(self, task: Task, backend: str | None = None) -> Sequence[Granted]:
         """The backend accepted the task: from now on it has a lease. Returns what its queue granted.
 
         A refusal is no error: the backend has reported meanwhile, or the attempt was overtaken.
+
+        Args:
+            backend: its registered prefix.
         """
         outcome = await self._tasks.accepted(task)
+        if backend is not None:
+            await self._outages.note_answer(backend)
         return outcome.granted or [await informed(self._queues.accepted(task), task.path)]
 
     async def requeue(self, task: Task, reason: RequeueReason) -> Outcome:
         """Let a claimed task wait again as its next attempt."""
         match reason:
+            case BackendAway():
+                return await self._requeue_away(task, reason)
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
             case BodyUnavailable():
@@ -243,8 +255,9 @@ class TaskStore:
         """
         unavailable: StoreUnavailable | None = None
         partitions: Sequence[int] = range(PARTITIONS)
+        outages = await self._outages.by_path()
         for _ in range(SWEEP_ROUNDS):
-            swept = await asyncio.gather(*map(self._sweep, partitions))
+            swept = await asyncio.gather(*(self._sweep(partition, outages) for partition in partitions))
             unavailable = next((found for found in swept if isinstance(found, StoreUnavailable)), unavailable)
             batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
             async for settled in self._settle([item for batch in batches for item in batch]):
@@ -316,12 +329,60 @@ class TaskStore:
             return refused
         return replace(refused, granted=[await informed(self._queues.release(path, grant), path)])
 
+    async def _requeue_away(self, task: Task, reason: BackendAway) -> Outcome:
+        # The queue comes first: it knows whether the failure counts.
+        found = await self._found_away(task, reason)
+        limit_s = self._outages.over_limit_s(found.outage, task.queued_ms) if found.outage else None
+        if limit_s is not None:
+            status = status_texts.gave_up(reason.cause, limit_s)
+            outcome = await self._inform_queues(await self._tasks.fail_dispatch(task, status=status))
+        elif found.what == "away":
+            outcome = await self._tasks.requeue(task, status=status_texts.awaiting(reason.cause), away_ms=found.at_ms)
+            if isinstance(outcome, Applied):
+                return replace(outcome, granted=[found.granted, await self.enqueue(outcome.task)])
+        else:
+            outcome = await self._count_away(task, reason, found)
+        if isinstance(outcome, Refused):
+            await self._hold_again(outcome.task, task)
+        return replace(outcome, granted=[found.granted, *outcome.granted])
+
+    async def _found_away(self, task: Task, reason: BackendAway) -> Away:
+        backend = reason.backend
+        try:
+            elsewhere = reason.not_found and backend is not None and await self._outages.is_answering(backend)
+            found = await self._queues.away(task, reason, elsewhere=elsewhere)
+            if backend is not None and found.what != "misdirected":
+                await self._outages.forget_answer(backend)
+        except StoreUnavailable as error:
+            log.warning("a queue could not be told of an outage, and will be checked: %s", error)
+            return Away("away", None, Granted(task.path, []))
+        return found
+
+    async def _count_away(self, task: Task, reason: BackendAway, found: Away) -> Outcome:
+        failures, limit = task.failures + 1, self._policy.max_attempts
+        ending = status_texts.exhausted(reason.cause, failures, limit)
+        if found.what == "misdirected":
+            limit, ending = min(limit, MISDIRECTED_ATTEMPTS), status_texts.NO_SUCH_ENDPOINT
+        if failures >= limit:
+            return await self._inform_queues(await self._tasks.fail_dispatch(task, status=ending))
+        return await self._tasks.requeue(
+            task, status=status_texts.retrying(reason.cause), failed=True, away_ms=found.at_ms
+        )
+
+    async def _hold_again(self, current: Task | None, task: Task) -> None:
+        """The backend has the attempt all the same, and reported it meanwhile."""
+        if current is not None and current.attempt == task.attempt and not current.state.is_terminal:
+            try:
+                await self._queues.mark_held([QueueEntry.of(current)])
+            except StoreUnavailable as error:
+                log.warning("a queue could not be told of a held slot, and will be checked: %s", error)
+
     async def _requeue_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:
         match reason:
             case BackendBusy():
                 return await self._queues.refused(task, requeued, after_s=reason.retry_after_s)
             case BackendFailed():
-                return await self._queues.failed(task, answered=reason.answered)
+                return await self._queues.failed(task)
             case BodyUnavailable():
                 return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
             case _:
@@ -351,10 +412,10 @@ class TaskStore:
         release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
         return await informed(release, origin.path)
 
-    async def _sweep(self, partition: int) -> list[Overdue] | StoreUnavailable:
+    async def _sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue] | StoreUnavailable:
         # While a node of a cluster is away, what was swept on the others is handled all the same.
         try:
-            return await self._upkeep.sweep(partition)
+            return await self._upkeep.sweep(partition, outages)
         except StoreUnavailable as error:
             return error
 

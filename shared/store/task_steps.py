@@ -117,10 +117,16 @@ class TaskSteps:
         return await self._apply(task.id, step, accepted=task)
 
     async def requeue(
-        self, task: Task, *, status: str, apart_s: float | None = None, failed: bool = False
+        self,
+        task: Task,
+        *,
+        status: str,
+        apart_s: float | None = None,
+        failed: bool = False,
+        away_ms: int | None = None,
     ) -> Outcome:
         """Let a claimed task wait again at its old place, or first apart from the queue: for *apart_s*, or if its
-        attempt *failed* for a backoff by its failures."""
+        attempt *failed* for a backoff by its failures. *away_ms* is when its backend was away for it."""
         step: ApplyStep = {
             "actor": Actor.DISPATCHER,
             "attempt": task.attempt,
@@ -129,6 +135,8 @@ class TaskSteps:
             "new_attempt": True,
             "status": status,
         }
+        if away_ms is not None:
+            step["away"] = away_ms
         if failed:
             step["failed"] = True
         if failed or apart_s is not None:

@@ -80,7 +80,7 @@ class Task:
     attempt: int
     """The number of the current dispatch, and the fence. Each return to a queue draws a new one."""
     failures: int
-    """Attempts that failed at this endpoint. A busy answer is not a failure."""
+    """Attempts that failed at this endpoint. A busy answer is not a failure, nor is a backend that is away."""
     publishes: int
     """Events published for the current attempt."""
     priority: int
@@ -98,6 +98,8 @@ class Task:
     fingerprint: str
     """What an idempotent submit was made of; empty for others."""
     owner: str
+    away_ms: int | None
+    """When its backend was away for it last, by its queue's clock; None once the backend took it or was busy."""
     completion_unpublished: bool
     """Whether the task has ended and its completion event is still to be published."""
     history: Sequence[Event]

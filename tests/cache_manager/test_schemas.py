@@ -43,6 +43,7 @@ TASK = Task(
     traceparent="",
     fingerprint="",
     owner="",
+    away_ms=None,
     completion_unpublished=False,
     history=(),
     priority=7,

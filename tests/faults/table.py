@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.faults.model_service import Behaviour
+from tests.faults.model_service import PREFIX, Behaviour
 from tests.faults.rig import Rig
 from tests.waiting import eventually
 
@@ -107,6 +108,30 @@ def _model_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     yield
     eventually(lambda: not any(count for (_, state), count in rig.depths().items() if state == "running"))
     os.kill(rig.model.pid, signal.SIGCONT)
+
+
+@contextmanager
+def _registered(rig: Rig, backends: dict[str, str]) -> Generator[None]:
+    """The host has another registry, from one restart to the next."""
+    host = rig.stack.host
+    known = host.environment["BACKENDS"]
+    host.environment["BACKENDS"] = json.dumps(backends)
+    host.restart()
+    yield
+    host.environment["BACKENDS"] = known
+    host.restart()
+
+
+@_fault("registry-entry-gone", "the model service is not in the registry, from one restart to the next", renews=True)
+def _registry_entry_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    with _registered(rig, {"/v1/elsewhere": "http://models.invalid"}):
+        yield
+
+
+@_fault("name-gone", "the name of the model service is gone from DNS", renews=True)
+def _name_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    with _registered(rig, {PREFIX: "http://models.invalid"}):
+        yield
 
 
 @_fault("redis-frozen", "Redis freezes, and then goes on")

@@ -17,6 +17,8 @@ from shared.dispatch.backend_client import (
     Accepted,
     BackendClient,
     Busy,
+    Erred,
+    NotFound,
     Rejected,
     Unreachable,
 )
@@ -25,7 +27,8 @@ from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
 
-Outcome = Accepted | Busy | Unreachable | Rejected
+AWAY = Unreachable("could not be reached", was_sent=False)
+Outcome = Accepted | Busy | Unreachable | NotFound | Erred | Rejected
 
 
 def registry(base_url: str, *, loopback: bool) -> BackendRegistry:
@@ -137,15 +140,23 @@ async def test_a_date_in_retry_after_is_counted_from_now(
 
 
 @pytest.mark.parametrize(
-    ("status", "answered"),
-    [(404, True), (408, True), (500, True), (501, True), (502, False), (504, False), (599, True)],
+    ("status", "answer"),
+    [
+        (404, NotFound()),
+        (408, Erred("answered 408")),
+        (500, Erred("answered 500")),
+        (501, Erred("answered 501")),
+        (502, Unreachable("answered 502")),
+        (504, Unreachable("answered 504")),
+        (599, Erred("answered 599")),
+    ],
 )
-async def test_a_temporary_error_status_means_unreachable(
-    status: int, answered: bool, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+async def test_a_temporary_error_is_told_from_a_backend_that_is_away(
+    status: int, answer: Outcome, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
     """A 502 or 504 comes from a gateway and not from the backend."""
     backend.script(endpoint.path, Answer(status, {"Retry-After": "5"}, b"the reason is secret"))
-    assert await post(client, endpoint) == Unreachable(f"answered {status}", answered)
+    assert await post(client, endpoint) == answer
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 409, 410, 413, 415, 422, 431])
@@ -167,11 +178,11 @@ async def test_a_redirect_is_not_followed(
 
 async def test_a_port_where_nothing_listens_is_unreachable(client: BackendClient) -> None:
     endpoint = endpoint_at(f"http://127.0.0.1:{free_port()}")
-    assert await post(client, endpoint) == Unreachable("could not be reached")
+    assert await post(client, endpoint) == AWAY
 
 
 async def test_a_name_that_does_not_exist_is_unreachable(client: BackendClient) -> None:
-    assert await post(client, endpoint_at("http://models.invalid")) == Unreachable("could not be reached")
+    assert await post(client, endpoint_at("http://models.invalid")) == AWAY
 
 
 async def test_a_connection_closed_without_an_answer_is_unreachable(
@@ -224,7 +235,7 @@ async def test_proxies_of_the_environment_are_ignored(
 
 
 @pytest.mark.parametrize("name", ["models.example.org", "0x7f000001", "0x7f.0.0.1"])
-@pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, Unreachable("could not be reached"))])
+@pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, AWAY)])
 async def test_a_host_name_for_loopback_is_called_only_if_the_setting_allows_it(
     name: str, loopback: bool, answer: Outcome, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,7 +234,7 @@ async def test_a_host_name_that_changes_to_a_forbidden_address_is_not_called_aga
     try:
         assert await post(client, endpoint) == Accepted()
         _forget_names(client)
-        assert await post(client, endpoint) == Unreachable("could not be reached")
+        assert await post(client, endpoint) == Unreachable("could not be reached", was_sent=False)
     finally:
         await client.aclose()
     assert dns.asked == 2
@@ -262,7 +262,7 @@ async def test_a_host_name_is_called_once_it_resolves_to_an_allowed_address(
     base_url = backend.url.replace("127.0.0.1", "models.example.org")
     client = BackendClient(registry(base_url, loopback=True))
     try:
-        assert await post(client, endpoint_at(base_url)) == Unreachable("could not be reached")
+        assert await post(client, endpoint_at(base_url)) == Unreachable("could not be reached", was_sent=False)
         assert await post(client, endpoint_at(base_url)) == Accepted()
     finally:
         await client.aclose()
@@ -273,7 +273,7 @@ async def test_nothing_is_sent_to_an_https_backend_that_does_not_speak_tls(
 ) -> None:
     # The endpoint demands TLS and the server does not speak it: the client must not fall back to plain text.
     endpoint = endpoint_at(backend.url.replace("http://", "https://"))
-    assert await post(client, endpoint) == Unreachable("could not be reached")
+    assert await post(client, endpoint) == Unreachable("could not be reached", was_sent=False)
     assert backend.untaken(endpoint.path) == 0
 
 

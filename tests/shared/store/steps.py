@@ -28,7 +28,7 @@ async def claim(store: Store, task_id: str = "t1") -> Task:
 
 
 async def sweep_all(store: UpkeepSteps) -> list[Overdue]:
-    found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
+    found = await asyncio.gather(*(store.sweep(partition, {}) for partition in range(PARTITIONS)))
     return [item for items in found for item in items]
 
 
@@ -177,10 +177,13 @@ STEPS = [
     Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
     Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),
     Step(
-        "sweep that finds a waiting task", "task/sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))
+        "sweep that finds a waiting task",
+        "task/sweep",
+        wait_overdue,
+        lambda store, _: store.sweep(partition("t1"), {}),
     ),
-    Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
-    Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"), {})),
+    Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"), {})),
     Step("purge", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
     Step("report", "requests/report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
     Step(

@@ -299,7 +299,7 @@ class StoreMachine(RuleBasedStateMachine):
         blobs, or lose the answer."""
         if late_ms is not None and task_id in self.models:
             self.clock.ms += max(0, self.models[task_id].due_ms[0] - self.now_ms + late_ms)
-        overdue = self.run(self.stores[twice].sweep(partition(task_id)))
+        overdue = self.run(self.stores[twice].sweep(partition(task_id), {}))
         done = {
             id_: model.swept(self.now_ms)
             for id_, model in self.models.items()

@@ -366,9 +366,9 @@ async def test_a_sweep_takes_a_limited_number_of_tasks_and_the_most_overdue_firs
         clock.advance(0.001)
         await store.create(NewTask(task_id, "/v1/a", 60))
     clock.advance(30)
-    assert [item.id for item in await store.sweep(5)] == ids[:SWEEP_LIMIT]
-    assert [item.id for item in await store.sweep(5)] == ids[SWEEP_LIMIT:]
-    assert await store.sweep(5) == []
+    assert [item.id for item in await store.sweep(5, {})] == ids[:SWEEP_LIMIT]
+    assert [item.id for item in await store.sweep(5, {})] == ids[SWEEP_LIMIT:]
+    assert await store.sweep(5, {}) == []
 
 
 async def test_after_a_lost_sweep_answer_the_task_is_found_at_its_next_deadline(

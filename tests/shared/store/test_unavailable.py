@@ -173,7 +173,7 @@ async def test_a_full_redis_is_swept_even_if_the_most_overdue_task_needs_memory(
     clock.advance(1000)
     with server.connect() as client:
         client.config_set("maxmemory", 1)
-    assert [(item.what, item.id) for item in await store.sweep(3)] == [("waits", first), ("purged", second)]
+    assert [(item.what, item.id) for item in await store.sweep(3, {})] == [("waits", first), ("purged", second)]
 
 
 @each_step

@@ -13,6 +13,7 @@
 --            new_attempt     true: a new attempt, at its old place in the queue
 --            apart           true: the task waits for its deadline first, and then in the queue
 --            failed          true: the present attempt counts as failed
+--            away            when the backend was away for it, in ms
 --            next_step       true: a new attempt at the end of the queue, with a clean slate
 --            body, result    {content type, bytes, blob}; with needs_body = true the stored body is used and must exist
 --            publishes       events published for the attempt
@@ -81,6 +82,10 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
 if arg.failed then rec.f = rec.f + 1 end
+if not arg.claim then
+  if arg.away and rec.L and not rec.E then rec.f, rec.E = rec.f - 1, true end
+  rec.F, rec.L = arg.away, nil
+end
 if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', result_key(id))

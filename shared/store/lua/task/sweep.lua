@@ -7,7 +7,9 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace (ms),
---          retrying, silent, exhausted (status texts), seed
+--          retrying, excused, silent, exhausted (status texts), seed,
+--          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
+--          backend that is away for longer, status text}}
 -- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
 --          'completion': the caller publishes its completion, as for 'failed' if the record has y;
@@ -38,15 +40,17 @@ local function check_again_later(id, rec, what)
 end
 
 local function end_lease(id, rec)
-  rec.f = rec.f + 1
+  -- The backend lost it with all that it had. A task that ends its backend is silent again the next time.
+  local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.E
+  if is_excused then rec.E = true else rec.f, rec.L = rec.f + 1, true end
   if not rec.w then
     fail(id, rec, arg.silent)
-  elseif rec.f >= arg.max_attempts then
+  elseif not is_excused and rec.f >= arg.max_attempts then
     fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts))
   else
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
-    rec.x = arg.retrying
+    rec.x = is_excused and arg.excused or arg.retrying
     append_event(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
     check_again_later(id, rec, 'retry')
@@ -67,7 +71,12 @@ local function take_next_step(id, rec)
       done[#done + 1] = { 'purged', id }
     end
   elseif rec.s == 'created' and rec.w then
-    check_again_later(id, rec, 'waits')
+    local expired = arg.expired[rec.p]
+    if expired and rec.q + expired[1] <= now then
+      fail(id, rec, expired[2])
+    else
+      check_again_later(id, rec, 'waits')
+    end
   else
     end_lease(id, rec)
   end
