@@ -43,8 +43,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    path = "/" + (req.route_params.get("path") or "")
-    endpoint = parse.endpoint(path, parse.backend_query(req.url), services.registry)
+    endpoint = parse.endpoint(parse.submitted_path(req), parse.backend_query(req.url), services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
     new = await _new_task(req, endpoint, content_type, key, service.owner or "")
@@ -92,7 +91,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
     service = service_for(req, services)
     listing = Listing(
         limit=parse.limit(req),
-        path=req.params.get("path") or None,
+        path=parse.listed_path(req),
         state=parse.state(req),
         before=parse.list_cursor(req),
     )

@@ -175,6 +175,20 @@ MUTATIONS = [
         ("tests/shared/dispatch/test_registry.py",),
     ),
     Mutation(
+        "registry: of what may not be in a path, escaped or not",
+        "shared/dispatch/registry.py",
+        "_FORBIDDEN_IN_SEGMENT.search(text) or ",
+        "",
+        ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "registry: of a listed endpoint",
+        "shared/dispatch/registry.py",
+        "endpoint is None or not endpoint.is_registered",
+        "endpoint is None",
+        ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
         "registry: of the address when it is called",
         "shared/dispatch/guarded_resolver.py",
         'if not self._registry.forbids(result["host"].partition("%")[0])',
