@@ -57,7 +57,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
-    return _task_response(task, services, status, headers, position)
+    return _task_response(await service.whole_if_possible(task), services, status, headers, position)
 
 
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -71,7 +71,7 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     position = await service.position(task)
     if known is not None and parse.matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, position))
-    return _task_response(task, services, 200, position=position)
+    return _task_response(await service.whole(task), services, 200, position=position)
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:

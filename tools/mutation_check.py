@@ -189,6 +189,20 @@ MUTATIONS = [
         ("tests/shared/dispatch/test_registry.py",),
     ),
     Mutation(
+        "status: another text drops a long one",
+        f"{TASK_INCLUDES}/set_status.lua",
+        "= text, long, rec.g",
+        "= text, long or rec.X, rec.g",
+        ("tests/shared/store/test_long_status.py",),
+    ),
+    Mutation(
+        "status: the same end is known by the whole text",
+        f"{TASK_INCLUDES}/set_status.lua",
+        " and (rec.X and rec.X[3]) == (long and long[3])",
+        "",
+        ("tests/shared/store/test_long_status.py",),
+    ),
+    Mutation(
         "registry: of the address when it is called",
         "shared/dispatch/guarded_resolver.py",
         'if not self._registry.forbids(result["host"].partition("%")[0])',

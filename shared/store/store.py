@@ -37,7 +37,7 @@ from shared.tasks.outcomes import (
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, LongStatus, NewTask, State, Task
 
 log = logging.getLogger("task_backbone")
 
@@ -157,6 +157,7 @@ class TaskStore:
         *,
         state: State | None,
         status: str | None,
+        long_status: LongStatus | None = None,
         attempt: int | None = None,
         path: str | None = None,
         query: str | None = None,
@@ -169,6 +170,7 @@ class TaskStore:
             task_id,
             state=state,
             status=status,
+            long_status=long_status,
             attempt=attempt,
             path=path,
             query=query,
@@ -183,6 +185,7 @@ class TaskStore:
         task_id: str,
         *,
         status: str | None,
+        long_status: LongStatus | None = None,
         lease_s: float | None = None,
         attempt: int | None = None,
         path: str | None = None,
@@ -195,6 +198,7 @@ class TaskStore:
         outcome = await self._tasks.next_step(
             task_id,
             status=status,
+            long_status=long_status,
             lease_s=lease_s,
             attempt=attempt,
             path=path,
