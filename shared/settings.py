@@ -133,7 +133,8 @@ class Settings(BaseModel):
     )
     azurewebjobsstorage: SecretStr | None = Field(
         default=None,
-        description="Storage account for bodies and results over 64 KiB (and for the Functions host).",
+        description="Storage account for bodies and results over 64 KiB, for long status texts, and for the "
+        "Functions host.",
     )
     azurewebjobsstorage__blobserviceuri: str | None = Field(
         default=None,
