@@ -22,7 +22,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.upsert(TaskUpsert.parse(req.get_body())), services.registry)
-    return json_response(TaskView.of(task, services.registry).encoded())
+    return json_response(TaskView.of(await service.whole_if_possible(task), services.registry).encoded())
 
 
 async def cache_connector_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -34,4 +34,5 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
     if task is None:
         return func.HttpResponse(status_code=204)
     queue = await service.queue_status(task)
-    return json_response(TaskView.of(task, services.registry, outage=queue.outage if queue else None).encoded())
+    view = TaskView.of(await service.whole(task), services.registry, outage=queue.outage if queue else None)
+    return json_response(view.encoded())

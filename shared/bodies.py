@@ -122,9 +122,11 @@ class BodyStore:
     async def discard(self, content: Content | None) -> None:
         """Delete the blob of *content*, which no record names. If that fails, the storage account's lifecycle rule
         deletes it."""
-        if content is None or content.blob is None:
-            return
-        blob = content.blob
+        if content is not None and content.blob is not None:
+            await self.discard_blob(content.blob)
+
+    async def discard_blob(self, blob: str) -> None:
+        """Delete a blob that no record names, as :meth:`discard` does."""
         try:
             await self._ask(lambda container: self._delete(container, blob))
         except BlobsUnavailable:

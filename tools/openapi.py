@@ -392,7 +392,7 @@ OPERATIONS: list[Operation] = [
                 "The endpoint's path, which names the queue.",
                 TEXT
                 | {
-                    "pattern": "^[A-Za-z0-9._~:@+,=-]+(/[A-Za-z0-9._~:@+,=-]+)*/?$",
+                    "pattern": r"^[^/\\;?#%\x00-\x20\x7f]+(/[^/\\;?#%\x00-\x20\x7f]+)*/?$",
                     "maxLength": MAX_PATH_CHARS - 1,
                 },
                 PATH,

@@ -57,6 +57,7 @@ class ApplyStep(TypedDict, total=False):
     query: str
     status: str
     brief: str
+    long: list[Any]
     actor: Actor
     new_attempt: bool
     apart: bool

@@ -39,7 +39,7 @@ from shared.tasks.outcomes import (
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, LongStatus, NewTask, State, Task
 
 log = logging.getLogger("task_backbone")
 
@@ -169,6 +169,7 @@ class TaskStore:
         *,
         state: State | None,
         status: str | None,
+        long_status: LongStatus | None = None,
         attempt: int | None = None,
         path: str | None = None,
         query: str | None = None,
@@ -181,6 +182,7 @@ class TaskStore:
             task_id,
             state=state,
             status=status,
+            long_status=long_status,
             attempt=attempt,
             path=path,
             query=query,
@@ -195,6 +197,7 @@ class TaskStore:
         task_id: str,
         *,
         status: str | None,
+        long_status: LongStatus | None = None,
         lease_s: float | None = None,
         attempt: int | None = None,
         path: str | None = None,
@@ -207,6 +210,7 @@ class TaskStore:
         outcome = await self._tasks.next_step(
             task_id,
             status=status,
+            long_status=long_status,
             lease_s=lease_s,
             attempt=attempt,
             path=path,

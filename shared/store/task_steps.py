@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from shared.store.arguments import (
@@ -36,7 +37,7 @@ from shared.tasks.outcomes import (
     Refusal,
     Refused,
 )
-from shared.tasks.task import Actor, Content, NewTask, State, Task
+from shared.tasks.task import Actor, Content, LongStatus, NewTask, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
 
@@ -171,6 +172,7 @@ class TaskSteps:
         *,
         state: State | None,
         status: str | None,
+        long_status: LongStatus | None = None,
         attempt: int | None = None,
         path: str | None = None,
         query: str | None = None,
@@ -180,7 +182,7 @@ class TaskSteps:
     ) -> Outcome:
         """Take a model service's report. Any report renews the lease; only :meth:`next_step` returns a task to a
         queue."""
-        step = _report(status, attempt, path, query, body, owner)
+        step = _report(status, attempt, path, query, body, owner, long_status)
         if state is not None and state is not State.CREATED:
             step["to"] = state
         return await self._apply(task_id, step, body, inline_body)
@@ -190,6 +192,7 @@ class TaskSteps:
         task_id: str,
         *,
         status: str | None,
+        long_status: LongStatus | None = None,
         lease_s: float | None = None,
         attempt: int | None = None,
         path: str | None = None,
@@ -199,7 +202,7 @@ class TaskSteps:
         owner: str | None = None,
     ) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        step = _report(status, attempt, path, query, body, owner)
+        step = _report(status, attempt, path, query, body, owner, long_status)
         step["to"] = State.CREATED
         step["next_step"] = True
         step["needs_body"] = body is None
@@ -295,11 +298,14 @@ def _report(
     query: str | None,
     body: Content | None,
     owner: str | None,
+    long_status: LongStatus | None = None,
 ) -> ApplyStep:
     """A client's step, with what it gives."""
     step: ApplyStep = {"actor": Actor.CLIENT}
     if status is not None:
         step["status"] = status
+    if long_status is not None:
+        step["long"] = list(long_status)
     if attempt is not None:
         step["attempt"] = attempt
     if path is not None:
@@ -335,9 +341,7 @@ def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> 
     outcome = _outcome(task_id, applied)
     assert isinstance(outcome, Applied)
     assert outcome.origin is not None
-    return Applied(
-        outcome.task, outcome.origin, (_granted(outcome.origin.path, queued, claimed),), outcome.service_ms
-    )
+    return replace(outcome, granted=(_granted(outcome.origin.path, queued, claimed),))
 
 
 def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
@@ -352,9 +356,10 @@ def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
     task = unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("applied", "kept", "same"):
         assert task is not None
+        replaced = reply[5].decode() if len(reply) > 5 else None
         if kind == "applied":
-            return Applied(task, _origin(task, reply[3]), granted, reply[4])
-        return Applied(task, None, granted)
+            return Applied(task, _origin(task, reply[3]), granted, reply[4], replaced)
+        return Applied(task, None, granted, replaced_blob=replaced)
     return Refused(Refusal(kind), task, granted)
 
 

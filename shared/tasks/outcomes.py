@@ -133,12 +133,14 @@ class Applied:
         origin: where it began, if it changed state, path or attempt.
         granted: the slots that queues granted because of it.
         service_ms: how long the backend took for a task that it completed.
+        replaced_blob: the long status that the step has replaced: nothing names it any more.
     """
 
     task: Task
     origin: Origin | None = None
     granted: Sequence[Granted] = ()
     service_ms: int | None = None
+    replaced_blob: str | None = None
 
     @property
     def is_transition(self) -> bool:

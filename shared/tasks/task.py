@@ -12,6 +12,10 @@ from typing import Final, NamedTuple
 from shared.tasks.value import value
 
 DEFAULT_PRIORITY: Final = 5
+MAX_STATUS_CHARS: Final = 65_536
+"""How long a status text in a record may be."""
+LONG_STATUS_CHARS: Final = 1_024
+"""How much of a longer one the record has. The whole lies in Blob Storage."""
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
 
@@ -53,6 +57,16 @@ class Content(NamedTuple):
     content_type: str
     size_bytes: int
     blob: str | None = None
+
+
+class LongStatus(NamedTuple):
+    """Where a status text lies that is too long for the record, which has its beginning. Always a blob: it has more
+    bytes than what is kept inline."""
+
+    size_bytes: int
+    blob: str
+    digest: str
+    """By which the same text is known if it comes again."""
 
 
 class Event(NamedTuple):
@@ -103,6 +117,8 @@ class Task:
     completion_unpublished: bool
     """Whether the task has ended and its completion event is still to be published."""
     history: Sequence[Event]
+    long_status: LongStatus | None = None
+    """Where the whole status text lies, if ``status`` is only its beginning."""
 
     @property
     def etag(self) -> str:
@@ -119,6 +135,7 @@ class NewTask:
     lease_s: float
     """How long it may go without an update once it is dispatched."""
     status: str = State.CREATED.value
+    long_status: LongStatus | None = None
     state: State = State.CREATED
     query: str = ""
     dispatch_requested: bool = True

@@ -219,12 +219,14 @@ def test_bad_requests_get_the_same_4xx_while_redis_is_down(app: httpx.Client, fr
         assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
 
 
-@pytest.mark.contract("A1.34", "B0.6")
+@pytest.mark.contract("A1.34", "A1.38", "B0.6")
 def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     small, large = keep(app, backend), keep(app, backend)
     app.put(f"/api/v1/tasks/{large}/result", content=LARGE).raise_for_status()
+    long_status = "y" * len(LARGE)
+    long = keep(app, backend, Status=long_status)
     with without(fragile, fragile.azurite):
         publish_something(app, backend, fragile)
         assert app.put(f"/api/v1/tasks/{small}/result", content=b"small").status_code == 200
@@ -236,6 +238,9 @@ def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down
             app.put(f"/api/v1/tasks/{small}/result", content=LARGE),
             app.get(f"/api/v1/tasks/{large}/result"),
             app.post("/api/CacheConnectorUpsert", json={"Endpoint": backend.url + path, "Body": "x" * len(LARGE)}),
+            app.post("/api/CacheConnectorUpsert", json={"TaskId": small, "Status": long_status}),
+            app.get("/api/CacheConnectorGet", params={"taskId": long}),
+            app.get(f"/api/v1/tasks/{long}"),
         ):
             assert_problem(response, 503, "unavailable")
             assert int(response.headers["retry-after"]) >= 1
@@ -244,6 +249,9 @@ def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down
         assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
         assert task_of(app, large)["ResultSize"] == len(LARGE)
         report(app, TaskId=large, BackendStatus="completed")
+        # The report counts, whatever the app can show.
+        assert report(app, TaskId=long, BackendStatus="completed")["Status"] == long_status[:1_024]
+    assert task_of(app, long)["Status"] == long_status
     assert app.get(f"/api/v1/tasks/{large}/result").content == LARGE
 
 

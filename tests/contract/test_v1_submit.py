@@ -1,5 +1,8 @@
 """Submit (contract B1): a request reaches the model service unchanged, or is refused."""
 
+import json
+from urllib.parse import unquote
+
 import httpx
 import pytest
 
@@ -143,7 +146,11 @@ def test_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backen
 
 @pytest.mark.contract("B1.7")
 @pytest.mark.parametrize(
-    "path", ["/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"]
+    "path",
+    [
+        *("/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"),
+        *("/v1/listed", "/v1/listed/other", "/v1/listed/model/deeper"),
+    ],
 )
 def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
     response = submit(app, path)
@@ -166,18 +173,18 @@ def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Clien
         "/v1/test//model",
         "//models.example.org/v1/test/model",
         "/http://models.example.org/v1/test/model",
-        "/v1/test/@models.example.org%2fmodel",
         "/v1/test/model%00",
         "/v1/test/model%0d%0aX-Evil:%201",
-        "/v1/test/mo%20del",
+        "/v1/test/%20",
+        "/v1/test/..%20/model",
+        "/v1/test/.%2e/model",
+        "/v1/test/%E2%80%AEledom",
         "/v1/test/mo\\del",
         "/v1/test/..%5cmodel",
         "/v1/test/model;v=1",
         "/v1/test/model%3Fa=1",
         "/v1/test/model%23a",
         "/v1/test/%ff%fe",
-        "/v1/test/mod%C3%A8l",
-        "/v1/test/%7B%7D",
         "/v1/test/" + "x" * 300,
     ],
 )
@@ -196,12 +203,71 @@ def test_hostile_path_is_404_and_reaches_no_backend(
 @pytest.mark.parametrize("path", ["/v1/test", "/v1/test/"])
 def test_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = submit(app, path).json()["TaskId"]
-    assert backend.next_call(path).task_id == task_id
+    assert backend.next_call("/v1/test").task_id == task_id
+
+
+@pytest.mark.contract("B1.21")
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/model/", "/model"),
+        ("/model%2F", "/model"),
+        ("%2Fmodel%2fdeeper", "/model/deeper"),
+        ("/@models.example.org%2fmodel", "/@models.example.org/model"),
+        ("/%6Dodel%2Dx", "/model-x"),
+        ("/mod%c3%a8l", "/mod%C3%A8l"),
+        ("/mo%20del", "/mo%20del"),
+        ("/%7Bmodel%7d", "/%7Bmodel%7D"),
+    ],
+)
+def test_endpoint_is_called_and_counted_by_one_path_however_it_is_written(
+    written: str, path: str, app: httpx.Client, stack: Stack, backend: ScriptedBackend
+) -> None:
+    place = new_path()
+    status, _, body = raw_request(stack, "POST", f"/api/v1/submit{place}{written}", body=b"{}")
+    assert status == 202
+    task = json.loads(body)
+    assert task["EndpointPath"] == place + path
+    assert task["Endpoint"] == backend.url + place + path
+    assert backend.next_call(place + path).path == place + path
+    listed = app.get("/api/v1/tasks", params={"path": place + unquote(written)}).json()["Tasks"]
+    assert [each["TaskId"] for each in listed] == [task["TaskId"]]
+    for same in (written, path):
+        status, _, body = raw_request(stack, "GET", f"/api/v1/queues{place}{same}")
+        queue = json.loads(body)
+        assert (queue["EndpointPath"], queue["Waiting"] + queue["Dispatched"]) == (place + path, 1)
+
+
+@pytest.mark.contract("B1.21")
+def test_whole_path_may_be_one_escaped_parameter(stack: Stack, backend: ScriptedBackend) -> None:
+    path = new_path()
+    target = f"/api/v1/submit/{path[1:].replace('/', '%2F')}"
+    status, _, _ = raw_request(stack, "POST", target, body=b"{}")
+    assert status == 202
+    assert backend.next_call(path).path == path
+
+
+@pytest.mark.contract("B1.4")
+@pytest.mark.parametrize(
+    ("query", "passed_on"),
+    [
+        ("?a={b|c}&code=%7b", "?a=%7Bb%7Cc%7D"),
+        ('?a=<"`^>', "?a=%3C%22%60^%3E"),
+        ("?a=100%&b=%7b", "?a=100%&b=%7b"),
+    ],
+)
+def test_query_string_is_escaped_where_it_must_be(
+    query: str, passed_on: str, stack: Stack, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    status, _, _ = raw_request(stack, "POST", f"/api/v1/submit{path}{query}", body=b"{}")
+    assert status == 202
+    assert backend.next_call(path).path == path + passed_on
 
 
 @pytest.mark.contract("B1.10")
-@pytest.mark.parametrize("query", ["?" + "x" * 2049, "?a=<script>", '?a="b"', "?a={b}"])
-def test_query_string_that_cannot_be_passed_on_is_refused(query: str, stack: Stack) -> None:
+@pytest.mark.parametrize("query", ["?" + "x" * 2049, "?" + "|" * 700])
+def test_query_string_that_is_too_long_is_refused(query: str, stack: Stack) -> None:
     status, headers, body = raw_request(stack, "POST", f"/api/v1/submit{new_path()}{query}", body=b"{}")
     assert (status, headers["content-type"]) == (404, "application/problem+json")
     assert b"unknown-endpoint" in body

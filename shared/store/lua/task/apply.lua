@@ -9,6 +9,7 @@
 --            attempt         the attempt that the caller speaks for; absent: trusted as the current one
 --            to, path, query the state and endpoint to go to
 --            status, brief   text for the caller, and the part of it that the history keeps
+--            long            {bytes, blob, digest} of the whole text, if status is only its beginning
 --            actor           what causes the step
 --            new_attempt     true: a new attempt, at its old place in the queue
 --            apart           true: the task waits for its deadline first, and then in the queue
@@ -29,8 +30,9 @@
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
 -- ARGV[2]  the inline body or result, or ''
--- Returns  {'applied', record, body?, origin, service time in ms?}   a transition, and where it began (d in record.lua)
---          {'kept', record, body?}            done; state, path and attempt are what they were
+-- Returns  {'applied', record, body?, origin, service time in ms?, blob?}   a transition, and where it began (d in
+--                                             record.lua); the blob of a long status that was replaced, if one was
+--          {'kept', record, body?, …}         done; state, path and attempt are what they were
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
@@ -46,6 +48,7 @@
 -- @include task/record
 -- @include task/service_time
 -- @include task/set_due
+-- @include task/set_status
 -- @include task/terminal
 -- A combined script has unpacked the map already.
 local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
@@ -70,7 +73,8 @@ if rec.k == arg.op then
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
-  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
+  local same = arg.to == rec.s and (not arg.status or has_status(rec, arg.status, arg.long))
+  return { same and 'same' or 'finished', raw }
 end
 if arg.allowed_from then
   local allowed = false
@@ -81,6 +85,7 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
+local replaced = arg.status and rec.X and rec.X[2] or nil
 if arg.failed then rec.f = rec.f + 1 end
 if not arg.claim then
   if arg.away and rec.L and not rec.E then rec.f, rec.E = rec.f - 1, true end
@@ -96,7 +101,7 @@ if arg.apart then rec.z = 0 end
 if arg.next_step or arg.to == 'dispatched' then rec.w = true end
 if arg.publishes then rec.n = arg.publishes end
 if arg.lease then rec.l = arg.lease end
-if arg.status then rec.x = arg.status end
+if arg.status then set_status(rec, arg.status, arg.long) end
 if arg.query then rec.u = arg.query end
 if arg.body then
   rec.b, rec.g = arg.body, rec.g or arg.body[3] ~= nil
@@ -126,4 +131,4 @@ end
 rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
 rec.d = is_transition and (target ~= path and { attempt, path } or attempt) or nil
 local kind = is_transition and 'applied' or 'kept'
-return { kind, save_record(id, rec), body or false, rec.d or false, service_time(rec) or false, rec = rec }
+return { kind, save_record(id, rec), body or false, rec.d or false, service_time(rec) or false, replaced, rec = rec }

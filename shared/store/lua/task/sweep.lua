@@ -23,6 +23,7 @@
 -- @include task/purge_task
 -- @include task/record
 -- @include task/set_due
+-- @include task/set_status
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
@@ -50,7 +51,7 @@ local function end_lease(id, rec)
   else
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
-    rec.x = is_excused and arg.excused or arg.retrying
+    set_status(rec, is_excused and arg.excused or arg.retrying)
     append_event(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
     check_again_later(id, rec, 'retry')

@@ -1,7 +1,8 @@
 -- The record's fields. Times are milliseconds; an absent field means empty, none or false. In Redis, m and q count from
 -- c. Fields have letters because each task has a record, and its size is a promise (docs/performance.md).
 --
---   s  state            p  endpoint path     u  query string      x  status text
+--   s  state            p  endpoint path     u  query string      x  status text, or the beginning of a long one
+--   X  where the whole of a long status text lies: {bytes, blob, digest}
 --   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
 --   w  dispatch requested                    v  version
 --   k  last operation id, by which a replay is recognised
