@@ -99,7 +99,7 @@ MUTATIONS = [
     Mutation(
         "lease: the attempt limit",
         f"{TASK}/sweep.lua",
-        "elseif rec.f >= arg.max_attempts then",
+        "elseif not is_excused and rec.f >= arg.max_attempts then",
         "elseif false then",
     ),
     Mutation(
@@ -242,7 +242,7 @@ MUTATIONS = [
                 "queue.w > 0 and",
             ),
             ("a limit caps", "includes/queue/grant_slots", " and not (cap and queue.h >= cap) do", " do"),
-            ("owners take turns", "includes/queue/grant_slots", "set_owner('ZINCRBY', 1, owner)", ""),
+            ("owners take turns", "includes/queue/grant_slots", "      set_owner('ZINCRBY', 1, owner)\n", ""),
             ("a refusal costs the owner nothing", "includes/queue/wait", "set_owner('ZINCRBY', -1, owner)", ""),
             (
                 "an entry never waits and holds at once",

@@ -166,7 +166,7 @@ class Dispatcher:
     async def _call_backend(self, claimed: Claimed) -> Dispatched:
         task, timeout_s = claimed.task, self._settings.dispatch_timeout_s
         endpoint = self._registry.endpoint_of(task.path, task.query)
-        if endpoint is None:
+        if endpoint is None or not endpoint.is_registered:
             return await self._return_to_queue(task, BackendAway(status_texts.UNREGISTERED, None))
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:

@@ -7,6 +7,7 @@ outage."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Final
 
@@ -16,6 +17,8 @@ from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms, unpack
 from shared.tasks import status_texts
 from shared.tasks.value import value
+
+log = logging.getLogger("task_backbone")
 
 KEPT_S: Final = 86_400.0
 """For how long an outage that is over is remembered, and the answer of a backend."""
@@ -77,7 +80,11 @@ class Outages:
         if now_s < self._noted.get(backend, 0):
             return
         self._noted[backend] = now_s + _NOTED_AGAIN_S
-        await self._note(backend, KEPT_S)
+        try:
+            await self._note(backend, KEPT_S)
+        except StoreUnavailable as error:  # a later answer is noted
+            self._noted.pop(backend)
+            log.warning("could not note that a backend answers: %s", error)
 
     async def forget_answer(self, backend: str) -> None:
         self._noted.pop(backend, None)

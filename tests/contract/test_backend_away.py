@@ -117,6 +117,7 @@ def test_a_missing_registry_entry_holds_the_queue_until_it_is_back(stack: Stack,
         complete_all(backbone, backend, path, task_ids)
 
 
+@pytest.mark.contract("B9.16")
 def test_tasks_wait_for_a_name_that_dns_does_not_know(stack: Stack, backbone: Backbone) -> None:
     path = f"{PREFIX}/nameless"
     restart_with(stack, {PREFIX: "http://models.invalid"})
