@@ -101,7 +101,7 @@ class Outages:
     async def _of_partition(self, tag: str) -> dict[str, Outage] | StoreUnavailable:
         argument: OutagesArgument = {"now": now_of(self._now_ms), "kept": to_ms(KEPT_S)}
         try:
-            rows = await self._link.script("queue/outages", tag, pack(argument))
+            rows = await self._link.script("backend/outages", tag, pack(argument))
         except StoreUnavailable as error:
             return error
         return {path.decode(): Outage.unpacked(raw, is_waited_for=bool(waited)) for path, raw, waited in rows}

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cache_manager.reconciler import reconcile
 from cache_manager.schemas import TaskUpsert
 from cache_manager.task_service import TaskService
-from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
+from shared.dispatch.backend_client import Accepted, Answer, Busy, Erred, NotFound, Rejected, Unreachable
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
 from shared.store import RedisLink, StoreUnavailable, store
@@ -42,6 +42,9 @@ ANSWERS = (
     Busy(None),
     Busy(7.0),
     Unreachable("is away"),
+    Unreachable("is away", was_sent=False),
+    NotFound(),
+    Erred("answered 500"),
     Rejected("answered 400"),
 )
 Mishap = Literal["repeated", "request lost", "answer lost"] | None

@@ -124,7 +124,7 @@ async def test_a_task_survives_a_restart_of_redis_after_each_of_its_steps(
     assert task
     assert [event.state for event in task.history] == ["created", "dispatched", "running", "completed"]
     clock.advance(1000)
-    await asyncio.gather(*map(store.sweep, range(16)))
+    await asyncio.gather(*(store.sweep(partition, {}) for partition in range(16)))
     assert world(server) == ""
 
 

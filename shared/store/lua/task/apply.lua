@@ -88,8 +88,8 @@ local state, path, attempt = rec.s, rec.p, rec.a
 local replaced = arg.status and rec.X and rec.X[2] or nil
 if arg.failed then rec.f = rec.f + 1 end
 if not arg.claim then
-  if arg.away and rec.L and not rec.E then rec.f, rec.E = rec.f - 1, true end
-  rec.F, rec.L = arg.away, nil
+  if arg.away and rec.S and not rec.U then rec.f, rec.U = rec.f - 1, true end
+  rec.F, rec.S = arg.away, nil
 end
 if arg.revive then
   rec.r, rec.y = nil, nil

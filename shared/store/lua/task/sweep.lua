@@ -42,8 +42,8 @@ end
 
 local function end_lease(id, rec)
   -- The backend lost it with all that it had. A task that ends its backend is silent again the next time.
-  local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.E
-  if is_excused then rec.E = true else rec.f, rec.L = rec.f + 1, true end
+  local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.U
+  if is_excused then rec.U = true else rec.f, rec.S = rec.f + 1, true end
   if not rec.w then
     fail(id, rec, arg.silent)
   elseif not is_excused and rec.f >= arg.max_attempts then

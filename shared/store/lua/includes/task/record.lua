@@ -18,8 +18,8 @@
 --   h  history, see append_event.lua
 --   D  when it was last dispatched, in ms since created
 --   F  when its backend was away for it last, by the queue's clock; absent once the backend had room for it or took it
---   E  true if it lost an attempt to an outage, which is excused once
---   L  true if its last failure was its backend's silence, which an outage found next would explain
+--   U  true if it lost an attempt to an outage, which is excused once
+--   S  true if its last failure was its backend's silence, which an outage found next would explain
 -- @include task/keys
 
 local function pack_record(rec)
