@@ -17,6 +17,7 @@ from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
 from shared.store import Listing, Page, StoreUnavailable
+from shared.tasks import status_texts
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -232,6 +233,7 @@ class TaskService:
                 state=request.state,
                 status=request.status,
                 attempt=request.attempt,
+                told=_end_told(request),
                 path=path,
                 query=query,
                 body=content,
@@ -273,6 +275,13 @@ class TaskService:
         if len(data) > limit_bytes:
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data)
+
+
+def _end_told(report: TaskUpsert) -> State | None:
+    """The end that only the report's text tells. A service that sends its attempt says so in ``BackendStatus``."""
+    if report.attempt is not None or report.status is None or (report.state and report.state.is_terminal):
+        return None
+    return status_texts.end_told(report.status)
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

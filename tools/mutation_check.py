@@ -303,8 +303,8 @@ MUTATIONS = [
             (
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",
-                "elseif applied[1] == 'applied' then",
-                "else",
+                "elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or",
+                "elseif applied.rec or",
             ),
             (
                 "a task that its queue refuses is gone",

@@ -52,6 +52,8 @@ class ApplyStep(TypedDict, total=False):
     owner: str
     revive: bool
     attempt: int
+    unfenced: bool
+    told: State
     to: State
     path: str
     query: str
@@ -61,6 +63,7 @@ class ApplyStep(TypedDict, total=False):
     new_attempt: bool
     apart: bool
     failed: bool
+    accepted: bool
     next_step: bool
     needs_body: bool
     body: list[Any]

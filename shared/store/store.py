@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.store.arguments import Clock
+from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
@@ -32,6 +33,7 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Granted,
+    Origin,
     Outcome,
     Refusal,
     Refused,
@@ -90,6 +92,7 @@ class TaskStore:
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
+        self._fenced_paths = FencedPaths(link, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -158,25 +161,32 @@ class TaskStore:
         state: State | None,
         status: str | None,
         attempt: int | None = None,
+        told: State | None = None,
         path: str | None = None,
         query: str | None = None,
         body: Content | None = None,
         inline_body: bytes = b"",
         owner: str | None = None,
     ) -> Outcome:
-        """Take a model service's report. Any report renews the lease."""
+        """Take a model service's report. Any report renews the lease.
+
+        Args:
+            told: the end that the text of a report without an attempt tells, while its state does not. It takes
+                effect a while later, unless another report follows.
+        """
         outcome = await self._tasks.update(
             task_id,
             state=state,
             status=status,
             attempt=attempt,
+            told=told,
             path=path,
             query=query,
             body=body,
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def next_step(
         self,
@@ -203,11 +213,12 @@ class TaskStore:
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
         """Renew the lease of a task that a backend holds, and nothing else."""
-        return await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        outcome = await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=True)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -221,7 +232,8 @@ class TaskStore:
         self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
     ) -> Outcome:
         """Keep the current attempt's result. Counts as a report."""
-        return await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        outcome = await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
@@ -266,6 +278,7 @@ class TaskStore:
         await self._link.ping()
 
     async def aclose(self) -> None:
+        await self._fenced_paths.aclose()
         await self._link.aclose()
 
     async def _create_apart(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -328,25 +341,43 @@ class TaskStore:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
 
+    async def _after_report(self, outcome: Outcome, *, is_fenced: bool) -> Outcome:
+        """Do what follows from a model service's report. It is fenced if it names its attempt or is a heartbeat."""
+        if is_fenced and isinstance(outcome, Applied):
+            self._fenced_paths.note((outcome.origin or outcome.task).path)
+        return await self._inform_queues(outcome)
+
     async def _inform_queues(self, outcome: Outcome) -> Outcome:
         """Let the queues learn of a transition, unless the step's own script did that."""
-        if isinstance(outcome, Refused) or outcome.origin is None:
+        if isinstance(outcome, Refused):
             return outcome
-        task, origin = outcome.task, outcome.origin
+        task = outcome.task
+        if outcome.slot == "held":
+            await self._hold_again(task)
+        if outcome.origin is None and outcome.slot != "freed":
+            return outcome
+        origin = outcome.origin or Origin(task.path, task.attempt)
         waits = task.state is State.CREATED and task.dispatch_requested
         if outcome.granted and not waits:
             return outcome
         granted = [*outcome.granted]
-        if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
+        is_over = task.state.is_terminal or outcome.slot == "freed"
+        if not granted and (is_over or task.attempt != origin.attempt or task.path != origin.path):
             granted.append(await self._release(outcome))
         if waits:
             granted.append(await self.enqueue(task))
         return replace(outcome, granted=granted)
 
+    async def _hold_again(self, task: Task) -> None:
+        """A running task whose slot was freed goes on."""
+        try:
+            await self._queues.mark_held([QueueEntry.of(task)])
+        except StoreUnavailable as error:
+            log.warning("the queue of a task that goes on does not count it: %s", error)
+
     async def _release(self, applied: Applied) -> Granted:
-        """Release the queue entry that a transition ended."""
-        origin = applied.origin
-        assert origin is not None
+        """Release the queue entry that a step ended."""
+        origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
         entry = SlotGrant(applied.task.id, origin.attempt)
         release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
         return await informed(release, origin.path)

@@ -2,7 +2,8 @@
 --
 -- A task's one deadline means, by its state:
 --   created      it has waited long, or long enough on its own: make sure that it stands in its endpoint's queue
---   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt
+--   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt; or its deferred
+--                end takes effect
 --   finished     its completion is to be published (again), or it was kept long enough: remove it
 --
 -- KEYS[1]  the hash tag of the partition
@@ -10,16 +11,21 @@
 --          retrying, silent, exhausted (status texts), seed
 -- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
---          'completion': the caller publishes its completion, as for 'failed' if the record has y;
+--          'ended': its deferred end took effect; then also the service time in ms, or false;
+--          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
 -- @include task/append_event
 -- @include task/backoff
+-- @include task/begin_retention
+-- @include task/deferred_end
+-- @include task/double_lease
 -- @include task/give_up
 -- @include task/move_record
 -- @include task/new_attempt
 -- @include task/purge_task
 -- @include task/record
+-- @include task/service_time
 -- @include task/set_due
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
@@ -38,12 +44,15 @@ local function check_again_later(id, rec, what)
 end
 
 local function end_lease(id, rec)
-  rec.f = rec.f + 1
+  rec.f, rec.E = rec.f + 1, nil
   if not rec.w then
     fail(id, rec, arg.silent)
   elseif rec.f >= arg.max_attempts then
     fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts))
   else
+    double_lease(rec)
+    -- Where an attempt was silent for a lease, the previous step has long ended.
+    if rec.A then rec.H = nil end
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
     rec.x = arg.retrying
@@ -51,6 +60,17 @@ local function end_lease(id, rec)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
     check_again_later(id, rec, 'retry')
   end
+end
+
+local function take_deferred_end(id, rec)
+  local state, brief = unpack(rec.E)
+  local ms = service_time(rec) or false
+  rec.E, rec.A, rec.H = nil, nil, nil
+  move_record(id, rec, state, rec.p)
+  append_event(rec, now, 'client', brief)
+  rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+  begin_retention(id, rec, now, arg.retention, arg.completion)
+  done[#done + 1] = { 'ended', id, save_record(id, rec), ms }
 end
 
 local function take_next_step(id, rec)
@@ -66,6 +86,8 @@ local function take_next_step(id, rec)
       purge_task(id, rec)
       done[#done + 1] = { 'purged', id }
     end
+  elseif end_is_due(rec) then
+    take_deferred_end(id, rec)
   elseif rec.s == 'created' and rec.w then
     check_again_later(id, rec, 'waits')
   else

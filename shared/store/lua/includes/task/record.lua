@@ -16,6 +16,11 @@
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
 --   h  history, see append_event.lua
 --   D  when it was last dispatched, in ms since created
+--   A  true of a dispatched attempt that its backend has accepted
+--   H  true of a step of a pipeline until it is heard of, if the previous one sends no attempt: a report without one may
+--      be the previous step's
+--   E  an end that was reported and takes effect if no other report follows: {state, brief}
+--   L  how often the lease of this attempt is doubled
 -- @include task/keys
 
 local function pack_record(rec)
