@@ -74,7 +74,8 @@ if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 if rec.k == arg.op then
   local kind = rec.d and 'applied' or 'kept'
   local slot = rec.E and frees_slot(rec) and 'freed' or false
-  return { kind, raw, body or false, rec.d or false, service_time(rec) or false, slot, rec = rec, replay = true }
+  local ms = (rec.d or rec.E) and service_time(rec) or false
+  return { kind, raw, body or false, rec.d or false, ms, slot, rec = rec, replay = true }
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
