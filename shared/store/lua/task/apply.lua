@@ -45,8 +45,7 @@
 -- @include task/backoff
 -- @include task/begin_next_step
 -- @include task/begin_retention
--- @include task/deferred_end
--- @include task/lease_end
+-- @include task/deferred_end_ms
 -- @include task/leased
 -- @include task/move_record
 -- @include task/new_attempt
@@ -73,7 +72,7 @@ if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 if rec.k == arg.op then
   local kind = rec.d and 'applied' or 'kept'
-  local slot = rec.E and frees_slot(rec) and 'freed' or false
+  local slot = rec.E and rec.w and rec.s == 'running' and 'freed' or false
   local ms = (rec.d or rec.E) and service_time(rec) or false
   return { kind, raw, body or false, rec.d or false, ms, slot, rec = rec, replay = true }
 end
@@ -97,7 +96,7 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
-local freed = rec.E and frees_slot(rec)
+local freed = rec.E and rec.w and state == 'running'
 local begins = state == 'dispatched' and not rec.A
 if arg.actor == 'client' then
   local ends = arg.told
@@ -116,7 +115,11 @@ if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', result_key(id))
 end
-if arg.next_step then begin_next_step(rec, now, arg.revive or arg.attempt) elseif arg.new_attempt then new_attempt(id, rec) end
+if arg.next_step then
+  begin_next_step(rec, now, arg.revive or arg.attempt)
+elseif arg.new_attempt then
+  new_attempt(id, rec)
+end
 if arg.apart then rec.z = 0 end
 if arg.accepted then rec.A = true end
 -- It was published, so it is to be dispatched until it ends.
@@ -153,11 +156,21 @@ elseif rec.E then
 elseif not rec.w then
   set_due(id, now + arg.silence)
 elseif LEASED[to] then
-  set_due(id, rec.L and lease_end(id, rec, now, begins) or now + rec.l)
+  local lease_end = now + rec.l
+  if rec.L then
+    -- The attempt gets its longer lease when it begins: when its backend has accepted it, or it reports before that. Many
+    -- services report that they begin and are silent then, so no report shortens it. The one that outlasts it returns the
+    -- task to the backend's own lease.
+    local granted = begins and now + rec.l * 2 ^ rec.L or tonumber(redis.call('ZSCORE', due_key(), id) or 0)
+    if granted > lease_end then lease_end = granted else rec.L = nil end
+  end
+  set_due(id, lease_end)
 end
 rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
 rec.d = is_transition and (target ~= path and { attempt, path } or attempt) or nil
 local kind = is_transition and 'applied' or 'kept'
 local slot = false
-if rec.E and frees_slot(rec) then slot = 'freed' elseif freed and to == state then slot = 'held' end
+-- A service that ends its tasks by text is done, and its slot must not stand idle until the end takes effect. The end of a
+-- step that was not heard of may be the previous step's.
+if rec.E and rec.w and to == 'running' then slot = 'freed' elseif freed and to == state then slot = 'held' end
 return { kind, save_record(id, rec), body or false, rec.d or false, service_time(rec) or false, slot, rec = rec }

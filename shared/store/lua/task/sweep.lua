@@ -18,7 +18,6 @@
 -- @include task/append_event
 -- @include task/backoff
 -- @include task/begin_retention
--- @include task/deferred_end
 -- @include task/double_lease
 -- @include task/give_up
 -- @include task/move_record
@@ -86,7 +85,8 @@ local function take_next_step(id, rec)
       purge_task(id, rec)
       done[#done + 1] = { 'purged', id }
     end
-  elseif end_is_due(rec) then
+  elseif rec.E and (rec.s ~= 'dispatched' or rec.A) then
+    -- Not one that came before the backend accepted the attempt: it was the previous step's, or the dispatcher has died.
     take_deferred_end(id, rec)
   elseif rec.s == 'created' and rec.w then
     check_again_later(id, rec, 'waits')
