@@ -54,7 +54,7 @@ class Process:
     @classmethod
     def at(cls, url: str, clock: Clock, *, repeating: bool = False, limit: int | None = 2) -> Process:
         link = (RepeatingLink if repeating else RedisLink)(opener(url))
-        queues = QueueSteps(link, store_policy(max_backlog=3), lambda path: limit, clock)
+        queues = QueueSteps(link, replace(POLICY, max_backlog=3), lambda path: limit, clock)
         return cls(TaskSteps(link, POLICY, clock, queues), queues, link)
 
     @classmethod
