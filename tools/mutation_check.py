@@ -436,7 +436,7 @@ MUTATIONS = [
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",
                 "elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or",
-                "elseif applied.rec or",
+                "elseif true or",
             ),
             (
                 "a task that its queue refuses is gone",
