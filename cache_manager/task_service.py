@@ -19,6 +19,7 @@ from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
 from shared.store import Listing, Page, QueueStatus, StoreUnavailable
+from shared.tasks import status_texts
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -303,6 +304,7 @@ class TaskService:
                 status=upsert.status,
                 long_status=upsert.long_status,
                 attempt=request.attempt,
+                told=_end_told(request),
                 path=path,
                 query=query,
                 body=upsert.body,
@@ -359,6 +361,13 @@ class TaskService:
     async def _discard_replaced(self, applied: Applied) -> None:
         if applied.replaced_blob is not None:
             await self.services.bodies.discard_blob(applied.replaced_blob)
+
+
+def _end_told(report: TaskUpsert) -> State | None:
+    """The end that only the report's text tells. A service that sends its attempt says so in ``BackendStatus``."""
+    if report.attempt is not None or report.status is None or (report.state and report.state.is_terminal):
+        return None
+    return status_texts.end_told(report.status)
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

@@ -24,6 +24,7 @@ LUA = "shared/store/lua"
 TASK = f"{LUA}/task"
 TASK_INCLUDES = f"{LUA}/includes/task"
 PIPELINING = "shared/store/redis/pipelining.py"
+LEGACY_TESTS = ("tests/shared/store/test_legacy_reports.py", "tests/cache_manager/test_legacy_reports.py")
 STORE_TESTS = (
     *(
         f"tests/shared/store/test_{name}.py"
@@ -92,8 +93,8 @@ MUTATIONS = [
     Mutation(
         "lease: a report renews it",
         f"{TASK}/apply.lua",
-        "set_due(id, now + rec.l)",
-        "set_due(id, now + 1e12)",
+        "local lease_end = now + rec.l",
+        "local lease_end = now + 1e12",
     ),
     Mutation("lease: silence is found", f"{TASK}/sweep.lua", "  else\n    end_lease(id, rec)\n", "  else\n"),
     Mutation(
@@ -101,6 +102,137 @@ MUTATIONS = [
         f"{TASK}/sweep.lua",
         "elseif not is_excused and rec.f >= arg.max_attempts then",
         "elseif false then",
+    ),
+    *(
+        Mutation(f"legacy: {guard}", file, old, new, LEGACY_TESTS)
+        for guard, file, old, new in (
+            (
+                "progress is no end",
+                "shared/tasks/status_texts.py",
+                r"(?:\s*\Z|\s?[-:.;])",
+                "",
+            ),
+            (
+                "a text with an attempt tells no end",
+                "cache_manager/task_service.py",
+                "report.attempt is not None or report.status is None",
+                "report.status is None",
+            ),
+            (
+                "an end that the text tells waits for the next report",
+                f"{TASK}/apply.lua",
+                "  rec.E = ends and { ends, arg.brief } or nil",
+                "  rec.E = rec.E or ends and { ends, arg.brief } or nil",
+            ),
+            (
+                "a waiting step keeps its state, whatever the previous one reports",
+                f"{TASK}/apply.lua",
+                "(state == 'created' or ends or TERMINAL[arg.to])",
+                "(ends or TERMINAL[arg.to])",
+            ),
+            (
+                "an end is kept aside while the step was not heard of",
+                f"{TASK}/apply.lua",
+                "(state == 'created' or ends or TERMINAL[arg.to])",
+                "state == 'created'",
+            ),
+            (
+                "a step is heard of",
+                f"{TASK}/apply.lua",
+                "elseif arg.attempt or LEASED[state] then",
+                "elseif false then",
+            ),
+            (
+                "a step that no backend accepted has not ended",
+                f"{TASK}/sweep.lua",
+                "(rec.s ~= 'dispatched' or rec.A)",
+                "true",
+            ),
+            (
+                "a dispatch that may be lost keeps its window",
+                f"{TASK}/apply.lua",
+                "if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end",
+                "set_due(id, now + DEFERRED_END_MS)",
+            ),
+            (
+                "a retry forgets an end that was kept aside",
+                f"{TASK_INCLUDES}/new_attempt.lua",
+                "rec.A, rec.E = nil, nil",
+                "rec.A = nil",
+            ),
+            (
+                "a step that was handed on with an attempt is believed at once",
+                f"{TASK}/apply.lua",
+                "begin_next_step(rec, now, arg.revive or arg.attempt)",
+                "begin_next_step(rec, now, arg.revive)",
+            ),
+            (
+                "after a silent lease the previous step has ended",
+                f"{TASK}/sweep.lua",
+                "if rec.A then rec.H = nil end",
+                "",
+            ),
+            (
+                "an end that the text tells frees its slot",
+                f"{TASK}/apply.lua",
+                "if rec.E and rec.w and to == 'running' then",
+                "if false then",
+            ),
+            (
+                "an end that is taken back holds its slot again",
+                f"{TASK}/apply.lua",
+                "elseif freed and to == state then",
+                "elseif false then",
+            ),
+            (
+                "a silent attempt's successor has twice the lease",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "math.min((rec.L or 0) + 1, MOST_DOUBLINGS)",
+                "0",
+            ),
+            (
+                "eight times the lease at most",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "math.min((rec.L or 0) + 1, MOST_DOUBLINGS)",
+                "(rec.L or 0) + 1",
+            ),
+            (
+                "only an accepted attempt was silent",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "if not (rec.A or rec.s == 'running') then return end",
+                "",
+            ),
+            (
+                "no report shortens a longer lease",
+                f"{TASK}/apply.lua",
+                "if granted > lease_end then lease_end = granted else rec.L = nil end",
+                "rec.L = nil",
+            ),
+            (
+                "a report that outlasts a longer lease ends it",
+                f"{TASK}/apply.lua",
+                "if granted > lease_end then lease_end = granted else rec.L = nil end",
+                "lease_end = math.max(lease_end, granted)",
+            ),
+            (
+                "a service that fences its reports keeps the plain lease",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "if redis.call('ZSCORE', fenced_key(), rec.p) then",
+                "if false then",
+            ),
+            (
+                "a second end replaces the text",
+                f"{TASK}/apply.lua",
+                "if not arg.unfenced then",
+                "if true then",
+            ),
+            (
+                "a second end with an attempt changes nothing",
+                f"{TASK}/apply.lua",
+                "if not arg.unfenced then",
+                "if false then",
+            ),
+        )
     ),
     Mutation(
         "due: each step sets the next deadline",
@@ -334,8 +466,8 @@ MUTATIONS = [
             (
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",
-                "elseif applied[1] == 'applied' then",
-                "else",
+                "elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or",
+                "elseif true or",
             ),
             (
                 "a task that its queue refuses is gone",
@@ -496,7 +628,7 @@ MUTATIONS = [
     ),
     Mutation(
         "outage: one that is too long ends a task",
-        "shared/store/store.py",
+        "shared/store/away_dispatches.py",
         "if limit_s is not None:",
         "if False:",
         OUTAGE_TESTS,
@@ -525,8 +657,8 @@ MUTATIONS = [
     Mutation(
         "outage: an attempt that is reported keeps its slot",
         "shared/store/store.py",
-        "await self._hold_again(outcome.task, task)",
-        "pass",
+        "                    await self._hold_again(outcome.task)\n",
+        "                    pass\n",
         OUTAGE_TESTS,
     ),
 ]

@@ -52,6 +52,8 @@ class ApplyStep(TypedDict, total=False):
     owner: str
     revive: bool
     attempt: int
+    unfenced: bool
+    told: State
     to: State
     path: str
     query: str
@@ -63,6 +65,7 @@ class ApplyStep(TypedDict, total=False):
     apart: bool
     failed: bool
     away: int
+    accepted: bool
     next_step: bool
     needs_body: bool
     body: list[Any]

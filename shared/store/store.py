@@ -13,18 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.store.arguments import Clock
+from shared.store.away_dispatches import AwayDispatches
+from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
-from shared.store.queue_steps import Away, LimitOf, QueueEntry, QueueSteps
+from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
 from shared.store.requeue import BackendAway, BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
-from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -34,6 +35,7 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Granted,
+    Origin,
     Outcome,
     Refusal,
     Refused,
@@ -46,8 +48,6 @@ log = logging.getLogger("task_backbone")
 SWEEP_ROUNDS: Final = 50
 """How many batches of each partition one sweep takes at most. The next one goes on."""
 ENQUEUE_BATCH: Final = 256
-MISDIRECTED_ATTEMPTS: Final = 3
-"""How often a path is tried that its backend does not know, while it serves others."""
 _RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
 """On a cluster a task's record and its queue entry are written at the same time on two nodes: a slot may be granted
 so long before the record exists."""
@@ -95,6 +95,8 @@ class TaskStore:
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
         self._outages = Outages(link, policy, now_ms)
+        self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy)
+        self._fenced_paths = FencedPaths(link, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -147,7 +149,10 @@ class TaskStore:
         """Let a claimed task wait again as its next attempt."""
         match reason:
             case BackendAway():
-                return await self._requeue_away(task, reason)
+                outcome = await self._away.requeue(task, reason)
+                if isinstance(outcome, Refused) and outcome.task is not None and outcome.task.holds(task.attempt):
+                    await self._hold_again(outcome.task)
+                return outcome
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
             case BodyUnavailable():
@@ -171,26 +176,33 @@ class TaskStore:
         status: str | None,
         long_status: LongStatus | None = None,
         attempt: int | None = None,
+        told: State | None = None,
         path: str | None = None,
         query: str | None = None,
         body: Content | None = None,
         inline_body: bytes = b"",
         owner: str | None = None,
     ) -> Outcome:
-        """Take a model service's report. Any report renews the lease."""
+        """Take a model service's report. Any report renews the lease.
+
+        Args:
+            told: the end that the text of a report without an attempt tells, while its state does not. It takes
+                effect a while later, unless another report follows.
+        """
         outcome = await self._tasks.update(
             task_id,
             state=state,
             status=status,
             long_status=long_status,
             attempt=attempt,
+            told=told,
             path=path,
             query=query,
             body=body,
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def next_step(
         self,
@@ -219,11 +231,12 @@ class TaskStore:
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
         """Renew the lease of a task that a backend holds, and nothing else."""
-        return await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        outcome = await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=True)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -237,7 +250,8 @@ class TaskStore:
         self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
     ) -> Outcome:
         """Keep the current attempt's result. Counts as a report."""
-        return await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        outcome = await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
@@ -283,6 +297,7 @@ class TaskStore:
         await self._link.ping()
 
     async def aclose(self) -> None:
+        await self._fenced_paths.aclose()
         await self._link.aclose()
 
     async def _create_apart(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -333,54 +348,6 @@ class TaskStore:
             return refused
         return replace(refused, granted=[await informed(self._queues.release(path, grant), path)])
 
-    async def _requeue_away(self, task: Task, reason: BackendAway) -> Outcome:
-        # The queue comes first: it knows whether the failure counts.
-        found = await self._found_away(task, reason)
-        limit_s = self._outages.over_limit_s(found.outage, task.queued_ms) if found.outage else None
-        if limit_s is not None:
-            status = status_texts.gave_up(reason.cause, limit_s)
-            outcome = await self._inform_queues(await self._tasks.fail_dispatch(task, status=status))
-        elif found.what == "away":
-            outcome = await self._tasks.requeue(task, status=status_texts.awaiting(reason.cause), away_ms=found.at_ms)
-            if isinstance(outcome, Applied):
-                return replace(outcome, granted=[found.granted, await self.enqueue(outcome.task)])
-        else:
-            outcome = await self._count_away(task, reason, found)
-        if isinstance(outcome, Refused):
-            await self._hold_again(outcome.task, task)
-        return replace(outcome, granted=[found.granted, *outcome.granted])
-
-    async def _found_away(self, task: Task, reason: BackendAway) -> Away:
-        backend = reason.backend
-        try:
-            elsewhere = reason.not_found and backend is not None and await self._outages.is_answering(backend)
-            found = await self._queues.away(task, reason, elsewhere=elsewhere)
-            if backend is not None and found.what != "misdirected":
-                await self._outages.forget_answer(backend)
-        except StoreUnavailable as error:
-            log.warning("a queue could not be told of an outage, and will be checked: %s", error)
-            return Away("away", None, Granted(task.path, []))
-        return found
-
-    async def _count_away(self, task: Task, reason: BackendAway, found: Away) -> Outcome:
-        failures, limit = task.failures + 1, self._policy.max_attempts
-        ending = status_texts.exhausted(reason.cause, failures, limit)
-        if found.what == "misdirected":
-            limit, ending = min(limit, MISDIRECTED_ATTEMPTS), status_texts.NO_SUCH_ENDPOINT
-        if failures >= limit:
-            return await self._inform_queues(await self._tasks.fail_dispatch(task, status=ending))
-        return await self._tasks.requeue(
-            task, status=status_texts.retrying(reason.cause), failed=True, away_ms=found.at_ms
-        )
-
-    async def _hold_again(self, current: Task | None, task: Task) -> None:
-        """The backend has the attempt all the same, and reported it meanwhile."""
-        if current is not None and current.attempt == task.attempt and not current.state.is_terminal:
-            try:
-                await self._queues.mark_held([QueueEntry.of(current)])
-            except StoreUnavailable as error:
-                log.warning("a queue could not be told of a held slot, and will be checked: %s", error)
-
     async def _requeue_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:
         match reason:
             case BackendBusy():
@@ -393,25 +360,43 @@ class TaskStore:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
 
+    async def _after_report(self, outcome: Outcome, *, is_fenced: bool) -> Outcome:
+        """Do what follows from a model service's report. It is fenced if it names its attempt or is a heartbeat."""
+        if is_fenced and isinstance(outcome, Applied):
+            self._fenced_paths.note((outcome.origin or outcome.task).path)
+        return await self._inform_queues(outcome)
+
     async def _inform_queues(self, outcome: Outcome) -> Outcome:
         """Let the queues learn of a transition, unless the step's own script did that."""
-        if isinstance(outcome, Refused) or outcome.origin is None:
+        if isinstance(outcome, Refused):
             return outcome
-        task, origin = outcome.task, outcome.origin
+        task = outcome.task
+        if outcome.slot == "held":
+            await self._hold_again(task)
+        if outcome.origin is None and outcome.slot != "freed":
+            return outcome
+        origin = outcome.origin or Origin(task.path, task.attempt)
         waits = task.state is State.CREATED and task.dispatch_requested
         if outcome.granted and not waits:
             return outcome
         granted = [*outcome.granted]
-        if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
+        is_over = task.state.is_terminal or outcome.slot == "freed"
+        if not granted and (is_over or task.attempt != origin.attempt or task.path != origin.path):
             granted.append(await self._release(outcome))
         if waits:
             granted.append(await self.enqueue(task))
         return replace(outcome, granted=granted)
 
+    async def _hold_again(self, task: Task) -> None:
+        """A task whose slot was freed goes on."""
+        try:
+            await self._queues.mark_held([QueueEntry.of(task)])
+        except StoreUnavailable as error:
+            log.warning("the queue of a task that goes on does not count it: %s", error)
+
     async def _release(self, applied: Applied) -> Granted:
-        """Release the queue entry that a transition ended."""
-        origin = applied.origin
-        assert origin is not None
+        """Release the queue entry that a step ended."""
+        origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
         entry = SlotGrant(applied.task.id, origin.attempt)
         release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
         return await informed(release, origin.path)

@@ -114,6 +114,7 @@ class TaskSteps:
             "actor": Actor.DISPATCHER,
             "attempt": task.attempt,
             "allowed_from": (State.DISPATCHED,),
+            "accepted": True,
         }
         return await self._apply(task.id, step, accepted=task)
 
@@ -174,6 +175,7 @@ class TaskSteps:
         status: str | None,
         long_status: LongStatus | None = None,
         attempt: int | None = None,
+        told: State | None = None,
         path: str | None = None,
         query: str | None = None,
         body: Content | None = None,
@@ -181,9 +183,19 @@ class TaskSteps:
         owner: str | None = None,
     ) -> Outcome:
         """Take a model service's report. Any report renews the lease; only :meth:`next_step` returns a task to a
-        queue."""
+        queue.
+
+        Args:
+            told: the end that the text of a report without an attempt tells, while its state does not. It takes
+                effect a while later, unless another report follows.
+        """
         step = _report(status, attempt, path, query, body, owner, long_status)
-        if state is not None and state is not State.CREATED:
+        if attempt is None:
+            step["unfenced"] = True
+        if told is not None:
+            step["told"] = told
+            step["to"] = State.RUNNING
+        elif state is not None and state is not State.CREATED:
             step["to"] = state
         return await self._apply(task_id, step, body, inline_body)
 
@@ -267,7 +279,8 @@ class TaskSteps:
     ) -> Outcome:
         argument = pack(self._argument(task_id, step))
         inline = data if content and not content.blob else b""
-        if self._queues is not None and (accepted is not None or ("to" in step and step["to"].is_terminal)):
+        ends = "told" in step or ("to" in step and step["to"].is_terminal)
+        if self._queues is not None and (accepted is not None or ends):
             then = self._queues.release_argument(accepted)
             reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
             if reply is not None:
@@ -340,8 +353,8 @@ def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> 
         return _outcome(task_id, applied, _granted(accepted.path, queued, claimed))
     outcome = _outcome(task_id, applied)
     assert isinstance(outcome, Applied)
-    assert outcome.origin is not None
-    return replace(outcome, granted=(_granted(outcome.origin.path, queued, claimed),))
+    path = (outcome.origin or outcome.task).path
+    return replace(outcome, granted=(_granted(path, queued, claimed),))
 
 
 def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
@@ -356,10 +369,17 @@ def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
     task = unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("applied", "kept", "same"):
         assert task is not None
-        replaced = reply[5].decode() if len(reply) > 5 else None
-        if kind == "applied":
-            return Applied(task, _origin(task, reply[3]), granted, reply[4], replaced)
-        return Applied(task, None, granted, replaced_blob=replaced)
+        if kind == "same":
+            return Applied(task, None, granted)
+        origin, service_ms, slot, replaced = reply[3:7]
+        return Applied(
+            task,
+            None if origin is None else _origin(task, origin),
+            granted,
+            service_ms,
+            None if slot is None else slot.decode(),
+            None if replaced is None else replaced.decode(),
+        )
     return Refused(Refusal(kind), task, granted)
 
 

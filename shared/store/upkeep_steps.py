@@ -40,16 +40,18 @@ class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
     or to delete its blobs."""
 
-    what: Literal["waits", "retry", "failed", "completion", "purged", "blobs"]
+    what: Literal["waits", "retry", "failed", "ended", "completion", "purged", "blobs"]
     id: str
     task: Task | None
+    service_ms: int | None = None
 
     @property
     def applied(self) -> Applied | None:
         """The transition that the sweep made."""
-        if self.task is None or self.what not in ("retry", "failed"):
+        if self.task is None or self.what not in ("retry", "failed", "ended"):
             return None
-        return Applied(self.task, Origin(self.task.path, self.task.attempt - (self.what == "retry")))
+        origin = Origin(self.task.path, self.task.attempt - (self.what == "retry"))
+        return Applied(self.task, origin, service_ms=self.service_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,13 @@ class UpkeepSteps:
             "seed": seed(),
             **stamp(self._now_ms),
         }
-        rows: list[list[bytes]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        rows: list[list[Any]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
         return [
             Overdue(
-                cast("Any", row[0].decode()),
+                row[0].decode(),
                 row[1].decode(),
                 unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
+                row[3] if len(row) > 3 else None,
             )
             for row in rows
         ]

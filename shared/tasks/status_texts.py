@@ -1,9 +1,14 @@
-"""The status texts that the backbone writes itself. Callers read them in ``Status``; some scripts get them as
-arguments."""
+"""The status texts that the backbone writes itself, and what it reads in those of model services.
+
+Callers read them in ``Status``; some scripts get them as arguments.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from shared.tasks.task import State
 
 CANCELLED: Final = "Cancelled"
 AWAITING_SERVICE: Final = "Awaiting service availability"
@@ -50,3 +55,13 @@ def rejected(reason: str) -> str:
 
 def exhausted(cause: str, failures: int, max_attempts: int) -> str:
     return f"Failed - {cause} (attempt {failures} of {max_attempts})."
+
+
+_END: Final = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
+
+
+def end_told(status: str) -> State | None:
+    """The end that a model service's text tells: *completed* or *failed* alone, or set off from what follows. Legacy
+    services end their tasks so, and report them as running."""
+    told = _END.match(status)
+    return State(told[1].lower()) if told else None

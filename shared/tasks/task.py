@@ -120,6 +120,10 @@ class Task:
     long_status: LongStatus | None = None
     """Where the whole status text lies, if ``status`` is only its beginning."""
 
+    def holds(self, attempt: int) -> bool:
+        """Whether a backend has this attempt, and it is the current one."""
+        return self.attempt == attempt and self.state in (State.DISPATCHED, State.RUNNING)
+
     @property
     def etag(self) -> str:
         # With the time of creation: a client may choose an id again after the first task was purged.

@@ -25,8 +25,12 @@ async def set_long(store: Store, state: State | None = State.RUNNING, long: Long
     return outcome
 
 
+LONGEST_LEASE_S = 8 * 60
+"""A silent attempt is followed by one with twice the lease, up to eight times."""
+
+
 async def let_lease_end(store: Store, clock: Clock) -> None:
-    clock.advance(61)
+    clock.advance(LONGEST_LEASE_S + 1)
     assert [item.what for item in await sweep_all(store)] == ["retry"]
 
 
@@ -35,7 +39,7 @@ async def let_last_lease_end(store: Store, clock: Clock) -> None:
         await let_lease_end(store, clock)
         await claim(store)
         await set_long(store)
-    clock.advance(61)
+    clock.advance(LONGEST_LEASE_S + 1)
     assert [item.what for item in await sweep_all(store)] == ["failed"]
 
 
@@ -140,9 +144,17 @@ async def test_the_same_end_is_known_by_the_whole_text(store: Store) -> None:
     same = await set_long(store, State.COMPLETED, LONG._replace(blob="t-t1/3"))
     assert (same.is_transition, same.task) == (False, ended.task)
     for long in (OTHER, None):
-        other = await store.update("t1", state=State.COMPLETED, status=BEGINNING, long_status=long)
+        other = await store.update("t1", state=State.COMPLETED, status=BEGINNING, long_status=long, attempt=1)
         assert isinstance(other, Refused)
         assert (other.reason, other.task) == (Refusal.FINISHED, ended.task)
+
+
+@pytest.mark.usefixtures("running")
+async def test_a_second_end_without_an_attempt_replaces_a_long_text(store: Store) -> None:
+    await set_long(store, State.COMPLETED)
+    again = await store.update("t1", state=State.COMPLETED, status="short")
+    assert isinstance(again, Applied)
+    assert (again.task.status, again.task.long_status, again.replaced_blob) == ("short", None, LONG.blob)
 
 
 @pytest.mark.usefixtures("running")

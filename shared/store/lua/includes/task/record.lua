@@ -20,6 +20,11 @@
 --   F  when its backend was away for it last, by the queue's clock; absent once the backend had room for it or took it
 --   U  true if it lost an attempt to an outage, which is excused once
 --   S  true if its last failure was its backend's silence, which an outage found next would explain
+--   A  true of a dispatched attempt that its backend has accepted
+--   H  true of a step of a pipeline until it is heard of, if the previous one sends no attempt: a report without one may
+--      be the previous step's
+--   E  an end that was reported and takes effect if no other report follows: {state, brief}
+--   L  how often the lease of this attempt is doubled
 -- @include task/keys
 
 local function pack_record(rec)
