@@ -176,11 +176,13 @@ class Dispatcher:
         return await self._record(task, answer)
 
     async def _body(self, claimed: Claimed) -> bytes | BlobStream:
-        if claimed.inline_body is not None:
-            return claimed.inline_body
-        assert claimed.task.body is not None
-        assert claimed.task.body.blob is not None
-        return await self._bodies.stream(claimed.task.body.blob)
+        content = claimed.task.body
+        assert content is not None
+        if claimed.inline_body is None:
+            return await self._bodies.stream(content)
+        if len(claimed.inline_body) != content.size_bytes:
+            raise BodyMissing(claimed.task.id)
+        return claimed.inline_body
 
     async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         assert task.body is not None
