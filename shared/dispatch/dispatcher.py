@@ -12,7 +12,7 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
-from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Unreachable
+from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Busy, Unreachable, described
 from shared.dispatch.registry import BackendRegistry, Endpoint, UnknownBackend
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
@@ -166,6 +166,7 @@ class Dispatcher:
             async with asyncio.timeout_at(deadline):
                 body = await self._body(claimed)
         except BodyMissing:
+            telemetry.setback(task, status_texts.BODY_GONE)
             return await self._fail(task, status_texts.BODY_GONE)
         except (BlobsUnavailable, TimeoutError):
             return await self._return_to_queue(task, BodyUnavailable())
@@ -173,6 +174,8 @@ class Dispatcher:
         answer = await self._post(task, endpoint, body, left_s)
         if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
             return await self._return_to_queue(task, BodyUnavailable())
+        if not isinstance(answer, Accepted):
+            telemetry.setback(task, f"the backend {described(answer)}", is_expected=isinstance(answer, Busy))
         return await self._record(task, answer)
 
     async def _body(self, claimed: Claimed) -> bytes | BlobStream:
@@ -211,6 +214,8 @@ class Dispatcher:
         return await self._return_to_queue(task, decision)
 
     async def _return_to_queue(self, task: Task, reason: RequeueReason) -> Dispatched:
+        if isinstance(reason, BodyUnavailable):
+            telemetry.setback(task, status_texts.AWAITING_BODY)
         requeued = await self._store.requeue(task, reason)
         if isinstance(requeued, Applied):
             await self.after_transition(requeued)
