@@ -216,7 +216,9 @@ def test_log_has_a_line_for_each_refusal_retry_and_failure(
     assert "Traceback" not in str(history)
 
 
-def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, backend: ScriptedBackend) -> None:
+def test_late_reports_of_an_expired_attempt_are_refused(
+    impatient: Backbone, impatient_stack: Stack, backend: ScriptedBackend
+) -> None:
     path = "/v1/test/brief/died"
     task_id = impatient.submit(path)
     assert backend.next_call(path).attempt == 1
@@ -240,6 +242,8 @@ def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, bac
     dispatched = [attempt for state, attempt in impatient.transitions(task_id) if state == "dispatched"]
     assert dispatched == sorted(set(dispatched))
     assert dispatched[:2] == [1, 2]
+    log = impatient_stack.host.log_path.read_text()
+    assert f"task {task_id} at {path}, attempt 2: Retrying - the backend was not heard of for too long" in log
 
 
 def _time(event: dict[str, str]) -> datetime:
