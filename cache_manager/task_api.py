@@ -159,7 +159,7 @@ async def _result(task: Task, services: Services) -> bytes:
     with services.limits.body(task.result.size_bytes):
         try:
             data = (
-                await services.bodies.read(task.result.blob)
+                await services.bodies.read(task.result)
                 if task.result.blob
                 else await services.store.inline_result(task.id)
             )

@@ -171,7 +171,7 @@ class TaskService:
         while (long := task.long_status) is not None:
             try:
                 with self.services.limits.body(long.size_bytes):
-                    text = await self.services.bodies.read(long.blob)
+                    text = await self.services.bodies.read(Content(STATUS_CONTENT_TYPE, long.size_bytes, long.blob))
                 return replace(task, status=text.decode(), long_status=None)
             except BodyMissing:
                 again = await self.find(task.id)

@@ -37,7 +37,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer is sent once ``hold`` is set; ``hang_up`` closes the connection without an answer."""
+    """The answer is sent once ``hold`` is set; ``hang_up`` closes the connection within its first line. (The app
+    repeats a call whose connection was used before and is closed without a byte of an answer.)"""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -75,6 +76,8 @@ class ScriptedBackend:
                     answer.hold.wait(_HELD_AT_MOST_S)
                 if answer.hang_up:
                     self.close_connection = True
+                    with suppress(ConnectionError):
+                        self.wfile.write(b"HTTP/1.1 ")
                     return
                 self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():

@@ -37,6 +37,10 @@ OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_q
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
+CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
+EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
+USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
+BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -343,6 +347,83 @@ MUTATIONS = [
         'if not self._registry.forbids(result["host"].partition("%")[0])',
         "",
         ("tests/shared/dispatch/test_backend_client.py",),
+    ),
+    *(
+        Mutation(f"call: {guard}", f"shared/dispatch/{file}.py", old, new, tests)
+        for guard, file, old, new, tests in (
+            (
+                "a failed write does not hide the answer",
+                "connections",
+                "            return super().send(data, flags)\n        except ConnectionError:",
+                "            return super().send(data, flags)\n        except ZeroDivisionError:",
+                EARLY_TESTS,
+            ),
+            (
+                "a refused body is not sent on",
+                "backend_client",
+                "            response.abort()\n        elif",
+                "            pass\n        elif",
+                USED_TESTS,
+            ),
+            (
+                "a body without an answer is not sent on",
+                "connections",
+                "        except BaseException:\n            self.abort()\n",
+                "        except BaseException:\n",
+                USED_TESTS,
+            ),
+            (
+                "a body is sent to the end after an early acceptance",
+                "connections",
+                "        if self._writer is None:\n            super()",
+                "        if True:\n            super()",
+                USED_TESTS,
+            ),
+            (
+                "only a used connection can be stale",
+                "connections",
+                "if self.is_on_used_connection and not _has_begun(error)",
+                "if not _has_begun(error)",
+                USED_TESTS,
+            ),
+            ("a begun answer is not asked for again", "connections", " and not _has_begun(error):", ":", USED_TESTS),
+            (
+                "a stale connection costs no attempt",
+                "backend_client",
+                "        except StaleConnection:",
+                "        except ZeroDivisionError:",
+                USED_TESTS,
+            ),
+            (
+                "an unasked answer answers nothing",
+                "connections",
+                " and conn.protocol.should_close:",
+                " and False:",
+                USED_TESTS,
+            ),
+            ("a redirect stays on its host", "backend_client", "if not is_same_host or ", "if ", CALL_TESTS),
+            (
+                "an inline body has its length",
+                "dispatcher",
+                "if len(claimed.inline_body) != content.size_bytes:",
+                "if False:",
+                BODY_TESTS,
+            ),
+        )
+    ),
+    Mutation(
+        "body: a blob has its length",
+        "shared/bodies.py",
+        "if download.size != content.size_bytes:",
+        "if False:",
+        BODY_TESTS,
+    ),
+    Mutation(
+        "body: a stream has its length",
+        "shared/bodies.py",
+        "            if left_bytes:\n",
+        "            if False:\n",
+        BODY_TESTS,
     ),
     *(
         Mutation(f"queue: {guard}", f"{LUA}/{file}.lua", old, new, QUEUE_TESTS)

@@ -12,7 +12,7 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
-from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Unreachable
+from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Busy, Unreachable, described
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
@@ -173,6 +173,7 @@ class Dispatcher:
             async with asyncio.timeout_at(deadline):
                 body = await self._body(claimed)
         except BodyMissing:
+            telemetry.setback(task, status_texts.BODY_GONE)
             return await self._fail(task, status_texts.BODY_GONE)
         except (BlobsUnavailable, TimeoutError):
             return await self._return_to_queue(task, BodyUnavailable())
@@ -180,14 +181,18 @@ class Dispatcher:
         answer = await self._post(task, endpoint, body, left_s)
         if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
             return await self._return_to_queue(task, BodyUnavailable())
+        if not isinstance(answer, Accepted):
+            telemetry.setback(task, f"the backend {described(answer)}", is_expected=isinstance(answer, Busy))
         return await self._record(task, answer, endpoint.backend.prefix)
 
     async def _body(self, claimed: Claimed) -> bytes | BlobStream:
-        if claimed.inline_body is not None:
-            return claimed.inline_body
-        assert claimed.task.body is not None
-        assert claimed.task.body.blob is not None
-        return await self._bodies.stream(claimed.task.body.blob)
+        content = claimed.task.body
+        assert content is not None
+        if claimed.inline_body is None:
+            return await self._bodies.stream(content)
+        if len(claimed.inline_body) != content.size_bytes:
+            raise BodyMissing(claimed.task.id)
+        return claimed.inline_body
 
     async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         assert task.body is not None
@@ -216,6 +221,8 @@ class Dispatcher:
         return await self._return_to_queue(task, decision)
 
     async def _return_to_queue(self, task: Task, reason: RequeueReason) -> Dispatched:
+        if isinstance(reason, BodyUnavailable):
+            telemetry.setback(task, status_texts.AWAITING_BODY)
         requeued = await self._store.requeue(task, reason)
         if isinstance(requeued, Applied):
             await self.after_transition(requeued)

@@ -50,7 +50,8 @@ def retrying(cause: str) -> str:
 
 
 def rejected(reason: str) -> str:
-    return f"Failed - the backend {reason}."
+    """*reason* may end with what the backend said, and so with any mark."""
+    return f"Failed - the backend {reason.removesuffix('.')}."
 
 
 def exhausted(cause: str, failures: int, max_attempts: int) -> str:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from azure.storage.blob import ContainerClient
 
 from local.processes import ChildProcess
 from local.redis_server import RedisServer
@@ -276,3 +277,20 @@ def test_large_task_waits_for_blob_storage_before_its_dispatch(
             fragile.event_grid.start()
     assert ended(app, task_id)["BackendStatus"] == "completed"
     assert backend.next_call(path).body == LARGE
+
+
+@pytest.mark.contract("B0.9")
+@pytest.mark.parametrize("left", [None, LARGE[:-1], LARGE + b"x"], ids=["gone", "shorter", "longer"])
+def test_task_whose_stored_body_is_not_what_it_was_fails(
+    left: bytes | None, app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    path = new_path()
+    app.patch(f"/api/v1/queues{path}", json={"Paused": True}).raise_for_status()
+    task_id = submit(app, path, LARGE).json()["TaskId"]
+    with ContainerClient.from_connection_string(fragile.azurite.connection_string, "task-backbone") as container:
+        [blob] = container.list_blob_names(name_starts_with=f"t-{task_id}/")
+        container.delete_blob(blob) if left is None else container.upload_blob(blob, left, overwrite=True)
+    app.patch(f"/api/v1/queues{path}", json={"Paused": False}).raise_for_status()
+    task = ended(app, task_id)
+    assert (task["BackendStatus"], task["Status"]) == ("failed", "Failed - the request body is gone.")
+    assert backend.untaken(path) == 0

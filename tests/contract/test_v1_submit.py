@@ -338,12 +338,40 @@ def test_preference_that_is_not_understood_is_ignored(prefer: str, app: httpx.Cl
 
 
 @pytest.mark.contract("B1.15")
-def test_task_that_the_model_service_refuses_is_failed(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.parametrize(
+    ("content_type", "body", "reason"),
+    [
+        ("application/problem+json", b'{"title": "Bad", "detail": "too many\r\nbands"}', ": too many bands"),
+        (
+            "application/json",
+            b'{"detail": [{"loc": ["body", "n"], "msg": "Field required"}]}',
+            ": body.n: Field required",
+        ),
+        ("text/plain; charset=utf-8", b"no\x1b[31m bands" + b"!" * 600, ": no [31m bands" + "!" * 487),
+        ("text/html", b"<title>422 No</title><h1>No</h1><p>Too &lt;many", ": No Too <many"),
+        ("application/octet-stream", b"secret", ""),
+    ],
+)
+def test_task_that_the_model_service_refuses_is_failed_with_the_reason(
+    content_type: str, body: bytes, reason: str, app: httpx.Client, backend: ScriptedBackend
+) -> None:
     path = new_path()
-    backend.script(path, Answer(status=422, body=b"secret reasons"))
+    backend.script(path, Answer(422, {"Content-Type": content_type}, body))
     response = submit(app, path, prefer="wait=30")
     assert response.status_code == 200
     task = ended(app, response.json()["TaskId"])
     assert task["BackendStatus"] == "failed"
-    assert "422" in task["Status"]
-    assert "secret" not in task["Status"]
+    assert task["Status"] == f"Failed - the backend answered 422{reason}."
+
+
+@pytest.mark.contract("B1.21")
+@pytest.mark.parametrize("size_bytes", [10, 300_000])
+def test_model_service_at_the_path_with_a_slash_gets_the_task(
+    size_bytes: int, app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    backend.script(path, Answer(308, {"Location": f"{backend.url}{path}/"}))
+    response = submit(app, path, bytes(size_bytes))
+    call = backend.next_call(path + "/")
+    assert (call.task_id, call.attempt, len(call.body)) == (response.json()["TaskId"], 1, size_bytes)
+    assert app.get(f"/api/v1/queues{path}").json()["Dispatched"] == 1
