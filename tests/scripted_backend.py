@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -94,7 +93,7 @@ class ScriptedBackend:
         self._lock = threading.Lock()
         self._scripts: dict[str, list[Answer]] = {}
         self._on_call: dict[str, Callable[[Call], Answer | None]] = {}
-        self._calls: dict[str, Queue[Call]] = defaultdict(Queue)
+        self._calls: dict[str, Queue[Call]] = {}
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def script(self, path: str, *answers: Answer) -> None:
@@ -114,13 +113,17 @@ class ScriptedBackend:
             AssertionError: no call came in time.
         """
         try:
-            return self._calls[path].get(timeout=timeout_s)
+            return self._calls_of(path).get(timeout=timeout_s)
         except Empty:
             raise AssertionError(f"{path} was not called within {timeout_s} s") from None
 
     def untaken(self, path: str) -> int:
         """The number of calls of *path* that no test has taken."""
-        return self._calls[path].qsize()
+        return self._calls_of(path).qsize()
+
+    def _calls_of(self, path: str) -> Queue[Call]:
+        with self._lock:  # two threads at once would make two queues for a new path, and one call would be lost
+            return self._calls.setdefault(path, Queue())
 
     def _answer_to(self, call: Call) -> Answer:
         path = call.path.partition("?")[0]
@@ -128,7 +131,7 @@ class ScriptedBackend:
             script = self._scripts.get(path)
             answer = (script.pop(0) if len(script) > 1 else script[0]) if script else None
             reaction = self._on_call.get(path)
-        self._calls[path].put(call)
+        self._calls_of(path).put(call)
         return answer or (reaction(call) if reaction else None) or Answer()
 
     def __enter__(self) -> Self:

@@ -12,6 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from azure.storage.blob import ContainerClient
+
+from shared.tasks import status_texts
 from tests.faults.model_service import PREFIX, Behaviour
 from tests.faults.rig import Rig
 from tests.waiting import eventually
@@ -162,6 +165,34 @@ def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.azurite.stop()
     yield
     rig.azurite.start()
+
+
+@_fault(
+    "bodies-short",
+    "the blobs of waiting tasks' bodies lose their second half",
+    may_fail_with=frozenset({status_texts.BODY_GONE}),
+)
+def _bodies_short(rig: Rig, chance: random.Random) -> Generator[None]:
+    # While the service is away, tasks wait, and none has a result yet.
+    rig.model.kill()
+    with (
+        rig.stack.client() as app,
+        ContainerClient.from_connection_string(rig.azurite.connection_string, "task-backbone") as blobs,
+    ):
+
+        def cut() -> bool:
+            names = list(blobs.list_blob_names())
+            for name in names:
+                task = app.get(f"/api/v1/tasks/{name.removeprefix('t-').rpartition('/')[0]}").json()
+                if task.get("BackendStatus") == "created" and task["ResultSize"] is None:
+                    data = blobs.download_blob(name).readall()
+                    blobs.upload_blob(name, data[: len(data) // 2], overwrite=True)
+                    return True
+            return False
+
+        eventually(cut)
+    yield
+    rig.model.start()
 
 
 @_fault("queue-lost", "some of the queues' keys are deleted, again and again")
