@@ -364,7 +364,7 @@ def test_task_that_the_model_service_refuses_is_failed_with_the_reason(
     assert task["Status"] == f"Failed - the backend answered 422{reason}."
 
 
-@pytest.mark.contract("B1.21")
+@pytest.mark.contract("B1.22")
 @pytest.mark.parametrize("size_bytes", [10, 300_000])
 def test_model_service_at_the_path_with_a_slash_gets_the_task(
     size_bytes: int, app: httpx.Client, backend: ScriptedBackend

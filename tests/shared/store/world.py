@@ -75,7 +75,9 @@ class World:
         elif name == "fenced":
             self.fenced[tag] = {*value}
             members = []
-        elif name == "queues":
+        elif kind == "answers":
+            members = [rest]
+        elif name == "outages" or name == "queues":
             members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]
