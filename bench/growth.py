@@ -67,7 +67,7 @@ async def purge(redis: Opened, task_id: str) -> object:
 
 
 async def reconciler(redis: Opened, _: str) -> object:
-    return await asyncio.gather(*(redis.upkeep.sweep(index) for index in range(PARTITIONS)))
+    return await asyncio.gather(*(redis.upkeep.sweep(index, {}) for index in range(PARTITIONS)))
 
 
 async def maintain(redis: Opened, _: str) -> object:

@@ -56,6 +56,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     ),
     "submit": Target("submit req/s ÷ constant handler on the same host", "≥ 0.4", "≥ 0.6"),
     "makespan": Target("makespan at saturation ÷ ideal, all service-time laws, fleet changing", "≤ 1.05", "≤ 1.01"),
+    "outage": Target("makespan with an outage of the backend, 12 minutes or 6 hours ÷ ideal", "≤ 1.05", "≤ 1.02"),
+    "outage_attempts": Target("attempts that such an outage costs", "≤ 0", "≤ 0"),
     "idle": Target(
         "slot idle time after a completion while tasks wait, median, local stack", "≤ 20 ms", "≤ 5 ms", "ms"
     ),

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError
 
 from cache_manager.reconciler import reconcile
 from cache_manager.task_service import TaskService
-from shared.dispatch.backend_client import Accepted, Answer, Busy
+from shared.dispatch.backend_client import Accepted, Answer, Busy, Unreachable
 from shared.dispatch.registry import Endpoint
 from shared.resilience.circuit_breaker import Reachability
 from shared.services import Services
@@ -96,6 +96,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which the service is away, with all that it had. It has as many *slots* before and after."""
+
+    from_s: float
+    seconds: float
+    slots: int
+    hangs: bool = False
+    """Whether connections are accepted and never answered. Otherwise they are refused."""
+
+    def holds(self, at_s: float) -> bool:
+        return self.from_s <= at_s < self.from_s + self.seconds
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return (
+            Change(self.from_s, -self.slots, killed=True),
+            Change(self.from_s + self.seconds, self.slots),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The tasks and the slots; the same for all dispatchers."""
 
@@ -104,6 +125,8 @@ class Work:
     rate_per_s: float
     slots: int
     changes: tuple[Change, ...] = ()
+    outages: tuple[Outage, ...] = ()
+    """They come with their changes."""
 
     def arrivals(self) -> Iterator[tuple[int, float]]:
         return ((number, number / self.rate_per_s) for number in range(len(self.services_s)))
@@ -235,6 +258,10 @@ class Record:
     """The times of refused probes, beyond the capacity estimate."""
     refused_grants: list[float] = field(default_factory=list)
     """The times of other refusals: there were fewer slots than the capacity estimate."""
+    failures: dict[int, int] = field(default_factory=dict)
+    """The attempts that each task lost, by the app's count."""
+    probes: list[float] = field(default_factory=list)
+    """The times of dispatches to a service that was away."""
     waits: list[tuple[float, float]] = field(default_factory=list)
     """The estimated and the true wait of sampled tasks."""
 
@@ -425,7 +452,7 @@ class _Run:
             settings,
             link=_SteppingLink(client, self._wire.redis_s, self._fleet.record),
             publisher=_SimulatedTopic(self._publish),
-            transport=_SimulatedBackend(self._post),
+            transport=_SimulatedBackend(self._call),
             now_ms=lambda: START_MS + round(now_s() * 1000),
         )
 
@@ -441,6 +468,16 @@ class _Run:
     async def _deliver(self, task_id: str, attempt: int) -> None:
         await asyncio.sleep(self._wire.event_s)
         await self._services.dispatcher.dispatch(task_id, attempt)
+
+    async def _call(self, task_id: str, attempt: int, timeout_s: float) -> Answer:
+        outage = next((outage for outage in self._work.outages if outage.holds(now_s())), None)
+        if outage is None:
+            return await self._post(task_id, attempt)
+        self._fleet.record.probes.append(now_s())
+        await asyncio.sleep(timeout_s if outage.hangs else self._wire.post_s)
+        if outage.hangs:
+            return Unreachable("did not answer in time")
+        return Unreachable("could not be reached", was_sent=False)
 
     async def _post(self, task_id: str, attempt: int) -> Answer:
         await asyncio.sleep(self._wire.post_s)
@@ -459,6 +496,7 @@ class _Run:
         )
         if isinstance(outcome, Refused):
             raise AssertionError(f"the end of task {number} was refused: {outcome.reason}")
+        self._fleet.record.failures[number] = outcome.task.failures
         await self._services.dispatcher.after_transition(outcome)
         self._done.add()
 
@@ -484,7 +522,8 @@ class _Run:
                     continue
                 number, at_s = chance.choice(waiting), now_s()
                 task = await self._services.store.get(_id(number))
-                position = task and await self._tasks.position(task)
+                queue = await self._tasks.queue_status(task) if task else None
+                position = queue.position if queue else None
                 if position and position.wait_s is not None:
                     samples.append((number, at_s, position.wait_s))
         finally:
@@ -541,11 +580,11 @@ class _SteppingLink(RedisLink):
 
 
 class _SimulatedBackend:
-    def __init__(self, call: Callable[[str, int], Awaitable[Answer]]) -> None:
+    def __init__(self, call: Callable[[str, int, float], Awaitable[Answer]]) -> None:
         self._call = call
 
     async def post(self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float) -> Answer:
-        return await self._call(headers["taskId"], int(headers["X-Task-Attempt"]))
+        return await self._call(headers["taskId"], int(headers["X-Task-Attempt"]), timeout_s)
 
     async def aclose(self) -> None:
         return

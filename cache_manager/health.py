@@ -34,10 +34,13 @@ class Dependencies(BaseModel):
     blob_storage: Reachable
     event_grid: Literal["ok", "unavailable", "untried"]
     """By the outcome of this process's last publish."""
+    backends: Literal["ok", "unavailable", "unknown"]
+    """``unavailable``: tasks wait for at least one model service that is away or no longer registered. The queues say
+    which. ``unknown``: Redis does not answer."""
 
 
 class Health(BaseModel):
-    """``degraded``: tasks are safe, but large ones are refused or new ones start late."""
+    """``degraded``: tasks are safe, but large ones are refused, or some start late."""
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
 
@@ -46,15 +49,24 @@ class Health(BaseModel):
 
 
 async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    redis, blobs = await asyncio.gather(
-        _answers(services.store.ping(), StoreUnavailable), _answers(services.bodies.ping(), BlobsUnavailable)
+    redis, blobs, backends = await asyncio.gather(
+        _answers(services.store.ping(), StoreUnavailable),
+        _answers(services.bodies.ping(), BlobsUnavailable),
+        _backends(services),
     )
-    grid = services.publisher.state
-    status = "unavailable" if redis != "ok" else "ok" if blobs == "ok" and grid != "unavailable" else "degraded"
-    document = Health(
-        status=status, dependencies=Dependencies(redis=redis, blob_storage=blobs, event_grid=grid)
-    ).model_dump(by_alias=True)
+    found = Dependencies(redis=redis, blob_storage=blobs, event_grid=services.publisher.state, backends=backends)
+    is_degraded = "unavailable" in (found.blob_storage, found.event_grid, found.backends)
+    status = "unavailable" if redis != "ok" else "degraded" if is_degraded else "ok"
+    document = Health(status=status, dependencies=found).model_dump(by_alias=True)
     return json_response(document, 503 if status == "unavailable" else 200)
+
+
+async def _backends(services: Services) -> Literal["ok", "unavailable", "unknown"]:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return "unavailable" if await services.store.queues.outages() else "ok"
+    except (StoreUnavailable, TimeoutError):
+        return "unknown"
 
 
 async def _answers(ping: Awaitable[None], unavailable: type[Exception]) -> Reachable:

@@ -22,14 +22,17 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.upsert(TaskUpsert.parse(req.get_body())), services.registry)
-    return json_response(TaskView.of(task, services.registry).encoded())
+    return json_response(TaskView.of(await service.whole_if_possible(task), services.registry).encoded())
 
 
 async def cache_connector_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task_id = req.params.get("taskId")
     if not task_id:
         raise invalid("taskId", "the query parameter is missing")
-    task = await service_for(req, services).find(task_id) if is_task_id(task_id) else None
+    service = service_for(req, services)
+    task = await service.find(task_id) if is_task_id(task_id) else None
     if task is None:
         return func.HttpResponse(status_code=204)
-    return json_response(TaskView.of(task, services.registry).encoded())
+    queue = await service.queue_status(task)
+    view = TaskView.of(await service.whole(task), services.registry, outage=queue.outage if queue else None)
+    return json_response(view.encoded())

@@ -31,8 +31,8 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 
 async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    path, queues = parse.queue_path(req), services.store.queues
-    parse.endpoint(path, "", services.registry)
+    path = parse.endpoint(parse.queue_path(req), "", services.registry).path
+    queues = services.store.queues
     granted = await queues.configure(path, QueueSettings.parse(req.get_body()).changes)
     services.dispatcher.dispatch_granted([granted])
     return json_response((await _depth(queues, path)).model_dump(by_alias=True))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import azure.functions as func
 
+from shared import telemetry
 from shared.bodies import BlobsUnavailable
 from shared.events.publisher import PublishFailed
 from shared.services import Services, ServicesByLoop
@@ -49,6 +50,8 @@ async def reconcile(services: Services) -> int:
         async for swept in services.store.sweep():
             count += swept.count
             dispatcher.dispatch_granted(swept.granted)
+            for applied in swept.applied:
+                telemetry.setback(applied.task, applied.task.status)
             transitions += [asyncio.ensure_future(dispatcher.after_transition(applied)) for applied in swept.applied]
             await asyncio.gather(
                 dispatcher.publish_completions(swept.unpublished, bypass_circuit=True),
@@ -64,6 +67,7 @@ async def _maintain(services: Services, path: str) -> None:
     async for change in services.store.queues.maintain(path):
         services.dispatcher.dispatch_granted(change.granted)
         for applied in change.applied:
+            telemetry.setback(applied.task, applied.task.status)
             await services.dispatcher.after_transition(applied)
         if change.undelivered:
             await _publish_again(services, change.undelivered)

@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus, urlsplit
 import azure.functions as func
 
 from cache_manager.outcome_problems import unknown_endpoint
-from shared.dispatch.registry import BackendRegistry, Endpoint, UnknownBackend
+from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
 from shared.http.functions import header
 from shared.http.problems import invalid, no_such_task
 from shared.store import ListCursor
@@ -28,10 +28,22 @@ _KEY_PARAMETERS: Final = ("code", "clientid")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 
+def submitted_path(req: func.HttpRequest) -> str:
+    """The path of the route. The Functions host has decoded it, but for slashes: clients that know it as one
+    parameter escape these too."""
+    return "/" + re.sub("%2F", "/", req.route_params.get("path") or "", flags=re.IGNORECASE)
+
+
 def queue_path(req: func.HttpRequest) -> str:
     """The endpoint path of the route; empty if it names none."""
-    path = (req.route_params.get("path") or "").lstrip("/")
-    return "/" + path if path else ""
+    path = submitted_path(req).lstrip("/")
+    return _canonical("/" + path) if path else ""
+
+
+def listed_path(req: func.HttpRequest) -> str | None:
+    """The endpoint path whose tasks are to be listed; None: of all paths."""
+    path = req.params.get("path")
+    return _canonical(path) if path else None
 
 
 def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
@@ -147,6 +159,14 @@ def cursor_text(cursor: ListCursor) -> str:
 
 def matches(if_none_match: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+
+
+def _canonical(path: str) -> str:
+    """The path as tasks have it. One that cannot be a path stays as it is: no task has it."""
+    try:
+        return canonical_path(path)
+    except Malformed:
+        return path
 
 
 def _name(pair: str) -> str:

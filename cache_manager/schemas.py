@@ -6,24 +6,24 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from shared.dispatch.registry import BackendRegistry
-from shared.http.legacy_json import LegacyModel, field_errors
+from shared.http.legacy_json import LegacyModel, LegacyText, field_errors
 from shared.http.problems import invalid_fields
-from shared.store import Depth, QueueStatus
+from shared.store import Depth, Outage, QueueStatus
+from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import QueuePosition
 from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
-
-MAX_STATUS_CHARS = 65_536
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
 _Number = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
 _Priority = Annotated[int, Field(ge=0, le=9)]
 _PriorityText = Annotated[str, Field(pattern="^[0-9]$")]
+_IdText = Annotated[str, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")]
 _NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
 
 
@@ -31,17 +31,21 @@ def _blank_is_absent(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _checked_id(value: Any) -> Any:
-    if isinstance(value, str) and not is_task_id(value):
+def _checked_id(value: str | None) -> str | None:
+    if value is not None and not is_task_id(value):
         raise ValueError("up to 128 of A-Z a-z 0-9 _ . - are allowed")
     return value
 
 
-def _bool_or_text(value: Any) -> Any:
-    """A boolean from text: R data frames and some gateways send booleans so."""
+def _word(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _bool(value: Any) -> Any:
+    """A boolean from text or from a number: R data frames and some gateways send booleans so."""
     if isinstance(value, str):
         return {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
-    return False if value is None else value
+    return bool(value) if value is None or isinstance(value, (int, float)) else value
 
 
 def _int_or_text(value: Any) -> Any:
@@ -58,28 +62,29 @@ class TaskUpsert(LegacyModel):
     """The body of ``CacheConnectorUpsert`` (contract A1)."""
 
     task_id: Annotated[
-        str | None,
-        BeforeValidator(_checked_id),
-        BeforeValidator(
-            _blank_is_absent,
-            json_schema_input_type=Annotated[str | None, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")],
-        ),
+        LegacyText | None,
+        AfterValidator(_checked_id),
+        BeforeValidator(_blank_is_absent, json_schema_input_type=_IdText | float | bool | None),
     ] = Field(default=None, alias="TaskId")
     """Absent, null or blank: the app makes a new task and its id. An unknown id creates a task with that id."""
-    status: str | None = Field(default=None, alias="Status", max_length=MAX_STATUS_CHARS)
+    status: LegacyText | None = Field(default=None, alias="Status")
     """Free text for the caller."""
-    backend_status: Literal["created", "running", "completed", "failed"] | None = Field(
-        default=None, alias="BackendStatus"
+    backend_status: Annotated[Literal["created", "running", "completed", "failed"] | None, BeforeValidator(_word)] = (
+        Field(default=None, alias="BackendStatus")
     )
-    endpoint: Annotated[str | None, BeforeValidator(_blank_is_absent)] = Field(default=None, alias="Endpoint")
-    """Absolute URL of the endpoint, within a registered base URL. A new task needs it. Without it, an update leaves
-    the task at its endpoint."""
-    body: str | None = Field(default=None, alias="Body")
+    """In any case, and with blanks around it."""
+    endpoint: Annotated[
+        LegacyText | None, BeforeValidator(_blank_is_absent, json_schema_input_type=str | float | bool | None)
+    ] = Field(default=None, alias="Endpoint")
+    """Absolute URL of the endpoint, within a registered base URL. A new task and a next step need it. Without it, an
+    update leaves the task at its endpoint, and so it does with one that leads nowhere."""
+    body: LegacyText | None = Field(default=None, alias="Body")
     """The request body for the backend, usually serialized JSON. Without it, the stored body stays."""
     publish_to_grid: Annotated[
-        bool, BeforeValidator(_bool_or_text, json_schema_input_type=bool | Literal["true", "false", ""] | None)
+        bool,
+        BeforeValidator(_bool, json_schema_input_type=bool | float | Literal["true", "false", ""] | None),
     ] = Field(default=False, alias="PublishToGrid")
-    """Dispatch the task to its endpoint now. A boolean, or its text in any case."""
+    """Dispatch the task to its endpoint now. A boolean, its text in any case, or a number that is not 0."""
     attempt: Annotated[
         int | None,
         BeforeValidator(_int_or_text, json_schema_input_type=_Number | _NumberText | None),
@@ -130,12 +135,23 @@ class TaskView(BaseModel):
     is unknown."""
 
     @classmethod
-    def of(cls, task: Task, registry: BackendRegistry, position: QueuePosition | None = None) -> Self:
+    def of(
+        cls,
+        task: Task,
+        registry: BackendRegistry,
+        position: QueuePosition | None = None,
+        outage: Outage | None = None,
+    ) -> Self:
+        """
+        Args:
+            outage: of the task's backend, if it waits for that one to be back.
+        """
         endpoint = registry.endpoint_of(task.path, task.query)
         return cls(
             task_id=task.id,
             timestamp=iso(task.updated_ms),
-            status=task.status,
+            # Each attempt's text is the record's; the queue's news is that of all that wait in it.
+            status=status_texts.awaiting(outage.cause) if outage else task.status,
             backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
             endpoint=endpoint.url if endpoint else task.path,
             publish_to_grid=task.dispatch_requested,
@@ -207,6 +223,15 @@ class TaskHistory(BaseModel):
     events: list[HistoryEntry]
 
 
+class QueueOutage(BaseModel):
+    """The backend is away: tasks wait, one at a time tries, and none loses an attempt by it."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    since: IsoTime
+    cause: str
+
+
 class QueueDepth(BaseModel):
     """How many tasks of one endpoint path are in which state."""
 
@@ -230,6 +255,8 @@ class QueueDepth(BaseModel):
     """How many tasks the backend gets at a time, at most. Null: as many as it accepts."""
     paused: bool
     draining: bool
+    outage: QueueOutage | None
+    """Null while the backend is not known to be away."""
 
     @classmethod
     def of(cls, path: str, depth: Depth, status: QueueStatus) -> QueueDepth:
@@ -247,6 +274,9 @@ class QueueDepth(BaseModel):
             limit=status.limit,
             paused=status.paused,
             draining=status.draining,
+            outage=(
+                QueueOutage(since=iso(status.outage.since_ms), cause=status.outage.cause) if status.outage else None
+            ),
         )
 
 

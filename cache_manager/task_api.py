@@ -21,7 +21,7 @@ from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
-from shared.store import Listing
+from shared.store import Listing, Outage
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, State, Task
@@ -43,8 +43,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    path = "/" + (req.route_params.get("path") or "")
-    endpoint = parse.endpoint(path, parse.backend_query(req.url), services.registry)
+    endpoint = parse.endpoint(parse.submitted_path(req), parse.backend_query(req.url), services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
     new = await _new_task(req, endpoint, content_type, key, service.owner or "")
@@ -58,7 +57,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
             headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
-    return _task_response(task, services, status, headers, position)
+    return _task_response(await service.whole_if_possible(task), services, status, headers, position)
 
 
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -69,10 +68,12 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
         seen = known or task.etag
         changed = await service.wait_for_change(task, lambda now: parse.matches(seen, now.etag), wait_s)
         task = task_of(changed, services.registry)
-    position = await service.position(task)
+    queue = await service.queue_status(task)
+    position = queue.position if queue else None
     if known is not None and parse.matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, position))
-    return _task_response(task, services, 200, position=position)
+    outage = queue.outage if queue else None
+    return _task_response(await service.whole(task), services, 200, position=position, outage=outage)
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -92,7 +93,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
     service = service_for(req, services)
     listing = Listing(
         limit=parse.limit(req),
-        path=req.params.get("path") or None,
+        path=parse.listed_path(req),
         state=parse.state(req),
         before=parse.list_cursor(req),
     )
@@ -158,7 +159,7 @@ async def _result(task: Task, services: Services) -> bytes:
     with services.limits.body(task.result.size_bytes):
         try:
             data = (
-                await services.bodies.read(task.result.blob)
+                await services.bodies.read(task.result)
                 if task.result.blob
                 else await services.store.inline_result(task.id)
             )
@@ -179,8 +180,9 @@ def _task_response(
     status: int,
     headers: Mapping[str, str] | None = None,
     position: QueuePosition | None = None,
+    outage: Outage | None = None,
 ) -> func.HttpResponse:
-    document = TaskView.of(task, services.registry, position).encoded()
+    document = TaskView.of(task, services.registry, position, outage).encoded()
     return json_response(document, status, {**_task_headers(task, position), **(headers or {})})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,12 +12,14 @@ from typing import Final
 
 from cache_manager.schemas import TaskUpsert
 from shared import telemetry
+from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.dispatch.registry import Endpoint, UnknownBackend
 from shared.events.publisher import PublishFailed
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
-from shared.store import Listing, Page, StoreUnavailable
+from shared.store import Listing, Page, QueueStatus, StoreUnavailable
+from shared.tasks import status_texts
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -25,16 +28,16 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Outcome,
-    QueuePosition,
     Refusal,
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import LONG_STATUS_CHARS, MAX_STATUS_CHARS, Content, LongStatus, NewTask, State, Task
 from shared.tasks.value import value
 
 log = logging.getLogger("task_backbone")
 
+STATUS_CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 _FIRST_POLL_S: Final = 0.025
 _LAST_POLL_S: Final = 0.25
 
@@ -57,6 +60,26 @@ class IdempotencyKeyReused:
     """An earlier request with the same key had another body; it made this task."""
 
     task: Task
+
+
+@value
+class _Upsert:
+    """What a legacy client asks for, with the parts of it that are too large for Redis already stored elsewhere.
+
+    Attributes:
+        endpoint: None if it names none, or one that leads nowhere.
+        no_endpoint: why there is none, if the task needs one.
+        status, long_status: as a record has them.
+    """
+
+    request: TaskUpsert
+    task_id: str
+    endpoint: Endpoint | None
+    no_endpoint: str
+    body: Content | None
+    inline_body: bytes
+    status: str | None
+    long_status: LongStatus | None
 
 
 SubmitOutcome = Created | Existing | Full | Draining | BodyTooLarge | IdempotencyKeyReused
@@ -84,10 +107,15 @@ class TaskService:
 
     async def upsert(self, request: TaskUpsert) -> UpsertOutcome:
         """Create or update a task, as the legacy contract says (A1)."""
+        endpoint, no_endpoint = None, "a new task needs one"
         try:
             endpoint = self.services.registry.resolve(request.endpoint) if request.endpoint is not None else None
         except UnknownBackend as error:
-            return Unacceptable("/Endpoint", str(error))
+            # A task manager sends back what it got as Endpoint, or a fallback of its own: a report must not be lost
+            # for that. A next step says where to go.
+            if request.task_id is None or request.publish_to_grid:
+                return Unacceptable("/Endpoint", str(error))
+            no_endpoint = str(error)
         if request.publish_to_grid and request.state and request.state.is_terminal:
             return Unacceptable("/PublishToGrid", f"a task that is {request.backend_status} cannot be published")
         task_id = request.task_id or new_task_id()
@@ -95,9 +123,23 @@ class TaskService:
         content = await self._store_body(task_id, LEGACY_CONTENT_TYPE, body) if body else None
         if isinstance(content, BodyTooLarge):
             return content
-        outcome = await self._upsert(task_id, request, endpoint, content, body)
+        status, long_status = request.status, None
+        if status is not None and len(status) > MAX_STATUS_CHARS:
+            stored = await self._store_status(task_id, status)
+            if isinstance(stored, BodyTooLarge):
+                await self.services.bodies.discard(content)
+                return stored
+            status, long_status = status[:LONG_STATUS_CHARS], stored
+        upsert = _Upsert(request, task_id, endpoint, no_endpoint, content, body, status, long_status)
+        outcome = await self._upsert(upsert)
         if not isinstance(outcome, Task):
             await self.services.bodies.discard(content)
+        if long_status is None:
+            return outcome
+        if isinstance(outcome, Task) and outcome.long_status == long_status:
+            assert request.status is not None
+            return replace(outcome, status=request.status, long_status=None)
+        await self.services.bodies.discard_blob(long_status.blob)
         return outcome
 
     async def put_result(
@@ -119,6 +161,33 @@ class TaskService:
         task = await self.services.store.get(task_id)
         return None if task is None or (self.owner is not None and task.owner != self.owner) else task
 
+    async def whole(self, task: Task) -> Task:
+        """The task with its whole status text; with the beginning of the text if the rest is gone.
+
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer.
+            Overloaded: too many large bodies are in flight.
+        """
+        while (long := task.long_status) is not None:
+            try:
+                with self.services.limits.body(long.size_bytes):
+                    text = await self.services.bodies.read(Content(STATUS_CONTENT_TYPE, long.size_bytes, long.blob))
+                return replace(task, status=text.decode(), long_status=None)
+            except BodyMissing:
+                again = await self.find(task.id)
+                if again is None or again.long_status == long:
+                    return replace(task, long_status=None)
+                task = again  # another text has replaced it meanwhile
+        return task
+
+    async def whole_if_possible(self, task: Task) -> Task:
+        """As :meth:`whole`, for the answer to a change: an error would tell the client that it was not made."""
+        try:
+            return await self.whole(task)
+        except (BlobsUnavailable, Overloaded) as error:
+            log.warning("answered with the beginning of a status text only, for task %s: %s", task.id, error)
+            return task
+
     async def heartbeat(self, task_id: str, attempt: int | None) -> Outcome:
         """Renew the lease of a task that a model service works on."""
         return await self.services.store.heartbeat(task_id, attempt=attempt, owner=self.owner)
@@ -127,19 +196,21 @@ class TaskService:
         outcome = await self.services.store.cancel(task_id, owner=self.owner)
         if isinstance(outcome, Applied):
             await self.services.dispatcher.after_transition(outcome)
+            await self._discard_replaced(outcome)
         return outcome
 
     async def replay(self, task_id: str) -> Outcome:
         outcome = await self.services.store.replay(task_id, owner=self.owner)
         if isinstance(outcome, Applied):
             await self._publish_if_granted(outcome)
+            await self._discard_replaced(outcome)
         return outcome
 
-    async def position(self, task: Task) -> QueuePosition | None:
-        """Where the task stands in its endpoint's queue, if it waits there."""
+    async def queue_status(self, task: Task) -> QueueStatus | None:
+        """How the queue stands in which the task waits, with the task's position; None if it does not wait."""
         if task.state is not State.CREATED or not task.dispatch_requested:
             return None
-        return (await self.services.store.queues.status(task.path, task)).position
+        return await self.services.store.queues.status(task.path, task)
 
     async def page(self, listing: Listing) -> Page:
         return await self.services.store.page(replace(listing, owner=self.owner))
@@ -171,29 +242,29 @@ class TaskService:
             now = await self.find(task.id)
         return now
 
-    async def _upsert(
-        self, task_id: str, request: TaskUpsert, endpoint: Endpoint | None, content: Content | None, body: bytes
-    ) -> UpsertOutcome:
+    async def _upsert(self, upsert: _Upsert) -> UpsertOutcome:
+        request, endpoint = upsert.request, upsert.endpoint
         if request.task_id:
-            changed = await self._change(task_id, request, endpoint, content, body)
+            changed = await self._change(upsert)
             if not isinstance(changed, Refused) or changed.reason is not Refusal.UNKNOWN:
                 return _task_of(changed)
         if endpoint is None:
-            return Unacceptable("/Endpoint", "a new task needs one")
-        if request.publish_to_grid and content is None:
+            return Unacceptable("/Endpoint", upsert.no_endpoint)
+        if request.publish_to_grid and upsert.body is None:
             return Unacceptable("/Body", "a task to be published needs one, and none was kept")
         state = State.CREATED if request.publish_to_grid else request.state or State.CREATED
         created = await self._create(
             NewTask(
-                task_id,
+                upsert.task_id,
                 endpoint.path,
                 endpoint.backend.lease_s,
-                status=state.value if request.status is None else request.status,
+                status=state.value if upsert.status is None else upsert.status,
+                long_status=upsert.long_status,
                 state=state,
                 query=endpoint.query,
                 dispatch_requested=request.publish_to_grid,
-                body=content,
-                inline_body=body,
+                body=upsert.body,
+                inline_body=upsert.inline_body,
                 traceparent=telemetry.traceparent(),
                 owner=self.owner or "",
                 priority=request.priority,
@@ -204,43 +275,46 @@ class TaskService:
                 return created.task
             case Existing():
                 # Another call created it between the two steps: now it is an update.
-                return _task_of(await self._change(task_id, request, endpoint, content, body))
+                return _task_of(await self._change(upsert))
             case _:
                 return created
 
-    async def _change(
-        self, task_id: str, request: TaskUpsert, endpoint: Endpoint | None, content: Content | None, body: bytes
-    ) -> Outcome:
+    async def _change(self, upsert: _Upsert) -> Outcome:
         started_ns = telemetry.now_ns()
+        request, endpoint = upsert.request, upsert.endpoint
         path, query = (endpoint.path, endpoint.query) if endpoint else (None, None)
         store = self.services.store
         if request.publish_to_grid:
             outcome = await store.next_step(
-                task_id,
-                status=request.status,
+                upsert.task_id,
+                status=upsert.status,
+                long_status=upsert.long_status,
                 lease_s=endpoint.backend.lease_s if endpoint else None,
                 attempt=request.attempt,
                 path=path,
                 query=query,
-                body=content,
-                inline_body=body,
+                body=upsert.body,
+                inline_body=upsert.inline_body,
                 owner=self.owner,
             )
         else:
             outcome = await store.update(
-                task_id,
+                upsert.task_id,
                 state=request.state,
-                status=request.status,
+                status=upsert.status,
+                long_status=upsert.long_status,
                 attempt=request.attempt,
+                told=_end_told(request),
                 path=path,
                 query=query,
-                body=content,
-                inline_body=body,
+                body=upsert.body,
+                inline_body=upsert.inline_body,
                 owner=self.owner,
             )
         if isinstance(outcome, Applied):
             telemetry.join(outcome.task, f"update {outcome.task.state}", started_ns)
             await self._publish_if_granted(outcome)
+            await self._discard_replaced(outcome)
         return outcome
 
     async def _create(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -273,6 +347,27 @@ class TaskService:
         if len(data) > limit_bytes:
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data)
+
+    async def _store_status(self, task_id: str, text: str) -> LongStatus | BodyTooLarge:
+        data = text.encode()
+        content = await self._store_body(task_id, STATUS_CONTENT_TYPE, data)
+        if isinstance(content, BodyTooLarge):
+            return content
+        assert content.blob is not None
+        # In a thread: it takes a while for a large text.
+        digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+        return LongStatus(content.size_bytes, content.blob, digest)
+
+    async def _discard_replaced(self, applied: Applied) -> None:
+        if applied.replaced_blob is not None:
+            await self.services.bodies.discard_blob(applied.replaced_blob)
+
+
+def _end_told(report: TaskUpsert) -> State | None:
+    """The end that only the report's text tells. A service that sends its attempt says so in ``BackendStatus``."""
+    if report.attempt is not None or report.status is None or (report.state and report.state.is_terminal):
+        return None
+    return status_texts.end_told(report.status)
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

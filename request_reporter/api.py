@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Annotated, Any
+from urllib.parse import parse_qs, urlsplit
 
 import azure.functions as func
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shared import telemetry
 from shared.http.functions import HttpFunctions
-from shared.http.legacy_json import LegacyModel
+from shared.http.legacy_json import LegacyModel, as_text
 from shared.http.problems import invalid
 from shared.services import Services, ServicesByLoop
 
 MAX_REPORTS = 1_000
 INTERVALS_KEPT = 3
 """After so many silent intervals, the app drops a named reporter's share."""
+_Text = Annotated[str, Field(max_length=256)]
+_Whole = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+_WholeText = Annotated[str, Field(pattern=r"^\s*[+-]?[0-9]{1,6}\s*$")]
+
+
+def _null_is_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _as_whole(value: Any) -> Any:
+    """A number from what plainly means one."""
+    if value is None or isinstance(value, bool):
+        return int(value or 0)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value):
+        return int(value)
+    return value
+
+
+_Name = Annotated[
+    _Text,
+    BeforeValidator(as_text),
+    BeforeValidator(_null_is_empty, json_schema_input_type=_Text | float | bool | None),
+]
+_Count = Annotated[_Whole, BeforeValidator(_as_whole, json_schema_input_type=_Whole | _WholeText | bool | None)]
 
 
 class ProcessingReport(LegacyModel):
     """The body of ``CurrentProcessingUpsert`` (contract A3), or one element of it if the body is an array."""
 
-    api_path: str = Field(alias="ApiPath", min_length=1, max_length=256)
-    service_cluster: str = Field(alias="ServiceCluster", min_length=1, max_length=256)
-    increment_by: int = Field(alias="IncrementBy", default=0, ge=-1_000_000, le=1_000_000)
-    decrement_by: int = Field(alias="DecrementBy", default=0, ge=-1_000_000, le=1_000_000)
+    api_path: _Name = Field(alias="ApiPath")
+    service_cluster: _Name = Field(alias="ServiceCluster")
+    """May be empty, as the legacy platform's chart leaves it."""
+    increment_by: _Count = Field(alias="IncrementBy", default=0)
+    decrement_by: _Count = Field(alias="DecrementBy", default=0)
     instance: str | None = Field(alias="Instance", default=None, min_length=1, max_length=128)
     """The instance of the model service that reports. If it falls silent, the app drops its share of the count."""
     interval_seconds: float = Field(alias="IntervalSeconds", default=60, ge=1, le=3_600)
@@ -45,15 +75,13 @@ async def current_processing_upsert(req: func.HttpRequest, services: Services) -
 
 
 async def current_processing_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    cluster, path = req.params.get("cluster"), req.params.get("path")
-    if not cluster or not path:
-        raise invalid("cluster" if not cluster else "path", "the query parameter is missing")
-    count = await services.request_counts.count(cluster, _with_slash(path))
+    cluster, path = _parameter(req, "cluster"), _parameter(req, "path")
+    count = await services.request_counts.count(cluster, _path(path))
     return func.HttpResponse(status_code=204) if count is None else func.HttpResponse(str(count))
 
 
 async def _count(report: ProcessingReport, services: Services) -> None:
-    path = _with_slash(report.api_path)
+    path = _path(report.api_path)
     count = await services.request_counts.report(
         report.service_cluster,
         path,
@@ -64,5 +92,19 @@ async def _count(report: ProcessingReport, services: Services) -> None:
     telemetry.requests_in_flight(report.service_cluster, path, count)
 
 
-def _with_slash(path: str) -> str:
-    return "/" + path.removeprefix("/")
+def _parameter(req: func.HttpRequest, name: str) -> str:
+    """A query parameter, which may be empty. The Functions host leaves empty ones out.
+
+    Raises:
+        Problem: 400 if it is absent.
+    """
+    value = req.params.get(name)
+    if value is None and name in parse_qs(urlsplit(req.url).query, keep_blank_values=True):
+        return ""
+    if value is None:
+        raise invalid(name, "the query parameter is missing")
+    return value
+
+
+def _path(text: str) -> str:
+    return "/" + text.removeprefix("/").removesuffix("/")

@@ -14,8 +14,9 @@ from shared.settings import INLINE_LIMIT_BYTES, Settings
 from shared.tasks.task import Content
 
 if TYPE_CHECKING:
-    from azure.storage.blob.aio import ContainerClient
+    from azure.storage.blob.aio import ContainerClient, StorageStreamDownloader
 
+    Download = StorageStreamDownloader[bytes]
 
 log = logging.getLogger("task_backbone")
 
@@ -36,34 +37,48 @@ class BlobsUnavailable(Exception):
 
 
 class BodyMissing(Exception):
-    """Raised if a record names a blob that is gone."""
+    """Raised if a record names a blob that is gone, or one of another length."""
 
 
 class BlobStream:
-    """A blob's content, piece by piece. It can be iterated once.
+    """A blob's content, piece by piece. A second iteration reads the blob once more.
 
     Attributes:
         is_broken: whether Blob Storage failed before the end.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, size_bytes: int, opened: Download, open_again: Callable[[], Awaitable[Download]]) -> None:
+        self._size_bytes = size_bytes
+        self._opened: Download | None = opened
+        self._open_again = open_again
         self.is_broken = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """
         Raises:
-            BlobsUnavailable: Blob Storage does not answer any more.
+            BlobsUnavailable: Blob Storage does not answer any more, or gives less or more than it said.
+            BodyMissing: the blob has gone since the last iteration.
         """
         from azure.core.exceptions import AzureError
 
         try:
-            while piece := await asyncio.wait_for(anext(self._pieces, b""), PIECE_TIMEOUT_S):
+            left_bytes = self._size_bytes
+            download, self._opened = self._opened or await self._open_again(), None
+            pieces = download.chunks()
+            while piece := await asyncio.wait_for(anext(pieces, b""), PIECE_TIMEOUT_S):
+                left_bytes -= len(piece)
+                if left_bytes < 0:
+                    break
                 for start in range(0, len(piece), _SLICE_BYTES):
                     yield piece[start : start + _SLICE_BYTES]
+            if left_bytes:
+                raise BlobsUnavailable("the blob has another length than recorded")
         except (AzureError, OSError) as error:
             self.is_broken = True
             raise BlobsUnavailable(type(error).__name__) from error
+        except (BlobsUnavailable, BodyMissing):
+            self.is_broken = True
+            raise
 
 
 class BodyStore:
@@ -87,44 +102,41 @@ class BodyStore:
         await self._ask(lambda container: self._put(container, name, data))
         return Content(content_type, len(data), name)
 
-    async def read(self, blob: str) -> bytes:
-        """
+    async def read(self, content: Content) -> bytes:
+        """Read a blob.
+
         Raises:
-            BodyMissing: there is no such blob.
+            BodyMissing: there is no such blob of that length.
             BlobsUnavailable: Blob Storage does not answer.
         """
-        from azure.core.exceptions import ResourceNotFoundError
 
-        async def download(container: ContainerClient) -> bytes:
-            stream = await container.download_blob(blob, max_concurrency=4)
-            return await stream.readall()
+        async def read(container: ContainerClient) -> bytes:
+            download = await _download(container, content, max_concurrency=4)
+            return await download.readall()
 
-        try:
-            return await self._ask(download)
-        except ResourceNotFoundError:
-            raise BodyMissing(blob) from None
+        return await self._ask(read)
 
-    async def stream(self, blob: str) -> BlobStream:
+    async def stream(self, content: Content) -> BlobStream:
         """Read a blob without having all of it in memory at any time. Returns when the first piece is there.
 
         Raises:
-            BodyMissing: there is no such blob.
+            BodyMissing: there is no such blob of that length.
             BlobsUnavailable: Blob Storage does not answer.
         """
-        from azure.core.exceptions import ResourceNotFoundError
 
-        try:
-            download = await self._ask(lambda container: container.download_blob(blob))
-        except ResourceNotFoundError:
-            raise BodyMissing(blob) from None
-        return BlobStream(download.chunks())
+        async def open_blob() -> Download:
+            return await self._ask(lambda container: _download(container, content))
+
+        return BlobStream(content.size_bytes, await open_blob(), open_blob)
 
     async def discard(self, content: Content | None) -> None:
         """Delete the blob of *content*, which no record names. If that fails, the storage account's lifecycle rule
         deletes it."""
-        if content is None or content.blob is None:
-            return
-        blob = content.blob
+        if content is not None and content.blob is not None:
+            await self.discard_blob(content.blob)
+
+    async def discard_blob(self, blob: str) -> None:
+        """Delete a blob that no record names, as :meth:`discard` does."""
         try:
             await self._ask(lambda container: self._delete(container, blob))
         except BlobsUnavailable:
@@ -232,6 +244,19 @@ class BodyStore:
             raise BlobsUnavailable("no storage account is set")
         self._container = service.get_container_client(settings.blob_container)
         return self._container
+
+
+async def _download(container: ContainerClient, content: Content, max_concurrency: int = 1) -> Download:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    assert content.blob is not None
+    try:
+        download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+    except ResourceNotFoundError:
+        raise BodyMissing(content.blob) from None
+    if download.size != content.size_bytes:
+        raise BodyMissing(content.blob)
+    return download
 
 
 def _prefix(task_id: str) -> str:

@@ -39,6 +39,8 @@ class BackendSettings(BaseModel):
     """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
     limit: int | None = Field(default=None, ge=1)
     """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
+    endpoints: list[str] | None = Field(default=None, min_length=1)
+    """The paths that the model service has. None: any path below the prefix."""
 
 
 def _parse_backends(value: Any) -> Any:
@@ -119,7 +121,8 @@ class Settings(BaseModel):
     backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
         default_factory=dict,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …}`. The app never calls anything outside this registry.',
+        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […]}`. '
+        "The app never calls anything outside this registry.",
     )
     backend_base_url: str | None = Field(
         default=None,
@@ -130,7 +133,8 @@ class Settings(BaseModel):
     )
     azurewebjobsstorage: SecretStr | None = Field(
         default=None,
-        description="Storage account for bodies and results over 64 KiB (and for the Functions host).",
+        description="Storage account for bodies and results over 64 KiB, for long status texts, and for the "
+        "Functions host.",
     )
     azurewebjobsstorage__blobserviceuri: str | None = Field(
         default=None,
@@ -193,6 +197,15 @@ class Settings(BaseModel):
         default=5,
         description="Longest pause between probes of a backend that answers 429 or 503 without `Retry-After`. The "
         "first pause is 50 ms.",
+    )
+    max_outage_s: Seconds = Field(
+        default=86_400,
+        description="How long a task waits for a model service that is away. The app fails the task once both the "
+        "outage and its own wait are that long.",
+    )
+    max_unregistered_s: Seconds | None = Field(
+        default=None,
+        description="The same for a path that is no longer in `BACKENDS`. Without it, `RETENTION_S`.",
     )
     max_backlog: int | None = Field(
         default=None,

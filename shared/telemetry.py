@@ -149,6 +149,12 @@ def transition(task: Task) -> None:
         context.detach(attached)
 
 
+def setback(task: Task, what: str, *, is_expected: bool = False) -> None:
+    """Log for the operator, in one line, that an attempt was refused, is made again or has failed."""
+    level = logging.INFO if is_expected else logging.WARNING
+    log.log(level, "task %s at %s, attempt %d: %s", task.id, task.path, task.attempt, what)
+
+
 def server_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
     """The span of one function call, in the trace of its caller."""
     if _is_sent:

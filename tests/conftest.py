@@ -68,7 +68,11 @@ def stack(
         tmp_path_factory.mktemp("stack"),
         redis=redis_server,
         azurite=azurite,
-        backends={"/v1/test": backend.url, "/v1/dead": f"http://127.0.0.1:{free_port()}"},
+        backends={
+            "/v1/test": backend.url,
+            "/v1/listed": {"url": backend.url, "endpoints": ["/v1/listed/model"]},
+            "/v1/dead": f"http://127.0.0.1:{free_port()}",
+        },
         with_model=False,
         settings=IN_A_HURRY,
     ) as stack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,7 +36,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer is sent once ``hold`` is set; ``hang_up`` closes the connection without an answer."""
+    """The answer is sent once ``hold`` is set; ``hang_up`` closes the connection within its first line. (The app
+    repeats a call whose connection was used before and is closed without a byte of an answer.)"""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -75,6 +75,8 @@ class ScriptedBackend:
                     answer.hold.wait(_HELD_AT_MOST_S)
                 if answer.hang_up:
                     self.close_connection = True
+                    with suppress(ConnectionError):
+                        self.wfile.write(b"HTTP/1.1 ")
                     return
                 self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():
@@ -91,7 +93,7 @@ class ScriptedBackend:
         self._lock = threading.Lock()
         self._scripts: dict[str, list[Answer]] = {}
         self._on_call: dict[str, Callable[[Call], Answer | None]] = {}
-        self._calls: dict[str, Queue[Call]] = defaultdict(Queue)
+        self._calls: dict[str, Queue[Call]] = {}
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def script(self, path: str, *answers: Answer) -> None:
@@ -111,13 +113,17 @@ class ScriptedBackend:
             AssertionError: no call came in time.
         """
         try:
-            return self._calls[path].get(timeout=timeout_s)
+            return self._calls_of(path).get(timeout=timeout_s)
         except Empty:
             raise AssertionError(f"{path} was not called within {timeout_s} s") from None
 
     def untaken(self, path: str) -> int:
         """The number of calls of *path* that no test has taken."""
-        return self._calls[path].qsize()
+        return self._calls_of(path).qsize()
+
+    def _calls_of(self, path: str) -> Queue[Call]:
+        with self._lock:  # two threads at once would make two queues for a new path, and one call would be lost
+            return self._calls.setdefault(path, Queue())
 
     def _answer_to(self, call: Call) -> Answer:
         path = call.path.partition("?")[0]
@@ -125,7 +131,7 @@ class ScriptedBackend:
             script = self._scripts.get(path)
             answer = (script.pop(0) if len(script) > 1 else script[0]) if script else None
             reaction = self._on_call.get(path)
-        self._calls[path].put(call)
+        self._calls_of(path).put(call)
         return answer or (reaction(call) if reaction else None) or Answer()
 
     def __enter__(self) -> Self:

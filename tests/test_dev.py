@@ -138,7 +138,9 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
                     headers={"Prefer": "wait=60", "Content-Type": picture.content_type},
                     timeout=PATIENCE_S,
                 )
-            assert (submitted.status_code, submitted.json()["BackendStatus"]) == (200, "completed")
+                address = f"/api/v1/tasks/{submitted.raise_for_status().json()['TaskId']}"
+                # On a slow machine the wait may be over first.
+                assert eventually(lambda: client.get(address).json()["BackendStatus"] == "completed")
         finally:
             app.terminate()
             assert app.wait(PATIENCE_S) == 0

@@ -24,6 +24,7 @@ LUA = "shared/store/lua"
 TASK = f"{LUA}/task"
 TASK_INCLUDES = f"{LUA}/includes/task"
 PIPELINING = "shared/store/redis/pipelining.py"
+LEGACY_TESTS = ("tests/shared/store/test_legacy_reports.py", "tests/cache_manager/test_legacy_reports.py")
 STORE_TESTS = (
     *(
         f"tests/shared/store/test_{name}.py"
@@ -32,9 +33,14 @@ STORE_TESTS = (
     "tests/shared/store",
 )
 """Those that notice most come first."""
+OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
+CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
+EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
+USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
+BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -91,15 +97,146 @@ MUTATIONS = [
     Mutation(
         "lease: a report renews it",
         f"{TASK}/apply.lua",
-        "set_due(id, now + rec.l)",
-        "set_due(id, now + 1e12)",
+        "local lease_end = now + rec.l",
+        "local lease_end = now + 1e12",
     ),
     Mutation("lease: silence is found", f"{TASK}/sweep.lua", "  else\n    end_lease(id, rec)\n", "  else\n"),
     Mutation(
         "lease: the attempt limit",
         f"{TASK}/sweep.lua",
-        "elseif rec.f >= arg.max_attempts then",
+        "elseif not is_excused and rec.f >= arg.max_attempts then",
         "elseif false then",
+    ),
+    *(
+        Mutation(f"legacy: {guard}", file, old, new, LEGACY_TESTS)
+        for guard, file, old, new in (
+            (
+                "progress is no end",
+                "shared/tasks/status_texts.py",
+                r"(?:\s*\Z|\s?[-:.;])",
+                "",
+            ),
+            (
+                "a text with an attempt tells no end",
+                "cache_manager/task_service.py",
+                "report.attempt is not None or report.status is None",
+                "report.status is None",
+            ),
+            (
+                "an end that the text tells waits for the next report",
+                f"{TASK}/apply.lua",
+                "  rec.E = ends and { ends, arg.brief } or nil",
+                "  rec.E = rec.E or ends and { ends, arg.brief } or nil",
+            ),
+            (
+                "a waiting step keeps its state, whatever the previous one reports",
+                f"{TASK}/apply.lua",
+                "(state == 'created' or ends or TERMINAL[arg.to])",
+                "(ends or TERMINAL[arg.to])",
+            ),
+            (
+                "an end is kept aside while the step was not heard of",
+                f"{TASK}/apply.lua",
+                "(state == 'created' or ends or TERMINAL[arg.to])",
+                "state == 'created'",
+            ),
+            (
+                "a step is heard of",
+                f"{TASK}/apply.lua",
+                "elseif arg.attempt or LEASED[state] then",
+                "elseif false then",
+            ),
+            (
+                "a step that no backend accepted has not ended",
+                f"{TASK}/sweep.lua",
+                "(rec.s ~= 'dispatched' or rec.A)",
+                "true",
+            ),
+            (
+                "a dispatch that may be lost keeps its window",
+                f"{TASK}/apply.lua",
+                "if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end",
+                "set_due(id, now + DEFERRED_END_MS)",
+            ),
+            (
+                "a retry forgets an end that was kept aside",
+                f"{TASK_INCLUDES}/new_attempt.lua",
+                "rec.A, rec.E = nil, nil",
+                "rec.A = nil",
+            ),
+            (
+                "a step that was handed on with an attempt is believed at once",
+                f"{TASK}/apply.lua",
+                "begin_next_step(rec, now, arg.revive or arg.attempt)",
+                "begin_next_step(rec, now, arg.revive)",
+            ),
+            (
+                "after a silent lease the previous step has ended",
+                f"{TASK}/sweep.lua",
+                "if rec.A then rec.H = nil end",
+                "",
+            ),
+            (
+                "an end that the text tells frees its slot",
+                f"{TASK}/apply.lua",
+                "if rec.E and rec.w and to == 'running' then",
+                "if false then",
+            ),
+            (
+                "an end that is taken back holds its slot again",
+                f"{TASK}/apply.lua",
+                "elseif freed and to == state then",
+                "elseif false then",
+            ),
+            (
+                "a silent attempt's successor has twice the lease",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "math.min((rec.L or 0) + 1, MOST_DOUBLINGS)",
+                "0",
+            ),
+            (
+                "eight times the lease at most",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "math.min((rec.L or 0) + 1, MOST_DOUBLINGS)",
+                "(rec.L or 0) + 1",
+            ),
+            (
+                "only an accepted attempt was silent",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "if not (rec.A or rec.s == 'running') then return end",
+                "",
+            ),
+            (
+                "no report shortens a longer lease",
+                f"{TASK}/apply.lua",
+                "if granted > lease_end then lease_end = granted else rec.L = nil end",
+                "rec.L = nil",
+            ),
+            (
+                "a report that outlasts a longer lease ends it",
+                f"{TASK}/apply.lua",
+                "if granted > lease_end then lease_end = granted else rec.L = nil end",
+                "lease_end = math.max(lease_end, granted)",
+            ),
+            (
+                "a service that fences its reports keeps the plain lease",
+                f"{TASK_INCLUDES}/double_lease.lua",
+                "if redis.call('ZSCORE', fenced_key(), rec.p) then",
+                "if false then",
+            ),
+            (
+                "a second end replaces the text",
+                f"{TASK}/apply.lua",
+                "if not arg.unfenced then",
+                "if true then",
+            ),
+            (
+                "a second end with an attempt changes nothing",
+                f"{TASK}/apply.lua",
+                "if not arg.unfenced then",
+                "if false then",
+            ),
+        )
     ),
     Mutation(
         "due: each step sets the next deadline",
@@ -177,11 +314,116 @@ MUTATIONS = [
         ("tests/shared/dispatch/test_registry.py",),
     ),
     Mutation(
+        "registry: of what may not be in a path, escaped or not",
+        "shared/dispatch/registry.py",
+        "_FORBIDDEN_IN_SEGMENT.search(text) or ",
+        "",
+        ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "registry: of a listed endpoint",
+        "shared/dispatch/registry.py",
+        "endpoint is None or not endpoint.is_registered",
+        "endpoint is None",
+        ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "status: another text drops a long one",
+        f"{TASK_INCLUDES}/set_status.lua",
+        "= text, long, rec.g",
+        "= text, long or rec.X, rec.g",
+        ("tests/shared/store/test_long_status.py",),
+    ),
+    Mutation(
+        "status: the same end is known by the whole text",
+        f"{TASK_INCLUDES}/set_status.lua",
+        " and (rec.X and rec.X[3]) == (long and long[3])",
+        "",
+        ("tests/shared/store/test_long_status.py",),
+    ),
+    Mutation(
         "registry: of the address when it is called",
         "shared/dispatch/guarded_resolver.py",
         'if not self._registry.forbids(result["host"].partition("%")[0])',
         "",
         ("tests/shared/dispatch/test_backend_client.py",),
+    ),
+    *(
+        Mutation(f"call: {guard}", f"shared/dispatch/{file}.py", old, new, tests)
+        for guard, file, old, new, tests in (
+            (
+                "a failed write does not hide the answer",
+                "connections",
+                "            return super().send(data, flags)\n        except ConnectionError:",
+                "            return super().send(data, flags)\n        except ZeroDivisionError:",
+                EARLY_TESTS,
+            ),
+            (
+                "a refused body is not sent on",
+                "backend_client",
+                "            response.abort()\n        elif",
+                "            pass\n        elif",
+                USED_TESTS,
+            ),
+            (
+                "a body without an answer is not sent on",
+                "connections",
+                "        except BaseException:\n            self.abort()\n",
+                "        except BaseException:\n",
+                USED_TESTS,
+            ),
+            (
+                "a body is sent to the end after an early acceptance",
+                "connections",
+                "        if self._writer is None:\n            super()",
+                "        if True:\n            super()",
+                USED_TESTS,
+            ),
+            (
+                "only a used connection can be stale",
+                "connections",
+                "if self.is_on_used_connection and not _has_begun(error)",
+                "if not _has_begun(error)",
+                USED_TESTS,
+            ),
+            ("a begun answer is not asked for again", "connections", " and not _has_begun(error):", ":", USED_TESTS),
+            (
+                "a stale connection costs no attempt",
+                "backend_client",
+                "        except StaleConnection:",
+                "        except ZeroDivisionError:",
+                USED_TESTS,
+            ),
+            (
+                "an unasked answer answers nothing",
+                "connections",
+                " and conn.protocol.should_close:",
+                " and False:",
+                USED_TESTS,
+            ),
+            ("a redirect stays on its host", "backend_client", "if not is_same_host or ", "if ", CALL_TESTS),
+            (
+                "an inline body has its length",
+                "dispatcher",
+                "if len(claimed.inline_body) != content.size_bytes:",
+                "if False:",
+                BODY_TESTS,
+            ),
+        )
+    ),
+    Mutation(
+        "body: a blob has its length",
+        "shared/bodies.py",
+        "if download.size != content.size_bytes:",
+        "if False:",
+        BODY_TESTS,
+    ),
+    Mutation(
+        "body: a stream has its length",
+        "shared/bodies.py",
+        "            if left_bytes:\n",
+        "            if False:\n",
+        BODY_TESTS,
     ),
     *(
         Mutation(f"queue: {guard}", f"{LUA}/{file}.lua", old, new, QUEUE_TESTS)
@@ -213,7 +455,7 @@ MUTATIONS = [
                 "queue.w > 0 and",
             ),
             ("a limit caps", "includes/queue/grant_slots", " and not (cap and queue.h >= cap) do", " do"),
-            ("owners take turns", "includes/queue/grant_slots", "set_owner('ZINCRBY', 1, owner)", ""),
+            ("owners take turns", "includes/queue/grant_slots", "      set_owner('ZINCRBY', 1, owner)\n", ""),
             ("a refusal costs the owner nothing", "includes/queue/wait", "set_owner('ZINCRBY', -1, owner)", ""),
             (
                 "an entry never waits and holds at once",
@@ -305,8 +547,8 @@ MUTATIONS = [
             (
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",
-                "elseif applied[1] == 'applied' then",
-                "else",
+                "elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or",
+                "elseif true or",
             ),
             (
                 "a task that its queue refuses is gone",
@@ -408,6 +650,97 @@ MUTATIONS = [
         "local replay = rec and rec.k == arg.op",
         "local replay = false",
         ("tests/shared/store/test_replays.py",),
+    ),
+    Mutation(
+        "outage: it costs no attempt",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since and (queue.A or 0) > arg.since then",
+        "if true then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a task that ends its backend is to blame",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since and (queue.A or 0) > arg.since then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: what was not sent is not to blame",
+        f"{LUA}/queue/away.lua",
+        "if arg.sent and arg.since",
+        "if arg.since",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: each probe is another task",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "if queue.O and queue.P then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: one probe at a time",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "queue.o and 2 * queue_arg.claim or",
+        "false or",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: tasks lost with the backend are excused",
+        f"{TASK}/sweep.lua",
+        "local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.U",
+        "local is_excused = false",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: they are excused if it is found later",
+        f"{TASK}/apply.lua",
+        "if arg.away and rec.S and not rec.U then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: they are excused once",
+        f"{TASK}/sweep.lua",
+        "(arg.outages[rec.p] or 0) > rec.m and not rec.U",
+        "(arg.outages[rec.p] or 0) > rec.m",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: one that is too long ends a task",
+        "shared/store/away_dispatches.py",
+        "if limit_s is not None:",
+        "if False:",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: and those that wait",
+        f"{TASK}/sweep.lua",
+        "if expired and rec.q + expired[1] <= now then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a path that was never known is a mistake",
+        f"{LUA}/queue/away.lua",
+        "if arg.elsewhere and not queue.C then",
+        "if false then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: a known path is no mistake",
+        f"{LUA}/queue/away.lua",
+        "if arg.elsewhere and not queue.C then",
+        "if arg.elsewhere then",
+        OUTAGE_TESTS,
+    ),
+    Mutation(
+        "outage: an attempt that is reported keeps its slot",
+        "shared/store/store.py",
+        "                    await self._hold_again(outcome.task)\n",
+        "                    pass\n",
+        OUTAGE_TESTS,
     ),
 ]
 

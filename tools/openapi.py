@@ -112,6 +112,7 @@ QUEUE: Json = {
     "Limit": None,
     "Paused": False,
     "Draining": False,
+    "Outage": None,
 }
 
 
@@ -392,7 +393,7 @@ OPERATIONS: list[Operation] = [
                 "The endpoint's path, which names the queue.",
                 TEXT
                 | {
-                    "pattern": "^[A-Za-z0-9._~:@+,=-]+(/[A-Za-z0-9._~:@+,=-]+)*/?$",
+                    "pattern": r"^[^/\\;?#%\x00-\x20\x7f]+(/[^/\\;?#%\x00-\x20\x7f]+)*/?$",
                     "maxLength": MAX_PATH_CHARS - 1,
                 },
                 PATH,
@@ -671,14 +672,22 @@ OPERATIONS: list[Operation] = [
             200: response(
                 "It can. `degraded`: the app refuses large bodies, or new tasks start late; no task is lost.",
                 schema(Health),
-                {"Status": "ok", "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}},
+                {
+                    "Status": "ok",
+                    "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok"},
+                },
             ),
             503: response(
                 "It cannot: the task store does not answer.",
                 schema(Health),
                 {
                     "Status": "unavailable",
-                    "Dependencies": {"Redis": "unavailable", "BlobStorage": "ok", "EventGrid": "ok"},
+                    "Dependencies": {
+                        "Redis": "unavailable",
+                        "BlobStorage": "ok",
+                        "EventGrid": "ok",
+                        "Backends": "unknown",
+                    },
                 },
             ),
         },

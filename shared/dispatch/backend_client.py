@@ -8,23 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from shared import telemetry
+from shared.dispatch.answer_text import text_of
 from shared.dispatch.registry import BackendRegistry, Endpoint
 
 if TYPE_CHECKING:
     import aiohttp
 
-MAX_CONNECTIONS = 100
-CONNECT_TIMEOUT_S = 5.0
+    from shared.dispatch.connections import Response
+
 MAX_RETRY_AFTER_S = 3600.0
-_DRAIN_BYTES = 64 * 1024
-_MAX_HEADER_BYTES = 8 * 1024
-_MAX_HEADERS = 100
+_READ_BYTES = 64 * 1024
+_READING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,35 @@ class Busy:
     """The backend has no room now, and may have said when it will."""
 
     retry_after_s: float | None
+    reason: str = field(default="is busy", compare=False)
+    text: str = field(default="", compare=False)
+    """What the body of the answer says, for the operator; so below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The call failed in a way that may be temporary. The backend may have the task all the same."""
+    """The backend did not answer, or a gateway in its place."""
 
     reason: str
-    answered: bool = False
-    """Whether the backend itself answered, if uselessly."""
+    was_sent: bool = True
+    """Whether the backend may have the task all the same."""
+    text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The backend does not know the path, or a gateway does not know the backend."""
+
+    reason: str = "answered 404"
+    text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Erred:
+    """The backend answered that it failed, which may be temporary."""
+
+    reason: str
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +74,15 @@ class Rejected:
     """The backend will never take this request."""
 
     reason: str
+    text: str = field(default="", compare=False)
 
 
-Answer = Accepted | Busy | Unreachable | Rejected
+Answer = Accepted | Busy | Unreachable | NotFound | Erred | Rejected
+
+
+def described(answer: Busy | Unreachable | NotFound | Erred | Rejected) -> str:
+    """What the backend did, for the operator."""
+    return answer.reason if answer.text in answer.reason else f"{answer.reason}: {answer.text}"
 
 
 class BackendTransport(Protocol):
@@ -64,77 +91,135 @@ class BackendTransport(Protocol):
     async def post(
         self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
     ) -> Answer:
-        """POST a task. *headers* have the ``Content-Length`` of a body that comes piece by piece."""
+        """POST a task. *headers* have the ``Content-Length`` of a body that comes piece by piece. Such a body is
+        iterated again if the request has to be sent again."""
         ...
 
     async def aclose(self) -> None: ...
 
 
 class BackendClient:
-    """One connection pool for all backends, opened at the first call. Follows no redirect, uses no proxy, and reads
-    nothing of an answer but its status and ``Retry-After``; little else of it comes into memory."""
+    """The calls to all backends. Uses no proxy, and follows no redirect but one that only adds a slash to the path.
+    Of an answer, it reads the status, ``Retry-After`` and the beginning of the body; little else of it comes into
+    memory."""
 
     def __init__(self, registry: BackendRegistry) -> None:
         self._registry = registry
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
 
     async def post(
         self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
     ) -> Answer:
         import aiohttp
-        from yarl import URL
 
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with self._open().post(
-                URL(endpoint.url, encoded=True),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=timeout,
-            ) as response:
-                telemetry.answered(response.status)
-                answer = _meaning(response.status, response.headers.get("Retry-After"))
-                # The rest of a short answer is read so that the connection can be used again.
-                with suppress(TimeoutError, aiohttp.ClientError):
-                    async with asyncio.timeout(1):
-                        await response.content.read(_DRAIN_BYTES)
-                return answer
+            async with asyncio.timeout_at(deadline):
+                response = await self._call(endpoint.url, headers, body)
+                slashed = with_slash(endpoint.url, response.status, response.headers.get("Location"))
+                if slashed:
+                    response.abort()
+                    response = await self._call(slashed, headers, body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return Unreachable("could not be reached", was_sent=False)
         except TimeoutError:
             return Unreachable("did not answer in time")
         except (aiohttp.ClientError, OSError):
             return Unreachable("could not be reached")
+        return await _understand(response, deadline)
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions or ():
+            await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            import aiohttp
+    async def _call(self, url: str, headers: dict[str, str], body: bytes | AsyncIterable[bytes]) -> Response:
+        """Send the request, and once more if the connection of an earlier call turns out to be closed. If the server
+        got the task all the same, it gets the same attempt twice."""
+        from yarl import URL
 
-            from shared.dispatch.guarded_resolver import GuardedResolver
+        from shared.dispatch.connections import Response, StaleConnection
 
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, resolver=GuardedResolver(self._registry)),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                max_line_size=_MAX_HEADER_BYTES,
-                max_field_size=_MAX_HEADER_BYTES,
-                max_headers=_MAX_HEADERS,
-            )
-        return self._session
+        reusing, fresh = self._open()
+        target = URL(url, encoded=True)
+        try:
+            response = await reusing.post(target, data=body, headers=headers, allow_redirects=False)
+        except StaleConnection:
+            response = await fresh.post(target, data=body, headers=headers, allow_redirects=False)
+        assert isinstance(response, Response)
+        return response
+
+    def _open(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
+        if self._sessions is None:
+            from shared.dispatch.connections import open_session
+
+            self._sessions = open_session(self._registry), open_session(self._registry, reuses_connections=False)
+        return self._sessions
 
 
-def _meaning(status: int, retry_after: str | None) -> Answer:
-    if 200 <= status < 300:
+async def _understand(response: Response, deadline: float) -> Answer:
+    try:
+        telemetry.answered(response.status)
+        # The rest of a short answer is read so that the connection can be used again.
+        body = await _beginning(response)
+        if not response.is_acceptance:
+            response.abort()
+        elif not response.is_request_sent:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await response.request_sent()
+        return _meaning(response, body)
+    finally:
+        response.release()
+
+
+async def _beginning(response: Response) -> bytes:
+    import aiohttp
+
+    if response.content.is_eof():
+        return response.content.read_nowait(_READ_BYTES)
+    body = bytearray()
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_READING_S):
+            while len(body) < _READ_BYTES and (piece := await response.content.read(_READ_BYTES - len(body))):
+                body += piece
+    return bytes(body)
+
+
+def with_slash(url: str, status: int, location: str | None) -> str | None:
+    """The URL with a slash at the end of its path, if that is where a redirect leads. A service that is defined at
+    ``/x/`` answers so to ``/x``."""
+    if location is None or status not in (301, 302, 307, 308):
+        return None
+    try:
+        called, target = urlsplit(url), urlsplit(urljoin(url, location))
+        is_same_host = called.hostname == target.hostname and called.port == target.port
+    except ValueError:
+        return None
+    if not is_same_host or target.path != called.path + "/" or target.query != called.query:
+        return None
+    # Behind a proxy that ends TLS, a service takes its own scheme for http.
+    if target.scheme not in (called.scheme, "http"):
+        return None
+    return urlunsplit(called._replace(path=target.path))
+
+
+def _meaning(response: Response, body: bytes) -> Answer:
+    status, headers = response.status, response.headers
+    if response.is_acceptance:
         return Accepted()
+    reason, text = f"answered {status}", text_of(headers.get("Content-Type", ""), body)
     if status in (429, 503):
-        return Busy(_seconds(retry_after))
-    if status in (404, 408) or status >= 500:
-        # A gateway answers 502 or 504 in place of a backend that is not there.
-        return Unreachable(f"answered {status}", answered=status not in (502, 504))
-    return Rejected(f"answered {status}")
+        return Busy(_seconds(headers.get("Retry-After")), reason, text)
+    if text and 400 <= status < 500:
+        # The caller can act on it. What else a backend says is for the operator.
+        reason = f"{reason}: {text}"
+    if status in (502, 504):  # a gateway's, in place of a backend that is not there
+        return Unreachable(reason, text=text)
+    if status == 404:
+        return NotFound(reason, text)
+    if status == 408 or status >= 500:
+        return Erred(reason, text)
+    return Rejected(reason, text)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -12,13 +12,21 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
-from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Unreachable
-from shared.dispatch.registry import BackendRegistry, Endpoint, UnknownBackend
+from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Busy, Unreachable, described
+from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
 from shared.resilience.limits import Limits, Overloaded
 from shared.settings import Settings
-from shared.store import BackendBusy, BodyUnavailable, DispatcherFull, RequeueReason, StoreUnavailable, TaskStore
+from shared.store import (
+    BackendAway,
+    BackendBusy,
+    BodyUnavailable,
+    DispatcherFull,
+    RequeueReason,
+    StoreUnavailable,
+    TaskStore,
+)
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Claimed, Granted, SlotGrant
 from shared.tasks.task import Task
@@ -157,15 +165,15 @@ class Dispatcher:
 
     async def _call_backend(self, claimed: Claimed) -> Dispatched:
         task, timeout_s = claimed.task, self._settings.dispatch_timeout_s
-        try:
-            endpoint = self._registry.endpoint(task.path, task.query)
-        except UnknownBackend as error:
-            return await self._fail(task, status_texts.no_endpoint(error))
+        endpoint = self._registry.endpoint_of(task.path, task.query)
+        if endpoint is None or not endpoint.is_registered:
+            return await self._return_to_queue(task, BackendAway(status_texts.UNREGISTERED, None))
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
                 body = await self._body(claimed)
         except BodyMissing:
+            telemetry.setback(task, status_texts.BODY_GONE)
             return await self._fail(task, status_texts.BODY_GONE)
         except (BlobsUnavailable, TimeoutError):
             return await self._return_to_queue(task, BodyUnavailable())
@@ -173,14 +181,18 @@ class Dispatcher:
         answer = await self._post(task, endpoint, body, left_s)
         if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
             return await self._return_to_queue(task, BodyUnavailable())
-        return await self._record(task, answer)
+        if not isinstance(answer, Accepted):
+            telemetry.setback(task, f"the backend {described(answer)}", is_expected=isinstance(answer, Busy))
+        return await self._record(task, answer, endpoint.backend.prefix)
 
     async def _body(self, claimed: Claimed) -> bytes | BlobStream:
-        if claimed.inline_body is not None:
-            return claimed.inline_body
-        assert claimed.task.body is not None
-        assert claimed.task.body.blob is not None
-        return await self._bodies.stream(claimed.task.body.blob)
+        content = claimed.task.body
+        assert content is not None
+        if claimed.inline_body is None:
+            return await self._bodies.stream(content)
+        if len(claimed.inline_body) != content.size_bytes:
+            raise BodyMissing(claimed.task.id)
+        return claimed.inline_body
 
     async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
         assert task.body is not None
@@ -198,22 +210,26 @@ class Dispatcher:
                 span.set_status(StatusCode.ERROR)
             return answer
 
-    async def _record(self, task: Task, answer: Answer) -> Dispatched:
+    async def _record(self, task: Task, answer: Answer, backend: str) -> Dispatched:
         # If a step is refused, the backend has reported meanwhile or the attempt was overtaken, and that counts.
         if isinstance(answer, Accepted):
-            self.dispatch_granted(await self._store.accept(task))
+            self.dispatch_granted(await self._store.accept(task, backend))
             return Dispatched.ACCEPTED
-        decision = after_answer(answer, task.failures, self._settings.max_attempts)
+        decision = after_answer(answer, backend, task.failures, self._settings.max_attempts)
         if isinstance(decision, Fail):
             return await self._fail(task, decision.status)
         return await self._return_to_queue(task, decision)
 
     async def _return_to_queue(self, task: Task, reason: RequeueReason) -> Dispatched:
+        if isinstance(reason, BodyUnavailable):
+            telemetry.setback(task, status_texts.AWAITING_BODY)
         requeued = await self._store.requeue(task, reason)
         if isinstance(requeued, Applied):
             await self.after_transition(requeued)
             if isinstance(reason, DispatcherFull):
                 self._ask_again(task.path, self._settings.busy_retry_s)
+        else:
+            self.dispatch_granted(requeued.granted)
         return Dispatched.BUSY if isinstance(reason, (BackendBusy, DispatcherFull)) else Dispatched.RETRIED
 
     async def _fail(self, task: Task, status: str) -> Dispatched:

@@ -5,17 +5,34 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from shared.settings import Settings, SettingsError
+from shared.settings import BackendSettings, Settings, SettingsError
 
-MAX_PATH_CHARS = 256
-MAX_QUERY_CHARS = 2048
-_PATH = re.compile(r"(?:/[A-Za-z0-9._~:@+,=-]+)+/?")
-_QUERY = re.compile(r"[!$%-;=?-_a-z~]*")
+MAX_PATH_CHARS: Final = 256
+MAX_QUERY_CHARS: Final = 2048
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~:@+,=-]+)+")
+_UNESCAPED_IN_PATH: Final = "~:@+,="
+"""With letters, digits and ``._-``, which are never escaped, the characters of a plain path."""
+_PLAIN_QUERY: Final = re.compile(r"[!$%-;=?-_a-z~]*")
+_UNESCAPED_IN_QUERY: Final = "".join(
+    char for char in map(chr, range(128)) if not char.isalnum() and _PLAIN_QUERY.fullmatch(char)
+)
+_FORBIDDEN_IN_SEGMENT: Final = re.compile(r"[/\\;?#%\ufffd]")
+"""Escaped too: a backend or a proxy that decodes twice, or takes ``\\`` for ``/``, would find another path. U+FFFD
+stands for bytes that are no UTF-8."""
+_FORBIDDEN_IN_QUERY: Final = re.compile(r"[ #]")
+_DOTS: Final = frozenset((".", ".."))
+_PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~:@+,=-]|%[0-9A-Fa-f]{2})+)+/?")
+"""How an operator writes a path: a stray character is more likely an error than part of it."""
 _BLANK_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _PLATFORM = ipaddress.ip_address("168.63.129.16")
 """Azure's wire server, which every machine there can reach."""
+
+
+class Malformed(Exception):
+    """Raised for what cannot be an endpoint's path or query. The message does not repeat it."""
 
 
 class UnknownBackend(Exception):
@@ -31,6 +48,8 @@ class Backend:
     lease_s: float
     limit: int | None = None
     """How many tasks an endpoint is given at a time at most; None: as many as it accepts."""
+    endpoints: frozenset[str] | None = None
+    """The paths that the model service has; None: the app cannot know, and any path below the prefix is called."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -43,6 +62,10 @@ class Endpoint:
     backend: Backend
     path: str
     query: str = ""
+
+    @property
+    def is_registered(self) -> bool:
+        return self.backend.endpoints is None or self.path in self.backend.endpoints
 
     @property
     def url(self) -> str:
@@ -58,32 +81,25 @@ class BackendRegistry:
 
     def __init__(self, settings: Settings) -> None:
         self._allow_loopback = settings.allow_loopback_backends
-        backends = [
-            Backend(
-                _checked_prefix(prefix),
-                self._checked_base_url(f"BACKENDS[{prefix!r}]", entry.url),
-                entry.lease_s or settings.lease_s,
-                entry.limit,
-            )
-            for prefix, entry in settings.backends.items()
-        ]
+        backends = [self._backend(prefix, entry, settings.lease_s) for prefix, entry in settings.backends.items()]
+        if len({backend.prefix for backend in backends}) < len(backends):
+            raise SettingsError("The app cannot start: setting BACKENDS: it names a path prefix twice.")
         if settings.backend_base_url:
             url = self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url)
             backends.append(Backend("", url, settings.lease_s))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
 
     def endpoint(self, path: str, query: str = "") -> Endpoint:
-        """The endpoint for *path*.
+        """The endpoint for *path*, which may be written in any way that means it.
 
         Raises:
-            UnknownBackend: none is registered, or the path is not plain.
+            UnknownBackend: none is registered, or the path cannot be one.
         """
-        if len(path) > MAX_PATH_CHARS or not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-            raise UnknownBackend("the path is not a plain endpoint path")
-        if len(query) > MAX_QUERY_CHARS or not _QUERY.fullmatch(query):
-            raise UnknownBackend("the query string is too long or has characters that must be escaped")
-        endpoint = self.endpoint_of(path, query)
-        if endpoint is None:
+        try:
+            endpoint = self.endpoint_of(canonical_path(path), canonical_query(query))
+        except Malformed as error:
+            raise UnknownBackend(str(error)) from None
+        if endpoint is None or not endpoint.is_registered:
             raise UnknownBackend("no backend is registered for this path")
         return endpoint
 
@@ -147,6 +163,20 @@ class BackendRegistry:
             return not self._allow_loopback
         return ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _PLATFORM
 
+    def _backend(self, prefix: str, entry: BackendSettings, lease_s: float) -> Backend:
+        name = f"BACKENDS[{prefix!r}]"
+        backend = Backend(
+            _checked_path("BACKENDS", prefix),
+            self._checked_base_url(name, entry.url),
+            entry.lease_s or lease_s,
+            entry.limit,
+            None if entry.endpoints is None else frozenset(_checked_path(name, path) for path in entry.endpoints),
+        )
+        for path in backend.endpoints or ():
+            if not backend.serves(path):
+                raise SettingsError(f"The app cannot start: setting {name}: the endpoint {path!r} is not below it.")
+        return backend
+
     def _checked_base_url(self, name: str, url: str) -> str:
         try:
             parts = urlsplit(url)
@@ -171,12 +201,61 @@ class BackendRegistry:
         return url.rstrip("/")
 
 
-def _checked_prefix(prefix: str) -> str:
-    if not _PATH.fullmatch(prefix):
-        raise SettingsError(
-            f"The app cannot start: setting BACKENDS: {prefix!r} is not a path prefix like '/v1/org'."
-        )
-    return prefix.rstrip("/")
+def canonical_path(path: str) -> str:
+    """The path as it is stored, compared and called: without a slash at its end, and escaped where it must be.
+
+    Raises:
+        Malformed: it is empty, too long, or has an empty segment, a dot segment or a forbidden character, escaped
+            or not.
+    """
+    path = path.removesuffix("/")
+    if not _PLAIN_PATH.fullmatch(path):
+        root, *segments = path.split("/")
+        if root or not segments:
+            raise _bad_path()
+        path = "".join("/" + _canonical_segment(segment) for segment in segments)
+    if len(path) > MAX_PATH_CHARS or not _DOTS.isdisjoint(path.split("/")):
+        raise _bad_path()
+    return path
+
+
+def canonical_query(query: str) -> str:
+    """The query string with the characters escaped that must be. What is escaped already stays as it is.
+
+    Raises:
+        Malformed: it is too long, or has blanks or control characters.
+    """
+    if not _PLAIN_QUERY.fullmatch(query):
+        if not query.isprintable() or _FORBIDDEN_IN_QUERY.search(query):
+            raise Malformed("the query string has characters that must be escaped")
+        query = quote(query, safe=_UNESCAPED_IN_QUERY)
+    if len(query) > MAX_QUERY_CHARS:
+        raise Malformed("the query string is too long")
+    return query
+
+
+def _canonical_segment(segment: str) -> str:
+    try:
+        text = unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise _bad_path() from None
+    # Some servers drop blanks at the end of a segment, and are left with dots.
+    if not text.isprintable() or _FORBIDDEN_IN_SEGMENT.search(text) or text.strip() in ("", *_DOTS):
+        raise _bad_path()
+    return quote(text, safe=_UNESCAPED_IN_PATH)
+
+
+def _bad_path() -> Malformed:
+    return Malformed("the path is not a plain endpoint path")
+
+
+def _checked_path(name: str, path: str) -> str:
+    try:
+        if _PREFIX.fullmatch(path):
+            return canonical_path(path)
+    except Malformed:
+        pass
+    raise SettingsError(f"The app cannot start: setting {name}: {path!r} is not a path like '/v1/org'.")
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int]:

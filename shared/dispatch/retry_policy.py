@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared.dispatch.backend_client import Busy, Rejected, Unreachable
-from shared.store import BackendBusy, BackendFailed, RequeueReason
+from shared.dispatch.backend_client import Busy, Erred, NotFound, Rejected, Unreachable
+from shared.store import BackendAway, BackendBusy, BackendFailed, RequeueReason
 from shared.tasks import status_texts
 from shared.tasks.value import value
 
@@ -15,18 +15,25 @@ class Fail:
     status: str
 
 
-def after_answer(answer: Busy | Unreachable | Rejected, failures: int, max_attempts: int) -> RequeueReason | Fail:
+def after_answer(
+    answer: Busy | Unreachable | NotFound | Erred | Rejected, backend: str, failures: int, max_attempts: int
+) -> RequeueReason | Fail:
     """What follows from an *answer* that did not accept the task.
 
     Args:
+        backend: the registered prefix of the backend that gave it.
         failures: attempts of the task that failed before.
     """
     match answer:
         case Busy():
             return BackendBusy(answer.retry_after_s)
-        case Unreachable() if failures + 1 < max_attempts:
-            return BackendFailed(status_texts.retrying(answer.reason), answered=answer.answered)
         case Unreachable():
-            return Fail(status_texts.exhausted(answer.reason, failures + 1, max_attempts))
+            return BackendAway(status_texts.backend(answer.reason), backend, was_sent=answer.was_sent)
+        case NotFound():
+            return BackendAway(status_texts.backend(answer.reason), backend, not_found=True)
+        case Erred() if failures + 1 < max_attempts:
+            return BackendFailed(status_texts.retrying(status_texts.backend(answer.reason)))
+        case Erred():
+            return Fail(status_texts.exhausted(status_texts.backend(answer.reason), failures + 1, max_attempts))
         case Rejected():
             return Fail(status_texts.rejected(answer.reason))

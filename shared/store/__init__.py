@@ -3,6 +3,7 @@
 :class:`TaskStore` is its face. Nothing outside knows whether one server or a cluster answers, or in how many steps.
 """
 
+from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
 from shared.store.queue_steps import QueueStatus
@@ -10,10 +11,18 @@ from shared.store.queues import QueueChange, TaskQueues
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
-from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, DispatcherFull, RequeueReason
+from shared.store.requeue import (
+    BackendAway,
+    BackendBusy,
+    BackendFailed,
+    BodyUnavailable,
+    DispatcherFull,
+    RequeueReason,
+)
 from shared.store.store import Swept, TaskStore
 
 __all__ = [
+    "BackendAway",
     "BackendBusy",
     "BackendFailed",
     "BodyUnavailable",
@@ -21,6 +30,7 @@ __all__ = [
     "DispatcherFull",
     "ListCursor",
     "Listing",
+    "Outage",
     "Page",
     "QueueChange",
     "QueueStatus",

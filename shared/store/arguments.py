@@ -52,15 +52,20 @@ class ApplyStep(TypedDict, total=False):
     owner: str
     revive: bool
     attempt: int
+    unfenced: bool
+    told: State
     to: State
     path: str
     query: str
     status: str
     brief: str
+    long: list[Any]
     actor: Actor
     new_attempt: bool
     apart: bool
     failed: bool
+    away: int
+    accepted: bool
     next_step: bool
     needs_body: bool
     body: list[Any]
@@ -103,8 +108,11 @@ class SweepArgument(Stamp):
     completion: int
     blob_grace: int
     retrying: str
+    excused: str
     silent: str
     exhausted: str
+    outages: dict[str, int]
+    expired: dict[str, tuple[int, str]]
     seed: int
 
 
@@ -168,6 +176,21 @@ class FailedArgument(EntryArgument):
     most: int
 
 
+class AwayArgument(ReturnArgument):
+    cause: str
+    since: NotRequired[int]
+    sent: bool
+    elsewhere: bool
+    grace: int
+    base: int
+    most: int
+
+
+class OutagesArgument(TypedDict):
+    now: int
+    kept: int
+
+
 class MaintainArgument(QueueArgument):
     again: int
     most: int
@@ -188,6 +211,8 @@ class MarkRebuiltArgument(QueueArgument):
 class StatusArgument(QueueArgument):
     entry: NotRequired[str]
     owner: NotRequired[str]
+    queued_at: NotRequired[int]
+    priority: NotRequired[int]
 
 
 class CombinedReleaseArgument(TypedDict):

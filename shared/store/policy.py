@@ -31,6 +31,10 @@ class StorePolicy:
     """The longest time without a probe after a refusal, unless the backend says when to try again."""
     backoff_base_s: float
     """The first delay after a failed attempt, and the first pause of a backend that is down."""
+    max_outage_s: float
+    """How long a task waits at most for a backend that is away that long."""
+    max_unregistered_s: float
+    """The same for a backend that is not registered."""
     max_backlog: int | None
     """How many tasks may wait at one endpoint."""
 
@@ -46,6 +50,8 @@ class StorePolicy:
             slot_check_s=settings.republish_s,
             busy_retry_s=settings.busy_retry_s,
             backoff_base_s=settings.backoff_base_s,
+            max_outage_s=settings.max_outage_s,
+            max_unregistered_s=settings.max_unregistered_s or settings.retention_s,
             max_backlog=settings.max_backlog,
         )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from shared.store.arguments import (
+    AwayArgument,
     Clock,
     CombinedAcceptArgument,
     CombinedReleaseArgument,
@@ -31,17 +32,20 @@ from shared.store.arguments import (
     StatusArgument,
     now_of,
 )
+from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms
+from shared.store.requeue import BackendAway
+from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
 from shared.tasks.task import Task
 from shared.tasks.value import value
 
 CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
-_FAILURES_WITHOUT_PAUSE: Final = {True: 7, False: 1}
-"""How many failures in a row bring no pause, by whether the backend answered at all."""
+_FAILURES_WITHOUT_PAUSE: Final = 7
+"""How many failures in a row that the backend answered bring no pause."""
 
 LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
@@ -59,6 +63,20 @@ class Maintained:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """What a queue concludes from a dispatch that found the backend away.
+
+    Attributes:
+        at_ms: the queue's clock; None if the queue could not be asked.
+    """
+
+    what: Literal["away", "counts", "misdirected"]
+    at_ms: int | None
+    granted: Granted
+    outage: Outage | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
     """How a queue stands."""
 
@@ -72,6 +90,8 @@ class QueueStatus:
     paused: bool
     draining: bool
     position: QueuePosition | None = None
+    outage: Outage | None = None
+    """Of the backend, if it is away now."""
 
 
 @value
@@ -135,26 +155,48 @@ class QueueSteps:
             after_s: when the backend said to try again.
         """
         argument: RefusedArgument = {
-            **self._return(task, requeued),
+            **self._return(task, SlotGrant.of(requeued), requeued),
             "after": to_ms(after_s or 0),
             "most": to_ms(self._policy.busy_retry_s),
         }
         return granted_of(task.path, await self._run("refused", task.path, argument))
 
-    async def failed(self, task: Task, *, answered: bool) -> Granted:
-        """A dispatch failed. A backend that fails again and again, or that gives no answer at all, gets a pause."""
-        policy = self._policy
+    async def failed(self, task: Task) -> Granted:
+        """The backend answered that it failed. One that fails again and again gets a pause."""
         argument: FailedArgument = {
             **self._entry(task),
-            "grace": _FAILURES_WITHOUT_PAUSE[answered],
-            "base": to_ms(policy.backoff_base_s),
-            "most": to_ms(max(policy.backoff_base_s, 6 * policy.busy_retry_s)),
+            "grace": _FAILURES_WITHOUT_PAUSE,
+            "base": to_ms(self._policy.backoff_base_s),
+            "most": self._longest_pause_ms(),
         }
         return granted_of(task.path, await self._run("failed", task.path, argument))
 
+    async def away(self, task: Task, reason: BackendAway, *, elsewhere: bool = False) -> Away:
+        """The backend was away when *task* was dispatched. The caller enqueues the task's next attempt.
+
+        Args:
+            elsewhere: whether it answered that it does not know the path, and accepts tasks at others.
+        """
+        argument: AwayArgument = {
+            **self._return(task, SlotGrant(task.id, task.attempt + 1), task),
+            "cause": reason.cause,
+            "sent": reason.was_sent,
+            "elsewhere": elsewhere,
+            # One lost answer is not an outage yet. What is not registered is known.
+            "grace": 0 if reason.cause == status_texts.UNREGISTERED else 1,
+            "base": to_ms(self._policy.backoff_base_s),
+            "most": self._longest_pause_ms(),
+        }
+        if task.away_ms is not None:
+            argument["since"] = task.away_ms
+        what, at_ms, since_ms, granted, ms = await self._run("away", task.path, argument)
+        outage = Outage(since_ms, None, reason.cause) if since_ms else None
+        return Away(what.decode(), at_ms, granted_of(task.path, [granted, ms]), outage)
+
     async def return_entry(self, task: Task, requeued: Task) -> None:
         """This process has no room to dispatch the task."""
-        await self._run("return_entry", task.path, self._return(task, requeued))
+        argument = self._return(task, SlotGrant.of(requeued), requeued)
+        await self._run("return_entry", task.path, argument)
 
     async def release(self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None) -> Granted:
         """An attempt neither waits nor is worked on at *path* any more."""
@@ -207,10 +249,18 @@ class QueueSteps:
         argument: StatusArgument = {**self._queue(path)}
         if task is not None:
             argument["entry"], argument["owner"] = SlotGrant.of(task).entry_id, task.owner
+            argument["queued_at"], argument["priority"] = task.queued_ms, task.priority
         reply = await self._run("status", path, argument)
-        waiting, holding, slots, limit, paused, draining, position = reply
+        waiting, holding, slots, limit, paused, draining, position, outage = reply
         return QueueStatus(
-            waiting, holding, slots, limit if limit >= 0 else None, bool(paused), bool(draining), _position(position)
+            waiting,
+            holding,
+            slots,
+            limit if limit >= 0 else None,
+            bool(paused),
+            bool(draining),
+            _position(position),
+            Outage.unpacked(outage) if outage else None,
         )
 
     async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
@@ -247,13 +297,16 @@ class QueueSteps:
     def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
 
-    def _return(self, task: Task, requeued: Task) -> ReturnArgument:
+    def _return(self, task: Task, following: SlotGrant, requeued: Task) -> ReturnArgument:
         return {
             **self._entry(task),
-            "next": SlotGrant.of(requeued).entry_id,
+            "next": following.entry_id,
             "queued_at": requeued.queued_ms,
             "priority": requeued.priority,
         }
+
+    def _longest_pause_ms(self) -> int:
+        return to_ms(max(self._policy.backoff_base_s, 2 * self._policy.busy_retry_s))
 
     def _cap(self, path: str) -> int | Literal[False]:
         return self._limit_of(path) or False

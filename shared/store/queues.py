@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.store.informing import informed
+from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
 from shared.store.queue_steps import QueueStatus, QueueSteps
 from shared.store.upkeep_steps import UpkeepSteps
@@ -32,10 +33,11 @@ class QueueChange:
 class TaskQueues:
     """Raises :class:`StoreUnavailable` from every method if Redis does not answer."""
 
-    def __init__(self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries) -> None:
+    def __init__(self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries, outages: Outages) -> None:
         self._upkeep = upkeep
         self._queues = queues
         self._queries = queries
+        self._outages = outages
 
     async def depths(self, path: str | None = None) -> dict[str, Depth]:
         """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
@@ -49,6 +51,11 @@ class TaskQueues:
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""
         return await self._queues.status(path, task)
+
+    async def outages(self) -> dict[str, Outage]:
+        """By path, the outages for whose end tasks wait now."""
+        found = await self._outages.by_path()
+        return {path: each for path, each in found.items() if each.ended_ms is None and each.is_waited_for}
 
     async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
         """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""

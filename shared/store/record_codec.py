@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
 from shared.store.redis.partitions import to_ms, unpack, unpack_each
-from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, NewTask, State, Task
+from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, LongStatus, NewTask, State, Task
 
 BRIEF_CHARS: Final = 200
 """How much of a status text the history keeps."""
@@ -48,6 +48,8 @@ def new_record(new: NewTask) -> dict[str, Any]:
         record["b"] = pack_content(new.body)
         if new.body.blob is not None:
             record["g"] = True
+    if new.long_status:
+        record["X"], record["g"] = list(new.long_status), True
     if new.query:
         record["u"] = new.query
     if new.traceparent:
@@ -83,8 +85,10 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         traceparent=new.traceparent,
         fingerprint=new.fingerprint,
         owner=new.owner,
+        away_ms=None,
         completion_unpublished=False,
         history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS]),),
+        long_status=new.long_status,
     )
 
 
@@ -111,8 +115,10 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         traceparent=record.get("t", ""),
         fingerprint=record.get("i", ""),
         owner=record.get("o", ""),
+        away_ms=record.get("F"),
         completion_unpublished=record.get("y", False),
         history=_History(created_ms, record["h"]),
+        long_status=LongStatus(*record["X"]) if "X" in record else None,
     )
 
 

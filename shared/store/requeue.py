@@ -20,15 +20,30 @@ class BackendBusy:
 
 
 @value
-class BackendFailed:
-    """The dispatch failed, which counts: the task returns after a backoff, and the backend may get a pause.
+class BackendAway:
+    """The backend could not be reached, or is not registered. That is the queue's matter, and the task keeps its
+    place; it counts only if another task was accepted since the backend was away for this one last.
 
     Attributes:
-        answered: whether the backend gave an answer, if a useless one.
+        cause: why the queue is held, for callers.
+        backend: the registered prefix; None if there is none.
+        was_sent: whether the backend may have had the task.
+        not_found: whether it answered that it does not know the path. If it accepts tasks at other paths, and never
+            did at this one, the path is a mistake.
     """
 
+    cause: str
+    backend: str | None
+    was_sent: bool = False
+    not_found: bool = False
+
+
+@value
+class BackendFailed:
+    """The backend answered that it failed, which counts: the task returns after a backoff, and after many failures in
+    a row the backend gets a pause."""
+
     status: str
-    answered: bool
 
 
 @value
@@ -45,4 +60,4 @@ class BodyUnavailable:
     status: str = status_texts.AWAITING_BODY
 
 
-RequeueReason = BackendBusy | BackendFailed | DispatcherFull | BodyUnavailable
+RequeueReason = BackendBusy | BackendAway | BackendFailed | DispatcherFull | BodyUnavailable

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.store.arguments import Clock
+from shared.store.away_dispatches import AwayDispatches
+from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
+from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
 from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
-from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
+from shared.store.requeue import BackendAway, BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import (
@@ -32,12 +35,13 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Granted,
+    Origin,
     Outcome,
     Refusal,
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, LongStatus, NewTask, State, Task
 
 log = logging.getLogger("task_backbone")
 
@@ -90,7 +94,10 @@ class TaskStore:
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
-        self.queues = TaskQueues(self._upkeep, self._queues, self._queries)
+        self._outages = Outages(link, policy, now_ms)
+        self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy)
+        self._fenced_paths = FencedPaths(link, now_ms)
+        self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
@@ -125,17 +132,27 @@ class TaskStore:
             claimed = await self._tasks.claim(grant.task_id, grant.attempt)
         return claimed if isinstance(claimed, Claimed) else await self._release_if_over(claimed, granted.path, grant)
 
-    async def accept(self, task: Task) -> Sequence[Granted]:
+    async def accept(self, task: Task, backend: str | None = None) -> Sequence[Granted]:
         """The backend accepted the task: from now on it has a lease. Returns what its queue granted.
 
         A refusal is no error: the backend has reported meanwhile, or the attempt was overtaken.
+
+        Args:
+            backend: its registered prefix.
         """
         outcome = await self._tasks.accepted(task)
+        if backend is not None:
+            await self._outages.note_answer(backend)
         return outcome.granted or [await informed(self._queues.accepted(task), task.path)]
 
     async def requeue(self, task: Task, reason: RequeueReason) -> Outcome:
         """Let a claimed task wait again as its next attempt."""
         match reason:
+            case BackendAway():
+                outcome = await self._away.requeue(task, reason)
+                if isinstance(outcome, Refused) and outcome.task is not None and outcome.task.holds(task.attempt):
+                    await self._hold_again(outcome.task)
+                return outcome
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
             case BodyUnavailable():
@@ -157,32 +174,42 @@ class TaskStore:
         *,
         state: State | None,
         status: str | None,
+        long_status: LongStatus | None = None,
         attempt: int | None = None,
+        told: State | None = None,
         path: str | None = None,
         query: str | None = None,
         body: Content | None = None,
         inline_body: bytes = b"",
         owner: str | None = None,
     ) -> Outcome:
-        """Take a model service's report. Any report renews the lease."""
+        """Take a model service's report. Any report renews the lease.
+
+        Args:
+            told: the end that the text of a report without an attempt tells, while its state does not. It takes
+                effect a while later, unless another report follows.
+        """
         outcome = await self._tasks.update(
             task_id,
             state=state,
             status=status,
+            long_status=long_status,
             attempt=attempt,
+            told=told,
             path=path,
             query=query,
             body=body,
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def next_step(
         self,
         task_id: str,
         *,
         status: str | None,
+        long_status: LongStatus | None = None,
         lease_s: float | None = None,
         attempt: int | None = None,
         path: str | None = None,
@@ -195,6 +222,7 @@ class TaskStore:
         outcome = await self._tasks.next_step(
             task_id,
             status=status,
+            long_status=long_status,
             lease_s=lease_s,
             attempt=attempt,
             path=path,
@@ -203,11 +231,12 @@ class TaskStore:
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._inform_queues(outcome)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
         """Renew the lease of a task that a backend holds, and nothing else."""
-        return await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        outcome = await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=True)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -221,7 +250,8 @@ class TaskStore:
         self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
     ) -> Outcome:
         """Keep the current attempt's result. Counts as a report."""
-        return await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        outcome = await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
+        return await self._after_report(outcome, is_fenced=attempt is not None)
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
@@ -243,8 +273,9 @@ class TaskStore:
         """
         unavailable: StoreUnavailable | None = None
         partitions: Sequence[int] = range(PARTITIONS)
+        outages = await self._outages.by_path()
         for _ in range(SWEEP_ROUNDS):
-            swept = await asyncio.gather(*map(self._sweep, partitions))
+            swept = await asyncio.gather(*(self._sweep(partition, outages) for partition in partitions))
             unavailable = next((found for found in swept if isinstance(found, StoreUnavailable)), unavailable)
             batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
             async for settled in self._settle([item for batch in batches for item in batch]):
@@ -266,6 +297,7 @@ class TaskStore:
         await self._link.ping()
 
     async def aclose(self) -> None:
+        await self._fenced_paths.aclose()
         await self._link.aclose()
 
     async def _create_apart(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -321,40 +353,58 @@ class TaskStore:
             case BackendBusy():
                 return await self._queues.refused(task, requeued, after_s=reason.retry_after_s)
             case BackendFailed():
-                return await self._queues.failed(task, answered=reason.answered)
+                return await self._queues.failed(task)
             case BodyUnavailable():
                 return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
             case _:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
 
+    async def _after_report(self, outcome: Outcome, *, is_fenced: bool) -> Outcome:
+        """Do what follows from a model service's report. It is fenced if it names its attempt or is a heartbeat."""
+        if is_fenced and isinstance(outcome, Applied):
+            self._fenced_paths.note((outcome.origin or outcome.task).path)
+        return await self._inform_queues(outcome)
+
     async def _inform_queues(self, outcome: Outcome) -> Outcome:
         """Let the queues learn of a transition, unless the step's own script did that."""
-        if isinstance(outcome, Refused) or outcome.origin is None:
+        if isinstance(outcome, Refused):
             return outcome
-        task, origin = outcome.task, outcome.origin
+        task = outcome.task
+        if outcome.slot == "held":
+            await self._hold_again(task)
+        if outcome.origin is None and outcome.slot != "freed":
+            return outcome
+        origin = outcome.origin or Origin(task.path, task.attempt)
         waits = task.state is State.CREATED and task.dispatch_requested
         if outcome.granted and not waits:
             return outcome
         granted = [*outcome.granted]
-        if not granted and (task.state.is_terminal or task.attempt != origin.attempt or task.path != origin.path):
+        is_over = task.state.is_terminal or outcome.slot == "freed"
+        if not granted and (is_over or task.attempt != origin.attempt or task.path != origin.path):
             granted.append(await self._release(outcome))
         if waits:
             granted.append(await self.enqueue(task))
         return replace(outcome, granted=granted)
 
+    async def _hold_again(self, task: Task) -> None:
+        """A task whose slot was freed goes on."""
+        try:
+            await self._queues.mark_held([QueueEntry.of(task)])
+        except StoreUnavailable as error:
+            log.warning("the queue of a task that goes on does not count it: %s", error)
+
     async def _release(self, applied: Applied) -> Granted:
-        """Release the queue entry that a transition ended."""
-        origin = applied.origin
-        assert origin is not None
+        """Release the queue entry that a step ended."""
+        origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
         entry = SlotGrant(applied.task.id, origin.attempt)
         release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
         return await informed(release, origin.path)
 
-    async def _sweep(self, partition: int) -> list[Overdue] | StoreUnavailable:
+    async def _sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue] | StoreUnavailable:
         # While a node of a cluster is away, what was swept on the others is handled all the same.
         try:
-            return await self._upkeep.sweep(partition)
+            return await self._upkeep.sweep(partition, outages)
         except StoreUnavailable as error:
             return error
 

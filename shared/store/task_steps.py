@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from shared.store.arguments import (
@@ -36,7 +37,7 @@ from shared.tasks.outcomes import (
     Refusal,
     Refused,
 )
-from shared.tasks.task import Actor, Content, NewTask, State, Task
+from shared.tasks.task import Actor, Content, LongStatus, NewTask, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
 
@@ -113,14 +114,21 @@ class TaskSteps:
             "actor": Actor.DISPATCHER,
             "attempt": task.attempt,
             "allowed_from": (State.DISPATCHED,),
+            "accepted": True,
         }
         return await self._apply(task.id, step, accepted=task)
 
     async def requeue(
-        self, task: Task, *, status: str, apart_s: float | None = None, failed: bool = False
+        self,
+        task: Task,
+        *,
+        status: str,
+        apart_s: float | None = None,
+        failed: bool = False,
+        away_ms: int | None = None,
     ) -> Outcome:
         """Let a claimed task wait again at its old place, or first apart from the queue: for *apart_s*, or if its
-        attempt *failed* for a backoff by its failures."""
+        attempt *failed* for a backoff by its failures. *away_ms* is when its backend was away for it."""
         step: ApplyStep = {
             "actor": Actor.DISPATCHER,
             "attempt": task.attempt,
@@ -129,6 +137,8 @@ class TaskSteps:
             "new_attempt": True,
             "status": status,
         }
+        if away_ms is not None:
+            step["away"] = away_ms
         if failed:
             step["failed"] = True
         if failed or apart_s is not None:
@@ -163,7 +173,9 @@ class TaskSteps:
         *,
         state: State | None,
         status: str | None,
+        long_status: LongStatus | None = None,
         attempt: int | None = None,
+        told: State | None = None,
         path: str | None = None,
         query: str | None = None,
         body: Content | None = None,
@@ -171,9 +183,19 @@ class TaskSteps:
         owner: str | None = None,
     ) -> Outcome:
         """Take a model service's report. Any report renews the lease; only :meth:`next_step` returns a task to a
-        queue."""
-        step = _report(status, attempt, path, query, body, owner)
-        if state is not None and state is not State.CREATED:
+        queue.
+
+        Args:
+            told: the end that the text of a report without an attempt tells, while its state does not. It takes
+                effect a while later, unless another report follows.
+        """
+        step = _report(status, attempt, path, query, body, owner, long_status)
+        if attempt is None:
+            step["unfenced"] = True
+        if told is not None:
+            step["told"] = told
+            step["to"] = State.RUNNING
+        elif state is not None and state is not State.CREATED:
             step["to"] = state
         return await self._apply(task_id, step, body, inline_body)
 
@@ -182,6 +204,7 @@ class TaskSteps:
         task_id: str,
         *,
         status: str | None,
+        long_status: LongStatus | None = None,
         lease_s: float | None = None,
         attempt: int | None = None,
         path: str | None = None,
@@ -191,7 +214,7 @@ class TaskSteps:
         owner: str | None = None,
     ) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        step = _report(status, attempt, path, query, body, owner)
+        step = _report(status, attempt, path, query, body, owner, long_status)
         step["to"] = State.CREATED
         step["next_step"] = True
         step["needs_body"] = body is None
@@ -256,7 +279,8 @@ class TaskSteps:
     ) -> Outcome:
         argument = pack(self._argument(task_id, step))
         inline = data if content and not content.blob else b""
-        if self._queues is not None and (accepted is not None or ("to" in step and step["to"].is_terminal)):
+        ends = "told" in step or ("to" in step and step["to"].is_terminal)
+        if self._queues is not None and (accepted is not None or ends):
             then = self._queues.release_argument(accepted)
             reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
             if reply is not None:
@@ -287,11 +311,14 @@ def _report(
     query: str | None,
     body: Content | None,
     owner: str | None,
+    long_status: LongStatus | None = None,
 ) -> ApplyStep:
     """A client's step, with what it gives."""
     step: ApplyStep = {"actor": Actor.CLIENT}
     if status is not None:
         step["status"] = status
+    if long_status is not None:
+        step["long"] = list(long_status)
     if attempt is not None:
         step["attempt"] = attempt
     if path is not None:
@@ -326,10 +353,8 @@ def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> 
         return _outcome(task_id, applied, _granted(accepted.path, queued, claimed))
     outcome = _outcome(task_id, applied)
     assert isinstance(outcome, Applied)
-    assert outcome.origin is not None
-    return Applied(
-        outcome.task, outcome.origin, (_granted(outcome.origin.path, queued, claimed),), outcome.service_ms
-    )
+    path = (outcome.origin or outcome.task).path
+    return replace(outcome, granted=(_granted(path, queued, claimed),))
 
 
 def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
@@ -344,9 +369,17 @@ def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
     task = unpack_task(task_id, reply[1]) if len(reply) > 1 else None
     if kind in ("applied", "kept", "same"):
         assert task is not None
-        if kind == "applied":
-            return Applied(task, _origin(task, reply[3]), granted, reply[4])
-        return Applied(task, None, granted)
+        if kind == "same":
+            return Applied(task, None, granted)
+        origin, service_ms, slot, replaced = reply[3:7]
+        return Applied(
+            task,
+            None if origin is None else _origin(task, origin),
+            granted,
+            service_ms,
+            None if slot is None else slot.decode(),
+            None if replaced is None else replaced.decode(),
+        )
     return Refused(Refusal(kind), task, granted)
 
 

@@ -7,12 +7,13 @@ reading the records for a queue that is rebuilt, removing tasks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal, cast
 
 from shared.store.arguments import CheckSlotsArgument, Clock, QueueEntriesArgument, SweepArgument, seed, stamp
+from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry
 from shared.store.record_codec import unpack_task
@@ -28,6 +29,8 @@ SWEEP_LIMIT: Final = 64
 ENTRIES_LIMIT: Final = 500
 BLOB_GRACE_S: Final = 120.0
 """How long the deletion of a task's blobs may take, before it is begun again."""
+_ONGOING: Final = 1 << 52
+"""Later than any time."""
 WAIT_CAP_S: Final = 3600.0
 """How seldom it is checked at most whether a waiting task stands in its queue."""
 
@@ -37,16 +40,18 @@ class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
     or to delete its blobs."""
 
-    what: Literal["waits", "retry", "failed", "completion", "purged", "blobs"]
+    what: Literal["waits", "retry", "failed", "ended", "completion", "purged", "blobs"]
     id: str
     task: Task | None
+    service_ms: int | None = None
 
     @property
     def applied(self) -> Applied | None:
         """The transition that the sweep made."""
-        if self.task is None or self.what not in ("retry", "failed"):
+        if self.task is None or self.what not in ("retry", "failed", "ended"):
             return None
-        return Applied(self.task, Origin(self.task.path, self.task.attempt - (self.what == "retry")))
+        origin = Origin(self.task.path, self.task.attempt - (self.what == "retry"))
+        return Applied(self.task, origin, service_ms=self.service_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +75,45 @@ class UpkeepSteps:
         self._retention_ms = to_ms(policy.retention_s)
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
+        self._outages = Outages(link, policy, now_ms)
 
-    async def sweep(self, partition: int) -> list[Overdue]:
-        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them."""
+    async def sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue]:
+        """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them.
+
+        Args:
+            outages: of the backends, by path. A task that was silent meanwhile is excused once; one that has waited
+                too long in one that is too long is failed.
+        """
+        limits_s = {path: self._outages.over_limit_s(outage) for path, outage in outages.items()}
         argument: SweepArgument = {
             "limit": SWEEP_LIMIT,
             "max_attempts": self._policy.max_attempts,
             "publish_base": self._republish_ms,
             "cap": to_ms(BACKOFF_CAP_S),
-            "wait_cap": to_ms(WAIT_CAP_S),
+            "wait_cap": to_ms(min(WAIT_CAP_S, self._policy.max_outage_s, self._policy.max_unregistered_s)),
             "retention": self._retention_ms,
             "completion": self._completion_ms,
             "blob_grace": to_ms(BLOB_GRACE_S),
             "retrying": status_texts.SILENT_RETRYING,
+            "excused": status_texts.SILENT_EXCUSED,
             "silent": status_texts.SILENT_FAILED,
             "exhausted": status_texts.SILENT_EXHAUSTED,
+            "outages": {path: outage.ended_ms or _ONGOING for path, outage in outages.items()},
+            "expired": {
+                path: (to_ms(limit_s), status_texts.gave_up(outages[path].cause, limit_s))
+                for path, limit_s in limits_s.items()
+                if limit_s is not None
+            },
             "seed": seed(),
             **stamp(self._now_ms),
         }
-        rows: list[list[bytes]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        rows: list[list[Any]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
         return [
             Overdue(
-                cast("Any", row[0].decode()),
+                row[0].decode(),
                 row[1].decode(),
                 unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
+                row[3] if len(row) > 3 else None,
             )
             for row in rows
         ]

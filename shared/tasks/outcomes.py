@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from shared.tasks.task import Task
 from shared.tasks.value import value
@@ -133,12 +133,17 @@ class Applied:
         origin: where it began, if it changed state, path or attempt.
         granted: the slots that queues granted because of it.
         service_ms: how long the backend took for a task that it completed.
+        slot: what a report means to the slot of a task that is still running: its text told an end, so that the slot
+            is free, or the report took such an end back, so that the slot is held again.
+        replaced_blob: the long status that the step has replaced: nothing names it any more.
     """
 
     task: Task
     origin: Origin | None = None
     granted: Sequence[Granted] = ()
     service_ms: int | None = None
+    slot: Literal["freed", "held"] | None = None
+    replaced_blob: str | None = None
 
     @property
     def is_transition(self) -> bool:

@@ -1,9 +1,14 @@
-"""The status texts that the backbone writes itself. Callers read them in ``Status``; some scripts get them as
-arguments."""
+"""The status texts that the backbone writes itself, and what it reads in those of model services.
+
+Callers read them in ``Status``; some scripts get them as arguments.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from shared.tasks.task import State
 
 CANCELLED: Final = "Cancelled"
 AWAITING_SERVICE: Final = "Awaiting service availability"
@@ -14,22 +19,50 @@ UNDELIVERED: Final = "Failed - unable to send to backend service."
 
 _SILENCE: Final = "the backend was not heard of for too long"
 SILENT_RETRYING: Final = f"Retrying - {_SILENCE}"
+SILENT_EXCUSED: Final = f"{AWAITING_SERVICE}: {_SILENCE}"
 SILENT_FAILED: Final = f"Failed - {_SILENCE}."
 SILENT_EXHAUSTED: Final = f"Failed - {_SILENCE} (attempt %d of %d)."
 """Filled in by Lua's ``string.format``: the failures, the attempt limit."""
 
 
-def no_endpoint(reason: object) -> str:
-    return f"Failed - {reason}."
+UNREGISTERED: Final = "no backend is registered for this path"
+"""Why a queue is held, as for a backend that is away."""
+NO_SUCH_ENDPOINT: Final = "Failed - the backend answers 404 at this path, and serves others."
+
+_HOUR_S: Final = 3600
 
 
-def retrying(reason: str) -> str:
-    return f"Retrying - the backend {reason}"
+def backend(reason: str) -> str:
+    return f"the backend {reason}"
+
+
+def awaiting(cause: str) -> str:
+    return f"{AWAITING_SERVICE}: {cause}"
+
+
+def gave_up(cause: str, after_s: float) -> str:
+    span = f"{after_s / _HOUR_S:g} hours" if after_s >= _HOUR_S else f"{after_s:g} seconds"
+    return f"Failed - gave up after {span}: {cause}."
+
+
+def retrying(cause: str) -> str:
+    return f"Retrying - {cause}"
 
 
 def rejected(reason: str) -> str:
-    return f"Failed - the backend {reason}."
+    """*reason* may end with what the backend said, and so with any mark."""
+    return f"Failed - the backend {reason.removesuffix('.')}."
 
 
-def exhausted(reason: str, failures: int, max_attempts: int) -> str:
-    return f"Failed - the backend {reason} (attempt {failures} of {max_attempts})."
+def exhausted(cause: str, failures: int, max_attempts: int) -> str:
+    return f"Failed - {cause} (attempt {failures} of {max_attempts})."
+
+
+_END: Final = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
+
+
+def end_told(status: str) -> State | None:
+    """The end that a model service's text tells: *completed* or *failed* alone, or set off from what follows. Legacy
+    services end their tasks so, and report them as running."""
+    told = _END.match(status)
+    return State(told[1].lower()) if told else None

@@ -12,6 +12,10 @@ from typing import Final, NamedTuple
 from shared.tasks.value import value
 
 DEFAULT_PRIORITY: Final = 5
+MAX_STATUS_CHARS: Final = 65_536
+"""How long a status text in a record may be."""
+LONG_STATUS_CHARS: Final = 1_024
+"""How much of a longer one the record has. The whole lies in Blob Storage."""
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
 
@@ -55,6 +59,16 @@ class Content(NamedTuple):
     blob: str | None = None
 
 
+class LongStatus(NamedTuple):
+    """Where a status text lies that is too long for the record, which has its beginning. Always a blob: it has more
+    bytes than what is kept inline."""
+
+    size_bytes: int
+    blob: str
+    digest: str
+    """By which the same text is known if it comes again."""
+
+
 class Event(NamedTuple):
     """One transition in a task's history."""
 
@@ -80,7 +94,7 @@ class Task:
     attempt: int
     """The number of the current dispatch, and the fence. Each return to a queue draws a new one."""
     failures: int
-    """Attempts that failed at this endpoint. A busy answer is not a failure."""
+    """Attempts that failed at this endpoint. A busy answer is not a failure, nor is a backend that is away."""
     publishes: int
     """Events published for the current attempt."""
     priority: int
@@ -98,9 +112,17 @@ class Task:
     fingerprint: str
     """What an idempotent submit was made of; empty for others."""
     owner: str
+    away_ms: int | None
+    """When its backend was away for it last, by its queue's clock; None once the backend took it or was busy."""
     completion_unpublished: bool
     """Whether the task has ended and its completion event is still to be published."""
     history: Sequence[Event]
+    long_status: LongStatus | None = None
+    """Where the whole status text lies, if ``status`` is only its beginning."""
+
+    def holds(self, attempt: int) -> bool:
+        """Whether a backend has this attempt, and it is the current one."""
+        return self.attempt == attempt and self.state in (State.DISPATCHED, State.RUNNING)
 
     @property
     def etag(self) -> str:
@@ -117,6 +139,7 @@ class NewTask:
     lease_s: float
     """How long it may go without an update once it is dispatched."""
     status: str = State.CREATED.value
+    long_status: LongStatus | None = None
     state: State = State.CREATED
     query: str = ""
     dispatch_requested: bool = True

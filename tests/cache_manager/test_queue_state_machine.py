@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cache_manager.reconciler import reconcile
 from cache_manager.schemas import TaskUpsert
 from cache_manager.task_service import TaskService
-from shared.dispatch.backend_client import Accepted, Answer, Busy, Rejected, Unreachable
+from shared.dispatch.backend_client import Accepted, Answer, Busy, Erred, NotFound, Rejected, Unreachable
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
 from shared.store import RedisLink, StoreUnavailable, store
@@ -42,6 +42,9 @@ ANSWERS = (
     Busy(None),
     Busy(7.0),
     Unreachable("is away"),
+    Unreachable("is away", was_sent=False),
+    NotFound(),
+    Erred("answered 500"),
     Rejected("answered 400"),
 )
 Mishap = Literal["repeated", "request lost", "answer lost"] | None
@@ -150,9 +153,11 @@ class WatchedLink(RedisLink):
         limit = after.settings.get("limit")
         assert limit is None or len(after.held) <= limit, "granted beyond the limit"
         assert before.state.get("o", 0) <= self._clock(), "granted during a pause"
-        beyond = min(len(granted), len(after.held) - after.state["l"])
-        assert beyond <= 1, "more than one probe beyond the estimate"
         probing = before.state.get("p")
+        # A probe that got no answer stays beyond the estimate when the next one begins.
+        unanswered = probing in after.held and before.state["u"] <= self._clock()
+        beyond = min(len(granted), len(after.held) - unanswered - after.state["l"])
+        assert beyond <= 1, "more than one probe beyond the estimate"
         if after.state.get("p") != probing and probing in after.held and probing != entry:
             assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
 
@@ -278,10 +283,15 @@ class QueueMachine(RuleBasedStateMachine):
         elif self.process.dispatcher.granted:
             self.process.dispatcher.granted.pop()
 
-    @rule(task_id=ids, status=st.sampled_from(["running", "completed", "completed", "failed"]), mishap=mishaps)
-    def report(self, task_id: str, status: str, mishap: Mishap) -> None:
+    @rule(
+        task_id=ids,
+        status=st.sampled_from(["running", "completed", "completed", "failed"]),
+        text=st.sampled_from(["working", "completed - 3 of 10", "failed"]),
+        mishap=mishaps,
+    )
+    def report(self, task_id: str, status: str, text: str, mishap: Mishap) -> None:
         with self.with_mishap(mishap):
-            self.run(self.tasks.upsert(_upsert(TaskId=task_id, BackendStatus=status)))
+            self.run(self.tasks.upsert(_upsert(TaskId=task_id, BackendStatus=status, Status=text)))
 
     @rule(task_id=ids, path=paths, mishap=mishaps)
     def next_step(self, task_id: str, path: str, mishap: Mishap) -> None:

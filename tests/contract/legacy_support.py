@@ -217,7 +217,6 @@ def outside_urls(registered: str, trapped: str, path: str) -> dict[str, str]:
         "a NUL at the end": f"http://{registered}{path}\0",
         "a NUL before it": f"\0http://{registered}{path}",
         "letters from right to left": f"http://{registered}{path}/\u202egnp",
-        "letters outside ASCII": f"http://{registered}{path}/größe",
         "a line break in the query": f"http://{registered}{path}?a=1\r\nX-Injected: yes",
         "a blank in the query": f"http://{registered}{path}?a=b c",
         "a path of 10,000 characters": f"http://{registered}{path}/{'x' * 10_000}",

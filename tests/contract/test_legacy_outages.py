@@ -140,7 +140,7 @@ def test_delivery_with_an_invalid_event_is_retried_while_redis_is_down(
 @pytest.mark.contract("A0.4")
 @pytest.mark.usefixtures("without_redis")
 def test_bad_request_is_still_refused_while_redis_is_down(fragile_app: httpx.Client) -> None:
-    assert_problem(fragile_app.post(UPSERT, json={"Status": 5}), 400, "/Status")
+    assert_problem(fragile_app.post(UPSERT, json={"Status": [5]}), 400, "/Status")
     assert_problem(fragile_app.get(GET), 400, "taskId")
 
 
@@ -217,9 +217,12 @@ def test_task_that_cannot_be_published_fails_after_the_last_attempt(
 
 
 @pytest.mark.contract("A1.30")
-def test_body_over_the_size_limit_is_refused(fragile_app: httpx.Client, endpoint: Endpoint) -> None:
-    fits = kept_task(fragile_app, endpoint, Body="x" * MAX_BODY_BYTES)
+@pytest.mark.parametrize("name", ["Body", "Status"])
+def test_body_or_status_over_the_size_limit_is_refused(
+    fragile_app: httpx.Client, endpoint: Endpoint, name: str
+) -> None:
+    fits = kept_task(fragile_app, endpoint, **{name: "x" * MAX_BODY_BYTES})
     for request in ({"Endpoint": endpoint.url}, {"TaskId": fits["TaskId"]}):
-        response = fragile_app.post(UPSERT, json={**request, "Body": "x" * (MAX_BODY_BYTES + 1)})
+        response = fragile_app.post(UPSERT, json={**request, name: "x" * (MAX_BODY_BYTES + 1)})
         assert_problem(response, 413)
     assert stored(fragile_app, fits["TaskId"]) == fits

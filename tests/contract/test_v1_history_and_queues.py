@@ -34,6 +34,7 @@ QUEUE_KEYS = {
     "Limit",
     "Paused",
     "Draining",
+    "Outage",
 }
 
 
@@ -195,7 +196,7 @@ def test_unknown_queue_shows_zeros(path: str, app: httpx.Client) -> None:
     counted = queue(app, f"{path}/{new_path().rpartition('/')[2]}")
     assert counted.keys() == QUEUE_KEYS
     assert (counted["Limit"], counted["Paused"], counted["Draining"]) == (None, False, False)
-    numbers = [counted[name] for name in QUEUE_KEYS - {"EndpointPath", "Limit", "Paused", "Draining"}]
+    numbers = [counted[name] for name in QUEUE_KEYS - {"EndpointPath", "Limit", "Paused", "Draining", "Outage"}]
     assert set(numbers) == {0}
     assert all(type(number) in (int, float) for number in numbers)
 

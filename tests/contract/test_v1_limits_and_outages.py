@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from azure.storage.blob import ContainerClient
 
 from local.processes import ChildProcess
 from local.redis_server import RedisServer
@@ -29,7 +30,7 @@ from tests.waiting import PATIENCE_S, eventually
 MAX_BODY_BYTES = 100_000
 PASSWORD = planted("redis-password")
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
-ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok"}
+ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok"}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_health_is_ok_when_all_dependencies_answer(
 def test_health_is_503_while_redis_is_down(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
     publish_something(app, backend, fragile)
     with without(fragile, fragile.redis):
-        assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable"})
+        assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable", "Backends": "unknown"})
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 
@@ -219,12 +220,14 @@ def test_bad_requests_get_the_same_4xx_while_redis_is_down(app: httpx.Client, fr
         assert_problem(submit(app, new_path(), idempotency_key=""), 400, "invalid-request", field="Idempotency-Key")
 
 
-@pytest.mark.contract("A1.34", "B0.6")
+@pytest.mark.contract("A1.34", "A1.38", "B0.6")
 def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     small, large = keep(app, backend), keep(app, backend)
     app.put(f"/api/v1/tasks/{large}/result", content=LARGE).raise_for_status()
+    long_status = "y" * len(LARGE)
+    long = keep(app, backend, Status=long_status)
     with without(fragile, fragile.azurite):
         publish_something(app, backend, fragile)
         assert app.put(f"/api/v1/tasks/{small}/result", content=b"small").status_code == 200
@@ -236,6 +239,9 @@ def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down
             app.put(f"/api/v1/tasks/{small}/result", content=LARGE),
             app.get(f"/api/v1/tasks/{large}/result"),
             app.post("/api/CacheConnectorUpsert", json={"Endpoint": backend.url + path, "Body": "x" * len(LARGE)}),
+            app.post("/api/CacheConnectorUpsert", json={"TaskId": small, "Status": long_status}),
+            app.get("/api/CacheConnectorGet", params={"taskId": long}),
+            app.get(f"/api/v1/tasks/{long}"),
         ):
             assert_problem(response, 503, "unavailable")
             assert int(response.headers["retry-after"]) >= 1
@@ -244,6 +250,9 @@ def test_large_bodies_are_503_and_small_ones_accepted_while_blob_storage_is_down
         assert app.get(f"/api/v1/tasks/{small}/result").content == b"small"
         assert task_of(app, large)["ResultSize"] == len(LARGE)
         report(app, TaskId=large, BackendStatus="completed")
+        # The report counts, whatever the app can show.
+        assert report(app, TaskId=long, BackendStatus="completed")["Status"] == long_status[:1_024]
+    assert task_of(app, long)["Status"] == long_status
     assert app.get(f"/api/v1/tasks/{large}/result").content == LARGE
 
 
@@ -268,3 +277,20 @@ def test_large_task_waits_for_blob_storage_before_its_dispatch(
             fragile.event_grid.start()
     assert ended(app, task_id)["BackendStatus"] == "completed"
     assert backend.next_call(path).body == LARGE
+
+
+@pytest.mark.contract("B0.9")
+@pytest.mark.parametrize("left", [None, LARGE[:-1], LARGE + b"x"], ids=["gone", "shorter", "longer"])
+def test_task_whose_stored_body_is_not_what_it_was_fails(
+    left: bytes | None, app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    path = new_path()
+    app.patch(f"/api/v1/queues{path}", json={"Paused": True}).raise_for_status()
+    task_id = submit(app, path, LARGE).json()["TaskId"]
+    with ContainerClient.from_connection_string(fragile.azurite.connection_string, "task-backbone") as container:
+        [blob] = container.list_blob_names(name_starts_with=f"t-{task_id}/")
+        container.delete_blob(blob) if left is None else container.upload_blob(blob, left, overwrite=True)
+    app.patch(f"/api/v1/queues{path}", json={"Paused": False}).raise_for_status()
+    task = ended(app, task_id)
+    assert (task["BackendStatus"], task["Status"]) == ("failed", "Failed - the request body is gone.")
+    assert backend.untaken(path) == 0

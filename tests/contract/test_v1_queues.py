@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,7 @@ from tests.contract.v1_support import (
     new_path,
     next_step,
     pattern_bytes,
+    raw_request,
     report,
     submit,
     task_of,
@@ -253,7 +254,10 @@ def test_one_answer_names_every_bad_setting_and_repeats_no_value(app: httpx.Clie
 
 
 @pytest.mark.contract("B9.9")
-@pytest.mark.parametrize("path", ["", "/", "/v1/unheard-of", "/v1/testing", "/v1/test/../x", "/v1/test/a%20b"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/v1/unheard-of", "/v1/testing", "/v1/test/../x", "/v1/test/a%3Bb", "/v1/test/a%5Cb"],
+)
 def test_settings_of_an_unregistered_path_are_404(path: str, app: httpx.Client) -> None:
     assert_problem(app.patch(f"/api/v1/queues{path}", json={"Paused": True}), 404, "unknown-endpoint")
 
@@ -280,6 +284,34 @@ def test_settings_belong_to_one_path_and_show_in_the_list_of_queues(app: httpx.C
     everywhere = {each["EndpointPath"]: each for each in app.get("/api/v1/queues").json()["Queues"]}
     assert (everywhere[path]["Paused"], everywhere[path]["Limit"]) == (True, 4)
     assert (everywhere[f"{path}/more"]["Paused"], everywhere[f"{path}/more"]["Limit"]) == (False, None)
+
+
+@pytest.mark.contract("B1.21", "A1.39")
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda path: path + "/",
+        lambda path: path + "%2F",
+        lambda path: path.replace("/v1/", "/%761/"),
+        lambda path: path.replace("/v1/test/", "/v1%2Ftest%2f"),
+    ],
+    ids=["a slash", "an escaped slash", "an escaped letter", "escaped slashes inside"],
+)
+def test_no_way_to_write_a_path_passes_by_a_pause(
+    app: httpx.Client, backend: ScriptedBackend, stack: Stack, path: str, written: Callable[[str], str]
+) -> None:
+    other = written(path)
+    status, _, _ = raw_request(stack, "PATCH", f"/api/v1/queues{other}", body=b'{"Paused": true}')
+    assert status == 200
+    assert queue(app, path)["Paused"] is True
+    for submitted in (path, other):
+        status, _, _ = raw_request(stack, "POST", f"/api/v1/submit{submitted}", body=b"{}")
+        assert status == 202
+    for end in ("", "/"):
+        report(app, Endpoint=backend.url + path + end, Body="{}", PublishToGrid=True)
+    nothing_else_comes(app, backend, path)
+    assert queue(app, path)["Waiting"] == 4
+    assert backend.untaken(path + "/") == 0
 
 
 # -- Pause, drain, limit

@@ -1,5 +1,8 @@
 """Submit (contract B1): a request reaches the model service unchanged, or is refused."""
 
+import json
+from urllib.parse import unquote
+
 import httpx
 import pytest
 
@@ -143,7 +146,11 @@ def test_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backen
 
 @pytest.mark.contract("B1.7")
 @pytest.mark.parametrize(
-    "path", ["/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"]
+    "path",
+    [
+        *("/v1/unheard-of", "/v1/tes", "/v1/testing", "/v1/testing/x", "/V1/TEST/x", "/test/x", "/v1"),
+        *("/v1/listed", "/v1/listed/other", "/v1/listed/model/deeper"),
+    ],
 )
 def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
     response = submit(app, path)
@@ -166,18 +173,18 @@ def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Clien
         "/v1/test//model",
         "//models.example.org/v1/test/model",
         "/http://models.example.org/v1/test/model",
-        "/v1/test/@models.example.org%2fmodel",
         "/v1/test/model%00",
         "/v1/test/model%0d%0aX-Evil:%201",
-        "/v1/test/mo%20del",
+        "/v1/test/%20",
+        "/v1/test/..%20/model",
+        "/v1/test/.%2e/model",
+        "/v1/test/%E2%80%AEledom",
         "/v1/test/mo\\del",
         "/v1/test/..%5cmodel",
         "/v1/test/model;v=1",
         "/v1/test/model%3Fa=1",
         "/v1/test/model%23a",
         "/v1/test/%ff%fe",
-        "/v1/test/mod%C3%A8l",
-        "/v1/test/%7B%7D",
         "/v1/test/" + "x" * 300,
     ],
 )
@@ -196,12 +203,71 @@ def test_hostile_path_is_404_and_reaches_no_backend(
 @pytest.mark.parametrize("path", ["/v1/test", "/v1/test/"])
 def test_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, backend: ScriptedBackend) -> None:
     task_id = submit(app, path).json()["TaskId"]
-    assert backend.next_call(path).task_id == task_id
+    assert backend.next_call("/v1/test").task_id == task_id
+
+
+@pytest.mark.contract("B1.21")
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/model/", "/model"),
+        ("/model%2F", "/model"),
+        ("%2Fmodel%2fdeeper", "/model/deeper"),
+        ("/@models.example.org%2fmodel", "/@models.example.org/model"),
+        ("/%6Dodel%2Dx", "/model-x"),
+        ("/mod%c3%a8l", "/mod%C3%A8l"),
+        ("/mo%20del", "/mo%20del"),
+        ("/%7Bmodel%7d", "/%7Bmodel%7D"),
+    ],
+)
+def test_endpoint_is_called_and_counted_by_one_path_however_it_is_written(
+    written: str, path: str, app: httpx.Client, stack: Stack, backend: ScriptedBackend
+) -> None:
+    place = new_path()
+    status, _, body = raw_request(stack, "POST", f"/api/v1/submit{place}{written}", body=b"{}")
+    assert status == 202
+    task = json.loads(body)
+    assert task["EndpointPath"] == place + path
+    assert task["Endpoint"] == backend.url + place + path
+    assert backend.next_call(place + path).path == place + path
+    listed = app.get("/api/v1/tasks", params={"path": place + unquote(written)}).json()["Tasks"]
+    assert [each["TaskId"] for each in listed] == [task["TaskId"]]
+    for same in (written, path):
+        status, _, body = raw_request(stack, "GET", f"/api/v1/queues{place}{same}")
+        queue = json.loads(body)
+        assert (queue["EndpointPath"], queue["Waiting"] + queue["Dispatched"]) == (place + path, 1)
+
+
+@pytest.mark.contract("B1.21")
+def test_whole_path_may_be_one_escaped_parameter(stack: Stack, backend: ScriptedBackend) -> None:
+    path = new_path()
+    target = f"/api/v1/submit/{path[1:].replace('/', '%2F')}"
+    status, _, _ = raw_request(stack, "POST", target, body=b"{}")
+    assert status == 202
+    assert backend.next_call(path).path == path
+
+
+@pytest.mark.contract("B1.4")
+@pytest.mark.parametrize(
+    ("query", "passed_on"),
+    [
+        ("?a={b|c}&code=%7b", "?a=%7Bb%7Cc%7D"),
+        ('?a=<"`^>', "?a=%3C%22%60^%3E"),
+        ("?a=100%&b=%7b", "?a=100%&b=%7b"),
+    ],
+)
+def test_query_string_is_escaped_where_it_must_be(
+    query: str, passed_on: str, stack: Stack, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    status, _, _ = raw_request(stack, "POST", f"/api/v1/submit{path}{query}", body=b"{}")
+    assert status == 202
+    assert backend.next_call(path).path == path + passed_on
 
 
 @pytest.mark.contract("B1.10")
-@pytest.mark.parametrize("query", ["?" + "x" * 2049, "?a=<script>", '?a="b"', "?a={b}"])
-def test_query_string_that_cannot_be_passed_on_is_refused(query: str, stack: Stack) -> None:
+@pytest.mark.parametrize("query", ["?" + "x" * 2049, "?" + "|" * 700])
+def test_query_string_that_is_too_long_is_refused(query: str, stack: Stack) -> None:
     status, headers, body = raw_request(stack, "POST", f"/api/v1/submit{new_path()}{query}", body=b"{}")
     assert (status, headers["content-type"]) == (404, "application/problem+json")
     assert b"unknown-endpoint" in body
@@ -272,12 +338,40 @@ def test_preference_that_is_not_understood_is_ignored(prefer: str, app: httpx.Cl
 
 
 @pytest.mark.contract("B1.15")
-def test_task_that_the_model_service_refuses_is_failed(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.parametrize(
+    ("content_type", "body", "reason"),
+    [
+        ("application/problem+json", b'{"title": "Bad", "detail": "too many\r\nbands"}', ": too many bands"),
+        (
+            "application/json",
+            b'{"detail": [{"loc": ["body", "n"], "msg": "Field required"}]}',
+            ": body.n: Field required",
+        ),
+        ("text/plain; charset=utf-8", b"no\x1b[31m bands" + b"!" * 600, ": no [31m bands" + "!" * 487),
+        ("text/html", b"<title>422 No</title><h1>No</h1><p>Too &lt;many", ": No Too <many"),
+        ("application/octet-stream", b"secret", ""),
+    ],
+)
+def test_task_that_the_model_service_refuses_is_failed_with_the_reason(
+    content_type: str, body: bytes, reason: str, app: httpx.Client, backend: ScriptedBackend
+) -> None:
     path = new_path()
-    backend.script(path, Answer(status=422, body=b"secret reasons"))
+    backend.script(path, Answer(422, {"Content-Type": content_type}, body))
     response = submit(app, path, prefer="wait=30")
     assert response.status_code == 200
     task = ended(app, response.json()["TaskId"])
     assert task["BackendStatus"] == "failed"
-    assert "422" in task["Status"]
-    assert "secret" not in task["Status"]
+    assert task["Status"] == f"Failed - the backend answered 422{reason}."
+
+
+@pytest.mark.contract("B1.22")
+@pytest.mark.parametrize("size_bytes", [10, 300_000])
+def test_model_service_at_the_path_with_a_slash_gets_the_task(
+    size_bytes: int, app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    backend.script(path, Answer(308, {"Location": f"{backend.url}{path}/"}))
+    response = submit(app, path, bytes(size_bytes))
+    call = backend.next_call(path + "/")
+    assert (call.task_id, call.attempt, len(call.body)) == (response.json()["TaskId"], 1, size_bytes)
+    assert app.get(f"/api/v1/queues{path}").json()["Dispatched"] == 1

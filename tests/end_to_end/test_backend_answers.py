@@ -9,12 +9,14 @@ from itertools import pairwise
 
 import pytest
 
+from local.stack import Stack
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
 
 MAX_ATTEMPTS = int(IN_A_HURRY["MAX_ATTEMPTS"])
 BUSY = "Awaiting service availability"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -86,8 +88,11 @@ def test_busy_answers_do_not_count_as_failed_attempts(backbone: Backbone, backen
     assert backend.untaken(path) == 0
 
 
-@pytest.mark.parametrize("status", [404, 408, 500, 502])
-def test_transient_failure_is_retried(backbone: Backbone, backend: ScriptedBackend, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(408, "Retrying - "), (500, "Retrying - "), (502, f"{BUSY}: "), (504, f"{BUSY}: ")],
+)
+def test_transient_failure_is_retried(backbone: Backbone, backend: ScriptedBackend, status: int, text: str) -> None:
     path = f"/v1/test/passing/{status}"
     backend.script(path, Answer(status, body=b"internal: db01.corp refused root"), Answer(202))
 
@@ -96,7 +101,7 @@ def test_transient_failure_is_retried(backbone: Backbone, backend: ScriptedBacke
     assert [backend.next_call(path).attempt for _ in range(2)] == [1, 2]
     backbone.complete(task_id)
     history = backbone.history(task_id)
-    assert f"Retrying - the backend answered {status}" in [event["Status"] for event in history]
+    assert f"{text}the backend answered {status}" in [event["Status"] for event in history]
     assert "db01" not in str(history)
 
 
@@ -120,7 +125,7 @@ def test_hanging_backend_times_out_and_is_called_again(
 
     assert [backend.next_call(path).attempt for _ in range(2)] == [1, 2]
     impatient.complete(task_id)
-    assert "Retrying - the backend did not answer in time" in [e["Status"] for e in impatient.history(task_id)]
+    assert f"{BUSY}: the backend did not answer in time" in [e["Status"] for e in impatient.history(task_id)]
 
 
 def test_hanging_backend_blocks_no_other_endpoint(
@@ -140,37 +145,70 @@ def test_hanging_backend_blocks_no_other_endpoint(
         backbone.update(each, "completed")
 
 
-def test_task_for_a_dead_backend_fails_after_the_last_attempt_with_the_reason(backbone: Backbone) -> None:
-    path = "/v1/dead/model"
+@pytest.mark.parametrize("status", [400, 401, 403, 409, 410, 413, 422])
+def test_rejection_fails_the_task_with_the_reason(backbone: Backbone, backend: ScriptedBackend, status: int) -> None:
+    path = f"/v1/test/refusing/{status}"
+    backend.script(path, Answer(status, JSON, b'{"detail": "must be one of image/jpeg, image/png"}'))
 
     task_id = backbone.submit(path)
 
     ended = backbone.ended(task_id)
-    assert ended["BackendStatus"] == "failed"
-    assert ended["Status"] == f"Failed - the backend could not be reached (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})."
-    expected = [(state, attempt) for attempt in range(1, MAX_ATTEMPTS + 1) for state in ("created", "dispatched")]
-    assert backbone.transitions(task_id) == [*expected, ("failed", MAX_ATTEMPTS)]
-    assert backbone.depth(path)["Failed"] >= 1
+    reason = f"Failed - the backend answered {status}: must be one of image/jpeg, image/png."
+    assert (ended["BackendStatus"], ended["Status"]) == ("failed", reason)
+    assert backbone.transitions(task_id) == [("created", 1), ("dispatched", 1), ("failed", 1)]
+    backend.next_call(path)
+    assert backend.untaken(path) == 0
 
 
-@pytest.mark.parametrize("status", [302, 307, 400, 401, 403, 409, 410, 413, 422])
-def test_rejection_fails_the_task_and_reveals_only_the_status_code(
+@pytest.mark.parametrize("status", [302, 307])
+def test_redirect_fails_the_task_and_reveals_only_the_status_code(
     backbone: Backbone, backend: ScriptedBackend, status: int
 ) -> None:
     path, elsewhere = f"/v1/test/refusing/{status}", f"/v1/test/elsewhere/{status}"
-    backend.script(path, Answer(status, {"Location": backend.url + elsewhere}, b"Traceback: password=hunter2"))
+    backend.script(path, Answer(status, JSON | {"Location": backend.url + elsewhere}, b'"password=hunter2"'))
 
     task_id = backbone.submit(path)
 
     ended = backbone.ended(task_id)
     assert (ended["BackendStatus"], ended["Status"]) == ("failed", f"Failed - the backend answered {status}.")
-    assert backbone.transitions(task_id) == [("created", 1), ("dispatched", 1), ("failed", 1)]
     assert "hunter2" not in str(ended) + str(backbone.history(task_id))
     backend.next_call(path)
     assert (backend.untaken(path), backend.untaken(elsewhere)) == (0, 0)
 
 
-def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, backend: ScriptedBackend) -> None:
+def test_log_has_a_line_for_each_refusal_retry_and_failure(
+    backbone: Backbone, backend: ScriptedBackend, stack: Stack
+) -> None:
+    path = "/v1/test/logged"
+    backend.script(
+        path,
+        Answer(503, JSON, b'{"detail": "both GPUs are taken"}'),
+        Answer(500, {"Content-Type": "text/plain"}, b"Traceback:\n  no such file"),
+        Answer(404, JSON, b'{"detail": "no such model"}'),
+        Answer(hang_up=True),
+        Answer(422, JSON, b'{"detail": "too many bands"}'),
+    )
+
+    task_id = backbone.submit(path)
+    backbone.ended(task_id)
+
+    lines = [line for line in stack.host.log_path.read_text().splitlines() if task_id in line]
+    assert [line.partition(f"task {task_id} at ")[2] for line in lines] == [
+        f"{path}, attempt 1: the backend answered 503: both GPUs are taken",
+        f"{path}, attempt 2: the backend answered 500: Traceback: no such file",
+        f"{path}, attempt 3: the backend answered 404: no such model",
+        f"{path}, attempt 4: the backend could not be reached",
+        f"{path}, attempt 5: the backend answered 422: too many bands",
+    ]
+    history = [event["Status"] for event in backbone.history(task_id)]
+    assert "Retrying - the backend answered 500" in history
+    assert "Retrying - the backend answered 404: no such model" in history
+    assert "Traceback" not in str(history)
+
+
+def test_late_reports_of_an_expired_attempt_are_refused(
+    impatient: Backbone, impatient_stack: Stack, backend: ScriptedBackend
+) -> None:
     path = "/v1/test/brief/died"
     task_id = impatient.submit(path)
     assert backend.next_call(path).attempt == 1
@@ -194,6 +232,8 @@ def test_late_reports_of_an_expired_attempt_are_refused(impatient: Backbone, bac
     dispatched = [attempt for state, attempt in impatient.transitions(task_id) if state == "dispatched"]
     assert dispatched == sorted(set(dispatched))
     assert dispatched[:2] == [1, 2]
+    log = impatient_stack.host.log_path.read_text()
+    assert f"task {task_id} at {path}, attempt 2: Retrying - the backend was not heard of for too long" in log
 
 
 def _time(event: dict[str, str]) -> datetime:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from local.azurite import Azurite
-from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import Stack
 from shared.settings import INLINE_LIMIT_BYTES
@@ -185,28 +184,3 @@ def test_restarted_host_dispatches_the_tasks_it_had_claimed_before_a_kill(
     with impatient_stack.client() as http:
         Backbone(http).update(task_id, "completed", Attempt=2).raise_for_status()
         assert Backbone(http).depth(path) == {"Completed": 1}
-
-
-def test_task_fails_without_a_call_if_its_backend_is_not_registered_any_more(
-    tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
-) -> None:
-    path = "/v1/test/unregistered"
-    other = f"http://127.0.0.1:{free_port()}"
-    with RedisServer(tmp_path_factory.mktemp("redis")) as redis:
-
-        def stack_with(backends: dict[str, object]) -> Stack:
-            directory = tmp_path_factory.mktemp("stack")
-            return Stack(
-                directory, redis=redis, azurite=azurite, backends=backends, with_model=False, settings=IN_A_HURRY
-            )
-
-        with stack_with({"/v1/test": backend.url}) as stack, stack.client() as http:
-            stack.set_faults({"loseDelivery": {"probability": 1}})
-            task_id = Backbone(http).submit(path)
-        with stack_with({"/v1/other": other}) as stack, stack.client() as http:
-            ended = Backbone(http).ended(task_id)
-            assert Backbone(http).depth(path) == {"Failed": 1}
-
-    assert ended["BackendStatus"] == "failed"
-    assert ended["Status"] == "Failed - no backend is registered for this path."
-    assert backend.untaken(path) == 0

@@ -36,7 +36,8 @@ def test_sample_model_segments_a_picture_and_adds_a_legend_in_a_second_step(
         assert (ended["BackendStatus"], ended["Status"]) == ("completed", "completed - map with legend")
         assert (ended["EndpointPath"], ended["Attempt"]) == (LEGEND_PATH, backbone.history(task_id)[-1]["Attempt"])
         assert (backbone.depth(SEGMENT_PATH), backbone.depth(LEGEND_PATH)) == ({"Failed": 1}, {"Completed": 1})
-        assert (refused["BackendStatus"], refused["Status"]) == ("failed", "Failed - the backend answered 400.")
+        reason = "Failed - the backend answered 400: The body must be one of image/jpeg, image/png."
+        assert (refused["BackendStatus"], refused["Status"]) == ("failed", reason)
         result = http.get(f"/api/v1/tasks/{task_id}/result")
         original, drawn = Image.open(io.BytesIO(picture.data)), Image.open(io.BytesIO(result.content))
         assert result.headers["content-type"] == "image/png"

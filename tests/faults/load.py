@@ -27,6 +27,7 @@ REPEAT_FOR_S = 60.0
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
 _PATHS: Final = {f"{MODERN}/only": 4, f"{MODERN}{FIRST}": 2, f"{LEGACY}/only": 3, f"{LEGACY}{FIRST}": 1}
 _ENDED: Final = ("completed", "failed", "cancelled")
+_UNREGISTERED = ("no backend is registered for this path", "it lies within no registered backend")
 
 
 @dataclass(slots=True)
@@ -164,6 +165,8 @@ class Load:
             return None
         if response.status_code == acknowledged:
             return response.json()["TaskId"]
+        if any(text in response.text for text in _UNREGISTERED):
+            return None  # not in the registry at present, which the fault says
         if response.status_code not in (429, 503) or "Retry-After" not in response.headers:
             self.wrong.append(f"POST {url} was answered {response.status_code}: {response.text[:200]}")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.faults.model_service import Behaviour
+from azure.storage.blob import ContainerClient
+
+from shared.tasks import status_texts
+from tests.faults.model_service import PREFIX, Behaviour
 from tests.faults.rig import Rig
 from tests.waiting import eventually
 
@@ -109,6 +113,30 @@ def _model_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     os.kill(rig.model.pid, signal.SIGCONT)
 
 
+@contextmanager
+def _registered(rig: Rig, backends: dict[str, str]) -> Generator[None]:
+    """The host has another registry, from one restart to the next."""
+    host = rig.stack.host
+    known = host.environment["BACKENDS"]
+    host.environment["BACKENDS"] = json.dumps(backends)
+    host.restart()
+    yield
+    host.environment["BACKENDS"] = known
+    host.restart()
+
+
+@_fault("registry-entry-gone", "the model service is not in the registry, from one restart to the next", renews=True)
+def _registry_entry_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    with _registered(rig, {"/v1/elsewhere": "http://models.invalid"}):
+        yield
+
+
+@_fault("name-gone", "the name of the model service is gone from DNS", renews=True)
+def _name_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    with _registered(rig, {PREFIX: "http://models.invalid"}):
+        yield
+
+
 @_fault("redis-frozen", "Redis freezes, and then goes on")
 def _redis_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
     [redis] = rig.redis_nodes
@@ -137,6 +165,34 @@ def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.azurite.stop()
     yield
     rig.azurite.start()
+
+
+@_fault(
+    "bodies-short",
+    "the blobs of waiting tasks' bodies lose their second half",
+    may_fail_with=frozenset({status_texts.BODY_GONE}),
+)
+def _bodies_short(rig: Rig, chance: random.Random) -> Generator[None]:
+    # While the service is away, tasks wait, and none has a result yet.
+    rig.model.kill()
+    with (
+        rig.stack.client() as app,
+        ContainerClient.from_connection_string(rig.azurite.connection_string, "task-backbone") as blobs,
+    ):
+
+        def cut() -> bool:
+            names = list(blobs.list_blob_names())
+            for name in names:
+                task = app.get(f"/api/v1/tasks/{name.removeprefix('t-').rpartition('/')[0]}").json()
+                if task.get("BackendStatus") == "created" and task["ResultSize"] is None:
+                    data = blobs.download_blob(name).readall()
+                    blobs.upload_blob(name, data[: len(data) // 2], overwrite=True)
+                    return True
+            return False
+
+        eventually(cut)
+    yield
+    rig.model.start()
 
 
 @_fault("queue-lost", "some of the queues' keys are deleted, again and again")

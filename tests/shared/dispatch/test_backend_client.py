@@ -5,6 +5,7 @@ import socket
 import threading
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -17,15 +18,21 @@ from shared.dispatch.backend_client import (
     Accepted,
     BackendClient,
     Busy,
+    Erred,
+    NotFound,
     Rejected,
     Unreachable,
+    described,
+    with_slash,
 )
 from shared.dispatch.guarded_resolver import GuardedResolver
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.shared.dispatch.talking_server import Pieces
 
-Outcome = Accepted | Busy | Unreachable | Rejected
+AWAY = Unreachable("could not be reached", was_sent=False)
+Outcome = Accepted | Busy | Unreachable | NotFound | Erred | Rejected
 
 
 def registry(base_url: str, *, loopback: bool) -> BackendRegistry:
@@ -137,23 +144,67 @@ async def test_a_date_in_retry_after_is_counted_from_now(
 
 
 @pytest.mark.parametrize(
-    ("status", "answered"),
-    [(404, True), (408, True), (500, True), (501, True), (502, False), (504, False), (599, True)],
+    ("status", "answer"),
+    [
+        (404, NotFound()),
+        (408, Erred("answered 408")),
+        (500, Erred("answered 500")),
+        (501, Erred("answered 501")),
+        (502, Unreachable("answered 502")),
+        (504, Unreachable("answered 504")),
+        (599, Erred("answered 599")),
+    ],
 )
-async def test_a_temporary_error_status_means_unreachable(
-    status: int, answered: bool, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+async def test_a_temporary_error_is_told_from_a_backend_that_is_away(
+    status: int, answer: Outcome, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
     """A 502 or 504 comes from a gateway and not from the backend."""
     backend.script(endpoint.path, Answer(status, {"Retry-After": "5"}, b"the reason is secret"))
-    assert await post(client, endpoint) == Unreachable(f"answered {status}", answered)
+    assert await post(client, endpoint) == answer
+
+
+REASON = Answer(headers={"Content-Type": "application/problem+json"}, body=b'{"detail": "too many bands"}')
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 409, 410, 413, 415, 422, 431])
-async def test_a_permanent_error_is_reported_by_its_status_only(
+async def test_a_permanent_error_is_reported_with_its_reason(
     status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
 ) -> None:
-    backend.script(endpoint.path, Answer(status, body=b"the reason is secret"))
-    assert await post(client, endpoint) == Rejected(f"answered {status}")
+    backend.script(endpoint.path, replace(REASON, status=status))
+    answer = await post(client, endpoint)
+    assert answer == Rejected(f"answered {status}: too many bands")
+    assert not isinstance(answer, Accepted)
+    assert described(answer) == f"answered {status}: too many bands"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (408, Erred)])
+async def test_a_temporary_4xx_is_reported_with_its_reason(
+    status: int,
+    kind: type[NotFound | Erred],
+    client: BackendClient,
+    endpoint: Endpoint,
+    backend: ScriptedBackend,
+) -> None:
+    backend.script(endpoint.path, replace(REASON, status=status))
+    assert await post(client, endpoint) == kind(f"answered {status}: too many bands")
+
+
+@pytest.mark.parametrize("status", [302, 429, 500, 502, 503])
+async def test_the_reason_of_any_other_refusal_is_for_the_operator_only(
+    status: int, client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    backend.script(endpoint.path, replace(REASON, status=status))
+    answer = await post(client, endpoint)
+    assert not isinstance(answer, Accepted)
+    assert answer.reason == f"answered {status}"
+    assert described(answer) == f"answered {status}: too many bands"
+
+
+async def test_a_reason_in_a_compressed_answer_is_not_asked_for(
+    client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend
+) -> None:
+    assert await post(client, endpoint) == Accepted()
+    assert backend.next_call(endpoint.path).headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -165,13 +216,73 @@ async def test_a_redirect_is_not_followed(
     assert backend.untaken(f"{endpoint.path}/elsewhere") == 0
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("location", ["{url}{path}/?a=1&b", "{path}/?a=1&b", "//{host}{path}/?a=1&b"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_redirect_that_only_adds_a_slash_is_followed(
+    status: int, location: str, is_streamed: bool, client: BackendClient, backend: ScriptedBackend
+) -> None:
+    path = f"/v1/{uuid.uuid4().hex}"
+    endpoint = registry(backend.url, loopback=True).endpoint(path, "a=1&b")
+    host = backend.url.partition("//")[2]
+    backend.script(path, Answer(status, {"Location": location.format(url=backend.url, host=host, path=path)}))
+    backend.script(path + "/", Answer(202))
+    headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "300000"}
+    body = Pieces(300_000) if is_streamed else bytes(300_000)
+    assert await client.post(endpoint, headers, body, 20) == Accepted()
+    calls = backend.next_call(path), backend.next_call(path + "/")
+    assert [call.path for call in calls] == [f"{path}?a=1&b", f"{path}/?a=1&b"]
+    assert {(call.task_id, len(call.body)) for call in calls} == {("7", 300_000)}
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "{path}/",
+        "{path}//?a=1",
+        "{path}/?a=2",
+        "{path}?a=1",
+        "/elsewhere/?a=1",
+        "http://models.invalid{path}/?a=1",
+        "http://127.0.0.1:1{path}/?a=1",
+        "https://[{path}/?a=1",
+        "",
+    ],
+)
+async def test_no_other_redirect_counts_as_one_that_adds_a_slash(
+    location: str, client: BackendClient, backend: ScriptedBackend
+) -> None:
+    path = f"/v1/{uuid.uuid4().hex}"
+    backend.script(path, Answer(308, {"Location": location.format(path=path)}))
+    endpoint = registry(backend.url, loopback=True).endpoint(path, "a=1")
+    assert await post(client, endpoint) == Rejected("answered 308")
+    assert backend.untaken(path + "/") == 0
+
+
+async def test_a_slash_is_added_once(client: BackendClient, endpoint: Endpoint, backend: ScriptedBackend) -> None:
+    path = endpoint.path
+    backend.script(path, Answer(308, {"Location": path + "/"}))
+    backend.script(path + "/", Answer(308, {"Location": path + "//"}))
+    assert await post(client, endpoint) == Rejected("answered 308")
+    assert (backend.untaken(path), backend.untaken(path + "/"), backend.untaken(path + "//")) == (1, 1, 0)
+
+
+def test_the_scheme_of_a_redirect_may_be_that_behind_a_proxy() -> None:
+    called = "https://models.example.org/v1/x?a=1"
+    for location in ("http://models.example.org/v1/x/?a=1", "https://MODELS.example.org/v1/x/?a=1"):
+        assert with_slash(called, 308, location) == "https://models.example.org/v1/x/?a=1"
+    for location in ("ftp://models.example.org/v1/x/?a=1", "http://models.example.org:8080/v1/x/?a=1"):
+        assert with_slash(called, 308, location) is None
+    assert with_slash("http://models.example.org/v1/x", 308, "https://models.example.org/v1/x/") is None
+
+
 async def test_a_port_where_nothing_listens_is_unreachable(client: BackendClient) -> None:
     endpoint = endpoint_at(f"http://127.0.0.1:{free_port()}")
-    assert await post(client, endpoint) == Unreachable("could not be reached")
+    assert await post(client, endpoint) == AWAY
 
 
 async def test_a_name_that_does_not_exist_is_unreachable(client: BackendClient) -> None:
-    assert await post(client, endpoint_at("http://models.invalid")) == Unreachable("could not be reached")
+    assert await post(client, endpoint_at("http://models.invalid")) == AWAY
 
 
 async def test_a_connection_closed_without_an_answer_is_unreachable(
@@ -224,7 +335,7 @@ async def test_proxies_of_the_environment_are_ignored(
 
 
 @pytest.mark.parametrize("name", ["models.example.org", "0x7f000001", "0x7f.0.0.1"])
-@pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, Unreachable("could not be reached"))])
+@pytest.mark.parametrize(("loopback", "answer"), [(True, Accepted()), (False, AWAY)])
 async def test_a_host_name_for_loopback_is_called_only_if_the_setting_allows_it(
     name: str, loopback: bool, answer: Outcome, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

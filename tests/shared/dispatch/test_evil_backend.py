@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from local.processes import free_port
+from shared.dispatch.answer_text import MAX_CHARS
 from shared.dispatch.backend_client import Accepted, BackendClient, Rejected, Unreachable
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.shared.dispatch.evil_backend import evil_backend
@@ -53,6 +54,20 @@ def endless_chunk_extension() -> Iterator[bytes]:
 def endless_trailers() -> Iterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     yield from (f"X-{number}: {'x' * 8000}\r\n".encode() for number in itertools.count())
+
+
+def endless_reason() -> Iterator[bytes]:
+    yield b"HTTP/1.1 400 Bad\r\nContent-Type: text/plain\r\nContent-Length: 1000000000000\r\n\r\n"
+    yield from itertools.repeat(b"x" * MEGABYTE)
+
+
+def endless_json() -> Iterator[bytes]:
+    yield b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\n\r\n"
+    yield from itertools.repeat(b"[" * MEGABYTE)
+
+
+def compressed_reason() -> Iterator[bytes]:
+    yield f"HTTP/1.1 400 Bad\r\nContent-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB
 
 
 def gzip_bomb() -> Iterator[bytes]:
@@ -95,6 +110,9 @@ def another_protocol() -> Iterator[bytes]:
         (endless_chunk_extension, Accepted()),
         (endless_trailers, Accepted()),
         (gzip_bomb, Accepted()),
+        (endless_reason, Rejected(f"answered 400: {'x' * MAX_CHARS}")),
+        (endless_json, Rejected(f"answered 400: {'[' * MAX_CHARS}")),
+        (compressed_reason, Rejected("answered 400")),
         (endless_status_line, Unreachable("could not be reached")),
         (endless_header, Unreachable("could not be reached")),
         (endless_headers, Unreachable("could not be reached")),
@@ -161,6 +179,22 @@ async def test_a_response_body_that_trickles_in_is_not_awaited(client: BackendCl
 
     with evil_backend(slow_body) as evil:
         assert await post(client, endpoint_at(evil.url)) == Accepted()
+        await asyncio.to_thread(evil.wait_until_closed)
+
+
+async def test_a_reason_that_trickles_in_is_cut_off(client: BackendClient) -> None:
+    never = threading.Event()
+
+    def slow_reason() -> Iterator[bytes]:
+        yield b"HTTP/1.1 400 Bad\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\n\r\ntoo "
+        while True:
+            never.wait(0.02)
+            yield b"x"
+
+    with evil_backend(slow_reason) as evil:
+        answer = await post(client, endpoint_at(evil.url))
+        assert isinstance(answer, Rejected)
+        assert answer.reason.startswith("answered 400: too ")
         await asyncio.to_thread(evil.wait_until_closed)
 
 
@@ -234,7 +268,7 @@ async def test_a_host_name_that_changes_to_a_forbidden_address_is_not_called_aga
     try:
         assert await post(client, endpoint) == Accepted()
         _forget_names(client)
-        assert await post(client, endpoint) == Unreachable("could not be reached")
+        assert await post(client, endpoint) == Unreachable("could not be reached", was_sent=False)
     finally:
         await client.aclose()
     assert dns.asked == 2
@@ -262,7 +296,7 @@ async def test_a_host_name_is_called_once_it_resolves_to_an_allowed_address(
     base_url = backend.url.replace("127.0.0.1", "models.example.org")
     client = BackendClient(registry(base_url, loopback=True))
     try:
-        assert await post(client, endpoint_at(base_url)) == Unreachable("could not be reached")
+        assert await post(client, endpoint_at(base_url)) == Unreachable("could not be reached", was_sent=False)
         assert await post(client, endpoint_at(base_url)) == Accepted()
     finally:
         await client.aclose()
@@ -273,7 +307,7 @@ async def test_nothing_is_sent_to_an_https_backend_that_does_not_speak_tls(
 ) -> None:
     # The endpoint demands TLS and the server does not speak it: the client must not fall back to plain text.
     endpoint = endpoint_at(backend.url.replace("http://", "https://"))
-    assert await post(client, endpoint) == Unreachable("could not be reached")
+    assert await post(client, endpoint) == Unreachable("could not be reached", was_sent=False)
     assert backend.untaken(endpoint.path) == 0
 
 
@@ -285,6 +319,6 @@ async def test_a_connection_that_stays_silent_times_out(client: BackendClient) -
 
 def _forget_names(client: BackendClient) -> None:
     """Clear the client's cache of host names, as its ten seconds would."""
-    assert client._session is not None
-    connector: Any = client._session.connector
-    connector.clear_dns_cache()
+    for session in client._open():
+        connector: Any = session.connector
+        connector.clear_dns_cache()

@@ -1,8 +1,13 @@
 """The registry: which backend serves a path, and which addresses are never called."""
 
 import itertools
+import posixpath
+import re
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared.dispatch.registry import MAX_PATH_CHARS, MAX_QUERY_CHARS, BackendRegistry, UnknownBackend
 from shared.settings import Settings, SettingsError
@@ -43,16 +48,15 @@ GATEWAY = registry({"/v1/org": "https://two.example.org"}, "https://gateway.exam
     ("path", "url"),
     [
         ("/v1", "https://one.example.org/v1"),
-        ("/v1/", "https://one.example.org/v1/"),
         ("/v1/other", "https://one.example.org/v1/other"),
         ("/v1/organic", "https://one.example.org/v1/organic"),
         ("/v1/org", "https://two.example.org/v1/org"),
-        ("/v1/org/", "https://two.example.org/v1/org/"),
         ("/v1/org/apiary", "https://two.example.org/v1/org/apiary"),
         ("/v1/org/api", "https://three.example.org:8443/deep/base/v1/org/api"),
         ("/v1/org/api/detect", "https://three.example.org:8443/deep/base/v1/org/api/detect"),
         ("/v2/org/x", "http://10.0.0.4/v2/org/x"),
         ("/v1/a-b_c.d~e:f@g+h,i=j", "https://one.example.org/v1/a-b_c.d~e:f@g+h,i=j"),
+        ("/v1/caf%C3%A9/a%20b", "https://one.example.org/v1/caf%C3%A9/a%20b"),
         ("/v1/..." + "x" * (MAX_PATH_CHARS - 7), "https://one.example.org/v1/..." + "x" * (MAX_PATH_CHARS - 7)),
     ],
 )
@@ -60,6 +64,29 @@ def test_the_longest_prefix_of_whole_segments_serves_a_path(path: str, url: str)
     endpoint = SEVERAL.endpoint(path)
     assert endpoint.url == url
     assert endpoint.path == path
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/v1/", "/v1"),
+        ("/v1/org/", "/v1/org"),
+        ("/v1/org/api/", "/v1/org/api"),
+        ("/v1/%6Frg/%61pi", "/v1/org/api"),
+        ("/v1/org%2Dapi%7E%5f", "/v1/org-api~_"),
+        ("/v1/a%3Ab%40c%2Bd%2Ce%3Df", "/v1/a:b@c+d,e=f"),
+        ("/v1/caf%c3%a9", "/v1/caf%C3%A9"),
+        ("/v1/café", "/v1/caf%C3%A9"),
+        ("/v1/a b", "/v1/a%20b"),
+        ("/v1/{a}|b", "/v1/%7Ba%7D%7Cb"),
+        ("/v1/%7Ba%7D%7cb/", "/v1/%7Ba%7D%7Cb"),
+        ("/v1/*'()!$&", "/v1/%2A%27%28%29%21%24%26"),
+    ],
+)
+def test_an_endpoint_has_one_path_however_it_is_written(written: str, path: str) -> None:
+    assert SEVERAL.endpoint(written) == SEVERAL.endpoint(path)
+    assert SEVERAL.endpoint(written).path == path
+    assert SEVERAL.resolve(f"https://one.example.org{written}".replace(" ", "%20")).path == path
 
 
 def test_an_endpoint_has_its_backends_lease_or_the_default_lease() -> None:
@@ -83,17 +110,46 @@ def test_a_path_that_no_prefix_serves_is_unknown(path: str) -> None:
         "/v1/..",
         "/v1/../x",
         "/v1/./x",
-        "/v1/x%2e",
-        "/v1/a b",
+        "/v1//",
+        "/v1/%2e",
+        "/v1/%2E%2e",
+        "/v1/.%2E/x",
+        "/v1/%20..%20/x",
+        "/v1/%20",
+        "/v1/%2F",
+        "/v1/a%2Fb",
+        "/v1/..%2f",
+        "/v1/a%5Cb",
+        "/v1/a%3Bb",
+        "/v1/a%3Fb",
+        "/v1/a%23b",
+        "/v1/a%25b",
+        "/v1/%252e%252e",
+        "/v1/a%00",
+        "/v1/a%0d%0aX: y",
+        "/v1/a%1F",
+        "/v1/a%7f",
+        "/v1/a%C2%85",
+        "/v1/a%E2%80%AEb",
+        "/v1/a%EF%BF%BD",
+        "/v1/a%",
+        "/v1/a%4",
+        "/v1/a%zz",
+        "/v1/a%ff",
+        "/v1/a%C3",
+        "/v1/%C0%AE%C0%AE",
+        "/v1/%ED%A0%80",
         "/v1/a\n",
         "/v1/a\x00",
         "/v1/a\\b",
         "/v1/a;b",
         "/v1/a?b",
         "/v1/a#b",
-        "/v1/ä",
-        "/v1/a|b",
+        "/v1/a\u202eb",
+        "/v1/a\ufffdb",
+        "/v1/a\ud800",
         "/v1/" + "x" * MAX_PATH_CHARS,
+        "/v1/" + "ä" * 50,
     ],
 )
 def test_a_path_that_is_not_plain_is_unknown_even_with_a_gateway_for_all_paths(path: str) -> None:
@@ -115,9 +171,26 @@ def test_a_query_string_is_part_of_the_url_but_not_of_the_queue(query: str) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["a#b", "a b", "a\r\nX: y", 'a="', "a<b", "ä", "a\x00", "{}", "q" * (MAX_QUERY_CHARS + 1)]
+    ("query", "called"),
+    [
+        ("a={b}|c&d=é", "a=%7Bb%7D%7Cc&d=%C3%A9"),
+        ('a="<`>"', "a=%22%3C%60%3E%22"),
+        ("a=%7bb%7d{c}&d=100%", "a=%7bb%7d%7Bc%7D&d=100%"),
+    ],
 )
-def test_a_query_string_that_must_be_escaped_is_refused(query: str) -> None:
+def test_a_query_string_is_escaped_where_it_must_be_and_no_more(query: str, called: str) -> None:
+    assert SEVERAL.endpoint("/v1/x", query).url == f"https://one.example.org/v1/x?{called}"
+    assert SEVERAL.resolve(f"https://one.example.org/v1/x?{query}").query == called
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("a#b", "a b", "a\r\nX: y", "a\x00", "a\x7f", "a\u202eb", "a\ud800", "{ }"),
+        *("q" * (MAX_QUERY_CHARS + 1), "é" * (MAX_QUERY_CHARS // 6 + 1)),
+    ],
+)
+def test_a_query_string_that_is_too_long_or_has_blanks_or_control_characters_is_refused(query: str) -> None:
     with pytest.raises(UnknownBackend, match="query string"):
         SEVERAL.endpoint("/v1/x", query)
 
@@ -127,6 +200,7 @@ def test_a_query_string_that_must_be_escaped_is_refused(query: str) -> None:
     [
         ("https://one.example.org/v1/x", "/v1/x", "https://one.example.org/v1/x"),
         ("https://one.example.org/v1/x?a=1", "/v1/x", "https://one.example.org/v1/x?a=1"),
+        ("https://one.example.org/v1/x/?a=1", "/v1/x", "https://one.example.org/v1/x?a=1"),
         ("HTTPS://ONE.example.ORG:443/v1/x", "/v1/x", "https://one.example.org/v1/x"),
         ("http://10.0.0.4:80/v2/org", "/v2/org", "http://10.0.0.4/v2/org"),
         (
@@ -173,6 +247,14 @@ def test_a_url_of_a_backend_maps_to_the_registered_endpoint_of_its_path(url: str
         "https://one.example.org/v3/x",
         "https://one.example.org/v1/../v3",
         "https://one.example.org/v1/%2e%2e/v3",
+        "https://one.example.org/v1/%2E./v3",
+        "https://one.example.org/v1/x%2f..%2f..%2Fv3",
+        "https://one.example.org/v1/x%5c..%5Cv3",
+        "https://one.example.org%2f@evil.example/v1/x",
+        "https://one.example.org%40evil.example/v1/x",
+        "https://three.example.org:8443/deep/base%2fv1/org/api",
+        "https://three.example.org:8443/deep%2Fbase/v1/org/api",
+        "https://three.example.org:8443/deep/base/%2e%2e/%2e%2e/v1/org/api",
         "https://one.example.org/v1//x",
         "https://one.example.org/v1/x y",
         "https://one.example.org/v1/x\n",
@@ -207,8 +289,81 @@ def test_the_url_in_a_task_document_maps_back_to_the_tasks_endpoint(order: tuple
         assert backends.resolve(endpoint.url) == endpoint
 
 
+_SEGMENTS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from([".", "..", "%2e", "%2E%2e", "%2F", "%5c", "%00", "%25", "%3b", "%C3%A9", "é", "{x}", "a b", ""]),
+    st.text("%0123456789abcdefABCDEF./\\;?#", max_size=8),
+)
+PATHS = st.lists(_SEGMENTS, max_size=5).map(lambda segments: "/" + "/".join(segments))
+ORIGINS = ("https://one.example.org", "https://two.example.org", "https://three.example.org:8443/deep/base")
+
+
+@settings(deadline=None)
+@given(path=PATHS, query=st.just("") | st.text(max_size=9), below=st.sampled_from(["", "/v1", "/v1/org/api"]))
+def test_an_accepted_path_stays_as_it_is_written_and_below_its_prefix(path: str, query: str, below: str) -> None:
+    try:
+        endpoint = SEVERAL.endpoint(below + path, query)
+    except UnknownBackend:
+        return
+    assert SEVERAL.endpoint(endpoint.path, endpoint.query) == endpoint
+    assert SEVERAL.resolve(endpoint.url) == endpoint
+    assert endpoint.backend.serves(endpoint.path)
+    called = urlsplit(endpoint.url)
+    base = urlsplit(endpoint.backend.base_url)
+    assert (called.scheme, called.netloc, called.fragment) == (base.scheme, base.netloc, "")
+    assert re.fullmatch(r"(/([A-Za-z0-9._~:@+,=-]|%[0-9A-F]{2})+)+", called.path)
+    for decoded in (called.path, unquote(called.path), unquote(unquote(called.path))):
+        assert posixpath.normpath(decoded) == decoded, "no server finds another path in it"
+        assert decoded.isprintable()
+        assert not set("\\;?#") & set(decoded)
+    assert all(" " < char < "\x7f" for char in endpoint.url)
+
+
+@settings(deadline=None)
+@given(text=st.text(max_size=30), origin=st.sampled_from(ORIGINS))
+def test_no_url_leads_outside_the_registry(text: str, origin: str) -> None:
+    bases = {backend.base_url for backend in SEVERAL._backends}
+    for url in (origin + text, origin + "/v1/" + text, text):
+        try:
+            endpoint = SEVERAL.resolve(url)
+        except UnknownBackend:
+            continue
+        assert endpoint.url.startswith(endpoint.backend.base_url + endpoint.backend.prefix)
+        assert endpoint.backend.base_url in bases
+
+
+def test_a_backend_that_names_its_endpoints_has_no_others() -> None:
+    backends = registry(
+        {
+            "/v1/a": {"url": "https://a.example.org", "endpoints": ["/v1/a/x", "/v1/a/caf%c3%a9/", "/v1/a"]},
+            "/v1": "https://one.example.org",
+        }
+    )
+    for path in ("/v1/a/x", "/v1/a/x/", "/v1/a/%78", "/v1/a/café", "/v1/a", "/v1/b"):
+        assert backends.resolve(backends.endpoint(path).url) == backends.endpoint(path)
+    for path in ("/v1/a/y", "/v1/a/x/y", "/v1/a/X"):
+        with pytest.raises(UnknownBackend, match="no backend is registered for this path"):
+            backends.endpoint(path)
+        with pytest.raises(UnknownBackend):
+            backends.resolve(f"https://a.example.org{path}")
+    assert backends.endpoint_of("/v1/a/y") is not None, "a task that was accepted before is still shown"
+
+
+@pytest.mark.parametrize("endpoint", ["", "x", "/v1/ax", "/v1/b/x", "/v1/a/../b", "/v1/a/%2e%2e/b", "/v1/a/{x}"])
+def test_an_endpoint_that_is_not_below_its_prefix_stops_the_start(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match=r"setting BACKENDS\['/v1/a'\]: "):
+        registry({"/v1/a": {"url": "https://a.example.org", "endpoints": ["/v1/a/x", endpoint]}})
+
+
+@pytest.mark.parametrize(("one", "other"), [("/v1/a", "/v1/a/"), ("/v1/a", "/v1/%61"), ("/v1/%c3%a9", "/v1/%C3%A9")])
+def test_a_prefix_that_is_named_twice_stops_the_start(one: str, other: str) -> None:
+    with pytest.raises(SettingsError, match="setting BACKENDS: it names a path prefix twice"):
+        registry({one: "https://a.example.org", other: "https://b.example.org"})
+
+
 @pytest.mark.parametrize(
-    "prefix", ["", "/", "v1", "//v1", "/v1//x", "/v 1", "/v1?x", "/v1/{*rest}", "/v1/%2e", "/v1#", "https://x/v1"]
+    "prefix",
+    ["", "/", "v1", "//v1", "/v1//x", "/v 1", "/v1?x", "/v1/{*rest}", "/v1/%2e", "/v1/%", "/v1#", "https://x/v1"],
 )
 def test_an_invalid_path_prefix_stops_the_start(prefix: str) -> None:
     with pytest.raises(SettingsError, match="setting BACKENDS"):

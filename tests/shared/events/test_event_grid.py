@@ -110,6 +110,7 @@ def task(name: str, status: str = "created") -> Task:
         traceparent="",
         fingerprint="",
         owner="",
+        away_ms=None,
         completion_unpublished=False,
         history=(),
     )

@@ -36,6 +36,7 @@ def new_task(task_id: str, clock: Clock, owner: str = "", priority: int = 5, pat
         traceparent="",
         fingerprint="",
         owner=owner,
+        away_ms=None,
         completion_unpublished=False,
         history=(),
     )

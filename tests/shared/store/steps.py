@@ -28,7 +28,7 @@ async def claim(store: Store, task_id: str = "t1") -> Task:
 
 
 async def sweep_all(store: UpkeepSteps) -> list[Overdue]:
-    found = await asyncio.gather(*map(store.sweep, range(PARTITIONS)))
+    found = await asyncio.gather(*(store.sweep(partition, {}) for partition in range(PARTITIONS)))
     return [item for items in found for item in items]
 
 
@@ -101,6 +101,19 @@ async def lease_over(store: Store, clock: Clock) -> None:
     clock.advance(60)
 
 
+async def told_over(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    await store.update("t1", state=State.RUNNING, status="completed", told=State.COMPLETED)
+    clock.advance(30)
+
+
+async def handed_on(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    await store.next_step("t1", status="created", path="/v1/b")
+    await store.accepted(await claim(store))
+    clock.advance(1)
+
+
 async def retention_over(store: Store, clock: Clock) -> None:
     await completed(store, clock)
     clock.advance(1000)
@@ -166,6 +179,24 @@ STEPS = [
     Step(
         "completed", "task/apply", running, lambda store, _: store.update("t1", state=State.COMPLETED, status="done")
     ),
+    Step(
+        "an end that the text tells",
+        "task/apply",
+        running,
+        lambda store, _: store.update("t1", state=State.RUNNING, status="completed", told=State.COMPLETED),
+    ),
+    Step(
+        "an end that is kept aside",
+        "task/apply",
+        handed_on,
+        lambda store, _: store.update("t1", state=State.COMPLETED, status="done"),
+    ),
+    Step(
+        "a second end",
+        "task/apply",
+        completed,
+        lambda store, _: store.update("t1", state=State.COMPLETED, status="2"),
+    ),
     Step("heartbeat only", "task/apply", running, lambda store, _: store.heartbeat("t1", attempt=1)),
     Step("cancel", "task/apply", created, lambda store, _: store.cancel("t1")),
     Step("replay", "task/apply", failed, lambda store, _: store.replay("t1")),
@@ -177,10 +208,14 @@ STEPS = [
     Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
     Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),
     Step(
-        "sweep that finds a waiting task", "task/sweep", wait_overdue, lambda store, _: store.sweep(partition("t1"))
+        "sweep that finds a waiting task",
+        "task/sweep",
+        wait_overdue,
+        lambda store, _: store.sweep(partition("t1"), {}),
     ),
-    Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"))),
-    Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"))),
+    Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"), {})),
+    Step("sweep that ends", "task/sweep", told_over, lambda store, _: store.sweep(partition("t1"), {})),
+    Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"), {})),
     Step("purge", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
     Step("report", "requests/report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),
     Step(

@@ -85,7 +85,7 @@ async def test_timers_and_depths_cost_the_same_with_few_and_with_many_finished_t
 
     async def timers() -> None:
         for partition in range(PARTITIONS):
-            assert await store.sweep(partition) == []
+            assert await store.sweep(partition, {}) == []
 
     async def finished() -> int:
         return sum([depth.completed for depth in (await store.queries.depths()).values()])

@@ -44,7 +44,7 @@ async def test_a_task_is_counted_once_from_its_creation_to_its_removal(store: St
     assert await count() == {"/v1/a": Depth(running=1)}
     await store.next_step("t1", status="created", path="/v1/b")
     assert await count() == {"/v1/b": Depth(created=1)}
-    await store.update("t1", state=State.FAILED, status="failed")
+    await store.update("t1", state=State.FAILED, status="failed", attempt=2)
     assert await count() == {"/v1/b": Depth(failed=1)}
     await store.purge(["t1"])
     assert await count() == {}

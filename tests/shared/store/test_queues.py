@@ -11,9 +11,12 @@ import msgpack
 import pytest
 import redis
 
+from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry, QueueStatus, QueueSteps
 from shared.store.redis.link import RedisLink
+from shared.store.requeue import BackendAway
+from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
 from shared.tasks.task import Task
 from tests.shared.store.conftest import Clock, RepeatingLink, opener
@@ -21,6 +24,7 @@ from tests.shared.store.fleet import PATH, Fleet, completed, new_task, release
 from tests.shared.store.policies import store_policy
 from tests.shared.store.world import Server, nodes, tag_of
 
+AWAY = BackendAway("the backend could not be reached", "/v1")
 POLICY = store_policy(slot_claim_s=30, slot_check_s=20, busy_retry_s=5, backoff_base_s=2)
 
 
@@ -68,6 +72,14 @@ def tasks(count: int, clock: Clock, owner: str = "", priority: int = 5, name: st
 
 async def enqueue(queues: QueueSteps, *offered: Task) -> list[SlotGrant]:
     return (await queues.enqueue([QueueEntry.of(task) for task in offered])).grants
+
+
+async def found_away(queues: QueueSteps, task: Task, reason: BackendAway = AWAY) -> Granted:
+    """The backend was away for *task*, which waits again."""
+    found = await queues.away(task, reason)
+    assert found.what == "away"
+    assert (await queues.enqueue([QueueEntry.of(next_attempt(task))])).grants == []
+    return found.granted
 
 
 async def learn(queues: QueueSteps, clock: Clock, slots: int) -> list[Task]:
@@ -139,7 +151,7 @@ async def test_the_next_probe_begins_if_a_probe_has_no_answer_for_a_second(queue
     clock.ms = started_ms + 999
     assert await queues.grant_free_slots(PATH) == Granted(PATH, [], 0.001)
     clock.ms = started_ms + 1000
-    assert await queues.grant_free_slots(PATH) == Granted(PATH, [grant_of(waiting[1])], 1)
+    assert await queues.grant_free_slots(PATH) == Granted(PATH, [grant_of(waiting[1])], 2)
     # The answer to the first task says nothing about the second, which is still in flight.
     assert (await queues.accepted(waiting[0])).grants == []
     assert (await queues.status(PATH)).slots == 1
@@ -367,20 +379,21 @@ async def test_after_two_unanswered_dispatches_a_pause_doubles_until_a_dispatch_
     held = await learn(queues, clock, 3)
     waiting = tasks(30, clock)
     assert await enqueue(queues, *waiting) == [grant_of(waiting[0])]
-    assert (await queues.failed(waiting[0], answered=False)).grants == [grant_of(waiting[1])]
-    assert await queues.failed(waiting[1], answered=False) == Granted(PATH, [], 2)
+    assert (await queues.away(waiting[0], AWAY)).granted.grants == [grant_of(waiting[1])]
+    assert await found_away(queues, waiting[1]) == Granted(PATH, [], 2)
     # During the pause, not even freed slots are granted.
     for task in held:
         assert (await release(queues, grant_of(task), None)).grants == []
     clock.advance(1.999)
     assert (await queues.grant_free_slots(PATH)).grants == []
     clock.advance(0.001)
-    for pause_s, task in zip([4.0, 8.0, 16.0, 30.0, 30.0], waiting[2:], strict=False):
-        assert await queues.grant_free_slots(PATH) == Granted(PATH, [grant_of(task)], 1)
-        assert await queues.failed(task, answered=False) == Granted(PATH, [], pause_s)
+    for pause_s, task in zip([4.0, 8.0, 10.0, 10.0, 10.0], waiting[2:], strict=False):
+        assert (await queues.grant_free_slots(PATH)).grants == [grant_of(task)]
+        assert await found_away(queues, task) == Granted(PATH, [], pause_s)
         clock.advance(pause_s)
     assert (await queues.grant_free_slots(PATH)).grants == [grant_of(waiting[7])]
-    assert (await queues.accepted(waiting[7])).grants == [grant_of(waiting[8])]
+    # Those that were probes are still ahead.
+    assert (await queues.accepted(waiting[7])).grants == [grant_of(next_attempt(waiting[1]))]
 
 
 async def test_an_acceptance_ends_the_pause_and_resets_the_count_of_failures(
@@ -389,10 +402,10 @@ async def test_an_acceptance_ends_the_pause_and_resets_the_count_of_failures(
     held = await learn(queues, clock, 3)
     waiting = tasks(10, clock)
     await enqueue(queues, *waiting)
-    await queues.failed(waiting[0], answered=False)
-    assert (await queues.failed(waiting[1], answered=False)).grants == []
+    await queues.away(waiting[0], AWAY)
+    assert (await queues.away(waiting[1], AWAY)).granted.grants == []
     assert (await queues.accepted(held[0])).grants == [grant_of(waiting[2])]
-    assert (await queues.failed(waiting[2], answered=False)).grants == [grant_of(waiting[3])]
+    assert (await queues.away(waiting[2], AWAY)).granted.grants == [grant_of(waiting[3])]
 
 
 async def test_answered_failures_pause_a_backend_only_after_eight_in_a_row(queues: QueueSteps, clock: Clock) -> None:
@@ -400,17 +413,159 @@ async def test_answered_failures_pause_a_backend_only_after_eight_in_a_row(queue
     granted = await enqueue(queues, *waiting)
     for task in waiting[:7]:
         assert granted == [grant_of(task)]
-        granted = (await queues.failed(task, answered=True)).grants
+        granted = (await queues.failed(task)).grants
     assert granted == [grant_of(waiting[7])]
-    assert await queues.failed(waiting[7], answered=True) == Granted(PATH, [], 2)
+    assert await queues.failed(waiting[7]) == Granted(PATH, [], 2)
 
 
 async def test_a_failure_during_a_pause_does_not_prolong_it(queues: QueueSteps, clock: Clock) -> None:
     held = await learn(queues, clock, 4)
     await enqueue(queues, *tasks(3, clock))
     for task in held[:2]:
-        await queues.failed(task, answered=False)
-    assert [(await queues.failed(task, answered=False)).ask_again_s for task in held[2:]] == [2, 2]
+        await queues.away(task, AWAY)
+    assert [(await queues.away(task, AWAY)).granted.ask_again_s for task in held[2:]] == [2, 2]
+
+
+# While the backend is away
+
+
+async def away_with(queues: QueueSteps, clock: Clock, *waiting: Task) -> None:
+    """Let the first two of *waiting* find the backend away, and then nothing be granted before the next pause."""
+    await enqueue(queues, *waiting)
+    for task in waiting[:2]:
+        await queues.away(task, AWAY)
+    for task in waiting[:2]:
+        await enqueue(queues, next_attempt(task))
+
+
+async def test_while_a_backend_is_away_one_probe_at_a_time_goes_out(queues: QueueSteps, clock: Clock) -> None:
+    waiting = tasks(40, clock)
+    await away_with(queues, clock, *waiting)
+    clock.advance(2)
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(waiting[2])]
+    # A backend that hangs answers within the time of a claim and a dispatch, or the dispatcher is dead.
+    clock.advance(2 * POLICY.slot_claim_s - 0.001)
+    assert (await queues.grant_free_slots(PATH)).grants == []
+    clock.advance(0.001)
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(waiting[3])]
+
+
+async def test_a_backend_that_does_not_answer_gets_ever_fewer_probes(queues: QueueSteps, clock: Clock) -> None:
+    granted = await enqueue(queues, *tasks(40, clock))
+    for _ in range(250):
+        clock.advance(0.1)
+        granted += (await queues.grant_free_slots(PATH)).grants
+    assert len(granted) == 5, "at 0, 1, 3, 7 and 15 of 25 s"
+
+
+@pytest.mark.parametrize("owners", [1, 3])
+async def test_each_probe_of_a_backend_that_is_away_is_another_task(
+    queues: QueueSteps, clock: Clock, owners: int
+) -> None:
+    waiting = [new_task(f"t{number}", clock, f"owner{number % owners}") for number in range(6)]  # of one millisecond
+    await away_with(queues, clock, *waiting)
+    current = {task.id: task for task in (*map(next_attempt, waiting[:2]), *waiting[2:])}
+    probed: list[str] = []
+    for _ in range(12):
+        clock.advance(10)
+        (grant,) = (await queues.grant_free_slots(PATH)).grants
+        probed.append(grant.task_id)
+        task = current[grant.task_id]
+        await found_away(queues, task)
+        current[task.id] = next_attempt(task)
+    assert sorted(probed[:6]) == sorted(current)
+    assert probed[6:] == probed[:6]
+
+
+async def test_a_single_waiting_task_is_probed_again_and_again(queues: QueueSteps, clock: Clock) -> None:
+    task = new_task("t", clock)
+    await enqueue(queues, task)
+    await queues.away(task, AWAY)
+    task = next_attempt(task)
+    assert await enqueue(queues, task) == [grant_of(task)], "one lost answer brings no pause"
+    for _ in range(5):
+        await found_away(queues, task)
+        task = next_attempt(task)
+        clock.advance(10)
+        assert (await queues.grant_free_slots(PATH)).grants == [grant_of(task)]
+
+
+async def test_a_cancelled_probe_does_not_keep_the_others_from_being_probed(queues: QueueSteps, clock: Clock) -> None:
+    waiting = tasks(4, clock)
+    await away_with(queues, clock, *waiting)
+    clock.advance(2)
+    (grant,) = (await queues.grant_free_slots(PATH)).grants
+    await queues.away(waiting[2], AWAY)
+    await release(queues, SlotGrant(grant.task_id, 2), waiting[2])
+    clock.advance(10)
+    assert (await queues.grant_free_slots(PATH)).grants == [grant_of(waiting[3])]
+
+
+async def test_a_failure_counts_only_if_another_task_was_accepted_since_the_last_one(
+    queues: QueueSteps, clock: Clock
+) -> None:
+    sent = replace(AWAY, was_sent=True)
+    suspect, other = tasks(2, clock)
+    await enqueue(queues, suspect, other)
+    first = await queues.away(suspect, sent)
+    suspect = replace(next_attempt(suspect), away_ms=first.at_ms)
+    clock.advance(1)
+    await enqueue(queues, suspect)
+    assert (await queues.away(suspect, sent)).what == "away", "nothing was accepted in between"
+    suspect = replace(next_attempt(suspect), away_ms=clock())
+    clock.advance(5)
+    await queues.accepted(other)
+    clock.advance(5)
+    await enqueue(queues, suspect)
+    assert (await queues.away(suspect, AWAY)).what == "away", "the backend cannot have had the task"
+    assert (await queues.away(suspect, sent)).what == "counts"
+    assert (await queues.away(replace(suspect, away_ms=None), sent)).what == "away", "it never failed before"
+
+
+async def test_a_path_that_was_never_accepted_is_a_mistake_if_its_backend_serves_others(
+    queues: QueueSteps, clock: Clock
+) -> None:
+    not_found = replace(AWAY, not_found=True)
+    task = new_task("t", clock)
+    await enqueue(queues, task)
+    found = await queues.away(task, not_found, elsewhere=True)
+    assert found.what == "misdirected"
+    assert (await queues.status(PATH)).outage is None
+    (held,) = await learn(queues, clock, 1)
+    assert (await queues.away(held, not_found, elsewhere=True)).what == "away"
+
+
+async def test_the_status_of_a_queue_shows_the_outage_of_its_backend(queues: QueueSteps, clock: Clock) -> None:
+    waiting = tasks(5, clock)
+    await away_with(queues, clock, *waiting)
+    since_ms = clock()
+    clock.advance(2)
+    await queues.grant_free_slots(PATH)
+    await found_away(queues, waiting[2])
+    assert (await queues.status(PATH)).outage == Outage(since_ms, None, AWAY.cause)
+    clock.advance(4)
+    await queues.grant_free_slots(PATH)
+    await queues.accepted(waiting[3])
+    assert (await queues.status(PATH)).outage is None
+
+
+async def test_what_is_not_registered_is_held_at_the_first_attempt(queues: QueueSteps, clock: Clock) -> None:
+    waiting = tasks(5, clock)
+    await enqueue(queues, *waiting)
+    found = await queues.away(waiting[0], BackendAway(status_texts.UNREGISTERED, None))
+    assert found.granted == Granted(PATH, [], 2)
+    outage = (await queues.status(PATH)).outage
+    assert outage
+    assert outage.cause == "no backend is registered for this path"
+
+
+async def test_a_task_that_waits_apart_has_the_position_that_it_will_have(queues: QueueSteps, clock: Clock) -> None:
+    await queues.configure(PATH, {"paused": True})
+    waiting = tasks(5, clock)
+    await enqueue(queues, *waiting[:2], *waiting[3:])
+    position = (await queues.status(PATH, waiting[2])).position
+    assert position
+    assert (position.ahead, position.wait_s) == (2, None)
 
 
 # The order of grants
@@ -688,8 +843,6 @@ async def test_the_estimated_wait_follows_from_the_slots_and_the_latest_service_
     assert (position, position.wait_s) == (QueuePosition(12, 4, 10), 13 * 10 / 4)
     fleet.service_s = lambda: 2
     await fleet.run(200)
-    last = fleet.tasks["t79"]
-    assert (await queues.status(PATH, last)).position is None, "the task has ended"
     await fleet.submit(*tasks(6, clock, name="later"))
     position = (await queues.status(PATH, fleet.tasks["later5"])).position
     assert position
@@ -699,7 +852,6 @@ async def test_the_estimated_wait_follows_from_the_slots_and_the_latest_service_
 
 async def test_a_task_that_does_not_wait_has_no_position(queues: QueueSteps, clock: Clock) -> None:
     (task,) = tasks(1, clock)
-    assert (await queues.status(PATH, task)).position is None
     await enqueue(queues, task)
     assert (await queues.status(PATH, task)).position is None
 
@@ -718,7 +870,7 @@ async def test_a_step_for_an_entry_that_has_ended_changes_nothing(
     stale = replace(waiting, attempt=1)
     for change in (
         queues.accepted(stale),
-        queues.failed(stale, answered=False),
+        queues.failed(stale),
         release(queues, grant_of(stale), stale),
         release(queues, SlotGrant(held.id, 2), None),
         queues.enqueue([QueueEntry.of(waiting)]),
@@ -746,7 +898,8 @@ CHANGES: dict[str, Change] = {
     "accepted": lambda queues, held, waits, clock: queues.accepted(held),
     "refused": lambda queues, held, waits, clock: queues.refused(held, next_attempt(held), after_s=None),
     "refused until": lambda queues, held, waits, clock: queues.refused(held, next_attempt(held), after_s=9),
-    "failed": lambda queues, held, waits, clock: queues.failed(held, answered=False),
+    "failed": lambda queues, held, waits, clock: queues.failed(held),
+    "away": lambda queues, held, waits, clock: queues.away(held, AWAY),
     "return entry": lambda queues, held, waits, clock: queues.return_entry(held, next_attempt(held)),
     "completed": lambda queues, held, waits, clock: release(
         queues, grant_of(held), completed(held, clock, since_ms=clock() - 5000)

@@ -130,7 +130,7 @@ async def test_simultaneous_sweeps_give_each_overdue_task_to_exactly_one_reconci
         *(processes[0].create(NewTask(id_, "/v1/a", 60, state=state, dispatch_requested=not finished)) for id_ in ids)
     )
     clock.advance(age_s)
-    found = await asyncio.gather(*(store.sweep(p) for p in range(PARTITIONS) for store in processes[:3]))
+    found = await asyncio.gather(*(store.sweep(p, {}) for p in range(PARTITIONS) for store in processes[:3]))
     found_ids = [item.id for items in found for item in items]
     assert sorted(found_ids) == sorted(ids)
     assert world(redis_server, dict.fromkeys(ids, (45.0, 60.0))).count("45..60") == (0 if finished else len(ids))
@@ -143,7 +143,7 @@ async def test_a_report_at_the_end_of_a_lease_is_applied_or_a_new_attempt_begins
     clock.advance(60)
     one, other, *_ = processes
     outcome, overdue = await asyncio.gather(
-        one.update("t1", state=State.COMPLETED, status="completed", attempt=1), other.sweep(partition("t1"))
+        one.update("t1", state=State.COMPLETED, status="completed", attempt=1), other.sweep(partition("t1"), {})
     )
     found_ids = [item.what for item in overdue]
     if isinstance(outcome, Applied):

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared.store.redis.partitions import partition
+from shared.store.redis.partitions import HASH_TAGS, partition
 from shared.tasks.outcomes import Applied, Claimed, Created, Refused
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import POLICY, Clock, Store, store_at
@@ -31,6 +31,7 @@ from tests.shared.store.world import START_MS, Server, World
 IDS = ("t1", "t2")
 PATHS = ("/v1/a", "/v1/b")
 LEASE_MS, WINDOW_MS, PAUSE_MS, BLOB_GRACE_MS = 60_000, 40_000, 7_000, 120_000
+DEFERRED_END_MS, MOST_DOUBLINGS = 30_000, 3
 REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
 WAIT_CAP_MS = 3_600_000
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
@@ -55,6 +56,13 @@ class Model:
     checks: int | None = None
     """How often the sweep found the task waiting; 0 during a pause apart from its queue."""
     fresh: bool = True
+    is_accepted: bool = False
+    is_handed_on: bool = False
+    """Whether a report without an attempt may be the previous step's."""
+    ending: State | None = None
+    """The end that takes effect if no report follows."""
+    doublings: int = 0
+    """How often the lease is doubled."""
 
     def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
         if attempt is not None and attempt != self.attempt:
@@ -67,24 +75,59 @@ class Model:
 
     def moved_to(self, state: State, now_ms: int, in_ms: int | None = None, **change: Any) -> Model:
         """The task in *state*, with the deadline of that state unless *in_ms* gives another."""
+        moved = replace(self, state=state, fresh=False, **{"is_accepted": False, **change})
         if state.is_terminal:
+            moved, in_ms = replace(moved, ending=None), RETENTION_MS
+        elif in_ms is None and moved.ending:
+            in_ms = DEFERRED_END_MS
+        elif in_ms is None and not self.dispatch_requested:
             in_ms = RETENTION_MS
-        if in_ms is None:
-            waits = state is State.CREATED
-            in_ms = RETENTION_MS if not self.dispatch_requested else None if waits else LEASE_MS
-        due_ms = self.due_ms if in_ms is None else (now_ms + in_ms, now_ms + in_ms)
-        return replace(self, state=state, due_ms=due_ms, fresh=False, **change)
+        elif in_ms is None and state is not State.CREATED:
+            in_ms, moved = self._lease_ms(now_ms, moved)
+        return moved if in_ms is None else replace(moved, due_ms=(now_ms + in_ms, now_ms + in_ms))
 
-    def swept(self, now_ms: int) -> tuple[str, Model | None]:
+    def _lease_ms(self, now_ms: int, moved: Model) -> tuple[int, Model]:
+        if self.state is State.DISPATCHED and not self.is_accepted:
+            return LEASE_MS * 2**self.doublings, moved
+        granted_ms = self.due_ms[0] - now_ms
+        if self.doublings and granted_ms > LEASE_MS:
+            return granted_ms, moved
+        return LEASE_MS, replace(moved, doublings=0)
+
+    def heard(self, attempt: int | None) -> Model:
+        """The task after a client's step, which speaks for *attempt*."""
+        is_step_heard = attempt is not None or self.state in (State.DISPATCHED, State.RUNNING)
+        return replace(self, ending=None, is_handed_on=self.is_handed_on and not is_step_heard)
+
+    def reported(
+        self, now_ms: int, attempt: int | None, state: State | None, told: State | None, path: str | None
+    ) -> Model:
+        """The task after a report."""
+        ends = told or (state if state and state.is_terminal else None)
+        if attempt is None and self.is_handed_on and (self.state is State.CREATED or ends):
+            kept = replace(self, ending=None if self.state is State.CREATED else ends, fresh=False)
+            due_ms = now_ms + DEFERRED_END_MS
+            return replace(kept, due_ms=(due_ms, due_ms)) if kept.ending and self.is_accepted else kept
+        to = State.RUNNING if told else state or self.state
+        is_accepted = self.is_accepted and to is State.DISPATCHED
+        heard = self.heard(attempt)
+        return heard.moved_to(to, now_ms, path=path or self.path, ending=told, is_accepted=is_accepted)
+
+    def swept(self, now_ms: int, fenced: set[str]) -> tuple[str, Model | None]:
         """What a sweep does with an overdue task."""
         if self.state.is_terminal:
             later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
             return ("blobs", later) if self.has_blobs else ("purged", None)
+        if self.ending and (self.state is not State.DISPATCHED or self.is_accepted):
+            return "ended", self.moved_to(self.ending, now_ms)
         if self.state is State.CREATED and self.dispatch_requested:
             return "waits", self.after_check(now_ms)
-        failed = replace(self, failures=self.failures + 1)
+        failed = replace(self, failures=self.failures + 1, ending=None)
         if not self.dispatch_requested or failed.failures >= POLICY.max_attempts:
             return "failed", failed.moved_to(State.FAILED, now_ms)
+        if self.is_accepted or self.state is State.RUNNING:
+            doublings = 0 if self.path in fenced else min(self.doublings + 1, MOST_DOUBLINGS)
+            failed = replace(failed, doublings=doublings, is_handed_on=self.is_handed_on and not self.is_accepted)
         retried = failed.moved_to(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, checks=None)
         return "retry", retried.after_check(now_ms)
 
@@ -114,6 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.server, self.runner, self.stores, self.clock = server, runner, (once, twice), clock
         self.models: dict[str, Model] = {}
         self.ended: dict[str, tuple[int, bytes]] = {}
+        self.fenced: set[str] = set()
 
     @initialize()
     def start(self) -> None:
@@ -208,7 +252,7 @@ class StoreMachine(RuleBasedStateMachine):
         after: Model | None = None
         if answer == "accepted":
             outcome = self.run(store.accepted(task))
-            after = model and model.moved_to(State.DISPATCHED, now_ms)
+            after = model and model.moved_to(State.DISPATCHED, now_ms, is_accepted=True)
         elif answer == "failed":
             outcome = self.run(store.fail_dispatch(task, status="Failed"))
             after = model and model.moved_to(State.FAILED, now_ms, failures=model.failures + 1)
@@ -224,6 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
                 failures=model.failures + failed,
                 publishes=0,
                 checks=None if answer == "busy" else 0,
+                ending=None,
             )
         self.expect(task.id, outcome, refusal, after)
 
@@ -232,12 +277,27 @@ class StoreMachine(RuleBasedStateMachine):
         task_id=ids,
         attempt=attempts,
         state=st.sampled_from([None, State.RUNNING]),
+        told=st.sampled_from([None, None, State.COMPLETED, State.FAILED]),
         path=st.none() | paths,
     )
-    def update(self, twice: bool, task_id: str, attempt: int | None, state: State | None, path: str | None) -> None:
+    def update(
+        self,
+        twice: bool,
+        task_id: str,
+        attempt: int | None,
+        state: State | None,
+        told: State | None,
+        path: str | None,
+    ) -> None:
         model, named = self.with_attempt(task_id, attempt)
-        outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named, path=path))
-        after = model and model.moved_to(state or model.state, self.now_ms, path=path or model.path)
+        told = told if named is None else None
+        store = self.stores[twice]
+        outcome = self.run(store.update(task_id, state=state, status=None, attempt=named, told=told, path=path))
+        if model and told and model.state is told:
+            assert isinstance(outcome, Applied)
+            assert not outcome.is_transition
+            return
+        after = model and model.reported(self.now_ms, named, state, told, path)
         self.expect(task_id, outcome, model.refusal(named) if model else "unknown", after)
 
     @rule(
@@ -254,7 +314,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(outcome, Applied)
             assert not outcome.is_transition
             return
-        self.expect(task_id, outcome, refusal, model and model.moved_to(state, self.now_ms))
+        after = model and model.reported(self.now_ms, named, state, None, None)
+        self.expect(task_id, outcome, refusal, after)
 
     @rule(twice=st.booleans(), task_id=ids, attempt=attempts, path=paths, body=st.none() | contents)
     def next_step(self, twice: bool, task_id: str, attempt: int | None, path: str, body: Content | None) -> None:
@@ -276,6 +337,9 @@ class StoreMachine(RuleBasedStateMachine):
             failures=0,
             publishes=1,
             checks=None,
+            ending=None,
+            is_handed_on=named is None,
+            doublings=0,
         )
         self.expect(task_id, outcome, model.refusal(named, ask_body=not body) if model else "unknown", after)
 
@@ -283,8 +347,11 @@ class StoreMachine(RuleBasedStateMachine):
     def put_result(self, twice: bool, task_id: str, attempt: int | None, result: Content) -> None:
         model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].put_result(task_id, result, b"ok", attempt=named))
-        after = model and model.moved_to(
-            model.state, self.now_ms, has_blobs=model.has_blobs or result.blob is not None
+        after = model and model.heard(named).moved_to(
+            model.state,
+            self.now_ms,
+            has_blobs=model.has_blobs or result.blob is not None,
+            is_accepted=model.is_accepted,
         )
         self.expect(task_id, outcome, model.refusal(named) if model else "unknown", after)
 
@@ -299,9 +366,9 @@ class StoreMachine(RuleBasedStateMachine):
         blobs, or lose the answer."""
         if late_ms is not None and task_id in self.models:
             self.clock.ms += max(0, self.models[task_id].due_ms[0] - self.now_ms + late_ms)
-        overdue = self.run(self.stores[twice].sweep(partition(task_id)))
+        overdue = self.run(self.stores[twice].sweep(partition(task_id), {}))
         done = {
-            id_: model.swept(self.now_ms)
+            id_: model.swept(self.now_ms, self.fenced)
             for id_, model in self.models.items()
             if partition(id_) == partition(task_id) and model.due_ms[0] <= self.now_ms
         }
@@ -338,6 +405,13 @@ class StoreMachine(RuleBasedStateMachine):
         if model and model.state is State.CREATED and model.fresh:
             self.drop(task_id)
 
+    @rule(path=paths)
+    def note(self, path: str) -> None:
+        """A service names its attempt, or sends a heartbeat."""
+        for tag in HASH_TAGS:
+            self.run(self.stores[0].link.script("task/note_fenced", tag, str(self.clock.ms), path, "1000000000"))
+        self.fenced.add(path)
+
     @rule(seconds=st.sampled_from([1, 7, 60]))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
@@ -357,6 +431,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
             assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
             assert rec.get("z") == model.checks
+            if not model.state.is_terminal:
+                marks = rec.get("A", False), rec.get("H", False), rec.get("L", 0), rec.get("E", [None])[0]
+                assert marks == (model.is_accepted, model.is_handed_on, model.doublings, model.ending)
             assert model.due_ms[0] <= due_ms <= model.due_ms[1]
             self.models[task_id] = replace(model, due_ms=(due_ms, due_ms))
             if model.state.is_terminal:

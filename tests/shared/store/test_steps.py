@@ -177,7 +177,7 @@ async def test_an_accepted_task_has_its_lease_from_now(store: Store, clock: Cloc
     assert isinstance(outcome, Applied)
     assert not outcome.is_transition
     assert world(redis_server) == text("""
-        t:t1 dispatched /v1/a 'created' a1 f0 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5
+        t:t1 dispatched /v1/a 'created' a1 f0 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5 accepted
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
         b:t1 hello
@@ -446,7 +446,7 @@ async def test_a_next_step_with_a_body_replaces_the_stored_body_and_resets_the_f
     clock.advance(1)
     await store.next_step("t1", status=None, path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""
-        t:t1 created /v1/b 'Retrying' a3 f0 n1 v4 c0 m3 q3 l60 dispatch body=text/plain:3
+        t:t1 created /v1/b 'Retrying' a3 f0 n1 v4 c0 m3 q3 l60 dispatch body=text/plain:3 handed-on
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Retrying'
@@ -464,7 +464,7 @@ async def test_a_next_step_within_the_queue_goes_to_its_end(store: Store, clock:
     assert world(redis_server) == CREATED
     await store.next_step("t1", status="again")
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'again' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:5
+        t:t1 created /v1/a 'again' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:5 handed-on
           +0 created a1 client 'created'
           +1 created a2 client 'again'
         b:t1 hello
@@ -481,7 +481,7 @@ async def test_a_next_step_with_a_blob_leaves_no_inline_body_behind(
     await steps.created(store, clock)
     await store.next_step("t1", status="created", body=Content("image/tiff", 70_000, "t1/body"))
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=image/tiff:70000:t1/body blobs
+        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=image/tiff:70000:t1/body blobs handed-on
           +0 created a1 client 'created'
           +1 created a2 client 'created'
         z:/v1/a:again t1@0
@@ -507,7 +507,7 @@ async def test_a_next_step_requests_dispatch_of_a_task_that_had_none(
     clock.advance(1)
     await store.next_step("t1", status="created", lease_s=60, body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""
-        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:3
+        t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:3 handed-on
           +0 created a1 client 'created'
           +1 created a2 client 'created'
         b:t1 bye

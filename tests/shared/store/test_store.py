@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shared.store import (
+    BackendAway,
     BackendBusy,
     BackendFailed,
     BodyUnavailable,
@@ -152,7 +153,8 @@ async def test_a_step_that_ends_nothing_grants_nothing(store: TaskStore) -> None
     ("reason", "status", "slots", "returns"),
     [
         (BackendBusy(None), "Awaiting service availability", 1, True),
-        (BackendFailed("Retrying - the backend is away", answered=False), "Retrying - the backend is away", 2, False),
+        (BackendFailed("Retrying - the backend answered 500"), "Retrying - the backend answered 500", 2, False),
+        (BackendAway("it is away", "/v1"), "Awaiting service availability: it is away", 2, True),
         (DispatcherFull(), "Awaiting a free dispatcher", 2, True),
         (BodyUnavailable(), "Awaiting the request body", 2, False),
     ],
@@ -228,7 +230,7 @@ async def test_each_failure_doubles_the_backoff(store: TaskStore, clock: Clock, 
     for number in range(1, failures + 1):
         outcome = await store.claim("t1", number)
         assert isinstance(outcome, Claimed)
-        requeued = await store.requeue(outcome.task, BackendFailed("Retrying", answered=True))
+        requeued = await store.requeue(outcome.task, BackendFailed("Retrying"))
         assert isinstance(requeued, Applied)
         assert requeued.task.failures == number
     longest_s = POLICY.backoff_base_s * 2 ** (failures - 1)

@@ -228,7 +228,7 @@ async def test_a_running_task_whose_lease_is_over_gets_a_new_attempt_without_the
     """)
     assert await sweep_all(store) == [Overdue("retry", "t1", await store.get("t1"))]
     assert world(redis_server, {"t1": (78, 93)}) == text(f"""
-        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v5 c0 m63 q0 l60 dispatch body=text/plain:5 z1
+        t:t1 created /v1/a 'Retrying - {SILENCE}' a2 f1 n0 v5 c0 m63 q0 l60 dispatch body=text/plain:5 z1 L1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
@@ -366,9 +366,9 @@ async def test_a_sweep_takes_a_limited_number_of_tasks_and_the_most_overdue_firs
         clock.advance(0.001)
         await store.create(NewTask(task_id, "/v1/a", 60))
     clock.advance(30)
-    assert [item.id for item in await store.sweep(5)] == ids[:SWEEP_LIMIT]
-    assert [item.id for item in await store.sweep(5)] == ids[SWEEP_LIMIT:]
-    assert await store.sweep(5) == []
+    assert [item.id for item in await store.sweep(5, {})] == ids[:SWEEP_LIMIT]
+    assert [item.id for item in await store.sweep(5, {})] == ids[SWEEP_LIMIT:]
+    assert await store.sweep(5, {}) == []
 
 
 async def test_after_a_lost_sweep_answer_the_task_is_found_at_its_next_deadline(
@@ -389,7 +389,7 @@ async def test_nothing_is_left_of_a_task_after_its_retention(
         await store.put_result("t1", steps.RESULT, b"png")
         await store.next_step("t1", status="created", path=path)
     await store.put_result("t1", steps.RESULT, b"png")
-    await store.update("t1", state=State.COMPLETED, status="completed")
+    await store.update("t1", state=State.COMPLETED, status="completed", attempt=5)
     assert set(World(redis_server).contents) == {"b:t1", "r:t1"}
     clock.advance(1000)
     assert await sweep_all(store) == [Overdue("purged", "t1", None)]
@@ -402,7 +402,7 @@ async def test_a_task_with_blobs_is_kept_until_they_are_deleted(
     await store.create(NewTask("t1", "/v1/a", 60, body=Content("image/tiff", 70_000, "t1/body")))
     # The blob remains when an inline body replaces it.
     await store.next_step("t1", status="created", path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
-    await store.update("t1", state=State.FAILED, status="failed")
+    await store.update("t1", state=State.FAILED, status="failed", attempt=2)
     clock.advance(1000)
     before = world(redis_server)
     assert await sweep_all(store) == [Overdue("blobs", "t1", None)]

@@ -124,7 +124,7 @@ async def test_a_task_survives_a_restart_of_redis_after_each_of_its_steps(
     assert task
     assert [event.state for event in task.history] == ["created", "dispatched", "running", "completed"]
     clock.advance(1000)
-    await asyncio.gather(*map(store.sweep, range(16)))
+    await asyncio.gather(*(store.sweep(partition, {}) for partition in range(16)))
     assert world(server) == ""
 
 
@@ -132,6 +132,9 @@ REFUSED_WHEN_FULL = {
     "create",
     "accepted",
     "heartbeat",
+    "an end that the text tells",
+    "an end that is kept aside",
+    "a second end",
     "heartbeat only",
     "put_result",
     "check that publishes",
@@ -173,7 +176,7 @@ async def test_a_full_redis_is_swept_even_if_the_most_overdue_task_needs_memory(
     clock.advance(1000)
     with server.connect() as client:
         client.config_set("maxmemory", 1)
-    assert [(item.what, item.id) for item in await store.sweep(3)] == [("waits", first), ("purged", second)]
+    assert [(item.what, item.id) for item in await store.sweep(3, {})] == [("waits", first), ("purged", second)]
 
 
 @each_step

@@ -44,6 +44,7 @@ class World:
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.requests: dict[str, int] = {}
+        self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
         self.waiting: dict[str, set[str]] = defaultdict(set)
         self.raw: dict[str, bytes] = {}
@@ -71,7 +72,12 @@ class World:
         elif name == "paths":
             self.paths[tag] = {path.decode() for path in value}
             members = []
-        elif name == "queues":
+        elif name == "fenced":
+            self.fenced[tag] = {*value}
+            members = []
+        elif kind == "answers":
+            members = [rest]
+        elif name == "outages" or name == "queues":
             members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]
@@ -169,6 +175,13 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield "blobs"
     if "z" in rec:
         yield f"z{rec['z']}"
+    for name, key in (("accepted", "A"), ("handed-on", "H")):
+        if rec.get(key):
+            yield name
+    if "E" in rec:
+        yield f"ends:{rec['E'][0]}"
+    if "L" in rec:
+        yield f"L{rec['L']}"
 
 
 def _absolute(rec: dict[str, Any]) -> dict[str, Any]:

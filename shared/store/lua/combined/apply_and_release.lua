@@ -1,4 +1,4 @@
--- Takes a step of a task that ends its queue entry, or that shows that the backend accepted it; and claims at once the
+-- Takes a step of a task that may end its queue entry, or that shows that the backend accepted it; and claims at once the
 -- entries that get a slot by it. For a server that has all partitions.
 --
 -- KEYS     of two slots of a cluster, so that several servers refuse before it begins
@@ -15,6 +15,7 @@
 -- @include queue/release_entry
 -- @function apply_step task/apply
 -- @include task/service_time
+-- @include task/terminal
 
 local function claim_entry(entry, allowed_from, step, then_)
   local id, attempt = string.match(entry, '^(.*)%.(%d+)$')
@@ -35,9 +36,9 @@ return each_step(4, function(tag, packed_step, data, packed_then)
   local queued
   if then_.entry then
     queued = accept_entry(tag_of_path(then_.path), then_)
-  elseif applied[1] == 'applied' then
+  elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or applied[6] == 'freed' then
     local rec = applied.rec
-    local attempt, path = rec.d, rec.p
+    local attempt, path = rec.d or rec.a, rec.p
     if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end
     then_.path, then_.entry, then_.owner = path, step.id .. '.' .. attempt, rec.o or ''
     then_.served = service_time(rec)

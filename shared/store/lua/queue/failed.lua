@@ -1,15 +1,18 @@
--- A dispatch failed, which leaves its slot free. If the backend seems to be down it gets a pause, so that the waiting
--- tasks do not all use up their attempts on it.
+-- The backend failed an entry, which leaves its slot free. After many in a row it gets a pause, so that the waiting tasks
+-- do not all use up their attempts on it.
 --
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: entry, owner, grace (how many failures in a row bring no pause),
 --          base, most (ms: the first pause and the longest)
 -- Returns  {granted, ms}, see grant_slots.lua
 -- @include queue/grant_slots
+-- @include queue/outage
 -- @include queue/remove_entry
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
+if queue.O then end_failures(queue) end -- it answers
+queue.j = nil
 if held and (queue.o or 0) <= queue_now then
   queue.d = (queue.d or 0) + 1
   if queue.d > arg.grace then

@@ -9,6 +9,7 @@
 -- Meanwhile the slot that a finished task frees is granted all the same: its end is newer than the refusal.
 -- @include queue/first_delay_ms
 -- @include queue/grant_slots
+-- @include queue/outage
 -- @include queue/remove_entry
 -- @include queue/settle_ms
 -- @include queue/wait
@@ -19,7 +20,8 @@ local is_probe = queue.p == arg.entry
 local refuses_probe = is_probe or (queue.a or 0) > queue_now
 local held = remove_entry(queue, arg.entry, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
-queue.o, queue.d = nil, nil
+if queue.d then end_failures(queue) end
+queue.j = nil
 queue.l = math.min(queue.l, queue.h)
 queue.a = nil
 if arg.after > 0 then

@@ -7,12 +7,16 @@
 --            owner           the owner that the task must have; another's task is unknown
 --            revive          true: a failed task begins again, without what it had stored
 --            attempt         the attempt that the caller speaks for; absent: trusted as the current one
+--            unfenced        true: a report without an attempt. It may be of an earlier run, or of the previous step
+--            told            the end that the text of such a report tells, while `to` does not
 --            to, path, query the state and endpoint to go to
 --            status, brief   text for the caller, and the part of it that the history keeps
+--            long            {bytes, blob, digest} of the whole text, if status is only its beginning
 --            actor           what causes the step
 --            new_attempt     true: a new attempt, at its old place in the queue
 --            apart           true: the task waits for its deadline first, and then in the queue
 --            failed          true: the present attempt counts as failed
+--            away            when the backend was away for it, in ms
 --            next_step       true: a new attempt at the end of the queue, with a clean slate
 --            body, result    {content type, bytes, blob}; with needs_body = true the stored body is used and must exist
 --            publishes       events published for the attempt
@@ -24,12 +28,16 @@
 --            silence         how long a task that is not to be dispatched may be silent, in ms
 --            lease           the endpoint's lease, in ms
 --            fetch_body      true: return the inline body too
+--            accepted        true: the backend has accepted the attempt
 --            claim           true: a dispatcher claims the attempt; window: within how many ms it records what the
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
 -- ARGV[2]  the inline body or result, or ''
--- Returns  {'applied', record, body?, origin, service time in ms?}   a transition, and where it began (d in record.lua)
---          {'kept', record, body?}            done; state, path and attempt are what they were
+-- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blob?}   a transition, and where it began (d in
+--          record.lua)
+--          {'kept', record, body?, false, service time in ms?, slot?, blob?}   done; state, path and attempt are what they
+--          were. Slot is 'freed' if the text told an end, or 'held' again if this report took such an end back; a replay
+--          does not know the latter. Blob is that of a long status that was replaced; a replay does not know it
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
@@ -39,12 +47,14 @@
 -- @include task/backoff
 -- @include task/begin_next_step
 -- @include task/begin_retention
+-- @include task/deferred_end_ms
 -- @include task/leased
 -- @include task/move_record
 -- @include task/new_attempt
 -- @include task/record
 -- @include task/service_time
 -- @include task/set_due
+-- @include task/set_status
 -- @include task/terminal
 -- A combined script has unpacked the map already.
 local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
@@ -65,11 +75,21 @@ if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 
 if rec.k == arg.op then
   local kind = rec.d and 'applied' or 'kept'
-  return { kind, raw, body or false, rec.d or false, service_time(rec) or false, rec = rec, replay = true }
+  local slot = rec.E and rec.w and rec.s == 'running' and 'freed' or false
+  local ms = (rec.d or rec.E) and service_time(rec) or false
+  return { kind, raw, body or false, rec.d or false, ms, slot, false, rec = rec, replay = true }
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
-  return { (arg.to == rec.s and (arg.status or rec.x) == rec.x) and 'same' or 'finished', raw }
+  if (arg.told or arg.to) ~= rec.s then return { 'finished', raw } end
+  if not arg.status or has_status(rec, arg.status, arg.long) then return { 'same', raw } end
+  if not arg.unfenced then return { 'finished', raw } end
+  -- A legacy service may end a task twice. Its caller reads the last text.
+  local now, replaced = now_ms(arg.now), rec.X and rec.X[2] or false
+  append_event(rec, now, arg.actor, arg.brief)
+  set_status(rec, arg.status, arg.long)
+  rec.m, rec.v, rec.k, rec.d = now, rec.v + 1, arg.op, nil
+  return { 'kept', save_record(id, rec), false, false, false, false, replaced }
 end
 if arg.allowed_from then
   local allowed = false
@@ -80,18 +100,42 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
+local replaced = arg.status and rec.X and rec.X[2] or false
+local freed = rec.E and rec.w and state == 'running'
+local begins = state == 'dispatched' and not rec.A
+if arg.actor == 'client' then
+  local ends = arg.told
+  if arg.unfenced and rec.H and (state == 'created' or ends or TERMINAL[arg.to]) then
+    -- It may be the previous step's. So all that it changes is the text; an end takes effect if nothing follows.
+    ends = state ~= 'created' and (ends or arg.to) or nil
+    if arg.body and arg.body[3] then rec.g = true end
+    arg.to, arg.path, arg.query, arg.body = nil, nil, nil, nil
+  elseif arg.attempt or LEASED[state] then
+    rec.H = nil
+  end
+  rec.E = ends and { ends, arg.brief } or nil
+end
 if arg.failed then rec.f = rec.f + 1 end
+if not arg.claim then
+  if arg.away and rec.S and not rec.U then rec.f, rec.U = rec.f - 1, true end
+  rec.F, rec.S = arg.away, nil
+end
 if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', result_key(id))
 end
-if arg.next_step then begin_next_step(rec, now) elseif arg.new_attempt then new_attempt(id, rec) end
+if arg.next_step then
+  begin_next_step(rec, now, arg.revive or arg.attempt)
+elseif arg.new_attempt then
+  new_attempt(id, rec)
+end
 if arg.apart then rec.z = 0 end
+if arg.accepted then rec.A = true end
 -- It was published, so it is to be dispatched until it ends.
 if arg.next_step or arg.to == 'dispatched' then rec.w = true end
 if arg.publishes then rec.n = arg.publishes end
 if arg.lease then rec.l = arg.lease end
-if arg.status then rec.x = arg.status end
+if arg.status then set_status(rec, arg.status, arg.long) end
 if arg.query then rec.u = arg.query end
 if arg.body then
   rec.b, rec.g = arg.body, rec.g or arg.body[3] ~= nil
@@ -106,19 +150,37 @@ local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
 local is_transition = to ~= state or target ~= path or rec.a ~= attempt
 if is_transition then append_event(rec, now, arg.actor, arg.brief) end
+if to ~= 'dispatched' then rec.A = nil end
 if TERMINAL[to] then
+  rec.E = nil
   begin_retention(id, rec, now, arg.retention, arg.completion)
 elseif arg.due_in then
   set_due(id, now + arg.due_in)
 elseif arg.backoff then
   math.randomseed(arg.backoff.seed)
   set_due(id, now + backoff(arg.backoff.base, arg.backoff.cap, rec.f))
+elseif rec.E then
+  -- Until the backend has accepted the attempt, the window stays: nothing says yet that it got the task.
+  if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end
 elseif not rec.w then
   set_due(id, now + arg.silence)
 elseif LEASED[to] then
-  set_due(id, now + rec.l)
+  local lease_end = now + rec.l
+  if rec.L then
+    -- The attempt gets its longer lease when it begins: when its backend has accepted it, or it reports before that. Many
+    -- services report that they begin and are silent then, so no report shortens it. The one that outlasts it returns the
+    -- task to the backend's own lease.
+    local granted = begins and now + rec.l * 2 ^ rec.L or tonumber(redis.call('ZSCORE', due_key(), id) or 0)
+    if granted > lease_end then lease_end = granted else rec.L = nil end
+  end
+  set_due(id, lease_end)
 end
 rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
 rec.d = is_transition and (target ~= path and { attempt, path } or attempt) or nil
 local kind = is_transition and 'applied' or 'kept'
-return { kind, save_record(id, rec), body or false, rec.d or false, service_time(rec) or false, rec = rec }
+local slot = false
+-- A service that ends its tasks by text is done, and its slot must not stand idle until the end takes effect. The end of a
+-- step that was not heard of may be the previous step's.
+if rec.E and rec.w and to == 'running' then slot = 'freed' elseif freed and to == state then slot = 'held' end
+local service_ms = service_time(rec) or false
+return { kind, save_record(id, rec), body or false, rec.d or false, service_ms, slot, replaced, rec = rec }

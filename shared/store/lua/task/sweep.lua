@@ -2,25 +2,33 @@
 --
 -- A task's one deadline means, by its state:
 --   created      it has waited long, or long enough on its own: make sure that it stands in its endpoint's queue
---   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt
+--   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt; or its deferred
+--                end takes effect
 --   finished     its completion is to be published (again), or it was kept long enough: remove it
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace (ms),
---          retrying, silent, exhausted (status texts), seed
+--          retrying, excused, silent, exhausted (status texts), seed,
+--          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
+--          backend that is away for longer, status text}}
 -- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
---          'completion': the caller publishes its completion, as for 'failed' if the record has y;
+--          'ended': its deferred end took effect; then also the service time in ms, or false;
+--          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
 -- @include task/append_event
 -- @include task/backoff
+-- @include task/begin_retention
+-- @include task/double_lease
 -- @include task/give_up
 -- @include task/move_record
 -- @include task/new_attempt
 -- @include task/purge_task
 -- @include task/record
+-- @include task/service_time
 -- @include task/set_due
+-- @include task/set_status
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
@@ -38,19 +46,36 @@ local function check_again_later(id, rec, what)
 end
 
 local function end_lease(id, rec)
-  rec.f = rec.f + 1
+  -- The backend lost it with all that it had. A task that ends its backend is silent again the next time.
+  local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.U
+  if is_excused then rec.U = true else rec.f, rec.S = rec.f + 1, true end
+  rec.E = nil
   if not rec.w then
     fail(id, rec, arg.silent)
-  elseif rec.f >= arg.max_attempts then
+  elseif not is_excused and rec.f >= arg.max_attempts then
     fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts))
   else
+    if not is_excused then double_lease(rec) end
+    -- Where an attempt was silent for a lease, the previous step has long ended.
+    if rec.A then rec.H = nil end
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
-    rec.x = arg.retrying
+    set_status(rec, is_excused and arg.excused or arg.retrying)
     append_event(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
     check_again_later(id, rec, 'retry')
   end
+end
+
+local function take_deferred_end(id, rec)
+  local state, brief = unpack(rec.E)
+  local ms = service_time(rec) or false
+  rec.E, rec.A, rec.H = nil, nil, nil
+  move_record(id, rec, state, rec.p)
+  append_event(rec, now, 'client', brief)
+  rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
+  begin_retention(id, rec, now, arg.retention, arg.completion)
+  done[#done + 1] = { 'ended', id, save_record(id, rec), ms }
 end
 
 local function take_next_step(id, rec)
@@ -66,8 +91,16 @@ local function take_next_step(id, rec)
       purge_task(id, rec)
       done[#done + 1] = { 'purged', id }
     end
+  elseif rec.E and (rec.s ~= 'dispatched' or rec.A) then
+    -- Not one that came before the backend accepted the attempt: it was the previous step's, or the dispatcher has died.
+    take_deferred_end(id, rec)
   elseif rec.s == 'created' and rec.w then
-    check_again_later(id, rec, 'waits')
+    local expired = arg.expired[rec.p]
+    if expired and rec.q + expired[1] <= now then
+      fail(id, rec, expired[2])
+    else
+      check_again_later(id, rec, 'waits')
+    end
   else
     end_lease(id, rec)
   end

@@ -15,7 +15,7 @@ local function take_next(queue)
     local owner = first[1]
     if not owner then return end
     local key = waiting_key(owner)
-    local entry = redis.call('ZPOPMIN', key)[1]
+    local entry, rank = unpack(redis.call('ZPOPMIN', key))
     local is_alone = not first[3]
     known.only_owner = is_alone and first or nil
     if not entry or (is_alone and queue.w == 1) or (not is_alone and redis.call('EXISTS', key) == 0) then
@@ -25,10 +25,34 @@ local function take_next(queue)
     end
     if entry then
       queue.w, queue.v = queue.w - 1, tonumber(first[2])
-      return entry
+      return entry, owner, rank
     end
     recount(queue)
   end
+end
+
+-- Takes the entry behind the last probe: while the backend is away each probe is another one, so that one which ends the
+-- backend is found out, and does not keep the others waiting.
+local function take_probe(queue)
+  local owner, _, rank, returned, rank_since = unpack(queue.P)
+  local key = waiting_key(owner)
+  -- Entries of the same rank are in the order of their names.
+  local at = rank_since == rank and redis.call('ZRANK', key, returned)
+  at = at and at + 1 or redis.call('ZCOUNT', key, '-inf', rank)
+  local probe = redis.call('ZRANGE', key, at, at, 'WITHSCORES')
+  if not probe[1] then
+    local place = redis.call('ZRANK', owners_key, owner)
+    at = place and place + 1 or 0
+    owner = redis.call('ZRANGE', owners_key, at, at)[1] or redis.call('ZRANGE', owners_key, 0, 0)[1]
+    if not owner then return end
+    key = waiting_key(owner)
+    probe = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if not probe[1] then return end
+  end
+  redis.call('ZREM', key, probe[1])
+  queue.w = queue.w - 1
+  if redis.call('EXISTS', key) == 1 then set_owner('ZINCRBY', 1, owner) else set_owner('ZREM', owner) end
+  return probe[1], owner, probe[2]
 end
 
 local function grant_slots(queue)
@@ -52,15 +76,22 @@ local function grant_slots(queue)
       ask_again_ms = at - queue_now
       break
     end
-    local entry = take_next(queue)
+    local entry, owner, rank
+    if queue.O and queue.P then entry, owner, rank = take_probe(queue) end
+    if not entry then entry, owner, rank = take_next(queue) end
     if not entry then
       recount(queue)
       break
     end
     hold_slot(queue, entry)
+    if queue.d then queue.P = { owner, entry, rank } end
     if is_probe then
+      -- A backend that does not answer gets ever fewer, and one that is away only one at a time: within that time it is
+      -- claimed, and its outcome recorded.
+      queue.j = queue.p and (queue.j or 0) + 1 or nil
       queue.p, queue.m, queue.n = entry, queue.h, nil
-      queue.u, queue.a = queue_now + PROBE_ANSWER_MS, queue_now + PROBE_ANSWER_MS
+      queue.u = queue_now + (queue.o and 2 * queue_arg.claim or PROBE_ANSWER_MS * 2 ^ math.min(queue.j or 0, 5))
+      queue.a = queue_now + PROBE_ANSWER_MS
     end
     granted[#granted + 1] = entry
   end

@@ -10,6 +10,8 @@
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
 --   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again
 --   <tag>queues             set      the paths at which any entry holds a slot
+--   <tag>outages            hash     by path, the outages of backends: {since, its end or 0, cause}, packed. One that is
+--                                    over is kept for as long as leases that began before it may end
 -- @include common/now_ms
 local queue_tag, queue_arg, queue_now
 local queue_key, settings_key, owners_key, held_key
@@ -32,3 +34,5 @@ end
 local function waiting_key(owner) return queue_tag .. 'qw:' .. queue_arg.path .. ' ' .. owner end
 
 local function held_paths_key(tag) return tag .. 'queues' end
+
+local function outages_key(tag) return tag .. 'outages' end

@@ -1,5 +1,8 @@
 -- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms or -1}, or
--- false. Exact for up to 64 owners.
+-- false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the
+-- queue for a while, as if it were back; nobody can estimate when it starts.
+-- @include queue/hold_slot
+-- @include queue/rank
 -- @include queue/state
 
 -- The virtual times of up to 64 owners, until they change.
@@ -13,13 +16,18 @@ local function virtual_times()
   return known.virtual_times
 end
 
-local function position(queue, entry, owner)
+local function position(queue, entry, owner, queued_ms, priority)
   local settings = queue_settings()
-  local rank = redis.call('ZRANK', waiting_key(owner), entry)
-  if not rank then return false end
+  local key = waiting_key(owner)
+  local rank = redis.call('ZRANK', key, entry)
+  local apart = not rank
+  if apart then
+    if not queued_ms or holds_slot(entry) then return false end
+    rank = redis.call('ZCOUNT', key, '-inf', '(' .. rank_of(queued_ms * RANKS_PER_MS, priority))
+  end
   local ahead = rank
   local times = virtual_times()
-  local mine = times[owner] or tonumber(redis.call('ZSCORE', owners_key, owner) or 0)
+  local mine = times[owner] or tonumber(redis.call('ZSCORE', owners_key, owner) or queue.v)
   for other, theirs in pairs(times) do
     if other ~= owner then
       -- When this entry's turn comes, theirs have come up to the same virtual time.
@@ -30,6 +38,7 @@ local function position(queue, entry, owner)
   local cap = settings.limit or queue.i
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
-  local known = queue.c and slots > 0 and not settings.paused and (queue.o or 0) <= queue_now
-  return { math.min(ahead, queue.w - 1), slots, known and math.floor(queue.s / queue.c) or -1 }
+  local known = queue.c and slots > 0 and not apart and not settings.paused and (queue.o or 0) <= queue_now
+  local most = apart and queue.w or queue.w - 1
+  return { math.min(ahead, most), slots, known and math.floor(queue.s / queue.c) or -1 }
 end

@@ -2,6 +2,7 @@
 -- nothing. A backend that has ended the probe already may be quick, and others have ended too: what counts is how many
 -- there were with it. If others freed a slot meanwhile, it is likely and not sure that the backend holds more; the next
 -- answers will tell.
+-- @include queue/outage
 -- @include queue/probe_answer_ms
 -- @include queue/settle_ms
 -- @include queue/state
@@ -15,7 +16,11 @@ local function raise_estimate(queue, entry, has_ended)
   elseif queue.e then
     queue.e = queue.e > 10 and queue.e * 0.99 or nil
   end
-  queue.o, queue.d = nil, nil
+  queue.C, queue.j = true, nil
+  if queue.d then
+    if is_probe or not has_ended then queue.A = queue_now end
+    end_failures(queue)
+  end
   local had = has_ended and is_probe and queue.m or queue.h - (queue.p and 1 or 0)
   local raised = had > queue.l
   if raised then

@@ -11,7 +11,10 @@
 --   b  before when there is no probe, r: refused probes in a row, z: the estimate after the last refusal
 --   y  when an entry was refused that was not beyond the estimate, g: after what time there is a probe then
 --   e  how long after an entry's end its slot is granted again, f: the times at which slots that wait for this are free
---   o  before when nothing is dispatched at all, d: failures since the last entry that was accepted
+--   o  before when nothing is dispatched at all, d: failures since the last entry that was accepted, P: the last entry
+--      granted since such a failure, {owner, entry, rank}, and its {entry, rank} since it waits again
+--   O  since when the backend is away: as outages_key has it     A  when the last entry was accepted after a failure
+--   C  true once an entry was accepted       j  probes that were granted while an earlier one was unanswered, in a row
 --   s  how long slots were held in all, until t, c: by how many entries that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --   q  the rank of the last new entry, without its priority

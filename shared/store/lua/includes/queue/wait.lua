@@ -1,13 +1,8 @@
 -- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner is not
 -- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost.
 -- @include queue/hold_slot
+-- @include queue/rank
 -- @include queue/state
-
--- An entry is ahead of one with the next lower priority, that came at the same time, by this much.
-local AGE_MS = 600000
--- Entries that come in the same millisecond are told apart by a number within it. Ranks are whole numbers, which Redis
--- handles faster.
-local RANKS_PER_MS = 1024
 
 local function wait(queue, entry, owner, queued_ms, priority, returns)
   if not queue_arg.just_created and holds_slot(entry) then return end
@@ -18,8 +13,7 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
     since = math.max(queue_now * RANKS_PER_MS, (queue.q or 0) + 1)
     queue.q = since
   end
-  local rank = since - priority * AGE_MS * RANKS_PER_MS
-  local added = redis.call('ZADD', key, 'NX', string.format('%d', rank), entry)
+  local added = redis.call('ZADD', key, 'NX', rank_of(since, priority), entry)
   local known = read_queues[queue_key]
   local times = known.virtual_times
   local is_there = times and times[owner]

@@ -1,4 +1,6 @@
--- Begins the next step of a pipeline: a new attempt with a clean slate, at the end of a queue.
-local function begin_next_step(rec, now)
+-- Begins the next step of a pipeline, or a task again: a new attempt with a clean slate, at the end of a queue.
+-- `is_heard` is false if reports may come that look like the step's and are the previous one's.
+local function begin_next_step(rec, now, is_heard)
   rec.a, rec.n, rec.f, rec.q, rec.e, rec.z = rec.a + 1, 0, 0, now, rec.r ~= nil or nil, nil
+  rec.H, rec.L, rec.U = not is_heard or nil, nil, nil
 end

@@ -3,9 +3,10 @@
 -- @include task/begin_retention
 -- @include task/move_record
 -- @include task/record
+-- @include task/set_status
 local function give_up(id, rec, status, now, arg)
   move_record(id, rec, 'failed', rec.p)
-  rec.x = status
+  set_status(rec, status)
   append_event(rec, now, 'reconciler', status)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)

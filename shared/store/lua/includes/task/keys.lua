@@ -12,6 +12,8 @@
 --   <tag>z:<path>:since     zset     the tasks in 'again' by the time they entered the queue
 --   <tag>due                zset     one deadline per task, see sweep.lua
 --   <tag>paths              set      the endpoint paths that have tasks here
+--   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by
+--                                    when that was noted, see note_fenced.lua
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
 --   <tag>requests           hash     requests in flight, see requests/report.lua
 local task_tag
@@ -22,3 +24,4 @@ local function result_key(id) return task_tag .. 'r:' .. id end
 local function index_key(path, state) return task_tag .. 'z:' .. path .. ':' .. state end
 local function due_key() return task_tag .. 'due' end
 local function paths_key() return task_tag .. 'paths' end
+local function fenced_key() return task_tag .. 'fenced' end

@@ -1,7 +1,8 @@
 -- The record's fields. Times are milliseconds; an absent field means empty, none or false. In Redis, m and q count from
 -- c. Fields have letters because each task has a record, and its size is a promise (docs/performance.md).
 --
---   s  state            p  endpoint path     u  query string      x  status text
+--   s  state            p  endpoint path     u  query string      x  status text, or the beginning of a long one
+--   X  where the whole of a long status text lies: {bytes, blob, digest}
 --   a  attempt (fence)  f  failed attempts   n  publishes of this attempt
 --   w  dispatch requested                    v  version
 --   k  last operation id, by which a replay is recognised
@@ -16,6 +17,14 @@
 --   g  true if any blob was ever stored      o  owner    t  traceparent    i  fingerprint
 --   h  history, see append_event.lua
 --   D  when it was last dispatched, in ms since created
+--   F  when its backend was away for it last, by the queue's clock; absent once the backend had room for it or took it
+--   U  true if it lost an attempt to an outage, which is excused once
+--   S  true if its last failure was its backend's silence, which an outage found next would explain
+--   A  true of a dispatched attempt that its backend has accepted
+--   H  true of a step of a pipeline until it is heard of, if the previous one sends no attempt: a report without one may
+--      be the previous step's
+--   E  an end that was reported and takes effect if no other report follows: {state, brief}
+--   L  how often the lease of this attempt is doubled
 -- @include task/keys
 
 local function pack_record(rec)

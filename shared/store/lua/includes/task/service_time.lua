@@ -1,2 +1,6 @@
--- How long the backend took for a task that it completed, in ms; nil for others.
-local function service_time(rec) return rec.s == 'completed' and rec.D and rec.m - rec.c - rec.D or nil end
+-- How long the backend took for a task that it completed, in ms; nil for others. Until a deferred end takes effect, the
+-- last change is the report of it.
+local function service_time(rec)
+  local is_completed = rec.s == 'completed' or rec.E and rec.E[1] == 'completed'
+  return is_completed and rec.D and rec.m - rec.c - rec.D or nil
+end

@@ -1,0 +1,19 @@
+-- An outage is the backend's absence: no connection, no answer, no entry in the registry. It is the queue's matter. While
+-- it lasts, one probe at a time goes out, and no attempt is lost by it.
+-- @include queue/state
+
+-- Which entry of a path that is away was probed, and where it waits again: the next probe is the entry behind it.
+local function begin_outage(queue, cause)
+  queue.O = queue.O or queue_now
+  redis.call('HSET', outages_key(queue_tag), queue_arg.path, cmsgpack.pack({ queue.O, 0, cause }))
+end
+
+-- The backend answers again.
+local function end_failures(queue)
+  if queue.O then
+    local raw = redis.call('HGET', outages_key(queue_tag), queue_arg.path)
+    local cause = raw and cmsgpack.unpack(raw)[3] or ''
+    redis.call('HSET', outages_key(queue_tag), queue_arg.path, cmsgpack.pack({ queue.O, queue_now, cause }))
+  end
+  queue.o, queue.d, queue.O, queue.P = nil, nil, nil, nil
+end
