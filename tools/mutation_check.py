@@ -736,6 +736,13 @@ MUTATIONS = [
         OUTAGE_TESTS,
     ),
     Mutation(
+        "outage: a call that was repeated in vain was sent",
+        "shared/dispatch/backend_client.py",
+        "if stale.was_sent:",
+        "if False:",
+        ("tests/shared/dispatch/test_used_connections.py",),
+    ),
+    Mutation(
         "outage: an attempt that is reported keeps its slot",
         "shared/store/store.py",
         "                    await self._hold_again(outcome.task)\n",

@@ -135,6 +135,7 @@ class BackendClient:
     async def _call(self, url: str, headers: dict[str, str], body: bytes | AsyncIterable[bytes]) -> Response:
         """Send the request, and once more if the connection of an earlier call turns out to be closed. If the server
         got the task all the same, it gets the same attempt twice."""
+        import aiohttp
         from yarl import URL
 
         from shared.dispatch.connections import Response, StaleConnection
@@ -143,8 +144,13 @@ class BackendClient:
         target = URL(url, encoded=True)
         try:
             response = await reusing.post(target, data=body, headers=headers, allow_redirects=False)
-        except StaleConnection:
-            response = await fresh.post(target, data=body, headers=headers, allow_redirects=False)
+        except StaleConnection as stale:
+            try:
+                response = await fresh.post(target, data=body, headers=headers, allow_redirects=False)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                if stale.was_sent:  # this may be the task that has ended the backend
+                    raise stale from None
+                raise
         assert isinstance(response, Response)
         return response
 

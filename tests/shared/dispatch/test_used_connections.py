@@ -91,6 +91,24 @@ async def test_a_call_is_sent_twice_at_most(client: BackendClient) -> None:
     assert [number for number, _ in heads] == [1, 2]
 
 
+async def test_a_backend_that_ends_at_a_call_may_have_had_it(client: BackendClient) -> None:
+    """Nothing listens any more when the call is repeated, and the task may be what has ended the backend."""
+
+    async def accept_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = Talk(1, reader, writer)
+        await talk.request()
+        await talk.say(ACCEPTANCE)
+        await talk.request()
+        server.close()
+        writer.close()
+
+    server = await asyncio.start_server(accept_one, "127.0.0.1")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert await post(client, url) == Accepted()
+    assert await post(client, url) == Unreachable("could not be reached", was_sent=True)
+    assert await post(client, url) == Unreachable("could not be reached", was_sent=False)
+
+
 async def test_a_call_on_a_new_connection_is_sent_once(client: BackendClient) -> None:
     async def hang_up(talk: Talk) -> None:
         connections.append(talk.number)
