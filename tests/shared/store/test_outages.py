@@ -208,6 +208,17 @@ async def test_a_task_is_given_up_once_its_wait_and_the_outage_are_too_long(
     assert (await store.queues.status(PATH)).waiting == 0
 
 
+async def test_tasks_that_never_were_a_probe_are_given_up_too(store: TaskStore, clock: Clock) -> None:
+    backbone = Backbone(store, clock, lambda task: REFUSED)
+    many = [f"many{number}" for number in range(150)]
+    await backbone.submit(*many)
+    # In this time some sixty of them are probed. The others are found at their deadlines, which are no farther apart
+    # than the limit.
+    await backbone.run(2 * POLICY.max_outage_s + 60)
+    assert {task.state for task in await backbone.tasks(*many)} == {State.FAILED}
+    assert await store.queues.outages() == {}
+
+
 @pytest.mark.parametrize(
     ("outage_s", "others"),
     [(20, 2), (200, 2), (200, 0)],
