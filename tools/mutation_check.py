@@ -390,8 +390,8 @@ MUTATIONS = [
             (
                 "a stale connection costs no attempt",
                 "backend_client",
-                "        except StaleConnection:",
-                "        except ZeroDivisionError:",
+                "        except StaleConnection as stale:",
+                "        except ZeroDivisionError as stale:",
                 USED_TESTS,
             ),
             (
