@@ -24,6 +24,8 @@ MISDIRECTED_ATTEMPTS: Final = 3
 
 
 class AwayDispatches:
+    """The queue's steps and the task's for a dispatch that found the backend away."""
+
     def __init__(self, tasks: TaskSteps, queues: QueueSteps, outages: Outages, policy: StorePolicy) -> None:
         self._tasks = tasks
         self._queues = queues

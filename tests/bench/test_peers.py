@@ -59,7 +59,6 @@ def test_drain_is_no_faster_than_its_tasks_are_fetched(
     producer, worker = sides
     figures = bench.rates(producer, producer, worker, Limits.of_redis(server.port), extent(drain_s), bulk=False)
     assert 1 <= figures["drain_per_s"] <= 1 / FETCH_S
-    assert figures["enqueue_per_s"] > 0
 
 
 def test_tasks_of_10_ms_are_drained_no_faster_than_they_are_fetched(

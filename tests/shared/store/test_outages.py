@@ -14,6 +14,7 @@ from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
 from tests.shared.store.test_store import LinkToSeveralServers, claimed, grants, new
+from tests.shared.store.world import Server, nodes
 
 PATH, OTHER_PATH = "/v1/a", "/v1/b"
 BACKEND = "/v1"
@@ -313,3 +314,42 @@ async def test_the_next_attempt_of_an_outage_is_granted_like_any_other(store: Ta
     claim = await store.claim("t1", 2)
     assert isinstance(claim, Claimed)
     assert claim.task.failures == 0
+
+
+async def test_an_outage_is_over_when_its_queue_has_lost_its_state(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    backbone = Backbone(store, clock, lambda task: REFUSED, service_s=1000)
+    await backbone.submit(*IDS[:3])
+    await backbone.run(30)
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            for key in client.scan_iter("*}q:" + PATH):
+                client.delete(key)
+    backbone.answers = lambda task: None
+    await backbone.run(30)
+    assert set(backbone.working) == set(IDS[:3])
+    assert await store.queues.outages() == {}
+
+
+async def test_an_outage_is_forgotten_a_day_after_nothing_waits_for_its_end(
+    store: TaskStore, clock: Clock, redis_server: Server
+) -> None:
+    def kept() -> int:
+        found = 0
+        for node in nodes(redis_server):
+            with node.connect() as client:
+                found += sum(1 for _ in client.scan_iter("*}outages"))
+        return found
+
+    backbone = Backbone(store, clock, lambda task: REFUSED)
+    await backbone.submit("t1", "t2")
+    await backbone.run(30)
+    await store.cancel("t1")
+    await store.cancel("t2")
+    await backbone.run(10)
+    assert await store.queues.outages() == {}
+    assert kept() == 1
+    clock.advance(86_401)
+    await store.queues.outages()
+    assert kept() == 0

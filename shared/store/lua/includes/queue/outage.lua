@@ -2,7 +2,7 @@
 -- it lasts, one probe at a time goes out, and no attempt is lost by it.
 -- @include queue/state
 
--- Which entry of a path that is away was probed, and where it waits again: the next probe is the entry behind it.
+-- The backend is away, perhaps for a while already. `cause` is a text for callers.
 local function begin_outage(queue, cause)
   queue.O = queue.O or queue_now
   redis.call('HSET', outages_key(queue_tag), queue_arg.path, cmsgpack.pack({ queue.O, 0, cause }))

@@ -77,6 +77,8 @@ local function load_queue()
     read_queues[queue_key] = known
     local queue = known.queue
     local held, owners = redis.call('ZCARD', held_key), redis.call('EXISTS', owners_key)
+    -- A state that was lost knows of no outage, and would never end this one. The next probe tells.
+    if not raw then redis.call('HDEL', outages_key(queue_tag), queue_arg.path) end
     if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
     known.held = queue.h
   end
