@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Final
 
 from bench.harness import Figure, Report
 from bench.plausibility import require
-from bench.simulation import Backbone, Behaviour, Outage, Record, Wire, Work, ideal, simulate
+from bench.saturation import Outcome
+from bench.simulation import Backbone, Behaviour, Outage, Wire, Work, ideal, simulate
 from local.redis_server import RedisServer
 
 SLOTS: Final = 4
@@ -25,20 +25,6 @@ MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
 OUTAGES_S: Final = {"12 minutes": 12 * MINUTE_S, "6 hours": 360 * MINUTE_S}
 TASKS: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    record: Record
-    of_ideal: Record
-
-    @property
-    def makespan(self) -> float:
-        return self.record.makespan_s / self.of_ideal.makespan_s
-
-    @property
-    def attempts_lost(self) -> int:
-        return sum(self.record.failures.values())
 
 
 def work_of(outage_s: float, *, hangs: bool, tasks: int = TASKS) -> Work:
@@ -71,12 +57,12 @@ def run(quick: bool) -> list[Figure]:
         "An outage of a service of 4 slots, in simulated time",
         ["outage", "makespan ÷ ideal", "attempts lost", "dispatches meanwhile"],
         [
-            [name, f"{each.makespan:.3f}", str(each.attempts_lost), str(len(each.record.probes))]
+            [name, f"{each.makespan:.3f}", str(each.record.attempts_lost), str(len(each.record.probes))]
             for name, each in outcomes.items()
         ],
     )
     report.figure(Figure.of("outage", [max(each.makespan for each in outcomes.values())]))
-    report.figure(Figure.of("outage_attempts", [sum(each.attempts_lost for each in outcomes.values())]))
+    report.figure(Figure.of("outage_attempts", [sum(each.record.attempts_lost for each in outcomes.values())]))
     return report.finish()
 
 

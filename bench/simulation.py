@@ -274,6 +274,10 @@ class Record:
         return max(self.ended.values())
 
     @property
+    def attempts_lost(self) -> int:
+        return sum(self.failures.values())
+
+    @property
     def utilisation(self) -> float:
         """The share of busy slots, of those that the waiting tasks could have kept busy."""
         usable = used = 0.0

@@ -6,8 +6,9 @@ import logging
 from dataclasses import replace
 from typing import Final
 
+from shared.store.arguments import Clock
 from shared.store.informing import informed
-from shared.store.outages import Outages
+from shared.store.outages import Outages, limit_s_if_over
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import Away, QueueEntry, QueueSteps
 from shared.store.redis.link import StoreUnavailable
@@ -26,18 +27,22 @@ MISDIRECTED_ATTEMPTS: Final = 3
 class AwayDispatches:
     """The queue's steps and the task's for a dispatch that found the backend away."""
 
-    def __init__(self, tasks: TaskSteps, queues: QueueSteps, outages: Outages, policy: StorePolicy) -> None:
+    def __init__(
+        self, tasks: TaskSteps, queues: QueueSteps, outages: Outages, policy: StorePolicy, now_ms: Clock | None
+    ) -> None:
         self._tasks = tasks
         self._queues = queues
         self._outages = outages
         self._policy = policy
+        self._now_ms = now_ms
 
     async def requeue(self, task: Task, reason: BackendAway) -> Outcome:
         """Let a claimed task wait at its old place, or for a backoff if the failure counts against it; or fail it if
         it has waited for too long, or failed too often."""
         # The queue comes first: it knows whether the failure counts.
         found = await self._found(task, reason)
-        limit_s = self._outages.over_limit_s(found.outage, task.queued_ms) if found.outage else None
+        outage = found.outage
+        limit_s = limit_s_if_over(outage, self._policy, self._now_ms, task.queued_ms) if outage else None
         if limit_s is not None:
             outcome = await self._tasks.fail_dispatch(task, status=status_texts.gave_up(reason.cause, limit_s))
         elif found.what != "away":

@@ -46,10 +46,20 @@ class Outage:
         return cls(since_ms, ended_ms or None, cause, is_waited_for)
 
 
+def limit_s_if_over(
+    outage: Outage, policy: StorePolicy, now_ms: Clock | None, queued_ms: int | None = None
+) -> float | None:
+    """The longest that a task waits in this outage, if the outage is longer, and the wait of the task that was queued
+    at *queued_ms* too; else None."""
+    limit_s = policy.max_unregistered_s if outage.cause == status_texts.UNREGISTERED else policy.max_outage_s
+    since_ms = max(outage.since_ms, queued_ms or 0)
+    waited_ms = (now_of(now_ms) or time.time() * 1000) - since_ms
+    return limit_s if outage.ended_ms is None and waited_ms >= to_ms(limit_s) else None
+
+
 class Outages:
-    def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
+    def __init__(self, link: RedisLink, now_ms: Clock | None = None) -> None:
         self._link = link
-        self._policy = policy
         self._now_ms = now_ms
         self._noted: dict[str, float] = {}
 
@@ -64,15 +74,6 @@ class Outages:
             raise StoreUnavailable("no node answers")
         answered = [part for part in parts if not isinstance(part, StoreUnavailable)]
         return {path: outage for part in answered for path, outage in part.items()}
-
-    def over_limit_s(self, outage: Outage, queued_ms: int | None = None) -> float | None:
-        """The longest that a task waits in this outage, if the outage is longer, and the wait of the task that was
-        queued at *queued_ms* too; else None."""
-        policy = self._policy
-        limit_s = policy.max_unregistered_s if outage.cause == status_texts.UNREGISTERED else policy.max_outage_s
-        now_ms = now_of(self._now_ms) or time.time() * 1000
-        since_ms = max(outage.since_ms, queued_ms or 0)
-        return limit_s if outage.ended_ms is None and now_ms - since_ms >= to_ms(limit_s) else None
 
     async def note_answer(self, backend: str) -> None:
         """The backend accepted a task. Most calls cost nothing."""

@@ -94,8 +94,8 @@ class TaskStore:
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
-        self._outages = Outages(link, policy, now_ms)
-        self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy)
+        self._outages = Outages(link, now_ms)
+        self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages)
 

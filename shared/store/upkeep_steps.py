@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any, Final, Literal, cast
 
 from shared.store.arguments import CheckSlotsArgument, Clock, QueueEntriesArgument, SweepArgument, seed, stamp
-from shared.store.outages import Outage, Outages
+from shared.store.outages import Outage, limit_s_if_over
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry
 from shared.store.record_codec import unpack_task
@@ -75,7 +75,6 @@ class UpkeepSteps:
         self._retention_ms = to_ms(policy.retention_s)
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
-        self._outages = Outages(link, policy, now_ms)
 
     async def sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue]:
         """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them.
@@ -84,7 +83,7 @@ class UpkeepSteps:
             outages: of the backends, by path. A task that was silent meanwhile is excused once; one that has waited
                 too long in one that is too long is failed.
         """
-        limits_s = {path: self._outages.over_limit_s(outage) for path, outage in outages.items()}
+        limits_s = {path: limit_s_if_over(outage, self._policy, self._now_ms) for path, outage in outages.items()}
         argument: SweepArgument = {
             "limit": SWEEP_LIMIT,
             "max_attempts": self._policy.max_attempts,
