@@ -1064,9 +1064,33 @@ async def test_a_loss_during_a_rebuild_is_not_marked_as_rebuilt(
     assert second not in (None, first)
 
 
-async def test_a_task_that_a_rebuild_marks_as_held_no_longer_waits(queues: QueueSteps, clock: Clock) -> None:
+@pytest.mark.parametrize("lost", [(), ("qo",)], ids=["nothing lost", "owners lost"])
+async def test_a_task_that_a_rebuild_marks_as_held_no_longer_waits(
+    queues: QueueSteps, clock: Clock, redis_server: Server, lost: tuple[str, ...]
+) -> None:
     await queues.configure(PATH, {"paused": True})
     first, second = tasks(2, clock, "someone")
     await enqueue(queues, first, second)
+    delete(redis_server, *lost)
+    await queues.maintain(PATH)
     await queues.mark_held([QueueEntry.of(first)])
+    assert (await queues.status(PATH)).waiting == (0 if lost else 1), (
+        "an owner that was lost is found by the next enqueue"
+    )
+    await enqueue(queues, second)
     assert await queues.status(PATH) == QueueStatus(1, 1, 0, None, paused=True, draining=False)
+
+
+async def test_a_probe_is_not_taken_from_an_owner_that_was_lost_before_it_is_found_again(
+    queues: QueueSteps, clock: Clock, redis_server: Server
+) -> None:
+    early = tasks(3, clock, "early", name="early")
+    await away_with(queues, clock, *early)
+    delete(redis_server, "qo")
+    clock.advance(10)
+    (late,) = tasks(1, clock, "late", name="late")
+    assert await enqueue(queues, late) == [grant_of(late)]
+    status = await queues.status(PATH)
+    assert (status.waiting, status.holding) == (0, 1)
+    await enqueue(queues, *map(next_attempt, early[:2]), early[2])
+    assert (await queues.status(PATH)).waiting == 3

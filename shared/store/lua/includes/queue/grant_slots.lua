@@ -35,14 +35,16 @@ end
 -- backend is found out, and does not keep the others waiting.
 local function take_probe(queue)
   local owner, _, rank, returned, rank_since = unpack(queue.P)
-  local key = waiting_key(owner)
-  -- Entries of the same rank are in the order of their names.
-  local at = rank_since == rank and redis.call('ZRANK', key, returned)
-  at = at and at + 1 or redis.call('ZCOUNT', key, '-inf', rank)
-  local probe = redis.call('ZRANGE', key, at, at, 'WITHSCORES')
-  if not probe[1] then
-    local place = redis.call('ZRANK', owners_key, owner)
-    at = place and place + 1 or 0
+  local key, place = waiting_key(owner), redis.call('ZRANK', owners_key, owner)
+  local probe
+  if place then
+    -- Entries of the same rank are in the order of their names.
+    local at = rank_since == rank and redis.call('ZRANK', key, returned)
+    at = at and at + 1 or redis.call('ZCOUNT', key, '-inf', rank)
+    probe = redis.call('ZRANGE', key, at, at, 'WITHSCORES')
+  end
+  if not probe or not probe[1] then
+    local at = place and place + 1 or 0
     owner = redis.call('ZRANGE', owners_key, at, at)[1] or redis.call('ZRANGE', owners_key, 0, 0)[1]
     if not owner then return end
     key = waiting_key(owner)

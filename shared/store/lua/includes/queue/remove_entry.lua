@@ -6,10 +6,10 @@ local function free_slot(queue, entry)
   if queue.p == entry then queue.p, queue.u, queue.n = nil, nil, nil end
 end
 
--- Takes an entry out of those that wait, if it waits.
+-- Takes an entry out of those that wait, if it waits. Where the index of owners was lost, it was not counted.
 local function stop_waiting(queue, entry, owner)
   local key = waiting_key(owner)
-  if redis.call('ZREM', key, entry) == 1 then
+  if redis.call('ZREM', key, entry) == 1 and redis.call('ZSCORE', owners_key, owner) then
     queue.w = queue.w - 1
     if redis.call('EXISTS', key) == 0 then set_owner('ZREM', owner) end
   end
