@@ -106,7 +106,8 @@ def main():
         return reformat()
     if command == "test":
         # Without arguments the whole suite, on all cores; files stay together, since each has its stack.
-        return run("-m", "pytest", *(arguments or ["-n", "auto", "--dist", "loadfile"]))
+        together = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+        return run("-m", "pytest", *(arguments or together))
     os.chdir(ROOT)
     module = {"faults": ["tests.faults"], "bench": ["bench"]}.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
@@ -250,7 +251,9 @@ def reformat():
 
 
 def run(*arguments):
-    return subprocess.call([PYTHON, *arguments], cwd=ROOT)
+    # The tests start many processes. Each would compile the app and the tests again.
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.call([PYTHON, *arguments], cwd=ROOT, env=environment)
 
 
 def quietly(*command):

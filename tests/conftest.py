@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -25,6 +26,37 @@ IN_A_HURRY = {
     "REPUBLISH_S": "2",
     "MAX_ATTEMPTS": "7",
 }
+
+SLOWEST_FIRST = (
+    "test_dev.py",
+    "faults",
+    "end_to_end",
+    "contract/test_legacy_samples.py",
+    "contract/test_reports_without_attempt.py",
+    "telemetry",
+    "local",
+    "degradation",
+    "cache_manager/test_queue_state_machine.py",
+    "shared/store/test_state_machine.py",
+    "bench",
+    "contract",
+    "shared/store",
+)
+"""Where files run in parallel, those that take longest go first, so that none is left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        file = item.path.relative_to(Path(__file__).parent)
+        return next((n for n, first in enumerate(SLOWEST_FIRST) if file.is_relative_to(first)), len(SLOWEST_FIRST))
+
+    items.sort(key=rank)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """More than there are cores: many tests wait for processes that they have started."""
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 @pytest.fixture(scope="session")

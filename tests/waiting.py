@@ -7,6 +7,8 @@ from typing import TypeVar
 PATIENCE_S = 120
 """How long a test waits before it fails: enough for an overloaded machine. A passing test never waits that long."""
 _POLL_INTERVAL_S = 0.02
+_POLL_SHARE = 0.05
+"""A long wait is polled ever less often, and ends this much late at most: polling costs the app time, too."""
 
 T = TypeVar("T")
 
@@ -17,9 +19,10 @@ def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S, ever
     Raises:
         AssertionError: there was none in time. The message has the last value.
     """
-    deadline_s = time.monotonic() + within_s
+    started_s = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline_s:
+        waited_s = time.monotonic() - started_s
+        if waited_s > within_s:
             raise AssertionError(f"not within {within_s} s; at last: {value!r}")
-        time.sleep(every_s)
+        time.sleep(max(every_s, waited_s * _POLL_SHARE))
     return value

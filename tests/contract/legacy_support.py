@@ -90,6 +90,12 @@ def stored(app: httpx.Client, task_id: str) -> dict[str, Any] | None:
     return response.json() if response.status_code == 200 else None
 
 
+def task_of(app: httpx.Client, task_id: str) -> dict[str, Any]:
+    task = stored(app, task_id)
+    assert task is not None
+    return task
+
+
 def finished(app: httpx.Client, task_id: str) -> dict[str, Any]:
     """The task once it has ended."""
 

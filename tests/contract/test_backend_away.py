@@ -12,7 +12,7 @@ import pytest
 from local.azurite import Azurite
 from local.processes import free_port
 from local.redis_server import RedisServer
-from local.stack import Stack
+from local.stack import NO_TLS, Stack
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import Answer, ScriptedBackend
@@ -53,7 +53,7 @@ def queue(backbone: Backbone, path: str) -> dict[str, Any]:
 
 
 def health(stack: Stack) -> tuple[str, str]:
-    document = httpx.get(f"{stack.url}/api/v1/health", timeout=PATIENCE_S).raise_for_status().json()
+    document = httpx.get(f"{stack.url}/api/v1/health", timeout=PATIENCE_S, verify=NO_TLS).raise_for_status().json()
     return document["Status"], document["Dependencies"]["Backends"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from local.processes import free_port
 from local.redis_server import RedisServer
-from local.stack import ROOT, Stack
+from local.stack import NO_TLS, ROOT, Stack
 from tests.waiting import PATIENCE_S
 
 BACKEND = "http://127.0.0.1:9"
@@ -201,8 +201,8 @@ def test_timers_can_be_run_by_hand_with_the_master_key_only(stack: Stack) -> Non
     for name in (QUEUE_LOGGER, PROCESS_LOGGER):
         address = f"{stack.url}/admin/functions/{name}"
         for headers in ({}, {"x-functions-key": stack.key}):
-            answer = httpx.post(address, json={"input": ""}, headers=headers, timeout=PATIENCE_S)
+            answer = httpx.post(address, json={"input": ""}, headers=headers, timeout=PATIENCE_S, verify=NO_TLS)
             assert answer.status_code == 401
         headers = {"x-functions-key": f"{stack.key}-master"}
-        answer = httpx.post(address, json={"input": ""}, headers=headers, timeout=PATIENCE_S)
+        answer = httpx.post(address, json={"input": ""}, headers=headers, timeout=PATIENCE_S, verify=NO_TLS)
         assert answer.status_code == 202

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import httpx
 import pytest
 
-from local.stack import Stack
+from local.stack import NO_TLS, Stack
 from tests.contract.v1_support import (
     ISO_TIME,
     TASK_KEYS,
@@ -211,7 +211,7 @@ def test_hundred_waiting_callers_all_get_the_change(app: httpx.Client, task_id: 
     limits = httpx.Limits(max_connections=100)
     headers = {"x-functions-key": stack.key}
     with (
-        httpx.Client(base_url=stack.url, headers=headers, timeout=PATIENCE_S, limits=limits) as client,
+        httpx.Client(base_url=stack.url, headers=headers, timeout=PATIENCE_S, verify=NO_TLS, limits=limits) as client,
         ThreadPoolExecutor(100) as crowd,
     ):
         answers = [crowd.submit(wait, client) for _ in range(100)]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from local.azurite import Azurite
+from local.stack import NO_TLS
 from tests.contract.v1_support import complete_on_call, ended, new_path, submit, task_of
 from tests.degradation.conftest import Fragile, fragile_stack
 from tests.scripted_backend import ScriptedBackend
@@ -36,7 +37,7 @@ def app(fragile: Fragile) -> Iterator[httpx.Client]:
 
 
 def health(fragile: Fragile) -> tuple[int, str, str]:
-    response = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=PATIENCE_S)
+    response = httpx.get(f"{fragile.stack.url}/api/v1/health", timeout=PATIENCE_S, verify=NO_TLS)
     document = response.json()
     return response.status_code, document["Status"], document["Dependencies"]["Redis"]
 
@@ -46,7 +47,7 @@ async def ask_many(fragile: Fragile, path: str) -> Counter[tuple[int, bool, bool
     limits = httpx.Limits(max_connections=MANY)
     headers = {"x-functions-key": fragile.stack.key}
     async with httpx.AsyncClient(
-        base_url=fragile.stack.url, headers=headers, timeout=PATIENCE_S, limits=limits
+        base_url=fragile.stack.url, headers=headers, timeout=PATIENCE_S, verify=NO_TLS, limits=limits
     ) as app:
         responses = await asyncio.gather(*(app.get(path) for _ in range(MANY)))
     return Counter(

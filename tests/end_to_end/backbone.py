@@ -66,6 +66,10 @@ class Backbone:
         document = {"TaskId": task_id, "Status": status or state, "BackendStatus": state, **members}
         return self.http.post("/api/CacheConnectorUpsert", json=document)
 
+    def heartbeat(self, task_id: str, attempt: int) -> None:
+        headers = {"X-Task-Attempt": str(attempt)}
+        self.http.post(f"/api/v1/tasks/{task_id}/heartbeat", headers=headers).raise_for_status()
+
     def complete(self, task_id: str) -> None:
         self.update(task_id, "completed").raise_for_status()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from local.stack import Stack
+from local.stack import NO_TLS, Stack
 from tests.end_to_end.backbone import Backbone
 from tests.scripted_backend import ScriptedBackend
 from tests.waiting import PATIENCE_S, eventually
@@ -111,11 +111,15 @@ def test_next_step_whose_event_was_lost_is_dispatched_after_its_deadline(
 
 
 def _stats(stack: Stack) -> dict[str, int]:
-    return httpx.get(f"{stack.event_grid_url}/control/stats", timeout=PATIENCE_S).raise_for_status().json()
+    return (
+        httpx.get(f"{stack.event_grid_url}/control/stats", timeout=PATIENCE_S, verify=NO_TLS)
+        .raise_for_status()
+        .json()
+    )
 
 
 def _drain(stack: Stack) -> None:
     """Wait until every due delivery has been answered."""
     address = f"{stack.event_grid_url}/control/drain"
-    answer = httpx.post(address, json={"timeoutSeconds": PATIENCE_S}, timeout=2 * PATIENCE_S)
+    answer = httpx.post(address, json={"timeoutSeconds": PATIENCE_S}, timeout=2 * PATIENCE_S, verify=NO_TLS)
     assert answer.raise_for_status().json() == {"drained": True}

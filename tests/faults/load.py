@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from local.stack import NO_TLS
 from shared.settings import INLINE_LIMIT_BYTES
 from tests.faults.model_service import FIRST, LEGACY, MODERN
 from tests.faults.rig import Rig
@@ -115,7 +116,9 @@ class Load:
 
     def _client(self) -> httpx.Client:
         stack = self._rig.stack
-        return httpx.Client(base_url=stack.url, headers={"x-functions-key": stack.key}, timeout=REQUEST_TIMEOUT_S)
+        return httpx.Client(
+            base_url=stack.url, headers={"x-functions-key": stack.key}, timeout=REQUEST_TIMEOUT_S, verify=NO_TLS
+        )
 
     def _submit_all(self, chance: random.Random, own: list[Submission]) -> None:
         with self._client() as app:

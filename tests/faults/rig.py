@@ -19,7 +19,7 @@ import psutil
 from local.azurite import Azurite
 from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
-from local.stack import ROOT, Stack
+from local.stack import NO_TLS, ROOT, Stack
 from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
 from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
@@ -159,7 +159,7 @@ class Rig:
 
     def model_is_idle(self) -> bool:
         """Whether no worker is left, not even for a stale attempt."""
-        return httpx.get(self.endpoint("/"), timeout=PATIENCE_S).text == "0"
+        return httpx.get(self.endpoint("/"), timeout=PATIENCE_S, verify=NO_TLS).text == "0"
 
     def depths(self) -> Counter[tuple[str, str]]:
         """The app's own numbers of tasks, by endpoint path and state."""

@@ -20,17 +20,35 @@ from local.sample_model.legend import MapDescription, add_legend, draw_legend
 from local.sample_model.pictures import sample_pictures
 from local.sample_model.segmentation import LandClass, UnreadablePicture, open_picture, segment
 from tests.local.fake_backbone import KEY, FakeBackbone, running_backbone
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 PICTURES = {picture.name: picture for picture in sample_pictures()}
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SEGMENT, LEGEND = "/v1/landcover/segment", "/v1/landcover/legend"
 
 
+def encoded(image: Image.Image, kind: str) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind)
+    return data.getvalue()
+
+
 def png(image: Image.Image) -> bytes:
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    return encoded.getvalue()
+    return encoded(image, "PNG")
+
+
+PHOTO = PICTURES["china.jpg"].data
+
+
+def china() -> bytes:
+    """The photo, so small that the model takes a moment."""
+    photo = open_picture(PHOTO)
+    photo.thumbnail((160, 160))
+    return encoded(photo, "JPEG")
+
+
+CHINA = china()
+CHINA_SIZE = (160, 107)
 
 
 Colour = tuple[int, int, int]
@@ -63,6 +81,7 @@ def test_two_regions_get_different_classes(picture: Image.Image) -> None:
 @pytest.mark.parametrize("name", PICTURES)
 def test_map_has_the_picture_size_and_shares_count_its_pixels(name: str) -> None:
     picture = open_picture(PICTURES[name].data)
+    picture.thumbnail((320, 320))
     found = segment(picture, 6)
     assert found.map.size == picture.size
     assert sum(land_class.share for land_class in found.classes) == pytest.approx(1)
@@ -77,7 +96,7 @@ def test_map_has_the_picture_size_and_shares_count_its_pixels(name: str) -> None
 
 
 def test_same_picture_gives_the_same_map() -> None:
-    picture = open_picture(PICTURES["china.jpg"].data)
+    picture = open_picture(CHINA)
     first, second = segment(picture, 5), segment(picture, 5)
     assert png(first.map) == png(second.map)
     assert first.classes == second.classes
@@ -201,8 +220,7 @@ def backbone(module_backbone: FakeBackbone, service: httpx.Client) -> FakeBackbo
 
 
 def wait_until_idle(service: httpx.Client) -> None:
-    while service.get("/health").raise_for_status().json()["InFlight"]:
-        pass
+    eventually(lambda: not service.get("/health").raise_for_status().json()["InFlight"])
 
 
 def dispatch(
@@ -215,7 +233,6 @@ def dispatch(
     return service.post(path, content=data, headers=headers)
 
 
-CHINA = PICTURES["china.jpg"].data
 SMALL = png(two_halves((40, 110, 50), (60, 90, 170), (12, 12)))
 
 
@@ -223,7 +240,7 @@ def test_request_without_a_task_is_answered_with_the_map(service: httpx.Client, 
     response = service.post(f"{SEGMENT}?classes=3", content=CHINA, headers={"Content-Type": "image/jpeg"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(response.content)).size == (640, 427)
+    assert Image.open(io.BytesIO(response.content)).size == CHINA_SIZE
     classes = json.loads(response.headers["x-class-shares"])
     assert [set(found) for found in classes] == [{"Number", "Colour", "MapColour", "Share"}] * 3
     assert sum(found["Share"] for found in classes) == pytest.approx(1)
@@ -239,7 +256,7 @@ def test_dispatched_task_is_accepted_reported_stored_and_completed(
 
     task = backbone.wait_until_status("whole", "completed")
     assert re.fullmatch(r"completed - (class \d \([a-z ]+\) \d+ %(, )?){4}", task["Status"])
-    assert Image.open(io.BytesIO(backbone.results["whole"])).size == (640, 427)
+    assert Image.open(io.BytesIO(backbone.results["whole"])).size == CHINA_SIZE
     stored_with = backbone.result_headers["whole"]
     assert (stored_with["content-type"], stored_with["x-task-attempt"]) == ("image/png", "3")
 
@@ -373,7 +390,7 @@ def test_requests_in_flight_are_reported(service: httpx.Client, backbone: FakeBa
 def test_pipeline_adds_the_legend_in_a_second_step(service: httpx.Client, backbone: FakeBackbone) -> None:
     backbone.add_task("pipeline", f"{service.base_url}{SEGMENT}")
     dispatch(
-        service, f"{SEGMENT}?then=legend&classes=4", "pipeline", attempt=1, data=CHINA, content_type="image/jpeg"
+        service, f"{SEGMENT}?then=legend&classes=4", "pipeline", attempt=1, data=PHOTO, content_type="image/jpeg"
     )
     backbone.wait_until(lambda: "Body" in backbone.tasks["pipeline"])
     hop = backbone.tasks["pipeline"]

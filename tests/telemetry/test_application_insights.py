@@ -183,6 +183,8 @@ def test_each_transition_is_one_custom_event_in_the_tasks_operation(
         _update(observed, busy_id, "running", {})  # two reports, but only one transition
     _update(observed, busy_id, "completed", {})
     silent_id = observed.backbone.submit(brief)
+    assert backend.next_call(brief).attempt == 1
+    observed.backbone.heartbeat(silent_id, 1)  # without one, leases double
     observed.backbone.ended(silent_id)
     observed.flush()
 

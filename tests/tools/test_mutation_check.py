@@ -13,7 +13,9 @@ def test_each_guard_stands_where_it_is_broken(mutation: Mutation) -> None:
     assert (ROOT / mutation.file).read_text().count(mutation.old) == 1
 
 
-def test_a_test_that_fails_anyway_stops_the_check(tmp_path: Path) -> None:
+def test_a_test_that_fails_anyway_stops_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # these tests need no others, and loading takes long
+    monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
     (tmp_path / "test_green.py").write_text("def test_green(): pass\n")
     (tmp_path / "test_red.py").write_text("def test_red(): assert False\n")
     trees: Queue[Path] = Queue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -205,10 +206,10 @@ async def test_tasks_of_the_same_millisecond_are_listed_once_each(store: Store) 
 
 async def test_a_page_reads_a_bounded_number_of_tasks_however_few_match(store: Store, clock: Clock) -> None:
     await store.create(NewTask("needle", "/v1/a", 60, owner="sewer"))
-    for number in range(12_000):
-        if number % 100 == 0:
-            clock.advance(0.001)
-        await store.create(NewTask(f"hay-{number}", "/v1/a", 60))
+    for number in range(0, 12_000, 100):
+        clock.advance(0.001)
+        hay = (NewTask(f"hay-{number + more}", "/v1/a", 60) for more in range(100))
+        await asyncio.gather(*map(store.create, hay))
     pages = await all_pages(store, Listing(10, path="/v1/a", owner="sewer"))
     assert ids(pages) == ["needle"]
     assert len(pages) > 1
