@@ -202,7 +202,9 @@ class TaskStore:
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._after_report(outcome, is_fenced=attempt is not None)
+        if attempt is not None:
+            self._note_fenced(outcome)
+        return await self._inform_queues(outcome)
 
     async def next_step(
         self,
@@ -231,12 +233,15 @@ class TaskStore:
             inline_body=inline_body,
             owner=owner,
         )
-        return await self._after_report(outcome, is_fenced=attempt is not None)
+        if attempt is not None:
+            self._note_fenced(outcome)
+        return await self._inform_queues(outcome)
 
     async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
         """Renew the lease of a task that a backend holds, and nothing else."""
         outcome = await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
-        return await self._after_report(outcome, is_fenced=True)
+        self._note_fenced(outcome)
+        return await self._inform_queues(outcome)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -251,7 +256,9 @@ class TaskStore:
     ) -> Outcome:
         """Keep the current attempt's result. Counts as a report."""
         outcome = await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
-        return await self._after_report(outcome, is_fenced=attempt is not None)
+        if attempt is not None:
+            self._note_fenced(outcome)
+        return await self._inform_queues(outcome)
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
@@ -360,15 +367,16 @@ class TaskStore:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
 
-    async def _after_report(self, outcome: Outcome, *, is_fenced: bool) -> Outcome:
-        """Do what follows from a model service's report. It is fenced if it names its attempt or is a heartbeat."""
-        if is_fenced and isinstance(outcome, Applied):
+    def _note_fenced(self, outcome: Outcome) -> None:
+        """A model service named its attempt or sent a heartbeat."""
+        if isinstance(outcome, Applied):
             self._fenced_paths.note((outcome.origin or outcome.task).path)
-        return await self._inform_queues(outcome)
 
     async def _inform_queues(self, outcome: Outcome) -> Outcome:
         """Let the queues learn of a transition, unless the step's own script did that."""
         if isinstance(outcome, Refused):
+            return outcome
+        if outcome.origin is None and outcome.slot is None:
             return outcome
         task = outcome.task
         if outcome.slot == "held":

@@ -35,9 +35,10 @@
 -- ARGV[2]  the inline body or result, or ''
 -- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blob?}   a transition, and where it began (d in
 --          record.lua)
---          {'kept', record, body?, false, service time in ms?, slot?, blob?}   done; state, path and attempt are what they
---          were. Slot is 'freed' if the text told an end, or 'held' again if this report took such an end back; a replay
---          does not know the latter. Blob is that of a long status that was replaced; a replay does not know it
+--          {'kept', record, body?}            done; state, path and attempt are what they were
+--          {'kept', record, body?, false, service time in ms?, slot?, blob?}   the same, and something follows. Slot is
+--          'freed' if the text told an end, or 'held' again if this report took such an end back; a replay does not know
+--          the latter. Blob is that of a long status that was replaced; a replay does not know it
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
@@ -76,7 +77,7 @@ if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
 if rec.k == arg.op then
   local kind = rec.d and 'applied' or 'kept'
   local slot = rec.E and rec.w and rec.s == 'running' and 'freed' or false
-  local ms = (rec.d or rec.E) and service_time(rec) or false
+  local ms = (rec.d or slot) and service_time(rec) or false
   return { kind, raw, body or false, rec.d or false, ms, slot, false, rec = rec, replay = true }
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
@@ -182,5 +183,7 @@ local slot = false
 -- A service that ends its tasks by text is done, and its slot must not stand idle until the end takes effect. The end of a
 -- step that was not heard of may be the previous step's.
 if rec.E and rec.w and to == 'running' then slot = 'freed' elseif freed and to == state then slot = 'held' end
+local saved = save_record(id, rec)
+if not (is_transition or slot or replaced) then return { kind, saved, body or false, rec = rec } end
 local service_ms = service_time(rec) or false
-return { kind, save_record(id, rec), body or false, rec.d or false, service_ms, slot, replaced, rec = rec }
+return { kind, saved, body or false, rec.d or false, service_ms, slot, replaced, rec = rec }
