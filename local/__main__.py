@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 from local import demo
 from local.processes import LocalStackError
-from local.sample_model.service import SEGMENT_PATH
+from local.sample_model import SEGMENT_PATH
+from local.sample_model.pictures import photograph
 from local.stack import ROOT, Stack
 
 PORT = 7071
@@ -105,7 +105,7 @@ def _sole_user(directory: Path) -> Generator[None]:
 def _welcome(stack: Stack) -> str:
     assert stack.model is not None
     key = f"-H 'x-functions-key: {stack.key}'"
-    photo = files("sklearn.datasets.images").joinpath("china.jpg")
+    photo = photograph("china.jpg")
     return f"""
 The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directory.relative_to(ROOT)}/.
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from local.sample_model import SEGMENT_PATH
 from local.sample_model.pictures import Picture, sample_pictures
-from local.sample_model.service import SEGMENT_PATH
 from local.stack import Stack
 
 _CLASSES = 6

@@ -27,8 +27,8 @@ from PIL import Image
 from local.__main__ import PORT
 from local.azurite import ensure_azurite
 from local.processes import free_port
+from local.sample_model import SEGMENT_PATH
 from local.sample_model.pictures import Picture, sample_pictures
-from local.sample_model.service import SEGMENT_PATH
 from local.stack import ROOT
 from tests.waiting import PATIENCE_S, eventually
 

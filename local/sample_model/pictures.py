@@ -2,7 +2,8 @@
 
 import io
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,14 +15,25 @@ class Picture:
     data: bytes
 
 
+def photograph(name: str) -> Path:
+    """One of the photographs that scikit-learn ships.
+
+    Raises:
+        FileNotFoundError: scikit-learn is not installed.
+    """
+    found = find_spec("sklearn")  # importing it would take seconds
+    if found is None or found.origin is None:
+        raise FileNotFoundError(name)
+    return Path(found.origin).parent / "datasets" / "images" / name
+
+
 def sample_pictures() -> list[Picture]:
     """Returns two photographs byte for byte, and three PNG pictures made from them: a copy, a part, an enlargement.
 
     Each has 0.1 to 3 MB.
     """
-    images = files("sklearn.datasets.images")
-    temple = images.joinpath("china.jpg").read_bytes()
-    flower = images.joinpath("flower.jpg").read_bytes()
+    temple = photograph("china.jpg").read_bytes()
+    flower = photograph("flower.jpg").read_bytes()
     temple_image = Image.open(io.BytesIO(temple))
     large_flower = Image.open(io.BytesIO(flower)).resize((1920, 1281), Image.Resampling.LANCZOS)
     return [

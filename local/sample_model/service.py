@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from local.sample_model import LEGEND_PATH, SEGMENT_PATH
 from local.sample_model.legend import MapDescription, add_legend, draw_legend
 from local.sample_model.segmentation import (
     CLASSES,
@@ -36,8 +37,6 @@ from local.sample_model.segmentation import (
 )
 from local.sample_model.task_manager import BackboneFailed, TaskManager, TaskReference, TaskRevoked
 
-SEGMENT_PATH = "/v1/landcover/segment"
-LEGEND_PATH = "/v1/landcover/legend"
 CONTENT_TYPES = ("image/jpeg", "image/png")
 
 _MAX_BODY_BYTES = 100 * 1024**2

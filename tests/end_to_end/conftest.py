@@ -31,7 +31,7 @@ def faulty(stack: Stack) -> Iterator[Stack]:
     stack.set_faults({})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def impatient_stack(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: ScriptedBackend
 ) -> Iterator[Stack]:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from local.azurite import Azurite
 from local.redis_server import RedisServer
+from local.sample_model import LEGEND_PATH, SEGMENT_PATH
 from local.sample_model.pictures import sample_pictures
-from local.sample_model.service import LEGEND_PATH, SEGMENT_PATH
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
