@@ -1,24 +1,36 @@
 """Dead letters: Event Grid writes events that it could not deliver into a blob container."""
 
+from __future__ import annotations
+
 import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-
-from azure.core.exceptions import AzureError
-from azure.storage.blob.aio import BlobServiceClient
+from typing import TYPE_CHECKING
 
 from local.event_grid.clock import to_iso
 from local.event_grid.journal import Delivery
 from local.event_grid.schema import Event, is_cloud_event, to_cloud_event
 from local.event_grid.subscription import SubscriptionSettings
 
+if TYPE_CHECKING:
+    from azure.storage.blob.aio import BlobServiceClient
+
 
 class DeadLetters:
     """The storage account for dead letters. The containers must exist already, as for the real service."""
 
     def __init__(self, connection_string: str) -> None:
-        self._account = BlobServiceClient.from_connection_string(connection_string, retry_total=0)
+        self._connection_string = connection_string
+        self._opened: BlobServiceClient | None = None
+
+    def _account(self) -> BlobServiceClient:
+        # The client takes a second to load, and most emulators never have a dead letter.
+        from azure.storage.blob.aio import BlobServiceClient
+
+        if self._opened is None:
+            self._opened = BlobServiceClient.from_connection_string(self._connection_string, retry_total=0)
+        return self._opened
 
     async def write(
         self, subscription: str, settings: SubscriptionSettings, deliveries: Sequence[Delivery], now_s: float
@@ -27,7 +39,9 @@ class DeadLetters:
         if settings.dead_letter_container is None:
             return False
         letters = [_to_dead_letter(delivery, settings) for delivery in deliveries]
-        blob = self._account.get_blob_client(settings.dead_letter_container, blob_name(subscription, now_s))
+        from azure.core.exceptions import AzureError
+
+        blob = self._account().get_blob_client(settings.dead_letter_container, blob_name(subscription, now_s))
         try:
             await blob.upload_blob(json.dumps(letters).encode())
         except AzureError:
@@ -35,7 +49,8 @@ class DeadLetters:
         return True
 
     async def close(self) -> None:
-        await self._account.close()
+        if self._opened is not None:
+            await self._opened.close()
 
 
 def blob_name(subscription: str, now_s: float) -> str:
