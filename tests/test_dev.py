@@ -246,6 +246,11 @@ def test_format_repairs_what_it_can_and_fails_if_anything_is_left(
     assert ugly.read_text() == "x = unknown()\n"
 
 
+def test_the_tests_keep_what_python_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert _dev().run("-c", "import sys; sys.exit(sys.dont_write_bytecode)") == 0
+
+
 PIP_SAYS = """
 Collecting azure-functions<3,>=1.24 (from -r requirements.txt (line 2))
   Downloading azure_functions-1.24.0-py3-none-any.whl.metadata (7.6 kB)
