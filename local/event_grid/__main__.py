@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import base64
 import logging
 import re
 import signal
@@ -57,7 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--topic", type=_topic, required=True, help="the topic's name")
     parser.add_argument(
-        "--key", type=_key, required=True, help="the key that publishers must hold; base64 if they sign tokens"
+        "--key", type=_key, required=True, help="the key that publishers must hold, in Base64 as Azure's are"
     )
     parser.add_argument(
         "--data-dir", type=Path, help="the folder in which events and subscriptions survive a restart"
@@ -78,8 +79,12 @@ def _topic(text: str) -> str:
 
 
 def _key(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be blank")
+    try:
+        secret = base64.b64decode(text, validate=True)
+    except ValueError:
+        secret = b""
+    if not secret:
+        raise argparse.ArgumentTypeError("must be in Base64, as the keys of Azure's topics are")
     return text
 
 

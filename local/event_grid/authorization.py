@@ -6,10 +6,11 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
-# How .NET prints a DateTime in the culture that Microsoft's samples use.
-_DOTNET_TIME = "%m/%d/%Y %I:%M:%S %p"
+# How .NET prints a DateTimeOffset and a DateTime in the culture en-US, which its SDK and Microsoft's samples use.
+_DOTNET_TIMES = ("%m/%d/%Y %I:%M:%S %p %z", "%m/%d/%Y %I:%M:%S %p")
+_NARROW_SPACE = "\u202f"  # stands before AM and PM where .NET takes its cultures from ICU
 
 
 def is_authorized(headers: Mapping[str, str], *, key: str, path: str, now: datetime) -> bool:
@@ -32,7 +33,7 @@ def _is_valid_token(token: str, *, key: str, path: str, now: datetime) -> bool:
     fields = {name: value for name, _, value in (part.partition("=") for part in signed.split("&"))}
     try:
         secret = base64.b64decode(key, validate=True)
-        expiry = _parse_time(unquote(fields["e"]))
+        expiry = _parse_time(fields["e"])
         resource = urlsplit(unquote(fields["r"])).path
     except (binascii.Error, KeyError, ValueError):
         return False
@@ -48,9 +49,22 @@ def _normal(path: str) -> str:
     return path.strip("/").lower()
 
 
-def _parse_time(text: str) -> datetime:
+def _parse_time(encoded: str) -> datetime:
+    """Reads the expiry as the SDKs write it: in ISO 8601 with spaces as `%20`, or as .NET prints it with them as `+`.
+
+    Raises `ValueError` if it is neither.
+    """
     try:
-        time = datetime.fromisoformat(text)
+        return _in_utc(datetime.fromisoformat(unquote(encoded)))
     except ValueError:
-        time = datetime.strptime(text, _DOTNET_TIME)  # noqa: DTZ007 - given its zone below
+        text = unquote_plus(encoded).replace(_NARROW_SPACE, " ")
+    for form in _DOTNET_TIMES:
+        try:
+            return _in_utc(datetime.strptime(text, form))  # noqa: DTZ007 - given its zone here
+        except ValueError:
+            continue
+    raise ValueError(f"{text!r} is no time")
+
+
+def _in_utc(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -242,7 +242,15 @@ def test_sigterm_ends_the_emulator_cleanly(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "options", [("--topic", "a/b"), ("--time-scale", "-1"), ("--port", "x"), ("--key", "")], ids=str
+    "options",
+    [
+        ("--topic", "a/b"),
+        ("--time-scale", "-1"),
+        ("--port", "x"),
+        ("--key", ""),
+        ("--key", "not-base64"),
+    ],
+    ids=str,
 )
 def test_invalid_option_ends_the_emulator_at_once(tmp_path: Path, options: tuple[str, str]):
     with pytest.raises(LocalStackError, match=options[0]):

@@ -1,8 +1,13 @@
 """Publishing over HTTP: authentication, validation, limits and errors."""
 
+import base64
+import hashlib
+import hmac
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from azure.eventgrid import generate_sas
@@ -179,6 +184,38 @@ def test_sdk_token_is_accepted_until_it_expires(expiry: Any):
     assert not is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=LATER)
 
 
+DOTNET_EXPIRIES = {
+    "a DateTimeOffset": "11/22/2026 12:05:00\u202fPM +00:00",
+    "of another zone": "11/22/2026 5:35:00\u202fPM +05:30",
+    "without ICU": "11/22/2026 12:05:00 PM +00:00",
+    "a DateTime": "11/22/2026 12:05:00\u202fPM",
+}
+
+
+def dotnet_token(expiry: str, key: str = KEY) -> str:
+    """A token as `EventGridSasBuilder` makes it, which encodes as `HttpUtility.UrlEncode` does."""
+
+    def encode(text: str) -> str:
+        return re.sub("%..", lambda match: match[0].lower(), quote_plus(text, safe="!()*-._"))
+
+    signed = f"r={encode(f'{ENDPOINT}?api-version=2018-01-01')}&e={encode(expiry)}"
+    signature = hmac.digest(base64.b64decode(key), signed.encode(), hashlib.sha256)
+    return f"{signed}&s={encode(base64.b64encode(signature).decode())}"
+
+
+@pytest.mark.parametrize("expiry", DOTNET_EXPIRIES.values(), ids=DOTNET_EXPIRIES)
+def test_token_of_the_dotnet_sdk_is_accepted_until_it_expires(expiry: str):
+    token = dotnet_token(expiry)
+    assert "+" in token
+    assert admits(token)
+    assert not is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=LATER)
+
+
+@pytest.mark.parametrize("expiry", ["11/22/2026 12:05:00 +00:00", "22/11/2026 12:05:00 PM +00:00", "tomorrow"])
+def test_dotnet_token_with_an_expiry_that_is_no_time_is_refused(expiry: str):
+    assert not admits(dotnet_token(expiry))
+
+
 @pytest.mark.parametrize(
     "token",
     [
@@ -188,8 +225,9 @@ def test_sdk_token_is_accepted_until_it_expires(expiry: Any):
         generate_sas(ENDPOINT, "YW5vdGhlciBrZXk=", LATER),
         generate_sas("http://127.0.0.1/other/api/events", KEY, LATER),
         generate_sas(ENDPOINT, KEY, LATER).replace("2026", "2036"),
+        dotnet_token("11/22/2026 12:05:00\u202fPM +00:00", "YW5vdGhlciBrZXk="),
     ],
-    ids=["empty", "blank", "unsigned", "another key", "another topic", "changed expiry"],
+    ids=["empty", "blank", "unsigned", "another key", "another topic", "changed expiry", "another key in .NET"],
 )
 def test_invalid_token_is_refused(token: str):
     assert not admits(token)
