@@ -8,23 +8,57 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from local.functions_host.errors import HostError
 from local.functions_host.host import FunctionsHost, Limits, create_host
 from local.functions_host.keys import Keys
 from local.functions_host.script_root import import_function_app, load_host_json, load_local_settings
+from local.functions_host.worker_telemetry import configure_telemetry
 
 _KEEP_ALIVE_S = 130  # Kestrel's
 
 
-class _Server(uvicorn.Server):
-    """Prints when it is ready, and drains the host while it waits for the responses under way."""
+class _Protocol(HttpToolsProtocol):
+    """Takes and refuses what Kestrel takes and refuses, of what the parser decides alone."""
 
-    def __init__(self, config: uvicorn.Config, host: FunctionsHost) -> None:
-        super().__init__(config)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        assert self.parser is not None
+        # For a Content-Length beside Transfer-Encoding.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_chunked_length=True)
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+class HostServer(uvicorn.Server):
+    """Serves a host over HTTP. Prints when it is ready, and drains the host while it waits for the responses under
+    way.
+    """
+
+    def __init__(self, host: FunctionsHost) -> None:
+        super().__init__(
+            uvicorn.Config(
+                host.asgi,
+                interface="asgi3",
+                http=_Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                # For clients that still send a request. The host drains the rest.
+                timeout_graceful_shutdown=int(Limits().drain_s) + 1,
+            )
+        )
         self._host = host
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,14 +82,14 @@ def main() -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("azure").setLevel(logging.WARNING)
     sys.stdout = sys.stderr  # standard output carries only the READY line, not the output of the app
 
     try:
         script_root = arguments.script_root.resolve()
         load_local_settings(script_root, os.environ)
-        host_json = load_host_json(script_root)
+        host_json = load_host_json(script_root, os.environ)
         keys, made_up = Keys.from_environment(os.environ)
+        configure_telemetry(os.environ)
         host = create_host(import_function_app(script_root), keys=keys, host_json=host_json)
         listener = listen(arguments.port)
     except HostError as error:
@@ -63,23 +97,8 @@ def main() -> NoReturn:
         sys.exit(1)
     for variable, key in made_up.items():
         print(f"{variable} is not set; for this run it is {key}", file=sys.stderr)
-    config = uvicorn.Config(
-        host.asgi,
-        interface="asgi3",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        # For clients that still send a request. The host drains the rest.
-        timeout_graceful_shutdown=int(Limits().drain_s) + 1,
-    )
     try:
-        _Server(config, host).run([listener])
+        HostServer(host).run([listener])
     finally:
         if host.has_busy_threads:
             sys.stderr.flush()

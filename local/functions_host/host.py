@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,6 +18,7 @@ from local.functions_host.http_messages import (
     BodyTooLarge,
     ClientGone,
     Receive,
+    Refused,
     Request,
     Response,
     Scope,
@@ -36,6 +38,7 @@ _LARGE_BYTES = 64 * 1024
 _FUNCTION_TIMEOUT = "00:30:00"
 _BUILT_IN_PATHS = ("/admin/", "/runtime/")
 _ADMIN_FUNCTIONS = "/admin/functions"
+_BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,19 @@ class Limits:
     body_bytes: int = 100 * 1024 * 1024
     response_s: float = 230
     """After this time the platform's load balancer gives up on a response; the function goes on."""
-    drain_s: float = 10
+    drain_s: float = 30
     buffered_bytes: int = 768 * 1024 * 1024
     """Limits all bodies together. The real host has no such limit, but it is a process separate from the app's."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Returns Azure's limits, with that on a body as the app setting has it. Raises `HostError`."""
+        text = environment.get(_BODY_LIMIT)
+        if not text:
+            return cls()
+        if not text.isdecimal():
+            raise HostError(f"{_BODY_LIMIT} is {text!r}, which is no number of bytes.")
+        return cls(body_bytes=int(text))
 
 
 def create_host(
@@ -60,8 +73,9 @@ def create_host(
 ) -> "FunctionsHost":
     """Makes the host of `app` and enumerates its functions, so an app can have only one host.
 
-    Reads app settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`) from
-    the environment. Raises `HostError` if the real host would refuse the app or this one cannot run it.
+    Reads app settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`,
+    `FUNCTIONS_REQUEST_BODY_SIZE_LIMIT`) from the environment. Raises `HostError` if the real host would refuse the
+    app or this one cannot run it.
     """
     host_json = host_json or {}
     settings = os.environ
@@ -77,9 +91,8 @@ def create_host(
         for function in functions.values()
         if function.trigger_type == TIMER_TRIGGER and not function.is_disabled
     ]
-    return FunctionsHost(
-        functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits or Limits()
-    )
+    limits = limits or Limits.from_environment(settings)
+    return FunctionsHost(functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits)
 
 
 class FunctionsHost:
@@ -116,10 +129,14 @@ class FunctionsHost:
         self._invoker.close()
 
     async def drain(self) -> None:
-        """Stops the timers, waits for running functions as long as the limits allow, and cancels the rest."""
+        """Waits for running functions as long as the limits allow, and cancels the rest. Until the requests in flight
+        have ended, the timers go on.
+        """
+        deadline_s = time.monotonic() + self._limits.drain_s
+        await self._invoker.wait(self._limits.drain_s)
         for task in self._timer_tasks:
             task.cancel()
-        await self._invoker.drain(self._limits.drain_s)
+        await self._invoker.drain(max(0.0, deadline_s - time.monotonic()))
 
     @property
     def has_busy_threads(self) -> bool:
@@ -134,7 +151,11 @@ class FunctionsHost:
                 await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        request = Request(scope, receive, self._buffer)
+        try:
+            request = Request(scope, receive, self._buffer)
+        except Refused as refused:
+            await Response.closing(refused.status).send(send)
+            return
         try:
             await (await self._answer(request)).send(send)
         except ClientGone:
@@ -149,7 +170,7 @@ class FunctionsHost:
                 request.hold(len(response.body))
             return response
         except BodyTooLarge:
-            return Response(413)
+            return Response.closing(500)
         except TooBusy:
             return Response(429)
 
@@ -184,9 +205,13 @@ class FunctionsHost:
             _log.error("The response of 'Functions.%s' was cut after %g s", function.name, self._limits.response_s)
             return Response(504)
         try:
-            return invocation.result() or Response(500)
+            response = invocation.result() or Response(500)
         except (InvocationFailed, asyncio.CancelledError):
             return Response(500)
+        if not response.says_its_true_length(request.method):
+            _log.error("The response of 'Functions.%s' has a Content-Length that is not its body's", function.name)
+            return Response(500)
+        return response
 
     def _is_open(self, function: Function, request: Request) -> bool:
         match (function.trigger.get("authLevel") or "FUNCTION").upper():
@@ -205,7 +230,7 @@ class FunctionsHost:
         if not path.lower().startswith("/admin/"):
             return Response(404)
         if not self._keys.open_admin(request.key):
-            return Response(401)
+            return Response(403 if self._keys.are_any(request.key) else 401)
         match request.method, path.lower():
             case "GET", "/admin/host/status":
                 return Response.json(200, {"state": "Running"})

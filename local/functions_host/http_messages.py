@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from azure.functions.meta import Datum
 
@@ -18,7 +18,20 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _WITHOUT_BODY = (204, 304)
 _PIECE_BYTES = 256 * 1024
-_SET_BY_HOST = ("content-length", "transfer-encoding", "connection")
+_REQUEST_LINE_BYTES = 8 * 1024
+_HEADERS_BYTES = 32 * 1024
+_HIGHEST_PORT = 65535
+_SET_BY_HOST = (b"transfer-encoding", b"connection")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VISIBLE = re.compile(r"[\t\x20-\x7e]*")
+
+
+class Refused(Exception):
+    """Raised when the server refuses a request before it looks for a function."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class BodyTooLarge(Exception):
@@ -33,10 +46,13 @@ class Request:
     """A request as the real host reads it.
 
     Header names are in lower case. Each header and each query name has one value; commas join several values. An
-    empty query value counts as none. In the path everything is decoded except an encoded slash.
+    empty query value counts as none. The path is free of dot segments, and everything in it is decoded except an
+    encoded slash and what is no UTF-8.
+
+    Raises `Refused` for a request that the server of the real host takes for malformed or too long.
     """
 
-    __slots__ = ("_buffer", "_held_bytes", "_query", "_receive", "_scope", "headers", "method", "path")
+    __slots__ = ("_buffer", "_held_bytes", "_query", "_raw_path", "_receive", "_scope", "headers", "method", "path")
 
     def __init__(self, scope: Scope, receive: Receive, buffer: Buffer) -> None:
         self._scope = scope
@@ -44,22 +60,23 @@ class Request:
         self._buffer = buffer
         self._held_bytes = 0
         self.method: str = scope["method"]
-        raw_path: bytes = scope["raw_path"]
-        self.path = _decode_path(raw_path.decode("ascii")) if b"%" in raw_path else raw_path.decode("ascii")
-        self.headers: dict[str, str] = {}
-        for name_bytes, value_bytes in scope["headers"]:
-            _join(self.headers, name_bytes.decode("latin-1"), value_bytes.decode("utf-8", "replace"))
         query_string: bytes = scope["query_string"]
+        self._raw_path: str = scope["raw_path"].decode("ascii")
+        if len(self.method) + len(self._raw_path) + len(query_string) > _REQUEST_LINE_BYTES - len(" ? HTTP/1.1\r\n"):
+            raise Refused(414)
+        if "/." in self._raw_path or "%" in self._raw_path:
+            self._raw_path = _without_dot_segments(self._raw_path)
+        self.path = _decode_path(self._raw_path) if "%" in self._raw_path else self._raw_path
+        if "\0" in self.path:
+            raise Refused(400)
+        self.headers = _read_headers(scope)
         self._query = parse_qsl(query_string.decode("latin-1")) if query_string else []
 
     @property
     def url(self) -> str:
-        raw_path, query_string = (
-            self._scope["raw_path"].decode("ascii"),
-            self._scope["query_string"].decode("latin-1"),
-        )
+        query_string = self._scope["query_string"].decode("latin-1")
         query = f"?{query_string}" if query_string else ""
-        return f"{self._scope['scheme']}://{self.headers.get('host', '')}{raw_path}{query}"
+        return f"{self._scope['scheme']}://{self.headers.get('host', '')}{self._raw_path}{query}"
 
     @property
     def params(self) -> dict[str, str]:
@@ -87,27 +104,23 @@ class Request:
         self._held_bytes = 0
 
     async def body(self, limit_bytes: int) -> bytes:
-        """Reads the body.
+        """Reads the body. A body without a `Content-Length` is lost, as in the real host.
 
-        Raises `BodyTooLarge` or `TooBusy` as soon as it knows that the body exceeds the limit or the buffer's room.
+        Raises `BodyTooLarge` or `TooBusy` if the body exceeds the limit or the buffer's room, before it is read.
         Raises `ClientGone` if the client disconnects.
         """
-        length = self.headers.get("content-length")
-        if length is None and "transfer-encoding" not in self.headers:
+        length = int(self.headers.get("content-length") or 0)
+        if not length:
             return b""
-        if length is not None:
-            if int(length) > limit_bytes:
-                raise BodyTooLarge
-            self.hold(int(length))
+        if length > limit_bytes:
+            raise BodyTooLarge
+        self.hold(length)
         body = io.BytesIO()  # getvalue() of it makes no copy
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             body.write(message.get("body", b""))
-            if body.tell() > limit_bytes:
-                raise BodyTooLarge
-            self.hold(max(0, body.tell() - self._held_bytes))
             if not message.get("more_body", False):
                 return body.getvalue()
 
@@ -138,36 +151,52 @@ class Response(NamedTuple):
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
+    is_of_function: bool = False
+    """The host tells the length of its own responses. That of a function has a length if the function gives one."""
 
     @classmethod
     def json(cls, status: int, content: object) -> "Response":
         return cls(status, ((b"content-type", b"application/json; charset=utf-8"),), json.dumps(content).encode())
 
     @classmethod
+    def closing(cls, status: int) -> "Response":
+        """An empty response after which the connection is closed."""
+        return cls(status, ((b"connection", b"close"),))
+
+    @classmethod
     def from_datum(cls, datum: Datum) -> "Response":
         """Makes the response from an HTTP function's encoded return value, as the host does.
 
+        Of repeated headers the last one stays, except cookies. An empty content type means none.
         Raises `ValueError` for a status or a header that cannot be sent.
         """
         if datum.type == "string":
-            return cls(200, ((b"content-type", b"text/plain; charset=utf-8"),), datum.value.encode())
+            plain_text = ((b"content-type", b"text/plain; charset=utf-8"),)
+            return cls(200, plain_text, datum.value.encode(), is_of_function=True)
         status = int(datum.value["status_code"].value)
         if not 200 <= status <= 599:
             raise ValueError(f"{status} is not a status that a response can have")
-        headers = [
-            _header(name, value.value)
-            for name, value in datum.value["headers"].items()
-            if name.lower() not in _SET_BY_HOST
-        ]
+        by_name = dict(_header(name, value.value) for name, value in datum.value["headers"].items())
+        if not by_name.get(b"content-type"):
+            by_name.pop(b"content-type", None)
+        headers = [header for header in by_name.items() if header[0] not in _SET_BY_HOST]
         cookies: list[SimpleCookie] = datum.value["cookies"] or []
         headers += [_header("set-cookie", morsel.OutputString()) for cookie in cookies for morsel in cookie.values()]
-        return cls(status, tuple(headers), datum.value["body"].value)
+        return cls(status, tuple(headers), datum.value["body"].value, is_of_function=True)
+
+    def says_its_true_length(self, method: str) -> bool:
+        """Whether the response can be sent: its `Content-Length`, if it has one, is that of its body."""
+        length = dict(self.headers).get(b"content-length")
+        if length is None or self.status in _WITHOUT_BODY:
+            return True
+        return length.isdigit() and (method == "HEAD" or int(length) == len(self.body))
 
     async def send(self, send: Send) -> None:
         headers, body = list(self.headers), self.body
         if self.status in _WITHOUT_BODY:
+            headers = [header for header in headers if header[0] != b"content-length"]
             body = b""
-        else:
+        elif not self.is_of_function:
             headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         # In pieces, because the server copies the part of a body that the socket does not take at once.
@@ -177,10 +206,61 @@ class Response(NamedTuple):
         await send({"type": "http.response.body", "body": body[last:]})
 
 
+def _read_headers(scope: Scope) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    size_bytes = hosts = 0
+    for name, value in scope["headers"]:
+        size_bytes += len(name) + len(value) + len(": \r\n")
+        hosts += name == b"host"
+        try:
+            _join(headers, name.decode("latin-1"), value.decode())
+        except UnicodeDecodeError:
+            raise Refused(400) from None
+    if size_bytes > _HEADERS_BYTES:
+        raise Refused(431)
+    if hosts != 1:
+        raise Refused(400)
+    port = headers["host"].rpartition("]")[2].partition(":")[2]
+    if port.isdecimal() and int(port) > _HIGHEST_PORT:
+        raise Refused(500)
+    if (length := headers.get("content-length")) is not None:
+        if not length.isdecimal():
+            raise Refused(400)
+        if "transfer-encoding" in headers:
+            headers["x-content-length"] = headers.pop("content-length")
+    return headers
+
+
+def _without_dot_segments(raw_path: str) -> str:
+    segments = raw_path.removeprefix("/").split("/")
+    dots = [segment.lower().replace("%2e", ".") for segment in segments]
+    if "." not in dots and ".." not in dots:
+        return raw_path
+    kept: list[str] = []
+    for segment, plain in zip(segments, dots, strict=True):
+        if plain == "..":
+            kept[-1:] = []
+        elif plain != ".":
+            kept.append(segment)
+    if dots[-1] in (".", ".."):
+        kept.append("")
+    return f"/{'/'.join(kept)}"
+
+
 def _decode_path(raw_path: str) -> str:
-    return "".join(
-        part if part.lower() == "%2f" else unquote(part) for part in re.split("(%2f)", raw_path, flags=re.IGNORECASE)
-    )
+    return re.sub("(?:%(?!2f)[0-9a-f]{2})+", lambda match: _decode_octets(match[0]), raw_path, flags=re.IGNORECASE)
+
+
+def _decode_octets(encoded: str) -> str:
+    """Decodes a run of `%XX`, but for those octets that are no UTF-8."""
+    octets, decoded, start = bytes.fromhex(encoded.replace("%", "")), "", 0
+    while True:
+        try:
+            return decoded + octets[start:].decode()
+        except UnicodeDecodeError as error:
+            bad, end = start + error.start, start + error.end
+            decoded += octets[start:bad].decode() + encoded[3 * bad : 3 * end]
+            start = end
 
 
 def _join(values: dict[str, str], name: str, value: str) -> None:
@@ -192,4 +272,6 @@ def _datums(values: Mapping[str, str]) -> dict[str, Datum]:
 
 
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
-    return name.lower().encode("latin-1"), value.encode("latin-1")
+    if not (_TOKEN.fullmatch(name) and _VISIBLE.fullmatch(value)):
+        raise ValueError(f"the header {name!r} has characters that a response cannot have")
+    return name.lower().encode(), value.encode()

@@ -91,7 +91,7 @@ class Invoker:
     """Runs functions and keeps track of the running ones.
 
     Parameters:
-        timeout_s: host.json's `functionTimeout`; None: unlimited.
+        timeout_s: host.json's `functionTimeout`, after which all running functions end; None: unlimited.
         thread_count: the size of the pool for functions that are not `async def`; None: Python's default, as in the
             worker.
     """
@@ -101,6 +101,7 @@ class Invoker:
         self._threads = concurrent.futures.ThreadPoolExecutor(thread_count, thread_name_prefix="function")
         self._in_threads: set[concurrent.futures.Future[Any]] = set()
         self._in_flight: set[asyncio.Task[Response | None]] = set()
+        self._begun: set[asyncio.Task[Any]] = set()
 
     def start(
         self,
@@ -119,6 +120,11 @@ class Invoker:
         self._in_flight.add(invocation)
         invocation.add_done_callback(self._ended)
         return invocation
+
+    async def wait(self, timeout_s: float) -> None:
+        """Waits for the functions that run now, and no longer than `timeout_s`."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the running functions, and cancels those that still run when the time is up."""
@@ -151,6 +157,9 @@ class Invoker:
         if function.takes_context:
             arguments["context"] = InvocationContext(function, invocation_id, headers, retry)
         timeout = asyncio.timeout(self._timeout_s)
+        this = asyncio.current_task()
+        assert this is not None
+        self._begun.add(this)
         try:
             async with timeout:
                 if function.is_async:
@@ -165,7 +174,16 @@ class Invoker:
         except (Exception, asyncio.CancelledError) as error:
             reason = f" after functionTimeout, {self._timeout_s:g} s" if timeout.expired() else ""
             _log.exception("Executed 'Functions.%s' (Failed, Id=%s)%s", function.name, invocation_id, reason)
+            if timeout.expired():
+                self._end_all_but(this)
             raise InvocationFailed(f"Exception while executing function: Functions.{function.name}") from error
+        finally:
+            self._begun.discard(this)
+
+    def _end_all_but(self, overdue: "asyncio.Task[Any]") -> None:
+        """Ends the other invocations, because the real host restarts the worker in which they all run."""
+        for invocation in self._begun - {overdue}:
+            invocation.cancel()
 
 
 def _call_in_thread(function: Function, arguments: Mapping[str, object], invocation_id: str) -> Any:

@@ -37,6 +37,10 @@ class Keys:
     def open_admin(self, presented: str | None) -> bool:
         return _is_one_of(presented, self.master)
 
+    def are_any(self, presented: str | None) -> bool:
+        """Whether the key is one of these, whatever it opens."""
+        return _is_one_of(presented, self.host, self.master, self.eventgrid, *self.functions.values())
+
 
 def _is_one_of(presented: str | None, *keys: str) -> bool:
     """Compares in a time that reveals nothing about any key. An empty key opens nothing."""

@@ -1,13 +1,17 @@
 """The schedules of timers: NCRONTAB expressions, and TimeSpan intervals such as `00:05:00`."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from croniter import CroniterBadDateError, croniter
 
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""When a schedule is due whose date does not come, such as the 31st of February."""
+_log = logging.getLogger("local.functions_host")
 _TIME_SPAN = re.compile(r"(?:(\d{1,8})\.)?([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d(?:\.\d{1,7})?)")
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -35,30 +39,34 @@ class Cron:
     expression: str
 
     def next_after(self, moment: datetime) -> datetime:
-        return croniter(self.expression, moment, day_or=False, second_at_beginning=True).get_next(datetime)
+        try:
+            return croniter(self.expression, moment, day_or=False, second_at_beginning=True).get_next(datetime)
+        except CroniterBadDateError:
+            return _NEVER
 
 
-def parse_schedule(written: str, settings: Mapping[str, str], now: datetime) -> Schedule:
+def parse_schedule(written: str, settings: Mapping[str, str]) -> Schedule:
     """Returns the schedule of a timer trigger, with its `%SETTING%`s filled in.
 
-    Raises `ValueError` with the reason if the host would refuse the schedule, and for dates that never come.
+    Of five fields, the first is the minute, as in a crontab. The log warns of them: most who write five mean six.
+    Raises `ValueError` with the reason if the host would refuse the schedule.
     """
     text = re.sub(r"%([^%]+)%", lambda match: _setting(match[1], settings), written)
     parts = text.split()
+    if len(parts) == len(_FIELDS) - 1:
+        _log.warning("The schedule %r has five fields: its first one is the minute, not the second", text)
+        parts.insert(0, "0")
     if len(parts) != len(_FIELDS):
         try:
             length = parse_time_span(text.strip())
         except ValueError:
-            raise ValueError(f"{text!r} is neither an NCRONTAB expression of six fields nor hh:mm:ss") from None
+            raise ValueError(
+                f"{text!r} is neither an NCRONTAB expression of five or six fields nor hh:mm:ss"
+            ) from None
         if not length:
             raise ValueError(f"{text!r} is no time at all")
         return Interval(length)
-    schedule = Cron(" ".join(field.parse(part) for field, part in zip(_FIELDS, parts, strict=True)))
-    try:
-        schedule.next_after(now)
-    except CroniterBadDateError:
-        raise ValueError(f"{text!r} never comes") from None
-    return schedule
+    return Cron(" ".join(field.parse(part) for field, part in zip(_FIELDS, parts, strict=True)))
 
 
 def parse_time_span(text: str) -> timedelta:
@@ -89,9 +97,9 @@ class _Field(NamedTuple):
 
     def _parse_part(self, part: str) -> Iterable[int]:
         span, slash, step_text = part.partition("/")
-        if slash and not (step_text.isascii() and step_text.isdigit() and int(step_text)):
+        if slash and not (step_text.isascii() and step_text.isdigit()):
             raise ValueError(f"{part!r} has no step that could be used as {self.name}")
-        step = int(step_text or 1)
+        step = int(step_text or 1) or 1  # NCRONTAB reads a step of 0 as 1
         if span == "*":
             return range(self.lowest, self.highest + 1, step)
         first, dash, last = span.partition("-")

@@ -13,6 +13,7 @@ import azure.functions as func
 from local.functions_host.errors import HostError
 
 _APP_FILE = "function_app.py"
+_OVERRIDE = "azurefunctionsjobhost__"
 
 
 def load_local_settings(script_root: Path, environment: MutableMapping[str, str]) -> None:
@@ -29,13 +30,19 @@ def load_local_settings(script_root: Path, environment: MutableMapping[str, str]
         environment.setdefault(name, value)
 
 
-def load_host_json(script_root: Path) -> Mapping[str, Any]:
+def load_host_json(script_root: Path, environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """Returns host.json. A variable such as `AzureFunctionsJobHost__extensions__http__maxConcurrentRequests` has
+    precedence over the value that it names.
+    """
     path = script_root / "host.json"
     if not path.exists():
         raise HostError(f"There is no host.json in {script_root}.")
     host_json = _read_json_object(path)
     if host_json.get("version") != "2.0":
         raise HostError('host.json: "version" must be "2.0".')
+    for name, value in environment.items():
+        if name.lower().startswith(_OVERRIDE):
+            _override(host_json, name.split("__")[1:], value)
     return host_json
 
 
@@ -54,6 +61,14 @@ def import_function_app(script_root: Path) -> func.FunctionRegister:
     if len(apps) != 1:
         raise HostError(f"{_APP_FILE} must define one function app at its top level, not {len(apps)}.")
     return apps[0]
+
+
+def _override(section: dict[str, Any], path: list[str], value: str) -> None:
+    name = next((name for name in section if name.lower() == path[0].lower()), path[0])
+    if len(path) > 1:
+        _override(section.setdefault(name, {}), path[1:], value)
+    else:
+        section[name] = int(value) if value.removeprefix("-").isdecimal() else value
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:

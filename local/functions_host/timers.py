@@ -21,7 +21,7 @@ class Timer:
         self._clock = clock
         self._invoker = invoker
         try:
-            self._schedule: Schedule = parse_schedule(function.trigger["schedule"], settings, clock.now())
+            self._schedule: Schedule = parse_schedule(function.trigger["schedule"], settings)
         except ValueError as error:
             raise HostError(f"{function.name}: its schedule cannot be used: {error}.") from error
 

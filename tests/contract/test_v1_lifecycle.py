@@ -138,7 +138,7 @@ def test_heartbeat_of_a_waiting_task_is_refused(app: httpx.Client, backend: Scri
 
 @pytest.mark.contract("B3.5", "B4.5", "B5.3")
 @pytest.mark.parametrize(("method", "action"), [("DELETE", ""), ("POST", "/replay"), ("POST", "/heartbeat")])
-@pytest.mark.parametrize("task_id", ["no-such-task", "%00", "a%20b", "x" * 129], ids=str)
+@pytest.mark.parametrize("task_id", ["no-such-task", "a%20b", "x" * 129], ids=str)
 def test_cancel_replay_and_heartbeat_of_an_unknown_task_are_404(
     app: httpx.Client, method: str, action: str, task_id: str
 ) -> None:

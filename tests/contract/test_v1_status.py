@@ -71,7 +71,7 @@ def test_finished_task_has_no_retry_after(outcome: str, app: httpx.Client, task_
 
 @pytest.mark.contract("B2.3")
 @pytest.mark.parametrize("route", ["", "/history", "/result"])
-@pytest.mark.parametrize("task_id", [UNKNOWN_ID, "x" * 129, "a%20b", "..%2f", "%00", "%C3%A4", "{id}", "*"])
+@pytest.mark.parametrize("task_id", [UNKNOWN_ID, "x" * 129, "a%20b", "..%2f", "%C3%A4", "{id}", "*"])
 def test_unknown_task_is_404_whatever_its_id_looks_like(task_id: str, route: str, app: httpx.Client) -> None:
     document = assert_problem(app.get(f"/api/v1/tasks/{task_id}{route}"), 404, "no-such-task")
     assert task_id not in document["detail"]

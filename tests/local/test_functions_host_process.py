@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import httpx
 import pytest
 
 from local.functions_host.__main__ import listen
-from local.processes import ChildProcess
+from local.functions_host.script_root import load_host_json
+from local.processes import ChildProcess, free_port
 from tests.waiting import PATIENCE_S
 
 APP = """
-import asyncio, os, pathlib, time
+import asyncio, logging, os, pathlib, time
 import azure.functions as func
 import neighbour
 
@@ -29,6 +31,11 @@ here = pathlib.Path(__file__).parent
 async def settings(req: func.HttpRequest) -> func.HttpResponse:
     print("the app prints")
     return func.HttpResponse(f"{os.environ['FROM_FILE']} {os.environ['FROM_BOTH']} {neighbour.NAME}")
+
+@app.route(auth_level=func.AuthLevel.ANONYMOUS)
+async def talkative(req: func.HttpRequest) -> func.HttpResponse:
+    logging.getLogger("azure.core.pipeline.policies.http_logging_policy").info("a request to storage")
+    return func.HttpResponse("said")
 
 @app.route()
 async def locked(req: func.HttpRequest) -> func.HttpResponse:
@@ -95,7 +102,58 @@ def test_host_serves_the_app_of_its_script_root_with_its_settings(script_root: P
     assert "GET /api" not in log
 
 
-def test_sigterm_lets_a_running_function_finish_and_respond(script_root: Path) -> None:
+def test_what_a_library_logs_at_info_is_in_the_log(script_root: Path) -> None:
+    with host_process(script_root, FROM_BOTH="") as process:
+        assert httpx.get(f"{process.url}/api/talkative", timeout=PATIENCE_S).text == "said"
+    assert "azure.core.pipeline.policies.http_logging_policy: a request to storage" in process.log_path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "connection", "provider"),
+    [
+        ("true", "InstrumentationKey=00000000-0000-0000-0000-000000000001;{endpoints}", "TracerProvider"),
+        ("true", "", "ProxyTracerProvider"),
+        ("", "InstrumentationKey=00000000-0000-0000-0000-000000000001;{endpoints}", "ProxyTracerProvider"),
+    ],
+)
+def test_telemetry_is_configured_before_the_app_is_loaded_if_the_setting_says_so(
+    script_root: Path, flag: str, connection: str, provider: str
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}/"
+    settings = {
+        "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY": flag,
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": connection.format(
+            endpoints=f"IngestionEndpoint={nobody};LiveEndpoint={nobody}"
+        ),
+        "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
+    }
+    (script_root / "neighbour.py").write_text(
+        "from opentelemetry.trace import get_tracer_provider\nNAME = type(get_tracer_provider()).__name__"
+    )
+    with host_process(script_root, FROM_BOTH="", **settings) as process:
+        assert httpx.get(f"{process.url}/api/settings", timeout=PATIENCE_S).text.split()[-1] == provider
+    failed = "Application Insights could not be configured" in process.log_path.read_text()
+    assert failed == (flag == "true" and not connection)
+
+
+def test_variables_of_the_host_have_precedence_over_host_json(script_root: Path) -> None:
+    (script_root / "host.json").write_text('{"version": "2.0", "extensions": {"http": {"routePrefix": "api"}}}')
+    given = {
+        "AzureFunctionsJobHost__extensions__http__RoutePrefix": "v1",
+        "AzureFunctionsJobHost__extensions__http__maxOutstandingRequests": "0",
+        "azurefunctionsjobhost__functionTimeout": "00:05:00",
+    }
+    assert load_host_json(script_root, given) == {
+        "version": "2.0",
+        "extensions": {"http": {"routePrefix": "v1", "maxOutstandingRequests": 0}},
+        "functionTimeout": "00:05:00",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_closes_the_port_and_lets_a_running_function_finish_and_respond(
+    script_root: Path, number: signal.Signals
+) -> None:
     os.mkfifo(script_root / "release")
     process = host_process(script_root)
     answers: list[httpx.Response] = []
@@ -105,12 +163,12 @@ def test_sigterm_lets_a_running_function_finish_and_respond(script_root: Path) -
         caller = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=PATIENCE_S)))
         caller.start()
         wait_for(lambda: (script_root / "begun").exists())
-        stopper = threading.Thread(target=lambda: exit_codes.append(process.stop()))
-        stopper.start()
+        os.kill(process.pid, number)
         wait_for(lambda: refuses_connections(process.url))
         (script_root / "release").write_text("")
         caller.join()
-        stopper.join()
+        wait_for(lambda: not process.is_running)
+        exit_codes.append(process.stop())
     assert [answer.text for answer in answers] == ["finished"]
     assert exit_codes == [0]
 
