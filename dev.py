@@ -26,6 +26,7 @@ COMMANDS = {
         """
   --results DIR      the folder for the result pictures (default: demo-results)
   --json             print JSON lines
+  --func             run the app under Azure Functions Core Tools
 """,
     ),
     "test": (

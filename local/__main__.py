@@ -29,6 +29,7 @@ def main() -> int:
     demonstration.add_argument(
         "--results", type=Path, default=ROOT / "demo-results", help="folder for the result pictures"
     )
+    _offer_core_tools(demonstration)
     up = commands.add_parser("up", help="start the stack and keep it running until Ctrl-C")
     up.add_argument("--port", type=int, default=PORT, help=f"the function app's port (default {PORT})")
     up.add_argument(
@@ -40,7 +41,7 @@ def main() -> int:
         help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; may be repeated",
     )
     app = up.add_mutually_exclusive_group()
-    app.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
+    _offer_core_tools(app)
     app.add_argument("--without-app", action="store_true", help="start all but the app, which a debugger then starts")
     options = parser.parse_args()
     # For both signals, because a shell starts its background jobs with SIGINT ignored.
@@ -48,7 +49,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         if options.command == "demo":
-            return demo.run(options.results.resolve(), as_json=options.json)
+            return demo.run(options.results.resolve(), as_json=options.json, core_tools=options.func)
         return _up(options.port, dict(options.backend), core_tools=options.func, with_app=not options.without_app)
     except LocalStackError as error:
         print(error, file=sys.stderr)
@@ -56,6 +57,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+def _offer_core_tools(command: argparse._ActionsContainer) -> None:
+    command.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
 
 
 def _up(port: int, backends: dict[str, str], *, core_tools: bool, with_app: bool) -> int:
@@ -114,6 +119,7 @@ The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directo
   sample model   {stack.model.url}{SEGMENT_PATH}
   Event Grid     {stack.event_grid_url}/control/stats
   Redis          {stack.redis.url}
+  Azurite        {stack.azurite.url}
 
 Try:
 

@@ -113,11 +113,15 @@ class Azurite(ChildProcess):
         super().__init__(f"Azurite on port {self.blob_port}", command, log_path=directory / "azurite.log")
 
     @property
+    def url(self) -> str:
+        """The address of the blob service's account."""
+        return f"http://127.0.0.1:{self.blob_port}/{_ACCOUNT}"
+
+    @property
     def connection_string(self) -> str:
         """For `BlobServiceClient.from_connection_string`."""
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={ACCOUNT_KEY};"
-            f"BlobEndpoint=http://127.0.0.1:{self.blob_port}/{_ACCOUNT};"
+            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={self.url};"
         )
 
     def is_ready(self) -> bool:

@@ -42,14 +42,14 @@ class Progress:
     """How long the task waited, was in dispatch, and ran, according to its history."""
 
 
-def run(results: Path, *, as_json: bool) -> int:
+def run(results: Path, *, as_json: bool, core_tools: bool) -> int:
     """Start a stack, send the pictures through, write the results into the folder *results*, stop everything.
 
     Returns:
         0 if every task completed, else 1.
     """
     with tempfile.TemporaryDirectory(prefix="task-backbone-") as directory:
-        stack = Stack(Path(directory))
+        stack = Stack(Path(directory), core_tools=core_tools)
         progresses = [Progress(picture) for picture in sample_pictures()]
         with _display_type(as_json)(progresses) as show:
             show.say("Starting Redis, Azurite, the Event Grid emulator, the functions host and the sample model …")

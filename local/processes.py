@@ -72,7 +72,8 @@ class ChildProcess:
 
     It can start again after it was stopped or killed or has died, always with the same command. If a server must come
     back at its old address, the command has to name a port, not 0. On Linux it dies with this process, however this
-    process ends. A subclass whose program prints no ``READY <url>`` line overrides `is_ready`.
+    process ends. A subclass whose program prints no ``READY <url>`` line overrides `is_ready`, and `url` if it has
+    one.
 
     Parameters:
         name: its name in error messages.
@@ -81,6 +82,8 @@ class ChildProcess:
         environment: variables to set in addition to this process's own. Changes apply at the next start.
         start_timeout_s: how long it may take to become ready.
     """
+
+    _stop_signal = signal.SIGTERM
 
     def __init__(
         self,
@@ -175,14 +178,14 @@ class ChildProcess:
             raise LocalStackError(f"{self.name} has ended unexpectedly ({how}).{self._log_tail()}")
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> int | None:
-        """Asks the process to end (SIGTERM), and kills it after `grace_s`.
+        """Asks the process to end (SIGTERM, unless a subclass knows better), and kills it after `grace_s`.
 
         Returns its exit code, negative for the signal that ended it, or None if there was nothing to stop.
         """
         if self._process is None:
             return None
         process = self._process
-        process.terminate()
+        process.send_signal(self._stop_signal)
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
         self.kill()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import ssl
 import sys
 import time
@@ -36,6 +39,8 @@ _POLL_INTERVAL_S = 0.05
 class FuncHost(ChildProcess):
     """The function app under Azure Functions Core Tools, if these are installed."""
 
+    _stop_signal = signal.SIGINT  # Core Tools end as at Ctrl-C: the port closes, requests in flight end
+
     def __init__(self, directory: Path, port: int, environment: Mapping[str, str]) -> None:
         if shutil.which("func") is None:
             raise LocalStackError("Azure Functions Core Tools are not installed: there is no program func on PATH.")
@@ -51,7 +56,12 @@ class FuncHost(ChildProcess):
                 "FUNCTIONS_WORKER_RUNTIME": "python",
             },
         )
-        self._url = f"http://127.0.0.1:{port}"
+        self._address = f"http://127.0.0.1:{port}"
+
+    @property
+    def url(self) -> str:
+        """The address. It is known from the start, since Core Tools print no ``READY`` line."""
+        return self._address
 
     def is_ready(self) -> bool:
         with suppress(httpx.HTTPError):
@@ -95,6 +105,8 @@ class Stack:
         self.directory = directory
         self._with_app = with_app
         self.key = _kept_key(directory)
+        # In the form of Azure's: SDKs decode a topic's key to sign tokens with it.
+        topic_key = base64.b64encode(hashlib.sha256(self.key.encode()).digest()).decode()
         self._delivery_headers = dict(delivery_headers or {})
         self.redis = redis or RedisServer(directory / "redis")
         self.azurite = azurite or Azurite(directory / "azurite")
@@ -105,7 +117,7 @@ class Stack:
             directory,
             "local.event_grid",
             "the Event Grid emulator",
-            *("--port", str(grid_port), "--topic", TOPIC, f"--key={self.key}"),
+            *("--port", str(grid_port), "--topic", TOPIC, f"--key={topic_key}"),
             *("--data-dir", str(directory / "event-grid"), "--time-scale", str(time_scale)),
             *("--dead-letter-connection-string", self.azurite.connection_string),
         )
@@ -130,10 +142,10 @@ class Stack:
         self.app_environment = {
             "REDIS_CONNECTION_STRING": self.redis.url,
             "EVENT_GRID_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
-            "EVENT_GRID_KEY": self.key,
+            "EVENT_GRID_KEY": topic_key,
             # The emulator's topic takes both schemas. In Azure, completions need their own topic, with CloudEvents.
             "COMPLETIONS_TOPIC_URI": f"{self.event_grid_url}/{TOPIC}/api/events",
-            "COMPLETIONS_KEY": self.key,
+            "COMPLETIONS_KEY": topic_key,
             "EVENT_GRID_TOPIC_ID": topic_id(TOPIC),
             "EVENT_GRID_SUBSCRIPTION": SUBSCRIPTION,
             "BACKENDS": json.dumps(registry),
@@ -289,9 +301,7 @@ def _python_part(
 
 
 def _kept_key(directory: Path) -> str:
-    """The stack's key for functions and topic. It stays with the stack's data, because the subscription's endpoint
-    contains it.
-    """
+    """The stack's key for functions. It stays with the stack's data, because the subscription's endpoint has it."""
     file = directory / "key"
     if not file.exists():
         file.touch(mode=0o600)

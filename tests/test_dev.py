@@ -35,6 +35,45 @@ from tests.waiting import PATIENCE_S, eventually
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
 PARTS_BUT_THE_APP = ("local.event_grid", "local.sample_model", "azurite")
+PARTS_WITH_FUNC = ("local.event_grid", "bin/func", "local.sample_model", "azurite")
+FUNC = """#!{python}
+# Stands in for Core Tools: slow to listen, asks for no key, prints no READY line, ends by SIGINT alone.
+import os, signal, sys, time
+from pathlib import Path
+
+sys.path.insert(0, os.getcwd())
+import uvicorn
+from local.functions_host import Keys, create_host
+from local.functions_host.__main__ import HostServer, listen
+from local.functions_host.script_root import import_function_app, load_host_json
+
+
+class NoKeys(Keys):
+    open_function = open_eventgrid_webhook = open_admin = lambda *_: True
+
+
+class Func(HostServer):
+    async def startup(self, sockets=None):
+        await uvicorn.Server.startup(self, sockets)
+
+    def handle_exit(self, sig, frame):
+        if sig == signal.SIGINT:
+            print("func ends by SIGINT", flush=True)
+            super().handle_exit(sig, frame)
+
+
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+time.sleep(3)
+command, option, port = sys.argv[1:]
+assert (command, option) == ("start", "--port")
+root = Path()
+host = create_host(
+    import_function_app(root.resolve()),
+    keys=NoKeys(host="", master="", eventgrid=""),
+    host_json=load_host_json(root, os.environ),
+)
+Func(host).run([listen(int(port))])
+"""
 COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
 
 
@@ -51,9 +90,21 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path) -> None:
+@pytest.fixture
+def core_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program named ``func`` on PATH."""
+    program = tmp_path / "bin" / "func"
+    program.parent.mkdir()
+    program.write_text(FUNC.replace("{python}", sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("options", [[], ["--func"]], ids=["development host", "Core Tools"])
+@pytest.mark.usefixtures("core_tools")
+def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path, options: list[str]) -> None:
     demo = subprocess.run(
-        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results"],
+        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results", *options],
         cwd=ROOT,
         env={**os.environ, "RECONCILER_SCHEDULE": "* * * * * *"},
         capture_output=True,
@@ -148,6 +199,36 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert _all_gone(children)
+
+
+@pytest.mark.usefixtures("core_tools")
+def test_up_runs_a_first_task_under_core_tools_and_stops_them(tree: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    with _up(tree, tmp_path, "up", "--func", port=port, parts=PARTS_WITH_FUNC) as (process, children):
+        address = f"http://127.0.0.1:{port}"
+        printed = (tmp_path / "stdout").read_text()
+        assert f"function app   {address}/api\n" in printed
+        assert re.search(r"^  Azurite        http://127\.0\.0\.1:\d+/devstoreaccount1$", printed, re.MULTILINE)
+        headers = {"x-functions-key": (tree / ".local" / "up" / "key").read_text()}
+        with httpx.Client(base_url=f"{address}/api", headers=headers, timeout=PATIENCE_S) as client:
+            picture = next(picture for picture in sample_pictures() if picture.name == "china.jpg")
+            submitted = client.post(
+                f"/v1/submit{SEGMENT_PATH}?classes={CLASSES}",
+                content=picture.data,
+                headers={"Content-Type": picture.content_type},
+            )
+            assert submitted.status_code == 202
+            task = f"/v1/tasks/{submitted.json()['TaskId']}"
+            assert eventually(lambda: client.get(f"{task}?wait=30").json()["BackendStatus"] == "completed")
+            result = tmp_path / "segments.png"
+            result.write_bytes(client.get(f"{task}/result").raise_for_status().content)
+            _assert_segmentation_of(picture, result)
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(PATIENCE_S) == 0
+        assert _all_gone(children)
+    assert (tmp_path / "stderr").read_text() == ""
+    assert "func ends by SIGINT" in (tree / ".local" / "up" / "func.log").read_text()
 
 
 def test_an_old_python_is_refused_in_one_sentence(
@@ -381,7 +462,8 @@ def _up(
         assert process.poll() is None, (directory / "stderr").read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
-        assert [part for part in PARTS if any(part in command for command in commands)] == [*parts]
+        known = {*PARTS, *PARTS_WITH_FUNC}
+        assert {part for part in known if any(part in command for command in commands)} == {*parts}
         yield process, children
     finally:
         process.kill()
