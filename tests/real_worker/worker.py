@@ -136,11 +136,15 @@ class RealWorker:
             {"function": function, "timer": {"Schedule": schedule, "ScheduleStatus": status, "IsPastDue": False}}
         )
 
+    def flush(self, *, metrics: bool) -> None:
+        """Export the telemetry that waits."""
+        self._ask({"flush": metrics})
+
     def _ask(self, call: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
         print(json.dumps(call), file=self._process.stdin, flush=True)
         answer = self._read()
-        assert answer["ok"], f"{call['function']} failed in the worker:\n{answer['error']}\n{self._log()}"
+        assert answer["ok"], f"{call.get('function')} failed in the worker:\n{answer['error']}\n{self._log()}"
         return answer
 
     def _read(self) -> dict[str, Any]:
