@@ -104,19 +104,11 @@ def http_input(call: dict[str, Any]) -> Datum:
     )
 
 
-def flush(with_metrics: bool) -> None:
-    from opentelemetry import _logs, metrics, trace
-
-    for provider in (trace.get_tracer_provider(), _logs.get_logger_provider()):
-        getattr(provider, "force_flush", bool)()
-    if with_metrics:
-        getattr(metrics.get_meter_provider(), "force_flush", bool)()
-
-
 async def invoke(call: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     if "flush" in call:
-        flush(call["flush"])
-        return {"ok": True}
+        from tests.telemetry.driven_flush import flush
+
+        return {"ok": flush(with_metrics=call["flush"]), "error": "each export makes another"}
     inputs = (
         [("req", http_input(call["http"]))]
         if "http" in call

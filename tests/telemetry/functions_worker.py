@@ -78,7 +78,7 @@ class FunctionsWorker:
         self._ask(log=logger, level=level, text=text)
 
     def flush(self, *, metrics: bool = False) -> None:
-        self._ask(flush=metrics)
+        assert self._ask(flush=metrics)["ended"], "each export makes another"
 
     def _ask(self, **request: object) -> Any:
         assert self._process.stdin

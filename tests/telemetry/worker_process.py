@@ -7,7 +7,7 @@ line and answers each with a line of JSON:
     {"timer": name}
     {"http": name, "route", "headers", "body", "traceparent"}    the traceparent is the host's  →  {"status"}
     {"log": logger name, "level", "text"}
-    {"flush": true}                                              also the metrics  →  {}
+    {"flush": true}                                              also the metrics  →  {"ended"}
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import uuid
 from typing import Any
 
 import azure.functions as func
-from opentelemetry import metrics, trace
-from opentelemetry._logs import get_logger_provider
+
+from tests.telemetry.driven_flush import flush
 
 
 def invocation_context(traceparent: str | None) -> Any:
@@ -56,10 +56,7 @@ async def answer(request: dict[str, Any], functions: dict[str, Any], worker_log:
         case {"log": name, "level": level, "text": text}:
             logging.getLogger(name).log(level, text)
         case {"flush": with_metrics}:
-            for provider in (trace.get_tracer_provider(), get_logger_provider()):
-                getattr(provider, "force_flush", bool)()
-            if with_metrics:
-                getattr(metrics.get_meter_provider(), "force_flush", bool)()
+            return {"ended": flush(with_metrics=with_metrics)}
     return {}
 
 
