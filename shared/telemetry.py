@@ -37,6 +37,9 @@ _PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _batches_interrupted = _meter.create_counter(
     "redis.batches.interrupted", description="Batches of commands to Redis that did not get all their replies."
 )
+_has_interruptions = False
+"""Whether a batch was interrupted since the last flush."""
+
 _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 _beginning = threading.Lock()
 
@@ -83,7 +86,7 @@ def configure(settings: Settings, environ: Mapping[str, str]) -> None:
 
 def flush() -> None:
     """Send the waiting telemetry, for ``FLUSH_S`` at most. The platform may freeze an instance before the exporter's
-    next interval. Metrics are among it only if a gauge has a value to send: all others would be sent with it.
+    next interval. Metrics are among it only if one of the app's has something to send: all others are sent with it.
 
     A provider ignores its timeout and ends its flush when nothing waits any more. That never happens if each new
     request leaves its span while the last span is sent. So each flush runs in a thread of its own, and a provider's
@@ -96,7 +99,9 @@ def flush() -> None:
         return not flushing.is_alive()
 
     begun: list[threading.Thread] = []
-    has_metrics = any(gauge.has_unsent for gauge in (_depth, _oldest_waiting, _requests))
+    global _has_interruptions
+    has_metrics = _has_interruptions or any(gauge.has_unsent for gauge in (_depth, _oldest_waiting, _requests))
+    _has_interruptions = False
     providers = [metrics.get_meter_provider()] if has_metrics else []
     for provider in (*providers, get_logger_provider(), trace.get_tracer_provider()):
         force_flush = getattr(provider, "force_flush", None)
@@ -132,6 +137,8 @@ def requests_in_flight(cluster: str, path: str, count: int) -> None:
 
 
 def batch_interrupted(error: str) -> None:
+    global _has_interruptions
+    _has_interruptions = True
     _batches_interrupted.add(1, {"error": error})
 
 

@@ -3,7 +3,7 @@
 ``worker.py`` starts it in the app's directory, with a Python that has ``azure-functions-runtime``. It prints the
 functions that it has indexed as the first line, and then one line for each line that it reads:
 
-    {"function": name, "http": {"method", "url", "headers", "params", "query", "body"}}    body: base64
+    {"function": name, "http": {"method", "url", "headers", "params", "query", "body"}, "traceparent"}    body: base64
     {"function": name, "timer": {…}}
     {"flush": true}    export what waits; with false, all but the metrics
     → {"ok": true, "status", "headers", "body"}  |  {"ok": false, "error"}

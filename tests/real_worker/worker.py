@@ -110,13 +110,16 @@ class RealWorker:
         body: bytes | str | Mapping[str, Any] = b"",
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
+        traceparent: str = "",
     ) -> Answer:
-        """Invoke an HTTP function. *params* are the parameters that the host reads from the route."""
+        """Invoke an HTTP function. *params* are the parameters that the host reads from the route, *traceparent* is
+        its trace context."""
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         url = f"https://backbone.test/api/{path}"
         answer = self._ask(
             {
                 "function": function,
+                "traceparent": traceparent,
                 "http": {
                     "method": method,
                     "url": url,

@@ -309,6 +309,16 @@ def test_the_telemetry_contains_no_secret(observed: Observed, backend: ScriptedB
         assert secret not in observed.insights.raw
 
 
+def test_the_calls_of_the_azure_sdk_are_not_logged(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/blobs"
+    task_id = observed.backbone.submit(path, b"x" * (INLINE_LIMIT_BYTES + 1))
+    backend.next_call(path)
+    observed.backbone.complete(task_id)
+    log = (observed.stack.directory / "functions_host.log").read_text()
+    assert task_id in log
+    assert "http_logging_policy" not in log
+
+
 def test_a_flush_sends_telemetry_even_while_redis_is_down(observed: Observed) -> None:
     operation_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{operation_id}-{secrets.token_hex(8)}-01"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from local.redis_server import RedisServer
+from tests.real_worker.worker import RealWorker, find_python, prepared_python
 from tests.telemetry.functions_worker import FunctionsWorker, settings_for
 from tests.telemetry.ingestion_double import IngestionDouble
 
@@ -79,6 +80,24 @@ def test_an_invocation_is_one_request_whether_the_host_tells_it_or_the_app(
     assert (span.kind, span.name) == (kind, "CacheConnectorUpsert")
     if has_trace_context:
         assert (span.operation_id, span.parent_id) == (operation_id, host_span_id)
+
+
+def test_in_microsofts_worker_the_function_is_part_of_the_hosts_request(
+    insights: IngestionDouble, redis: RedisServer, tmp_path: Path
+) -> None:
+    base = find_python()
+    if base is None:
+        pytest.skip("the worker of Azure Functions needs CPython 3.13, which is neither on PATH nor under pyenv")
+    operation_id, host_span_id = secrets.token_hex(16), secrets.token_hex(8)
+    traceparent = f"00-{operation_id}-{host_span_id}-01"
+    settings = settings_for(insights, redis.url) | {"PYTHON_ENABLE_OPENTELEMETRY": "true"}
+    with RealWorker(prepared_python(base), settings, tmp_path / "worker.log") as worker:
+        path = "CacheConnectorUpsert"
+        assert worker.http(path, "POST", path, body=CREATE, traceparent=traceparent).status == 200
+        worker.flush(metrics=False)
+    assert insights.items("Request") == []
+    [span] = insights.items("RemoteDependency")
+    assert (span.name, span.operation_id, span.parent_id) == (path, operation_id, host_span_id)
 
 
 @pytest.mark.parametrize(
