@@ -15,7 +15,7 @@ from shared.settings import Settings
 
 settings = Settings.from_env(os.environ)
 services = ServicesByLoop(settings)
-telemetry.configure(settings)
+telemetry.configure(settings, os.environ)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for room in (cache_manager, backend_webhook, request_reporter, task_logger):

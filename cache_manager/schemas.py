@@ -239,7 +239,9 @@ class QueueDepth(BaseModel):
 
     endpoint_path: str
     waiting: int
-    """How many tasks are not yet dispatched. An autoscaler should follow this number."""
+    """How many tasks are not yet dispatched."""
+    demand: int
+    """How many tasks wait, are on their way or are at work. An autoscaler should follow this number."""
     dispatched: int
     """How many tasks are dispatched and have no report yet."""
     running: int
@@ -263,6 +265,8 @@ class QueueDepth(BaseModel):
         return cls(
             endpoint_path=path,
             waiting=depth.created,
+            # Not the slots that are held: a task whose dispatch was not yet claimed waits and holds one.
+            demand=depth.created + depth.dispatched + depth.running,
             dispatched=depth.dispatched,
             running=depth.running,
             completed=depth.completed,

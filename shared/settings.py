@@ -226,6 +226,11 @@ class Settings(BaseModel):
     applicationinsights_connection_string: SecretStr | None = Field(
         default=None, description="Where the app sends telemetry. Without it, the app sends none."
     )
+    python_enable_debug_logging: bool = Field(
+        default=False,
+        description="Log and send what libraries log below `WARNING` too. The Functions worker reads it as well and "
+        "then logs from `DEBUG` on.",
+    )
 
     @field_validator("azurewebjobsstorage")
     @classmethod

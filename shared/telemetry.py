@@ -6,25 +6,23 @@ that trace (see ``docs/telemetry.md``).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, trace
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from shared import telemetry_export
 from shared.settings import Settings
 from shared.tasks.task import Task
 
@@ -36,51 +34,59 @@ _tracer = trace.get_tracer("task_backbone")
 _meter = metrics.get_meter("task_backbone")
 _propagator = TraceContextTextMapPropagator()
 _PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_depth = _meter.create_gauge("tasks.depth", description="Tasks by endpoint path and state, as Redis counts them.")
-_requests = _meter.create_gauge("requests.current", description="Requests in flight, as the model services report.")
 _batches_interrupted = _meter.create_counter(
     "redis.batches.interrupted", description="Batches of commands to Redis that did not get all their replies."
 )
+_has_interruptions = False
+"""Whether a batch was interrupted since the last flush."""
+
 _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 _beginning = threading.Lock()
 
 
+class _Gauge:
+    """A gauge that sends each value once. The SDK's own would send the last value for ever, with each export."""
+
+    def __init__(self, name: str, description: str) -> None:
+        self._unsent: dict[tuple[tuple[str, str], ...], float] = {}
+        self._lock = threading.Lock()
+        _meter.create_observable_gauge(name, [self._observe], description=description)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
+    def set(self, value: float, **attributes: str) -> None:
+        with self._lock:
+            self._unsent[tuple(attributes.items())] = value
+
+    def _observe(self, _options: CallbackOptions) -> list[Observation]:
+        with self._lock:
+            unsent, self._unsent = self._unsent, {}
+        return [Observation(value, dict(attributes)) for attributes, value in unsent.items()]
+
+
+_depth = _Gauge("tasks.depth", "Tasks by endpoint path and state, as Redis counts them.")
+_oldest_waiting = _Gauge("tasks.oldest_waiting_seconds", "How long the oldest waiting task of a path has waited.")
+_requests = _Gauge("requests.current", "Requests in flight, as the model services report.")
+
 _is_sent = False
 """Whether telemetry is sent. If not, requests make no spans and events; they still pass trace contexts on."""
 
+_host_tells_requests = False
+"""Whether the Functions host sends a span for each request, of which the app's span is a part then."""
 
-def configure(settings: Settings) -> None:
+
+def configure(settings: Settings, environ: Mapping[str, str]) -> None:
     """Send telemetry to Application Insights, if the settings say where that is."""
-    connection_string = settings.applicationinsights_connection_string
-    if connection_string is None:
-        return
-    from azure.monitor.opentelemetry import (
-        configure_azure_monitor,  # pyright: ignore[reportUnknownVariableType]
-    )
-
-    log.setLevel(logging.INFO)
-    secret = connection_string.get_secret_value()
-    options: dict[str, Any] = {
-        # The Functions host itself reports these.
-        "enable_live_metrics": False,
-        "enable_performance_counters": False,
-        "storage_directory": str(_spool(secret)),
-    }
-    configure_azure_monitor(connection_string=secret, logger_name=log.name, **options)
-    global _is_sent
-    _is_sent = True
-
-
-def _spool(connection_string: str) -> Path:
-    """The directory for telemetry that could not be sent. Each user and resource has its own. The exporter's default
-    path has the instrumentation key in it, and the exporter logs the path if a file there has just gone."""
-    whose = hashlib.sha256(f"{connection_string} {Path.home()}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"task-backbone-telemetry-{whose}"
+    global _is_sent, _host_tells_requests
+    _is_sent = telemetry_export.configure(settings, environ)
+    _host_tells_requests = _is_sent and telemetry_export.host_tells_requests(environ)
 
 
 def flush() -> None:
     """Send the waiting telemetry, for ``FLUSH_S`` at most. The platform may freeze an instance before the exporter's
-    next interval.
+    next interval. Metrics are among it only if one of the app's has something to send: all others are sent with it.
 
     A provider ignores its timeout and ends its flush when nothing waits any more. That never happens if each new
     request leaves its span while the last span is sent. So each flush runs in a thread of its own, and a provider's
@@ -93,7 +99,11 @@ def flush() -> None:
         return not flushing.is_alive()
 
     begun: list[threading.Thread] = []
-    for provider in (metrics.get_meter_provider(), get_logger_provider(), trace.get_tracer_provider()):
+    global _has_interruptions
+    has_metrics = _has_interruptions or any(gauge.has_unsent for gauge in (_depth, _oldest_waiting, _requests))
+    _has_interruptions = False
+    providers = [metrics.get_meter_provider()] if has_metrics else []
+    for provider in (*providers, get_logger_provider(), trace.get_tracer_provider()):
         force_flush = getattr(provider, "force_flush", None)
         earlier = _flushes.get(provider)
         if force_flush is not None and (earlier is None or await_end(earlier)):
@@ -115,14 +125,20 @@ def _begin_flush(
 
 
 def depth(path: str, state: str, count: int) -> None:
-    _depth.set(count, {"path": path, "state": state})
+    _depth.set(count, path=path, state=state)
+
+
+def oldest_waiting(path: str, age_s: float) -> None:
+    _oldest_waiting.set(age_s, path=path)
 
 
 def requests_in_flight(cluster: str, path: str, count: int) -> None:
-    _requests.set(count, {"cluster": cluster, "path": path})
+    _requests.set(count, cluster=cluster, path=path)
 
 
 def batch_interrupted(error: str) -> None:
+    global _has_interruptions
+    _has_interruptions = True
     _batches_interrupted.add(1, {"error": error})
 
 
@@ -155,10 +171,17 @@ def setback(task: Task, what: str, *, is_expected: bool = False) -> None:
     log.log(level, "task %s at %s, attempt %d: %s", task.id, task.path, task.attempt, what)
 
 
-def server_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
-    """The span of one function call, in the trace of its caller."""
+def invocation_span(
+    name: str, headers: Mapping[str, str], *, is_from_host: bool = False
+) -> AbstractContextManager[Span]:
+    """The span of one function call, in the trace of its caller.
+
+    If the trace context of the *headers* is from the host, and the host tells requests itself, the span is an
+    internal one. Application Insights would otherwise count two requests.
+    """
     if _is_sent:
-        return _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=SpanKind.SERVER)
+        kind = SpanKind.INTERNAL if is_from_host and _host_tells_requests else SpanKind.SERVER
+        return _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=kind)
     return _Passing(headers) if headers.get("traceparent") else nullcontext(INVALID_SPAN)
 
 

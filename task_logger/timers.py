@@ -13,21 +13,32 @@ from shared.store import Depth, StoreUnavailable
 
 log = logging.getLogger("task_backbone")
 
+RUNS_PER_ZERO = 10
+"""A number that stays 0 is reported by one run of so many: five minutes of ``TaskQueueLogger``. Telemetry is paid by
+its size, also while the app is idle."""
+
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    depths = _Depths(services)
+    depths, lately = _Depths(services), _Lately()
+
+    def report(path: str, state: str, count: int) -> None:
+        if lately.is_news((path, state), count):
+            telemetry.depth(path, state, count)
 
     async def task_queue_logger(timer: func.TimerRequest) -> None:
         for path, depth in (await depths.read()).items():
-            telemetry.depth(path, "created", depth.created)
+            if lately.is_news((path, "oldest waiting"), depth.oldest_waiting_ms):
+                telemetry.oldest_waiting(path, depth.oldest_waiting_ms / 1000)
+            report(path, "created", depth.created)
         await asyncio.to_thread(telemetry.flush)
 
     async def task_process_logger(timer: func.TimerRequest) -> None:
         for path, depth in (await depths.read()).items():
-            telemetry.depth(path, "dispatched", depth.dispatched)
-            telemetry.depth(path, "running", depth.running)
-            telemetry.depth(path, "completed", depth.completed)
-            telemetry.depth(path, "failed", depth.failed)
+            report(path, "dispatched", depth.dispatched)
+            report(path, "running", depth.running)
+            report(path, "completed", depth.completed)
+            report(path, "failed", depth.failed)
+            report(path, "cancelled", depth.cancelled)
         await asyncio.to_thread(telemetry.flush)
 
     for name, schedule, logger in (
@@ -40,8 +51,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 class _Depths:
-    """The depths of all paths that this process has seen. A path whose last task was removed is reported as 0, since
-    its gauge would keep its last value for ever."""
+    """The depths of all paths that this process has seen. A path whose last task was removed is reported as 0, not
+    left at its last number."""
 
     def __init__(self, services: ServicesByLoop) -> None:
         self._services = services
@@ -56,3 +67,19 @@ class _Depths:
             return {}
         self._seen.update(depths)
         return {path: depths.get(path, Depth()) for path in self._seen}
+
+
+class _Lately:
+    """The numbers that this process has reported lately, by their names."""
+
+    def __init__(self) -> None:
+        self._runs_at_0: dict[tuple[str, str], int] = {}
+
+    def is_news(self, name: tuple[str, str], number: int) -> bool:
+        """Whether to report *number*: always, unless it is 0 and was 0 in the last report too."""
+        if number:
+            self._runs_at_0.pop(name, None)
+            return True
+        runs = self._runs_at_0.get(name, 0)
+        self._runs_at_0[name] = runs + 1
+        return runs % RUNS_PER_ZERO == 0

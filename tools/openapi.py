@@ -101,6 +101,7 @@ CANCELLED = TASK | {"Status": "Cancelled", "BackendStatus": "cancelled"}
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
     "Waiting": 17,
+    "Demand": 22,
     "Dispatched": 1,
     "Running": 4,
     "Completed": 2048,

@@ -82,6 +82,8 @@ def main() -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # This host sends no telemetry of its own, so the app's spans are all that tells of a request.
+    os.environ.setdefault("AzureFunctionsJobHost__telemetryMode", "Default")
     sys.stdout = sys.stderr  # standard output carries only the READY line, not the output of the app
 
     try:

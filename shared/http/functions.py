@@ -41,7 +41,8 @@ class HttpFunctions:
         """
 
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-            with telemetry.server_span(name, _trace_headers(req, context)) as span:
+            is_from_host = bool(context.trace_context.trace_parent)
+            with telemetry.invocation_span(name, _trace_headers(req, context), is_from_host=is_from_host) as span:
                 response = await _answer(handler, req, self._services, counted)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(

@@ -13,7 +13,7 @@ import pytest
 from local.processes import free_port
 from local.redis_server import RedisServer
 from local.stack import NO_TLS, ROOT, Stack
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 BACKEND = "http://127.0.0.1:9"
 QUEUE_LOGGER, PROCESS_LOGGER = "TaskQueueLogger", "TaskProcessLogger"
@@ -58,7 +58,7 @@ class MetricsRunner:
 
     def metrics(self, function: str, path: str) -> dict[str, int]:
         """What a timer reports of one endpoint path, by state."""
-        points = [point for point in self.run(function)["tasks.depth"] if point["path"] == path]
+        points = [point for point in self.run(function).get("tasks.depth", []) if point["path"] == path]
         values = {point["state"]: point["value"] for point in points}
         assert len(values) == len(points)
         return values
@@ -117,9 +117,10 @@ def test_process_logger_reports_running_and_finished_tasks(runner: MetricsRunner
     for state, count in counts.items():
         for _ in range(count):
             runner.put(path, state)
-    runner.put(path, "created")
+    cancelled = runner.put(path, "created")
+    assert runner.run("CancelTask", route={"id": cancelled})["status"] == 200
     reported = runner.metrics(PROCESS_LOGGER, path)
-    assert reported == {**counts, "dispatched": 0}
+    assert reported == {**counts, "dispatched": 0, "cancelled": 1}
 
 
 @pytest.mark.contract("A5.4")
@@ -150,11 +151,11 @@ def test_path_without_tasks_is_reported_as_0(runner: MetricsRunner) -> None:
 
 
 @pytest.mark.contract("A5.6")
-def test_every_metric_has_one_of_two_stable_names(runner: MetricsRunner) -> None:
+def test_every_metric_has_one_of_three_stable_names(runner: MetricsRunner) -> None:
     runner.put("/v1/test/names", "created")
     runner.run("CurrentProcessingUpsert", body={"ApiPath": "/v1/a", "ServiceCluster": "c", "IncrementBy": 1})
     names = runner.run(QUEUE_LOGGER).keys() | runner.run(PROCESS_LOGGER).keys()
-    assert names == {"tasks.depth", "requests.current"}
+    assert names == {"tasks.depth", "tasks.oldest_waiting_seconds", "requests.current"}
 
 
 @pytest.mark.contract("A5.7")
@@ -206,3 +207,37 @@ def test_timers_can_be_run_by_hand_with_the_master_key_only(stack: Stack) -> Non
         headers = {"x-functions-key": f"{stack.key}-master"}
         answer = httpx.post(address, json={"input": ""}, headers=headers, timeout=PATIENCE_S, verify=NO_TLS)
         assert answer.status_code == 202
+
+
+@pytest.mark.contract("A5.40")
+def test_age_of_the_oldest_waiting_task_is_a_metric(runner: MetricsRunner) -> None:
+    def age_s() -> float:
+        points = runner.run(QUEUE_LOGGER)["tasks.oldest_waiting_seconds"]
+        [age_s] = [point["value"] for point in points if point["path"] == path]
+        return age_s
+
+    path = "/v1/test/age"
+    task_id = runner.put(path, "created")
+    first = eventually(age_s)
+    assert first <= runner.depth(path)["OldestWaitingSeconds"]
+    assert eventually(lambda: age_s() > first)
+    runner.put(path, "running", task_id)
+    assert age_s() == 0
+
+
+@pytest.mark.contract("A5.41")
+def test_queue_where_nothing_waits_is_reported_every_five_minutes(runner: MetricsRunner) -> None:
+    path = "/v1/test/quiet"
+    task_id = runner.put(path, "created")
+    reports = [runner.metrics(QUEUE_LOGGER, path) for _ in range(2)]
+    runner.put(path, "running", task_id)
+    reports += [runner.metrics(QUEUE_LOGGER, path) for _ in range(11)]
+    assert reports == [{"created": 1}] * 2 + [{"created": 0}] + [{}] * 9 + [{"created": 0}]
+
+
+@pytest.mark.contract("A5.42")
+def test_each_number_is_sent_once(runner: MetricsRunner) -> None:
+    path = "/v1/test/once"
+    runner.put(path, "created")
+    assert runner.metrics(QUEUE_LOGGER, path) == {"created": 1}
+    assert "created" not in runner.metrics(PROCESS_LOGGER, path)

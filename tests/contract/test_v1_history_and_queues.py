@@ -23,6 +23,7 @@ from tests.waiting import eventually
 QUEUE_KEYS = {
     "EndpointPath",
     "Waiting",
+    "Demand",
     "Dispatched",
     "Running",
     "Completed",
@@ -163,6 +164,27 @@ def test_accepted_task_without_a_report_counts_as_dispatched(app: httpx.Client, 
     path = new_path()
     submit(app, path)
     eventually(lambda: queue(app, path)["Dispatched"] == 1)
+
+
+@pytest.mark.contract("B9.47")
+def test_demand_counts_each_unfinished_task_once(app: httpx.Client, backend: ScriptedBackend, stack: Stack) -> None:
+    path, unclaimed = new_path(), new_path()
+    submit(app, path)
+    accepted = eventually(lambda: (queue(app, path)["Dispatched"] == 1) and queue(app, path))
+    assert (accepted["Waiting"], accepted["Running"], accepted["Demand"]) == (0, 0, 1), "it reports late"
+    for state in ("running", "created", "created", "completed", "failed"):
+        keep(app, backend, path, BackendStatus=state)
+    assert queue(app, path)["Demand"] == 4
+
+    stack.set_faults({"loseDelivery": {"probability": 1}})
+    try:
+        task_id = submit(app, unclaimed).json()["TaskId"]
+        on_its_way = queue(app, unclaimed)
+        assert (on_its_way["Waiting"], on_its_way["InFlight"], on_its_way["Demand"]) == (1, 1, 1)
+    finally:
+        stack.set_faults({})
+    assert app.delete(f"/api/v1/tasks/{task_id}").status_code == 200
+    assert queue(app, unclaimed)["Demand"] == 0
 
 
 @pytest.mark.contract("B9.3")

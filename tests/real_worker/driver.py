@@ -3,8 +3,9 @@
 ``worker.py`` starts it in the app's directory, with a Python that has ``azure-functions-runtime``. It prints the
 functions that it has indexed as the first line, and then one line for each line that it reads:
 
-    {"function": name, "http": {"method", "url", "headers", "params", "query", "body"}}    body: base64
+    {"function": name, "http": {"method", "url", "headers", "params", "query", "body"}, "traceparent"}    body: base64
     {"function": name, "timer": {…}}
+    {"flush": true}    export what waits; with false, all but the metrics
     → {"ok": true, "status", "headers", "body"}  |  {"ok": false, "error"}
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import sys
 import uuid
 from pathlib import Path
@@ -103,13 +105,17 @@ def http_input(call: dict[str, Any]) -> Datum:
 
 
 async def invoke(call: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
+    if "flush" in call:
+        from tests.telemetry.driven_flush import flush
+
+        return {"ok": flush(with_metrics=call["flush"]), "error": "each export makes another"}
     inputs = (
         [("req", http_input(call["http"]))]
         if "http" in call
         else [("timer", Datum(json.dumps(call["timer"]), "json"))]
     )
     ok, returned, outputs, error, stack_trace = await native_invocation.invocation_request_native(
-        str(uuid.uuid4()), ids[call["function"]], inputs, {}
+        str(uuid.uuid4()), ids[call["function"]], inputs, {}, call.get("traceparent", "")
     )
     if not ok:
         return {"ok": False, "error": f"{error}\n{stack_trace}"}
@@ -128,6 +134,7 @@ async def invoke(call: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 async def main() -> None:
     sys.path.insert(0, str(APP))
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)  # the level that the worker sets
     # The output of the app must not be mistaken for an answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     indexed, ids = await index()

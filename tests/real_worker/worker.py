@@ -110,13 +110,16 @@ class RealWorker:
         body: bytes | str | Mapping[str, Any] = b"",
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
+        traceparent: str = "",
     ) -> Answer:
-        """Invoke an HTTP function. *params* are the parameters that the host reads from the route."""
+        """Invoke an HTTP function. *params* are the parameters that the host reads from the route, *traceparent* is
+        its trace context."""
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         url = f"https://backbone.test/api/{path}"
         answer = self._ask(
             {
                 "function": function,
+                "traceparent": traceparent,
                 "http": {
                     "method": method,
                     "url": url,
@@ -136,11 +139,15 @@ class RealWorker:
             {"function": function, "timer": {"Schedule": schedule, "ScheduleStatus": status, "IsPastDue": False}}
         )
 
+    def flush(self, *, metrics: bool) -> None:
+        """Export the telemetry that waits."""
+        self._ask({"flush": metrics})
+
     def _ask(self, call: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
         print(json.dumps(call), file=self._process.stdin, flush=True)
         answer = self._read()
-        assert answer["ok"], f"{call['function']} failed in the worker:\n{answer['error']}\n{self._log()}"
+        assert answer["ok"], f"{call.get('function')} failed in the worker:\n{answer['error']}\n{self._log()}"
         return answer
 
     def _read(self) -> dict[str, Any]:

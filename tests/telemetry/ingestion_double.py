@@ -1,4 +1,7 @@
-"""A double of Application Insights' ingestion endpoint: it speaks the Breeze protocol and keeps all items."""
+"""A double of Application Insights' ingestion endpoint: it speaks the Breeze protocol and keeps all items.
+
+Items come as a JSON array, as the Python exporter sends them, or as lines of JSON, as the Functions host does.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any, Self
 
 from tests import secrecy
 
+LIVE_METRICS = "/QuickPulseService.svc/"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -22,6 +27,8 @@ class Item:
     """``Request``, ``RemoteDependency``, ``Metric``, ``Event``, ``Message`` or ``Exception``."""
     data: Mapping[str, Any]
     tags: Mapping[str, str]
+    size: int
+    """How many bytes of JSON it is."""
 
     @property
     def name(self) -> str:
@@ -59,12 +66,20 @@ class IngestionDouble:
                     double.refused += 1
                     self.close_connection = True
                     return
-                if self.path != "/v2.1/track":
+                if self.path.startswith(LIVE_METRICS):
+                    double.live_pings += 1
+                    self._answer(b"null", {"x-ms-qps-subscribed": "false"})
+                elif self.path == "/v2.1/track":
+                    count = double._keep(body)
+                    accepted = {"itemsReceived": count, "itemsAccepted": count, "errors": []}
+                    self._answer(json.dumps(accepted).encode())
+                else:
                     self.send_error(404)
-                    return
-                count = double._keep(body)
-                answer = json.dumps({"itemsReceived": count, "itemsAccepted": count, "errors": []}).encode()
+
+            def _answer(self, answer: bytes, headers: Mapping[str, str] | None = None) -> None:
                 self.send_response(200)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -81,6 +96,8 @@ class IngestionDouble:
         self._is_dead = False
         self.refused = 0
         """The number of requests that came while it was dead."""
+        self.live_pings = 0
+        """How often a process asked whether anybody looks at its live metrics. Such requests cost nothing."""
         self.instrumentation_key = str(uuid.uuid4())
         self._url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -90,9 +107,10 @@ class IngestionDouble:
             f"InstrumentationKey={self.instrumentation_key};IngestionEndpoint={self._url}/;LiveEndpoint={self._url}/"
         )
 
-    def items(self, kind: str) -> list[Item]:
+    def items(self, kind: str | None = None) -> list[Item]:
+        """The items of a kind, or all of them."""
         with self._lock:
-            return [item for item in self._items if item.kind == kind]
+            return [item for item in self._items if kind in (None, item.kind)]
 
     def spans(self, operation_id: str) -> list[Item]:
         """The spans of one trace."""
@@ -113,12 +131,13 @@ class IngestionDouble:
         self._is_dead = False
 
     def _keep(self, body: bytes) -> int:
-        envelopes: list[dict[str, Any]] = json.loads(body)
+        text = body.decode()
+        envelopes: list[dict[str, Any]] = (
+            json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines() if line]
+        )
         with self._lock:
-            self._raw.append(body.decode())
-            for envelope in envelopes:
-                data = envelope["data"]
-                self._items.append(Item(data["baseType"].removesuffix("Data"), data["baseData"], envelope["tags"]))
+            self._raw.append(text)
+            self._items += map(_item, envelopes)
         return len(envelopes)
 
     def __enter__(self) -> Self:
@@ -129,3 +148,9 @@ class IngestionDouble:
         self._server.shutdown()
         self._server.server_close()
         secrecy.exported.append(self.raw)
+
+
+def _item(envelope: Mapping[str, Any]) -> Item:
+    data = envelope["data"]
+    size = len(json.dumps(envelope, separators=(",", ":")).encode())
+    return Item(data["baseType"].removesuffix("Data"), data["baseData"], envelope["tags"], size)

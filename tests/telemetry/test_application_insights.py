@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench import cost
 from local.azurite import Azurite
 from local.redis_server import RedisServer
 from local.stack import Stack
@@ -38,6 +39,7 @@ ONLY_THE_APP = {
         "OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
     )
 }
+FUNCTIONS_OF_A_TASK = ("SubmitTask", "BackendWebhook", "CacheConnectorUpsert")
 REDIS_PASSWORD = planted("redis-password")
 
 
@@ -219,14 +221,38 @@ def test_the_gauges_show_the_counts_in_redis(observed: Observed, backend: Script
 
     observed.flush()
 
-    depths = {"created": 1, "dispatched": 1, "running": 2, "completed": 1, "failed": 1}
+    depths = {"created": 1, "dispatched": 1, "running": 2, "completed": 1, "failed": 1, "cancelled": 0}
     observed.flushed_until(lambda: _gauge(observed.insights, "tasks.depth", path) == depths)
     observed.flushed_until(lambda: _gauge(observed.insights, "requests.current", path) == {cluster: 3})
     assert {metric.data["metrics"][0]["name"] for metric in observed.insights.items("Metric")} == {
         "tasks.depth",
+        "tasks.oldest_waiting_seconds",
         "requests.current",
     }
     observed.backbone.complete(task_ids[3])
+
+
+def test_the_telemetry_of_a_task_is_what_the_cost_table_says(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/priced"
+    operation_id, _, task_id = _submit_in_a_trace(observed, path)
+    backend.next_call(path)
+    reports = [secrets.token_hex(16) for _ in range(2)]
+    for report_id, state in zip(reports, ("running", "completed"), strict=True):
+        _update(observed, task_id, state, {"traceparent": f"00-{report_id}-{secrets.token_hex(8)}-01"})
+    [dispatch] = _spans_once_arrived(observed, operation_id, {"dispatch", "update completed"})["dispatch"]
+    [delivery] = json.loads(dispatch.properties["_MS.links"])
+    operations = {operation_id, delivery["operation_Id"], *reports}
+
+    def of_the_task() -> list[Item]:
+        items = [item for item in observed.insights.items() if item.kind != "Metric"]
+        return [item for item in items if item.operation_id in operations]
+
+    observed.flushed_until(lambda: len(of_the_task()) >= cost.TASK_ITEMS)
+    observed.flush()
+    items = of_the_task()
+    assert len(items) == cost.TASK_ITEMS, [(item.kind, item.name, item.size) for item in items]
+    assert sum(item.size for item in items) == pytest.approx(cost.TASK_BYTES, rel=0.1)
+    assert len([item for item in items if item.name in FUNCTIONS_OF_A_TASK]) == cost.TASK_REQUESTS
 
 
 def test_a_failed_request_is_recorded_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
@@ -281,6 +307,16 @@ def test_the_telemetry_contains_no_secret(observed: Observed, backend: ScriptedB
         "code=",
     ):
         assert secret not in observed.insights.raw
+
+
+def test_the_calls_of_the_azure_sdk_are_not_logged(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/blobs"
+    task_id = observed.backbone.submit(path, b"x" * (INLINE_LIMIT_BYTES + 1))
+    backend.next_call(path)
+    observed.backbone.complete(task_id)
+    log = (observed.stack.directory / "functions_host.log").read_text()
+    assert task_id in log
+    assert "http_logging_policy" not in log
 
 
 def test_a_flush_sends_telemetry_even_while_redis_is_down(observed: Observed) -> None:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -111,3 +113,24 @@ def test_two_simultaneous_flushes_share_one_thread_and_neither_fails(
     second.join()
     assert failures == []
     assert flushing_threads() == 1
+
+
+def test_metrics_are_flushed_only_if_the_app_has_some_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    flushed: list[bool] = []
+    monkeypatch.setattr(provider, "force_flush", lambda: flushed.append(True))
+    monkeypatch.setattr(telemetry.metrics, "get_meter_provider", lambda: provider)
+    monkeypatch.setattr(telemetry, "_has_interruptions", False)
+    for gauge in (telemetry._depth, telemetry._oldest_waiting, telemetry._requests):
+        monkeypatch.setattr(gauge, "_unsent", {})
+
+    telemetry.flush()
+    assert flushed == []
+    telemetry.batch_interrupted("TimeoutError")
+    telemetry.flush()
+    telemetry.flush()
+    assert flushed == [True], "once for each interruption, so that no failure waits for the next interval"
+    telemetry.depth("/v1/a", "created", 1)
+    telemetry.flush()
+    assert flushed == [True] * 2

@@ -31,19 +31,19 @@ TASK = replace(new_task("7", Clock()), traceparent=f"00-{'3' * 32}-{'4' * 16}-01
     ],
 )
 def test_only_a_valid_trace_context_of_a_caller_is_kept(given: str, kept: str) -> None:
-    with telemetry.server_span("SubmitTask", {"traceparent": given}):
+    with telemetry.invocation_span("SubmitTask", {"traceparent": given}):
         assert telemetry.traceparent() == kept
     assert telemetry.traceparent() == ""
 
 
 def test_a_tracestate_is_passed_on_too() -> None:
     headers = {"traceparent": f"00-{IDS}-01", "tracestate": "vendor=1"}
-    with telemetry.server_span("BackendWebhook", headers), telemetry.client_span(TASK, "http://model"):
+    with telemetry.invocation_span("BackendWebhook", headers), telemetry.client_span(TASK, "http://model"):
         assert telemetry.outgoing(TASK) == headers
 
 
 def test_a_dispatch_belongs_to_the_trace_of_its_event_not_to_that_of_the_delivery() -> None:
-    with telemetry.server_span(
+    with telemetry.invocation_span(
         "BackendWebhook", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=b"}
     ):
         with telemetry.consumer_span(TASK, f"00-{IDS}-01"):
