@@ -90,20 +90,20 @@ class BodyStore:
         self._container: ContainerClient | None = None
         self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
-    async def put(self, task_id: str, content_type: str, data: bytes) -> Content:
+    async def put(self, task_id: str, content_type: str, data: bytes, encoding: str = "") -> Content:
         """Store *data* if it is too large to be inline. Each call writes a new blob and overwrites none.
 
         Raises:
             BlobsUnavailable: Blob Storage does not answer.
         """
         if len(data) <= INLINE_LIMIT_BYTES:
-            return Content(content_type, len(data))
+            return Content(content_type, len(data), None, encoding)
         name = _prefix(task_id) + secrets.token_hex(8)
         await self._ask(lambda container: self._put(container, name, data))
-        return Content(content_type, len(data), name)
+        return Content(content_type, len(data), name, encoding)
 
-    async def read(self, content: Content) -> bytes:
-        """Read a blob.
+    async def read(self, content: Content, part: range | None = None) -> bytes:
+        """Read a blob, or only *part* of its bytes.
 
         Raises:
             BodyMissing: there is no such blob of that length.
@@ -111,7 +111,7 @@ class BodyStore:
         """
 
         async def read(container: ContainerClient) -> bytes:
-            download = await _download(container, content, max_concurrency=4)
+            download = await _download(container, content, max_concurrency=4, part=part)
             return await download.readall()
 
         return await self._ask(read)
@@ -246,15 +246,24 @@ class BodyStore:
         return self._container
 
 
-async def _download(container: ContainerClient, content: Content, max_concurrency: int = 1) -> Download:
+async def _download(
+    container: ContainerClient, content: Content, max_concurrency: int = 1, part: range | None = None
+) -> Download:
     from azure.core.exceptions import ResourceNotFoundError
 
     assert content.blob is not None
     try:
-        download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+        if part is None:
+            download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+            size_bytes = download.size
+        else:
+            download = await container.download_blob(
+                content.blob, offset=part.start, length=len(part), max_concurrency=max_concurrency
+            )
+            size_bytes = int((download.properties.content_range or "").rpartition("/")[2])
     except ResourceNotFoundError:
         raise BodyMissing(content.blob) from None
-    if download.size != content.size_bytes:
+    if size_bytes != content.size_bytes:
         raise BodyMissing(content.blob)
     return download
 
