@@ -213,7 +213,7 @@ class BodyStore:
     def _open(self) -> ContainerClient:
         if self._container is not None:
             return self._container
-        from azure.storage.blob.aio import BlobServiceClient
+        from azure.storage.blob.aio import ContainerClient
 
         settings = self._settings
         options: dict[str, Any] = {
@@ -232,17 +232,18 @@ class BodyStore:
             if settings.azurewebjobsstorage__accountname
             else None
         )
+        # Not a service's client of the container, which would leave the connections open when it is closed.
         if settings.azurewebjobsstorage:
-            service = BlobServiceClient.from_connection_string(
-                settings.azurewebjobsstorage.get_secret_value(), **options
+            self._container = ContainerClient.from_connection_string(
+                settings.azurewebjobsstorage.get_secret_value(), settings.blob_container, **options
             )
         elif url:
             from azure.identity.aio import DefaultAzureCredential
 
-            service = BlobServiceClient(url, credential=cast("Any", DefaultAzureCredential()), **options)
+            credential = cast("Any", DefaultAzureCredential())
+            self._container = ContainerClient(url, settings.blob_container, credential=credential, **options)
         else:
             raise BlobsUnavailable("no storage account is set")
-        self._container = service.get_container_client(settings.blob_container)
         return self._container
 
 

@@ -170,8 +170,8 @@ def test_committed_document_is_what_the_app_generates() -> None:
     ("change", "complaint"),
     [
         (
-            "OPERATIONS[:] = [each for each in OPERATIONS if each.function != 'GetTask']",
-            "functions without a documented operation: [('GetTask', 'GET', '/v1/tasks/{id}')]",
+            "OPERATIONS[:] = [each for each in OPERATIONS if each.function != 'CancelTask']",
+            "functions without a documented operation: [('CancelTask', 'DELETE', '/v1/tasks/{id}')]",
         ),
         (
             "OPERATIONS[0] = replace(OPERATIONS[0], method='PATCH')",
