@@ -272,7 +272,7 @@ class Settings(BaseModel):
 
     @field_validator("gateway_key")
     @classmethod
-    def _is_not_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value and len(value.get_secret_value()) < 16:
             raise ValueError("it must have at least 16 characters")
         return value
