@@ -50,7 +50,7 @@ class HttpFunctions:
                     response = _problem_response(length_required())
                 else:
                     response = await _answer(handler, req, self._services, counted)
-                _describe_body(response)
+                _describe_body(req, response)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(
                     {"http.request.method": req.method, "http.response.status_code": response.status_code}
@@ -84,14 +84,14 @@ def _is_body_lost(req: func.HttpRequest) -> bool:
     return not req.get_body() and header(req, "transfer-encoding") is not None
 
 
-def _describe_body(response: func.HttpResponse) -> None:
+def _describe_body(req: func.HttpRequest, response: func.HttpResponse) -> None:
     """Add to the headers what the Functions host does not find out. Without the length it sends chunks, and a client
     does not see that an answer was cut off."""
     headers = response.headers
     if response.status_code in _WITHOUT_BODY:
         headers["Content-Type"] = ""  # the host takes it out, and would otherwise say text/plain
-    elif "Content-Length" not in headers:  # the answer to HEAD may have one
-        headers["Content-Length"] = str(len(response.get_body()))
+    elif req.method != "HEAD" or "Content-Length" not in headers:  # the answer to HEAD may have one already
+        headers.add("Content-Length", str(len(response.get_body())))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
