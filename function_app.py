@@ -1,6 +1,7 @@
 """The function app: composes settings, services and rooms, and settles what is loaded."""
 
 import gc
+import logging
 import os
 
 import azure.functions as func
@@ -16,6 +17,8 @@ from shared.settings import Settings
 settings = Settings.from_env(os.environ)
 services = ServicesByLoop(settings)
 telemetry.configure(settings, os.environ)
+for warning in settings.warnings:
+    logging.getLogger("task_backbone").warning(warning)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for room in (cache_manager, backend_webhook, request_reporter, task_logger):

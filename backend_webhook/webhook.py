@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import azure.functions as func
@@ -27,6 +29,7 @@ from shared.tasks.task import NewTask, State
 
 log = logging.getLogger("task_backbone")
 
+_ORIGIN: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _verifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, TokenVerifier] = WeakKeyDictionary()
 
 Result = Dispatched | BadEvent | StoreUnavailable | BlobsUnavailable
@@ -52,6 +55,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         methods=["POST", "OPTIONS"],
         auth_level=func.AuthLevel.ANONYMOUS if has_tokens else func.AuthLevel.FUNCTION,
         counted=False,
+        takes_body=True,
     )
 
 
@@ -197,6 +201,8 @@ def _cloud_events_handshake(req: func.HttpRequest) -> func.HttpResponse:
     origin = header(req, "webhook-request-origin")
     if not origin:
         raise invalid("WebHook-Request-Origin", "the header is missing")
+    if not _ORIGIN.fullmatch(origin):  # it goes into the answer, and the Functions host sends ASCII only
+        raise invalid("WebHook-Request-Origin", "at most 255 printable ASCII characters are allowed")
     return func.HttpResponse(
         status_code=200, headers={"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*", "Allow": "POST"}
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import azure.functions as func
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,8 @@ from shared.services import Services, ServicesByLoop
 from shared.store import StoreUnavailable
 
 PROBE_TIMEOUT_S = 3.0
+FRESH_S = 1.0
+"""How long an answer is given again: probes need no key, and each look costs a call of Redis and of Blob Storage."""
 
 Reachable = Literal["ok", "unavailable"]
 
@@ -23,7 +26,12 @@ Reachable = Literal["ok", "unavailable"]
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     # Not counted: a probe must not take a busy process for a dead one.
     HttpFunctions(app, services).add(
-        "Health", health, route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS, counted=False
+        "Health",
+        health,
+        route="v1/health",
+        methods=["GET", "HEAD"],
+        auth_level=func.AuthLevel.ANONYMOUS,
+        counted=False,
     )
 
 
@@ -42,13 +50,53 @@ class Dependencies(BaseModel):
 class Health(BaseModel):
     """``degraded``: tasks are safe, but large ones are refused, or some start late."""
 
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
     status: Literal["ok", "degraded", "unavailable"]
     dependencies: Dependencies
+    max_body_bytes: int
+    """The largest body or result that the app takes."""
+    host_body_bytes: int | None
+    """How many bytes of bodies the Functions host may hold at a time in an instance: its largest body times its HTTP
+    concurrency. Null: any number."""
+
+
+class LatestHealth:
+    """The health of one event loop's services. Calls of the same second share one look."""
+
+    def __init__(self, look: Callable[[], Awaitable[Health]], now_s: Callable[[], float]) -> None:
+        self._look = look
+        self._now_s = now_s
+        self._found: asyncio.Future[Health] | None = None
+        self._found_s = 0.0
+
+    async def get(self) -> Health:
+        found = self._found
+        if found is None or (found.done() and self._now_s() >= self._found_s + FRESH_S):
+            found = self._found = asyncio.ensure_future(self._find())
+        return await asyncio.shield(found)  # a caller that is cancelled takes it from no other
+
+    async def _find(self) -> Health:
+        try:
+            return await self._look()
+        finally:
+            self._found_s = self._now_s()
+
+
+_latest: WeakKeyDictionary[asyncio.AbstractEventLoop, LatestHealth] = WeakKeyDictionary()
 
 
 async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    loop = asyncio.get_running_loop()
+    latest = _latest.get(loop)
+    if latest is None:
+        latest = _latest[loop] = LatestHealth(lambda: look(services), loop.time)
+    found = await latest.get()
+    return json_response(found.model_dump(by_alias=True), 503 if found.status == "unavailable" else 200)
+
+
+async def look(services: Services) -> Health:
+    """Ask the dependencies."""
     redis, blobs, backends = await asyncio.gather(
         _answers(services.store.ping(), StoreUnavailable),
         _answers(services.bodies.ping(), BlobsUnavailable),
@@ -57,8 +105,12 @@ async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse
     found = Dependencies(redis=redis, blob_storage=blobs, event_grid=services.publisher.state, backends=backends)
     is_degraded = "unavailable" in (found.blob_storage, found.event_grid, found.backends)
     status = "unavailable" if redis != "ok" else "degraded" if is_degraded else "ok"
-    document = Health(status=status, dependencies=found).model_dump(by_alias=True)
-    return json_response(document, 503 if status == "unavailable" else 200)
+    return Health(
+        status=status,
+        dependencies=found,
+        max_body_bytes=services.settings.largest_body_bytes,
+        host_body_bytes=services.settings.host_body_bytes,
+    )
 
 
 async def _backends(services: Services) -> Literal["ok", "unavailable", "unknown"]:

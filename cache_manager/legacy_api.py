@@ -15,7 +15,7 @@ from shared.tasks.ids import is_task_id
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CacheConnectorUpsert", cache_connector_upsert, methods=["POST"])
+    functions.add("CacheConnectorUpsert", cache_connector_upsert, methods=["POST"], takes_body=True)
     functions.add("CacheConnectorGet", cache_connector_get, methods=["GET"])
 
 

@@ -88,6 +88,16 @@ def no_result(task: Task) -> Problem:
     )
 
 
+def range_not_satisfiable(size_bytes: int) -> Problem:
+    return Problem(
+        416,
+        "range-not-satisfiable",
+        "The range lies outside of the result.",
+        f"The result has {size_bytes} bytes.",
+        headers={"Content-Range": f"bytes */{size_bytes}"},
+    )
+
+
 def retry_after_s(wait_s: float | None) -> int:
     """When to ask again, for a caller that has to wait *wait_s*, if that is known."""
     return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))

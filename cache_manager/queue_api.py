@@ -16,7 +16,7 @@ from shared.store import TaskQueues
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
     functions.add("QueueDepths", queue_depths, route="v1/queues/{*path}", methods=["GET"])
-    functions.add("ConfigureQueue", configure_queue, route="v1/queues/{*path}", methods=["PATCH"])
+    functions.add("ConfigureQueue", configure_queue, route="v1/queues/{*path}", methods=["PATCH"], takes_body=True)
 
 
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:

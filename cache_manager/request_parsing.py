@@ -5,27 +5,32 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 from typing import Final
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus
 
 import azure.functions as func
 
-from cache_manager.outcome_problems import unknown_endpoint
+from cache_manager.outcome_problems import range_not_satisfiable, unknown_endpoint
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
-from shared.http.functions import header
+from shared.http.functions import header, query_string
 from shared.http.problems import invalid, no_such_task
+from shared.settings import LONGEST_WAIT_S
 from shared.store import ListCursor
 from shared.tasks.ids import is_task_id
 from shared.tasks.task import DEFAULT_PRIORITY, State
 
-MAX_WAIT_S: Final = 60
+MAX_WAIT_S: Final = LONGEST_WAIT_S
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
+CODINGS_PATTERN: Final = r"([A-Za-z0-9!#$%&'*+.^_`|~-]+( *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*)?"
+MAX_HEADER_CHARS: Final = 255
 _KEY_PARAMETERS: Final = ("code", "clientid")
 """Query parameters of the Functions host. The backend must not see them."""
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
 
 
 def submitted_path(req: func.HttpRequest) -> str:
@@ -60,8 +65,14 @@ def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
 
 def backend_query(url: str) -> str:
     """The query string without the parameters that are the host's."""
-    pairs = urlsplit(url).query.split("&")
+    pairs = query_string(url).split("&")
     return "&".join(pair for pair in pairs if pair and _name(pair) not in _KEY_PARAMETERS)
+
+
+def location(req: func.HttpRequest, task_id: str) -> str:
+    """The URL of the task's status, below the same root as that of the submit."""
+    root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
+    return f"{quote(root, safe=string.punctuation)}/v1/tasks/{task_id}"  # the Functions host sends ASCII only
 
 
 def task_id(req: func.HttpRequest) -> str:
@@ -82,6 +93,14 @@ def content_type(req: func.HttpRequest) -> str:
     return text
 
 
+def content_encoding(req: func.HttpRequest) -> str:
+    """Empty if the body came without one."""
+    text = (header(req, "content-encoding") or "").strip()
+    if len(text) > MAX_HEADER_CHARS or not re.fullmatch(CODINGS_PATTERN, text):
+        raise invalid("Content-Encoding", "names of codings are expected, at most 255 characters")
+    return "" if text.lower() == "identity" else text
+
+
 def idempotency_key(req: func.HttpRequest) -> str | None:
     key = header(req, "idempotency-key")
     if key is not None and not _HEADER_VALUE.fullmatch(key):
@@ -89,9 +108,11 @@ def idempotency_key(req: func.HttpRequest) -> str | None:
     return key
 
 
-def fingerprint(content_type: str, query: str, body: bytes) -> str:
+def fingerprint(content_type: str, query: str, body: bytes, encoding: str = "") -> str:
     """What tells whether two submits with the same idempotency key are the same."""
-    return hashlib.sha256(b"\n".join((content_type.encode(), query.encode(), body))).hexdigest()[:32]
+    # Neither a content type nor a query has a line break.
+    kind = f"{content_type}\nContent-Encoding: {encoding}" if encoding else content_type
+    return hashlib.sha256(b"\n".join((kind.encode(), query.encode(), body))).hexdigest()[:32]
 
 
 def priority(req: func.HttpRequest) -> int:
@@ -159,6 +180,29 @@ def cursor_text(cursor: ListCursor) -> str:
 
 def matches(if_none_match: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+
+
+def byte_range(req: func.HttpRequest, size_bytes: int, etag: str) -> range | None:
+    """Which of the bytes of a result a GET asks for; None: all of them, as for what cannot be understood (RFC 9110).
+
+    Raises:
+        Problem: 416 if it asks for none that there are.
+    """
+    match = _RANGE.fullmatch(header(req, "range") or "")
+    if req.method != "GET" or match is None or header(req, "if-range") not in (None, etag):
+        return None
+    first, last = match.groups()
+    if first:
+        start, stop = int(first), min(size_bytes, int(last) + 1) if last else size_bytes
+        if last and int(last) < start:
+            return None
+    elif last:
+        start, stop = size_bytes - min(size_bytes, int(last)), size_bytes
+    else:
+        return None
+    if start >= size_bytes:
+        raise range_not_satisfiable(size_bytes)
+    return range(start, stop)
 
 
 def _canonical(path: str) -> str:

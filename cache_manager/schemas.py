@@ -133,6 +133,8 @@ class TaskView(BaseModel):
     estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
     """When the model service will get the waiting task, estimated from how long tasks took lately. Absent while that
     is unknown."""
+    max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The largest body or result that the app takes. Only in an answer 202."""
 
     @classmethod
     def of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,11 +11,11 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import OperationOutcome, no_result, retry_after_s, task_of
+from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of
 from cache_manager.owner import service_for
+from cache_manager.result_response import result_response
 from cache_manager.schemas import HistoryEntry, TaskHistory, TaskList, TaskView
 from shared import telemetry
-from shared.bodies import BodyMissing
 from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
@@ -26,20 +25,21 @@ from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, State, Task
 
+_LONGEST_RETRY_AFTER_S: Final = 30
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"])
-    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET"])
+    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True)
+    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"])
     functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"])
     functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
     functions.add("TaskHeartbeat", task_heartbeat, route="v1/tasks/{id}/heartbeat", methods=["POST"])
     functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"])
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
-    functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"])
-    functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET"])
+    functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
+    functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET", "HEAD"])
 
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -47,10 +47,9 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
     new = await _new_task(req, endpoint, content_type, key, service.owner or "")
-    created = await service.submit(new, content_type, req.get_body())
+    created = await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
     task = task_of(created, services.registry)
-    root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
-    headers = {"Location": f"{root}/v1/tasks/{task.id}"}
+    headers = {"Location": parse.location(req, task.id)}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
         with suppress(Overloaded):
             task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())), services.registry)
@@ -71,7 +70,7 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     queue = await service.queue_status(task)
     position = queue.position if queue else None
     if known is not None and parse.matches(known, task.etag):
-        return func.HttpResponse(status_code=304, headers=_task_headers(task, position))
+        return func.HttpResponse(status_code=304, headers=_task_headers(task, services, position))
     outage = queue.outage if queue else None
     return _task_response(await service.whole(task), services, 200, position=position, outage=outage)
 
@@ -114,25 +113,18 @@ async def get_task_history(req: func.HttpRequest, services: Services) -> func.Ht
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     outcome = await service.put_result(
-        parse.task_id(req), parse.attempt(req), parse.content_type(req), req.get_body()
+        parse.task_id(req),
+        parse.attempt(req),
+        parse.content_type(req),
+        req.get_body(),
+        parse.content_encoding(req),
     )
     return _outcome_response(outcome, services)
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
-    if task.result is None:
-        raise no_result(task)
-    return func.HttpResponse(
-        await _result(task, services),
-        # The content is a model's: no browser may run it in this app's name.
-        headers={
-            "TaskId": task.id,
-            "Content-Type": task.result.content_type,
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox",
-        },
-    )
+    return await result_response(req, task, services)
 
 
 async def _new_task(
@@ -140,7 +132,11 @@ async def _new_task(
 ) -> NewTask:
     # In a thread: it takes a while for a large body, and other requests must not stand still.
     fingerprint = (
-        await asyncio.to_thread(parse.fingerprint, content_type, endpoint.query, req.get_body()) if key else ""
+        await asyncio.to_thread(
+            parse.fingerprint, content_type, endpoint.query, req.get_body(), parse.content_encoding(req)
+        )
+        if key
+        else ""
     )
     return NewTask(
         str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{owner}\n{endpoint.path}\n{key}")) if key else new_task_id(),
@@ -152,22 +148,6 @@ async def _new_task(
         owner=owner,
         priority=parse.priority(req),
     )
-
-
-async def _result(task: Task, services: Services) -> bytes:
-    assert task.result is not None
-    with services.limits.body(task.result.size_bytes):
-        try:
-            data = (
-                await services.bodies.read(task.result)
-                if task.result.blob
-                else await services.store.inline_result(task.id)
-            )
-        except BodyMissing:
-            data = None
-    if data is None:
-        raise no_result(task)
-    return data
 
 
 def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:
@@ -182,17 +162,21 @@ def _task_response(
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
-    document = TaskView.of(task, services.registry, position, outage).encoded()
-    return json_response(document, status, {**_task_headers(task, position), **(headers or {})})
+    view = TaskView.of(task, services.registry, position, outage)
+    if status == 202:
+        view.max_body_bytes = services.settings.largest_body_bytes
+    return json_response(view.encoded(), status, {**_task_headers(task, services, position), **(headers or {})})
 
 
-def _task_headers(task: Task, position: QueuePosition | None = None) -> dict[str, str]:
+def _task_headers(task: Task, services: Services, position: QueuePosition | None = None) -> dict[str, str]:
     # Weak if the document has the task's position too, which changes without the task.
     headers = {"ETag": f"W/{task.etag}" if position else task.etag, "Cache-Control": "no-cache"}
     if position is not None and position.wait_s is not None:
         headers["Retry-After"] = str(retry_after_s(position.wait_s))
+    elif position is not None and position.is_paused:
+        headers["Retry-After"] = str(_LONGEST_RETRY_AFTER_S)
     elif not task.state.is_terminal:
-        # Callers ask often after short tasks and seldom after long ones.
-        age_s = (task.updated_ms - task.created_ms) / 1000
-        headers["Retry-After"] = str(min(30, max(1, round(age_s / 10))))
+        # Callers ask often after short tasks and seldom after long ones, silent or not.
+        age_s = (max(services.now_ms(), task.updated_ms) - task.created_ms) / 1000
+        headers["Retry-After"] = str(min(_LONGEST_RETRY_AFTER_S, max(1, round(age_s / 10))))
     return headers

@@ -93,9 +93,9 @@ class TaskService:
     services: Services
     owner: str | None = None
 
-    async def submit(self, new: NewTask, content_type: str, body: bytes) -> SubmitOutcome:
+    async def submit(self, new: NewTask, content_type: str, body: bytes, encoding: str = "") -> SubmitOutcome:
         """Create a task and have it dispatched."""
-        content = await self._store_body(new.id, content_type, body)
+        content = await self._store_body(new.id, content_type, body, encoding)
         if isinstance(content, BodyTooLarge):
             return content
         created = await self._create(replace(new, body=content, inline_body=body))
@@ -143,11 +143,11 @@ class TaskService:
         return outcome
 
     async def put_result(
-        self, task_id: str, attempt: int | None, content_type: str, data: bytes
+        self, task_id: str, attempt: int | None, content_type: str, data: bytes, encoding: str = ""
     ) -> Outcome | BodyTooLarge:
         """Keep a model service's result."""
         started_ns = telemetry.now_ns()
-        content = await self._store_body(task_id, content_type, data)
+        content = await self._store_body(task_id, content_type, data, encoding)
         if isinstance(content, BodyTooLarge):
             return content
         outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt, owner=self.owner)
@@ -342,11 +342,13 @@ class TaskService:
         except PublishFailed as error:
             log.warning("task %s could not be published, and will be at its deadline: %s", task.id, error)
 
-    async def _store_body(self, task_id: str, content_type: str, data: bytes) -> Content | BodyTooLarge:
-        limit_bytes = self.services.settings.max_body_bytes
+    async def _store_body(
+        self, task_id: str, content_type: str, data: bytes, encoding: str = ""
+    ) -> Content | BodyTooLarge:
+        limit_bytes = self.services.settings.largest_body_bytes
         if len(data) > limit_bytes:
             return BodyTooLarge(limit_bytes)
-        return await self.services.bodies.put(task_id, content_type, data)
+        return await self.services.bodies.put(task_id, content_type, data, encoding)
 
     async def _store_status(self, task_id: str, text: str) -> LongStatus | BodyTooLarge:
         data = text.encode()

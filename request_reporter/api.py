@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Annotated, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import azure.functions as func
 from pydantic import BeforeValidator, Field
 
 from shared import telemetry
-from shared.http.functions import HttpFunctions
+from shared.http.functions import HttpFunctions, query_string
 from shared.http.legacy_json import LegacyModel, as_text
 from shared.http.problems import invalid
 from shared.services import Services, ServicesByLoop
@@ -64,7 +64,7 @@ class ProcessingReport(LegacyModel):
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CurrentProcessingUpsert", current_processing_upsert, methods=["POST"])
+    functions.add("CurrentProcessingUpsert", current_processing_upsert, methods=["POST"], takes_body=True)
     functions.add("CurrentProcessingGet", current_processing_get, methods=["GET", "POST"])
 
 
@@ -99,7 +99,7 @@ def _parameter(req: func.HttpRequest, name: str) -> str:
         Problem: 400 if it is absent.
     """
     value = req.params.get(name)
-    if value is None and name in parse_qs(urlsplit(req.url).query, keep_blank_values=True):
+    if value is None and name in parse_qs(query_string(req.url), keep_blank_values=True):
         return ""
     if value is None:
         raise invalid(name, "the query parameter is missing")

@@ -90,20 +90,20 @@ class BodyStore:
         self._container: ContainerClient | None = None
         self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
-    async def put(self, task_id: str, content_type: str, data: bytes) -> Content:
+    async def put(self, task_id: str, content_type: str, data: bytes, encoding: str = "") -> Content:
         """Store *data* if it is too large to be inline. Each call writes a new blob and overwrites none.
 
         Raises:
             BlobsUnavailable: Blob Storage does not answer.
         """
         if len(data) <= INLINE_LIMIT_BYTES:
-            return Content(content_type, len(data))
+            return Content(content_type, len(data), None, encoding)
         name = _prefix(task_id) + secrets.token_hex(8)
         await self._ask(lambda container: self._put(container, name, data))
-        return Content(content_type, len(data), name)
+        return Content(content_type, len(data), name, encoding)
 
-    async def read(self, content: Content) -> bytes:
-        """Read a blob.
+    async def read(self, content: Content, part: range | None = None) -> bytes:
+        """Read a blob, or only *part* of its bytes.
 
         Raises:
             BodyMissing: there is no such blob of that length.
@@ -111,7 +111,7 @@ class BodyStore:
         """
 
         async def read(container: ContainerClient) -> bytes:
-            download = await _download(container, content, max_concurrency=4)
+            download = await _download(container, content, max_concurrency=4, part=part)
             return await download.readall()
 
         return await self._ask(read)
@@ -213,7 +213,7 @@ class BodyStore:
     def _open(self) -> ContainerClient:
         if self._container is not None:
             return self._container
-        from azure.storage.blob.aio import BlobServiceClient
+        from azure.storage.blob.aio import ContainerClient
 
         settings = self._settings
         options: dict[str, Any] = {
@@ -232,29 +232,39 @@ class BodyStore:
             if settings.azurewebjobsstorage__accountname
             else None
         )
+        # Not a service's client of the container, which would leave the connections open when it is closed.
         if settings.azurewebjobsstorage:
-            service = BlobServiceClient.from_connection_string(
-                settings.azurewebjobsstorage.get_secret_value(), **options
+            self._container = ContainerClient.from_connection_string(
+                settings.azurewebjobsstorage.get_secret_value(), settings.blob_container, **options
             )
         elif url:
             from azure.identity.aio import DefaultAzureCredential
 
-            service = BlobServiceClient(url, credential=cast("Any", DefaultAzureCredential()), **options)
+            credential = cast("Any", DefaultAzureCredential())
+            self._container = ContainerClient(url, settings.blob_container, credential=credential, **options)
         else:
             raise BlobsUnavailable("no storage account is set")
-        self._container = service.get_container_client(settings.blob_container)
         return self._container
 
 
-async def _download(container: ContainerClient, content: Content, max_concurrency: int = 1) -> Download:
+async def _download(
+    container: ContainerClient, content: Content, max_concurrency: int = 1, part: range | None = None
+) -> Download:
     from azure.core.exceptions import ResourceNotFoundError
 
     assert content.blob is not None
     try:
-        download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+        if part is None:
+            download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+            size_bytes = download.size
+        else:
+            download = await container.download_blob(
+                content.blob, offset=part.start, length=len(part), max_concurrency=max_concurrency
+            )
+            size_bytes = int((download.properties.content_range or "").rpartition("/")[2])
     except ResourceNotFoundError:
         raise BodyMissing(content.blob) from None
-    if download.size != content.size_bytes:
+    if size_bytes != content.size_bytes:
         raise BodyMissing(content.blob)
     return download
 

@@ -7,6 +7,7 @@ passed in, so tests, benchmarks and the simulation compose the app in the same w
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Services:
     """For the topic whose events lead to dispatches."""
     bodies: BodyStore
     limits: Limits
+    now_ms: Callable[[], int]
+    """The time, for what does not depend on the clock of Redis."""
 
     @classmethod
     def compose(
@@ -78,6 +81,7 @@ class Services:
             publisher=publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key),
             bodies=bodies,
             limits=limits,
+            now_ms=now_ms or (lambda: time.time_ns() // 1_000_000),
         )
 
     async def aclose(self) -> None:

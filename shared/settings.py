@@ -7,8 +7,10 @@ Each variable is a field of :class:`Settings`. ``python -m tools.settings_table`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, cast
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -23,6 +25,13 @@ from pydantic import (
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
+LONGEST_WAIT_S: Final = 60
+"""How long a request may wait for a task's change, at most."""
+
+_MIB: Final = 1024 * 1024
+_HOST_BODY_BYTES_PER_2_GB: Final = 240 * _MIB
+"""How many bytes of bodies the Functions host can hold at a time with 2 GB. With 400 MiB it ran out of memory."""
+_HOST_JSON: Final = Path(__file__).parent.parent / "host.json"
 
 
 class SettingsError(Exception):
@@ -89,8 +98,7 @@ class Settings(BaseModel):
     gateway_key: SecretStr | None = Field(
         default=None,
         description="Key that the gateway sends as `X-Gateway-Key`. The app believes `X-Task-Owner` only beside this "
-        "key, and believes nobody's if the setting is absent.",
-        min_length=16,
+        "key, and believes nobody's if the setting is absent. At least 16 characters.",
     )
     event_grid_topic_id: str | None = Field(
         default=None,
@@ -150,10 +158,37 @@ class Settings(BaseModel):
         pattern=r"^[a-z0-9](?:-?[a-z0-9]){2,62}$",
     )
     max_body_bytes: int = Field(
-        default=100 * 1024 * 1024,
+        default=100 * _MIB,
         ge=1,
-        le=100 * 1024 * 1024,
-        description="Largest request body or result. The Functions host allows 100 MiB at most.",
+        le=100 * _MIB,
+        description="Largest request body or result, if `FUNCTIONS_REQUEST_BODY_SIZE_LIMIT` is not smaller. The app "
+        "answers 413 to more.",
+    )
+    functions_request_body_size_limit: int = Field(
+        default=100 * _MIB,
+        ge=1,
+        description="Largest request body that the Functions host takes. It answers 500 to more, before the app is "
+        "asked. Times the HTTP concurrency, it says [how much memory](capacity.md) bodies can take.",
+    )
+    http_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many HTTP requests the platform gives an instance at a time. The app cannot see what is set "
+        "on Flex Consumption, so set this to the same number. Without it, `maxConcurrentRequests` of `host.json` "
+        "counts.",
+    )
+    instance_memory_mb: int = Field(
+        default=2048,
+        ge=1,
+        description="Memory of an instance in MB, which the app cannot see either.",
+    )
+    azurefunctionsjobhost__extensions__http__maxconcurrentrequests: int | None = Field(
+        default=None, description="Replaces that of `host.json`, for the Functions host too."
+    )
+    azurefunctionsjobhost__functiontimeout: str | None = Field(
+        default=None,
+        description="Replaces `functionTimeout` of `host.json`, for the Functions host too. The app refuses one that "
+        "is not longer than the longest wait, 60 s: at this time the host ends all requests of the process.",
     )
     max_body_bytes_in_flight: int = Field(
         default=512 * 1024 * 1024,
@@ -167,11 +202,12 @@ class Settings(BaseModel):
         description="How many requests a process may have in flight, including requests that wait, but not health "
         "checks and deliveries of events. The app answers 503 to more.",
     )
-    max_waits: int = Field(
-        default=100,
+    max_waits: int | None = Field(
+        default=None,
         ge=1,
         description="How many of these requests may wait for a task's change. The app answers further ones as if "
-        "their time were up.",
+        "their time were up. Without it, half of what the HTTP concurrency and `MAX_IN_FLIGHT` allow. More would "
+        "shut out the requests that make changes.",
     )
     max_dispatches: int = Field(
         default=100,
@@ -239,6 +275,13 @@ class Settings(BaseModel):
             raise ValueError("must be a storage account's connection string, `Name=value;…`")
         return value
 
+    @field_validator("gateway_key")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and len(value.get_secret_value()) < 16:
+            raise ValueError("it must have at least 16 characters")
+        return value
+
     @model_validator(mode="after")
     def _completions_have_a_topic(self) -> Self:
         if self.publish_completions and not self.completions_topic_uri:
@@ -247,8 +290,18 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _leaves_room_beside_waits(self) -> Self:
-        if self.max_waits >= self.max_in_flight:
+        if self.most_waits >= self.max_in_flight:
             raise ValueError("setting MAX_WAITS: it must be less than MAX_IN_FLIGHT")
+        return self
+
+    @model_validator(mode="after")
+    def _functions_may_wait(self) -> Self:
+        timeout_s = _seconds(self.azurefunctionsjobhost__functiontimeout or "")
+        if timeout_s is not None and timeout_s <= LONGEST_WAIT_S:
+            raise ValueError(
+                f"functionTimeout of host.json: it must be longer than the longest wait, {LONGEST_WAIT_S} s, or a "
+                "wait ends all requests of the process"
+            )
         return self
 
     @model_validator(mode="after")
@@ -265,14 +318,66 @@ class Settings(BaseModel):
             raise ValueError("setting WEBHOOK_AUTHORITY: it must be an https URL")
         return self
 
+    @property
+    def largest_body_bytes(self) -> int:
+        """The limit that holds for a request body."""
+        return min(self.max_body_bytes, self.functions_request_body_size_limit)
+
+    @property
+    def host_concurrency(self) -> int | None:
+        """How many HTTP requests the process is given at a time; None: any number."""
+        if self.http_concurrency is not None:
+            return self.http_concurrency
+        at_a_time = self.azurefunctionsjobhost__extensions__http__maxconcurrentrequests
+        return at_a_time if at_a_time is not None and at_a_time > 0 else None
+
+    @property
+    def host_body_bytes(self) -> int | None:
+        """How many bytes of bodies the Functions host may hold at a time; None: any number."""
+        at_a_time = self.host_concurrency
+        return None if at_a_time is None else at_a_time * self.functions_request_body_size_limit
+
+    @property
+    def most_waits(self) -> int:
+        """How many requests may wait at a time."""
+        if self.max_waits is not None:
+            return self.max_waits
+        return max(1, min(self.host_concurrency or self.max_in_flight, self.max_in_flight) // 2)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of these settings, though the app can start with them."""
+        found: list[str] = []
+        at_a_time, bodies = self.host_concurrency, self.host_body_bytes
+        if at_a_time is not None and self.most_waits > at_a_time / 2:
+            found.append(
+                f"{self.most_waits} requests may wait (MAX_WAITS), and the instance is given {at_a_time} at a time: "
+                "if more than half of them wait, submits and reports have no room."
+            )
+        bearable = _HOST_BODY_BYTES_PER_2_GB * self.instance_memory_mb // 2048
+        if bodies is None or bodies > bearable:
+            many = "any number of" if at_a_time is None else str(at_a_time)
+            found.append(
+                f"The Functions host may hold {many} bodies of {self.functions_request_body_size_limit} bytes "
+                f"(FUNCTIONS_REQUEST_BODY_SIZE_LIMIT) at a time, and an instance of {self.instance_memory_mb} MB "
+                f"(INSTANCE_MEMORY_MB) bears {bearable} bytes of them: it may run out of memory (docs/capacity.md)."
+            )
+        return found
+
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], host_json: Mapping[str, Any] | None = None) -> Settings:
         """Read the settings from *environ*. Names match in any case; an empty value counts as absent.
+
+        Args:
+            host_json: the Functions host's own settings; None: those of the app's ``host.json``.
 
         Raises:
             SettingsError: a setting is missing or bad. One line names all such settings.
         """
-        values = {name.lower(): value for name, value in environ.items() if value.strip()}
+        values = {
+            **_of_host_json(_read_host_json() if host_json is None else host_json),
+            **{name.lower(): value for name, value in environ.items() if value.strip()},
+        }
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -287,3 +392,30 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
         return message.removeprefix("Value error, ")
     name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in location[1:])
     return f"setting {name}: {message.removeprefix('Value error, ')}"
+
+
+def _read_host_json() -> Mapping[str, Any]:
+    try:
+        return json.loads(_HOST_JSON.read_text())
+    except (OSError, ValueError):  # what is wrong with it, the Functions host says
+        return {}
+
+
+def _of_host_json(host_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that ``host.json`` has, under the names by which the environment replaces them."""
+    found = {
+        "azurefunctionsjobhost__functiontimeout": host_json.get("functionTimeout"),
+        "azurefunctionsjobhost__extensions__http__maxconcurrentrequests": host_json.get("extensions", {})
+        .get("http", {})
+        .get("maxConcurrentRequests"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _seconds(time_span: str) -> float | None:
+    """Of a time span as .NET writes it, ``[d.]hh:mm:ss``; None if it is none, such as ``-1``, which means no end."""
+    match = re.fullmatch(r"(?:(\d+)\.)?(\d+):(\d+)(?::(\d+(?:\.\d+)?))?", time_span.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -24,7 +24,14 @@ import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
-from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_S, PRIORITY_PATTERN
+from cache_manager.request_parsing import (
+    CODINGS_PATTERN,
+    DEFAULT_LIMIT,
+    MAX_HEADER_CHARS,
+    MAX_LIMIT,
+    MAX_WAIT_S,
+    PRIORITY_PATTERN,
+)
 from cache_manager.schemas import (
     QueueDepth,
     QueueDepthList,
@@ -91,6 +98,7 @@ TASK: Json = {
 }
 CREATED = TASK | {"Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
 WAITING = CREATED | {"QueuePosition": 17, "EstimatedStart": "2026-11-22T10:13:20.157000Z"}
+LIMIT = {"MaxBodyBytes": 104_857_600}
 COMPLETED = TASK | {
     "Status": "completed",
     "BackendStatus": "completed",
@@ -144,6 +152,7 @@ class Operation:
         if not self.anonymous:
             responses = {401: common("Unauthorized"), 503: common("Unavailable"), **responses}
         if self.body:
+            responses[411] = common("LengthRequired")
             responses[413] = common("TooLarge")
         responses[500] = common("Failed")
         document: Json = {
@@ -280,12 +289,27 @@ HEADERS: Json = {
         "example": "wait=20",
     },
     "X-Content-Type-Options": {"schema": {"const": "nosniff"}},
+    "Content-Encoding": {
+        "description": "The encoding that the result was stored with. Absent if it had none.",
+        "schema": TEXT,
+        "example": "gzip",
+    },
+    "Content-Range": {
+        "description": "Which bytes of the result these are, and how many it has.",
+        "schema": TEXT,
+        "example": "bytes 0-1023/1048576",
+    },
+    "Accept-Ranges": {"schema": {"const": "bytes"}},
     "TaskId": {"description": "The task's id.", "schema": TASK_ID, "example": ID},
     "WebHook-Allowed-Origin": {"schema": TEXT, "example": "eventgrid.azure.net"},
     "WebHook-Allowed-Rate": {"schema": TEXT, "example": "*"},
 }
 TASK_HEADERS = ("ETag", "Retry-After")
 SUBMIT_HEADERS = (*TASK_HEADERS, "Location", "Preference-Applied")
+RESULT_HEADERS = ("X-Content-Type-Options", "TaskId", "Accept-Ranges", "Content-Encoding")
+RESULT_ETAG: Json = {
+    "ETag": {"description": "The same as long as the result is.", "schema": TEXT, "example": '"8f14e45fceea167a"'}
+}
 
 COMMON_RESPONSES: Json = {
     "Unauthorized": response("The key is missing or wrong."),
@@ -301,6 +325,12 @@ COMMON_RESPONSES: Json = {
         "internal-error",
         "The app failed.",
         "This is a fault of the app; its log says more.",
+    ),
+    "LengthRequired": problem(
+        HTTPStatus.LENGTH_REQUIRED,
+        "length-required",
+        "The body has no Content-Length.",
+        "A body that is sent in chunks does not arrive. Send it in one piece.",
     ),
     "TooLarge": problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -329,6 +359,26 @@ COMMON_RESPONSES: Json = {
     ),
 }
 
+HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "HostBodyBytes": 251_658_240}
+
+
+def result(description: str, *headers: str) -> Json:
+    answer = response(description, {}, media_type="*/*", headers=(*RESULT_HEADERS, *headers))
+    return answer | {"headers": answer["headers"] | RESULT_ETAG}
+
+
+def without_content(answer: Json) -> Json:
+    return {name: part for name, part in answer.items() if name != "content"}
+
+
+NO_RESULT = problem(
+    HTTPStatus.NOT_FOUND,
+    "no-result",
+    "There is no result.",
+    "The task has stored none, or not yet.",
+    TaskId=ID,
+)
+IF_NONE_MATCH = parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"')
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
 UNKNOWN_ENDPOINT = problem(
     HTTPStatus.NOT_FOUND,
@@ -355,6 +405,27 @@ ATTEMPT_HEADER = parameter(
     "the caller to speak for the current attempt.",
     {"type": "integer", "minimum": 0, "maximum": 999_999_999},
     1,
+)
+CONTENT_ENCODING = parameter(
+    "header",
+    "Content-Encoding",
+    "The encoding of the body, such as `gzip`. The app keeps it and decodes nothing.",
+    TEXT | {"pattern": f"^{CODINGS_PATTERN}$", "maxLength": MAX_HEADER_CHARS},
+    "gzip",
+)
+RANGE = parameter(
+    "header",
+    "Range",
+    "Which bytes to answer: one range in bytes. The app answers the whole result to anything else.",
+    TEXT,
+    "bytes=0-1023",
+)
+IF_RANGE = parameter(
+    "header",
+    "If-Range",
+    "The ETag of the part that the caller has. If the result has another one, `Range` does not count.",
+    TEXT,
+    '"8f14e45fceea167a"',
 )
 ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
 """A path parameter of several segments. Clients must not escape its slashes."""
@@ -388,6 +459,7 @@ OPERATIONS: list[Operation] = [
         "that is registered for the path, with the request's query string except `code` and `clientId`. It answers "
         "once the task is safe.",
         parameters=(
+            CONTENT_ENCODING,
             parameter(
                 "path",
                 "path",
@@ -433,7 +505,7 @@ OPERATIONS: list[Operation] = [
         body=any_body("The body for the model service: any bytes, or none."),
         responses={
             200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
-            202: response("The task is safe.", schema(TaskView), WAITING, headers=SUBMIT_HEADERS),
+            202: response("The task is safe.", schema(TaskView), WAITING | LIMIT, headers=SUBMIT_HEADERS),
             400: invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed"),
             404: UNKNOWN_ENDPOINT,
             422: problem(
@@ -464,13 +536,28 @@ OPERATIONS: list[Operation] = [
                 {"type": "number", "minimum": 0, "maximum": 999_999, "multipleOf": 0.001},
                 20,
             ),
-            parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"'),
+            IF_NONE_MATCH,
         ),
         responses={
             200: response("The task.", schema(TaskView), TASK, headers=TASK_HEADERS),
             304: response("The task still has the ETag in `If-None-Match`.", headers=TASK_HEADERS),
             400: invalid("wait", "a number of seconds is expected"),
             404: common("NoSuchTask"),
+        },
+    ),
+    Operation(
+        "GetTask",
+        "HEAD",
+        "/v1/tasks/{id}",
+        TASKS,
+        "A task's headers",
+        operation_id="HeadTask",
+        description="What GET answers, without the document.",
+        parameters=(TASK_ID_IN_PATH, IF_NONE_MATCH),
+        responses={
+            200: response("There is such a task.", headers=TASK_HEADERS),
+            304: response("The task still has the ETag in `If-None-Match`.", headers=TASK_HEADERS),
+            404: response("There is no such task."),
         },
     ),
     Operation(
@@ -525,7 +612,10 @@ OPERATIONS: list[Operation] = [
         parameters=(TASK_ID_IN_PATH,),
         responses={
             202: response(
-                "The task waits for its dispatch.", schema(TaskView), CREATED | {"Attempt": 2}, headers=TASK_HEADERS
+                "The task waits for its dispatch.",
+                schema(TaskView),
+                CREATED | {"Attempt": 2} | LIMIT,
+                headers=TASK_HEADERS,
             ),
             400: invalid("/Body", "a task to be published needs one, and none was kept"),
             404: common("NoSuchTask"),
@@ -592,6 +682,7 @@ OPERATIONS: list[Operation] = [
         parameters=(
             TASK_ID_IN_PATH,
             ATTEMPT_HEADER,
+            CONTENT_ENCODING,
         ),
         body=any_body("The model's result: any bytes, or none."),
         responses={
@@ -607,21 +698,33 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "A task's result",
-        parameters=(TASK_ID_IN_PATH,),
+        parameters=(TASK_ID_IN_PATH, RANGE, IF_RANGE, IF_NONE_MATCH),
         responses={
-            200: response(
-                "The result, byte for byte with its content type.",
-                {},
-                media_type="*/*",
-                headers=("X-Content-Type-Options", "TaskId"),
-            ),
-            404: problem(
-                HTTPStatus.NOT_FOUND,
-                "no-result",
-                "There is no result.",
-                "The task has stored none, or not yet.",
-                TaskId=ID,
-            ),
+            200: result("The result, byte for byte with its content type."),
+            206: result("The part of the result that `Range` names.", "Content-Range"),
+            304: response("The result still has the ETag in `If-None-Match`."),
+            404: NO_RESULT,
+            416: problem(
+                HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+                "range-not-satisfiable",
+                "The range lies outside of the result.",
+                "The result has 1024 bytes.",
+            )
+            | {"headers": {"Content-Range": HEADERS["Content-Range"] | {"example": "bytes */1024"}}},
+        },
+    ),
+    Operation(
+        "GetTaskResult",
+        "HEAD",
+        "/v1/tasks/{id}/result",
+        RESULTS,
+        "A task's result, without its bytes",
+        operation_id="HeadTaskResult",
+        parameters=(TASK_ID_IN_PATH, IF_NONE_MATCH),
+        responses={
+            200: without_content(result("There is one, with this `Content-Length`.")),
+            304: response("The result still has the ETag in `If-None-Match`."),
+            404: without_content(NO_RESULT),
         },
     ),
     Operation(
@@ -668,6 +771,7 @@ OPERATIONS: list[Operation] = [
         "/v1/health",
         NUMBERS,
         "Check whether the app can work",
+        description="The answer may be a second old.",
         anonymous=True,
         responses={
             200: response(
@@ -676,6 +780,7 @@ OPERATIONS: list[Operation] = [
                 {
                     "Status": "ok",
                     "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok"},
+                    **HEALTH_LIMITS,
                 },
             ),
             503: response(
@@ -689,9 +794,20 @@ OPERATIONS: list[Operation] = [
                         "EventGrid": "ok",
                         "Backends": "unknown",
                     },
+                    **HEALTH_LIMITS,
                 },
             ),
         },
+    ),
+    Operation(
+        "Health",
+        "HEAD",
+        "/v1/health",
+        NUMBERS,
+        "Check whether the app can work, by the status alone",
+        operation_id="HeadHealth",
+        anonymous=True,
+        responses={200: response("It can."), 503: response("It cannot.")},
     ),
     Operation(
         "CacheConnectorUpsert",

@@ -17,6 +17,10 @@ _HOST_SPELLING = {
     "azurewebjobsstorage": "AzureWebJobsStorage",
     "azurewebjobsstorage__blobserviceuri": "AzureWebJobsStorage__blobServiceUri",
     "azurewebjobsstorage__accountname": "AzureWebJobsStorage__accountName",
+    "azurefunctionsjobhost__extensions__http__maxconcurrentrequests": (
+        "AzureFunctionsJobHost__extensions__http__maxConcurrentRequests"
+    ),
+    "azurefunctionsjobhost__functiontimeout": "AzureFunctionsJobHost__functionTimeout",
 }
 _KINDS = {"string": "text", "boolean": "true or false", "object": "JSON", "integer": "integer", "number": "number"}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "maximum": "≤"}

@@ -35,7 +35,7 @@ from local.sample_model.segmentation import (
     open_picture,
     segment,
 )
-from local.sample_model.task_manager import BackboneFailed, TaskManager, TaskReference, TaskRevoked
+from local.sample_model.task_manager import BackboneFailed, TaskManager, TaskReference, TaskRevoked, TooLarge
 
 CONTENT_TYPES = ("image/jpeg", "image/png")
 
@@ -206,7 +206,7 @@ class ModelService:
             try:
                 try:
                     await work.perform(task)
-                except UnreadablePicture as error:
+                except (UnreadablePicture, TooLarge) as error:
                     await self._tasks.update(task, "failed", f"failed - {error}")
                 except (TaskRevoked, BackboneFailed):
                     raise

@@ -1,6 +1,7 @@
 """The calls with which a model service reports on its tasks to the backbone, by the legacy contract.
 
-`TaskManager` repeats every call while the backbone cannot be reached or answers 429 or 5xx: it may be restarting.
+`TaskManager` repeats every call while the backbone cannot be reached or answers 429 or 5xx: it may be restarting, or
+busy. The platform's own 429 has neither a body nor a `Retry-After`, so the pauses are the manager's.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -24,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 class TaskRevoked(Exception):
     """Raised when the service has to drop a task: the task was cancelled, has ended, or has a newer attempt."""
+
+
+class TooLarge(Exception):
+    """Raised when the backbone does not take a body of this size. Its text is for the caller."""
 
 
 class BackboneFailed(Exception):
@@ -53,7 +59,7 @@ class TaskReference:
         return cls(task_id, int(attempt) if attempt.isdecimal() else None, headers.get("traceparent"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskManager:
     """The calls to the backbone. Each raises `TaskRevoked` when the service has to drop the task at once."""
 
@@ -63,6 +69,8 @@ class TaskManager:
     get_url: str
     backbone_url: str
     backbone_key: str
+    _limit_bytes: int | None = None
+    """The backbone's `MaxBodyBytes`, once it was needed."""
 
     async def update(
         self, task: TaskReference, backend_status: Literal["running", "completed", "failed"], status: str
@@ -78,6 +86,7 @@ class TaskManager:
         await self._upsert(task, "created", "created", endpoint, {"PublishToGrid": True, "Body": body})
 
     async def store_result(self, task: TaskReference, data: bytes, content_type: str) -> None:
+        """Stores a task's result. Raises `TooLarge` if the backbone does not take it."""
         attempt = {} if task.attempt is None else {"X-Task-Attempt": str(task.attempt)}
         headers = {"x-functions-key": self.backbone_key, "Content-Type": content_type, **attempt}
         await self._call(task, "PUT", self._result_url(task), headers=headers, content=data)
@@ -111,6 +120,17 @@ class TaskManager:
     def _result_url(self, task: TaskReference) -> str:
         return f"{self.backbone_url}/api/v1/tasks/{task.task_id}/result"
 
+    async def _check_size(self, size_bytes: int) -> None:
+        """Asks before a body is sent. The platform answers 500 to one over its limit, before the backbone sees it,
+        and each repetition would get the same.
+        """
+        if self._limit_bytes is None:
+            with suppress(httpx.TransportError, ValueError, KeyError):
+                response = await self.client.get(f"{self.backbone_url}/api/v1/health")
+                self._limit_bytes = int(response.json()["MaxBodyBytes"])
+        if self._limit_bytes is not None and size_bytes > self._limit_bytes:
+            raise TooLarge(f"the result has {size_bytes} bytes, and at most {self._limit_bytes} are taken")
+
     async def _call(
         self,
         task: TaskReference,
@@ -121,6 +141,8 @@ class TaskManager:
         json: object = None,
         content: bytes | None = None,
     ) -> httpx.Response:
+        if content is not None:
+            await self._check_size(len(content))
         headers = {**(headers or {}), **({"traceparent": task.traceparent} if task.traceparent else {})}
         what = f"{method} {httpx.URL(url).path}"  # without the query, which holds the key
         give_up_at_s, delay_s = time.monotonic() + _RETRY_FOR_S, _FIRST_DELAY_S

@@ -201,6 +201,7 @@ class Dispatcher:
                 "taskId": task.id,
                 "X-Task-Attempt": str(task.attempt),
                 "Content-Type": task.body.content_type,
+                **({"Content-Encoding": task.body.encoding} if task.body.encoding else {}),
                 "Content-Length": str(task.body.size_bytes),
                 **telemetry.outgoing(task),
             }

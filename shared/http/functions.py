@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import azure.functions as func
 from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.http.error_problems import problem_of
-from shared.http.problems import Problem
+from shared.http.problems import Problem, length_required
 from shared.services import Services, ServicesByLoop
+
+_WITHOUT_BODY: Final = (204, 304)
 
 Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
 
@@ -34,16 +36,22 @@ class HttpFunctions:
         route: str | None = None,
         auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
         counted: bool = True,
+        takes_body: bool = False,
     ) -> None:
         """Register *handler* as the HTTP function *name*, which is its route too if none is given.
 
-        The limit to the requests in flight applies only if it is *counted*.
+        The limit to the requests in flight applies only if it is *counted*. If it *takes a body*, a body that the
+        Functions host has lost is refused.
         """
 
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             is_from_host = bool(context.trace_context.trace_parent)
             with telemetry.invocation_span(name, _trace_headers(req, context), is_from_host=is_from_host) as span:
-                response = await _answer(handler, req, self._services, counted)
+                if takes_body and _is_body_lost(req):
+                    response = _problem_response(length_required())
+                else:
+                    response = await _answer(handler, req, self._services, counted)
+                _describe_body(req, response)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(
                     {"http.request.method": req.method, "http.response.status_code": response.status_code}
@@ -65,6 +73,26 @@ def header(req: func.HttpRequest, name: str) -> str | None:
     if name not in headers:  # its get() would raise and catch an exception
         return None
     return headers[name]
+
+
+def query_string(url: str) -> str:
+    """The query of a request's URL. A URL parser would raise an error for what some clients send as their host."""
+    return url.partition("?")[2]
+
+
+def _is_body_lost(req: func.HttpRequest) -> bool:
+    """Whether the body came in chunks: the Functions host passes on only one with a Content-Length."""
+    return not req.get_body() and header(req, "transfer-encoding") is not None
+
+
+def _describe_body(req: func.HttpRequest, response: func.HttpResponse) -> None:
+    """Add to the headers what the Functions host does not find out. Without the length it sends chunks, and a client
+    does not see that an answer was cut off."""
+    headers = response.headers
+    if response.status_code in _WITHOUT_BODY:
+        headers["Content-Type"] = ""  # the host takes it out, and would otherwise say text/plain
+    elif req.method != "HEAD" or "Content-Length" not in headers:  # the answer to HEAD may have one already
+        headers.add("Content-Length", str(len(response.get_body())))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

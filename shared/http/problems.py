@@ -62,6 +62,15 @@ def too_large(limit_bytes: int) -> Problem:
     return Problem(413, "too-large", "The body is too large.", f"At most {limit_bytes} bytes are taken.")
 
 
+def length_required() -> Problem:
+    return Problem(
+        411,
+        "length-required",
+        "The body has no Content-Length.",
+        "A body that is sent in chunks does not arrive. Send it in one piece.",
+    )
+
+
 def no_such_task() -> Problem:
     return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
 

@@ -59,7 +59,7 @@ class Limits:
     def of(cls, settings: Settings) -> Self:
         return cls(
             requests=Limit("requests", settings.max_in_flight),
-            waits=Limit("waiting requests", settings.max_waits),
+            waits=Limit("waiting requests", settings.most_waits),
             dispatches=Limit("dispatches", settings.max_dispatches),
             body_bytes=Limit("large bodies", settings.max_body_bytes_in_flight),
             waiting_bytes=Limit("waiting large bodies", settings.max_body_bytes_in_flight // 2, strict=True),

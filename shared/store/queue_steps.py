@@ -47,6 +47,9 @@ CHECK_LIMIT: Final = 256
 _FAILURES_WITHOUT_PAUSE: Final = 7
 """How many failures in a row that the backend answered bring no pause."""
 
+_PAUSED: Final = -2
+"""In a position, in place of the service time; see ``lua/includes/queue/position.lua``."""
+
 LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
 
@@ -328,7 +331,7 @@ def granted_of(path: str, reply: list[Any]) -> Granted:
 
 
 def _position(reply: list[Any] | None) -> QueuePosition | None:
-    return QueuePosition(reply[0], reply[1], _seconds(reply[2])) if reply else None
+    return QueuePosition(reply[0], reply[1], _seconds(reply[2]), reply[2] == _PAUSED) if reply else None
 
 
 def _seconds(ms: int) -> float | None:

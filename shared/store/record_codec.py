@@ -28,7 +28,8 @@ _ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor.value for actor in Acto
 
 
 def pack_content(content: Content) -> list[Any]:
-    packed: list[Any] = [content.content_type, content.size_bytes]
+    kind = [content.content_type, content.encoding] if content.encoding else content.content_type
+    packed: list[Any] = [kind, content.size_bytes]
     return [*packed, content.blob] if content.blob else packed
 
 
@@ -123,7 +124,12 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
 
 
 def _unpack_content(packed: list[Any] | None) -> Content | None:
-    return Content(*packed) if packed else None
+    if not packed:
+        return None
+    if isinstance(packed[0], list):
+        (content_type, encoding), size_bytes, *blob = packed
+        return Content(content_type, size_bytes, blob[0] if blob else None, encoding)
+    return Content(*packed)
 
 
 class _History(Sequence[Event]):

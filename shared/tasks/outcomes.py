@@ -69,6 +69,8 @@ class QueuePosition:
     """How many tasks the backend holds at a time."""
     service_s: float | None
     """How long a task has taken the backend of late; None while that is unknown or no estimate is possible."""
+    is_paused: bool = False
+    """Whether the queue is paused."""
 
     @property
     def wait_s(self) -> float | None:

@@ -57,6 +57,8 @@ class Content(NamedTuple):
     content_type: str
     size_bytes: int
     blob: str | None = None
+    encoding: str = ""
+    """Its ``Content-Encoding``; empty if it came without one."""
 
 
 class LongStatus(NamedTuple):

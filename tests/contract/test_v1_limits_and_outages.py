@@ -75,7 +75,7 @@ def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
     assert response.headers["content-type"] == "application/json"
     assert_no_secrets(response, stack)
     document = response.json()
-    assert document.keys() == {"Status", "Dependencies"}
+    assert document.keys() == {"Status", "Dependencies", "MaxBodyBytes", "HostBodyBytes"}
     return response.status_code, document["Status"], document["Dependencies"]
 
 
@@ -127,12 +127,6 @@ def test_body_over_the_size_limit_is_413_and_creates_no_task(surplus_bytes: int,
 
 
 @pytest.mark.contract("B0.8")
-def test_chunked_body_over_the_size_limit_is_413(app: httpx.Client) -> None:
-    chunks = (bytes(30_000) for _ in range(4))
-    assert_problem(app.post(f"/api/v1/submit{new_path()}", content=chunks), 413, "too-large")
-
-
-@pytest.mark.contract("B0.8")
 def test_result_over_the_size_limit_is_413_and_keeps_the_earlier_result(
     app: httpx.Client, backend: ScriptedBackend
 ) -> None:
@@ -148,6 +142,14 @@ def test_health_is_ok_when_all_dependencies_answer(
 ) -> None:
     publish_something(app, backend, fragile)
     assert becomes(fragile, 200, "ok", ALL_OK)
+
+
+@pytest.mark.contract("B1.44", "B12.26")
+def test_health_and_accepted_submits_say_what_the_limits_to_bodies_are(app: httpx.Client) -> None:
+    document = app.get("/api/v1/health").json()
+    assert document["MaxBodyBytes"] == MAX_BODY_BYTES
+    assert document["HostBodyBytes"] == 400 * 100 * 1024**2, "as host.json and the Functions host allow"
+    assert submit(app, new_path()).json()["MaxBodyBytes"] == MAX_BODY_BYTES
 
 
 @pytest.mark.contract("B12.2")

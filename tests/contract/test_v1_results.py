@@ -1,5 +1,6 @@
 """Results (contract B7): the output of a model, stored for the attempt that made it and returned unchanged."""
 
+import gzip
 from typing import Any
 
 import httpx
@@ -230,6 +231,101 @@ def test_result_with_an_unusable_content_type_is_refused(content_type: Any, app:
 
 @pytest.mark.contract("B7.12")
 @pytest.mark.parametrize("route", ["tasks/{id}/result", "Tasks/{id}/Result/"])
-def test_result_route_has_only_put_and_get(route: str, app: httpx.Client, task_id: str) -> None:
+def test_result_route_has_only_put_get_and_head(route: str, app: httpx.Client, task_id: str) -> None:
     address = f"/api/v1/{route.format(id=task_id)}"
     assert [app.request(method, address).status_code for method in ("POST", "PATCH", "DELETE")] == [404] * 3
+
+
+def raw(app: httpx.Client, task_id: str, method: str = "GET", **headers: str) -> tuple[httpx.Response, bytes]:
+    """The answer with its bytes as they were sent: the client would decode them."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    with app.stream(method, f"/api/v1/tasks/{task_id}/result", headers=names) as response:
+        return response, b"".join(response.iter_raw())
+
+
+PARTS = {
+    "bytes=0-0": range(1),
+    "bytes=2-4": range(2, 5),
+    "bytes=5-": range(5, 100),
+    "bytes=-3": range(97, 100),
+    "bytes=90-500": range(90, 100),
+    "bytes=-500": range(100),
+    "BYTES = 7 - 9": range(7, 10),
+}
+
+
+@pytest.mark.contract("B7.33")
+@pytest.mark.parametrize("asked", PARTS)
+@pytest.mark.parametrize("repeated", [1, 1_000], ids=["inline", "blob"])
+def test_range_gets_these_bytes_only(asked: str, repeated: int, app: httpx.Client, task_id: str) -> None:
+    data = bytes(range(100)) * repeated
+    put(app, task_id, data, content_type="image/tiff")
+    part = PARTS[asked]
+    if repeated > 1:  # the same distances from both ends
+        start = part.start if part.start < 90 and asked != "bytes=-500" else len(data) - 100 + part.start
+        part = range(start, len(data) if part.stop == 100 else start + len(part))
+        asked = f"bytes={part.start}-{part.stop - 1}" if not asked.endswith("-") else asked
+    response, content = raw(app, task_id, range=asked)
+    assert response.status_code == 206
+    assert content == data[part.start : part.stop]
+    assert response.headers["content-range"] == f"bytes {part.start}-{part.stop - 1}/{len(data)}"
+    assert response.headers["content-type"] == "image/tiff"
+    assert response.headers["content-length"] == str(len(part))
+
+
+@pytest.mark.contract("B7.33")
+@pytest.mark.parametrize("asked", ["bytes=1-2,4-5", "bytes=4-2", "bytes=-", "bytes=a-b", "lines=1-2", "1-2", ""])
+def test_range_that_the_app_does_not_know_gets_the_whole_result(asked: str, app: httpx.Client, task_id: str) -> None:
+    put(app, task_id, b"whole")
+    response, content = raw(app, task_id, range=asked)
+    assert (response.status_code, content) == (200, b"whole")
+    assert response.headers["accept-ranges"] == "bytes"
+    assert "content-range" not in response.headers
+
+
+@pytest.mark.contract("B7.34")
+@pytest.mark.parametrize("data", [b"", b"small", LARGE], ids=["empty", "small", "large"])
+def test_range_beyond_the_end_is_416(data: bytes, app: httpx.Client, task_id: str) -> None:
+    put(app, task_id, data)
+    for asked in (f"bytes={len(data)}-", f"bytes={len(data) + 5}-{len(data) + 9}", "bytes=-0"):
+        response = app.get(f"/api/v1/tasks/{task_id}/result", headers={"Range": asked})
+        assert_problem(response, 416, "range-not-satisfiable")
+        assert response.headers["content-range"] == f"bytes */{len(data)}"
+
+
+@pytest.mark.contract("B7.35")
+@pytest.mark.parametrize("data", [b"small", LARGE])
+def test_etag_is_that_of_the_result(data: bytes, app: httpx.Client, task_id: str) -> None:
+    put(app, task_id, data)
+    first, _ = raw(app, task_id)
+    etag = first.headers["etag"]
+    report(app, TaskId=task_id, BackendStatus="running", Status="further on")
+    assert raw(app, task_id)[0].headers["etag"] == etag, "the task has changed, and its result has not"
+    unchanged, content = raw(app, task_id, if_none_match=etag)
+    assert (unchanged.status_code, content) == (304, b"")
+    assert raw(app, task_id, range="bytes=1-2", if_range=etag)[0].status_code == 206
+    put(app, task_id, data[::-1])
+    assert raw(app, task_id)[0].headers["etag"] != etag
+    assert raw(app, task_id, if_none_match=etag)[1] == data[::-1]
+    replaced, content = raw(app, task_id, range="bytes=1-2", if_range=etag)
+    assert (replaced.status_code, content) == (200, data[::-1]), "a part of it does not fit to what the caller has"
+
+
+@pytest.mark.contract("B7.36")
+@pytest.mark.parametrize("data", [gzip.compress(b"words " * 40), gzip.compress(LARGE, 0)], ids=["inline", "blob"])
+def test_content_encoding_comes_back_with_the_result(data: bytes, app: httpx.Client, task_id: str) -> None:
+    put(app, task_id, data, content_type="application/json", content_encoding="gzip")
+    response, content = raw(app, task_id)
+    assert content == data
+    assert (response.headers["content-encoding"], response.headers["content-type"]) == ("gzip", "application/json")
+    assert raw(app, task_id, "HEAD")[0].headers["content-encoding"] == "gzip"
+    put(app, task_id, b"plain", content_type="text/plain")
+    assert "content-encoding" not in raw(app, task_id)[0].headers
+
+
+@pytest.mark.contract("B7.36")
+@pytest.mark.parametrize("encoding", ["gzip br", "gzip,", "a" * 256, "gzïp".encode()])
+def test_result_with_an_unusable_content_encoding_is_refused(encoding: Any, app: httpx.Client, task_id: str) -> None:
+    response = app.put(f"/api/v1/tasks/{task_id}/result", content=b"x", headers={"Content-Encoding": encoding})
+    assert_problem(response, 400, "invalid-request", field="Content-Encoding")
+    assert_problem(get(app, task_id), 404, "no-result")

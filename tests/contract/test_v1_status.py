@@ -1,12 +1,19 @@
 """Status of a task (contract B2): cheap polling, and waiting for a change."""
 
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import azure.functions as func
 import httpx
 import pytest
 
+from cache_manager.task_api import get_task
+from local.redis_server import RedisCluster, RedisServer
 from local.stack import NO_TLS, Stack
+from shared.tasks.task import NewTask, State
+from tests.cache_manager.process import Process
 from tests.contract.v1_support import (
     ISO_TIME,
     TASK_KEYS,
@@ -15,6 +22,7 @@ from tests.contract.v1_support import (
     keep,
     new_path,
     report,
+    submit,
     task_of,
 )
 from tests.scripted_backend import ScriptedBackend
@@ -217,3 +225,37 @@ def test_hundred_waiting_callers_all_get_the_change(app: httpx.Client, task_id: 
         answers = [crowd.submit(wait, client) for _ in range(100)]
         report(app, TaskId=task_id, BackendStatus="completed", Status="done")
         assert {answer.result().json()["Status"] for answer in answers} == {"done"}
+
+
+@pytest.mark.contract("B2.34")
+@pytest.mark.parametrize(
+    ("ran_s", "silent_s", "expected"), [(0, 0, 1), (0, 40, 4), (0, 3600, 30), (60, 0, 6), (60, 100, 16), (600, 0, 30)]
+)
+async def test_retry_after_grows_while_a_task_is_silent(
+    ran_s: int, silent_s: int, expected: int, redis_server: RedisServer | RedisCluster
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    process = Process.start(redis_server.url, lambda: now_ms)
+    path = new_path()
+    new = NewTask(uuid.uuid4().hex, path, 600, state=State.RUNNING, dispatch_requested=False)
+    await process.store.create(new)
+    now_ms += ran_s * 1000
+    await process.store.update(new.id, state=State.RUNNING, status="further on")
+    now_ms += silent_s * 1000
+    request = func.HttpRequest("GET", "http://127.0.0.1/api/v1/tasks/x", route_params={"id": new.id}, body=b"")
+    answer = await get_task(request, process.services)
+    await process.services.aclose()
+    assert answer.status_code == 200
+    assert answer.headers["Retry-After"] == str(expected)
+
+
+@pytest.mark.contract("B2.35")
+def test_task_in_a_paused_queue_says_to_ask_again_in_30_s(app: httpx.Client) -> None:
+    path = new_path()
+    app.patch(f"/api/v1/queues{path}", json={"Paused": True}).raise_for_status()
+    submitted = submit(app, path)
+    assert (submitted.status_code, submitted.headers["retry-after"]) == (202, "30")
+    assert app.get(f"/api/v1/tasks/{submitted.json()['TaskId']}").headers["retry-after"] == "30"
+    app.patch(f"/api/v1/queues{path}", json={"Paused": False}).raise_for_status()
+    ended_or_not = app.get(f"/api/v1/tasks/{submitted.json()['TaskId']}").headers.get("retry-after")
+    assert ended_or_not != "30"

@@ -1,5 +1,6 @@
 """Submit (contract B1): a request reaches the model service unchanged, or is refused."""
 
+import gzip
 import json
 from urllib.parse import unquote
 
@@ -18,6 +19,7 @@ from tests.contract.v1_support import (
     complete_on_call,
     ended,
     new_path,
+    pattern_bytes,
     raw_request,
     submit,
 )
@@ -25,6 +27,7 @@ from tests.scripted_backend import Answer, ScriptedBackend
 from tests.waiting import PATIENCE_S
 
 KEY = "@KEY@"
+LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
 
 
 @pytest.mark.contract("B1.3")
@@ -50,11 +53,58 @@ def test_body_without_a_content_type_is_an_octet_stream(app: httpx.Client, backe
     assert backend.next_call(path).headers["content-type"] == "application/octet-stream"
 
 
-@pytest.mark.contract("B1.3")
-def test_chunked_body_arrives_whole(app: httpx.Client, backend: ScriptedBackend) -> None:
+@pytest.mark.contract("B1.43")
+@pytest.mark.parametrize("body", [gzip.compress(b"words " * 40), gzip.compress(LARGE, 0)], ids=["inline", "blob"])
+def test_model_service_gets_the_content_encoding(body: bytes, app: httpx.Client, backend: ScriptedBackend) -> None:
     path = new_path()
-    app.post(f"/api/v1/submit{path}", content=iter([b"one ", b"two ", b"three"]))
-    assert backend.next_call(path).body == b"one two three"
+    submit(app, path, body, content_type="application/json", content_encoding="gzip")
+    call = backend.next_call(path)
+    assert call.body == body
+    assert (call.headers["content-encoding"], call.headers["content-type"]) == ("gzip", "application/json")
+
+
+@pytest.mark.contract("B1.43")
+@pytest.mark.parametrize("names", [{}, {"content_encoding": "identity"}])
+def test_body_without_a_content_encoding_gets_none(
+    names: dict[str, str], app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    submit(app, path, b"{}", **names)
+    assert "content-encoding" not in backend.next_call(path).headers
+
+
+@pytest.mark.contract("B1.43")
+def test_content_encoding_stays_with_the_body_at_every_attempt(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    backend.script(path, Answer(status=500), Answer(status=400), Answer())
+    task_id = submit(app, path, b"packed", content_encoding="zstd").json()["TaskId"]
+    assert ended(app, task_id)["BackendStatus"] == "failed"
+    assert app.post(f"/api/v1/tasks/{task_id}/replay").status_code == 202
+    calls = [backend.next_call(path) for _ in range(3)]
+    assert [(call.headers["content-encoding"], call.body) for call in calls] == [("zstd", b"packed")] * 3
+
+
+@pytest.mark.contract("B1.17", "B1.43")
+def test_same_bytes_in_another_encoding_are_another_request(app: httpx.Client) -> None:
+    path = new_path()
+    first = submit(app, path, b"x", idempotency_key="k", content_encoding="gzip")
+    assert (
+        submit(app, path, b"x", idempotency_key="k", content_encoding="gzip").json()["TaskId"]
+        == first.json()["TaskId"]
+    )
+    assert_problem(submit(app, path, b"x", idempotency_key="k"), 422, "idempotency-key-reused")
+
+
+@pytest.mark.contract("B1.44")
+def test_accepted_submit_and_replay_say_how_large_a_body_may_be(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    backend.script(path, Answer(status=400))
+    submitted = submit(app, path)
+    assert (submitted.status_code, submitted.json()["MaxBodyBytes"]) == (202, 100 * 1024**2)
+    task = ended(app, submitted.json()["TaskId"])
+    assert "MaxBodyBytes" not in task
+    replayed = app.post(f"/api/v1/tasks/{task['TaskId']}/replay")
+    assert (replayed.status_code, replayed.json()["MaxBodyBytes"]) == (202, 100 * 1024**2)
 
 
 @pytest.mark.contract("B1.1")
@@ -66,7 +116,7 @@ def test_submit_answers_202_with_the_task_and_its_location(
     assert response.status_code == 202
     assert response.headers["content-type"] == "application/json"
     task = response.json()
-    assert task.keys() == TASK_KEYS
+    assert task.keys() == TASK_KEYS | {"MaxBodyBytes"}
     assert task["EndpointPath"] == path
     assert task["Endpoint"] == backend.url + path
     assert task["BackendStatus"] == task["Status"] == "created"

@@ -78,7 +78,7 @@ def test_tasks_survive_a_restart_of_redis(
     assert int(unavailable.headers["Retry-After"]) > 0
     assert unavailable.headers["content-type"] == "application/problem+json"
     assert backbone.http.get(f"/api/v1/tasks/{running_id}").status_code == 503
-    assert backbone.http.get("/api/v1/health").status_code == 503
+    eventually(lambda: backbone.http.get("/api/v1/health").status_code == 503)
     own_stack.set_faults({})
     own_redis.start()
     until_redis_is_found(backbone)

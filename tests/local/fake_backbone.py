@@ -29,6 +29,7 @@ class FakeBackbone:
     result_headers: dict[str, dict[str, str]] = field(default_factory=dict)
     in_flight_reports: list[dict[str, Any]] = field(default_factory=list)
     traceparents: set[str | None] = field(default_factory=set)
+    max_body_bytes: int = 100 * 1024**2
     upsert_failures: deque[int] = field(default_factory=deque)
     """Status codes for the next updates; after these, updates are accepted again."""
     revoked: set[str] = field(default_factory=set)
@@ -82,6 +83,9 @@ class FakeBackbone:
         self.result_headers[task_id] = dict(request.headers)
         return Response(status_code=204)
 
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"Status": "ok", "MaxBodyBytes": self.max_body_bytes})
+
     async def current_processing(self, request: Request) -> Response:
         with self.changed:
             self.in_flight_reports.append(json.loads(await request.body()))
@@ -99,6 +103,7 @@ def running_backbone() -> Iterator[FakeBackbone]:
             Route("/api/CacheConnectorGet", backbone.get),
             Route("/api/CacheConnectorUpsert", backbone.upsert, methods=["POST"]),
             Route("/api/CurrentProcessingUpsert", backbone.current_processing, methods=["POST"]),
+            Route("/api/v1/health", backbone.health),
             Route("/api/v1/tasks/{task_id}/result", backbone.result, methods=["GET", "PUT"]),
         ]
     )

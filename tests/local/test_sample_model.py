@@ -414,6 +414,18 @@ def test_legend_request_without_a_task_is_answered_with_the_drawn_legend(service
     assert service.post(LEGEND, json={"Width": 300}).status_code == 400
 
 
+def test_a_result_over_the_backbones_limit_fails_the_task_and_is_not_sent(tmp_path: Path) -> None:
+    with running_backbone() as backbone:
+        backbone.max_body_bytes = 100
+        process = service_process(backbone, tmp_path / "model.log")
+        with process, httpx.Client(base_url=process.url, timeout=PATIENCE_S) as service:
+            backbone.add_task("large", f"{service.base_url}{SEGMENT}")
+            dispatch(service, SEGMENT, "large", data=CHINA, content_type="image/jpeg")
+            task = backbone.wait_until_status("large", "failed")
+        assert "at most 100 are taken" in task["Status"]
+        assert backbone.results == {}
+
+
 def test_service_finishes_its_work_when_stopped(module_backbone: FakeBackbone, tmp_path: Path) -> None:
     process = service_process(module_backbone, tmp_path / "model.log")
     process.start()

@@ -1,12 +1,17 @@
 """The settings: a bad value stops the start with its name, and no message exposes a value."""
 
 import json
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 
 import pytest
 from pydantic import SecretStr
 
+from local.stack import ROOT
+from shared.resilience.limits import Limits
 from shared.services import Services
 from shared.settings import Settings, SettingsError
 
@@ -190,3 +195,110 @@ def test_every_setting_is_described() -> None:
 def test_the_example_in_the_description_of_backends_is_valid() -> None:
     entry = json.dumps({"/v1": {"url": "https://a.example.org", "lease_s": 60}})
     assert Settings.from_env(GOOD | {"BACKENDS": entry}).backends["/v1"].lease_s == 60
+
+
+MIB = 1024 * 1024
+HOST_JSON = {"functionTimeout": "00:10:00", "extensions": {"http": {"maxConcurrentRequests": 60}}}
+OVERRIDE = "AzureFunctionsJobHost__extensions__http__maxConcurrentRequests"
+
+
+@pytest.mark.parametrize(
+    ("given", "host_json", "concurrency", "waits"),
+    [
+        ({}, HOST_JSON, 60, 30),
+        ({OVERRIDE: "24"}, HOST_JSON, 24, 12),
+        ({"HTTP_CONCURRENCY": "16", OVERRIDE: "24"}, HOST_JSON, 16, 8),
+        ({"HTTP_CONCURRENCY": "16", "MAX_WAITS": "3"}, HOST_JSON, 16, 3),
+        ({"HTTP_CONCURRENCY": "1"}, HOST_JSON, 1, 1),
+        ({"MAX_IN_FLIGHT": "20"}, HOST_JSON, 60, 10),
+        ({OVERRIDE: "-1"}, HOST_JSON, None, 100),
+        ({}, {}, None, 100),
+    ],
+)
+def test_half_of_what_the_host_lets_through_may_wait(
+    given: dict[str, str], host_json: dict[str, object], concurrency: int | None, waits: int
+) -> None:
+    settings = Settings.from_env(GOOD | given, host_json)
+    assert (settings.host_concurrency, settings.most_waits) == (concurrency, waits)
+    assert Limits.of(settings).waits._most == waits
+
+
+def test_the_apps_own_host_json_counts() -> None:
+    host_json = json.loads((ROOT / "host.json").read_text())
+    settings = Settings.from_env(GOOD)
+    assert settings.host_concurrency == host_json["extensions"]["http"]["maxConcurrentRequests"]
+    assert settings.azurefunctionsjobhost__functiontimeout == host_json["functionTimeout"]
+
+
+FLEX = {"HTTP_CONCURRENCY": "16", "INSTANCE_MEMORY_MB": "2048", "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(15 * MIB)}
+
+
+@pytest.mark.parametrize(
+    ("given", "about"),
+    [
+        (FLEX, []),
+        (FLEX | {"HTTP_CONCURRENCY": "32", "INSTANCE_MEMORY_MB": "4096"}, []),
+        (FLEX | {"HTTP_CONCURRENCY": "32"}, ["INSTANCE_MEMORY_MB"]),
+        (FLEX | {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(15 * MIB + 1)}, ["INSTANCE_MEMORY_MB"]),
+        (FLEX | {"MAX_WAITS": "8"}, []),
+        (FLEX | {"MAX_WAITS": "9"}, ["MAX_WAITS"]),
+        (FLEX | {"HTTP_CONCURRENCY": "1"}, ["MAX_WAITS"]),
+        ({}, ["INSTANCE_MEMORY_MB"]),
+        ({OVERRIDE: "-1"}, ["INSTANCE_MEMORY_MB"]),
+    ],
+)
+def test_an_operator_is_warned_of_limits_that_do_not_fit(given: dict[str, str], about: list[str]) -> None:
+    warnings = Settings.from_env(GOOD | given, HOST_JSON).warnings
+    assert len(warnings) == len(about)
+    assert all(name in warning for name, warning in zip(about, warnings, strict=True))
+
+
+def test_the_warnings_are_logged_at_the_start() -> None:
+    environ = os.environ | GOOD | FLEX | {"MAX_WAITS": "9", "APPLICATIONINSIGHTS_CONNECTION_STRING": ""}
+    command = [sys.executable, "-c", "import function_app"]
+    started = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert [line for line in started.stderr.splitlines() if "MAX_WAITS" in line]
+
+
+@pytest.mark.parametrize(
+    ("given", "largest", "together"),
+    [
+        ({}, 100 * MIB, 60 * 100 * MIB),
+        ({"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(15 * MIB)}, 15 * MIB, 60 * 15 * MIB),
+        ({"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(500 * MIB)}, 100 * MIB, 60 * 500 * MIB),
+        ({"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(15 * MIB), "MAX_BODY_BYTES": "1000"}, 1000, 60 * 15 * MIB),
+        ({OVERRIDE: "-1"}, 100 * MIB, None),
+    ],
+)
+def test_the_smaller_limit_to_a_body_holds(given: dict[str, str], largest: int, together: int | None) -> None:
+    settings = Settings.from_env(GOOD | given, HOST_JSON)
+    assert (settings.largest_body_bytes, settings.host_body_bytes) == (largest, together)
+
+
+@pytest.mark.parametrize("timeout", ["00:00:59", "00:01:00", "0:00:30.5", "00:00"])
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_a_function_timeout_that_a_wait_would_reach_is_refused(timeout: str, by_environment: bool) -> None:
+    given = {"AzureFunctionsJobHost__functionTimeout": timeout} if by_environment else {}
+    host_json = HOST_JSON if by_environment else HOST_JSON | {"functionTimeout": timeout}
+    with pytest.raises(SettingsError, match=r"functionTimeout of host\.json: .* 60 s"):
+        Settings.from_env(GOOD | given, host_json)
+
+
+@pytest.mark.parametrize("timeout", ["00:01:01", "00:10:00", "1.00:00:00", "-1", "02:00"])
+def test_any_longer_function_timeout_will_do(timeout: str) -> None:
+    Settings.from_env(GOOD, HOST_JSON | {"functionTimeout": timeout})
+
+
+def test_a_gateway_key_that_is_too_short_is_refused_in_words() -> None:
+    assert "setting GATEWAY_KEY: it must have at least 16 characters." in refusal(GOOD | {"GATEWAY_KEY": SECRET})
+    description = Settings.model_fields["gateway_key"].description
+    assert description
+    assert "16 characters" in description
+    assert Settings.from_env(GOOD | {"GATEWAY_KEY": "x" * 16}).gateway_key == SecretStr("x" * 16)
+
+
+def test_the_sample_settings_bring_no_warning() -> None:
+    sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
+    settings = Settings.from_env(sample)
+    assert settings.warnings == []
+    assert settings.http_concurrency == int(sample[OVERRIDE]), "the local host is to give it as many"

@@ -807,7 +807,7 @@ async def test_the_reported_position_is_exact(
     assert {task_id: position.ahead for task_id, position in reported.items() if position} == {
         task_id: ahead for ahead, task_id in enumerate(expected)
     }
-    assert all(position and position.service_s is None for position in reported.values()), (
+    assert all(position and position.service_s is None and position.is_paused for position in reported.values()), (
         "a paused queue has no service time"
     )
     await queues.configure(PATH, {"limit": 1000})
@@ -848,6 +848,7 @@ async def test_the_estimated_wait_follows_from_the_slots_and_the_latest_service_
     assert position
     assert position.service_s is not None
     assert 2 <= position.service_s < 3
+    assert not position.is_paused
 
 
 async def test_a_task_that_does_not_wait_has_no_position(queues: QueueSteps, clock: Clock) -> None:

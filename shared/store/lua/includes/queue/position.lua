@@ -1,5 +1,5 @@
--- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms or -1}, or
--- false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the
+-- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms, or -1, or -2
+-- in a paused queue}, or false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the
 -- queue for a while, as if it were back; nobody can estimate when it starts.
 -- @include queue/hold_slot
 -- @include queue/rank
@@ -38,7 +38,7 @@ local function position(queue, entry, owner, queued_ms, priority)
   local cap = settings.limit or queue.i
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
-  local known = queue.c and slots > 0 and not apart and not settings.paused and (queue.o or 0) <= queue_now
+  local known = queue.c and slots > 0 and not apart and (queue.o or 0) <= queue_now
   local most = apart and queue.w or queue.w - 1
-  return { math.min(ahead, most), slots, known and math.floor(queue.s / queue.c) or -1 }
+  return { math.min(ahead, most), slots, settings.paused and -2 or known and math.floor(queue.s / queue.c) or -1 }
 end

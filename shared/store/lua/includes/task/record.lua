@@ -10,7 +10,8 @@
 --   z  how often its wait was checked; 0: it waits on its own, not in its endpoint's queue
 --   d  if that operation was a transition, where it began: the attempt, or {attempt, path} if it left another path
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
---   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}
+--   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}; with a content encoding, the first
+--      is {content type, content encoding}
 --   e  true if the result is an earlier step's
 --   W  true if a create found the task and reported it, so that it may not be withdrawn
 --   y  true until the completion event is published, if one is wanted

@@ -1,0 +1,70 @@
+"""How a result is answered: whole, in part, or not again (RFC 9110)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import azure.functions as func
+
+from cache_manager import request_parsing as parse
+from cache_manager.outcome_problems import no_result
+from shared.bodies import BodyMissing
+from shared.http.functions import header
+from shared.services import Services
+from shared.tasks.task import Content, Task
+
+# The content is a model's: no browser may run it in this app's name.
+_SAFETY: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+
+
+async def result_response(req: func.HttpRequest, task: Task, services: Services) -> func.HttpResponse:
+    """
+    Raises:
+        Problem: 404 if there is no result, 416 if the request asks for bytes that it does not have.
+    """
+    content = task.result
+    if content is None:
+        raise no_result(task)
+    inline = None
+    if content.blob is None and (inline := await services.store.inline_result(task.id)) is None:
+        raise no_result(task)
+    size_bytes = content.size_bytes if inline is None else len(inline)
+    etag = _etag(content, inline)
+    headers = {
+        "TaskId": task.id,
+        "Content-Type": content.content_type,
+        **({"Content-Encoding": content.encoding} if content.encoding else {}),
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "no-cache",
+        **_SAFETY,
+    }
+    known = header(req, "if-none-match")
+    if known is not None and parse.matches(known, etag):
+        return func.HttpResponse(status_code=304, headers=headers)
+    if req.method == "HEAD":
+        return func.HttpResponse(headers={**headers, "Content-Length": str(size_bytes)})
+    part = parse.byte_range(req, size_bytes, etag)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size_bytes}"
+    data = await _data(task, content, inline, part, services)
+    return func.HttpResponse(data, status_code=200 if part is None else 206, headers=headers)
+
+
+async def _data(task: Task, content: Content, inline: bytes | None, part: range | None, services: Services) -> bytes:
+    if inline is not None:
+        return inline if part is None else inline[part.start : part.stop]
+    with services.limits.body(content.size_bytes if part is None else len(part)):
+        try:
+            return await services.bodies.read(content, part)
+        except BodyMissing:
+            raise no_result(task) from None
+
+
+def _etag(content: Content, inline: bytes | None) -> str:
+    """The same for the same bytes of the same kind. Each blob has a name of its own."""
+    if content.blob is not None:
+        return f'"{content.blob.rpartition("/")[2]}"'
+    kind = f"{content.content_type}\n{content.encoding}\n".encode()
+    return f'"{hashlib.sha256(kind + (inline or b"")).hexdigest()[:32]}"'
