@@ -52,6 +52,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         methods=["POST", "OPTIONS"],
         auth_level=func.AuthLevel.ANONYMOUS if has_tokens else func.AuthLevel.FUNCTION,
         counted=False,
+        query=None,
     )
 
 

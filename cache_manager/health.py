@@ -21,9 +21,15 @@ Reachable = Literal["ok", "unavailable"]
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    # Not counted: a probe must not take a busy process for a dead one.
+    # Not counted: a probe must not take a busy process for a dead one, nor one whose probe has odd parameters.
     HttpFunctions(app, services).add(
-        "Health", health, route="v1/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS, counted=False
+        "Health",
+        health,
+        route="v1/health",
+        methods=["GET"],
+        auth_level=func.AuthLevel.ANONYMOUS,
+        counted=False,
+        query=None,
     )
 
 

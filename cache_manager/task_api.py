@@ -31,12 +31,13 @@ _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10"
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"])
-    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET"])
+    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], query=None)
+    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET"], query=["wait"])
     functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"])
     functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
     functions.add("TaskHeartbeat", task_heartbeat, route="v1/tasks/{id}/heartbeat", methods=["POST"])
-    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"])
+    listing = ["path", "status", "limit", "cursor"]
+    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"])
     functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET"])
@@ -48,45 +49,45 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     service = service_for(req, services)
     new = await _new_task(req, endpoint, content_type, key, service.owner or "")
     created = await service.submit(new, content_type, req.get_body())
-    task = task_of(created, services.registry)
+    task = task_of(created)
     root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     headers = {"Location": f"{root}/v1/tasks/{task.id}"}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
         with suppress(Overloaded):
-            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())), services.registry)
+            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())))
             headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
-    return _task_response(await service.whole_if_possible(task), services, status, headers, position)
+    return _task_response(await service.whole_if_possible(task), status, headers, position)
 
 
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    task = task_of(await service.find(parse.task_id(req)), services.registry)
+    task = task_of(await service.find(parse.task_id(req)))
     known = header(req, "if-none-match")
     if wait_s := parse.wait_s(req):
         seen = known or task.etag
         changed = await service.wait_for_change(task, lambda now: parse.matches(seen, now.etag), wait_s)
-        task = task_of(changed, services.registry)
+        task = task_of(changed)
     queue = await service.queue_status(task)
     position = queue.position if queue else None
     if known is not None and parse.matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, position))
     outage = queue.outage if queue else None
-    return _task_response(await service.whole(task), services, 200, position=position, outage=outage)
+    return _task_response(await service.whole(task), 200, position=position, outage=outage)
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    return _outcome_response(await service_for(req, services).cancel(parse.task_id(req)), services)
+    return _outcome_response(await service_for(req, services).cancel(parse.task_id(req)))
 
 
 async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    return _outcome_response(await service_for(req, services).replay(parse.task_id(req)), services, 202)
+    return _outcome_response(await service_for(req, services).replay(parse.task_id(req)), 202)
 
 
 async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    return _outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req)), services)
+    return _outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req)))
 
 
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -99,14 +100,14 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
     )
     page = await service.page(listing)
     listed = TaskList(
-        tasks=[TaskView.of(task, services.registry) for task in page.tasks],
+        tasks=[TaskView.of(task) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
     )
     return json_response(listed.model_dump_json(by_alias=True).encode())
 
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
+    task = task_of(await service_for(req, services).find(parse.task_id(req)))
     history = TaskHistory(task_id=task.id, events=[HistoryEntry.of(event) for event in task.history])
     return json_response(history.model_dump(by_alias=True))
 
@@ -116,11 +117,11 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
     outcome = await service.put_result(
         parse.task_id(req), parse.attempt(req), parse.content_type(req), req.get_body()
     )
-    return _outcome_response(outcome, services)
+    return _outcome_response(outcome)
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
+    task = task_of(await service_for(req, services).find(parse.task_id(req)))
     if task.result is None:
         raise no_result(task)
     return func.HttpResponse(
@@ -170,19 +171,18 @@ async def _result(task: Task, services: Services) -> bytes:
     return data
 
 
-def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:
-    return _task_response(task_of(outcome, services.registry), services, status)
+def _outcome_response(outcome: OperationOutcome, status: int = 200) -> func.HttpResponse:
+    return _task_response(task_of(outcome), status)
 
 
 def _task_response(
     task: Task,
-    services: Services,
     status: int,
     headers: Mapping[str, str] | None = None,
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
-    document = TaskView.of(task, services.registry, position, outage).encoded()
+    document = TaskView.of(task, position, outage).encoded()
     return json_response(document, status, {**_task_headers(task, position), **(headers or {})})
 
 
