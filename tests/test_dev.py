@@ -35,7 +35,7 @@ from tests.waiting import PATIENCE_S, eventually
 CLASSES = 6
 PARTS = ("local.event_grid", "local.functions_host", "local.sample_model", "azurite")
 PARTS_BUT_THE_APP = ("local.event_grid", "local.sample_model", "azurite")
-COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
+COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "judges", "install")
 
 
 @pytest.fixture(scope="module")

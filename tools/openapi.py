@@ -226,15 +226,10 @@ def legacy_body(model: type[BaseModel], example: Json) -> Json:
     }
 
 
-def event(description: str, kind_member: str, kind: str, data: Json, **members: Json) -> Json:
+def event(description: str, kind: str, data: Json, **members: Json) -> Json:
     """An event, with the members that this app reads."""
-    properties = {kind_member: {"type": "string", "enum": [kind]}, **members, "data": data}
+    properties = {"eventType": {"type": "string", "enum": [kind]}, **members, "data": data}
     return {"description": description, "type": "object", "properties": properties, "required": [*properties]}
-
-
-def batch_of(name: str) -> Json:
-    items = {"$ref": f"#/components/schemas/{name}"}
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_EVENTS}
 
 
 def one_of(member: str, kinds: Mapping[str, str]) -> Json:
@@ -792,7 +787,8 @@ OPERATIONS: list[Operation] = [
         "/BackendWebhook",
         EVENTS,
         "Deliver events",
-        description="Takes the Event Grid schema (an array) or CloudEvents (one, or a batch). The app dispatches "
+        description="Takes the Event Grid schema, as described here, or CloudEvents (one, or a batch), which have in "
+        "`type` what stands in `eventType` here. The app dispatches "
         "each event's task to its model service. It answers 200 once it has recorded the outcome, whatever the model "
         "service said. If it answers 400 or 503 because of an event, the answer lists the outcome of each event too.",
         parameters=(
@@ -808,11 +804,14 @@ OPERATIONS: list[Operation] = [
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": batch_of("EventGridEvent"),
+                    "schema": {
+                        "type": "array",
+                        "items": {"$ref": "#/components/schemas/EventGridEvent"},
+                        "minItems": 1,
+                        "maxItems": MAX_EVENTS,
+                    },
                     "example": [{"eventType": DISPATCH_EVENT, "data": {"TaskId": ID, "Attempt": 1}}],
                 },
-                "application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/CloudEvent"}},
-                "application/cloudevents-batch+json": {"schema": batch_of("CloudEvent")},
             },
         },
         responses={
@@ -890,7 +889,6 @@ LEGACY_TASK = (
     "task if it does not know it."
 )
 LEGACY_MEMBERS: Json = {"id": TASK_ID, "subject": TEXT | {"minLength": 1}}
-SPECVERSION: Json = {"specversion": TEXT | {"description": "Any value makes the event a CloudEvent."}}
 EVENT_SCHEMAS: Json = {
     "EventGridEvent": one_of(
         "eventType",
@@ -900,14 +898,11 @@ EVENT_SCHEMAS: Json = {
             VALIDATION_EVENT: "SubscriptionValidationEvent",
         },
     ),
-    "DispatchEvent": event(DISPATCH, "eventType", DISPATCH_EVENT, DISPATCH_DATA),
-    "LegacyTaskEvent": event(LEGACY_TASK, "eventType", LEGACY_EVENT, {}, **LEGACY_MEMBERS),
+    "DispatchEvent": event(DISPATCH, DISPATCH_EVENT, DISPATCH_DATA),
+    "LegacyTaskEvent": event(LEGACY_TASK, LEGACY_EVENT, {}, **LEGACY_MEMBERS),
     "SubscriptionValidationEvent": event(
-        "Event Grid's handshake. It comes alone.", "eventType", VALIDATION_EVENT, VALIDATION_DATA
+        "Event Grid's handshake. It comes alone.", VALIDATION_EVENT, VALIDATION_DATA
     ),
-    "CloudEvent": one_of("type", {DISPATCH_EVENT: "DispatchCloudEvent", LEGACY_EVENT: "LegacyTaskCloudEvent"}),
-    "DispatchCloudEvent": event(DISPATCH, "type", DISPATCH_EVENT, DISPATCH_DATA, **SPECVERSION),
-    "LegacyTaskCloudEvent": event(LEGACY_TASK, "type", LEGACY_EVENT, {}, **SPECVERSION, **LEGACY_MEMBERS),
 }
 
 
@@ -995,7 +990,7 @@ def _schemas() -> Json:
     for model in models.values():
         for name, member in model["properties"].items():
             model["properties"][name] = plain(member, models)
-    del models["QueueOutage"]  # it may be null, so it stands where it is used
+    del models["QueueOutage"]  # it may be null, so it stands where it is used, under its title
     for name in ("ProblemDocument", "ConflictDocument"):
         # What generators of Microsoft's give their exception as its message.
         models[name]["properties"]["detail"]["x-ms-primary-error-message"] = True
@@ -1013,7 +1008,7 @@ def plain(member: Json, models: Json) -> Json:
         for word, value in alternative.items():
             if word == "type":
                 member["type"] = [*member.get("type", ()), value]
-            elif word not in ("title", "description") and member.setdefault(word, value) != value:
+            elif word != "description" and member.setdefault(word, value) != value:
                 raise DocumentationError(f"alternatives that cannot be one schema: {alternatives}")
     if "enum" in member and "null" in member["type"]:
         member["enum"] = [*member["enum"], None]
