@@ -110,6 +110,8 @@ async def _answer(
 
 
 def _check_query(url: str, known: Sequence[str]) -> None:
+    if "?" not in url:
+        return
     # Of the URL, since the host leaves out parameters without a value.
     names = dict.fromkeys(name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True))
     unknown = [name for name in names if name not in known and name.lower() not in HOST_PARAMETERS]

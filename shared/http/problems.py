@@ -69,13 +69,11 @@ def invalid_fields(errors: Sequence[FieldError]) -> Problem:
 
 def unknown_name(name: str, what: str, known: Collection[str], where: str = "") -> FieldError:
     """What is wrong with a *name* that is none of the *known* ones: what the nearest of them is, or all of them."""
+    name = name[:_NAME_SHOWN_CHARS]
     near = difflib.get_close_matches(name.lower(), [each.lower() for each in known], n=1)
     nearest = next((each for each in known if each.lower() in near), None)
-    if nearest is not None:
-        hint = f"did you mean {nearest}?"
-    else:
-        hint = f"there is {', '.join(known)}" if known else "this request takes none"
-    return {"pointer": where + name[:_NAME_SHOWN_CHARS], "detail": f"there is no such {what}; {hint}"}
+    hint = f"did you mean {nearest}?" if nearest else f"this request takes {', '.join(known) or 'none'}"
+    return {"pointer": where + name, "detail": f"there is no such {what}; {hint}"}
 
 
 def too_large(limit_bytes: int) -> Problem:

@@ -17,7 +17,7 @@ from tests.scripted_backend import ScriptedBackend
         ("GET", "/tasks?state=failed", "state", "did you mean status?"),
         ("GET", "/tasks?limit=5&Limit=1", "Limit", "did you mean limit?"),
         ("GET", "/tasks?statuses", "statuses", "did you mean status?"),
-        ("GET", "/tasks?q=", "q", "there is path, status, limit, cursor"),
+        ("GET", "/tasks?q=", "q", "this request takes path, status, limit, cursor"),
         ("GET", "/tasks/{id}?Wait=5", "Wait", "did you mean wait?"),
         ("GET", "/tasks/{id}/history?limit=1", "limit", "this request takes none"),
         ("GET", "/tasks/{id}/result?download=1", "download", "this request takes none"),
