@@ -70,6 +70,13 @@ COMMANDS = {
   --repeats N        with --against: how often each side runs
 """,
     ),
+    "judges": (
+        "",
+        "lint docs/openapi.json, and try the clients that generators make of it",
+        """
+  What this needs on top goes into .local/judges, once: 300 MB. It takes two to four minutes.
+""",
+    ),
     "install": ("", "make .venv and install into it, nothing else", ""),
 }
 
@@ -110,7 +117,9 @@ def main():
         together = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
         return run("-m", "pytest", *(arguments or together))
     os.chdir(ROOT)
-    module = {"faults": ["tests.faults"], "bench": ["bench"]}.get(command, ["local", command])
+    module = {"faults": ["tests.faults"], "judges": ["tests.judges"], "bench": ["bench"]}.get(
+        command, ["local", command]
+    )
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 
 

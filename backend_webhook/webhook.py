@@ -56,6 +56,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         auth_level=func.AuthLevel.ANONYMOUS if has_tokens else func.AuthLevel.FUNCTION,
         counted=False,
         takes_body=True,
+        query=None,
     )
 
 

@@ -24,7 +24,7 @@ Reachable = Literal["ok", "unavailable"]
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    # Not counted: a probe must not take a busy process for a dead one.
+    # Not counted: a probe must not take a busy process for a dead one, nor one whose probe has odd parameters.
     HttpFunctions(app, services).add(
         "Health",
         health,
@@ -32,6 +32,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         methods=["GET", "HEAD"],
         auth_level=func.AuthLevel.ANONYMOUS,
         counted=False,
+        query=None,
     )
 
 

@@ -15,14 +15,14 @@ from shared.tasks.ids import is_task_id
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CacheConnectorUpsert", cache_connector_upsert, methods=["POST"], takes_body=True)
-    functions.add("CacheConnectorGet", cache_connector_get, methods=["GET"])
+    functions.add("CacheConnectorUpsert", cache_connector_upsert, methods=["POST"], takes_body=True, query=None)
+    functions.add("CacheConnectorGet", cache_connector_get, methods=["GET"], query=None)
 
 
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.upsert(TaskUpsert.parse(req.get_body())), services.registry)
-    return json_response(TaskView.of(await service.whole_if_possible(task), services.registry).encoded())
+    return json_response(TaskView.of(await service.whole_if_possible(task), registry=services.registry).encoded())
 
 
 async def cache_connector_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -34,5 +34,6 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
     if task is None:
         return func.HttpResponse(status_code=204)
     queue = await service.queue_status(task)
-    view = TaskView.of(await service.whole(task), services.registry, outage=queue.outage if queue else None)
+    outage = queue.outage if queue else None
+    view = TaskView.of(await service.whole(task), outage=outage, registry=services.registry)
     return json_response(view.encoded())

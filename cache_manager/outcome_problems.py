@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from cache_manager.schemas import TaskView
 from cache_manager.task_service import BodyTooLarge, IdempotencyKeyReused, Unacceptable
-from shared.dispatch.registry import BackendRegistry, UnknownBackend
+from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
 from shared.tasks.outcomes import Applied, Created, Draining, Existing, Full, Refusal, Refused
 from shared.tasks.task import Task
 
 _UNKNOWN_WAIT_S: Final = 10
+_PATHS_NAMED: Final = 10
 
 OperationOutcome = (
     Task
@@ -29,8 +31,8 @@ OperationOutcome = (
 )
 
 
-def task_of(outcome: OperationOutcome, registry: BackendRegistry) -> Task:
-    """The task that an operation returned.
+def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) -> Task:
+    """The task that an operation returned. The *registry* is what a legacy call needs to show a refused one.
 
     Raises:
         Problem: it returned none, or refused.
@@ -74,8 +76,13 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry) -> Task:
             raise no_such_task()
 
 
-def unknown_endpoint(path: str, error: UnknownBackend) -> Problem:
-    return Problem(404, "unknown-endpoint", "There is no such endpoint.", f"{path!r}: {error}.")
+def unknown_endpoint(path: str, reason: str) -> Problem:
+    return Problem(404, "unknown-endpoint", "There is no such endpoint.", f"{path!r}: {reason}.")
+
+
+def only_a_prefix(path: str, of: Sequence[str]) -> Problem:
+    named = ", ".join(of[:_PATHS_NAMED]) + (", …" if len(of) > _PATHS_NAMED else "")
+    return unknown_endpoint(path, f"it has no tasks, it is only the beginning of {named}")
 
 
 def no_result(task: Task) -> Problem:
@@ -103,7 +110,7 @@ def retry_after_s(wait_s: float | None) -> int:
     return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))
 
 
-def _refused(refused: Refused, registry: BackendRegistry) -> Problem:
+def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
     if refused.task is None:
         return no_such_task()
     if refused.reason is Refusal.BODILESS:
@@ -117,5 +124,5 @@ def _refused(refused: Refused, registry: BackendRegistry) -> Problem:
         "conflict",
         "The task does not take this change.",
         detail,
-        members=TaskView.of(refused.task, registry).document(),
+        members={"Task": TaskView.of(refused.task, registry=registry).document()},
     )

@@ -7,10 +7,12 @@ import asyncio
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.outcome_problems import only_a_prefix, unknown_endpoint
 from cache_manager.schemas import QueueDepth, QueueDepthList, QueueSettings
+from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, json_response
 from shared.services import Services, ServicesByLoop
-from shared.store import TaskQueues
+from shared.store import Depth, QueueStatus
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -22,7 +24,10 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     queues = services.store.queues
     if path := parse.queue_path(req):
-        return json_response((await _depth(queues, path)).model_dump(by_alias=True))
+        depth, status = await _read(path, services)
+        if services.registry.endpoint_of(path) is None and not _is_used(path, depth, status, services):
+            raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
+        return json_response(QueueDepth.of(path, depth, status).model_dump(by_alias=True))
     depths = await queues.depths()
     paths = sorted(depths)
     statuses = await asyncio.gather(*map(queues.status, paths))
@@ -31,13 +36,36 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 
 async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    path = parse.endpoint(parse.queue_path(req), "", services.registry).path
-    queues = services.store.queues
-    granted = await queues.configure(path, QueueSettings.parse(req.get_body()).changes)
+    endpoint = parse.endpoint(parse.queue_path(req), "", services.registry)
+    settings = QueueSettings.parse(req.get_body())
+    await _check_is_no_mere_prefix(endpoint, services)
+    granted = await services.store.queues.configure(endpoint.path, settings.changes)
     services.dispatcher.dispatch_granted([granted])
-    return json_response((await _depth(queues, path)).model_dump(by_alias=True))
+    return json_response(
+        QueueDepth.of(endpoint.path, *await _read(endpoint.path, services)).model_dump(by_alias=True)
+    )
 
 
-async def _depth(queues: TaskQueues, path: str) -> QueueDepth:
+async def _check_is_no_mere_prefix(endpoint: Endpoint, services: Services) -> None:
+    """
+    Raises:
+        Problem: 404 if tasks go to endpoints below this path and none to it: its settings would do nothing, while an
+            operator takes the endpoints below it for paused.
+    """
+    below = sorted(path for path in await services.store.queues.paths() if path.startswith(endpoint.path + "/"))
+    if not below or endpoint.backend.endpoints is not None:  # which list this one, or it would be none
+        return
+    if not _is_used(endpoint.path, *await _read(endpoint.path, services), services):
+        raise only_a_prefix(endpoint.path, below)
+
+
+async def _read(path: str, services: Services) -> tuple[Depth, QueueStatus]:
+    queues = services.store.queues
     depths, status = await asyncio.gather(queues.depths(path), queues.status(path))
-    return QueueDepth.of(path, depths[path], status)
+    return depths[path], status
+
+
+def _is_used(path: str, depth: Depth, status: QueueStatus, services: Services) -> bool:
+    """Whether the queue has a task or a setting of its own."""
+    has_limit = status.limit != services.registry.limit(path)
+    return depth != Depth() or status.holding > 0 or status.paused or status.draining or has_limit

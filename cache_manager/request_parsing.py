@@ -13,7 +13,7 @@ import azure.functions as func
 
 from cache_manager.outcome_problems import range_not_satisfiable, unknown_endpoint
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
-from shared.http.functions import header, query_string
+from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
 from shared.settings import LONGEST_WAIT_S
 from shared.store import ListCursor
@@ -27,8 +27,6 @@ PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[0
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
 CODINGS_PATTERN: Final = r"([A-Za-z0-9!#$%&'*+.^_`|~-]+( *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*)?"
 MAX_HEADER_CHARS: Final = 255
-_KEY_PARAMETERS: Final = ("code", "clientid")
-"""Query parameters of the Functions host. The backend must not see them."""
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
 
@@ -36,19 +34,36 @@ _RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.
 def submitted_path(req: func.HttpRequest) -> str:
     """The path of the route. The Functions host has decoded it, but for slashes: clients that know it as one
     parameter escape these too."""
-    return "/" + re.sub("%2F", "/", req.route_params.get("path") or "", flags=re.IGNORECASE)
+    return "/" + _with_slashes(req.route_params.get("path") or "")
 
 
 def queue_path(req: func.HttpRequest) -> str:
-    """The endpoint path of the route; empty if it names none."""
+    """The endpoint path of the route; empty if it names none.
+
+    Raises:
+        Problem: 404 if it cannot be one.
+    """
     path = submitted_path(req).lstrip("/")
-    return _canonical("/" + path) if path else ""
+    try:
+        return canonical_path("/" + path) if path else ""
+    except Malformed as error:
+        raise unknown_endpoint("/" + path, str(error)) from None
 
 
 def listed_path(req: func.HttpRequest) -> str | None:
-    """The endpoint path whose tasks are to be listed; None: of all paths."""
+    """The endpoint path whose tasks are to be listed; None: of all paths. It is written as in the other routes, so
+    its first slash may be missing.
+
+    Raises:
+        Problem: 400 if it cannot be one.
+    """
     path = req.params.get("path")
-    return _canonical(path) if path else None
+    if not path:
+        return None
+    try:
+        return canonical_path("/" + _with_slashes(path).lstrip("/"))
+    except Malformed as error:
+        raise invalid("path", str(error)) from None
 
 
 def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
@@ -60,13 +75,13 @@ def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
     try:
         return registry.endpoint(path, query)
     except UnknownBackend as error:
-        raise unknown_endpoint(path, error) from None
+        raise unknown_endpoint(path, str(error)) from None
 
 
 def backend_query(url: str) -> str:
     """The query string without the parameters that are the host's."""
     pairs = query_string(url).split("&")
-    return "&".join(pair for pair in pairs if pair and _name(pair) not in _KEY_PARAMETERS)
+    return "&".join(pair for pair in pairs if pair and _name(pair) not in HOST_PARAMETERS)
 
 
 def location(req: func.HttpRequest, task_id: str) -> str:
@@ -205,12 +220,8 @@ def byte_range(req: func.HttpRequest, size_bytes: int, etag: str) -> range | Non
     return range(start, stop)
 
 
-def _canonical(path: str) -> str:
-    """The path as tasks have it. One that cannot be a path stays as it is: no task has it."""
-    try:
-        return canonical_path(path)
-    except Malformed:
-        return path
+def _with_slashes(path: str) -> str:
+    return re.sub("%2F", "/", path, flags=re.IGNORECASE)
 
 
 def _name(pair: str) -> str:

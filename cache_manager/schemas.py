@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_pascal
 
 from shared.dispatch.registry import BackendRegistry
-from shared.http.legacy_json import LegacyModel, LegacyText, field_errors
-from shared.http.problems import invalid_fields
+from shared.http.legacy_json import LegacyModel, LegacyText
+from shared.http.problems import ProblemDocument, invalid_fields
+from shared.http.validation import field_errors, json_object
 from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
@@ -25,6 +26,7 @@ _Priority = Annotated[int, Field(ge=0, le=9)]
 _PriorityText = Annotated[str, Field(pattern="^[0-9]$")]
 _IdText = Annotated[str, Field(pattern=rf"{TASK_ID_PATTERN}|^\s*$")]
 _NumberText = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
+_BoolText = Annotated[str, Field(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])?$")]
 
 
 def _blank_is_absent(value: Any) -> Any:
@@ -82,7 +84,7 @@ class TaskUpsert(LegacyModel):
     """The request body for the backend, usually serialized JSON. Without it, the stored body stays."""
     publish_to_grid: Annotated[
         bool,
-        BeforeValidator(_bool, json_schema_input_type=bool | float | Literal["true", "false", ""] | None),
+        BeforeValidator(_bool, json_schema_input_type=bool | float | _BoolText | None),
     ] = Field(default=False, alias="PublishToGrid")
     """Dispatch the task to its endpoint now. A boolean, its text in any case, or a number that is not 0."""
     attempt: Annotated[
@@ -118,7 +120,10 @@ class TaskView(BaseModel):
     status: str
     backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
     endpoint: str
-    body: None = None
+    """The endpoint's path, the same as ``EndpointPath``. In the answers of the legacy functions: the URL that the app
+    calls."""
+    body: str | None = None
+    """Always null: no answer shows the body."""
     publish_to_grid: bool
     endpoint_path: str
     attempt: int
@@ -140,15 +145,17 @@ class TaskView(BaseModel):
     def of(
         cls,
         task: Task,
-        registry: BackendRegistry,
         position: QueuePosition | None = None,
         outage: Outage | None = None,
+        *,
+        registry: BackendRegistry | None = None,
     ) -> Self:
         """
         Args:
             outage: of the task's backend, if it waits for that one to be back.
+            registry: of the legacy calls, whose clients expect the URL that the app calls. Others see the path only.
         """
-        endpoint = registry.endpoint_of(task.path, task.query)
+        endpoint = registry.endpoint_of(task.path, task.query) if registry else None
         return cls(
             task_id=task.id,
             timestamp=iso(task.updated_ms),
@@ -225,6 +232,14 @@ class TaskHistory(BaseModel):
     events: list[HistoryEntry]
 
 
+class ConflictDocument(ProblemDocument):
+    """A change that the task does not take: it has ended, or the caller speaks for another attempt than the current
+    one."""
+
+    task: TaskView = Field(serialization_alias="Task")
+    """As it is. Not among the document's own members, because its ``Status`` would stand beside their ``status``."""
+
+
 class QueueOutage(BaseModel):
     """The backend is away: tasks wait, one at a time tries, and none loses an attempt by it."""
 
@@ -293,14 +308,14 @@ class QueueDepthList(BaseModel):
 
 
 class QueueSettings(BaseModel):
-    """The body of ``PATCH``. An absent setting stays as it is."""
+    """The body of ``PATCH``. An absent setting stays as it is. Names match in any case."""
 
     model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     paused: bool | None = None
-    """True: the queue accepts tasks and dispatches none."""
+    """True: the queue accepts tasks and dispatches none. Null: as false."""
     draining: bool | None = None
-    """True: the queue accepts no new tasks and still dispatches waiting ones."""
+    """True: the queue accepts no new tasks and still dispatches waiting ones. Null: as false."""
     limit: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many tasks the model service gets at a time, at most. Null: as many as ``BACKENDS`` says, or as it
     accepts."""
@@ -311,10 +326,13 @@ class QueueSettings(BaseModel):
         Raises:
             Problem: 400 that names what is wrong.
         """
+        names = {name.lower(): name for name in map(to_pascal, cls.model_fields)}
         try:
-            return cls.model_validate_json(body)
+            return cls.model_validate(
+                {names.get(name.lower(), name): setting for name, setting in json_object(body).items()}
+            )
         except ValidationError as error:
-            raise invalid_fields(field_errors(error)) from None
+            raise invalid_fields(field_errors(error, known=list(names.values()))) from None
 
     @property
     def changes(self) -> dict[str, Any]:

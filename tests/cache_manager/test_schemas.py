@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cache_manager.schemas import HistoryEntry, TaskHistory, TaskUpsert, TaskView, iso
+from cache_manager.schemas import HistoryEntry, QueueSettings, TaskHistory, TaskUpsert, TaskView, iso
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem
 from shared.settings import Settings
@@ -258,7 +258,7 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
 
 
 def test_a_task_document_begins_with_the_names_of_the_legacy_platform() -> None:
-    assert list(TaskView.of(TASK, BACKENDS).document().items()) == [
+    assert list(TaskView.of(TASK, registry=BACKENDS).document().items()) == [
         ("TaskId", "7"),
         ("Timestamp", "2026-11-22T10:13:44.000000Z"),
         ("Status", "on it"),
@@ -276,12 +276,12 @@ def test_a_task_document_begins_with_the_names_of_the_legacy_platform() -> None:
 
 
 def test_a_waiting_tasks_document_has_its_position_and_its_estimated_start_if_known() -> None:
-    document = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=0, slots=2, service_s=None)).document()
+    document = TaskView.of(TASK, QueuePosition(ahead=0, slots=2, service_s=None)).document()
     assert document["QueuePosition"] == 1
     assert "EstimatedStart" not in document
 
     before_ms = time.time() * 1000
-    document = TaskView.of(TASK, BACKENDS, QueuePosition(ahead=5, slots=2, service_s=10)).document()
+    document = TaskView.of(TASK, QueuePosition(ahead=5, slots=2, service_s=10)).document()
     after_ms = time.time() * 1000
     assert document["QueuePosition"] == 6
     start_ms = datetime.fromisoformat(document["EstimatedStart"]).timestamp() * 1000
@@ -290,18 +290,67 @@ def test_a_waiting_tasks_document_has_its_position_and_its_estimated_start_if_kn
 
 @pytest.mark.parametrize("state", State)
 def test_legacy_clients_see_no_state_between_created_and_running(state: State) -> None:
-    status = TaskView.of(_with(state=state), BACKENDS).backend_status
+    status = TaskView.of(_with(state=state)).backend_status
     assert status == ("created" if state is State.DISPATCHED else state.value)
 
 
 def test_a_result_is_described_by_type_and_size() -> None:
-    view = TaskView.of(_with(result=Content("image/tiff", 5_000_000, "t-7/x")), BACKENDS)
+    view = TaskView.of(_with(result=Content("image/tiff", 5_000_000, "t-7/x")))
     assert (view.result_content_type, view.result_size) == ("image/tiff", 5_000_000)
     assert "t-7/x" not in json.dumps(view.document())
 
 
 def test_a_task_is_shown_even_if_its_backend_was_removed_from_the_registry() -> None:
-    assert TaskView.of(_with(path="/v9/gone"), BACKENDS).endpoint == "/v9/gone"
+    assert TaskView.of(_with(path="/v9/gone"), registry=BACKENDS).endpoint == "/v9/gone"
+
+
+def test_only_legacy_clients_see_the_url_of_the_model_service() -> None:
+    assert TaskView.of(TASK).endpoint == "/v1/org/api"
+
+
+@pytest.mark.parametrize("member", TaskUpsert.model_fields)
+@pytest.mark.parametrize("value", [["x"], {}, "x" * 200, 1.5, -1, 10**12, True])
+def test_errors_are_written_for_people(member: str, value: Any) -> None:
+    name = TaskUpsert.model_fields[member].alias
+    try:
+        parse({name: value})
+    except Problem as problem:
+        (error,) = problem.document["errors"]
+        assert error["pointer"] == f"/{name}"
+        assert error["detail"].endswith((" is expected", " are expected", " are allowed", " are taken"))
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        (b'{"Pause": true}', ["there is no such member; did you mean Paused?"]),
+        (b'{"limits": 3}', ["there is no such member; did you mean Limit?"]),
+        (b'{"Slots": 3}', ["there is no such member; this request takes Paused, Draining, Limit"]),
+        (b'{"Paused": 1, "Limit": 0}', ["true or false is expected", "at least 1 is expected"]),
+        (b'{"Limit": 1000001}', ["at most 1000000 is expected"]),
+        (b'{"Limit": "3"}', ["a whole number is expected"]),
+    ],
+)
+def test_a_wrong_queue_setting_is_told_in_words_for_people(body: bytes, details: list[str]) -> None:
+    with pytest.raises(Problem) as refused:
+        QueueSettings.parse(body)
+    assert [error["detail"] for error in refused.value.document["errors"]] == details
+
+
+def test_an_endless_name_is_not_repeated_in_full() -> None:
+    with pytest.raises(Problem) as refused:
+        QueueSettings.parse(json.dumps({"x" * 100_000: 1}).encode())
+    assert len(json.dumps(refused.value.document)) < 1_000
+
+
+@pytest.mark.parametrize("body", [b'{"paused": true, "LIMIT": 3}', b'\xef\xbb\xbf{"Paused":true,"limit":3}'])
+def test_names_of_queue_settings_match_in_any_case(body: bytes) -> None:
+    assert QueueSettings.parse(body).changes == {"paused": True, "limit": 3}
+
+
+def test_queue_settings_may_be_null() -> None:
+    settings = QueueSettings.parse(b'{"Paused": null, "Draining": null, "Limit": null}')
+    assert settings.changes == {"paused": None, "draining": None, "limit": None}
 
 
 @pytest.mark.parametrize("state", State)

@@ -106,7 +106,7 @@ def test_tasks_wait_for_a_service_that_is_gone_and_go_on_when_it_is_back(stack: 
     assert eventually(lambda: health(stack) == ("ok", "ok"))
 
 
-@pytest.mark.contract("A6.27")
+@pytest.mark.contract("A6.27", "B9.57")
 def test_a_missing_registry_entry_holds_the_queue_until_it_is_back(stack: Stack, backbone: Backbone) -> None:
     path = f"{PREFIX}/unregistered"
     task_ids = [backbone.submit(path) for _ in range(8)]

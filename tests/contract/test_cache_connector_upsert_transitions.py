@@ -164,7 +164,7 @@ def test_update_counts_for_the_current_attempt_only(
     for other in (attempt - 1, attempt + 1):
         update = {"TaskId": task_id, "BackendStatus": "completed", "Attempt": str(other) if as_text else other}
         document = assert_problem(app.post(UPSERT, json=update), 409)
-        assert (document["TaskId"], document["BackendStatus"]) == (task_id, "created")
+        assert (document["Task"]["TaskId"], document["Task"]["BackendStatus"]) == (task_id, "created")
     current = str(attempt) if as_text else attempt
     assert upsert(app, TaskId=task_id, BackendStatus="running", Attempt=current)["BackendStatus"] == "running"
     assert upsert(app, TaskId=task_id, BackendStatus="completed")["BackendStatus"] == "completed", (
@@ -200,7 +200,9 @@ def test_update_of_finished_task_is_a_conflict_that_shows_the_task(
         [{"TaskId": task["TaskId"], "Endpoint": endpoint.url, **change}],
     ):
         document = assert_problem(app.post(UPSERT, json=request), 409)
-        assert {key: document[key] for key in task} == task
+        assert document["Task"] == task
+        names = [name.lower() for name in document]
+        assert len(set(names)) == len(names), "no name twice, in any case"
     assert stored(app, task["TaskId"]) == task
     assert depth(app, endpoint) == {final: 1}
 

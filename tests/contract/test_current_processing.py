@@ -268,6 +268,13 @@ def test_share_of_a_silent_instance_is_dropped(app: httpx.Client, path: str) -> 
     eventually(lambda: count(app, path) == "1")
 
 
+@pytest.mark.contract("A3.49")
+def test_null_for_what_may_be_absent_is_as_if_it_were(app: httpx.Client, path: str) -> None:
+    body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 3, "Instance": None, "IntervalSeconds": None}
+    assert app.post(REPORT, json=body).status_code == 200
+    assert count(app, path) == "3"
+
+
 @pytest.mark.contract("A3.7")
 @pytest.mark.parametrize(
     ("name", "value"),

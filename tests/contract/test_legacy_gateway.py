@@ -150,7 +150,7 @@ def test_pipeline_of_two_legacy_services_completes_although_the_second_is_busy(
     task_id = gateway.make_task(endpoint.path, '{"images": ["a", "b"]}')["TaskId"]
     task = finished(app, task_id)
     assert (task["BackendStatus"], task["Status"]) == ("completed", "completed - 2 boxes")
-    assert (task["TaskId"], task["Endpoint"], task["EndpointPath"]) == (task_id, second.url, second.path)
+    assert (task["TaskId"], task["Endpoint"], task["EndpointPath"]) == (task_id, second.path, second.path)
     statuses = [(each["BackendStatus"], each["Status"]) for each in seen_tasks]
     assert statuses == [
         ("running", "running detector"),

@@ -204,19 +204,20 @@ def test_oldest_waiting_age_grows_while_a_task_waits_and_is_0_otherwise(
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/unheard-of",
         "/v1/test",
-        "/x",
-        "/a/b/c/d/e/f",
+        "/v1/listed",
+        "/v1/test/a/b/c/d/e/f",
+        "/v1%2Ftest%2fa/b",
         "/v1/test/x:created",
-        "/%C3%BCber",
-        "/a%20b",
-        "/" + "x" * 2000,
+        "/v1/test/%C3%BCber",
+        "/v1/test/a%20b",
     ],
 )
-def test_unknown_queue_shows_zeros(path: str, app: httpx.Client) -> None:
-    counted = queue(app, f"{path}/{new_path().rpartition('/')[2]}")
+def test_registered_queue_without_tasks_shows_zeros(path: str, app: httpx.Client) -> None:
+    unused = new_path().rpartition("/")[2]
+    counted = queue(app, f"{path}/{unused}")
     assert counted.keys() == QUEUE_KEYS
+    assert counted["EndpointPath"].endswith(f"/{unused}")
     assert (counted["Limit"], counted["Paused"], counted["Draining"]) == (None, False, False)
     numbers = [counted[name] for name in QUEUE_KEYS - {"EndpointPath", "Limit", "Paused", "Draining", "Outage"}]
     assert set(numbers) == {0}
@@ -224,7 +225,7 @@ def test_unknown_queue_shows_zeros(path: str, app: httpx.Client) -> None:
 
 
 @pytest.mark.contract("B9.4")
-def test_reading_an_unknown_queue_does_not_create_it(app: httpx.Client) -> None:
+def test_reading_a_queue_without_tasks_does_not_create_it(app: httpx.Client) -> None:
     path = new_path()
     queue(app, path)
     assert path not in [each["EndpointPath"] for each in app.get("/api/v1/queues").json()["Queues"]]

@@ -49,7 +49,7 @@ def test_model_service_of_a_cancelled_task_gets_409(app: httpx.Client, backend: 
     for update in ({"BackendStatus": "running"}, {"BackendStatus": "completed"}, {"Status": "still here"}):
         response = app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, **update})
         assert response.status_code == 409
-        assert response.json()["BackendStatus"] == "cancelled"
+        assert response.json()["Task"]["BackendStatus"] == "cancelled"
     assert app.put(f"/api/v1/tasks/{task_id}/result", content=b"late").status_code == 409
     assert app.post(f"/api/v1/tasks/{task_id}/heartbeat").status_code == 409
 
@@ -61,7 +61,7 @@ def test_cancelling_a_finished_task_is_a_conflict(app: httpx.Client, backend: Sc
     before = task_of(app, task_id)
     response = app.delete(f"/api/v1/tasks/{task_id}")
     assert response.status_code == 409
-    assert response.json()["BackendStatus"] == end
+    assert response.json()["Task"] == before
     assert task_of(app, task_id) == before
 
 
@@ -221,6 +221,7 @@ def test_task_that_moves_to_another_path_is_listed_there(app: httpx.Client, back
         *(("limit", value) for value in ("0", "201", "-1", "x", "1e3", "٣")),
         *(("status", value) for value in ("unknown", "Running", "created,failed")),
         *(("cursor", value) for value in ("x", "1-", "zz-1", "1-a b", "-1-a")),
+        *(("path", value) for value in ("/v1/../x", "/v1//x", "/v1/a;b", "x" * 300)),
     ],
 )
 def test_bad_list_parameter_is_refused_and_named(app: httpx.Client, name: str, value: str) -> None:

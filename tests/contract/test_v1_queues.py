@@ -264,6 +264,68 @@ def test_settings_of_an_unregistered_path_are_404(path: str, app: httpx.Client) 
     assert_problem(app.patch(f"/api/v1/queues{path}", json={"Paused": True}), 404, "unknown-endpoint")
 
 
+@pytest.mark.contract("B9.57")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/unheard-of",
+        "/v1",
+        "/v1/testing",
+        "/v1%2Funheard-of",
+        "/garbage!",
+        "/v1/test/a%5Cb",
+        "/v1/test/" + "x" * 2000,
+        "/%C3%BCber",
+    ],
+)
+def test_queue_that_nobody_knows_is_404(path: str, app: httpx.Client, stack: Stack) -> None:
+    before = contents(stack)
+    assert_problem(app.get(f"/api/v1/queues{path}"), 404, "unknown-endpoint")
+    assert contents(stack) == before
+
+
+@pytest.mark.contract("B9.4")
+def test_reading_a_queue_writes_nothing(app: httpx.Client, path: str, stack: Stack) -> None:
+    before = contents(stack)
+    queue(app, path)
+    assert contents(stack) == before
+
+
+@pytest.mark.contract("B9.58")
+def test_names_of_settings_match_in_any_case_and_all_may_be_null(app: httpx.Client, path: str) -> None:
+    assert configure(app, path, paused=True, LIMIT=3)["Paused"] is True
+    reset = configure(app, path, Paused=None, draining=None, limit=None)
+    assert (reset["Paused"], reset["Draining"], reset["Limit"]) == (False, False, None)
+
+
+@pytest.mark.contract("B9.8")
+def test_unknown_setting_is_answered_with_the_nearest(app: httpx.Client, path: str) -> None:
+    document = assert_problem(
+        app.patch(f"/api/v1/queues{path}", json={"Pause": True}), 400, "invalid-request", field="/Pause"
+    )
+    assert document["detail"] == "Pause: there is no such member; did you mean Paused?"
+
+
+@pytest.mark.contract("B9.59")
+def test_settings_of_a_mere_prefix_are_refused_with_the_names_of_the_endpoints(app: httpx.Client, path: str) -> None:
+    for below in ("/a", "/b/c"):
+        submit_all(app, path + below, 1)
+    document = assert_problem(app.patch(f"/api/v1/queues{path}", json={"Paused": True}), 404, "unknown-endpoint")
+    assert f"{path}/a, {path}/b/c" in document["detail"]
+    assert queue(app, path)["Paused"] is False
+
+    submit_all(app, path, 1)
+    assert configure(app, path, Paused=True)["Paused"] is True, "tasks go there now"
+
+
+@pytest.mark.contract("B9.59")
+def test_settings_that_a_path_has_can_be_changed_whatever_lies_below_it(app: httpx.Client, path: str) -> None:
+    configure(app, path, Paused=True)
+    submit_all(app, f"{path}/below", 1)
+    assert configure(app, path, Limit=3)["Paused"] is True
+    assert configure(app, path, Paused=None)["Limit"] == 3
+
+
 @pytest.mark.contract("B9.6")
 def test_setting_stays_until_it_is_changed_and_null_resets_it(app: httpx.Client, path: str) -> None:
     def settings(document: dict[str, Any]) -> tuple[Any, Any, Any]:

@@ -131,7 +131,8 @@ def test_finished_task_refuses_a_result(
     put(app, task_id, b"in time")
     report(app, TaskId=task_id, BackendStatus=outcome, Status="over")
     document = assert_problem(put(app, task_id, data), 409, "conflict")
-    assert (document["TaskId"], document["BackendStatus"], document["Status"]) == (task_id, outcome, "over")
+    task = document["Task"]
+    assert (task["TaskId"], task["BackendStatus"], task["Status"]) == (task_id, outcome, "over")
     assert get(app, task_id).content == b"in time"
     assert blob_sizes(azurite, task_id) == []
 
@@ -143,8 +144,8 @@ def test_result_of_an_older_attempt_is_refused(
 ) -> None:
     next_step(app, task_id)
     document = assert_problem(put(app, task_id, data, x_task_attempt="1"), 409, "conflict")
-    assert document["TaskId"] == task_id
-    assert document["Attempt"] >= 2
+    assert document["Task"]["TaskId"] == task_id
+    assert document["Task"]["Attempt"] >= 2
     assert_problem(get(app, task_id), 404, "no-result")
     assert blob_sizes(azurite, task_id) == []
 

@@ -118,7 +118,7 @@ def test_submit_answers_202_with_the_task_and_its_location(
     task = response.json()
     assert task.keys() == TASK_KEYS | {"MaxBodyBytes"}
     assert task["EndpointPath"] == path
-    assert task["Endpoint"] == backend.url + path
+    assert task["Endpoint"] == path
     assert task["BackendStatus"] == task["Status"] == "created"
     assert task["PublishToGrid"] is True
     assert task["Body"] is None
@@ -170,7 +170,7 @@ def test_query_string_is_passed_on_without_the_key(
     response = httpx.post(address, headers=headers, timeout=PATIENCE_S)
     assert response.status_code == 202
     assert stack.key not in response.text
-    assert response.json()["Endpoint"] == backend.url + path + passed_on
+    assert response.json()["Endpoint"] == path
     call = backend.next_call(path)
     assert call.path == path + passed_on
     assert stack.key not in str(call.headers)
@@ -254,7 +254,7 @@ def test_registered_prefix_itself_is_an_endpoint(path: str, app: httpx.Client, b
     assert backend.next_call("/v1/test").task_id == task_id
 
 
-@pytest.mark.contract("B1.21")
+@pytest.mark.contract("B1.21", "B8.46")
 @pytest.mark.parametrize(
     ("written", "path"),
     [
@@ -276,10 +276,11 @@ def test_endpoint_is_called_and_counted_by_one_path_however_it_is_written(
     assert status == 202
     task = json.loads(body)
     assert task["EndpointPath"] == place + path
-    assert task["Endpoint"] == backend.url + place + path
+    assert task["Endpoint"] == place + path
     assert backend.next_call(place + path).path == place + path
-    listed = app.get("/api/v1/tasks", params={"path": place + unquote(written)}).json()["Tasks"]
-    assert [each["TaskId"] for each in listed] == [task["TaskId"]]
+    for listed_as in (place + unquote(written), (place + written).lstrip("/"), (place + written).replace("/", "%2F")):
+        listed = app.get("/api/v1/tasks", params={"path": listed_as}).json()["Tasks"]
+        assert [each["TaskId"] for each in listed] == [task["TaskId"]], listed_as
     for same in (written, path):
         status, _, body = raw_request(stack, "GET", f"/api/v1/queues{place}{same}")
         queue = json.loads(body)

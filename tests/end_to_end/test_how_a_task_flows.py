@@ -89,7 +89,7 @@ def test_finished_pipeline_step_can_no_longer_change_the_task(backbone: Backbone
     refused = backbone.update(task_id, "failed", "the first step crashed on its way out", Attempt=1)
 
     assert refused.status_code == 409
-    assert refused.json()["Attempt"] == 2
+    assert refused.json()["Task"]["Attempt"] == 2
     assert (backbone.depth(first), backbone.depth(second)) == ({}, {"Dispatched": 1})
     backbone.complete(task_id)
 
