@@ -20,7 +20,7 @@ __all__ = ["nothing_secret_is_printed"]
 # only two minutes after a lost event, so that an overloaded machine does not make the app give up. A test of giving
 # up starts its own stack.
 IN_A_HURRY = {
-    "RECONCILER_SCHEDULE": "* * * * * *",
+    "RECONCILER_INTERVAL_S": "1",
     "BACKOFF_BASE_S": "0.05",
     "BUSY_RETRY_S": "0.2",
     "REPUBLISH_S": "2",

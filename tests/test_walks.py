@@ -136,6 +136,7 @@ def environment(redis_server: RedisServer | RedisCluster, redis_url: str, backen
         "BACKENDS": json.dumps({"/v1/walk": {"url": backend.url.replace("127.0.0.1", "localhost"), "limit": 1}}),
         "ALLOW_LOOPBACK_BACKENDS": "true",
         "BUSY_RETRY_S": "7.5",
+        "RECONCILER_INTERVAL_S": "3600",
     }
 
 

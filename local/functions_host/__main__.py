@@ -15,6 +15,7 @@ import uvicorn
 from local.functions_host.errors import HostError
 from local.functions_host.host import FunctionsHost, Limits, create_host
 from local.functions_host.keys import Keys
+from local.functions_host.leases import BlobLeases
 from local.functions_host.script_root import import_function_app, load_host_json, load_local_settings
 
 _KEEP_ALIVE_S = 130  # Kestrel's
@@ -56,7 +57,8 @@ def main() -> NoReturn:
         load_local_settings(script_root, os.environ)
         host_json = load_host_json(script_root)
         keys, made_up = Keys.from_environment(os.environ)
-        host = create_host(import_function_app(script_root), keys=keys, host_json=host_json)
+        app = import_function_app(script_root)
+        host = create_host(app, keys=keys, host_json=host_json, leases=BlobLeases.from_settings(os.environ))
         listener = listen(arguments.port)
     except HostError as error:
         print(error, file=sys.stderr)

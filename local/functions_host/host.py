@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from local.functions_host.http_messages import (
 from local.functions_host.indexing import TIMER_TRIGGER, Function, index_functions
 from local.functions_host.invocation import InvocationFailed, Invoker
 from local.functions_host.keys import Keys
+from local.functions_host.leases import LeaseStore, TimerLease, end_process
 from local.functions_host.routes import Router
 from local.functions_host.schedules import parse_time_span
 from local.functions_host.throttle import Buffer, Throttle, TooBusy
@@ -57,8 +58,11 @@ def create_host(
     host_json: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     limits: Limits | None = None,
+    leases: LeaseStore | None = None,
+    end_host: Callable[[], None] = end_process,
 ) -> "FunctionsHost":
-    """Makes the host of `app` and enumerates its functions, so an app can have only one host.
+    """Makes the host of `app` and enumerates its functions, so an app can have only one host. It fires a timer only
+    while it holds its lease, if there are `leases`, and calls `end_host` when it cannot keep one.
 
     Reads app settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`) from
     the environment. Raises `HostError` if the real host would refuse the app or this one cannot run it.
@@ -73,12 +77,18 @@ def create_host(
     invoker = Invoker(_function_timeout_s(host_json), _thread_count(settings))
     clock = clock or SystemClock()
     timers = [
-        Timer(function, settings, clock, invoker)
+        Timer(
+            function,
+            settings,
+            clock,
+            invoker,
+            TimerLease(leases, function.name, clock, end_host) if leases else None,
+        )
         for function in functions.values()
         if function.trigger_type == TIMER_TRIGGER and not function.is_disabled
     ]
     return FunctionsHost(
-        functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits or Limits()
+        functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits or Limits(), leases
     )
 
 
@@ -96,7 +106,9 @@ class FunctionsHost:
         keys: Keys,
         throttle: Throttle,
         limits: Limits,
+        leases: LeaseStore | None,
     ) -> None:
+        self._leases = leases
         self.functions = functions
         self._router = router
         self._timers = timers
@@ -113,13 +125,15 @@ class FunctionsHost:
 
     async def __aexit__(self, *_: object) -> None:
         await self.drain()
+        if self._leases is not None:
+            await self._leases.aclose()
         self._invoker.close()
 
     async def drain(self) -> None:
         """Stops the timers, waits for running functions as long as the limits allow, and cancels the rest."""
         for task in self._timer_tasks:
             task.cancel()
-        await self._invoker.drain(self._limits.drain_s)
+        await asyncio.gather(self._invoker.drain(self._limits.drain_s), *self._timer_tasks, return_exceptions=True)
 
     @property
     def has_busy_threads(self) -> bool:

@@ -46,6 +46,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend:
         settings={
             **IN_A_HURRY,
             "RECONCILER_SCHEDULE": "0 0 0 1 1 *",
+            "RECONCILER_INTERVAL_S": str(365 * 86_400),
             "REPUBLISH_S": "1",
             "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             "MAX_BODY_BYTES": str(MAX_BODY_BYTES),

@@ -25,7 +25,7 @@ from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
 
 SETTINGS = {
-    "RECONCILER_SCHEDULE": "* * * * * *",
+    "RECONCILER_INTERVAL_S": "1",
     "BACKOFF_BASE_S": "0.2",
     "BUSY_RETRY_S": "0.2",
     "REPUBLISH_S": "0.3",
