@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import random
 import selectors
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -287,9 +288,15 @@ class Record:
     def makespan_s(self) -> float:
         return max(self.ended.values())
 
-    def longest_wait_s(self, from_s: float = 0) -> float:
-        """The longest wait of a task that came at *from_s* or later."""
-        return max(self.started[number] - at_s for number, at_s in self.arrived.items() if at_s >= from_s)
+    def longest_idle_s(self, from_s: float = 0) -> float:
+        """The longest that a slot stood idle for which a task waited, from *from_s* on."""
+        longest_s, idle_since_s = 0.0, deque[float]()
+        for at_s, slots, busy, waiting in self.steps:
+            idle = max(0, min(slots - busy, waiting))
+            while len(idle_since_s) > idle:
+                longest_s = max(longest_s, at_s - max(from_s, idle_since_s.popleft()))
+            idle_since_s += [at_s] * (idle - len(idle_since_s))
+        return longest_s
 
     @property
     def attempts_lost(self) -> int:

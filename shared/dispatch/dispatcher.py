@@ -34,7 +34,7 @@ from shared.tasks.task import Task
 log = logging.getLogger("task_backbone")
 
 COMPLETIONS_BATCH: Final = 256
-UNPUBLISHED_PER_EVENT: Final = 10
+TASKS_PER_EVENT: Final = 10
 """While events stay unclaimed, one task of so many is published."""
 _LONGEST_TIMER_S: Final = 5.0
 """The reconciler takes care of what is further ahead."""
@@ -75,7 +75,7 @@ class Dispatcher:
         self._backend = backend
         self._events = events
         self._completions = completions
-        self._unpublished = 0
+        self._begun = 0
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -86,9 +86,12 @@ class Dispatcher:
         This process dispatches it if the event cannot be published, or while events stay unclaimed; then one in ten
         is published all the same, to learn whether events are claimed again.
         """
-        if not self._store.rounds.events_are_claimed:
-            self._unpublished += 1
-            if self._unpublished % UNPUBLISHED_PER_EVENT:
+        if self._store.rounds.events_are_claimed:
+            self._begun = 0
+        else:
+            is_published = self._begun % TASKS_PER_EVENT == 0
+            self._begun += 1
+            if not is_published:
                 self._dispatch_here([task])
                 return
         try:
@@ -114,7 +117,8 @@ class Dispatcher:
         """
         claimed = await self._store.claim(task_id, attempt)
         if isinstance(claimed, Claimed):
-            await self._store.rounds.note_events(are_claimed=True)
+            if not self._store.rounds.events_are_claimed:
+                await self._store.rounds.note_events(are_claimed=True)
             return await self._dispatch(claimed, traceparent)
         log.info("dropped an event for task %s: %s", task_id, claimed.reason)
         self.dispatch_granted(claimed.granted)
