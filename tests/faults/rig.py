@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -171,7 +171,8 @@ class Rig:
         for node in self.redis_nodes:
             with node.connect() as client:
                 for key in client.scan_iter("*}due"):
-                    deadlines_ms += [at_ms for _, at_ms in client.zrange(key, 0, 0, withscores=True)]
+                    first: list[Any] = client.zrange(key, 0, 0, withscores=True)
+                    deadlines_ms += [float(at_ms) for _, at_ms in first]
         return min(deadlines_ms, default=float("inf"))
 
     def endpoint(self, path: str) -> str:
