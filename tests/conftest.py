@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@pytest.hookimpl(optionalhook=True)  # tools/mutation_check.py runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are cores: many tests wait for processes that they have started."""
     cores = os.cpu_count() or 1

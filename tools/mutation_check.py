@@ -811,8 +811,8 @@ MUTATIONS = [
     Mutation(
         "events: what stays unclaimed is dispatched",
         "shared/dispatch/dispatcher.py",
-        '        may end before that."""\n        self._dispatch_here(tasks)\n',
-        '        may end before that."""\n',
+        "        self._dispatch_here(tasks)\n",
+        "",
         EVENT_TESTS,
     ),
     Mutation(

@@ -155,11 +155,12 @@ async def test_a_round_that_fails_is_logged_and_the_next_one_runs(
         calls += 1
         raise error
 
-    async def fails_again() -> bool:
-        return calls > 2
-
     monkeypatch.setattr(services.store.queues, "paths", fail)
     rounds = services.run_beside(keep_reconciling(services))
+
+    async def fails_again() -> bool:
+        return calls > 2 or rounds.done()
+
     await eventually(fails_again)
     assert not rounds.done()
     await services.aclose()
