@@ -435,7 +435,7 @@ MUTATIONS = [
             (
                 "a refusal lowers the estimate",
                 "queue/refused",
-                "queue.l = math.min(queue.l, queue.h)",
+                "queue.l = math.min(queue.l, queue.h - count_unclaimed())",
                 "",
             ),
             (
@@ -476,7 +476,7 @@ MUTATIONS = [
             (
                 "after a loss it probes one by one",
                 "includes/queue/state",
-                "queue.l = math.min(queue.l, queue.h)",
+                "queue.l = math.min(queue.l, queue.h - count_unclaimed())",
                 "",
             ),
             (

@@ -343,3 +343,8 @@ def _redis_primary_killed(rig: Rig, chance: random.Random) -> Generator[None]:
 
 OF_MESSAGES: Final = [name for name in FAULTS if name.startswith(("publish-", "event-", "backend-"))]
 OF_PARTS: Final = [name for name, fault in FAULTS.items() if name not in OF_MESSAGES and not fault.wants_cluster]
+ON_CLUSTER: Final = [
+    *(name for name, fault in FAULTS.items() if fault.wants_cluster),
+    # On a cluster a task and its queue lie on different nodes, and the rounds on one of them.
+    *("rounds-killed", "event-held-back", "publish-refused"),
+]
