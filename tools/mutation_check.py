@@ -476,7 +476,7 @@ MUTATIONS = [
             (
                 "after a loss it probes one by one",
                 "includes/queue/state",
-                "queue.l = math.min(queue.l, queue.h - count_unclaimed())",
+                "queue.l = math.min(queue.l, queue.h)",
                 "",
             ),
             (
