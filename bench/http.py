@@ -28,6 +28,7 @@ SETTINGS: Final = {
     # Nothing is published again while submits are measured.
     "REPUBLISH_S": "3600",
     "RECONCILER_SCHEDULE": "0 0 3 * * *",
+    "RECONCILER_INTERVAL_S": "86400",
 }
 
 

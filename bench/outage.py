@@ -1,4 +1,5 @@
-"""An outage of the backend in simulated time: how soon the waiting tasks go on, and how many attempts it costs.
+"""Outages in simulated time. Of the backend: how soon the waiting tasks go on, and how many attempts it costs. Of
+Event Grid: how long slots stand idle for which tasks wait.
 
 The service is away with all the tasks that it had: it refuses connections, or accepts them and never answers. The
 reference is an ideal queue, which knows at once that the service is back, and which tasks were lost.
@@ -15,7 +16,7 @@ from typing import Final
 from bench.harness import Figure, Report
 from bench.plausibility import require
 from bench.saturation import Outcome
-from bench.simulation import Backbone, Behaviour, Outage, Wire, Work, ideal, simulate
+from bench.simulation import RECONCILER_S, Backbone, Behaviour, Outage, Silence, Wire, Work, ideal, simulate
 from local.redis_server import RedisServer
 
 SLOTS: Final = 4
@@ -25,6 +26,8 @@ MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
 OUTAGES_S: Final = {"12 minutes": 12 * MINUTE_S, "6 hours": 360 * MINUTE_S}
 TASKS: Final = 200
+REPUBLISH_S: Final = 30.0
+"""The default of the setting."""
 
 
 def work_of(outage_s: float, *, hangs: bool, tasks: int = TASKS) -> Work:
@@ -37,6 +40,15 @@ def outcome_of(url: str, work: Work) -> Outcome:
     require(record.makespan_s >= of_ideal.makespan_s, "no queue is faster than the ideal one")
     require(len(record.probes) > 0, "the outage was not met by any dispatch")
     return Outcome(record, of_ideal)
+
+
+def idle_without_events_s(url: str, *, refuses: bool, seconds: float = HOUR_S) -> tuple[float, float]:
+    """The longest that a slot stands idle for which a task waits, if Event Grid is away from the beginning on: at
+    first, and once the app knows it."""
+    work = Work((SERVICE_S,) * round(seconds / 50), 1 / 50, SLOTS, silences=(Silence(0, seconds, refuses),))
+    record = simulate(Backbone(url)(work, Behaviour(), Wire()))
+    require(len(record.ended) == len(work.services_s), "all tasks end without Event Grid")
+    return record.longest_idle_s(), record.longest_idle_s(REPUBLISH_S + 2 * RECONCILER_S)
 
 
 def run(quick: bool) -> list[Figure]:
@@ -53,6 +65,10 @@ def run(quick: bool) -> list[Figure]:
                 continue  # takes the longest, and shows the same
             kind = "accepts and never answers" if hangs else "refuses connections"
             outcomes[f"{name}, {kind}"] = outcome_of(server.url, work_of(seconds, hangs=hangs))
+        idle_s = {
+            kind: idle_without_events_s(server.url, refuses=refuses)
+            for kind, refuses in (("delivers nothing", False), ("refuses events", True))
+        }
     report.table(
         "An outage of a service of 4 slots, in simulated time",
         ["outage", "makespan ÷ ideal", "attempts lost", "dispatches meanwhile"],
@@ -60,6 +76,11 @@ def run(quick: bool) -> list[Figure]:
             [name, f"{each.makespan:.3f}", str(each.record.attempts_lost), str(len(each.record.probes))]
             for name, each in outcomes.items()
         ],
+    )
+    report.table(
+        "An hour without Event Grid: the longest that a slot stood idle for which a task waited, in simulated time",
+        ["Event Grid", "at first, s", "from then on, s"],
+        [[kind, f"{first_s:.1f}", f"{later_s:.1f}"] for kind, (first_s, later_s) in idle_s.items()],
     )
     report.figure(Figure.of("outage", [max(each.makespan for each in outcomes.values())]))
     report.figure(Figure.of("outage_attempts", [sum(each.record.attempts_lost for each in outcomes.values())]))

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import random
 import selectors
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -22,6 +23,7 @@ from cache_manager.reconciler import reconcile
 from cache_manager.task_service import TaskService
 from shared.dispatch.backend_client import Accepted, Answer, Busy, Unreachable
 from shared.dispatch.registry import Endpoint
+from shared.events.publisher import PublishFailed
 from shared.resilience.circuit_breaker import Reachability
 from shared.services import Services
 from shared.settings import Settings
@@ -117,6 +119,18 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """A time in which Event Grid takes events and delivers none, or refuses them."""
+
+    from_s: float
+    seconds: float
+    refuses: bool = False
+
+    def holds(self, at_s: float) -> bool:
+        return self.from_s <= at_s < self.from_s + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The tasks and the slots; the same for all dispatchers."""
 
@@ -127,6 +141,7 @@ class Work:
     changes: tuple[Change, ...] = ()
     outages: tuple[Outage, ...] = ()
     """They come with their changes."""
+    silences: tuple[Silence, ...] = ()
 
     def arrivals(self) -> Iterator[tuple[int, float]]:
         return ((number, number / self.rate_per_s) for number in range(len(self.services_s)))
@@ -272,6 +287,16 @@ class Record:
     @property
     def makespan_s(self) -> float:
         return max(self.ended.values())
+
+    def longest_idle_s(self, from_s: float = 0) -> float:
+        """The longest that a slot stood idle for which a task waited, from *from_s* on."""
+        longest_s, idle_since_s = 0.0, deque[float]()
+        for at_s, slots, busy, waiting in self.steps:
+            idle = max(0, min(slots - busy, waiting))
+            while len(idle_since_s) > idle:
+                longest_s = max(longest_s, at_s - max(from_s, idle_since_s.popleft()))
+            idle_since_s += [at_s] * (idle - len(idle_since_s))
+        return longest_s
 
     @property
     def attempts_lost(self) -> int:
@@ -466,6 +491,11 @@ class _Run:
         await self._tasks.submit(new, "application/json", b"{}")
 
     def _publish(self, tasks: Sequence[Task]) -> None:
+        silence = next((silence for silence in self._work.silences if silence.holds(now_s())), None)
+        if silence is not None:
+            if silence.refuses:
+                raise PublishFailed("refused")
+            return
         for task in tasks:
             self._start(self._deliver(task.id, task.attempt))
 
@@ -513,7 +543,8 @@ class _Run:
     async def _reconciler(self) -> None:
         while True:
             await asyncio.sleep(RECONCILER_S)
-            await reconcile(self._services)
+            if await self._services.store.rounds.begin():
+                await reconcile(self._services)
 
     async def _sampler(self, every_s: float) -> None:
         chance, record = random.Random(11), self._fleet.record

@@ -42,7 +42,8 @@ class Dependencies(BaseModel):
     redis: Reachable
     blob_storage: Reachable
     event_grid: Literal["ok", "unavailable", "untried"]
-    """By the outcome of this process's last publish."""
+    """By the outcome of this process's last publish. ``unavailable`` too while events are taken, and stay
+    unclaimed."""
     backends: Literal["ok", "unavailable", "unknown"]
     """``unavailable``: tasks wait for at least one model service that is away or no longer registered. The queues say
     which. ``unknown``: Redis does not answer."""
@@ -103,7 +104,8 @@ async def look(services: Services) -> Health:
         _answers(services.bodies.ping(), BlobsUnavailable),
         _backends(services),
     )
-    found = Dependencies(redis=redis, blob_storage=blobs, event_grid=services.publisher.state, backends=backends)
+    events = services.publisher.state if services.store.rounds.events_are_claimed else "unavailable"
+    found = Dependencies(redis=redis, blob_storage=blobs, event_grid=events, backends=backends)
     is_degraded = "unavailable" in (found.blob_storage, found.event_grid, found.backends)
     status = "unavailable" if redis != "ok" else "degraded" if is_degraded else "ok"
     return Health(

@@ -1,21 +1,28 @@
-"""The reconciler: finds by their deadlines the tasks that nothing else moves on, and looks after the queues."""
+"""The reconciler: finds by their deadlines the tasks that nothing else moves on, and looks after the queues.
+
+A process that is awake runs its rounds, one process at a time. A timer runs one too: it wakes an app that sleeps.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Final
 
 import azure.functions as func
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable
-from shared.events.publisher import PublishFailed
 from shared.services import Services, ServicesByLoop
 from shared.store import StoreUnavailable
-from shared.tasks.task import Task
+from shared.tasks.outcomes import Applied
 
 log = logging.getLogger("task_backbone")
+
+REMOVAL_PATIENCE_S: Final = 1.0
+"""How long a round waits for Blob Storage before it leaves the rest to the next one."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -30,11 +37,29 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
             "timer", schedule=services.settings.reconciler_schedule, run_on_startup=False, use_monitor=False
         )(reconciler)
     )
+    services.keep_running(keep_reconciling)
+
+
+async def keep_reconciling(services: Services) -> None:
+    """Run a round each interval, unless another process does; for ever."""
+    interval_s = services.settings.reconciler_interval_s
+    loop = asyncio.get_running_loop()
+    due_s = loop.time()
+    while True:
+        due_s = max(due_s + interval_s, loop.time())
+        await asyncio.sleep(due_s - loop.time())
+        try:
+            if await services.store.rounds.begin():
+                await _run_round(services, [])
+        except StoreUnavailable as error:
+            log.warning("the reconciler could not reach Redis, and will try again: %s", error)
+        except Exception:
+            log.exception("A round of the reconciler failed, and the next one will begin")
 
 
 async def reconcile(services: Services) -> int:
-    """Take the next step for what is overdue, remove what is past retention, look after the queues. Two runs at once
-    do no harm.
+    """Run a round, with all that it leads to: take the next step for what is overdue, remove what is past retention,
+    look after the queues. Two rounds at once do no harm.
 
     Returns:
         How many tasks were overdue.
@@ -42,47 +67,54 @@ async def reconcile(services: Services) -> int:
     Raises:
         StoreUnavailable: Redis or one of its nodes does not answer. What the other nodes hold was handled.
     """
+    consequences: list[asyncio.Task[None]] = []
+    try:
+        return await _run_round(services, consequences)
+    finally:
+        await asyncio.gather(*consequences)
+
+
+async def _run_round(services: Services, consequences: list[asyncio.Task[None]]) -> int:
+    """Run a round. What it leads to outside Redis goes on beside it, as *consequences*: an Event Grid or a Blob
+    Storage that hangs must not hold up what is overdue."""
     count = 0
     dispatcher = services.dispatcher
-    # Completions of the same moment share a request, so no transition waits for another's.
-    transitions: list[asyncio.Future[bool]] = []
-    try:
-        async for swept in services.store.sweep():
+    async with aclosing(services.store.sweep()) as sweep:
+        async for swept in sweep:
             count += swept.count
             dispatcher.dispatch_granted(swept.granted)
             for applied in swept.applied:
                 telemetry.setback(applied.task, applied.task.status)
-            transitions += [asyncio.ensure_future(dispatcher.after_transition(applied)) for applied in swept.applied]
-            await asyncio.gather(
-                dispatcher.publish_completions(swept.unpublished, bypass_circuit=True),
-                _remove(services, swept.with_blobs),
-            )
-    finally:
-        await asyncio.gather(*transitions)
-    await asyncio.gather(*(_maintain(services, path) for path in await services.store.queues.paths()))
+            # Completions of the same moment share a request, so no transition waits for another's.
+            consequences += [services.run_beside(_follow(services, applied)) for applied in swept.applied]
+            if swept.unpublished:
+                publishing = dispatcher.publish_completions(swept.unpublished, bypass_circuit=True)
+                consequences.append(services.run_beside(publishing))
+            if swept.with_blobs:
+                removal = services.run_beside(_remove(services, swept.with_blobs))
+                consequences.append(removal)
+                await asyncio.wait((removal,), timeout=REMOVAL_PATIENCE_S)
+                if not removal.done():
+                    break
+    await asyncio.gather(*(_maintain(services, path, consequences) for path in await services.store.queues.paths()))
     return count
 
 
-async def _maintain(services: Services, path: str) -> None:
+async def _follow(services: Services, applied: Applied) -> None:
+    await services.dispatcher.after_transition(applied)
+
+
+async def _maintain(services: Services, path: str, consequences: list[asyncio.Task[None]]) -> None:
     async for change in services.store.queues.maintain(path):
         services.dispatcher.dispatch_granted(change.granted)
         for applied in change.applied:
             telemetry.setback(applied.task, applied.task.status)
-            await services.dispatcher.after_transition(applied)
-        if change.undelivered:
-            await _publish_again(services, change.undelivered)
-
-
-async def _publish_again(services: Services, tasks: Sequence[Task]) -> None:
-    try:
-        await services.publisher.publish_dispatches(tasks, bypass_circuit=True)
-    except PublishFailed as error:
-        log.warning("%d overdue tasks could not be published, and will be: %s", len(tasks), error)
+            consequences.append(services.run_beside(_follow(services, applied)))
+        if change.unclaimed:
+            consequences.append(services.run_beside(services.dispatcher.begin_again(change.unclaimed)))
 
 
 async def _remove(services: Services, task_ids: Sequence[str]) -> None:
-    if not task_ids:
-        return
     removed: list[str] = []
     for task_id in task_ids:
         try:

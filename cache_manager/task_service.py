@@ -14,7 +14,6 @@ from cache_manager.schemas import TaskUpsert
 from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.dispatch.registry import Endpoint, UnknownBackend
-from shared.events.publisher import PublishFailed
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
@@ -328,19 +327,13 @@ class TaskService:
         elif isinstance(created, Created):
             telemetry.transition(created.task)
             if self.services.dispatcher.dispatch_granted(created.granted, but=SlotGrant.of(created.task)):
-                await self._publish(created.task)
+                await self.services.dispatcher.begin(created.task)
         return created
 
     async def _publish_if_granted(self, applied: Applied) -> None:
         """Do what follows from a step. A task that got a slot by it is new work, which goes through Event Grid."""
         if await self.services.dispatcher.after_transition(applied, but=SlotGrant.of(applied.task)):
-            await self._publish(applied.task)
-
-    async def _publish(self, task: Task) -> None:
-        try:
-            await self.services.publisher.publish_dispatches([task])
-        except PublishFailed as error:
-            log.warning("task %s could not be published, and will be at its deadline: %s", task.id, error)
+            await self.services.dispatcher.begin(applied.task)
 
     async def _store_body(
         self, task_id: str, content_type: str, data: bytes, encoding: str = ""

@@ -151,6 +151,8 @@ class Stack:
             "BACKENDS": json.dumps(registry),
             "ALLOW_LOOPBACK_BACKENDS": "true",
             "AzureWebJobsStorage": self.azurite.connection_string,
+            # Stacks that share an Azurite hold leases of their own.
+            "AzureFunctionsWebHost__hostid": hashlib.sha256(self.key.encode()).hexdigest()[:16],
             "LOCAL_HOST_KEY": self.key,
             "LOCAL_MASTER_KEY": self.key + "-master",
             "LOCAL_EVENTGRID_KEY": self.key + "-eventgrid",

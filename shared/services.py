@@ -7,11 +7,13 @@ passed in, so tests, benchmarks and the simulation compose the app in the same w
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from shared.bodies import BodyStore
@@ -22,10 +24,21 @@ from shared.events.event_grid import EventGridTopic
 from shared.events.publisher import Publisher
 from shared.resilience.limits import Limits
 from shared.settings import Settings, SettingsError
-from shared.store import RedisAddress, RedisClient, RedisLink, RequestCounts, StorePolicy, TaskStore, connect
+from shared.store import (
+    RedisAddress,
+    RedisClient,
+    RedisLink,
+    RequestCounts,
+    StorePolicy,
+    StoreUnavailable,
+    TaskStore,
+    connect,
+)
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
+
+log = logging.getLogger("task_backbone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,7 @@ class Services:
     limits: Limits
     now_ms: Callable[[], int]
     """The time, for what does not depend on the clock of Redis."""
+    _beside: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"], compare=False, repr=False)
 
     @classmethod
     def compose(
@@ -64,6 +78,7 @@ class Services:
         bodies, limits = BodyStore(settings), Limits.of(settings)
         registry = registry or BackendRegistry(settings)
         link = link or RedisLink(_opener(settings))
+        publisher = publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key)
         store = TaskStore(link, policy or StorePolicy.of(settings), registry.limit, now_ms)
         completions = (
             EventGridTopic(settings.completions_topic_uri, settings.completions_key)
@@ -76,15 +91,48 @@ class Services:
             store=store,
             request_counts=RequestCounts(link, now_ms),
             dispatcher=Dispatcher(
-                settings, registry, store, bodies, limits, transport or BackendClient(registry), completions
+                settings,
+                registry,
+                store,
+                bodies,
+                limits,
+                transport or BackendClient(registry),
+                publisher,
+                completions,
             ),
-            publisher=publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key),
+            publisher=publisher,
             bodies=bodies,
             limits=limits,
             now_ms=now_ms or (lambda: time.time_ns() // 1_000_000),
         )
 
+    def run_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work* beside the invocations, until the services are closed. Its failure is logged.
+
+        Outside of an invocation the platform may end the process at any moment, so nothing may depend on the work's
+        end.
+        """
+
+        async def run() -> None:
+            try:
+                await work
+            except StoreUnavailable as error:
+                log.warning("work beside the invocations ended, since Redis could not be reached: %s", error)
+            except Exception:
+                log.exception("Work beside the invocations failed")
+
+        # It outlives the invocation that begins it, whose trace it is no part of.
+        task = asyncio.create_task(run(), context=Context())
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        task.add_done_callback(lambda _: work.close())  # if it was cancelled before it began
+        return task
+
     async def aclose(self) -> None:
+        beside = [*self._beside]
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         async with AsyncExitStack() as closing:  # each, whatever becomes of the others
             for part in (self.store, self.bodies, self.publisher, self.dispatcher):
                 closing.push_async_callback(part.aclose)
@@ -102,6 +150,11 @@ class ServicesByLoop:
         self._registry = BackendRegistry(settings)
         self._open_redis = _opener(settings)
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Services] = WeakKeyDictionary()
+        self._duties: list[Callable[[Services], Coroutine[Any, Any, None]]] = []
+
+    def keep_running(self, duty: Callable[[Services], Coroutine[Any, Any, None]]) -> None:
+        """Have *duty* run beside the invocations of each event loop, from the first use of its services on."""
+        self._duties.append(duty)
 
     def current(self) -> Services:
         """The running event loop's services."""
@@ -110,6 +163,8 @@ class ServicesByLoop:
         if services is None:
             link = RedisLink(self._open_redis)
             services = self._by_loop[loop] = Services.compose(self.settings, registry=self._registry, link=link)
+            for duty in self._duties:
+                services.run_beside(duty(services))
         return services
 
 

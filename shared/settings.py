@@ -256,8 +256,15 @@ class Settings(BaseModel):
     retention_s: Seconds = Field(
         default=7 * 86_400, description="How long the app keeps a finished task with its body and result."
     )
+    reconciler_interval_s: Seconds = Field(
+        default=5,
+        description="How often the reconciler looks for what is overdue. Each process that is awake can run it; one "
+        "at a time does.",
+    )
     reconciler_schedule: str = Field(
-        default="*/5 * * * * *", description="NCRONTAB schedule of the reconciler.", min_length=1
+        default="0 * * * * *",
+        description="NCRONTAB schedule of the timer that runs the reconciler too, and wakes a sleeping app for it.",
+        min_length=1,
     )
     applicationinsights_connection_string: SecretStr | None = Field(
         default=None, description="Where the app sends telemetry. Without it, the app sends none."

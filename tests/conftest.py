@@ -20,7 +20,7 @@ __all__ = ["nothing_secret_is_printed"]
 # only two minutes after a lost event, so that an overloaded machine does not make the app give up. A test of giving
 # up starts its own stack.
 IN_A_HURRY = {
-    "RECONCILER_SCHEDULE": "* * * * * *",
+    "RECONCILER_INTERVAL_S": "1",
     "BACKOFF_BASE_S": "0.05",
     "BUSY_RETRY_S": "0.2",
     "REPUBLISH_S": "2",
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True)  # tools/mutation_check.py runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are cores: many tests wait for processes that they have started."""
     cores = os.cpu_count() or 1

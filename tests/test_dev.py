@@ -106,7 +106,7 @@ def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Pa
     demo = subprocess.run(
         [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results", *options],
         cwd=ROOT,
-        env={**os.environ, "RECONCILER_SCHEDULE": "* * * * * *"},
+        env={**os.environ, "RECONCILER_INTERVAL_S": "1"},
         capture_output=True,
         text=True,
         timeout=5 * PATIENCE_S,

@@ -10,7 +10,7 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisServer
 from tests.real_worker.worker import RealWorker, find_python, prepared_python
-from tests.scripted_backend import ScriptedBackend
+from tests.scripted_backend import Answer, ScriptedBackend
 from tests.test_bindings import SNAPSHOT
 
 
@@ -32,6 +32,8 @@ def worker(
             "ALLOW_LOOPBACK_BACKENDS": "true",
             "AzureWebJobsStorage": azurite.connection_string,
             "BLOB_CONTAINER": "real-worker",
+            "RECONCILER_INTERVAL_S": "0.5",
+            "BACKOFF_BASE_S": "0.05",
         }
         with RealWorker(python, settings, directory / "worker.log") as worker:
             yield worker
@@ -127,6 +129,18 @@ def test_reports_are_counted_in_the_worker(worker: RealWorker) -> None:
     assert worker.http("CurrentProcessingUpsert", "POST", "CurrentProcessingUpsert", body=report).status == 200
     query = "cluster=aks&path=%2Fv1%2Ftest%2Freported"
     assert worker.http("CurrentProcessingGet", "GET", f"CurrentProcessingGet?{query}").body == b"2"
+
+
+def test_the_worker_takes_up_what_is_overdue_outside_of_an_invocation(
+    worker: RealWorker, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/real-worker-overdue"
+    backend.script(path, Answer(500))
+    worker.http("SubmitTask", "POST", f"v1/submit{path}", params={"path": path.lstrip("/")}, body=b"pixels")
+    events = backend.next_call("/real-worker-topic/api/events")
+    assert worker.http("BackendWebhook", "POST", "BackendWebhook", body=events.body).json == {"results": ["retried"]}
+    assert backend.next_call(path).attempt == 1
+    assert backend.next_call(path).attempt == 2, "no call and no timer led to it"
 
 
 @pytest.mark.parametrize("name", ["Reconciler", "TaskQueueLogger", "TaskProcessLogger"])

@@ -136,6 +136,7 @@ def environment(redis_server: RedisServer | RedisCluster, redis_url: str, backen
         "BACKENDS": json.dumps({"/v1/walk": {"url": backend.url.replace("127.0.0.1", "localhost"), "limit": 1}}),
         "ALLOW_LOOPBACK_BACKENDS": "true",
         "BUSY_RETRY_S": "7.5",
+        "RECONCILER_INTERVAL_S": "3600",
     }
 
 
@@ -258,6 +259,7 @@ async def test_a_setting(environment: dict[str, str], backend: ScriptedBackend):
 async def test_an_error(environment: dict[str, str]):
     app = App({**environment, "REDIS_CONNECTION_STRING": f"redis://127.0.0.1:{free_port()}"})
     app.services.current()  # composes the services before the walk begins
+    await asyncio.sleep(0)  # and their rounds begin
     with Recording() as recording:
         status, problem = await app.call("GetTask", id="a-task")
     await app.services.current().aclose()

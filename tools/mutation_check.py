@@ -41,6 +41,9 @@ CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
 USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
 BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
+ROUND_TESTS = ("tests/cache_manager/test_reconciler_rounds.py",)
+EVENT_TESTS = ("tests/cache_manager/test_unclaimed_events.py",)
+LEASE_TESTS = ("tests/local/test_functions_host_leases.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -460,7 +463,7 @@ MUTATIONS = [
             (
                 "a refusal lowers the estimate",
                 "queue/refused",
-                "queue.l = math.min(queue.l, queue.h)",
+                "queue.l = math.min(queue.l, queue.h - count_unclaimed())",
                 "",
             ),
             (
@@ -776,6 +779,139 @@ MUTATIONS = [
         "                    await self._hold_again(outcome.task)\n",
         "                    pass\n",
         OUTAGE_TESTS,
+    ),
+    Mutation(
+        "rounds: one process at a time has them",
+        f"{LUA}/reconciler/begin_round.lua",
+        "local is_free = left_ms <= 0",
+        "local is_free = true or left_ms <= 0",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: another process takes over",
+        f"{LUA}/reconciler/begin_round.lua",
+        "local is_free = left_ms <= 0 or left_ms > arg.ms or",
+        "local is_free = not process or",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: a clock that went back stops none",
+        f"{LUA}/reconciler/begin_round.lua",
+        " or left_ms > arg.ms",
+        "",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: they go on without the node that knows whose they are",
+        "shared/store/rounds.py",
+        "            return True\n",
+        "            return False\n",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: one that fails is not the last",
+        "cache_manager/reconciler.py",
+        '            log.exception("A round of the reconciler failed, and the next one will begin")\n',
+        "            raise\n",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: a Blob Storage that hangs holds up none",
+        "cache_manager/reconciler.py",
+        "await asyncio.wait((removal,), timeout=REMOVAL_PATIENCE_S)",
+        "await removal",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: they are no part of the trace that began them",
+        "shared/services.py",
+        "asyncio.create_task(run(), context=Context())",
+        "asyncio.create_task(run())",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "rounds: closing the services ends them",
+        "shared/services.py",
+        "        for task in beside:\n            task.cancel()\n",
+        "        beside.clear()\n",
+        ROUND_TESTS,
+    ),
+    Mutation(
+        "events: what stays unclaimed is dispatched",
+        "shared/dispatch/dispatcher.py",
+        "        self._dispatch_here(tasks)\n",
+        "",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: new work goes without them while they stay unclaimed",
+        "shared/dispatch/dispatcher.py",
+        "            if not is_published:\n",
+        "            if False:\n",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: one in ten is published all the same",
+        "shared/dispatch/dispatcher.py",
+        "is_published = self._begun % TASKS_PER_EVENT == 0",
+        "is_published = False",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: a claim ends the time without them",
+        "shared/dispatch/dispatcher.py",
+        "                await self._store.rounds.note_events(are_claimed=True)\n",
+        "                pass\n",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: a refused one leaves no task behind",
+        "shared/dispatch/dispatcher.py",
+        "            self._dispatch_here([task])\n\n    async def begin_again",
+        "\n    async def begin_again",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: a task that was granted its slot otherwise says nothing of them",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "hold_slot(queue, entry, entry == published)",
+        "hold_slot(queue, entry, true)",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: while they stay unclaimed, none is waited for as long",
+        "shared/store/queues.py",
+        "events_are_claimed=self._rounds.events_are_claimed",
+        "events_are_claimed=True",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: what was only granted raises no estimate",
+        f"{LUA}/includes/queue/raise_estimate.lua",
+        "    had = had - count_unclaimed()\n",
+        "",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: what was accepted counts",
+        f"{LUA}/includes/queue/accept_entry.lua",
+        "if awaits_claim(held) then",
+        "if false then",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "events: a refusal leaves out what was only granted",
+        f"{LUA}/queue/refused.lua",
+        "queue.h - count_unclaimed()",
+        "queue.h",
+        EVENT_TESTS,
+    ),
+    Mutation(
+        "host: a lease that cannot be renewed ends it",
+        "local/functions_host/leases.py",
+        "                        self._end_host()\n",
+        "                        pass\n",
+        LEASE_TESTS,
     ),
 ]
 

@@ -116,7 +116,7 @@ class Consumer:
         while True:
             async for change in self._store.queues.maintain(PATH):
                 self._dispatch(*change.granted)
-                self._dispatch(Granted(PATH, [SlotGrant.of(task) for task in change.undelivered]))
+                self._dispatch(Granted(PATH, [SlotGrant.of(task) for task in change.unclaimed]))
             await asyncio.sleep(CHECK_S)
 
     async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from local.functions_host.errors import HostError
 from local.functions_host.host import FunctionsHost, Limits, create_host
 from local.functions_host.keys import Keys
+from local.functions_host.leases import BlobLeases
 from local.functions_host.script_root import import_function_app, load_host_json, load_local_settings
 from local.functions_host.worker_telemetry import configure_telemetry
 
@@ -92,7 +93,8 @@ def main() -> NoReturn:
         host_json = load_host_json(script_root, os.environ)
         keys, made_up = Keys.from_environment(os.environ)
         configure_telemetry(os.environ)
-        host = create_host(import_function_app(script_root), keys=keys, host_json=host_json)
+        app = import_function_app(script_root)
+        host = create_host(app, keys=keys, host_json=host_json, leases=BlobLeases.from_settings(os.environ))
         listener = listen(arguments.port)
     except HostError as error:
         print(error, file=sys.stderr)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from local.functions_host.http_messages import (
 from local.functions_host.indexing import TIMER_TRIGGER, Function, index_functions
 from local.functions_host.invocation import InvocationFailed, Invoker
 from local.functions_host.keys import Keys
+from local.functions_host.leases import LeaseStore, TimerLease, end_process
 from local.functions_host.routes import Router
 from local.functions_host.schedules import parse_time_span
 from local.functions_host.throttle import Buffer, Throttle, TooBusy
@@ -70,8 +71,11 @@ def create_host(
     host_json: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     limits: Limits | None = None,
+    leases: LeaseStore | None = None,
+    end_host: Callable[[], None] = end_process,
 ) -> "FunctionsHost":
-    """Makes the host of `app` and enumerates its functions, so an app can have only one host.
+    """Makes the host of `app` and enumerates its functions, so an app can have only one host. It fires a timer only
+    while it holds its lease, if there are `leases`, and calls `end_host` when it cannot keep one.
 
     Reads app settings (`%SETTING%` schedules, `AzureWebJobs.<Name>.Disabled`, `PYTHON_THREADPOOL_THREAD_COUNT`,
     `FUNCTIONS_REQUEST_BODY_SIZE_LIMIT`) from the environment. Raises `HostError` if the real host would refuse the
@@ -87,12 +91,19 @@ def create_host(
     invoker = Invoker(_function_timeout_s(host_json), _thread_count(settings))
     clock = clock or SystemClock()
     timers = [
-        Timer(function, settings, clock, invoker)
+        Timer(
+            function,
+            settings,
+            clock,
+            invoker,
+            TimerLease(leases, function.name, clock, end_host) if leases else None,
+        )
         for function in functions.values()
         if function.trigger_type == TIMER_TRIGGER and not function.is_disabled
     ]
     limits = limits or Limits.from_environment(settings)
-    return FunctionsHost(functions, router, timers, invoker, keys, Throttle.from_host_json(host_json), limits)
+    throttle = Throttle.from_host_json(host_json)
+    return FunctionsHost(functions, router, timers, invoker, keys, throttle, limits, leases)
 
 
 class FunctionsHost:
@@ -109,7 +120,9 @@ class FunctionsHost:
         keys: Keys,
         throttle: Throttle,
         limits: Limits,
+        leases: LeaseStore | None,
     ) -> None:
+        self._leases = leases
         self.functions = functions
         self._router = router
         self._timers = timers
@@ -126,6 +139,8 @@ class FunctionsHost:
 
     async def __aexit__(self, *_: object) -> None:
         await self.drain()
+        if self._leases is not None:
+            await self._leases.aclose()
         self._invoker.close()
 
     async def drain(self) -> None:
@@ -136,7 +151,8 @@ class FunctionsHost:
         await self._invoker.wait(self._limits.drain_s)
         for task in self._timer_tasks:
             task.cancel()
-        await self._invoker.drain(max(0.0, deadline_s - time.monotonic()))
+        drained = self._invoker.drain(max(0.0, deadline_s - time.monotonic()))
+        await asyncio.gather(drained, *self._timer_tasks, return_exceptions=True)
 
     @property
     def has_busy_threads(self) -> bool:

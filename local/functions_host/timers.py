@@ -9,14 +9,23 @@ from local.functions_host.clock import Clock
 from local.functions_host.errors import HostError
 from local.functions_host.indexing import Function
 from local.functions_host.invocation import InvocationFailed, Invoker, RetryContext
+from local.functions_host.leases import TimerLease
 from local.functions_host.schedules import Schedule, parse_schedule
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Timer:
-    def __init__(self, function: Function, settings: Mapping[str, str], clock: Clock, invoker: Invoker) -> None:
+    def __init__(
+        self,
+        function: Function,
+        settings: Mapping[str, str],
+        clock: Clock,
+        invoker: Invoker,
+        lease: TimerLease | None = None,
+    ) -> None:
         """Raises `HostError` if the host refuses the schedule."""
+        self._lease = lease
         self._function = function
         self._clock = clock
         self._invoker = invoker
@@ -26,11 +35,12 @@ class Timer:
             raise HostError(f"{function.name}: its schedule cannot be used: {error}.") from error
 
     async def run(self) -> None:
-        """Fires for ever.
+        """Fires for ever, while this host holds the timer's lease."""
+        await (self._fire_by_schedule() if self._lease is None else self._lease.run(self._fire_by_schedule))
 
-        It computes the next time when a run is over, so a function never overlaps with itself. The times that it
-        missed meanwhile become one run at once, marked past due.
-        """
+    async def _fire_by_schedule(self) -> None:
+        """Computes the next time when a run is over, so a function never overlaps with itself. The times that it
+        missed meanwhile become one run at once, marked past due."""
         last, started = _NEVER, self._clock.now()
         if self._function.trigger.get("runOnStartup"):
             await self._fire(last=last, due=started, past_due=False)

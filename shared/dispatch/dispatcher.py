@@ -34,6 +34,8 @@ from shared.tasks.task import Task
 log = logging.getLogger("task_backbone")
 
 COMPLETIONS_BATCH: Final = 256
+TASKS_PER_EVENT: Final = 10
+"""While events stay unclaimed, one task of so many is published."""
 _LONGEST_TIMER_S: Final = 5.0
 """The reconciler takes care of what is further ahead."""
 
@@ -62,6 +64,7 @@ class Dispatcher:
         bodies: BodyStore,
         limits: Limits,
         backend: BackendTransport,
+        events: Publisher,
         completions: Publisher | None,
     ) -> None:
         self._settings = settings
@@ -70,18 +73,52 @@ class Dispatcher:
         self._bodies = bodies
         self._limits = limits
         self._backend = backend
+        self._events = events
         self._completions = completions
+        self._begun = 0
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
+    async def begin(self, task: Task) -> None:
+        """Have new work dispatched that found a slot when it came: by an event, which spreads work over the
+        instances.
+
+        This process dispatches it if the event cannot be published, or while events stay unclaimed; then one in ten
+        is published all the same, to learn whether events are claimed again.
+        """
+        if self._store.rounds.events_are_claimed:
+            self._begun = 0
+        else:
+            is_published = self._begun % TASKS_PER_EVENT == 0
+            self._begun += 1
+            if not is_published:
+                self._dispatch_here([task])
+                return
+        try:
+            await self._events.publish_dispatches([task])
+        except PublishFailed as error:
+            log.warning("task %s could not be published, and is dispatched at once: %s", task.id, error)
+            self._dispatch_here([task])
+
+    async def begin_again(self, tasks: Sequence[Task]) -> None:
+        """Have tasks dispatched whose events led to no claim: by this process, and by events again, since this
+        process may end before that."""
+        self._dispatch_here(tasks)
+        try:
+            await self._events.publish_dispatches(tasks, bypass_circuit=True)
+        except PublishFailed as error:
+            log.warning("%d unclaimed tasks could not be published again: %s", len(tasks), error)
+
     async def dispatch(self, task_id: str, attempt: int | None, traceparent: str = "") -> Dispatched:
-        """Dispatch one attempt of a task; None means the current one.
+        """Dispatch the attempt of a task that an event named; None means the current one.
 
         Raises:
             StoreUnavailable: the claim or the outcome could not be recorded. The attempt's deadline finds the task.
         """
         claimed = await self._store.claim(task_id, attempt)
         if isinstance(claimed, Claimed):
+            if not self._store.rounds.events_are_claimed:
+                await self._store.rounds.note_events(are_claimed=True)
             return await self._dispatch(claimed, traceparent)
         log.info("dropped an event for task %s: %s", task_id, claimed.reason)
         self.dispatch_granted(claimed.granted)
@@ -145,6 +182,9 @@ class Dispatcher:
         await self._backend.aclose()
         if self._completions is not None:
             await self._completions.aclose()
+
+    def _dispatch_here(self, tasks: Iterable[Task]) -> None:
+        self.dispatch_granted(Granted(task.path, [SlotGrant.of(task)]) for task in tasks)
 
     async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
         claimed = await self._store.claim_granted(granted, grant)

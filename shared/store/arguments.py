@@ -147,6 +147,7 @@ class QueueArgument(TypedDict):
 class EnqueueArgument(QueueArgument):
     entries: NotRequired[list[list[Any]]]
     new: NotRequired[bool]
+    published: NotRequired[bool]
     backlog: NotRequired[int]
 
 
@@ -194,6 +195,7 @@ class OutagesArgument(TypedDict):
 class MaintainArgument(QueueArgument):
     again: int
     most: int
+    early: int
 
 
 class ConfigureArgument(QueueArgument):
@@ -222,6 +224,12 @@ class CombinedReleaseArgument(TypedDict):
 
 class CombinedAcceptArgument(EntryArgument):
     window: int
+
+
+class BeginRoundArgument(TypedDict):
+    now: int
+    process: str
+    ms: int
 
 
 class ListArgument(TypedDict):

@@ -35,6 +35,8 @@ class StorePolicy:
     """How long a task waits at most for a backend that is away that long."""
     max_unregistered_s: float
     """The same for a backend that is not registered."""
+    reconciler_interval_s: float
+    """How often the reconciler looks for what is overdue."""
     max_backlog: int | None
     """How many tasks may wait at one endpoint."""
 
@@ -52,6 +54,7 @@ class StorePolicy:
             backoff_base_s=settings.backoff_base_s,
             max_outage_s=settings.max_outage_s,
             max_unregistered_s=settings.max_unregistered_s or settings.retention_s,
+            reconciler_interval_s=settings.reconciler_interval_s,
             max_backlog=settings.max_backlog,
         )
 

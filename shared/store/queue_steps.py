@@ -61,6 +61,8 @@ class Maintained:
     granted: Granted
     doubtful: list[SlotGrant]
     """Attempts that have held their slot for so long that it is to be checked whether they still need it."""
+    unclaimed: list[SlotGrant]
+    """The same of attempts whose event was published, if the queue has not heard of a claim."""
     loss: int | None
     """Something of the queue is missing; the number tells this loss from a later one."""
 
@@ -134,16 +136,27 @@ class QueueSteps:
 
     async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
         """Let a new task wait, unless the queue refuses it."""
-        argument: EnqueueArgument = {**self._queue(entry.path), "entries": [entry.row], "new": True}
+        argument: EnqueueArgument = {
+            **self._queue(entry.path),
+            "entries": [entry.row],
+            "new": True,
+            "published": True,
+        }
         if self._policy.max_backlog is not None:
             argument["backlog"] = self._policy.max_backlog
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
-    async def enqueue(self, entries: Iterable[QueueEntry]) -> Granted:
-        """Let entries of one path wait. Nothing happens to those that wait already or hold a slot."""
+    async def enqueue(self, entries: Iterable[QueueEntry], *, are_published: bool = False) -> Granted:
+        """Let entries of one path wait. Nothing happens to those that wait already or hold a slot.
+
+        Args:
+            are_published: whether the one entry is published if it gets a slot now.
+        """
         entries = list(entries)
         path = entries[0].path
         argument: EnqueueArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
+        if are_published:
+            argument["published"] = True
         reply = await self._run("enqueue", path, argument)
         return granted_of(path, reply[1:])
 
@@ -216,16 +229,22 @@ class QueueSteps:
         parts = await asyncio.gather(*(self._link.script("queue/held_paths", tag) for tag in HASH_TAGS))
         return {path.decode() for part in parts for path in part}
 
-    async def maintain(self, path: str) -> Maintained:
-        """What the reconciler does for a queue at each run."""
+    async def maintain(self, path: str, *, events_are_claimed: bool = True) -> Maintained:
+        """What the reconciler does for a queue at each run.
+
+        Args:
+            events_are_claimed: if not, attempts are unclaimed as soon as half an interval is over.
+        """
+        wait_ms = self._claim_ms if events_are_claimed else to_ms(self._policy.reconciler_interval_s / 2)
         argument: MaintainArgument = {
             **self._queue(path),
             "again": to_ms(self._policy.slot_check_s),
             "most": CHECK_LIMIT,
+            "early": max(0, self._claim_ms - wait_ms),
         }
         reply = await self._run("maintain", path, argument)
-        doubtful = [SlotGrant.parse(entry.decode()) for entry in reply[2]]
-        return Maintained(granted_of(path, reply), doubtful, reply[3] or None)
+        doubtful, unclaimed = ([SlotGrant.parse(entry.decode()) for entry in reply[at]] for at in (2, 4))
+        return Maintained(granted_of(path, reply), doubtful, unclaimed, reply[3] or None)
 
     async def mark_held(self, entries: Iterable[QueueEntry]) -> None:
         """Entries of one path are known to be held by their backend."""
@@ -235,7 +254,7 @@ class QueueSteps:
         await self._run("mark_held", path, argument)
 
     async def reschedule_check(self, path: str, in_s: Mapping[SlotGrant, float]) -> None:
-        """Set when slots are to be checked again."""
+        """Set when slots are to be checked again whose attempts were published again."""
         argument: RowsArgument = {
             **self._queue(path),
             "entries": [[grant.entry_id, to_ms(seconds)] for grant, seconds in in_s.items()],

@@ -10,6 +10,7 @@ from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
 from shared.store.queue_steps import QueueStatus, QueueSteps
+from shared.store.rounds import Rounds
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
 from shared.tasks.task import State, Task
@@ -22,22 +23,26 @@ class QueueChange:
     Attributes:
         granted: slots to dispatch.
         applied: transitions that it made: tasks that were given up.
-        undelivered: tasks that hold a slot and were never claimed: their events are to be published again.
+        unclaimed: tasks that hold a slot and were never claimed: they are to be dispatched, and their events
+            published again.
     """
 
     granted: Sequence[Granted] = ()
     applied: Sequence[Applied] = ()
-    undelivered: Sequence[Task] = ()
+    unclaimed: Sequence[Task] = ()
 
 
 class TaskQueues:
     """Raises :class:`StoreUnavailable` from every method if Redis does not answer."""
 
-    def __init__(self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries, outages: Outages) -> None:
+    def __init__(
+        self, upkeep: UpkeepSteps, queues: QueueSteps, queries: Queries, outages: Outages, rounds: Rounds
+    ) -> None:
         self._upkeep = upkeep
         self._queues = queues
         self._queries = queries
         self._outages = outages
+        self._rounds = rounds
 
     async def depths(self, path: str | None = None) -> dict[str, Depth]:
         """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
@@ -66,10 +71,12 @@ class TaskQueues:
 
     async def maintain(self, path: str) -> AsyncIterator[QueueChange]:
         """Look after one queue: grant what was left, find slots that are held for nothing, rebuild what was lost."""
-        maintained = await self._queues.maintain(path)
+        maintained = await self._queues.maintain(path, events_are_claimed=self._rounds.events_are_claimed)
         yield QueueChange(granted=[maintained.granted])
-        if maintained.doubtful:
-            async for change in self._check(path, maintained.doubtful):
+        if maintained.doubtful or maintained.unclaimed:
+            async for change in self._check(path, [*maintained.doubtful, *maintained.unclaimed]):
+                if any(SlotGrant.of(task) in maintained.unclaimed for task in change.unclaimed):
+                    await self._rounds.note_events(are_claimed=False)
                 yield change
         if maintained.loss is not None:
             async for change in self._rebuild(path, maintained.loss):
@@ -89,7 +96,7 @@ class TaskQueues:
     async def _check(self, path: str, grants: Sequence[SlotGrant]) -> AsyncIterator[QueueChange]:
         """Check whether attempts that have held a slot for a while still need it."""
         check_again_s: dict[SlotGrant, float] = {}
-        undelivered: list[Task] = []
+        unclaimed: list[Task] = []
         for checked in await self._upkeep.check_slots(path, [(grant.task_id, grant.attempt) for grant in grants]):
             grant = SlotGrant(checked.id, checked.attempt)
             if checked.what == "gone":
@@ -100,7 +107,7 @@ class TaskQueues:
                 yield QueueChange(applied=[Applied(checked.task, Origin(path, checked.attempt), granted)])
             elif checked.task is not None and checked.check_again_s is not None:
                 check_again_s[grant] = checked.check_again_s
-                undelivered.append(checked.task)
-        if undelivered:
-            yield QueueChange(undelivered=undelivered)
+                unclaimed.append(checked.task)
+        if unclaimed:
+            yield QueueChange(unclaimed=unclaimed)
             await self._queues.reschedule_check(path, check_again_s)

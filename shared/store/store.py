@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
 from shared.store.requeue import BackendAway, BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
+from shared.store.rounds import Rounds
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import (
@@ -83,6 +84,7 @@ class TaskStore:
 
     Attributes:
         queues: the queues of the same Redis.
+        rounds: the reconciler's rounds, of all processes.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class TaskStore:
         self._outages = Outages(link, now_ms)
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
-        self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages)
+        self.rounds = Rounds(link, policy, now_ms)
+        self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
@@ -111,8 +114,9 @@ class TaskStore:
         return await self._tasks.create(new)
 
     async def enqueue(self, task: Task) -> Granted:
-        """Let a task wait in its endpoint's queue. Nothing happens if it waits already or holds a slot."""
-        return await informed(self._queues.enqueue([QueueEntry.of(task)]), task.path)
+        """Let a task wait in its endpoint's queue, as new work that is published if it gets a slot now. Nothing
+        happens if it waits already or holds a slot."""
+        return await informed(self._queues.enqueue([QueueEntry.of(task)], are_published=True), task.path)
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim an attempt for a dispatcher; None claims the current one. If it is over, its slot is released."""
@@ -271,7 +275,7 @@ class TaskStore:
         else comes, goes or changes meanwhile."""
         return await self._queries.page(listing)
 
-    async def sweep(self) -> AsyncIterator[Swept]:
+    async def sweep(self) -> AsyncGenerator[Swept, None]:
         """Take the next step for every overdue task, batch by batch. Two sweeps at once do no harm: each overdue task
         is handed out once.
 

@@ -98,7 +98,14 @@ class Process:
             settings, link=link, publisher=published, transport=transport, now_ms=clock, policy=policy
         )
         dispatcher = KeepingDispatcher(
-            settings, whole.registry, whole.store, whole.bodies, whole.limits, whole.dispatcher._backend, None
+            settings,
+            whole.registry,
+            whole.store,
+            whole.bodies,
+            whole.limits,
+            whole.dispatcher._backend,
+            published,
+            None,
         )
         dispatcher.granted = []
         return cls(

@@ -1,7 +1,7 @@
 """The legacy functions while Redis or Event Grid is down (contract A0, A1, A6). The broken stack is its own."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -20,7 +20,6 @@ from tests.contract.legacy_support import (
     WEBHOOK,
     Endpoint,
     assert_problem,
-    finished,
     kept_task,
     new_endpoint,
     stored,
@@ -32,7 +31,6 @@ from tests.waiting import PATIENCE_S, eventually
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 200_000
-MAX_ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +44,8 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend:
         settings={
             **IN_A_HURRY,
             "RECONCILER_SCHEDULE": "0 0 0 1 1 *",
+            "RECONCILER_INTERVAL_S": str(365 * 86_400),
             "REPUBLISH_S": "1",
-            "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
             "BLOB_CONTAINER": "fragile",
         },
@@ -162,58 +160,6 @@ def test_tasks_survive_a_redis_outage_and_new_ones_are_dispatched(
     call = backend.next_call(endpoint.path)
     assert (call.task_id, call.body) == (new["TaskId"], b"after")
     upsert(fragile_app, TaskId=new["TaskId"], BackendStatus="completed")
-
-
-@pytest.fixture
-def event_grid_refuses(fragile: Stack) -> Iterator[Callable[[dict[str, Any]], None]]:
-    # The publisher's own retries do not cover 501.
-    yield lambda more: fragile.set_faults({"refusePublish": {"status": 501, **more}})
-    fragile.set_faults({})
-
-
-def created_while_refused(app: httpx.Client, endpoint: Endpoint) -> str:
-    task = upsert(
-        app, Endpoint=endpoint.url, Status="created", BackendStatus="created", Body="{}", PublishToGrid=True
-    )
-    assert (task["BackendStatus"], task["Status"], task["PublishToGrid"]) == ("created", "created", True)
-    return task["TaskId"]
-
-
-@pytest.mark.contract("A1.33")
-def test_task_published_at_the_last_attempt_is_dispatched(
-    fragile_app: httpx.Client,
-    backend: ScriptedBackend,
-    endpoint: Endpoint,
-    event_grid_refuses: Callable[[dict[str, Any]], None],
-    fragile: Stack,
-) -> None:
-    def published() -> int:
-        address = f"{fragile.event_grid_url}/control/stats"
-        return httpx.get(address, timeout=PATIENCE_S, verify=NO_TLS).raise_for_status().json()["published"]
-
-    before = published()
-    event_grid_refuses({"next": MAX_ATTEMPTS - 1})
-    task_id = created_while_refused(fragile_app, endpoint)
-    reconciled_until(fragile, lambda: published() > before)
-    assert backend.next_call(endpoint.path).task_id == task_id
-    upsert(fragile_app, TaskId=task_id, BackendStatus="completed", Status="completed")
-
-
-@pytest.mark.contract("A1.33")
-def test_task_that_cannot_be_published_fails_after_the_last_attempt(
-    fragile_app: httpx.Client,
-    backend: ScriptedBackend,
-    endpoint: Endpoint,
-    event_grid_refuses: Callable[[dict[str, Any]], None],
-    fragile: Stack,
-) -> None:
-    event_grid_refuses({})
-    task_id = created_while_refused(fragile_app, endpoint)
-    reconciled_until(fragile, lambda: (stored(fragile_app, task_id) or {})["BackendStatus"] != "created")
-    task = finished(fragile_app, task_id)
-    assert task["BackendStatus"] == "failed"
-    assert task["Status"] == "Failed - unable to send to backend service."
-    assert backend.untaken(endpoint.path) == 0
 
 
 @pytest.mark.contract("A1.30")

@@ -171,7 +171,7 @@ def test_health_is_degraded_while_blob_storage_is_down(
 
 
 @pytest.mark.contract("B12.4")
-def test_health_is_degraded_while_event_grid_is_down_and_tasks_run_later(
+def test_health_is_degraded_while_event_grid_is_down_and_tasks_run(
     app: httpx.Client, backend: ScriptedBackend, fragile: Stack
 ) -> None:
     path = new_path()
@@ -181,7 +181,24 @@ def test_health_is_degraded_while_event_grid_is_down_and_tasks_run_later(
         assert response.status_code == 202
         assert response.json()["BackendStatus"] == "created"
         assert becomes(fragile, 200, "degraded", ALL_OK | {"EventGrid": "unavailable"})
-    assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+        assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+    publish_something(app, backend, fragile)
+    assert becomes(fragile, 200, "ok", ALL_OK)
+
+
+@pytest.mark.contract("B12.6")
+def test_health_is_degraded_while_events_stay_unclaimed_and_tasks_run(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    fragile.set_faults({"loseDelivery": {}})
+    try:
+        for _ in range(3):
+            path = new_path()
+            complete_on_call(fragile, backend, path)
+            assert ended(app, submit(app, path).json()["TaskId"])["BackendStatus"] == "completed"
+            assert becomes(fragile, 200, "degraded", ALL_OK | {"EventGrid": "unavailable"})
+    finally:
+        fragile.set_faults({})
     publish_something(app, backend, fragile)
     assert becomes(fragile, 200, "ok", ALL_OK)
 

@@ -40,6 +40,7 @@ GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
 BACKLOG = 12
 LIMIT = 2
 NEVER = "0 0 0 1 1 *"
+YEAR_S = 365 * 86_400
 CONTAINER = f"queues-{uuid.uuid4().hex}"
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
 HOUR_S = 3600
@@ -64,6 +65,7 @@ def stack(
             with_model=False,
             settings={
                 "RECONCILER_SCHEDULE": NEVER,
+                "RECONCILER_INTERVAL_S": str(YEAR_S),
                 "GATEWAY_KEY": GATEWAY_KEY,
                 "MAX_BACKLOG": str(BACKLOG),
                 "BLOB_CONTAINER": CONTAINER,

@@ -156,6 +156,7 @@ async def test_backlog_after_an_outage_is_dispatched_only_as_slots_allow(
         services.bodies,
         services.limits,
         services.dispatcher._backend,
+        services.publisher,
         None,
     )
     services = replace(services, store=store, dispatcher=dispatcher)

@@ -138,21 +138,6 @@ def test_large_tasks_wait_for_blob_storage_and_lose_no_attempt(
         backbone.complete(task_id)
 
 
-def test_task_that_is_never_delivered_fails_after_the_last_publish(
-    impatient: Backbone, backend: ScriptedBackend, impatient_stack: Stack
-) -> None:
-    path = "/v1/test/never-published"
-    impatient_stack.set_faults({"loseDelivery": {"probability": 1}})
-
-    task_id = impatient.submit(path)
-
-    ended = impatient.ended(task_id)
-    impatient_stack.set_faults({})
-    assert (ended["BackendStatus"], ended["Status"]) == ("failed", "Failed - unable to send to backend service.")
-    assert impatient.depth(path) == {"Failed": 1}
-    assert backend.untaken(path) == 0
-
-
 def test_task_whose_backend_always_dies_fails_after_the_last_attempt(
     impatient: Backbone, backend: ScriptedBackend
 ) -> None:

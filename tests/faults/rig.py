@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -25,7 +26,7 @@ from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
 
 SETTINGS = {
-    "RECONCILER_SCHEDULE": "* * * * * *",
+    "RECONCILER_INTERVAL_S": "1",
     "BACKOFF_BASE_S": "0.2",
     "BUSY_RETRY_S": "0.2",
     "REPUBLISH_S": "0.3",
@@ -141,6 +142,38 @@ class Rig:
             restarter.join()
             # A task that it has accepted may be about to kill it.
             self.model.restart()
+
+    @contextmanager
+    def second_host(self) -> Iterator[None]:
+        """Another functions host of the same app, at an address that no caller knows."""
+        command = ["-m", "local.functions_host", "--script-root", str(ROOT), "--port", "0"]
+        second = ChildProcess(
+            "the second functions host",
+            [sys.executable, *command],
+            log_path=self.stack.directory / "second_host.log",
+            environment=self.stack.host.environment,
+        )
+        second.start()
+        try:
+            # The first call awakes it.
+            httpx.get(f"{second.url}/api/v1/health", timeout=PATIENCE_S, verify=NO_TLS)
+            yield
+        finally:
+            second.stop()
+
+    def until_taken_up(self) -> None:
+        """Return when somebody has taken the next step for each task that is overdue now."""
+        now_ms = time.time() * 1000
+        eventually(lambda: self._earliest_deadline_ms() > now_ms)
+
+    def _earliest_deadline_ms(self) -> float:
+        deadlines_ms: list[float] = []
+        for node in self.redis_nodes:
+            with node.connect() as client:
+                for key in client.scan_iter("*}due"):
+                    first: list[Any] = client.zrange(key, 0, 0, withscores=True)
+                    deadlines_ms += [float(at_ms) for _, at_ms in first]
+        return min(deadlines_ms, default=float("inf"))
 
     def endpoint(self, path: str) -> str:
         """The URL of an endpoint path at the model service."""

@@ -21,6 +21,7 @@ from tests.waiting import eventually
 
 CLOCK_ERROR_S = 300
 STRIKE_INTERVAL_S = 0.1
+THROTTLE = 16
 
 Strike = Callable[[Rig, random.Random], AbstractContextManager[None]]
 
@@ -74,6 +75,68 @@ def _host_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.stack.host.kill()
     yield
     rig.stack.host.start()
+
+
+@_fault("timers-gone", "no timer fires, from one restart of the functions host to the next", renews=True)
+def _timers_gone(rig: Rig, chance: random.Random) -> Generator[None]:
+    host = rig.stack.host
+    host.environment["AzureWebJobs.Reconciler.Disabled"] = "true"
+    host.restart()
+    yield
+    del host.environment["AzureWebJobs.Reconciler.Disabled"]
+    host.restart()
+
+
+@_fault(
+    "rounds-killed", "kill -9 of the functions host that runs the reconciler's rounds; another one lives", renews=True
+)
+def _rounds_killed(rig: Rig, chance: random.Random) -> Generator[None]:
+    with rig.second_host():
+        rig.stack.host.kill()
+        yield
+        rig.until_taken_up()
+    rig.stack.host.start()
+
+
+@_fault(
+    "rounds-frozen", "the functions host that runs the reconciler's rounds freezes, and goes on beside another one"
+)
+def _rounds_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
+    with rig.second_host():
+        os.kill(rig.stack.host.pid, signal.SIGSTOP)
+        yield
+        rig.until_taken_up()
+        os.kill(rig.stack.host.pid, signal.SIGCONT)
+
+
+@_fault(
+    "rounds-cut-off",
+    "no event arrives, so that work goes on by the reconciler's rounds, and kill -9 cuts off what these have begun",
+    renews=True,
+)
+def _rounds_cut_off(rig: Rig, chance: random.Random) -> Generator[None]:
+    rig.stack.set_faults({"loseDelivery": {}})
+    yield
+    rig.stack.host.kill()
+    rig.stack.host.start()
+    rig.until_taken_up()
+    rig.stack.host.kill()
+    rig.stack.host.start()
+    rig.stack.set_faults({})
+
+
+@_fault(
+    "host-throttled",
+    f"the functions host takes {THROTTLE} requests at a time and answers 429 to others, from one restart to the next",
+    renews=True,
+)
+def _host_throttled(rig: Rig, chance: random.Random) -> Generator[None]:
+    host, limit = rig.stack.host, "AzureFunctionsJobHost__extensions__http__maxOutstandingRequests"
+    host.environment[limit] = str(THROTTLE)
+    host.restart()
+    yield
+    del host.environment[limit]
+    host.restart()
 
 
 @_fault("grid-killed", "kill -9 of the Event Grid emulator", renews=True)
@@ -224,6 +287,11 @@ _event_grid("event-out-of-order", "events overtake each other within two seconds
 _event_grid("event-never", "each event is accepted and never delivered", loseDelivery={})
 _event_grid("event-reply-lost", "the webhook's replies get lost, so each event comes again", loseResponse={})
 _event_grid("event-probation", "each event is dead-lettered without an attempt", probation={})
+_event_grid(
+    "event-held-back",
+    "each event is delivered ten minutes late, so that it finds its task done",
+    delay={"seconds": 600},
+)
 
 
 @_fault("backend-dies", "the model service accepts a task and dies, again and again")
@@ -275,3 +343,8 @@ def _redis_primary_killed(rig: Rig, chance: random.Random) -> Generator[None]:
 
 OF_MESSAGES: Final = [name for name in FAULTS if name.startswith(("publish-", "event-", "backend-"))]
 OF_PARTS: Final = [name for name, fault in FAULTS.items() if name not in OF_MESSAGES and not fault.wants_cluster]
+ON_CLUSTER: Final = [
+    *(name for name, fault in FAULTS.items() if fault.wants_cluster),
+    # On a cluster a task and its queue lie on different nodes, and the rounds on one of them.
+    *("rounds-killed", "event-held-back", "publish-refused"),
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.table import FAULTS, OF_PARTS
+from tests.faults.table import FAULTS, OF_PARTS, ON_CLUSTER
 from tests.faults.trial import SHORT, Trials
 
 
@@ -16,7 +16,7 @@ def test_every_acknowledged_task_ends_once_and_counts_are_correct_despite(name: 
     assert single.run(FAULTS[name], name, SHORT).findings == []
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.wants_cluster])
+@pytest.mark.parametrize("name", ON_CLUSTER)
 def test_every_acknowledged_task_ends_once_on_a_cluster_despite(name: str, cluster: Trials) -> None:
     assert cluster.run(FAULTS[name], name, SHORT).findings == []
 

@@ -77,6 +77,8 @@ class World:
             members = []
         elif kind == "answers":
             members = [rest]
+        elif name == "reconciler":
+            members = []
         elif name == "outages" or name == "queues":
             members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qo", "qh", "qw"):

@@ -16,6 +16,7 @@ return each_step(5, function(tag, packed_new, body, path_tag, packed_enqueue)
   local rec, entry = new.rec, new.id .. '.1'
   arg.now, arg.path = new.now, rec.p
   arg.entries, arg.new = { { entry, rec.o or '', 0, rec.j or DEFAULT_PRIORITY } }, true
+  arg.published = true
   local created = create_task(tag, new, body)
   if created[1] == 'exists' then return { created, false } end
   arg.just_created = not created.replay

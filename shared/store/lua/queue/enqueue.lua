@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: entries {{entry, owner, queued at (0: now), priority}, …},
+--          published (true: the one entry is published if it gets a slot now),
 --          new (true: the one entry is a new task's), just_created (true: this script has created the task, so it
 --          holds no slot), backlog (how many may wait; absent: any number)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}

@@ -2,14 +2,21 @@
 --
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: again (ms until an entry that was found is checked again),
---          most (how many entries are found at most)
--- Returns  {granted, ms, {entries whose slot is to be checked}, 0 if the queue is known to be whole, else which loss}
+--          most (how many entries of each kind are found at most), early (by how many ms an entry that awaits a claim
+--          is found before its time)
+-- Returns  {granted, ms, {entries whose slot is to be checked}, 0 if the queue is known to be whole, else which loss,
+--          {the same of entries that were published and await a claim, as far as the queue knows}}
 -- @include queue/grant_slots
+-- @include queue/hold_slot
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 if queue.w ~= count_waiting() then recount(queue) end
 local due = redis.call('ZRANGEBYSCORE', held_key, '-inf', queue_now, 'LIMIT', 0, arg.most)
-for _, entry in ipairs(due) do redis.call('ZADD', held_key, 'XX', queue_now + arg.again, entry) end
+local latest = AWAITS_CLAIM_MS + queue_now + arg.early
+local unclaimed = redis.call('ZRANGEBYSCORE', held_key, AWAITS_CLAIM_MS, latest, 'LIMIT', 0, arg.most)
+for _, found in ipairs({ due, unclaimed }) do
+  for _, entry in ipairs(found) do redis.call('ZADD', held_key, 'XX', queue_now + arg.again, entry) end
+end
 local granted, ms = grant_slots(queue)
 write_queues()
-return { granted, ms, due, queue.k and 0 or queue.x }
+return { granted, ms, due, queue.k and 0 or queue.x, unclaimed }

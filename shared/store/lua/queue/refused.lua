@@ -9,6 +9,7 @@
 -- Meanwhile the slot that a finished task frees is granted all the same: its end is newer than the refusal.
 -- @include queue/first_delay_ms
 -- @include queue/grant_slots
+-- @include queue/hold_slot
 -- @include queue/outage
 -- @include queue/remove_entry
 -- @include queue/settle_ms
@@ -22,7 +23,7 @@ local held = remove_entry(queue, arg.entry, arg.owner)
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 if queue.d then end_failures(queue) end
 queue.j = nil
-queue.l = math.min(queue.l, queue.h)
+queue.l = math.min(queue.l, queue.h - count_unclaimed())
 queue.a = nil
 if arg.after > 0 then
   queue.b = math.max(queue.b or 0, queue_now + arg.after)

@@ -61,6 +61,8 @@ local function grant_slots(queue)
   local granted, settings = {}, queue_settings()
   local cap = settings.limit or queue.i
   local ask_again_ms = -1
+  -- An entry that gets a slot in the step that enqueued it is dispatched by an event, others by the process that asked.
+  local published = queue_arg.published and queue_arg.entries[1][1]
   local settling = queue.f or {}
   while settling[1] and settling[1] <= queue_now do table.remove(settling, 1) end
   queue.f = settling[1] and settling or nil
@@ -85,7 +87,7 @@ local function grant_slots(queue)
       recount(queue)
       break
     end
-    hold_slot(queue, entry)
+    hold_slot(queue, entry, entry == published)
     if queue.d then queue.P = { owner, entry, rank } end
     if is_probe then
       -- A backend that does not answer gets ever fewer, and one that is away only one at a time: within that time it is

@@ -8,7 +8,8 @@
 --   <tag>qs:<path>          string   the operator's settings, a packed map: paused, draining, limit
 --   <tag>qo:<path>          zset     owners that have an entry waiting, by their virtual time (fair queuing)
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
---   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again
+--   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again, see
+--                                    hold_slot.lua
 --   <tag>queues             set      the paths at which any entry holds a slot
 --   <tag>outages            hash     by path, the outages of backends: {since, its end or 0, cause}, packed. One that is
 --                                    over is kept for as long as leases that began before it may end

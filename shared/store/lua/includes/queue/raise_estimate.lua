@@ -2,6 +2,7 @@
 -- nothing. A backend that has ended the probe already may be quick, and others have ended too: what counts is how many
 -- there were with it. If others freed a slot meanwhile, it is likely and not sure that the backend holds more; the next
 -- answers will tell.
+-- @include queue/hold_slot
 -- @include queue/outage
 -- @include queue/probe_answer_ms
 -- @include queue/settle_ms
@@ -22,6 +23,11 @@ local function raise_estimate(queue, entry, has_ended)
     end_failures(queue)
   end
   local had = has_ended and is_probe and queue.m or queue.h - (queue.p and 1 or 0)
+  if had > queue.l then
+    had = had - count_unclaimed()
+    local probe = queue.p and holds_slot(queue.p)
+    if probe and awaits_claim(probe) then had = had + 1 end -- it is left out already
+  end
   local raised = had > queue.l
   if raised then
     queue.l = queue.l + 1
