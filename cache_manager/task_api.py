@@ -15,6 +15,7 @@ from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import OperationOutcome, no_result, retry_after_s, task_of
 from cache_manager.owner import service_for
 from cache_manager.schemas import HistoryEntry, TaskHistory, TaskList, TaskView
+from cache_manager.task_service import TaskService
 from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.dispatch.registry import Endpoint
@@ -24,7 +25,7 @@ from shared.services import Services, ServicesByLoop
 from shared.store import Listing, Outage
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
-from shared.tasks.task import NewTask, State, Task
+from shared.tasks.task import Content, NewTask, State, Task
 
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
 
@@ -53,8 +54,10 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     headers = {"Location": f"{root}/v1/tasks/{task.id}"}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
         with suppress(Overloaded):
-            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())), services.registry)
-            headers["Preference-Applied"] = f"wait={wait_s}"
+            waited, is_cut = await service.wait_for_end(task, wait_s, len(req.get_body()))
+            task = task_of(waited, services.registry)
+            if not is_cut:
+                headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
     return _task_response(await service.whole_if_possible(task), services, status, headers, position)
@@ -120,15 +123,13 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)), services.registry)
-    if task.result is None:
-        raise no_result(task)
+    task, result, data = await _result(service_for(req, services), parse.task_id(req))
     return func.HttpResponse(
-        await _result(task, services),
+        data,
         # The content is a model's: no browser may run it in this app's name.
         headers={
             "TaskId": task.id,
-            "Content-Type": task.result.content_type,
+            "Content-Type": result.content_type,
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "sandbox",
         },
@@ -154,20 +155,21 @@ async def _new_task(
     )
 
 
-async def _result(task: Task, services: Services) -> bytes:
-    assert task.result is not None
-    with services.limits.body(task.result.size_bytes):
-        try:
+async def _result(service: TaskService, task_id: str) -> tuple[Task, Content, bytes]:
+    services, missing = service.services, None
+    while True:
+        task = task_of(await service.find(task_id), services.registry)
+        if task.result is None or task.result == missing:
+            raise no_result(task)
+        with services.limits.body(task.result.size_bytes), suppress(BodyMissing):
             data = (
                 await services.bodies.read(task.result)
                 if task.result.blob
                 else await services.store.inline_result(task.id)
             )
-        except BodyMissing:
-            data = None
-    if data is None:
-        raise no_result(task)
-    return data
+            if data is not None:
+                return task, task.result, data
+        missing = task.result  # Another one may have replaced it meanwhile.
 
 
 def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:

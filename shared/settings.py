@@ -170,8 +170,8 @@ class Settings(BaseModel):
     max_waits: int = Field(
         default=100,
         ge=1,
-        description="How many of these requests may wait for a task's change. The app answers further ones as if "
-        "their time were up.",
+        description="How many of these requests may wait for a task's change. For each further one, the app answers "
+        "the oldest wait of the client that has the most.",
     )
     max_dispatches: int = Field(
         default=100,

@@ -24,6 +24,7 @@ from tests.contract.v1_support import (
     task_of,
 )
 from tests.scripted_backend import Answer, Call, ScriptedBackend
+from tests.waiting import eventually
 
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
 
@@ -233,3 +234,13 @@ def test_result_with_an_unusable_content_type_is_refused(content_type: Any, app:
 def test_result_route_has_only_put_and_get(route: str, app: httpx.Client, task_id: str) -> None:
     address = f"/api/v1/{route.format(id=task_id)}"
     assert [app.request(method, address).status_code for method in ("POST", "PATCH", "DELETE")] == [404] * 3
+
+
+@pytest.mark.contract("B7.63")
+def test_a_result_that_is_replaced_leaves_no_blob(app: httpx.Client, task_id: str, azurite: Azurite) -> None:
+    for size_bytes in (100_000, 200_000, 300_000):
+        app.put(f"/api/v1/tasks/{task_id}/result", content=pattern_bytes(size_bytes)).raise_for_status()
+    eventually(lambda: blob_sizes(azurite, task_id) == [300_000])
+    app.put(f"/api/v1/tasks/{task_id}/result", content=b"small").raise_for_status()
+    eventually(lambda: blob_sizes(azurite, task_id) == [])
+    assert app.get(f"/api/v1/tasks/{task_id}/result").content == b"small"
