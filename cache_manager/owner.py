@@ -13,6 +13,7 @@ from shared.http.problems import Problem, invalid
 from shared.services import Services
 
 _OWNER = re.compile(r"[\x21-\x7e]{1,128}")
+_PORT = re.compile(r":\d+\Z")
 
 
 def service_for(req: func.HttpRequest, services: Services) -> TaskService:
@@ -23,7 +24,7 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
     """
     owner = header(req, "x-task-owner")
     if owner is None:
-        return TaskService(services)
+        return TaskService(services, client=_client(req))
     expected = services.settings.gateway_key
     given = header(req, "x-gateway-key") or ""
     if expected is None or not hmac.compare_digest(given.encode(), expected.get_secret_value().encode()):
@@ -36,3 +37,11 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
     if not _OWNER.fullmatch(owner):
         raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
     return TaskService(services, owner)
+
+
+def _client(req: func.HttpRequest) -> str:
+    """What tells this caller from others: the key, and the address from which the request came to Azure, which is the
+    last one. Those before it are what the caller says."""
+    key = header(req, "x-functions-key") or req.params.get("code") or ""
+    address = (header(req, "x-forwarded-for") or "").rpartition(",")[2].strip()
+    return f"{key} {_PORT.sub('', address)}"

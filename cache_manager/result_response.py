@@ -22,13 +22,14 @@ async def result_response(req: func.HttpRequest, task: Task, services: Services)
     """
     Raises:
         Problem: 404 if there is no result, 416 if the request asks for bytes that it does not have.
+        BodyMissing: the result that the task names is gone.
     """
     content = task.result
     if content is None:
         raise no_result(task)
     inline = None
     if content.blob is None and (inline := await services.store.inline_result(task.id)) is None:
-        raise no_result(task)
+        raise BodyMissing
     size_bytes = content.size_bytes if inline is None else len(inline)
     etag = _etag(content, inline)
     headers = {
@@ -48,18 +49,15 @@ async def result_response(req: func.HttpRequest, task: Task, services: Services)
     part = parse.byte_range(req, size_bytes, etag)
     if part is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size_bytes}"
-    data = await _data(task, content, inline, part, services)
+    data = await _data(content, inline, part, services)
     return func.HttpResponse(data, status_code=200 if part is None else 206, headers=headers)
 
 
-async def _data(task: Task, content: Content, inline: bytes | None, part: range | None, services: Services) -> bytes:
+async def _data(content: Content, inline: bytes | None, part: range | None, services: Services) -> bytes:
     if inline is not None:
         return inline if part is None else inline[part.start : part.stop]
     with services.limits.body(content.size_bytes if part is None else len(part)):
-        try:
-            return await services.bodies.read(content, part)
-        except BodyMissing:
-            raise no_result(task) from None
+        return await services.bodies.read(content, part)
 
 
 def _etag(content: Content, inline: bytes | None) -> str:

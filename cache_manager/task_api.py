@@ -11,11 +11,12 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of
+from cache_manager.outcome_problems import OperationOutcome, no_result, retry_after_s, task_of
 from cache_manager.owner import service_for
 from cache_manager.result_response import result_response
 from cache_manager.schemas import HistoryEntry, TaskHistory, TaskList, TaskView
 from shared import telemetry
+from shared.bodies import BodyMissing
 from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
@@ -53,8 +54,10 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     headers = {"Location": parse.location(req, task.id)}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
         with suppress(Overloaded):
-            task = task_of(await service.wait_for_end(task, wait_s, len(req.get_body())))
-            headers["Preference-Applied"] = f"wait={wait_s}"
+            waited, is_cut = await service.wait_for_end(task, wait_s, len(req.get_body()))
+            task = task_of(waited)
+            if not is_cut:
+                headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
     return _task_response(await service.whole_if_possible(task), services, status, headers, position)
@@ -124,8 +127,16 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)))
-    return await result_response(req, task, services)
+    service = service_for(req, services)
+    task = task_of(await service.find(parse.task_id(req)))
+    while True:
+        try:
+            return await result_response(req, task, services)
+        except BodyMissing:
+            now = task_of(await service.find(task.id))
+            if now.result == task.result:
+                raise no_result(task) from None
+            task = now  # another result has replaced it meanwhile
 
 
 async def _new_task(

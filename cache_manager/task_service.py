@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -37,8 +36,6 @@ from shared.tasks.value import value
 log = logging.getLogger("task_backbone")
 
 STATUS_CONTENT_TYPE: Final = "text/plain; charset=utf-8"
-_FIRST_POLL_S: Final = 0.025
-_LAST_POLL_S: Final = 0.25
 
 
 @value
@@ -87,10 +84,15 @@ UpsertOutcome = Task | Refused | Full | Draining | BodyTooLarge | Unacceptable
 
 @dataclass(frozen=True, slots=True)
 class TaskService:
-    """The operations for one caller. A caller with an owner meets only that owner's tasks."""
+    """The operations for one caller. A caller with an owner meets only that owner's tasks.
+
+    Attributes:
+        client: by which a caller without an owner is told from others, as far as it can be.
+    """
 
     services: Services
     owner: str | None = None
+    client: str = ""
 
     async def submit(self, new: NewTask, content_type: str, body: bytes, encoding: str = "") -> SubmitOutcome:
         """Create a task and have it dispatched."""
@@ -99,7 +101,7 @@ class TaskService:
             return content
         created = await self._create(replace(new, body=content, inline_body=body))
         if not isinstance(created, Created):
-            await self.services.bodies.discard(content)
+            await self._discard_unless_named(content, created.task if isinstance(created, Existing) else None)
         if isinstance(created, Existing) and created.task.fingerprint != new.fingerprint:
             return IdempotencyKeyReused(created.task)
         return created
@@ -131,14 +133,15 @@ class TaskService:
             status, long_status = status[:LONG_STATUS_CHARS], stored
         upsert = _Upsert(request, task_id, endpoint, no_endpoint, content, body, status, long_status)
         outcome = await self._upsert(upsert)
-        if not isinstance(outcome, Task):
-            await self.services.bodies.discard(content)
+        task = outcome if isinstance(outcome, Task) else outcome.task if isinstance(outcome, Refused) else None
+        await self._discard_unless_named(content, task)
         if long_status is None:
             return outcome
-        if isinstance(outcome, Task) and outcome.long_status == long_status:
+        if task is None or task.long_status != long_status:
+            await self.services.bodies.discard_blob(long_status.blob)
+        elif isinstance(outcome, Task):
             assert request.status is not None
             return replace(outcome, status=request.status, long_status=None)
-        await self.services.bodies.discard_blob(long_status.blob)
         return outcome
 
     async def put_result(
@@ -150,10 +153,11 @@ class TaskService:
         if isinstance(content, BodyTooLarge):
             return content
         outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt, owner=self.owner)
-        if isinstance(outcome, Refused):
-            await self.services.bodies.discard(content)
-        else:
+        if isinstance(outcome, Applied):
             telemetry.join(outcome.task, "store result", started_ns)
+            await self.services.dispatcher.after_transition(outcome)
+        else:
+            await self._discard_unless_named(content, outcome.task)
         return outcome
 
     async def find(self, task_id: str) -> Task | None:
@@ -195,14 +199,12 @@ class TaskService:
         outcome = await self.services.store.cancel(task_id, owner=self.owner)
         if isinstance(outcome, Applied):
             await self.services.dispatcher.after_transition(outcome)
-            await self._discard_replaced(outcome)
         return outcome
 
     async def replay(self, task_id: str) -> Outcome:
         outcome = await self.services.store.replay(task_id, owner=self.owner)
         if isinstance(outcome, Applied):
             await self._publish_if_granted(outcome)
-            await self._discard_replaced(outcome)
         return outcome
 
     async def queue_status(self, task: Task) -> QueueStatus | None:
@@ -215,31 +217,26 @@ class TaskService:
         return await self.services.store.page(replace(listing, owner=self.owner))
 
     async def wait_for_change(self, task: Task, seen: Callable[[Task], bool], seconds: float) -> Task | None:
-        """The task once it is no longer as *seen* or has ended, or as it is when the time is up; as it is at once if
-        too many requests wait already. None if it is gone."""
-        with suppress(Overloaded), self.services.limits.wait():
-            return await self._wait(task, seconds, lambda now: not seen(now))
-        return task
+        """The task once it is no longer as *seen* or has ended; or as it is when the time is up, or when the wait
+        makes room for another one. None if it is gone."""
+        if task.state.is_terminal or not seen(task):
+            return task
+        async with self.services.limits.wait(self.owner or self.client, seconds):
+            return await self.services.store.wait(task, lambda now: not seen(now))
+        return await self.find(task.id)
 
-    async def wait_for_end(self, task: Task, seconds: float, body_size_bytes: int) -> Task | None:
-        """The task once it has ended, or as it is when the time is up. None if it is gone.
+    async def wait_for_end(self, task: Task, seconds: float, body_size_bytes: int) -> tuple[Task | None, bool]:
+        """The task once it has ended; or as it is when the time is up, or when the wait makes room for another one,
+        and whether it did. None if the task is gone.
 
         Raises:
-            Overloaded: too many requests wait already, or with too large bodies.
+            Overloaded: requests with too large bodies wait already.
         """
-        with self.services.limits.wait(body_size_bytes):
-            return await self._wait(task, seconds, lambda now: False)
-
-    async def _wait(self, task: Task, seconds: float, enough: Callable[[Task], bool]) -> Task | None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        pause_s = _FIRST_POLL_S
-        now: Task | None = task
-        while now and not now.state.is_terminal and not enough(now) and (left_s := deadline - loop.time()) > 0:
-            await asyncio.sleep(min(pause_s, left_s))
-            pause_s = min(_LAST_POLL_S, pause_s * 2)
-            now = await self.find(task.id)
-        return now
+        if task.state.is_terminal:
+            return task, False
+        async with self.services.limits.wait(self.owner or self.client, seconds, body_size_bytes) as wait:
+            return await self.services.store.wait(task, lambda now: False), False
+        return await self.find(task.id), wait.is_cut
 
     async def _upsert(self, upsert: _Upsert) -> UpsertOutcome:
         request, endpoint = upsert.request, upsert.endpoint
@@ -313,7 +310,6 @@ class TaskService:
         if isinstance(outcome, Applied):
             telemetry.join(outcome.task, f"update {outcome.task.state}", started_ns)
             await self._publish_if_granted(outcome)
-            await self._discard_replaced(outcome)
         return outcome
 
     async def _create(self, new: NewTask) -> Created | Existing | Full | Draining:
@@ -343,6 +339,12 @@ class TaskService:
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data, encoding)
 
+    async def _discard_unless_named(self, content: Content | None, task: Task | None) -> None:
+        """Delete what was stored for a step that has not kept it. A refused step may have kept it: at an earlier try,
+        whose answer was lost."""
+        if task is None or content not in (task.body, task.result):
+            await self.services.bodies.discard(content)
+
     async def _store_status(self, task_id: str, text: str) -> LongStatus | BodyTooLarge:
         data = text.encode()
         content = await self._store_body(task_id, STATUS_CONTENT_TYPE, data)
@@ -352,10 +354,6 @@ class TaskService:
         # In a thread: it takes a while for a large text.
         digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         return LongStatus(content.size_bytes, content.blob, digest)
-
-    async def _discard_replaced(self, applied: Applied) -> None:
-        if applied.replaced_blob is not None:
-            await self.services.bodies.discard_blob(applied.replaced_blob)
 
 
 def _end_told(report: TaskUpsert) -> State | None:

@@ -205,9 +205,9 @@ class Settings(BaseModel):
     max_waits: int | None = Field(
         default=None,
         ge=1,
-        description="How many of these requests may wait for a task's change. The app answers further ones as if "
-        "their time were up. Without it, half of what the HTTP concurrency and `MAX_IN_FLIGHT` allow. More would "
-        "shut out the requests that make changes.",
+        description="How many of these requests may wait for a task's change. For each further one, the app answers "
+        "the oldest wait of the client that has the most. Without it, half of what the HTTP concurrency and "
+        "`MAX_IN_FLIGHT` allow. More would shut out the requests that make changes.",
     )
     max_dispatches: int = Field(
         default=100,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -280,7 +281,12 @@ def _current_headers() -> Mapping[str, str]:
     # Almost all contexts are plain. The propagator would write exactly what it has read, in five times the time.
     if _PLAIN.fullmatch(passed.get("traceparent", "")) and not passed.get("tracestate"):
         return {"traceparent": passed["traceparent"]}
-    return _headers(_propagator.extract(passed, context=Context()))
+    headers = _headers(_propagator.extract(passed, context=Context()))
+    if not headers and passed.get("traceparent"):
+        # None that is valid: a new trace begins, which nobody records here.
+        headers = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}
+        _passed.set(headers)
+    return headers
 
 
 def _headers(context: Context | None) -> dict[str, str]:

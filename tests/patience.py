@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from shared.store.redis import client, link, pipelining
+from shared.store.redis import client, link, pipelining, subscriptions
 from tests.waiting import PATIENCE_S
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> None:
     """Let a call take as long as *seconds*."""
-    for module in (client, link, pipelining):
+    for module in (client, link, pipelining, subscriptions):
         monkeypatch.setattr(module, "CALL_TIMEOUT_S", seconds)
-    for module in (client, pipelining):
+    for module in (client, pipelining, subscriptions):
         monkeypatch.setattr(module, "REPLY_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "OPEN_TIMEOUT_S", seconds)

@@ -38,6 +38,8 @@ QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_re
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
+CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
+EXPECT_TESTS = ("tests/shared/dispatch/test_expect_continue.py",)
 EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
 USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
 BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
@@ -70,6 +72,62 @@ MUTATIONS = [
         f"{TASK_INCLUDES}/new_attempt.lua",
         "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",
         "rec.a, rec.n, rec.z = rec.a, 0, nil",
+    ),
+    Mutation(
+        "waits: a change is published",
+        f"{TASK_INCLUDES}/record.lua",
+        "if is_shown then",
+        "if false then",
+        CHANGE_TESTS,
+    ),
+    Mutation(
+        "waits: a heartbeat is no change",
+        f"{TASK}/apply.lua",
+        "save_record(id, rec, is_shown)",
+        "save_record(id, rec, true)",
+        CHANGE_TESTS,
+    ),
+    Mutation(
+        "waits: a refused message refuses no step",
+        f"{TASK_INCLUDES}/record.lua",
+        "redis.pcall(redis.REDIS_VERSION_NUM",
+        "redis.call(redis.REDIS_VERSION_NUM",
+        CHANGE_TESTS,
+    ),
+    Mutation(
+        "waits: a message tells of a change that was undone",
+        "shared/store/changes.py",
+        "(is_announced or _shown(now) != _shown(known))",
+        "_shown(now) != _shown(known)",
+        CHANGE_TESTS,
+    ),
+    Mutation(
+        "waits: the client with the most makes room",
+        "shared/resilience/waits.py",
+        "(len(self._by_client[wait.client]), -wait.number)",
+        "-wait.number",
+        ("tests/shared/resilience/test_waits.py",),
+    ),
+    Mutation(
+        "blobs: one that the record names is kept",
+        "shared/store/task_steps.py",
+        "if blob is not None and blob.decode() not in names",
+        "if blob is not None",
+        ("tests/shared/store/test_unnamed_blobs.py",),
+    ),
+    Mutation(
+        "interim answers: only a few",
+        "shared/dispatch/connections.py",
+        "if count > _MAX_INTERIM_ANSWERS:",
+        "if False:",
+        EXPECT_TESTS,
+    ),
+    Mutation(
+        "expectation: a server that does not know it",
+        "shared/dispatch/backend_client.py",
+        "if waits and response.status == 417:",
+        "if False:",
+        EXPECT_TESTS,
     ),
     Mutation("replay of a step", f"{TASK}/apply.lua", "if rec.k == arg.op then", "if false then"),
     Mutation(

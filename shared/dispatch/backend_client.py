@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER_S = 3600.0
 _READ_BYTES = 64 * 1024
 _READING_S = 1.0
+_ASKED_FOR_BYTES = 1024 * 1024
+"""From this size on, a body is sent when the server asks for it (``Expect: 100-continue``). A server that refuses it
+and resets the connection might not be heard while it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +145,26 @@ class BackendClient:
 
         reusing, fresh = self._open()
         target = URL(url, encoded=True)
+
+        async def post(session: aiohttp.ClientSession, *, waits: bool) -> Response:
+            response = await session.post(target, data=body, headers=headers, allow_redirects=False, expect100=waits)
+            assert isinstance(response, Response)
+            return response
+
+        waits = int(headers.get("Content-Length", 0)) >= _ASKED_FOR_BYTES
         try:
-            response = await reusing.post(target, data=body, headers=headers, allow_redirects=False)
+            response = await post(reusing, waits=waits)
         except StaleConnection as stale:
             try:
-                response = await fresh.post(target, data=body, headers=headers, allow_redirects=False)
+                response = await post(fresh, waits=waits)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 if stale.was_sent:  # this may be the task that has ended the backend
                     raise stale from None
                 raise
-        assert isinstance(response, Response)
+        if waits and response.status == 417:  # It does not know what it is to expect (RFC 9110, 10.1.1).
+            response.abort()
+            response.release()
+            response = await post(fresh, waits=False)
         return response
 
     def _open(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:

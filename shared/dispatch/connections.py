@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -28,6 +29,10 @@ _NO_LIMIT = 0
 """MAX_DISPATCHES is the limit. A call that waited here would count as one that the backend did not answer."""
 _MAX_HEADER_BYTES = 8 * 1024
 _MAX_HEADERS = 100
+CONTINUE_TIMEOUT_S = 1.0
+"""How long a server is given to ask for a body that it may refuse before. Then the body is sent all the same: servers
+of HTTP/1.0, and some others, never ask."""
+_MAX_INTERIM_ANSWERS = 8
 
 
 def open_session(registry: BackendRegistry, *, reuses_connections: bool = True) -> aiohttp.ClientSession:
@@ -78,8 +83,10 @@ class Response(aiohttp.ClientResponse):
         protocol = connection.protocol
         assert protocol is not None
         self._transport = protocol.transport
+        asked = self._continue
         try:
-            await super().start(connection)
+            with _few_interim_answers(protocol):
+                await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if self.is_on_used_connection and not _has_begun(error):
                 raise StaleConnection(was_sent=True) from error
@@ -91,6 +98,8 @@ class Response(aiohttp.ClientResponse):
             protocol.force_close()
             if connection.protocol is None:  # The answer has no body, and so the connection was given back at once.
                 self.abort()
+        elif asked is not None and not asked.done():
+            asked.set_result(True)  # It has accepted without asking, and may still read.
         return self
 
     @property
@@ -123,6 +132,8 @@ class _Request(aiohttp.ClientRequest):
             raise StaleConnection(was_sent=False)  # The server has sent something since its last answer.
         response = await super().send(conn)
         assert isinstance(response, Response)
+        if self._continue is not None:
+            _bound(self._continue)
         response.is_on_used_connection = self.is_on_used_connection
         return response
 
@@ -155,6 +166,30 @@ class _Socket(socket.socket):
             return super().sendmsg(buffers, *others)
         except ConnectionError:
             return sum(memoryview(buffer).nbytes for buffer in buffers)
+
+
+def _bound(asked: asyncio.Future[bool]) -> None:
+    timer = asked.get_loop().call_later(CONTINUE_TIMEOUT_S, lambda: asked.done() or asked.set_result(True))
+    asked.add_done_callback(lambda _: timer.cancel())
+
+
+@contextmanager
+def _few_interim_answers(protocol: Any) -> Generator[None]:
+    """Let no more answers than a few (100, 103) come before the final one: aiohttp would read on for ever."""
+    read, count = protocol.read, 0
+
+    async def read_next() -> Any:
+        nonlocal count
+        count += 1
+        if count > _MAX_INTERIM_ANSWERS:
+            raise aiohttp.ClientConnectionError("the server gives no final answer")
+        return await read()
+
+    protocol.read = read_next
+    try:
+        yield
+    finally:
+        del protocol.read
 
 
 def _socket(address: Sequence[Any]) -> socket.socket:

@@ -38,6 +38,7 @@ TASKS_PER_EVENT: Final = 10
 """While events stay unclaimed, one task of so many is published."""
 _LONGEST_TIMER_S: Final = 5.0
 """The reconciler takes care of what is further ahead."""
+_UNFILLED: Final = "a granted slot could not be filled"
 
 
 class Dispatched(StrEnum):
@@ -139,14 +140,14 @@ class Dispatcher:
                 if grant == but:
                     is_granted = True
                 else:
-                    self._start(self._dispatch_one_granted(each, grant))
+                    self._start(self._dispatch_one_granted(each, grant), _UNFILLED)
             if each.ask_again_s is not None and each.ask_again_s <= _LONGEST_TIMER_S:
                 self._ask_again(each.path, each.ask_again_s)
         return is_granted
 
     async def after_transition(self, applied: Applied, *, but: SlotGrant | None = None) -> bool:
         """Do what follows from a step, whatever caused it: report the transition, dispatch what was granted, publish
-        a completion. What fails here is done at the task's deadline.
+        a completion, delete the blobs that it has replaced. What fails here is done at the task's deadline.
 
         Returns:
             Whether *but* was granted a slot, as in :meth:`dispatch_granted`.
@@ -156,6 +157,8 @@ class Dispatcher:
         is_granted = self.dispatch_granted(applied.granted, but=but)
         if applied.is_transition:
             await self.publish_completions([applied.task])
+        for blob in applied.unnamed_blobs:
+            self._start(self._bodies.discard_blob(blob), "an unused blob could not be deleted")
         return is_granted
 
     async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
@@ -292,18 +295,20 @@ class Dispatcher:
 
         def ask() -> None:
             del self._timers[path]
-            self._start(self._grant_free_slots(path))
+            self._start(self._grant_free_slots(path), _UNFILLED)
 
         self._timers[path] = loop.call_later(in_s, ask)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], failed: str) -> None:
+        """Do *work* in the background. The log says that it *failed* if Redis does not answer, or by a bug."""
+
         async def run() -> None:
             try:
                 await work
             except StoreUnavailable as error:
-                log.warning("a granted slot could not be filled, and will be: %s", error)
+                log.warning("%s, and will be: %s", failed, error)
             except Exception:
-                log.exception("A granted slot could not be filled")
+                log.exception(failed)
 
         task = asyncio.get_running_loop().create_task(run())
         self._background.add(task)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
+from shared.resilience.waits import Wait, Waits
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 
 
@@ -47,7 +48,7 @@ class Limits:
     """The limits of one process."""
 
     requests: Limit
-    waits: Limit
+    waits: Waits
     """Lower than ``requests``: a request that waits for a change must not shut out the requests that make one."""
     dispatches: Limit
     body_bytes: Limit
@@ -59,7 +60,7 @@ class Limits:
     def of(cls, settings: Settings) -> Self:
         return cls(
             requests=Limit("requests", settings.max_in_flight),
-            waits=Limit("waiting requests", settings.most_waits),
+            waits=Waits(settings.most_waits),
             dispatches=Limit("dispatches", settings.max_dispatches),
             body_bytes=Limit("large bodies", settings.max_body_bytes_in_flight),
             waiting_bytes=Limit("waiting large bodies", settings.max_body_bytes_in_flight // 2, strict=True),
@@ -73,13 +74,15 @@ class Limits:
         """
         return nullcontext() if size_bytes <= INLINE_LIMIT_BYTES else self.body_bytes.hold(size_bytes)
 
-    @contextmanager
-    def wait(self, body_size_bytes: int = 0) -> Generator[None]:
-        """Room to wait for a change, for a request that came with a body of this size.
+    @asynccontextmanager
+    async def wait(self, client: str, seconds: float, body_size_bytes: int = 0) -> AsyncGenerator[Wait]:
+        """Room for *client* to wait for a change, for a request that came with a body of this size. See
+        :meth:`Waits.hold`.
 
         Raises:
-            Overloaded: there is none.
+            Overloaded: requests with too large bodies wait.
         """
         is_large = body_size_bytes > INLINE_LIMIT_BYTES
-        with self.waits.hold(), self.waiting_bytes.hold(body_size_bytes) if is_large else nullcontext():
-            yield
+        with self.waiting_bytes.hold(body_size_bytes) if is_large else nullcontext():
+            async with self.waits.hold(client, seconds) as wait:
+                yield wait

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.store.arguments import Clock
 from shared.store.away_dispatches import AwayDispatches
+from shared.store.changes import Changes
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
@@ -96,6 +97,7 @@ class TaskStore:
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
+        self._changes = Changes(link, self._tasks)
         self._outages = Outages(link, now_ms)
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
@@ -266,6 +268,13 @@ class TaskStore:
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
+
+    async def wait(self, known: Task, is_enough: Callable[[Task], bool]) -> Task | None:
+        """Wait, without an end of its own, until the task has ended, or is otherwise than *known* in a way that
+        *is_enough*: returns it as it is then, or None if it is gone. A heartbeat is no change. Costs Redis nothing
+        meanwhile, and goes on while Redis does not answer.
+        """
+        return await self._changes.wait(known, is_enough)
 
     async def inline_result(self, task_id: str) -> bytes | None:
         return await self._tasks.inline_result(task_id)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from shared.store.arguments import (
@@ -41,6 +42,11 @@ from shared.tasks.task import Actor, Content, LongStatus, NewTask, State, Task
 BACKOFF_CAP_S: Final = 600.0
 _BRIEF_REPLY: Final = 3
 """How many values apply.lua returns if nothing follows from a step."""
+
+
+def record_key(task_id: str) -> str:
+    """The key of a task's record, and the channel on which its changes are published."""
+    return f"{tag_of(task_id)}t:{task_id}"
 
 
 class TaskSteps:
@@ -258,11 +264,12 @@ class TaskSteps:
         return await self._apply(task_id, step, result, data)
 
     async def get(self, task_id: str) -> Task | None:
-        raw = await self._get(task_id, "t")
+        raw = await self._link.get(tag_of(task_id), record_key(task_id))
         return unpack_task(task_id, raw) if raw else None
 
     async def inline_result(self, task_id: str) -> bytes | None:
-        return await self._get(task_id, "r")
+        tag = tag_of(task_id)
+        return await self._link.get(tag, f"{tag}r:{task_id}")
 
     async def withdraw(self, task_id: str) -> bool:
         """Remove a task that was created a moment ago and that its queue refused, unless a repetition of the create
@@ -299,10 +306,6 @@ class TaskSteps:
             "completion": self._completion_ms,
             **stamp(self._now_ms),
         }
-
-    async def _get(self, task_id: str, kind: str) -> bytes | None:
-        tag = tag_of(task_id)
-        return await self._link.get(tag, f"{tag}{kind}:{task_id}")
 
 
 def _report(
@@ -356,7 +359,7 @@ def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> 
     assert isinstance(outcome, Applied)
     granted = _granted((outcome.origin or outcome.task).path, queued, claimed)
     # dataclasses.replace would cost 2 µs.
-    return Applied(outcome.task, outcome.origin, (granted,), outcome.service_ms, outcome.slot, outcome.replaced_blob)
+    return Applied(outcome.task, outcome.origin, (granted,), outcome.service_ms, outcome.slot, outcome.unnamed_blobs)
 
 
 def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
@@ -373,16 +376,24 @@ def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
         assert task is not None
         if len(reply) <= _BRIEF_REPLY:
             return Applied(task, None, granted)
-        origin, service_ms, slot, replaced = reply[3:7]
+        origin, service_ms, slot, blobs = reply[3:7]
         return Applied(
             task,
             None if origin is None else _origin(task, origin),
             granted,
             service_ms,
             None if slot is None else slot.decode(),
-            None if replaced is None else replaced.decode(),
+            unnamed_blobs(task, blobs),
         )
     return Refused(Refusal(kind), task, granted)
+
+
+def unnamed_blobs(task: Task, named: Sequence[bytes | None] | None) -> Sequence[str]:
+    """Those of the blobs that a record *named* before a step and does not name as *task*, after it."""
+    if named is None:
+        return ()
+    names = {each.blob for each in (task.body, task.result, task.long_status) if each is not None}
+    return [blob.decode() for blob in named if blob is not None and blob.decode() not in names]
 
 
 def _origin(task: Task, origin: int | list[Any]) -> Origin:

@@ -7,7 +7,7 @@ reading the records for a queue that is rebuilt, removing tasks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal, cast
@@ -19,7 +19,7 @@ from shared.store.queue_steps import QueueEntry
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
-from shared.store.task_steps import BACKOFF_CAP_S
+from shared.store.task_steps import BACKOFF_CAP_S, unnamed_blobs
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Origin, SlotGrant
 from shared.tasks.task import State, Task
@@ -44,6 +44,8 @@ class Overdue:
     id: str
     task: Task | None
     service_ms: int | None = None
+    unnamed_blobs: Sequence[str] = ()
+    """As in :class:`Applied`."""
 
     @property
     def applied(self) -> Applied | None:
@@ -51,7 +53,7 @@ class Overdue:
         if self.task is None or self.what not in ("retry", "failed", "ended"):
             return None
         origin = Origin(self.task.path, self.task.attempt - (self.what == "retry"))
-        return Applied(self.task, origin, service_ms=self.service_ms)
+        return Applied(self.task, origin, service_ms=self.service_ms, unnamed_blobs=self.unnamed_blobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +109,7 @@ class UpkeepSteps:
             **stamp(self._now_ms),
         }
         rows: list[list[Any]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
-        return [
-            Overdue(
-                row[0].decode(),
-                row[1].decode(),
-                unpack_task(row[1].decode(), row[2]) if len(row) > 2 else None,
-                row[3] if len(row) > 3 else None,
-            )
-            for row in rows
-        ]
+        return [_overdue(*row) for row in rows]
 
     async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:
         """Check attempts, by task id and number, that have held a slot at *path* for long.
@@ -187,3 +181,17 @@ class UpkeepSteps:
             *(self._link.script("task/purge", tag, *ids) for tag, ids in by_tag(task_ids).items())
         )
         return sum(cast("list[int]", counts))
+
+
+def _overdue(
+    what: bytes,
+    task_id: bytes,
+    raw: bytes | None = None,
+    service_ms: int | None = None,
+    named: Sequence[bytes | None] | None = None,
+) -> Overdue:
+    name = task_id.decode()
+    task = None if raw is None else unpack_task(name, raw)
+    return Overdue(
+        cast("Any", what.decode()), name, task, service_ms, () if task is None else unnamed_blobs(task, named)
+    )

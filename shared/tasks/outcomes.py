@@ -137,7 +137,7 @@ class Applied:
         service_ms: how long the backend took for a task that it completed.
         slot: what a report means to the slot of a task that is still running: its text told an end, so that the slot
             is free, or the report took such an end back, so that the slot is held again.
-        replaced_blob: the long status that the step has replaced: nothing names it any more.
+        unnamed_blobs: a result, a body, a long status that the step has replaced: nothing names them any more.
     """
 
     task: Task
@@ -145,7 +145,7 @@ class Applied:
     granted: Sequence[Granted] = ()
     service_ms: int | None = None
     slot: Literal["freed", "held"] | None = None
-    replaced_blob: str | None = None
+    unnamed_blobs: Sequence[str] = ()
 
     @property
     def is_transition(self) -> bool:

@@ -20,6 +20,7 @@ from tests.contract.legacy_support import (
 )
 from tests.contract.v1_support import blob_sizes
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import eventually
 
 LONG = "completed - " + json.dumps({"detections": ["größer"] * 12_000})
 BEGINNING = 1_024
@@ -154,10 +155,10 @@ def test_update_without_status_keeps_a_long_one_and_another_text_replaces_it(
     assert upsert(app, TaskId=task_id, BackendStatus="running")["Status"] == LONG
     assert app.post(f"/api/v1/tasks/{task_id}/heartbeat").status_code == 200
     assert upsert(app, TaskId=task_id, Status=LONG + "!")["Status"] == LONG + "!"
-    assert blob_sizes(azurite, task_id) == [len((LONG + "!").encode())]
+    eventually(lambda: blob_sizes(azurite, task_id) == [len((LONG + "!").encode())])
     assert upsert(app, TaskId=task_id, Status="short")["Status"] == "short"
     assert app.get(GET, params={"taskId": task_id}).json()["Status"] == "short"
-    assert blob_sizes(azurite, task_id) == []
+    eventually(lambda: blob_sizes(azurite, task_id) == [])
 
 
 @pytest.mark.contract("A1.37")
@@ -165,7 +166,7 @@ def test_cancelling_drops_a_long_status(app: httpx.Client, endpoint: Endpoint, a
     task_id = upsert(app, Endpoint=endpoint.url, Status=LONG)["TaskId"]
     assert app.delete(f"/api/v1/tasks/{task_id}").json()["Status"] == "Cancelled"
     assert app.get(GET, params={"taskId": task_id}).json()["Status"] == "Cancelled"
-    assert blob_sizes(azurite, task_id) == []
+    eventually(lambda: blob_sizes(azurite, task_id) == [])
 
 
 @pytest.mark.contract("A1.37")
@@ -173,7 +174,7 @@ def test_replay_drops_a_long_status(app: httpx.Client, backend: ScriptedBackend,
     endpoint = new_endpoint(backend)
     task_id = kept_task(app, endpoint, BackendStatus="failed", Status=LONG)["TaskId"]
     assert app.post(f"/api/v1/tasks/{task_id}/replay").json()["Status"] == "created"
-    assert blob_sizes(azurite, task_id) == []
+    eventually(lambda: blob_sizes(azurite, task_id) == [])
 
 
 @pytest.mark.contract("A1.24")
@@ -196,7 +197,8 @@ def test_end_with_another_status_than_a_long_one_is_not_taken_for_the_same(
     response = app.post(UPSERT, json={"TaskId": task_id, "BackendStatus": "completed", "Status": other})
     kept = other if response.status_code == 200 else LONG
     assert app.get(GET, params={"taskId": task_id}).json()["Status"] == kept
-    assert blob_sizes(azurite, task_id) == ([len(kept.encode())] if len(kept) > 65_536 else [])
+    sizes = [len(kept.encode())] if len(kept) > 65_536 else []
+    eventually(lambda: blob_sizes(azurite, task_id) == sizes)
 
 
 @pytest.mark.contract("A1.29", "A1.37")

@@ -1,6 +1,7 @@
 """Body limits, outages of the dependencies, and health (contract B0 and B12)."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -44,7 +45,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, backend: ScriptedBackend) 
             redis=redis,
             backends={"/v1/test": backend.url},
             with_model=False,
-            settings=IN_A_HURRY | {"MAX_BODY_BYTES": str(MAX_BODY_BYTES)},
+            settings=IN_A_HURRY | {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "MAX_WAITS": "1"},
         ) as stack,
     ):
         yield stack
@@ -313,3 +314,19 @@ def test_task_whose_stored_body_is_not_what_it_was_fails(
     task = ended(app, task_id)
     assert (task["BackendStatus"], task["Status"]) == ("failed", "Failed - the request body is gone.")
     assert backend.untaken(path) == 0
+
+
+@pytest.mark.contract("B2.64")
+def test_over_max_waits_the_oldest_wait_is_answered(app: httpx.Client, backend: ScriptedBackend) -> None:
+    task_id = keep(app, backend)
+
+    def wait() -> Future[httpx.Response]:
+        return threads.submit(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60})
+
+    with ThreadPoolExecutor(2) as threads:
+        waits = [wait(), wait()]
+        [cut] = eventually(lambda: [each for each in waits if each.done()])
+        assert (cut.result().status_code, cut.result().json()["BackendStatus"]) == (200, "created")
+        assert int(cut.result().headers["retry-after"]) >= 1
+        report(app, TaskId=task_id, BackendStatus="completed")
+        assert sorted(each.result().json()["BackendStatus"] for each in waits) == ["completed", "created"]

@@ -25,6 +25,7 @@ from tests.contract.v1_support import (
     task_of,
 )
 from tests.scripted_backend import Answer, Call, ScriptedBackend
+from tests.waiting import eventually
 
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
 
@@ -330,3 +331,13 @@ def test_result_with_an_unusable_content_encoding_is_refused(encoding: Any, app:
     response = app.put(f"/api/v1/tasks/{task_id}/result", content=b"x", headers={"Content-Encoding": encoding})
     assert_problem(response, 400, "invalid-request", field="Content-Encoding")
     assert_problem(get(app, task_id), 404, "no-result")
+
+
+@pytest.mark.contract("B7.63")
+def test_a_result_that_is_replaced_leaves_no_blob(app: httpx.Client, task_id: str, azurite: Azurite) -> None:
+    for size_bytes in (100_000, 200_000, 300_000):
+        app.put(f"/api/v1/tasks/{task_id}/result", content=pattern_bytes(size_bytes)).raise_for_status()
+    eventually(lambda: blob_sizes(azurite, task_id) == [300_000])
+    app.put(f"/api/v1/tasks/{task_id}/result", content=b"small").raise_for_status()
+    eventually(lambda: blob_sizes(azurite, task_id) == [])
+    assert app.get(f"/api/v1/tasks/{task_id}/result").content == b"small"

@@ -174,6 +174,20 @@ def test_wait_for_a_change_that_has_happened_answers_at_once(app: httpx.Client, 
     assert response.json()["Status"] == "further"
 
 
+@pytest.mark.contract("B2.65")
+def test_a_heartbeat_ends_no_wait(app: httpx.Client, task_id: str, ask: Ask) -> None:
+    report(app, TaskId=task_id, BackendStatus="running", Status="on it")
+    etag = etag_of(app, task_id)
+    answer = ask(task_id, params={"wait": 60}, headers={"If-None-Match": etag})
+    for _ in range(5):
+        assert app.post(f"/api/v1/tasks/{task_id}/heartbeat").status_code == 200
+        report(app, TaskId=task_id, BackendStatus="running", Status="on it")
+    assert etag_of(app, task_id) != etag
+    report(app, TaskId=task_id, BackendStatus="completed", Status="done")
+    # If the wait began after a heartbeat, it was answered at once.
+    assert answer.result(SOONER_S).json()["Status"] in ("on it", "done")
+
+
 @pytest.mark.contract("B2.7")
 def test_wait_without_a_change_answers_the_task_as_it_is(app: httpx.Client, task_id: str) -> None:
     etag = etag_of(app, task_id)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from urllib.parse import unquote
 
 import httpx
@@ -185,6 +186,28 @@ def test_model_service_never_gets_the_callers_credentials(
     headers = backend.next_call(path).headers
     assert stack.key not in headers.values()
     assert not {"x-functions-key", "cookie", "authorization"} & headers.keys()
+
+
+@pytest.mark.contract("B1.74")
+@pytest.mark.parametrize(("size_bytes", "expectation"), [(1024 * 1024, "100-continue"), (1024 * 1024 - 1, None)])
+def test_a_large_body_is_sent_when_the_model_service_asks_for_it(
+    size_bytes: int, expectation: str | None, app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    path, body = new_path(), bytes(size_bytes)
+    submit(app, path, body)
+    call = backend.next_call(path)
+    assert (call.headers.get("expect"), call.body) == (expectation, body)
+
+
+@pytest.mark.contract("B1.73")
+@pytest.mark.parametrize("given", [f"00-{'0' * 32}-{'0' * 16}-00", f"00-{'0' * 32}-00f067aa0ba902b7-01", "nonsense"])
+def test_a_trace_context_that_is_not_valid_begins_a_new_trace(
+    given: str, app: httpx.Client, backend: ScriptedBackend
+) -> None:
+    path = new_path()
+    submit(app, path, traceparent=given)
+    sent = backend.next_call(path).headers["traceparent"]
+    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", sent)
 
 
 @pytest.mark.contract("B1.6")

@@ -94,19 +94,25 @@ def report_completed(app: httpx.Client, task_id: str) -> httpx.Response:
     return app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, "BackendStatus": "completed"})
 
 
-def test_wait_requests_beyond_the_limit_are_answered_at_once(
+def test_beyond_the_limit_the_oldest_wait_is_answered_and_the_new_one_waits(
     app: httpx.Client, backend: ScriptedBackend, at_once: Callable[..., Call]
 ) -> None:
     task_id = keep(app, backend)
-    calls = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS + 1)]
-    [answered] = eventually(lambda: [call for call in calls if call.done()])
-    assert answered.result().json()["BackendStatus"] == "created"
-    not_waited = submit(app, new_path(), prefer="wait=60")
-    assert (not_waited.status_code, not_waited.headers.get("preference-applied")) == (202, None)
-    assert sum(call.done() for call in calls) == 1
+    submitted = at_once(submit, app, new_path(), prefer="wait=60")
+    waits = [submitted]
+    for count in range(MAX_WAITS + 2):
+        # Each begins when the one before has taken its place, as its cut of an older one shows.
+        eventually(lambda count=count: sum(wait.done() for wait in waits) == max(0, count + 1 - MAX_WAITS))
+        waits.append(at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}))
+    eventually(lambda: sum(wait.done() for wait in waits) == len(waits) - MAX_WAITS)
+    assert submitted.result().status_code == 202
+    assert "preference-applied" not in submitted.result().headers
+    cut = [wait.result() for wait in waits if wait.done() and wait is not submitted]
+    assert [answer.json()["BackendStatus"] for answer in cut] == ["created"] * len(cut)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in cut)
     assert report_completed(app, task_id).status_code == 200
-    states = sorted(call.result().json()["BackendStatus"] for call in calls)
-    assert states == ["completed"] * MAX_WAITS + ["created"]
+    states = sorted(wait.result().json()["BackendStatus"] for wait in waits if wait is not submitted)
+    assert states == ["completed"] * MAX_WAITS + ["created"] * len(cut)
 
 
 def test_overloaded_app_answers_503_except_to_health_and_event_grid(
@@ -114,7 +120,7 @@ def test_overloaded_app_answers_503_except_to_health_and_event_grid(
 ) -> None:
     task_id = keep(app, backend)
     calls = [at_once(app.get, f"/api/v1/tasks/{task_id}", params={"wait": 60}) for _ in range(MAX_WAITS + 1)]
-    # The one that found no room to wait was the last to arrive: the others wait by now.
+    # One had to make room: the others wait by now.
     [answered] = eventually(lambda: [call for call in calls if call.done()])
     assert answered.result().status_code == 200
     waits = [call for call in calls if call is not answered]

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import ClusterError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -216,6 +216,12 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     except BaseException:
         await cluster.aclose()
         raise
+
+
+def own_connection(client: RedisClient, node: Any) -> Any:
+    """A new connection to the client's server, or to the *node* of its cluster, which belongs to no pool."""
+    peer = cast("Any", client).connection_pool if node is None else node
+    return peer.connection_class(**{**peer.connection_kwargs, "retry": Retry(NoBackoff(), retries=0)})
 
 
 async def reconnect(client: RedisClient) -> None:

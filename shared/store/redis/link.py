@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Any, Final, cast
 
@@ -31,6 +32,7 @@ from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, reconnect
 from shared.store.redis.partitions import HASH_TAGS
 from shared.store.redis.pipelining import EVERYWHERE, CommandPrefix, Pipelines
 from shared.store.redis.scripts import read_scripts
+from shared.store.redis.subscriptions import Listener, Subscriptions
 from shared.tasks.outcomes import Granted
 
 _UNAVAILABLE = (
@@ -96,6 +98,7 @@ class RedisLink:
         self._pipelines: Pipelines | None = None
         self._opening: asyncio.Future[Pipelines] | None = None
         self._is_clustered = False
+        self._subscriptions = Subscriptions(self._client, _SCRIPTS["task/publish_command"][0])
         # One for each partition on a cluster: one node alone may be gone.
         self._circuits: defaultdict[str, CircuitBreaker] = defaultdict(
             lambda: CircuitBreaker(_SILENT, patience_s=_PATIENCE_S)
@@ -142,7 +145,12 @@ class RedisLink:
             self._is_clustered = True
             return None
 
+    def listen(self, tag: str, channel: str) -> AbstractAsyncContextManager[Listener]:
+        """Listen to the *channel*, which begins with *tag*, whether Redis answers or not."""
+        return self._subscriptions.listen(tag, channel)
+
     async def aclose(self) -> None:
+        await self._subscriptions.aclose()
         if self._pipelines is not None:
             await self._pipelines.aclose()
             self._pipelines = None
@@ -180,7 +188,10 @@ class RedisLink:
     async def _send_single(self, call: Callable[[RedisClient], Awaitable[Any]]) -> Any:
         # Twice, for Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it ends.
         async with asyncio.timeout(CALL_TIMEOUT_S + 0.5), asyncio.timeout(CALL_TIMEOUT_S):
-            return await call((await self._open()).client)
+            return await call(await self._client())
+
+    async def _client(self) -> RedisClient:
+        return (await self._open()).client
 
     async def _open(self) -> Pipelines:
         if self._pipelines is not None:
@@ -201,3 +212,4 @@ class RedisLink:
         # A connection stays open when its server is no longer the primary. A new one leads to the present primary.
         if self._pipelines is not None:
             await reconnect(self._pipelines.client)
+            self._subscriptions.reconnect()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 
 import pytest
 
 from shared.resilience.limits import Limit, Limits, Overloaded
+from shared.resilience.waits import Wait
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 
 
@@ -63,14 +64,18 @@ def test_small_bodies_do_not_count_toward_the_limit() -> None:
             pass
 
 
-def test_requests_that_wait_with_large_bodies_leave_half_of_the_room_to_others() -> None:
+async def test_requests_that_wait_with_large_bodies_leave_half_of_the_room_to_others() -> None:
     limits = limits_of_bodies(2 * LARGE_BYTES)
-    with limits.wait(LARGE_BYTES):
-        with pytest.raises(Overloaded), limits.wait(LARGE_BYTES):
-            raise AssertionError
-        with limits.wait(INLINE_LIMIT_BYTES), limits.wait():
+
+    def wait(body_size_bytes: int = 0) -> AbstractAsyncContextManager[Wait]:
+        return limits.wait("a", 60, body_size_bytes)
+
+    async with wait(LARGE_BYTES):
+        with pytest.raises(Overloaded):
+            await wait(LARGE_BYTES).__aenter__()
+        async with wait(INLINE_LIMIT_BYTES), wait():
             pass
-    with pytest.raises(Overloaded), limits.wait(LARGE_BYTES + 1):
-        raise AssertionError
-    with limits.wait(LARGE_BYTES):
+    with pytest.raises(Overloaded):
+        await wait(LARGE_BYTES + 1).__aenter__()
+    async with wait(LARGE_BYTES):
         pass

@@ -129,13 +129,13 @@ async def test_a_task_can_be_created_with_a_long_text(store: Store) -> None:
 
 @pytest.mark.usefixtures("running")
 async def test_a_step_tells_which_blob_it_has_replaced(store: Store) -> None:
-    assert (await set_long(store, long=OTHER)).replaced_blob == LONG.blob
+    assert (await set_long(store, long=OTHER)).unnamed_blobs == [LONG.blob]
     outcome = await store.update("t1", state=None, status=None)
     assert isinstance(outcome, Applied)
-    assert outcome.replaced_blob is None
+    assert not outcome.unnamed_blobs
     ended = await store.update("t1", state=State.COMPLETED, status="short")
     assert isinstance(ended, Applied)
-    assert (ended.replaced_blob, ended.is_transition) == (OTHER.blob, True)
+    assert (ended.unnamed_blobs, ended.is_transition) == ([OTHER.blob], True)
 
 
 @pytest.mark.usefixtures("running")
@@ -154,7 +154,7 @@ async def test_a_second_end_without_an_attempt_replaces_a_long_text(store: Store
     await set_long(store, State.COMPLETED)
     again = await store.update("t1", state=State.COMPLETED, status="short")
     assert isinstance(again, Applied)
-    assert (again.task.status, again.task.long_status, again.replaced_blob) == ("short", None, LONG.blob)
+    assert (again.task.status, again.task.long_status, again.unnamed_blobs) == ("short", None, [LONG.blob])
 
 
 @pytest.mark.usefixtures("running")

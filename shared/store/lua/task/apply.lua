@@ -33,12 +33,12 @@
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
 -- ARGV[2]  the inline body or result, or ''
--- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blob?}   a transition, and where it began (d in
+-- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blobs?}   a transition, and where it began (d in
 --          record.lua)
 --          {'kept', record, body?}            done; state, path and attempt are what they were
---          {'kept', record, body?, false, service time in ms?, slot?, blob?}   the same, and something follows. Slot is
+--          {'kept', record, body?, false, service time in ms?, slot?, blobs?}   the same, and something follows. Slot is
 --          'freed' if the text told an end, or 'held' again if this report took such an end back; a replay does not know
---          the latter. Blob is that of a long status that was replaced; a replay does not know it
+--          the latter. Blobs are those that the record named before; a replay does not know them
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
@@ -51,6 +51,7 @@
 -- @include task/deferred_end_ms
 -- @include task/leased
 -- @include task/move_record
+-- @include task/named_blobs
 -- @include task/new_attempt
 -- @include task/record
 -- @include task/service_time
@@ -86,11 +87,12 @@ if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
   if not arg.status or has_status(rec, arg.status, arg.long) then return { 'same', raw } end
   if not arg.unfenced then return { 'finished', raw } end
   -- A legacy service may end a task twice. Its caller reads the last text.
-  local now, replaced = now_ms(arg.now), rec.X and rec.X[2] or false
+  local now, blobs = now_ms(arg.now), rec.g and named_blobs(rec) or false
   append_event(rec, now, arg.actor, arg.brief)
   set_status(rec, arg.status, arg.long)
   rec.m, rec.v, rec.k, rec.d = now, rec.v + 1, arg.op, nil
-  return { 'kept', save_record(id, rec), false, false, false, false, replaced }
+  -- Nobody waits for a change of a finished task.
+  return { 'kept', save_record(id, rec), false, false, false, false, blobs }
 end
 if arg.allowed_from then
   local allowed = false
@@ -101,7 +103,8 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
-local replaced = arg.status and rec.X and rec.X[2] or false
+local text, long, query = rec.x, rec.X, rec.u
+local blobs = rec.g and named_blobs(rec) or false
 local freed = rec.E and rec.w and state == 'running'
 local begins = state == 'dispatched' and not rec.A
 if arg.actor == 'client' then
@@ -183,7 +186,10 @@ local slot = false
 -- A service that ends its tasks by text is done, and its slot must not stand idle until the end takes effect. The end of a
 -- step that was not heard of may be the previous step's.
 if rec.E and rec.w and to == 'running' then slot = 'freed' elseif freed and to == state then slot = 'held' end
-local saved = save_record(id, rec)
-if not (is_transition or slot or replaced) then return { kind, saved, body or false, rec = rec } end
+-- A step that only renews the lease is no change to those that wait for one, nor is a claim: callers do not see it.
+local is_shown = is_transition and not arg.claim or arg.result or rec.x ~= text or rec.u ~= query or
+    (rec.X and rec.X[3]) ~= (long and long[3])
+local saved = save_record(id, rec, is_shown)
+if not (is_transition or slot or blobs) then return { kind, saved, body or false, rec = rec } end
 local service_ms = service_time(rec) or false
-return { kind, saved, body or false, rec.d or false, service_ms, slot, replaced, rec = rec }
+return { kind, saved, body or false, rec.d or false, service_ms, slot, blobs, rec = rec }

@@ -11,9 +11,10 @@
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
--- Returns  {{what, id, record?}, …}, at most limit of them. What was done:
+-- Returns  {{what, id, record?, ms?, blobs?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
 --          'ended': its deferred end took effect; then also the service time in ms, or false;
+--          blobs: those that the record of a new attempt or a failed task named before;
 --          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
@@ -23,6 +24,7 @@
 -- @include task/double_lease
 -- @include task/give_up
 -- @include task/move_record
+-- @include task/named_blobs
 -- @include task/new_attempt
 -- @include task/purge_task
 -- @include task/record
@@ -36,13 +38,16 @@ local now = now_ms(arg.now)
 math.randomseed(arg.seed)
 local done = {}
 
-local function fail(id, rec, status) done[#done + 1] = { 'failed', id, give_up(id, rec, status, now, arg) } end
+local function fail(id, rec, status)
+  local blobs = rec.g and named_blobs(rec) or false
+  done[#done + 1] = { 'failed', id, give_up(id, rec, status, now, arg), false, blobs }
+end
 
 -- The queue is where a task waits. That it stands there is checked ever more seldom.
-local function check_again_later(id, rec, what)
+local function check_again_later(id, rec, what, is_shown, blobs)
   rec.z = (rec.z or 0) + 1
   set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
-  done[#done + 1] = { what, id, save_record(id, rec) }
+  done[#done + 1] = { what, id, save_record(id, rec, is_shown), false, blobs }
 end
 
 local function end_lease(id, rec)
@@ -58,12 +63,13 @@ local function end_lease(id, rec)
     if not is_excused then double_lease(rec) end
     -- Where an attempt was silent for a lease, the previous step has long ended.
     if rec.A then rec.H = nil end
+    local blobs = rec.g and named_blobs(rec) or false
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
     set_status(rec, is_excused and arg.excused or arg.retrying)
     append_event(rec, now, 'reconciler', rec.x)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
-    check_again_later(id, rec, 'retry')
+    check_again_later(id, rec, 'retry', true, blobs)
   end
 end
 
@@ -75,7 +81,7 @@ local function take_deferred_end(id, rec)
   append_event(rec, now, 'client', brief)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)
-  done[#done + 1] = { 'ended', id, save_record(id, rec), ms }
+  done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms }
 end
 
 local function take_next_step(id, rec)
@@ -99,7 +105,7 @@ local function take_next_step(id, rec)
     if expired and rec.q + expired[1] <= now then
       fail(id, rec, expired[2])
     else
-      check_again_later(id, rec, 'waits')
+      check_again_later(id, rec, 'waits', false, false)
     end
   else
     end_lease(id, rec)

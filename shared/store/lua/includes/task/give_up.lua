@@ -10,5 +10,5 @@ local function give_up(id, rec, status, now, arg)
   append_event(rec, now, 'reconciler', status)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)
-  return save_record(id, rec)
+  return save_record(id, rec, true)
 end

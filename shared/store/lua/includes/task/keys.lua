@@ -16,6 +16,8 @@
 --                                    when that was noted, see note_fenced.lua
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
 --   <tag>requests           hash     requests in flight, see requests/report.lua
+--
+-- A channel has the name of a record's key, and each change of the record is published on it, see record.lua.
 local task_tag
 
 local function record_key(id) return task_tag .. 't:' .. id end

@@ -47,8 +47,13 @@ local function load_record(id)
   if raw then return unpack_record(raw), raw end
 end
 
-local function save_record(id, rec)
-  local raw = pack_record(rec)
-  redis.call('SET', record_key(id), raw)
+-- If the record `is_shown` otherwise to its caller from now on, that is published: a message with the version, on the channel
+-- that has the name of the record's key. Nobody is asked whether anybody waits. On a cluster, a channel of the task's slot
+-- costs no other slots' nodes anything; servers before 7.0 have none. A server that does not let the app publish refuses
+-- nothing else.
+local function save_record(id, rec, is_shown)
+  local key, raw = record_key(id), pack_record(rec)
+  redis.call('SET', key, raw)
+  if is_shown then redis.pcall(redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH', key, rec.v) end
   return raw
 end
