@@ -222,8 +222,8 @@ def test_late_reports_of_an_expired_attempt_are_refused(
 
     assert (late_update.status_code, late_result.status_code) == (409, 409)
     assert late_update.headers["content-type"] == "application/problem+json"
-    assert late_update.json()["TaskId"] == task_id
-    assert late_update.json()["Attempt"] >= 2
+    assert late_update.json()["Task"]["TaskId"] == task_id
+    assert late_update.json()["Task"]["Attempt"] >= 2
     after = impatient.task(task_id)
     assert after["BackendStatus"] != "completed"
     assert after["ResultSize"] is None

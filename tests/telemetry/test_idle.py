@@ -111,7 +111,7 @@ def _schedules() -> dict[str, Callable[[datetime], datetime]]:
         if trigger["type"] == "timerTrigger"
     }
     assert "Reconciler" in triggers
-    return {name: parse_schedule(schedule, {}, MIDNIGHT).next_after for name, schedule in triggers.items()}
+    return {name: parse_schedule(schedule, {}).next_after for name, schedule in triggers.items()}
 
 
 @pytest.mark.parametrize("configuring", [True, False])

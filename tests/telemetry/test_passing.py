@@ -48,7 +48,7 @@ def test_only_a_valid_trace_context_of_a_caller_is_kept(given: str, kept: str) -
 def test_a_trace_context_that_is_not_valid_begins_a_new_trace(given: str) -> None:
     begun: set[str] = set()
     for _ in range(2):
-        with telemetry.server_span("SubmitTask", {"traceparent": given}):
+        with telemetry.invocation_span("SubmitTask", {"traceparent": given}, is_from_host=False):
             trace = telemetry.traceparent()
             assert VALID.fullmatch(trace)
             assert telemetry.traceparent() == telemetry.outgoing(TASK)["traceparent"] == trace

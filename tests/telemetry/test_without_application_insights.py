@@ -19,6 +19,7 @@ SETTINGS = {
     "EVENT_GRID_KEY": "key",
     "BACKENDS": '{"/v1/org": "http://127.0.0.1:1"}',
     "ALLOW_LOOPBACK_BACKENDS": "true",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "100000",  # otherwise the app warns of what an instance bears
 }
 SHOW_WHAT_SENDS = """
 import sys

@@ -152,13 +152,7 @@ def slow_status_line(pace: threading.Event) -> Iterator[bytes]:
         yield bytes([letter])
 
 
-def never_final(pace: threading.Event) -> Iterator[bytes]:
-    while True:
-        pace.wait(0.001)
-        yield b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@pytest.mark.parametrize("answer", [slow_headers, slow_status_line, never_final])
+@pytest.mark.parametrize("answer", [slow_headers, slow_status_line])
 async def test_an_answer_that_trickles_in_times_out(
     client: BackendClient, answer: Callable[[threading.Event], Iterator[bytes]]
 ) -> None:
