@@ -60,8 +60,8 @@ def test_purge_removes_record_body_result_blobs_and_count(
         assert backbone.task(running)["BackendStatus"] == "created", "an unfinished task stays"
         backbone.complete(running)
         eventually(lambda: _blob_count(blobs, container) == 0)
-        # The queues keep what they have learned after their tasks are purged, and that the backend answers is known. The
-        # reconciler goes on.
+        # The queues keep what they have learned after their tasks are purged, and that the backend answers is known.
+        # The reconciler goes on.
         kept = {"q", "answers", "reconciler"}
         eventually(lambda: {key.split("}")[1].split(":")[0] for key in redis_client.scan_iter()} == kept)
         assert http.get("/api/v1/queues/").json() == {"Queues": []}
