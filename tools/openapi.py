@@ -729,6 +729,7 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "A task's result, without its bytes",
+        description="What GET answers, without the bytes.",
         operation_id="HeadTaskResult",
         parameters=(TASK_ID_IN_PATH, IF_NONE_MATCH),
         responses={
@@ -820,6 +821,7 @@ OPERATIONS: list[Operation] = [
         "/v1/health",
         NUMBERS,
         "Check whether the app can work, by the status alone",
+        description="What GET answers, without the document.",
         operation_id="HeadHealth",
         anonymous=True,
         responses={200: response("It can."), 503: response("It cannot.")},
