@@ -20,7 +20,6 @@ from shared.store import ListCursor
 from shared.tasks.ids import is_task_id
 from shared.tasks.task import DEFAULT_PRIORITY, State
 
-MAX_WAIT_S: Final = LONGEST_WAIT_S
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
@@ -152,7 +151,7 @@ def preferred_wait_s(req: func.HttpRequest) -> int | None:
     """``Prefer: wait=N`` (RFC 7240), which says to ignore a preference that cannot be understood."""
     text = header(req, "prefer")
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", text, re.IGNORECASE) if text else None
-    return min(MAX_WAIT_S, int(match[1])) if match else None
+    return min(LONGEST_WAIT_S, int(match[1])) if match else None
 
 
 def wait_s(req: func.HttpRequest) -> float:
@@ -161,7 +160,7 @@ def wait_s(req: func.HttpRequest) -> float:
         return 0
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
         raise invalid("wait", "a number of seconds is expected")
-    return min(MAX_WAIT_S, float(text))
+    return min(LONGEST_WAIT_S, float(text))
 
 
 def limit(req: func.HttpRequest) -> int:

@@ -29,7 +29,6 @@ from cache_manager.request_parsing import (
     DEFAULT_LIMIT,
     MAX_HEADER_CHARS,
     MAX_LIMIT,
-    MAX_WAIT_S,
     PRIORITY_PATTERN,
 )
 from cache_manager.schemas import (
@@ -48,7 +47,7 @@ from shared.dispatch.registry import MAX_PATH_CHARS
 from shared.events.publisher import DISPATCH_EVENT
 from shared.http.problems import ProblemDocument
 from shared.services import ServicesByLoop
-from shared.settings import INLINE_LIMIT_BYTES, Settings
+from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.task import MAX_ATTEMPT, State
 
@@ -493,7 +492,7 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "header",
                 "Prefer",
-                f"`wait=N`: wait up to N seconds for the task's end, {MAX_WAIT_S} at most.",
+                f"`wait=N`: wait up to N seconds for the task's end, {LONGEST_WAIT_S} at most.",
                 TEXT,
                 "wait=20",
             ),
@@ -535,7 +534,7 @@ OPERATIONS: list[Operation] = [
                 "query",
                 "wait",
                 "Answer at the task's next change, or after this many seconds. More than "
-                f"{MAX_WAIT_S} counts as {MAX_WAIT_S}. A change gives the task another ETag than the one in "
+                f"{LONGEST_WAIT_S} counts as {LONGEST_WAIT_S}. A change gives the task another ETag than the one in "
                 "`If-None-Match`, or, without that header, than the current one.",
                 {"type": "number", "minimum": 0, "maximum": 999_999, "multipleOf": 0.001},
                 20,

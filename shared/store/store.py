@@ -389,8 +389,6 @@ class TaskStore:
         """Let the queues learn of a transition, unless the step's own script did that."""
         if isinstance(outcome, Refused):
             return outcome
-        if outcome.origin is None and outcome.slot is None:
-            return outcome
         task = outcome.task
         if outcome.slot == "held":
             await self._hold_again(task)

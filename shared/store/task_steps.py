@@ -358,7 +358,7 @@ def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> 
     outcome = _outcome(task_id, applied)
     assert isinstance(outcome, Applied)
     granted = _granted((outcome.origin or outcome.task).path, queued, claimed)
-    # dataclasses.replace would cost 2 µs.
+    # By dataclasses.replace it would cost each completion 2 µs more.
     return Applied(outcome.task, outcome.origin, (granted,), outcome.service_ms, outcome.slot, outcome.unnamed_blobs)
 
 

@@ -20,7 +20,7 @@ from local.event_grid.faults import Faults
 from local.event_grid.journal import Journal
 from local.event_grid.schema import Event, parse_events
 from local.event_grid.subscription import SubscriptionSettings
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 KEY = "c2VjcmV0IGtleQ=="
 TOPIC_ID = (
@@ -128,13 +128,6 @@ def echo(code: str) -> web.Response:
 
 def allow(origin: str) -> web.Response:
     return web.Response(headers={"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"})
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Polls until the condition holds."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def _as_list(body: Any) -> Iterable[Event]:

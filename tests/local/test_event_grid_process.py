@@ -23,7 +23,8 @@ from azure.eventgrid.aio import EventGridPublisherClient as AsyncEventGridPublis
 
 from local.event_grid.server import listen
 from local.processes import ChildProcess, LocalStackError
-from tests.local.event_grid_stand import EVENTS_PATH, KEY, WAIT_S, Subscriber, a_subscriber, event, until
+from tests.local.event_grid_stand import EVENTS_PATH, KEY, WAIT_S, Subscriber, a_subscriber, event
+from tests.waiting import until
 
 SUBSCRIPTION = "/control/topics/tasks/subscriptions/worker"
 

@@ -21,12 +21,6 @@ BY_THE_HOST = {"AzureFunctionsJobHost__telemetryMode": "OpenTelemetry"}
 NOT_BY_THE_HOST = {"AzureFunctionsJobHost__telemetryMode": "Default"}
 
 
-@pytest.fixture
-def insights() -> Iterator[IngestionDouble]:
-    with IngestionDouble() as double:
-        yield double
-
-
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:

@@ -36,12 +36,6 @@ class Worker(Protocol):
     def flush(self, *, metrics: bool) -> None: ...
 
 
-@pytest.fixture
-def insights() -> Iterator[IngestionDouble]:
-    with IngestionDouble() as double:
-        yield double
-
-
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Three queues whose tasks have ended."""

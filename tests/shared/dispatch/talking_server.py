@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from tests.waiting import PATIENCE_S
-
 ACCEPTANCE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -34,13 +32,6 @@ class Talk:
     async def say(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in this event loop."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (nothing sets an event then)
-            await asyncio.sleep(0.005)
 
 
 def content_length(head: str) -> int:

@@ -49,13 +49,6 @@ def registry(base_url: str, *, loopback: bool) -> BackendRegistry:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[BackendClient]:
-    client = BackendClient(registry("http://127.0.0.1", loopback=True))
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 def endpoint(backend: ScriptedBackend) -> Endpoint:
     return endpoint_at(backend.url)
 

@@ -4,7 +4,7 @@ and nothing is left of it for the next call."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp.connector
@@ -38,13 +38,6 @@ def server(
     name, tls, _ = request.param.partition(" with TLS")
     with Server(name, tmp_path_factory.mktemp("server"), certificate if tls else None) as server:
         yield server
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[BackendClient]:
-    client = BackendClient(registry("http://127.0.0.1", loopback=True))
-    yield client
-    await client.aclose()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,7 +8,7 @@ import itertools
 import socket
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +27,6 @@ MOST_BYTES = 8 * MEGABYTE
 BOMB = gzip.compress(bytes(100 * MEGABYTE))
 
 Parts = Callable[[], Iterator[bytes]]
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[BackendClient]:
-    client = BackendClient(registry("http://127.0.0.1", loopback=True))
-    yield client
-    await client.aclose()
 
 
 def endless_body() -> Iterator[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,13 +16,6 @@ from tests.waiting import PATIENCE_S
 
 LARGE_BYTES = 40_000_000
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[BackendClient]:
-    client = BackendClient(registry("http://127.0.0.1", loopback=True))
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 
 from shared.dispatch import connections as connections_module
 from shared.dispatch.backend_client import Accepted, Answer, BackendClient, Busy, Unreachable
-from tests.shared.dispatch.talking_server import ACCEPTANCE, Pieces, Talk, content_length, talking_server, until
-from tests.shared.dispatch.test_backend_client import endpoint_at, registry
-from tests.waiting import PATIENCE_S
+from tests.shared.dispatch.talking_server import ACCEPTANCE, Pieces, Talk, content_length, talking_server
+from tests.shared.dispatch.test_backend_client import endpoint_at
+from tests.waiting import PATIENCE_S, until
 
 LOST = Unreachable("could not be reached")
 SIZES = [10, 60_000, 300_000]
@@ -31,13 +31,6 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 
     monkeypatch.setattr(connections_module, "_socket", make_and_keep)
     return made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[BackendClient]:
-    client = BackendClient(registry("http://127.0.0.1", loopback=True))
-    yield client
-    await client.aclose()
 
 
 async def post(client: BackendClient, url: str, size_bytes: int = 10, task_id: str = "7") -> Answer:

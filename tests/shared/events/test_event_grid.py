@@ -24,8 +24,8 @@ from shared.events.event_grid import (
     PublishFailed,
 )
 from shared.tasks.task import State, Task
-from tests.local.event_grid_stand import EVENTS_PATH, KEY, until
-from tests.waiting import PATIENCE_S
+from tests.local.event_grid_stand import EVENTS_PATH, KEY
+from tests.waiting import PATIENCE_S, until
 
 MANY = 100
 

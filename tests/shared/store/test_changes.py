@@ -29,7 +29,7 @@ from tests.shared.store.conftest import POLICY, Clock, StoreFactory, opener
 from tests.shared.store.steps import HELLO, Step, each_step
 from tests.shared.store.test_cost import commands_run
 from tests.shared.store.world import Server, nodes
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 IDS = [next(f"t{n}" for n in range(10_000) if partition(f"t{n}") == index) for index in range(PARTITIONS)]
 """One task id for each partition, so that each node of a cluster has some."""
@@ -95,12 +95,6 @@ def heard(server: Server) -> set[str]:
             for command in ("PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS"):
                 found.update(map(str, client.execute_command(command)))
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (nothing sets an event then)
-            await asyncio.sleep(0.005)
 
 
 async def begun(server: Server, *task_ids: str) -> None:
