@@ -190,6 +190,9 @@ class Settings(BaseModel):
         description="Replaces `functionTimeout` of `host.json`, for the Functions host too. The app refuses one that "
         "is not longer than the longest wait, 60 s: at this time the host ends all requests of the process.",
     )
+    azurefunctionsjobhost__telemetrymode: str = Field(
+        default="", description="Replaces `telemetryMode` of `host.json`, for the Functions host too."
+    )
     max_body_bytes_in_flight: int = Field(
         default=512 * 1024 * 1024,
         ge=1,
@@ -339,6 +342,11 @@ class Settings(BaseModel):
         return at_a_time if at_a_time is not None and at_a_time > 0 else None
 
     @property
+    def host_tells_requests(self) -> bool:
+        """Whether the Functions host sends a span for each request that it gives a trace context to."""
+        return self.azurefunctionsjobhost__telemetrymode.lower() == "opentelemetry"
+
+    @property
     def host_body_bytes(self) -> int | None:
         """How many bytes of bodies the Functions host may hold at a time; None: any number."""
         at_a_time = self.host_concurrency
@@ -412,6 +420,7 @@ def _of_host_json(host_json: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that ``host.json`` has, under the names by which the environment replaces them."""
     found = {
         "azurefunctionsjobhost__functiontimeout": host_json.get("functionTimeout"),
+        "azurefunctionsjobhost__telemetrymode": host_json.get("telemetryMode"),
         "azurefunctionsjobhost__extensions__http__maxconcurrentrequests": host_json.get("extensions", {})
         .get("http", {})
         .get("maxConcurrentRequests"),

@@ -82,7 +82,7 @@ def configure(settings: Settings, environ: Mapping[str, str]) -> None:
     """Send telemetry to Application Insights, if the settings say where that is."""
     global _is_sent, _host_tells_requests
     _is_sent = telemetry_export.configure(settings, environ)
-    _host_tells_requests = _is_sent and telemetry_export.host_tells_requests(environ)
+    _host_tells_requests = _is_sent and settings.host_tells_requests
 
 
 def flush() -> None:

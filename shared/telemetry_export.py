@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,6 @@ log = logging.getLogger("task_backbone")
 
 ROLE = "task-backbone"
 """The app's name on the application map, where the platform gives it none."""
-
-HOST_JSON = Path(__file__).parent.parent / "host.json"
 
 
 def configure(settings: Settings, environ: Mapping[str, str]) -> bool:
@@ -44,13 +41,6 @@ def configure(settings: Settings, environ: Mapping[str, str]) -> bool:
     for handler in _exporting_handlers():
         handler.addFilter(_ExportFilter(library_level))
     return True
-
-
-def host_tells_requests(environ: Mapping[str, str]) -> bool:
-    """Whether the Functions host sends a span for each request that it gives a trace context to."""
-    overridden = environ.get("AzureFunctionsJobHost__telemetryMode")
-    mode = overridden or json.loads(HOST_JSON.read_bytes()).get("telemetryMode", "")
-    return mode.lower() == "opentelemetry"
 
 
 def _configure_azure_monitor(connection_string: str, environ: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 -- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms, or -1, or -2
--- in a paused queue}, or false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the
--- queue for a while, as if it were back; nobody can estimate when it starts.
+-- in a paused queue}, or false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that
+-- waits apart from the queue for a while, as if it were back; nobody can estimate when it starts.
 -- @include queue/hold_slot
 -- @include queue/rank
 -- @include queue/state
