@@ -503,7 +503,7 @@ MUTATIONS = [
     Mutation(
         "body: a blob has its length",
         "shared/bodies.py",
-        "    if size_bytes != content.size_bytes:",
+        "if size_bytes != content.size_bytes:",
         "if False:",
         BODY_TESTS,
     ),
