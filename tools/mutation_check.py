@@ -584,6 +584,12 @@ MUTATIONS = [
                 "if true then",
             ),
             (
+                "a look at a queue leaves no trace",
+                "includes/queue/state",
+                "redis.call(queue.h > 0 and 'SADD' or 'SREM',",
+                "redis.call('SADD',",
+            ),
+            (
                 "an entry that was taken is not refused",
                 "includes/queue/enqueue_entries",
                 "not (holds_slot(first) or redis.call('ZSCORE', waiting_key(owner), first)) then",

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from azure.storage.blob import ContainerClient
+from redis import Redis
 
 from local.azurite import Azurite
 from local.processes import ChildProcess
@@ -192,16 +194,32 @@ def nothing_else_comes(app: httpx.Client, backend: ScriptedBackend, path: str) -
     assert backend.untaken(path) == 0
 
 
-def contents(stack: Stack) -> tuple[list[bytes], list[str]]:
-    """The names of all keys in Redis and of all blobs."""
+def contents(stack: Stack, path: str) -> set[str]:
+    """All tasks, all blobs, and whatever names *path*: other queues go on, with what earlier tests left in them."""
     servers = stack.redis.nodes if isinstance(stack.redis, RedisCluster) else [stack.redis]
-    keys: list[bytes] = []
+    found: set[str] = set()
     for server in servers:
         with server.connect() as client:
-            keys += client.scan_iter()
+            for key in client.scan_iter():
+                kind, _, name = key.partition("}")[2].partition(":")
+                if kind == "t" or path in name.split(":") or path in named_in(client, key):
+                    found.add(key)
     with ContainerClient.from_connection_string(stack.azurite.connection_string, CONTAINER) as container:
-        blobs = [blob.name for blob in container.list_blobs()] if container.exists() else []
-    return sorted(keys), sorted(blobs)
+        found.update(f"blob {blob.name}" for blob in (container.list_blobs() if container.exists() else ()))
+    return found
+
+
+def named_in(client: Redis, key: str) -> Iterable[str]:
+    """The members of a set or the fields of a hash."""
+    match client.type(key):
+        case "set":
+            return client.smembers(key)
+        case "zset":
+            return client.zrange(key, 0, -1)
+        case "hash":
+            return client.hkeys(key)
+        case _:
+            return ()
 
 
 # -- PATCH
@@ -281,16 +299,16 @@ def test_settings_of_an_unregistered_path_are_404(path: str, app: httpx.Client) 
     ],
 )
 def test_queue_that_nobody_knows_is_404(path: str, app: httpx.Client, stack: Stack) -> None:
-    before = contents(stack)
+    before = contents(stack, unquote(path))
     assert_problem(app.get(f"/api/v1/queues{path}"), 404, "unknown-endpoint")
-    assert contents(stack) == before
+    assert contents(stack, unquote(path)) == before
 
 
 @pytest.mark.contract("B9.4")
 def test_reading_a_queue_writes_nothing(app: httpx.Client, path: str, stack: Stack) -> None:
-    before = contents(stack)
+    before = contents(stack, path)
     queue(app, path)
-    assert contents(stack) == before
+    assert contents(stack, path) == before
 
 
 @pytest.mark.contract("B9.58")
@@ -431,14 +449,14 @@ def test_draining_queue_refuses_new_tasks_and_finishes_the_waiting_ones(
     configure(app, path, Draining=True)
 
     eventually(lambda: queue(app, path)["Dispatched"] == 1)
-    before = contents(stack)
+    before = contents(stack, path)
     for content in (b"{}", LARGE):
         refused = submit(app, path, content, idempotency_key="another")
         assert_problem(refused, 503, "queue-draining")
         assert int(refused.headers["retry-after"]) > 0
     legacy = {"Endpoint": backend.url + path, "Body": "work", "PublishToGrid": True}
     assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 503, "queue-draining")
-    assert contents(stack) == before, "a submit that was refused left something behind"
+    assert contents(stack, path) == before, "a submit that was refused left something behind"
     again = submit(app, path, LARGE, idempotency_key="known")
     assert task_id_of(again) == task_ids[2], "a repeated submit gives the known task"
 
@@ -889,7 +907,7 @@ def test_full_queue_refuses_a_submit_and_keeps_nothing_of_it(
     app: httpx.Client, backend: ScriptedBackend, path: str, stack: Stack
 ) -> None:
     fill(app, path)
-    before = contents(stack)
+    before = contents(stack, path)
     requests: list[tuple[bytes, dict[str, str]]] = [(b"{}", {}), (LARGE, {}), (b"{}", {"idempotency_key": "k"})]
     for content, headers in requests:
         refused = submit(app, path, content, **headers)
@@ -897,7 +915,7 @@ def test_full_queue_refuses_a_submit_and_keeps_nothing_of_it(
         assert int(refused.headers["retry-after"]) > 0
     legacy = {"Endpoint": backend.url + path, "Body": "x" * (INLINE_LIMIT_BYTES + 1), "PublishToGrid": True}
     assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 429, "queue-full")
-    assert contents(stack) == before, "a submit that was refused left something behind"
+    assert contents(stack, path) == before, "a submit that was refused left something behind"
     assert queue(app, path)["Waiting"] == BACKLOG
     assert task_id_of(submit(app, new_path())), "only this queue is full"
 

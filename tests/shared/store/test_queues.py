@@ -1012,6 +1012,24 @@ async def test_lost_keys_are_noticed_and_the_queue_is_rebuilt_from_its_tasks(
     assert (status.waiting, status.holding) == (0, 0)
 
 
+async def test_a_look_at_a_queue_that_nobody_knows_leaves_no_trace(queues: QueueSteps, redis_server: Server) -> None:
+    """The reconciler maintains each path that is named; callers may ask for ten thousand."""
+    status = await queues.status(PATH)
+    assert (status.waiting, status.holding) == (0, 0)
+    assert await queues.held_paths() == set()
+    assert keys(redis_server, PATH) == {}
+
+
+async def test_a_path_is_named_as_held_while_a_slot_is_held(
+    queues: QueueSteps, clock: Clock, redis_server: Server
+) -> None:
+    await enqueue(queues, new_task("t", clock))
+    assert await queues.held_paths() == {PATH}
+    delete(redis_server, "q", "qh")
+    await queues.maintain(PATH)
+    assert await queues.held_paths() == set()
+
+
 async def test_after_a_loss_slots_are_granted_one_by_one(
     queues: QueueSteps, clock: Clock, redis_server: Server
 ) -> None:

@@ -61,7 +61,8 @@ local function recount(queue)
   end
   local first = redis.call('ZRANGE', owners_key, 0, 0, 'WITHSCORES')
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
-  redis.call('SADD', held_paths_key(queue_tag), queue_arg.path)
+  -- A path without a slot held is not in this set: a step that only reads a queue that nobody knows leaves no trace.
+  redis.call(queue.h > 0 and 'SADD' or 'SREM', held_paths_key(queue_tag), queue_arg.path)
   queue.k, queue.x = nil, queue_now
 end
 
