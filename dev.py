@@ -31,8 +31,9 @@ COMMANDS = {
     ),
     "test": (
         "[ARGUMENTS]",
-        "run the tests: all of them on all cores, or what pytest makes of ARGUMENTS",
+        "run the tests: all but the faults on all cores, or what pytest makes of ARGUMENTS",
         """
+  python3 dev.py test tests/faults             each fault once, briefly: four minutes
   python3 dev.py test tests/test_dev.py        one file
   python3 dev.py test -k position              every test whose name has this word
   .venv/bin/python -m pytest --help            all arguments of pytest
@@ -113,9 +114,9 @@ def main():
     if command == "format":
         return reformat()
     if command == "test":
-        # Without arguments the whole suite, on all cores; files stay together, since each has its stack.
+        # Files stay together, since each has its stack.
         together = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
-        return run("-m", "pytest", *(arguments or together))
+        return run("-m", "pytest", *(arguments or (*together, "--ignore=tests/faults")))
     os.chdir(ROOT)
     module = {"faults": ["tests.faults"], "judges": ["tests.judges"], "bench": ["bench"]}.get(
         command, ["local", command]

@@ -434,7 +434,7 @@ class Backbone:
 
     async def __call__(self, work: Work, behaviour: Behaviour, wire: Wire) -> Record:
         # A call may take long on a busy machine; it takes no simulated time.
-        client = redis.Redis.from_url(self.url, socket_timeout=60)
+        client = redis.Redis.from_url(self.url, socket_timeout=60, single_connection_client=True)
         client.flushall()
         # The app draws the jitter of its deadlines from this generator.
         chance = random.getstate()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,6 @@ IN_A_HURRY = {
 
 SLOWEST_FIRST = (
     "test_dev.py",
-    "faults",
     "end_to_end",
     "contract/test_legacy_samples.py",
     "contract/test_reports_without_attempt.py",
@@ -46,18 +46,18 @@ SLOWEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        file = item.path.relative_to(Path(__file__).parent)
+    @cache
+    def rank(path: Path) -> int:
+        file = path.relative_to(Path(__file__).parent)
         return next((n for n, first in enumerate(SLOWEST_FIRST) if file.is_relative_to(first)), len(SLOWEST_FIRST))
 
-    items.sort(key=rank)
+    items.sort(key=lambda item: rank(item.path))
 
 
 @pytest.hookimpl(optionalhook=True)  # tools/mutation_check.py runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are cores: many tests wait for processes that they have started."""
-    cores = os.cpu_count() or 1
-    return cores + (cores + 1) // 2
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

@@ -100,11 +100,9 @@ def core_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize("options", [[], ["--func"]], ids=["development host", "Core Tools"])
-@pytest.mark.usefixtures("core_tools")
-def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path, options: list[str]) -> None:
+def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path) -> None:
     demo = subprocess.run(
-        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results", *options],
+        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results"],
         cwd=ROOT,
         env={**os.environ, "RECONCILER_INTERVAL_S": "1"},
         capture_output=True,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import ConfigDict
 from pydantic.alias_generators import to_pascal
-from sklearn.cluster import MiniBatchKMeans
 
 MAX_SIDE_PX = 1600
 """The longest side of a map. A larger picture is scaled down to it before it is segmented."""
@@ -145,6 +144,8 @@ def box_mean(values: Floats, radius: int) -> Floats:
 
 def _cluster(points: Floats, count: int, report: Report) -> Floats:
     """Returns the centres of the best of several k-means runs on random pixels."""
+    from sklearn.cluster import MiniBatchKMeans  # takes seconds, and nothing before the first picture needs it
+
     random = np.random.default_rng(_SEED)
     judged = points[random.integers(len(points), size=4 * _BATCH_PX)]
     best: tuple[float, Floats] | None = None

@@ -3,6 +3,7 @@
 import http.client
 import re
 import uuid
+from array import array
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,7 +37,8 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 def pattern_bytes(size_bytes: int) -> bytes:
     """Bytes of every value, in an order that reveals lost or swapped ones."""
-    return b"".join(number.to_bytes(4, "big") for number in range(size_bytes // 4 + 1))[:size_bytes]
+    numbers = array("I", range(size_bytes // 4 + 1))
+    return numbers.tobytes()[:size_bytes]
 
 
 CONTENTS = {

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local.processes import free_port
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 KEY = "key-of-the-backbone"
 
@@ -110,8 +110,7 @@ def running_backbone() -> Iterator[FakeBackbone]:
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started and thread.is_alive():
-        pass
+    eventually(lambda: server.started or not thread.is_alive())
     try:
         yield backbone
     finally:
