@@ -33,7 +33,7 @@ def main() -> None:
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses, which hold the function keys
-    # One core for each concurrent request: of the libraries that are loaded, and of those that scikit-learn will load.
+    # One core for each concurrent request: of the libraries that are loaded, and of what scikit-learn will load.
     threadpool_limits(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     client = httpx.AsyncClient(timeout=_CALL_TIMEOUT_S, trust_env=False)
