@@ -231,6 +231,7 @@ SLACK_S = 1.0
 """For the network."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refuses", [False, True], ids=["silent", "refusing"])
 def test_tasks_that_find_a_slot_start_soon_during_an_hour_without_event_grid(
     simulated_url: str, refuses: bool

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.table import FAULTS, OF_MESSAGES
 from tests.faults.trial import SHORT, Trials
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", OF_MESSAGES)
 def test_every_acknowledged_task_ends_once_and_counts_are_correct_despite(name: str, single: Trials) -> None:

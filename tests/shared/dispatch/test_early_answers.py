@@ -16,6 +16,8 @@ from tests.shared.dispatch.talking_server import Pieces
 from tests.shared.dispatch.test_backend_client import Outcome, registry
 from tests.waiting import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"60 KB": 60_000, "300 KB": 300_000, "1 MB": 1_000_000, "15 MB": 15_000_000, "40 MB": 40_000_000}
 REFUSALS: dict[int, type[Outcome]] = {503: Busy, 413: Rejected, 401: Rejected}
 CALLS = 4
