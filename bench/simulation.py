@@ -479,7 +479,7 @@ class _Run:
     def _open(self, settings: Settings, client: redis.Redis) -> Services:
         return Services.compose(
             settings,
-            link=_SteppingLink(client, self._wire.redis_s, self._fleet.record),
+            link=_CountingLink(client, self._wire.redis_s, self._fleet.record),
             publisher=_SimulatedTopic(self._publish),
             transport=_SimulatedBackend(self._call),
             now_ms=lambda: START_MS + round(now_s() * 1000),
@@ -579,21 +579,13 @@ class _Run:
             self._done.fail(error)
 
 
-class _SteppingLink(RedisLink):
+class SteppingLink(RedisLink):
     """A link that blocks the event loop during each call, so that simulated time stands still."""
 
-    def __init__(self, client: redis.Redis, latency_s: float, record: Record) -> None:
+    def __init__(self, client: redis.Redis, latency_s: float = 0.0) -> None:
         super().__init__(self._no_other_client)
         self._redis = client
         self._latency_s = latency_s
-        self._record = record
-
-    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
-        if name == "queue/refused":
-            _, holding, slots, *_ = await super().script("queue/status", tag, *args)
-            refused = self._record.refused_probes if holding > slots else self._record.refused_grants
-            refused.append(now_s())
-        return await super().script(name, tag, *args)
 
     async def _ask(self, tag: str, prefix: CommandPrefix, args: tuple[bytes, ...]) -> Any:
         await asyncio.sleep(self._latency_s)
@@ -612,6 +604,21 @@ class _SteppingLink(RedisLink):
 
     async def _no_other_client(self) -> RedisClient:
         raise AssertionError("the simulation has a client of its own")
+
+
+class _CountingLink(SteppingLink):
+    """Counts the refusals."""
+
+    def __init__(self, client: redis.Redis, latency_s: float, record: Record) -> None:
+        super().__init__(client, latency_s)
+        self._record = record
+
+    async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
+        if name == "queue/refused":
+            _, holding, slots, *_ = await super().script("queue/status", tag, *args)
+            refused = self._record.refused_probes if holding > slots else self._record.refused_grants
+            refused.append(now_s())
+        return await super().script(name, tag, *args)
 
 
 class _SimulatedBackend:
