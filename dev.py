@@ -33,7 +33,7 @@ COMMANDS = {
         "[ARGUMENTS]",
         "run the tests: all but the slow ones on all cores, or what pytest makes of ARGUMENTS",
         """
-  python3 dev.py test --slow                   the slow ones: faults, hours without Event Grid, real HTTP servers
+  python3 dev.py test --slow                   the slow ones: faults, outages of an hour, real HTTP servers
   python3 dev.py test tests/test_dev.py        one file
   python3 dev.py test -k position              every test whose name has this word
   .venv/bin/python -m pytest --help            all arguments of pytest
@@ -114,10 +114,11 @@ def main():
     if command == "format":
         return reformat()
     if command == "test":
-        # Files stay together, since each has its stack.
-        together = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-m"]
         chosen = {(): "not slow", ("--slow",): "slow"}.get(tuple(arguments))
-        return run("-m", "pytest", *([*together, chosen] if chosen else arguments))
+        if chosen:
+            # Files stay together, since each has its stack.
+            arguments = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-m", chosen]
+        return run("-m", "pytest", *arguments)
     os.chdir(ROOT)
     module = {"faults": ["tests.faults"], "judges": ["tests.judges"], "bench": ["bench"]}.get(
         command, ["local", command]

@@ -30,6 +30,7 @@ IN_A_HURRY = {
 
 SLOWEST_FIRST = (
     "test_dev.py",
+    "faults",
     "end_to_end",
     "contract/test_legacy_samples.py",
     "contract/test_reports_without_attempt.py",

@@ -100,9 +100,17 @@ def core_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="development host"),
+        pytest.param(["--func"], id="Core Tools", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.usefixtures("core_tools")
+def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path, options: list[str]) -> None:
     demo = subprocess.run(
-        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results"],
+        [sys.executable, "-m", "local", "demo", "--json", "--results", tmp_path / "results", *options],
         cwd=ROOT,
         env={**os.environ, "RECONCILER_INTERVAL_S": "1"},
         capture_output=True,
@@ -323,6 +331,25 @@ def test_format_repairs_what_it_can_and_fails_if_anything_is_left(
     ugly.write_text("x = unknown( )\n")
     assert dev.reformat() == 1
     assert ugly.read_text() == "x = unknown()\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        ([], ["-m", "not slow"]),
+        (["--slow"], ["-m", "slow"]),
+        (["tests/test_dev.py", "-x"], ["tests/test_dev.py", "-x"]),
+    ],
+)
+def test_each_test_belongs_to_one_of_two_runs_and_arguments_choose_others(
+    arguments: list[str], chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dev, ran = _dev(), list[str]()
+    monkeypatch.setattr(dev, "install", lambda: None)
+    monkeypatch.setattr(dev, "run", lambda *command: ran.extend(command))
+    monkeypatch.setattr(sys, "argv", ["dev.py", "test", *arguments])
+    dev.main()
+    assert ran[-2:] == chosen
 
 
 def test_the_tests_keep_what_python_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

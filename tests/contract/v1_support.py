@@ -37,8 +37,7 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 def pattern_bytes(size_bytes: int) -> bytes:
     """Bytes of every value, in an order that reveals lost or swapped ones."""
-    numbers = array("I", range(size_bytes // 4 + 1))
-    return numbers.tobytes()[:size_bytes]
+    return array("I", range(size_bytes // 4 + 1)).tobytes()[:size_bytes]
 
 
 CONTENTS = {

@@ -43,15 +43,17 @@ def pictures() -> dict[str, Picture]:
     return {picture.name: picture for picture in sample_pictures()}
 
 
-def small(photo: bytes) -> bytes:
-    """The photo, so small that the model takes a moment."""
-    picture = open_picture(photo)
-    picture.thumbnail((160, 160))
-    return encoded(picture, "JPEG")
-
-
 PHOTO = photograph("china.jpg").read_bytes()
-CHINA = small(PHOTO)
+
+
+def china() -> bytes:
+    """The photo, so small that the model takes a moment."""
+    photo = open_picture(PHOTO)
+    photo.thumbnail((160, 160))
+    return encoded(photo, "JPEG")
+
+
+CHINA = china()
 CHINA_SIZE = (160, 107)
 
 
