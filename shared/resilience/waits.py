@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 
 class Wait:
@@ -45,8 +45,9 @@ class Waits:
         """Wait within it: it ends its body, without an error, when the *seconds* are over or the wait is cut."""
         while self._count >= self._most:
             self._remove_oldest()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds) as timeout:
+        timeout = asyncio.timeout(seconds)
+        try:
+            async with timeout:
                 wait = Wait(client, self._begun, timeout)
                 self._by_client[client][wait] = None
                 self._count += 1
@@ -55,6 +56,9 @@ class Waits:
                     yield wait
                 finally:
                     self._remove(wait)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
 
     def _remove_oldest(self) -> None:
         oldest = max(

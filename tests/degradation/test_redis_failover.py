@@ -16,9 +16,10 @@ from shared.store import TaskStore
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS, TAGS, partition
 from shared.tasks.outcomes import Claimed, Created, Existing
-from shared.tasks.task import Content, NewTask
+from shared.tasks.task import Content, NewTask, State, Task
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
+from tests.shared.store.test_changes import begun, nothing, report, soon
 from tests.waiting import PATIENCE_S, eventually
 
 HANG_S = PATIENCE_S
@@ -140,6 +141,7 @@ def cluster(tmp_path: Path) -> Iterator[list[Node]]:
 
 
 FIRST_THIRD = [task_id for task_id in IDS if slot_of(task_id) < 16384 // 3]
+SECOND_THIRD = [task_id for task_id in IDS if 16384 // 3 < slot_of(task_id) < 16384 * 2 // 3]
 REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
 
 
@@ -180,13 +182,18 @@ async def sweep(store: TaskStore) -> None:
         pass
 
 
+def give_slot(cluster: list[Node], slot: int, target: Node) -> None:
+    for node in (target, *(node for node in cluster[:3] if node is not target)):
+        node("SETSLOT", slot, "NODE", target.id)
+
+
 async def test_tasks_of_a_migrating_slot_are_unavailable_until_it_has_moved(
     open_store: OpenStore, cluster: list[Node]
 ) -> None:
     """Keys move one by one, so a script would find only a part of a task on either node."""
     store = open_store(cluster[0].server.port)
     source, target = cluster[1], cluster[2]
-    task_id = next(task_id for task_id in IDS if 16384 // 3 < slot_of(task_id) < 16384 * 2 // 3)
+    task_id = SECOND_THIRD[0]
     slot, created = slot_of(task_id), await store.create(new_task(task_id))
     assert isinstance(created, Created)
     target("SETSLOT", slot, "IMPORTING", source.id)
@@ -205,8 +212,60 @@ async def test_tasks_of_a_migrating_slot_are_unavailable_until_it_has_moved(
                 assert await store.get(task_id) == created.task
             if moved < len(keys):
                 client.migrate("127.0.0.1", target.server.port, keys[moved], 0, 1000 * PATIENCE_S)
-    for node in (target, source, cluster[0]):
-        node("SETSLOT", slot, "NODE", target.id)
+    give_slot(cluster, slot, target)
     assert await answered(lambda: store.get(task_id)) == created.task
     assert isinstance(await store.create(new_task(task_id)), Existing)
     await claim_all(store, [task_id])
+
+
+Waiting = dict[str, "asyncio.Task[Task | None]"]
+
+
+async def waiting_for(store: TaskStore, *task_ids: str) -> Waiting:
+    """A wait for the end of each of these new tasks."""
+    created = await asyncio.gather(*(store.create_unqueued(new_task(task_id)) for task_id in task_ids))
+    tasks = [outcome.task for outcome in created if isinstance(outcome, Created)]
+    return {task.id: asyncio.create_task(store.wait(task, nothing)) for task in tasks}
+
+
+async def hear_of_their_ends(store: TaskStore, waiting: Waiting) -> None:
+    """End the tasks, each by a step that another process takes, and so will all waits."""
+    ended = {
+        task_id: await answered(lambda task_id=task_id: report(store, task_id, "done", State.COMPLETED))
+        for task_id in waiting
+    }
+    assert {task_id: await soon(wait) for task_id, wait in waiting.items()} == ended
+
+
+async def test_a_wait_outlives_the_change_of_its_primary_to_a_replica(
+    open_store: OpenStore, switch: Switch, server: RedisServer, replica: RedisServer
+) -> None:
+    waiting = await waiting_for(open_store(switch.port), *IDS)
+    await begun(server, *IDS)
+    swap_roles(server, replica)
+    switch.target_port = replica.port
+    await hear_of_their_ends(open_store(replica.port), waiting)
+
+
+async def test_a_wait_outlives_a_failover_of_a_cluster(open_store: OpenStore, cluster: list[Node]) -> None:
+    waiting = await waiting_for(open_store(cluster[0].server.port), *IDS)
+    await begun(cluster[0].server, *FIRST_THIRD)
+    cluster[-1]("FAILOVER", "TAKEOVER")
+    eventually(lambda: cluster[-1].role() == "master" and cluster[0].role() == "slave")
+    await hear_of_their_ends(open_store(cluster[1].server.port), waiting)
+
+
+async def test_a_wait_moves_with_its_slot(open_store: OpenStore, cluster: list[Node]) -> None:
+    source, target = cluster[1], cluster[2]
+    task_id = SECOND_THIRD[0]
+    waiting = await waiting_for(open_store(cluster[0].server.port), task_id)
+    await begun(source.server, task_id)
+    slot = slot_of(task_id)
+    target("SETSLOT", slot, "IMPORTING", source.id)
+    source("SETSLOT", slot, "MIGRATING", target.id)
+    with source.server.connect() as client:
+        keys: list[str] = source("GETKEYSINSLOT", slot, 100)
+        client.migrate("127.0.0.1", target.server.port, keys, 0, 1000 * PATIENCE_S)
+    give_slot(cluster, slot, target)
+    await begun(target.server, task_id)
+    await hear_of_their_ends(open_store(cluster[0].server.port), waiting)

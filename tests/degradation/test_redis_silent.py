@@ -10,6 +10,7 @@ import pytest
 from local.redis_server import RedisServer
 from shared.store import TaskStore
 from shared.store.redis import client as connection
+from shared.store.redis import subscriptions
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS, partition
 from shared.tasks.outcomes import Created, Existing
@@ -17,7 +18,8 @@ from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.conftest import SHORT_S, OpenStore
 from tests.degradation.switch import Switch
 from tests.patience import be_patient
-from tests.waiting import PATIENCE_S
+from tests.shared.store.test_changes import anything, begun, new, report, soon
+from tests.waiting import PATIENCE_S, until
 
 MANY = 200
 HANG_S = PATIENCE_S
@@ -150,3 +152,21 @@ async def test_ping_of_a_silent_redis_fails_like_any_call(
     assert await outcomes([store.ping() for _ in range(MANY)]) == {StoreUnavailable}
     switch.flow()
     await answered(store.ping)
+
+
+async def test_a_wait_whose_connection_fell_silent_hears_of_the_change_over_another(
+    open_store: OpenStore, switch: Switch, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_SILENCE_S", SHORT_S)
+    monkeypatch.setattr(subscriptions, "REPLY_TIMEOUT_S", SHORT_S)
+    store, other = open_store(switch.port), open_store(server.port)
+    known = await new(store, "t1")
+    wait = asyncio.ensure_future(store.wait(known, anything))
+    await begun(server, "t1")
+    switch.silence()
+    before = switch.accepted
+    changed = await report(other, "t1", "on it")
+    await until(lambda: switch.accepted > before)
+    assert not wait.done()
+    switch.flow()
+    assert await soon(wait) == changed

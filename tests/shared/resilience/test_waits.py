@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from shared.resilience.waits import Waits
 
 LONG_S = 3600.0
@@ -62,3 +64,9 @@ async def test_a_wait_that_is_over_leaves_its_place() -> None:
         await asyncio.gather(left, return_exceptions=True)
         await callers.wait("a", "a3")
         assert callers.cut == []
+
+
+async def test_a_timeout_of_what_waits_is_an_error() -> None:
+    with pytest.raises(TimeoutError, match="no answer"):
+        async with Waits(1).hold("a", LONG_S):
+            raise TimeoutError("no answer")
