@@ -2,6 +2,7 @@
 behind.
 """
 
+import fcntl
 import os
 import random
 import re
@@ -10,10 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -26,9 +29,9 @@ _READY_LINE = re.compile(rb"^READY (http://\S+)\r?$", re.MULTILINE)
 
 # These ports lie below those that Linux (32768+) and macOS (49152+) give to outgoing connections. So a port stays
 # free while its server restarts, and a client that retries meanwhile cannot end up connected to itself. A node of a
-# Redis cluster also takes port + 10000, which lies below them too. The order is random because several processes
-# choose.
-_PORTS = range(11000, 22000)
+# Redis cluster also takes port + 10000, which lies below them too, and is none of these. The order is random because
+# several processes choose.
+_PORTS = range(11000, 21000)
 _untried_ports = iter(random.SystemRandom().sample(_PORTS, len(_PORTS)))
 
 # PR_SET_PDEATHSIG survives exec, so a small interpreter sets it and then becomes the command. A preexec_fn would run
@@ -54,9 +57,20 @@ class LocalStackError(Exception):
     """Raised when a part of the local stack is not available, does not start, or has died."""
 
 
+@cache
+def _claims() -> int:
+    """A file of this user. Who locks the byte at a port claims that port, for as long as the process lives."""
+    return os.open(Path(tempfile.gettempdir(), f"task-backbone-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT, 0o600)
+
+
 def free_port() -> int:
-    """Returns a TCP port of the loopback interface that no program listens on, and never the same one twice."""
+    """Returns a TCP port of the loopback interface that no program listens on, and that no other call has returned,
+    in this or another process of this user."""
     for port in _untried_ports:
+        try:
+            fcntl.lockf(_claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            continue
         with socket.socket() as candidate:
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

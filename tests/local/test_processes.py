@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from local.processes import ChildProcess, LocalStackError, free_port
+from local.processes import _PORTS, ChildProcess, LocalStackError, free_port
 
 READY_THEN_SLEEP = "echo READY http://127.0.0.1:1234; exec sleep 1000"
+
+ROOT = Path(__file__).parents[2]
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 
@@ -169,3 +171,17 @@ def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 def test_free_ports_are_all_different() -> None:
     ports = [free_port() for _ in range(50)]
     assert len(set(ports)) == 50
+
+
+def test_no_other_process_gets_a_port_that_is_given_out() -> None:
+    mine = free_port()
+    program = (
+        "import sys; from local import processes as p; p._untried_ports = iter([int(sys.argv[1]), *p._PORTS]);"
+        "print(p.free_port())"
+    )
+    chosen = subprocess.check_output([sys.executable, "-c", program, str(mine)], cwd=ROOT, text=True)
+    assert int(chosen) != mine
+
+
+def test_no_port_is_the_cluster_bus_of_another() -> None:
+    assert {port + 10_000 for port in _PORTS}.isdisjoint(_PORTS)
