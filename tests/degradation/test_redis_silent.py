@@ -155,15 +155,19 @@ async def test_ping_of_a_silent_redis_fails_like_any_call(
 
 
 async def test_a_wait_whose_connection_fell_silent_hears_of_the_change_over_another(
-    open_store: OpenStore, switch: Switch, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    store: TaskStore,
+    open_store: OpenStore,
+    switch: Switch,
+    silence: Callable[..., None],
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(subscriptions, "_SILENCE_S", SHORT_S)
-    monkeypatch.setattr(subscriptions, "REPLY_TIMEOUT_S", SHORT_S)
-    store, other = open_store(switch.port), open_store(server.port)
     known = await new(store, "t1")
     wait = asyncio.ensure_future(store.wait(known, anything))
     await begun(server, "t1")
-    switch.silence()
+    other = open_store(server.port)
+    silence()
     before = switch.accepted
     changed = await report(other, "t1", "on it")
     await until(lambda: switch.accepted > before)

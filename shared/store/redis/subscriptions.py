@@ -10,12 +10,11 @@ import logging
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from shared.store.redis.client import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient, own_connection
 
@@ -26,7 +25,6 @@ _LONGEST_PAUSE_S: Final = 2.0
 _SILENCE_S: Final = 30.0
 """After that long without a message, the server is asked whether it is still there."""
 _COMMANDS: Final = {b"SPUBLISH": ("SSUBSCRIBE", "SUNSUBSCRIBE"), b"PUBLISH": ("SUBSCRIBE", "UNSUBSCRIBE")}
-_UNANSWERED: Final = (RedisError, OSError, TimeoutError)
 
 
 class Listener:
@@ -85,7 +83,10 @@ class Subscriptions:
         self._open_client = open_client
         self._publish_command = publish_command
         self._channels: dict[bytes, _Channel] = {}
-        self._new: list[_Channel] = []
+        self._unplaced: dict[str, list[_Channel]] = {}
+        """By hash tag: the channels whose server is being found out."""
+        self._doubtful: set[str] = set()
+        """Tags whose server was lost: another one may have them now."""
         self._lines: dict[Any, _Line] = {}
         self._failures: Counter[Any] = Counter()
         """By node or hash tag: how often in a row it could not be listened to."""
@@ -98,11 +99,9 @@ class Subscriptions:
         channel, listener = self._channels.get(name.encode()), Listener()
         if channel is None:
             channel = self._channels[name.encode()] = _Channel(tag, name.encode())
-            self._new.append(channel)
-            if len(self._new) == 1:
-                self._start(self._place_new())
+            self._place(channel)
         channel.listeners.add(listener)
-        if channel.is_heard:
+        if channel.is_heard or self._failures[tag] > 1 or (channel.line and self._failures[channel.line.node] > 1):
             listener.hear(None)
         try:
             yield listener
@@ -131,58 +130,43 @@ class Subscriptions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _place_new(self) -> None:
-        # When the loop runs it, all channels of this tick have come.
-        channels, self._new = self._new, []
-        await self._place(channels)
+    def _place(self, channel: _Channel) -> None:
+        """Give the channel to the connection of the server that has it, as soon as that is known."""
+        if channel.tag not in self._unplaced:
+            self._unplaced[channel.tag] = []
+            self._start(self._place_all(channel.tag))
+        self._unplaced[channel.tag].append(channel)
 
-    async def _place(self, channels: Iterable[_Channel], *, again: bool = False) -> None:
-        """Give each channel to the connection of the server that has it.
-
-        Args:
-            again: the server that had them was lost, so it is asked where they are now.
-        """
-        by_tag: defaultdict[str, list[_Channel]] = defaultdict(list)
-        for channel in channels:
-            by_tag[channel.tag].append(channel)
-        for tag, group in by_tag.items():
+    async def _place_all(self, tag: str) -> None:
+        while True:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
-                    client, node = await self._node_of(tag, ask=again)
-            except _UNANSWERED as error:
-                self._start(self._place_later(tag, group, error))
-                continue
-            del self._failures[tag]
-            line = self._lines.get(node)
-            if line is None:
-                line = self._lines[node] = _Line(client, node, self._publish_command)
-                self._start(self._serve(line))
-            for channel in group:
-                if channel.listeners:
-                    line.add(channel)
+                    client, node = await self._node_of(tag)
+                break
+            except Exception as error:  # whatever it is, the channels must not be forgotten
+                await self._pause(tag, self._unplaced[tag], error)
+        del self._failures[tag]
+        channels = [channel for channel in self._unplaced.pop(tag) if channel.listeners]
+        if channels and node not in self._lines:
+            self._lines[node] = _Line(client, node, self._publish_command)
+            self._start(self._serve(self._lines[node]))
+        for channel in channels:
+            self._lines[node].add(channel)
+            if self._failures[node] > 1:
+                channel.hear(None)
 
-    async def _node_of(self, tag: str, *, ask: bool) -> tuple[RedisClient, Any]:
+    async def _node_of(self, tag: str) -> tuple[RedisClient, Any]:
         client = await self._open_client()
         if not isinstance(client, ClusterClient):
             return client, None
-        node = None if ask else client.node_of(tag)
+        node = None if tag in self._doubtful else client.node_of(tag)
         if node is None:
             await client.execute_command("GET", tag)  # the client learns from the answer which node has it
             node = client.node_of(tag)
         if node is None:
             raise RedisConnectionError("the topology is not known")
+        self._doubtful.discard(tag)
         return client, node
-
-    async def _place_later(self, key: Any, channels: list[_Channel], error: Exception | None) -> None:
-        self._failures[key] += 1
-        if self._failures[key] > 1:
-            # Those that listen look for themselves meanwhile: perhaps the app may not subscribe, and may read.
-            log.warning("changes of %d tasks cannot be heard: %r", len(channels), error)
-            for channel in channels:
-                channel.hear(None)
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures[key] - 1, 10))
-        await asyncio.sleep(pause_s * (0.5 + random.random() / 2))
-        await self._place(channels, again=True)
 
     async def _serve(self, line: _Line) -> None:
         failure: Exception | None = None
@@ -190,12 +174,27 @@ class Subscriptions:
             await line.serve()
         except Exception as error:  # whatever it is, the channels get another connection
             failure = error
-        if line.was_heard:
+        if failure is None or line.has_lasted:
             del self._failures[line.node]
+        if failure is not None:
+            # The channels that come meanwhile join, so there is one attempt at a time.
+            await self._pause(line.node, line.lose(), failure)
         del self._lines[line.node]
-        channels = line.give_up()
-        if channels:
-            await self._place_later(line.node, channels, failure)
+        for channel in line.give_up():
+            self._doubtful.add(channel.tag)
+            self._place(channel)
+
+    async def _pause(self, key: Any, channels: Collection[_Channel], error: Exception) -> None:
+        """Wait before the next attempt, the longer the more have failed."""
+        self._failures[key] += 1
+        if self._failures[key] == 2:
+            log.warning("changes of tasks cannot be heard, and are looked for until they can: %r", error)
+        if self._failures[key] > 1:
+            # Those that listen look for themselves meanwhile: perhaps the app may not subscribe, and may read.
+            for channel in channels:
+                channel.hear(None)
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures[key] - 1, 10))
+        await asyncio.sleep(pause_s * (0.5 + random.random() / 2))
 
 
 class _Line:
@@ -203,7 +202,7 @@ class _Line:
 
     def __init__(self, client: RedisClient, node: Any, publish_command: str) -> None:
         self.node = node
-        self.was_heard = False
+        self._heard_s: float | None = None
         self._client = client
         self._publish_command = publish_command
         self._channels: dict[bytes, _Channel] = {}
@@ -227,11 +226,22 @@ class _Line:
             self._leaving.add(channel.name)
             self._has_work.set()
 
+    @property
+    def has_lasted(self) -> bool:
+        """Whether it was heard for so long that the next failure is the first of others."""
+        return self._heard_s is not None and asyncio.get_running_loop().time() - self._heard_s > _LONGEST_PAUSE_S
+
+    def lose(self) -> Collection[_Channel]:
+        """Hear the channels no more, and return them."""
+        for channel in self._channels.values():
+            channel.is_heard = False
+        return self._channels.values()
+
     def give_up(self) -> list[_Channel]:
         """Let go of all channels, and return them."""
-        channels, self._channels = [*self._channels.values()], {}
+        channels, self._channels = [*self.lose()], {}
         for channel in channels:
-            channel.line, channel.is_heard = None, False
+            channel.line = None
         return channels
 
     def end(self) -> None:
@@ -313,14 +323,16 @@ class _Line:
                     channel.hear(rest[0])
             case b"ssubscribe" | b"subscribe":
                 self._unanswered -= 1
-                self.was_heard = True
+                self._heard_s = self._heard_s or asyncio.get_running_loop().time()
                 if channel is not None:
                     channel.is_heard = True
                     channel.hear(None)
             case b"sunsubscribe" | b"unsubscribe":
                 if not self._left[name]:
                     raise RedisConnectionError("the server has lost the slot")
-                self._left -= Counter((name,))
+                self._left[name] -= 1
+                if not self._left[name]:
+                    del self._left[name]
                 self._unanswered -= 1
             case b"pong":  # RESP2
                 self._unanswered -= 1

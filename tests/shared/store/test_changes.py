@@ -327,6 +327,26 @@ async def test_waits_on_one_node_outlive_its_death(tmp_path: Path) -> None:
                 assert await _changed(store, task_id) == await soon(waits[task_id])
 
 
+async def test_waits_outlive_the_death_of_a_whole_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RedisCluster(tmp_path) as cluster:
+        for node in cluster.nodes:
+            with node.connect() as client:
+                client.config_set("appendfsync", "always")
+        async with opened(cluster.url) as store:
+            known = [await new(store, task_id) for task_id in IDS]
+            waits = [asyncio.ensure_future(store.wait(task, anything)) for task in known]
+            await begun(cluster, *IDS)
+            failures = store._link._subscriptions._failures
+            for node in cluster.nodes:
+                node.kill()
+            await until(lambda: len(failures) >= len(cluster.nodes) and max(failures.values()) > 2)
+            for node in cluster.nodes:
+                node.start()
+            for task_id, wait in zip(IDS, waits, strict=True):
+                await answered(store, task_id)
+                assert await _changed(store, task_id) == await soon(wait)
+
+
 @pytest.fixture
 def restricted(redis_server: Server, redis_url: str) -> Iterator[Callable[[str], str]]:
     """Gives the URL of a user with fewer rights on an empty Redis."""
@@ -354,6 +374,21 @@ async def test_a_server_that_refuses_messages_refuses_no_step_and_no_wait(
         for _ in range(3):
             await store.get("t1")
         assert await _changed(store, "t1") == await soon(wait)
+
+
+async def test_a_server_that_lets_nobody_listen_is_complained_of_once(
+    restricted: Callable[[str], str], redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(restricted("resetchannels")) as store:
+        waits: list[asyncio.Future[Task | None]] = []
+        failures = store._link._subscriptions._failures
+        for task_id in IDS:  # each begins to wait after a further attempt has failed
+            waits.append(asyncio.ensure_future(store.wait(await new(store, task_id), anything)))
+            await until(lambda: sum(failures.values()) > len(waits) // 4)
+        for task_id, wait in zip(IDS, waits, strict=True):
+            assert await _changed(store, task_id) == await soon(wait)
+    complaints = [record for record in caplog.records if "cannot be heard" in record.message]
+    assert len(complaints) <= len(nodes(redis_server))
 
 
 async def _changed(store: TaskStore, task_id: str) -> Task:
