@@ -23,6 +23,7 @@ for warning in settings.warnings:
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for room in (cache_manager, backend_webhook, request_reporter, task_logger):
     room.register(app, services)
+services.start()
 
 # What is loaded by now stays. Otherwise each full collection would look through all of it while all requests wait.
 gc.freeze()

@@ -27,7 +27,7 @@ PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[0
 CODINGS_PATTERN: Final = r"([A-Za-z0-9!#$%&'*+.^_`|~-]+( *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*)?"
 MAX_HEADER_CHARS: Final = 255
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
-_RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+_RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,4000})\s*-\s*(\d{0,4000})\s*", re.ASCII | re.IGNORECASE)
 
 
 def submitted_path(req: func.HttpRequest) -> str:
@@ -211,6 +211,8 @@ def byte_range(req: func.HttpRequest, size_bytes: int, etag: str) -> range | Non
         if last and int(last) < start:
             return None
     elif last:
+        if not size_bytes and int(last):  # the end of an empty result is all of it, which no Content-Range can say
+            return None
         start, stop = size_bytes - min(size_bytes, int(last)), size_bytes
     else:
         return None

@@ -21,7 +21,7 @@ from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
-from shared.store import Listing, Outage
+from shared.store import Listing, Outage, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, State, Task
@@ -53,7 +53,8 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
-        with suppress(Overloaded):
+        # The task is there: an error would tell that it is not.
+        with suppress(Overloaded, StoreUnavailable):
             waited, is_cut = await service.wait_for_end(task, wait_s, len(req.get_body()))
             task = task_of(waited)
             if not is_cut:

@@ -187,7 +187,7 @@ class TaskService:
         """As :meth:`whole`, for the answer to a change: an error would tell the client that it was not made."""
         try:
             return await self.whole(task)
-        except (BlobsUnavailable, Overloaded) as error:
+        except (BlobsUnavailable, Overloaded, StoreUnavailable) as error:
             log.warning("answered with the beginning of a status text only, for task %s: %s", task.id, error)
             return task
 
@@ -232,7 +232,7 @@ class TaskService:
         Raises:
             Overloaded: requests with too large bodies wait already.
         """
-        if task.state.is_terminal:
+        if task.state.is_terminal or not seconds:
             return task, False
         async with self.services.limits.wait(self.owner or self.client, seconds, body_size_bytes) as wait:
             return await self.services.store.wait(task, lambda now: False), False

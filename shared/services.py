@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -153,8 +153,16 @@ class ServicesByLoop:
         self._duties: list[Callable[[Services], Coroutine[Any, Any, None]]] = []
 
     def keep_running(self, duty: Callable[[Services], Coroutine[Any, Any, None]]) -> None:
-        """Have *duty* run beside the invocations of each event loop, from the first use of its services on."""
+        """Have *duty* run beside the invocations of each event loop, from the first use of its services on, or from
+        :meth:`start`."""
         self._duties.append(duty)
+
+    def start(self) -> None:
+        """Begin the duties now, if an event loop runs. Azure's Python worker loads the app in the loop of its
+        invocations, and a process that has served none yet may be the only one left."""
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            self.current()
 
     def current(self) -> Services:
         """The running event loop's services."""

@@ -170,6 +170,11 @@ class Settings(BaseModel):
         description="Largest request body that the Functions host takes. It answers 500 to more, before the app is "
         "asked. Times the HTTP concurrency, it says [how much memory](capacity.md) bodies can take.",
     )
+    functions_worker_process_count: int = Field(
+        default=1,
+        ge=1,
+        description="How many worker processes the Functions host runs in an instance. They share its requests.",
+    )
     http_concurrency: int | None = Field(
         default=None,
         ge=1,
@@ -301,7 +306,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _leaves_room_beside_waits(self) -> Self:
         if self.most_waits >= self.max_in_flight:
-            raise ValueError("setting MAX_WAITS: it must be less than MAX_IN_FLIGHT")
+            raise ValueError("setting MAX_IN_FLIGHT: it must be more than MAX_WAITS, and than 1")
         return self
 
     @model_validator(mode="after")
@@ -357,17 +362,19 @@ class Settings(BaseModel):
         """How many requests may wait at a time."""
         if self.max_waits is not None:
             return self.max_waits
-        return max(1, min(self.host_concurrency or self.max_in_flight, self.max_in_flight) // 2)
+        places = (self.host_concurrency or self.max_in_flight) // self.functions_worker_process_count
+        return max(1, min(places, self.max_in_flight) // 2)
 
     @property
     def warnings(self) -> list[str]:
         """What an operator should know of these settings, though the app can start with them."""
         found: list[str] = []
         at_a_time, bodies = self.host_concurrency, self.host_body_bytes
-        if at_a_time is not None and self.most_waits > at_a_time / 2:
+        waits = self.most_waits * self.functions_worker_process_count
+        if at_a_time is not None and waits > at_a_time / 2:
             found.append(
-                f"{self.most_waits} requests may wait (MAX_WAITS), and the instance is given {at_a_time} at a time: "
-                "if more than half of them wait, submits and reports have no room."
+                f"{waits} requests may wait (MAX_WAITS, of each worker process), and the instance is given "
+                f"{at_a_time} at a time: if more than half of them wait, submits and reports have no room."
             )
         bearable = _HOST_BODY_BYTES_PER_2_GB * self.instance_memory_mb // 2048
         if bodies is None or bodies > bearable:
@@ -416,16 +423,19 @@ def _read_host_json() -> Mapping[str, Any]:
         return {}
 
 
-def _of_host_json(host_json: Mapping[str, Any]) -> dict[str, Any]:
+_OF_HOST_JSON: Final = ("functionTimeout", "telemetryMode", "extensions__http__maxConcurrentRequests")
+
+
+def _of_host_json(host_json: Any) -> dict[str, Any]:
     """The settings that ``host.json`` has, under the names by which the environment replaces them."""
-    found = {
-        "azurefunctionsjobhost__functiontimeout": host_json.get("functionTimeout"),
-        "azurefunctionsjobhost__telemetrymode": host_json.get("telemetryMode"),
-        "azurefunctionsjobhost__extensions__http__maxconcurrentrequests": host_json.get("extensions", {})
-        .get("http", {})
-        .get("maxConcurrentRequests"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, Any] = {}
+    for name in _OF_HOST_JSON:
+        value = host_json
+        for part in name.split("__"):
+            value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
+        if value is not None:
+            found[f"azurefunctionsjobhost__{name.lower()}"] = value
+    return found
 
 
 def _seconds(time_span: str) -> float | None:

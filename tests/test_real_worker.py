@@ -12,6 +12,7 @@ from local.redis_server import RedisServer
 from tests.real_worker.worker import RealWorker, find_python, prepared_python
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.test_bindings import SNAPSHOT
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def worker(
             "RECONCILER_INTERVAL_S": "0.5",
             "BACKOFF_BASE_S": "0.05",
         }
-        with RealWorker(python, settings, directory / "worker.log") as worker:
+        with RealWorker(python, settings, directory / "worker.log") as worker, redis.connect() as client:
+            eventually(lambda: [*client.scan_iter("*reconciler")])  # before any invocation
             yield worker
 
 

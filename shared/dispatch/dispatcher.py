@@ -216,6 +216,9 @@ class Dispatcher:
             async with asyncio.timeout_at(deadline):
                 body = await self._body(claimed)
         except BodyMissing:
+            now = await self._store.get(task.id)
+            if now is not None and now.body != task.body:  # a report has replaced it meanwhile
+                return await self._return_to_queue(task, BodyUnavailable())
             telemetry.setback(task, status_texts.BODY_GONE)
             return await self._fail(task, status_texts.BODY_GONE)
         except (BlobsUnavailable, TimeoutError):

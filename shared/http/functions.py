@@ -144,7 +144,7 @@ def _check_query(url: str, known: Sequence[str]) -> None:
     names = dict.fromkeys(name for name, _ in parse_qsl(query_string(url), keep_blank_values=True))
     unknown = [name for name in names if name not in known and name.lower() not in HOST_PARAMETERS]
     if unknown:
-        raise invalid_fields([unknown_name(name, "query parameter", known) for name in unknown])
+        raise invalid_fields(unknown_name(name, "query parameter", known) for name in unknown)
 
 
 def _problem_response(problem: Problem) -> func.HttpResponse:

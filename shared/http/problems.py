@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12
 
 _NAME_SHOWN_CHARS: Final = 100
+_MOST_ERRORS: Final = 20
+"""In an answer. A caller chooses how many there are."""
 
 
 class FieldError(TypedDict):
@@ -62,18 +65,29 @@ def invalid(pointer: str, detail: str) -> Problem:
     return invalid_fields([{"pointer": pointer, "detail": detail}])
 
 
-def invalid_fields(errors: Sequence[FieldError]) -> Problem:
+def invalid_fields(errors: Iterable[FieldError]) -> Problem:
+    errors = [*islice(errors, _MOST_ERRORS)]
     detail = "; ".join(f"{error['pointer'].removeprefix('/') or 'body'}: {error['detail']}" for error in errors)
     return Problem(400, "invalid-request", "The request is not valid.", detail, errors=errors)
 
 
-def unknown_name(name: str, what: str, known: Collection[str], where: str = "") -> FieldError:
-    """What is wrong with a *name* that is none of the *known* ones: what the nearest of them is, or all of them."""
+def json_pointer(parts: Iterable[str | int]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def unknown_name(name: str, what: str, known: Collection[str], where: str | None = None) -> FieldError:
+    """What is wrong with a *name* that is none of the *known* ones: what the nearest of them is, or all of them.
+
+    Args:
+        where: the pointer to the object that has it as a member, if it is one.
+    """
     name = name[:_NAME_SHOWN_CHARS]
     near = difflib.get_close_matches(name.lower(), [each.lower() for each in known], n=1)
     nearest = next((each for each in known if each.lower() in near), None)
     hint = f"did you mean {nearest}?" if nearest else f"this request takes {', '.join(known) or 'none'}"
-    return {"pointer": where + name, "detail": f"there is no such {what}; {hint}"}
+    pointer = name or '""' if where is None else where + json_pointer([name])
+    return {"pointer": pointer, "detail": f"there is no such {what}; {hint}"}
 
 
 def too_large(limit_bytes: int) -> Problem:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from shared.http.problems import FieldError, invalid, unknown_name
+from shared.http.problems import FieldError, invalid, json_pointer, unknown_name
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -48,15 +48,15 @@ def json_object(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-def field_errors(error: ValidationError, where: str = "", *, known: Sequence[str] = ()) -> list[FieldError]:
+def field_errors(error: ValidationError, where: str = "", *, known: Sequence[str] = ()) -> Iterator[FieldError]:
     """Turn a validation error into field errors, which never repeat the input. The *known* members are what an
     unknown one may have been meant for."""
-    return [_field_error(item, where, known) for item in error.errors(include_url=False, include_input=False)]
+    return (_field_error(item, where, known) for item in error.errors(include_url=False, include_input=False))
 
 
 def _field_error(item: ErrorDetails, where: str, known: Sequence[str]) -> FieldError:
     if item["type"] == "extra_forbidden":
-        return unknown_name(str(item["loc"][-1]), "member", known, f"{where}/")
+        return unknown_name(str(item["loc"][-1]), "member", known, where)
     sentence = _SENTENCES.get(item["type"])
     detail = sentence.format(**item.get("ctx", {})) if sentence else item["msg"].removeprefix("Value error, ")
-    return {"pointer": where + "".join(f"/{part}" for part in item["loc"]), "detail": detail}
+    return {"pointer": where + json_pointer(item["loc"]), "detail": detail}

@@ -326,6 +326,24 @@ def test_unknown_setting_is_answered_with_the_nearest(app: httpx.Client, path: s
     assert document["detail"] == "Pause: there is no such member; did you mean Paused?"
 
 
+@pytest.mark.contract("B9.8")
+@pytest.mark.parametrize(("name", "pointer"), [("a/b~c", "/a~1b~0c"), ("", "/"), ("x" * 200, f"/{'x' * 100}")])
+def test_the_pointer_to_an_unknown_setting_is_one_of_json(
+    name: str, pointer: str, app: httpx.Client, path: str
+) -> None:
+    assert_problem(app.patch(f"/api/v1/queues{path}", json={name: 1}), 400, "invalid-request", field=pointer)
+
+
+@pytest.mark.contract("B9.8")
+def test_the_first_twenty_of_many_unknown_names_are_told(app: httpx.Client, path: str) -> None:
+    names = {f"setting{number}": number for number in range(1000)}
+    for answer in (
+        app.patch(f"/api/v1/queues{path}", json=names),
+        app.get("/api/v1/tasks", params=dict([*names.items()][:100])),
+    ):
+        assert (answer.status_code, len(answer.json()["errors"])) == (400, 20)
+
+
 @pytest.mark.contract("B9.59")
 def test_settings_of_a_mere_prefix_are_refused_with_the_names_of_the_endpoints(app: httpx.Client, path: str) -> None:
     for below in ("/a", "/b/c"):

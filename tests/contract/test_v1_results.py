@@ -285,11 +285,18 @@ def test_range_that_the_app_does_not_know_gets_the_whole_result(asked: str, app:
     assert "content-range" not in response.headers
 
 
+@pytest.mark.contract("B7.33")
+def test_the_end_of_an_empty_result_is_all_of_it(app: httpx.Client, task_id: str) -> None:
+    put(app, task_id, b"")
+    response, content = raw(app, task_id, range="bytes=-5")
+    assert (response.status_code, content) == (200, b"")
+
+
 @pytest.mark.contract("B7.34")
 @pytest.mark.parametrize("data", [b"", b"small", LARGE], ids=["empty", "small", "large"])
 def test_range_beyond_the_end_is_416(data: bytes, app: httpx.Client, task_id: str) -> None:
     put(app, task_id, data)
-    for asked in (f"bytes={len(data)}-", f"bytes={len(data) + 5}-{len(data) + 9}", "bytes=-0"):
+    for asked in (f"bytes={len(data)}-", f"bytes={len(data) + 5}-{len(data) + 9}", f"bytes=1{'0' * 30}-", "bytes=-0"):
         response = app.get(f"/api/v1/tasks/{task_id}/result", headers={"Range": asked})
         assert_problem(response, 416, "range-not-satisfiable")
         assert response.headers["content-range"] == f"bytes */{len(data)}"

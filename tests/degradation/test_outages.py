@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -73,6 +74,22 @@ def test_silent_redis_makes_every_request_503_until_it_answers_again(
     assert task_of(app, task_id) == before
     response = eventually(lambda: sent if (sent := submit(app, path)).status_code == 202 else None)
     assert ended(app, response.json()["TaskId"])["BackendStatus"] == "completed"
+
+
+@pytest.mark.contract("B1.13")
+def test_a_task_that_was_accepted_is_not_denied_when_redis_falls_silent_during_the_wait(
+    app: httpx.Client, fragile: Fragile
+) -> None:
+    path = new_path()
+    with ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(submit, app, path, prefer="wait=5")
+        [task] = eventually(lambda: app.get("/api/v1/tasks", params={"path": path}).json()["Tasks"])
+        fragile.redis.silence()
+        answer = waiting.result()
+    fragile.redis.flow()
+    assert answer.status_code == 202
+    assert answer.json()["TaskId"] == task["TaskId"]
+    assert answer.headers["location"].endswith(task["TaskId"])
 
 
 def test_tasks_submitted_during_a_silent_event_grid_run_after_recovery(

@@ -213,6 +213,9 @@ OVERRIDE = "AzureFunctionsJobHost__extensions__http__maxConcurrentRequests"
         ({"MAX_IN_FLIGHT": "20"}, HOST_JSON, 60, 10),
         ({OVERRIDE: "-1"}, HOST_JSON, None, 100),
         ({}, {}, None, 100),
+        ({"HTTP_CONCURRENCY": "16", "FUNCTIONS_WORKER_PROCESS_COUNT": "2"}, HOST_JSON, 16, 4),
+        ({}, {"extensions": None}, None, 100),
+        ({}, {"extensions": {"http": []}}, None, 100),
     ],
 )
 def test_half_of_what_the_host_lets_through_may_wait(
@@ -243,6 +246,8 @@ FLEX = {"HTTP_CONCURRENCY": "16", "INSTANCE_MEMORY_MB": "2048", "FUNCTIONS_REQUE
         (FLEX | {"MAX_WAITS": "8"}, []),
         (FLEX | {"MAX_WAITS": "9"}, ["MAX_WAITS"]),
         (FLEX | {"HTTP_CONCURRENCY": "1"}, ["MAX_WAITS"]),
+        (FLEX | {"FUNCTIONS_WORKER_PROCESS_COUNT": "2"}, []),
+        (FLEX | {"FUNCTIONS_WORKER_PROCESS_COUNT": "2", "MAX_WAITS": "5"}, ["MAX_WAITS"]),
         ({}, ["INSTANCE_MEMORY_MB"]),
         ({OVERRIDE: "-1"}, ["INSTANCE_MEMORY_MB"]),
     ],

@@ -19,7 +19,7 @@ from shared.services import Services
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 from shared.store import RedisAddress, RedisLink, connect
 from shared.tasks import status_texts
-from shared.tasks.outcomes import Created
+from shared.tasks.outcomes import Applied, Created
 from shared.tasks.task import Content, NewTask, State
 from tests.cache_manager.process import KeepingPublisher
 from tests.scripted_backend import Answer, ScriptedBackend
@@ -95,6 +95,27 @@ async def test_a_blob_of_another_length_fails_the_task_and_is_not_sent(
         await world.container.upload_blob(blob, left, overwrite=True)
     assert await world.outcome(task_id) == GONE
     assert backend.untaken(world.path) == 0
+
+
+async def test_a_body_that_is_replaced_before_it_is_read_fails_nothing(
+    world: World, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, blob = await world.create_large()
+    bodies, store, stream = world.services.bodies, world.services.store, world.services.bodies.stream
+
+    async def stream_late(content: Content) -> BlobStream:
+        other = await bodies.put(task_id, "image/tiff", LARGE[::-1])
+        replaced = await store.update(task_id, state=None, status=None, body=other)
+        assert isinstance(replaced, Applied)
+        assert list(replaced.unnamed_blobs) == [blob]
+        await world.container.delete_blob(blob)
+        return await stream(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bodies, "stream", stream_late)
+        assert await world.outcome(task_id) == (Dispatched.RETRIED, State.CREATED, status_texts.AWAITING_BODY)
+    assert (await world.outcome(task_id))[0] == Dispatched.ACCEPTED
+    assert backend.next_call(world.path).body == LARGE[::-1]
 
 
 @pytest.mark.parametrize("kept", [b"", b"four", b"five more"])
