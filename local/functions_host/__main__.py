@@ -23,6 +23,7 @@ from local.functions_host.script_root import import_function_app, load_host_json
 from local.functions_host.worker_telemetry import configure_telemetry
 
 _KEEP_ALIVE_S = 130  # Kestrel's
+_TELEMETRY_MODE = "AzureFunctionsJobHost__telemetryMode"
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -143,13 +144,14 @@ def main() -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # This host sends no telemetry of its own, so the app's spans are all that tells of a request.
-    os.environ.setdefault("AzureFunctionsJobHost__telemetryMode", "Default")
     sys.stdout = sys.stderr  # standard output carries only the READY line, not the output of the app
 
     try:
         script_root = arguments.script_root.resolve()
         load_local_settings(script_root, os.environ)
+        if not any(name.lower() == _TELEMETRY_MODE.lower() for name in os.environ):
+            # This host sends no telemetry of its own, so the app's spans are all that tells of a request.
+            os.environ[_TELEMETRY_MODE] = "Default"
         host_json = load_host_json(script_root, os.environ)
         keys, made_up = Keys.from_environment(os.environ)
         configure_telemetry(os.environ)
