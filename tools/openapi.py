@@ -86,7 +86,7 @@ TASK: Json = {
     "Timestamp": "2026-11-22T10:12:44.123000Z",
     "Status": "running model",
     "BackendStatus": "running",
-    "Endpoint": ENDPOINT,
+    "Endpoint": f"/{PATH}",
     "Body": None,
     "PublishToGrid": True,
     "EndpointPath": f"/{PATH}",
@@ -105,6 +105,8 @@ COMPLETED = TASK | {
     "ResultContentType": "image/tiff",
     "ResultSize": 1_048_576,
 }
+AT_ITS_URL = {"Endpoint": ENDPOINT}
+"""What the legacy functions answer as a task's endpoint."""
 CANCELLED = TASK | {"Status": "Cancelled", "BackendStatus": "cancelled"}
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
@@ -157,6 +159,8 @@ class Operation:
             responses[411] = common("LengthRequired")
             responses[413] = common("TooLarge")
         responses[500] = common("Failed")
+        if self.method == "HEAD":
+            responses = {status: without_content(resolved(answer)) for status, answer in responses.items()}
         document: Json = {
             "operationId": self.operation_id or self.function,
             "tags": [self.tag],
@@ -176,6 +180,15 @@ def schema(model: type[BaseModel]) -> Json:
 def common(name: str) -> Json:
     """One of ``COMMON_RESPONSES``."""
     return {"$ref": f"#/components/responses/{name}"}
+
+
+def resolved(answer: Json) -> Json:
+    """The response itself, if the *answer* is a reference to a common one."""
+    return COMMON_RESPONSES[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+
+
+def without_content(answer: Json) -> Json:
+    return {name: part for name, part in answer.items() if name != "content"}
 
 
 def parameter(where: str, name: str, description: str, schema: Json, example: Any, **more: Any) -> Json:
@@ -220,6 +233,22 @@ def invalid(pointer: str, detail: str) -> Json:
         "The request is not valid.",
         f"{pointer.removeprefix('/')}: {detail}",
         errors=[{"pointer": pointer, "detail": detail}],
+    )
+
+
+def conflict(task: Json) -> Json:
+    return response(
+        "The task does not take this change: it has ended, or the caller speaks for another attempt than the current "
+        "one. Nothing has changed. `Task` is the task as it is.",
+        schema(ConflictDocument),
+        {
+            "type": "urn:task-backbone:problem:conflict",
+            "title": "The task does not take this change.",
+            "status": 409,
+            "detail": "The task is completed and stays so.",
+            "Task": task,
+        },
+        media_type="application/problem+json",
     )
 
 
@@ -310,7 +339,7 @@ RESULT_ETAG: Json = {
 COMMON_RESPONSES: Json = {
     "Unauthorized": response("The key is missing or wrong."),
     "UnknownParameter": invalid("wait", "there is no such query parameter; this request takes none"),
-    "Throttled": response("The Functions host has as many requests as it takes. The answer has no body."),
+    "Throttled": response("The Functions host has as many requests as it takes, and answers without content."),
     "Unavailable": problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
@@ -323,7 +352,11 @@ COMMON_RESPONSES: Json = {
         "internal-error",
         "The app failed.",
         "This is a fault of the app; its log says more.",
-    ),
+    )
+    | {
+        "description": "The app failed. Or the Functions host answers, without content: the body is over its limit, "
+        "the function has taken longer than `functionTimeout`, or the process of the app has ended."
+    },
     "LengthRequired": problem(
         HTTPStatus.LENGTH_REQUIRED,
         "length-required",
@@ -342,19 +375,7 @@ COMMON_RESPONSES: Json = {
         "There is no such task.",
         "The id is unknown, or the task is past retention.",
     ),
-    "Conflict": response(
-        "The task does not take this change: it has ended, or the caller speaks for another attempt than the current "
-        "one. Nothing has changed. `Task` is the task as it is.",
-        schema(ConflictDocument),
-        {
-            "type": "urn:task-backbone:problem:conflict",
-            "title": "The task does not take this change.",
-            "status": 409,
-            "detail": "The task is completed and stays so.",
-            "Task": COMPLETED,
-        },
-        media_type="application/problem+json",
-    ),
+    "Conflict": conflict(COMPLETED),
 }
 
 HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "HostBodyBytes": 251_658_240}
@@ -363,10 +384,6 @@ HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "HostBodyBytes": 251_658_240}
 def result(description: str, *headers: str) -> Json:
     answer = response(description, headers=(*RESULT_HEADERS, *headers))
     return answer | {"headers": answer["headers"] | RESULT_ETAG, "content": ANY_CONTENT}
-
-
-def without_content(answer: Json) -> Json:
-    return {name: part for name, part in answer.items() if name != "content"}
 
 
 NO_RESULT = problem(
@@ -390,7 +407,7 @@ QUEUE_FULL = problem(
     "The queue is full.",
     "As many tasks wait at this endpoint as may. Try again.",
 ) | {
-    "description": "The queue is full; or the host has as many requests as it takes, and answers without a body.",
+    "description": "The queue is full; or the host has as many requests as it takes, and answers without content.",
     "headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}},
 }
 QUEUE_DRAINING = problem(
@@ -844,9 +861,9 @@ OPERATIONS: list[Operation] = [
             },
         ),
         responses={
-            200: response("The task as it is now.", schema(TaskView), CREATED),
+            200: response("The task as it is now.", schema(TaskView), CREATED | AT_ITS_URL),
             400: invalid("/Endpoint", "it lies within no registered backend"),
-            409: common("Conflict"),
+            409: conflict(COMPLETED | AT_ITS_URL),
             429: QUEUE_FULL,
             503: QUEUE_DRAINING,
         },
@@ -860,7 +877,7 @@ OPERATIONS: list[Operation] = [
         description="Answers 204 if there is none, as the legacy platform does.",
         parameters=(parameter("query", "taskId", "The task's id.", TEXT | {"minLength": 1}, ID, required=True),),
         responses={
-            200: response("The task.", schema(TaskView), TASK),
+            200: response("The task.", schema(TaskView), TASK | AT_ITS_URL),
             204: response("There is no such task."),
             400: invalid("taskId", "the query parameter is missing"),
         },

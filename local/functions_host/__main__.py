@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from local.functions_host.errors import HostError
 from local.functions_host.host import FunctionsHost, Limits, create_host
+from local.functions_host.http_messages import REQUEST_LINE_BYTES
 from local.functions_host.keys import Keys
 from local.functions_host.leases import BlobLeases
 from local.functions_host.script_root import import_function_app, load_host_json, load_local_settings
 from local.functions_host.worker_telemetry import configure_telemetry
 
 _KEEP_ALIVE_S = 130  # Kestrel's
+_TELEMETRY_MODE = "AzureFunctionsJobHost__telemetryMode"
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _Protocol(HttpToolsProtocol):
@@ -31,6 +35,63 @@ class _Protocol(HttpToolsProtocol):
         assert self.parser is not None
         # For a Content-Length beside Transfer-Encoding.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_chunked_length=True)
+        self._is_reading_on = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
+
+    def _feed(self, data: bytes) -> None:
+        """Gives *data* to the parser, which ends a message at the head if it has an `Upgrade`, whatever to. Kestrel
+        ignores it and reads on.
+        """
+        assert self.parser is not None
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._read_on()
+            else:
+                return
+
+    def _read_on(self) -> None:
+        """Has the parser take what follows for the body that the last head announced: by another head that says no
+        more than that.
+        """
+        assert self.parser is not None
+        framing = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING)
+        self._is_reading_on = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+        self._is_reading_on = False
+
+    def on_message_begin(self) -> None:
+        if not self._is_reading_on:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_reading_on:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_reading_on:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_reading_on:
+            # The parser of URLs fails at 64 KiB. One that is cut here is still too long, and is refused for that.
+            self.url = self.url[:REQUEST_LINE_BYTES]
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        assert self.parser is not None
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
@@ -83,13 +144,14 @@ def main() -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # This host sends no telemetry of its own, so the app's spans are all that tells of a request.
-    os.environ.setdefault("AzureFunctionsJobHost__telemetryMode", "Default")
     sys.stdout = sys.stderr  # standard output carries only the READY line, not the output of the app
 
     try:
         script_root = arguments.script_root.resolve()
         load_local_settings(script_root, os.environ)
+        if not any(name.lower() == _TELEMETRY_MODE.lower() for name in os.environ):
+            # This host sends no telemetry of its own, so the app's spans are all that tells of a request.
+            os.environ[_TELEMETRY_MODE] = "Default"
         host_json = load_host_json(script_root, os.environ)
         keys, made_up = Keys.from_environment(os.environ)
         configure_telemetry(os.environ)

@@ -16,9 +16,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+REQUEST_LINE_BYTES = 8 * 1024
 _WITHOUT_BODY = (204, 304)
 _PIECE_BYTES = 256 * 1024
-_REQUEST_LINE_BYTES = 8 * 1024
 _HEADERS_BYTES = 32 * 1024
 _HIGHEST_PORT = 65535
 _SET_BY_HOST = (b"transfer-encoding", b"connection")
@@ -62,7 +62,7 @@ class Request:
         self.method: str = scope["method"]
         query_string: bytes = scope["query_string"]
         self._raw_path: str = scope["raw_path"].decode("ascii")
-        if len(self.method) + len(self._raw_path) + len(query_string) > _REQUEST_LINE_BYTES - len(" ? HTTP/1.1\r\n"):
+        if len(self.method) + len(self._raw_path) + len(query_string) > REQUEST_LINE_BYTES - len(" ? HTTP/1.1\r\n"):
             raise Refused(414)
         if "/." in self._raw_path or "%" in self._raw_path:
             self._raw_path = _without_dot_segments(self._raw_path)
@@ -221,7 +221,8 @@ def _read_headers(scope: Scope) -> dict[str, str]:
     if hosts != 1:
         raise Refused(400)
     port = headers["host"].rpartition("]")[2].partition(":")[2]
-    if port.isdecimal() and int(port) > _HIGHEST_PORT:
+    # Six digits tell, and Python reads no number of thousands of them.
+    if port.isdecimal() and int(port.lstrip("0")[:6] or "0") > _HIGHEST_PORT:
         raise Refused(500)
     if (length := headers.get("content-length")) is not None:
         if not length.isdecimal():

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from local.functions_host.clock import Clock
+from local.functions_host.errors import HostError
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient, BlobServiceClient
@@ -34,9 +35,16 @@ class StorageAway(Exception):
     """Raised if the storage account gives no answer."""
 
 
+class LeaseRefused(Exception):
+    """Raised if the storage account refuses a lease for another reason than that somebody else holds it, as it does
+    to a wrong key."""
+
+
 class LeaseStore(Protocol):
     async def acquire(self, name: str) -> str | None:
-        """Acquire the lease *name*. Returns its id; None if another host holds it. Raises `StorageAway`."""
+        """Acquire the lease *name*. Returns its id; None if another host holds it. Raises `StorageAway` or
+        `LeaseRefused`.
+        """
         ...
 
     async def renew(self, name: str, lease_id: str) -> bool:
@@ -88,6 +96,9 @@ class TimerLease:
             except StorageAway:
                 await self._clock.sleep(_RETRIED_AFTER_S)
                 continue
+            except LeaseRefused as error:
+                _log.error("The timer %s does not run: its lease was refused: %s", self._name, error)
+                lease_id = None
             if lease_id is not None:
                 return lease_id
             await self._clock.sleep(ASKED_AGAIN_AFTER_S)
@@ -118,13 +129,15 @@ class BlobLeases:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, str]) -> BlobLeases | None:
-        """None without a storage account: each host then fires all timers."""
+        """None without a storage account: each host then fires all timers. Raises `HostError`."""
         connection_string = settings.get("AzureWebJobsStorage")
-        host_id = settings.get("AzureFunctionsWebHost__hostid", "local")
-        return cls(connection_string, host_id) if connection_string else None
+        if not connection_string:
+            return None
+        _check_connection_string(connection_string)
+        return cls(connection_string, settings.get("AzureFunctionsWebHost__hostid", "local"))
 
     async def acquire(self, name: str) -> str | None:
-        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+        from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
         async def acquire() -> str | None:
             blob = self._blob(name)
@@ -142,6 +155,8 @@ class BlobLeases:
             return await _answered(acquire())
         except ResourceExistsError:
             return None
+        except HttpResponseError as error:
+            raise LeaseRefused(error.reason or error.message) from error
 
     async def renew(self, name: str, lease_id: str) -> bool:
         from azure.core.exceptions import HttpResponseError, ResourceExistsError
@@ -175,13 +190,25 @@ class BlobLeases:
         return self._service
 
 
+def _check_connection_string(connection_string: str) -> None:
+    from azure.storage.blob import BlobServiceClient
+
+    try:
+        BlobServiceClient.from_connection_string(connection_string).close()
+    except ValueError as error:
+        # Without the error's text, in case that has a part of the key.
+        raise HostError("AzureWebJobsStorage is no connection string of a storage account.") from error
+
+
 async def _answered(call: Awaitable[Any]) -> Any:
     """Raises `StorageAway` in place of an error that is not the service's answer."""
-    from azure.core.exceptions import AzureError, HttpResponseError
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
     try:
         async with asyncio.timeout(_CALL_TIMEOUT_S):
             return await call
+    except ClientAuthenticationError:  # without a status if the key cannot even sign
+        raise
     except HttpResponseError as error:
         if error.status_code is None or error.status_code >= 500:
             raise StorageAway from error

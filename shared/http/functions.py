@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.http.error_problems import problem_of
-from shared.http.problems import Problem, invalid_fields, length_required, unknown_name
+from shared.http.problems import Problem, invalid, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
 
 HOST_PARAMETERS: Final = ("code", "clientid")
@@ -52,8 +52,8 @@ class HttpFunctions:
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             is_from_host = bool(context.trace_context.trace_parent)
             with telemetry.invocation_span(name, _trace_headers(req, context), is_from_host=is_from_host) as span:
-                if takes_body and _is_body_lost(req):
-                    response = _problem_response(length_required())
+                if takes_body and (lost := _lost_body(req)):
+                    response = _problem_response(lost)
                 else:
                     response = await _answer(handler, req, self._services, counted, query)
                 _describe_body(req, response)
@@ -85,9 +85,16 @@ def query_string(url: str) -> str:
     return url.partition("?")[2]
 
 
-def _is_body_lost(req: func.HttpRequest) -> bool:
-    """Whether the body came in chunks: the Functions host passes on only one with a Content-Length."""
-    return not req.get_body() and header(req, "transfer-encoding") is not None
+def _lost_body(req: func.HttpRequest) -> Problem | None:
+    """What is wrong if the Functions host did not hand over a body that the request announces: an empty one would be
+    taken for the client's."""
+    if req.get_body():
+        return None
+    if header(req, "transfer-encoding") is not None:  # the host passes on only what has a Content-Length
+        return length_required()
+    if (header(req, "content-length") or "0").strip("0"):
+        return invalid("Content-Length", "it announces a body, and none has arrived")
+    return None
 
 
 def _describe_body(req: func.HttpRequest, response: func.HttpResponse) -> None:

@@ -95,6 +95,38 @@ def test_every_operation_with_a_body_says_that_it_refuses_a_lost_one() -> None:
     assert {each["operationId"] for each in operations if "411" in each["responses"]} == with_body
 
 
+@pytest.mark.contract("A0.29", "B0.34")
+@pytest.mark.parametrize("name", TAKE_A_BODY)
+def test_body_that_is_announced_and_missing_is_refused_and_changes_nothing(
+    name: str, call: Call, app: httpx.Client, kept: str
+) -> None:
+    path = new_path()
+    app.put(f"/api/v1/tasks/{kept}/result", content=b"good").raise_for_status()
+    before = task_of(app, kept)
+    route_params = {"id": kept} if name == "PutTaskResult" else {"path": path[1:]}
+    answer = call(name, TAKE_A_BODY[name][0], headers={"content-length": "4"}, route_params=route_params)
+    problem = json.loads(answer.get_body())
+    assert (answer.status_code, problem["type"]) == (400, "urn:task-backbone:problem:invalid-request")
+    assert [error["pointer"] for error in problem["errors"]] == ["Content-Length"]
+    assert app.get(f"/api/v1/tasks/{kept}/result").content == b"good"
+    assert task_of(app, kept) == before
+    assert app.get("/api/v1/tasks", params={"path": path}).json()["Tasks"] == []
+
+
+@pytest.mark.contract("B0.34")
+@pytest.mark.parametrize("length", ["0", "00"])
+def test_empty_body_that_is_announced_as_such_is_taken(length: str, call: Call, app: httpx.Client, kept: str) -> None:
+    stored = call("PutTaskResult", "PUT", headers={"content-length": length}, route_params={"id": kept})
+    assert stored.status_code == 200
+    assert app.get(f"/api/v1/tasks/{kept}/result").content == b""
+
+
+@pytest.mark.contract("B0.34")
+def test_call_that_takes_no_body_may_announce_one(call: Call, kept: str) -> None:
+    announced = {"headers": {"content-length": "4"}, "route_params": {"id": kept}}
+    assert [call("GetTask", method, **announced).status_code for method in ("GET", "HEAD")] == [200, 200]
+
+
 @pytest.mark.contract("B0.30")
 def test_lost_body_changes_nothing(app: httpx.Client, kept: str) -> None:
     address = f"/api/v1/tasks/{kept}/result"

@@ -254,6 +254,46 @@ def test_every_example_is_valid_by_its_schema() -> None:
     assert checked > 50
 
 
+@pytest.mark.contract("B0.52")
+def test_only_examples_of_legacy_calls_show_where_a_model_service_is() -> None:
+    tasks = [
+        (place, node)
+        for where, _, example in _examples(DOCUMENT, "")
+        for place, node in _nodes(example, where)
+        if {"Endpoint", "EndpointPath"} <= node.keys()
+    ]
+    legacy = [(where, task) for where, task in tasks if "CacheConnector" in where]
+    assert len(tasks) > len(legacy) > 0
+    for where, task in tasks:
+        if "CacheConnector" in where:
+            assert task["Endpoint"] == f"https://models.example.org{task['EndpointPath']}", where
+        else:
+            assert task["Endpoint"] == task["EndpointPath"], where
+
+
+@pytest.mark.contract("B0.33")
+def test_no_answer_to_head_has_content() -> None:
+    answers = {
+        (path, status): answer
+        for path, item in DOCUMENT["paths"].items()
+        for status, answer in item.get("head", {"responses": {}})["responses"].items()
+    }
+    assert {status for _, status in answers} >= {"200", "400", "401", "404", "500", "503"}
+    assert not [where for where, answer in answers.items() if {"content", "$ref"} & answer.keys()]
+
+
+@pytest.mark.contract("B0.20", "B0.21")
+@pytest.mark.parametrize("status", ["429", "500"])
+def test_answers_that_the_host_may_give_itself_say_that_it_gives_no_content(status: str) -> None:
+    responses = DOCUMENT["components"]["responses"]
+    for path, item in DOCUMENT["paths"].items():
+        for operation in item.values():
+            answer = operation["responses"][status]
+            if "$ref" in answer:
+                answer = responses[answer["$ref"].rpartition("/")[2]]
+            assert "without content" in answer["description"], path
+
+
 @pytest.mark.contract("B0.3")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> None:

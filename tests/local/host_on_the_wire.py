@@ -6,13 +6,14 @@ import asyncio
 import http.client
 import io
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from local.functions_host import FunctionsHost
 from local.functions_host.__main__ import HostServer, listen
+from tests.waiting import PATIENCE_S
 
 HOST = b"Host: localhost\r\n"
 
@@ -28,12 +29,14 @@ class Answer:
         return next((value for key, value in self.headers if key == name), None)
 
 
-class _Bytes:
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+class _Received(io.BytesIO):
+    """Answers in a row, of which `HTTPResponse` takes one after another."""
 
-    def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._content)
+    def makefile(self, *_: object) -> _Received:
+        return self
+
+    def close(self) -> None:
+        """Not after one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,35 @@ class Wire:
             request_line: without the version.
             headers: their lines, each with its end.
         """
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = request_line.encode("latin-1") + b" HTTP/1.1\r\n" + headers + b"Connection: close\r\n\r\n"
-        writer.write(head + body)
-        received = await reader.read()
+        [answer] = await self.say_in_a_row(head + body, methods=[request_line.partition(" ")[0]])
+        return answer
+
+    async def say_in_a_row(
+        self, requests: bytes, *, methods: Sequence[str] = ("GET",), when_asked: bytes = b""
+    ) -> list[Answer]:
+        """Sends requests in one piece, of which the last one closes the connection.
+
+        Parameters:
+            methods: those of the requests that are to be answered.
+            when_asked: sent when the host has answered `Expect: 100-continue`.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(requests)
+        async with asyncio.timeout(PATIENCE_S):
+            if when_asked:
+                assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+                writer.write(when_asked)
+            received = _Received(await reader.read())
         writer.close()
-        response = http.client.HTTPResponse(cast(Any, _Bytes(received)), method=request_line.partition(" ")[0])
-        response.begin()
-        headers_read = [(name.lower(), value) for name, value in response.getheaders()]
-        return Answer(response.status, headers_read, response.read())
+        return [_next_answer(received, method) for method in methods]
+
+
+def _next_answer(received: _Received, method: str) -> Answer:
+    response = http.client.HTTPResponse(cast(Any, received), method=method)
+    response.begin()
+    headers = [(name.lower(), value) for name, value in response.getheaders()]
+    return Answer(response.status, headers, response.read())
 
 
 class _Server(HostServer):

@@ -11,8 +11,8 @@ import azure.functions as func
 import pytest
 
 from local.azurite import Azurite
-from local.functions_host import FunctionsHost, ManualClock, create_host
-from local.functions_host.leases import FATAL_S, LEASE_S, RENEWED_AFTER_S, BlobLeases, StorageAway
+from local.functions_host import FunctionsHost, HostError, ManualClock, create_host
+from local.functions_host.leases import FATAL_S, LEASE_S, RENEWED_AFTER_S, BlobLeases, LeaseRefused, StorageAway
 from tests.local.functions_host_apps import KEYS
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
@@ -26,6 +26,7 @@ class Storage:
         self._holder: str | None = None
         self._until = NOON
         self.is_away = False
+        self.refusal = ""
         self.dead: set[str] = set()
         """Hosts that were killed, and give nothing back."""
 
@@ -35,6 +36,8 @@ class Storage:
     def take(self, host: str) -> bool:
         if self.is_away:
             raise StorageAway
+        if self.refusal:
+            raise LeaseRefused(self.refusal)
         is_free = self._holder in (None, host) or self._until <= self._clock.now()
         if is_free:
             self._holder, self._until = host, self._clock.now() + timedelta(seconds=LEASE_S)
@@ -180,3 +183,29 @@ async def test_a_storage_account_that_gives_no_answer_is_told_from_a_lease_that_
     with pytest.raises(StorageAway):
         await leases.acquire("Reconciler")
     await leases.aclose()
+
+
+async def test_a_refused_lease_is_told_and_asked_for_again(
+    clock: ManualClock, hosts: Hosts, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.refusal = "wrong key"
+    async with hosts.start("first"):
+        await clock.until_asleep(1)
+        assert "its lease was refused: wrong key" in caplog.text
+        storage.refusal = ""
+        await clock.advance(timedelta(seconds=62))
+        assert hosts.runs
+
+
+@pytest.mark.parametrize("key", ["d3Jvbmc=", "YQ"])
+async def test_a_wrong_key_is_a_refusal(azurite: Azurite, key: str) -> None:
+    parts = [part for part in azurite.connection_string.split(";") if part and not part.startswith("AccountKey=")]
+    leases = BlobLeases(";".join([*parts, f"AccountKey={key}"]), "refused")
+    with pytest.raises(LeaseRefused):
+        await leases.acquire("Reconciler")
+    await leases.aclose()
+
+
+def test_an_unusable_connection_string_is_an_error_at_the_start() -> None:
+    with pytest.raises(HostError, match=r"^AzureWebJobsStorage is no connection string"):
+        BlobLeases.from_settings({"AzureWebJobsStorage": "nonsense"})

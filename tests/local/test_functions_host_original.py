@@ -103,6 +103,51 @@ class TestBodies:
             Limits.from_environment({"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "15 MiB"})
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n"
+LAST = b"GET /api/echo/last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("upgrade", [UPGRADE % b"h2c", UPGRADE % b"foo", UPGRADE % b"websocket"])
+class TestUpgrade:
+    """Java's client and `curl --http2` ask for one with each request. The host has none, and reads on."""
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_body_arrives_whole_and_so_does_the_next_request(self, upgrade: bytes, method: str) -> None:
+        head = method.encode() + b" /api/echo/first HTTP/1.1\r\n" + HOST + upgrade
+        first = head + b"Content-Length: 5\r\n\r\nhello"
+        async with echoing() as wire:
+            answers = await wire.say_in_a_row(first + first + LAST, methods=[method, method, "GET"])
+        got = [seen(answer) for answer in answers]
+        assert [(each["method"], each["route"]["path"], each["body"]) for each in got] == [
+            (method, "first", "hello"),
+            (method, "first", "hello"),
+            ("GET", "last", ""),
+        ]
+        assert got[0]["headers"]["http2-settings"] == "AAMAAABk"
+
+    async def test_body_arrives_whole_in_a_later_packet(self, upgrade: bytes) -> None:
+        head = b"POST /api/echo HTTP/1.1\r\n" + HOST + upgrade
+        head += b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        async with echoing() as wire:
+            answers = await wire.say_in_a_row(head, methods=["POST", "GET"], when_asked=b"hello" + LAST)
+        assert [seen(answer)["body"] for answer in answers] == ["hello", ""]
+
+    async def test_request_without_a_body_is_answered(self, upgrade: bytes) -> None:
+        first = b"GET /api/echo/first HTTP/1.1\r\n" + HOST + upgrade + b"\r\n"
+        async with echoing() as wire:
+            answers = await wire.say_in_a_row(first + LAST, methods=["GET", "GET"])
+        assert [seen(answer)["route"]["path"] for answer in answers] == ["first", "last"]
+
+    async def test_chunked_body_is_lost_as_any_other(self, upgrade: bytes) -> None:
+        first = b"POST /api/echo/first HTTP/1.1\r\n" + HOST + upgrade
+        first += b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        async with echoing() as wire:
+            answers = await wire.say_in_a_row(first + LAST, methods=["POST", "GET"])
+        got = [seen(answer) for answer in answers]
+        assert [(each["route"]["path"], each["body"]) for each in got] == [("first", ""), ("last", "")]
+        assert got[0]["headers"]["transfer-encoding"] == "chunked"
+
+
 class TestPaths:
     async def test_a_wrong_method_is_404_and_head_is_one(self) -> None:
         def task(req: func.HttpRequest) -> func.HttpResponse:
@@ -193,6 +238,7 @@ class TestQueryAndHeaders:
             (HOST + b"Content-Length: x\r\n", 400),
             (b"Host: localhost:99999\r\n", 500),
             (b"Host: [::1]:99999\r\n", 500),
+            (b"Host: localhost:" + b"9" * 5000 + b"\r\n", 500),
             (HOST + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(33)), 431),
         ],
     )
@@ -220,6 +266,7 @@ class TestQueryAndHeaders:
             assert (await wire.say("GET /api/echo", HOST + many)).status == 200
             assert (await wire.say(longest)).status == 200
             assert is_bare(await wire.say(f"{longest}x"), 414)
+            assert is_bare(await wire.say(longest + "x" * (64 * 1024)), 414)
 
 
 class TestKeys:
