@@ -50,7 +50,7 @@ class Dependencies(BaseModel):
 
 
 class Health(BaseModel):
-    """``degraded``: tasks are safe, but large ones are refused, or some start late."""
+    """``degraded``: tasks are safe, but large ones are refused, or some wait for their model service."""
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 
 from shared.settings import Settings
@@ -31,7 +31,7 @@ def configure(settings: Settings, environ: Mapping[str, str]) -> bool:
     # The worker sets the root logger to INFO. The Azure SDK then logs two long records for each call, and the
     # exporter's own calls are among them: each export would bring the next one.
     logging.root.setLevel(max(logging.root.level, library_level))
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if _is_configured():
         log.info("OpenTelemetry was configured before the app started, which adds its telemetry to that")
         _add_events_to_the_existing_logs()
     elif settings.applicationinsights_connection_string is not None:
@@ -41,6 +41,14 @@ def configure(settings: Settings, environ: Mapping[str, str]) -> bool:
     for handler in _exporting_handlers():
         handler.addFilter(_ExportFilter(library_level))
     return True
+
+
+def _is_configured() -> bool:
+    """Whether anybody has configured OpenTelemetry: for spans, or only for metrics or logs."""
+    has_tracers = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    # The stand-ins for providers that are not there cannot be flushed.
+    others = metrics.get_meter_provider(), get_logger_provider()
+    return has_tracers or any(hasattr(provider, "force_flush") for provider in others)
 
 
 def _configure_azure_monitor(connection_string: str, environ: Mapping[str, str]) -> None:
@@ -59,7 +67,8 @@ def _configure_azure_monitor(connection_string: str, environ: Mapping[str, str])
             {} if _has_role(environ) else {"service.name": environ.get("WEBSITE_SITE_NAME") or ROLE}
         ),
     }
-    configure_azure_monitor(connection_string=connection_string, logger_name=log.name, **options)
+    # On the root logger, by default: a library tells there of a failure that nobody else sees.
+    configure_azure_monitor(connection_string=connection_string, **options)
 
 
 def _has_role(environ: Mapping[str, str]) -> bool:

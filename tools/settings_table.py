@@ -21,6 +21,7 @@ _HOST_SPELLING = {
         "AzureFunctionsJobHost__extensions__http__maxConcurrentRequests"
     ),
     "azurefunctionsjobhost__functiontimeout": "AzureFunctionsJobHost__functionTimeout",
+    "azurefunctionsjobhost__telemetrymode": "AzureFunctionsJobHost__telemetryMode",
 }
 _KINDS = {"string": "text", "boolean": "true or false", "object": "JSON", "integer": "integer", "number": "number"}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "maximum": "≤"}
@@ -60,7 +61,7 @@ def _default(name: str) -> str:
     if field.is_required():
         return "**required**"
     default = field.get_default(call_default_factory=True)
-    if default is None or default == {} or isinstance(default, SecretStr):
+    if default in (None, {}, "") or isinstance(default, SecretStr):
         return "none"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -17,30 +17,35 @@ def is_authorized(headers: Mapping[str, str], *, key: str, path: str, now: datet
     """Checks ``aeg-sas-key``, else ``aeg-sas-token``, against `key`.
 
     Parameters:
-        path: the path of the request; a token for another topic does not open this one.
+        path: the path of the request; a token for another topic does not open this one. The ``Host`` header names the
+            server: a token for another server does not open it either.
         now: wall-clock time, because the publisher's clock set the token's expiry.
     """
     if (given := headers.get("aeg-sas-key")) is not None:
         return hmac.compare_digest(given.encode(), key.encode())
     if (token := headers.get("aeg-sas-token")) is not None:
-        return _is_valid_token(token, key=key, path=path, now=now)
+        return _is_valid_token(token, key=key, host=headers.get("host", ""), path=path, now=now)
     return False
 
 
-def _is_valid_token(token: str, *, key: str, path: str, now: datetime) -> bool:
+def _is_valid_token(token: str, *, key: str, host: str, path: str, now: datetime) -> bool:
     """A token is ``r=<resource>&e=<expiry>&s=<signature>``; the signature covers everything before ``&s=``."""
     signed, _, signature = token.partition("&s=")
-    fields = {name: value for name, _, value in (part.partition("=") for part in signed.split("&"))}
+    parts = [part.partition("=") for part in signed.split("&")]
+    fields = {name: value for name, _, value in parts}
+    if len(fields) < len(parts):
+        return False
     try:
         secret = base64.b64decode(key, validate=True)
         expiry = _parse_time(fields["e"])
-        resource = urlsplit(unquote(fields["r"])).path
+        resource = urlsplit(unquote(fields["r"]))
     except (binascii.Error, KeyError, ValueError):
         return False
     expected = base64.b64encode(hmac.digest(secret, signed.encode(), hashlib.sha256))
     return (
         hmac.compare_digest(expected, unquote(signature).encode())
-        and _normal(resource) == _normal(path)
+        and resource.netloc.lower() == host.lower()
+        and _normal(resource.path) == _normal(path)
         and now < expiry
     )
 

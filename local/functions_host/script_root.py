@@ -42,7 +42,10 @@ def load_host_json(script_root: Path, environment: Mapping[str, str]) -> Mapping
         raise HostError('host.json: "version" must be "2.0".')
     for name, value in environment.items():
         if name.lower().startswith(_OVERRIDE):
-            _override(host_json, name.split("__")[1:], value)
+            try:
+                _override(host_json, name.split("__")[1:], value)
+            except (AttributeError, TypeError) as error:
+                raise HostError(f"{name} names a part of a setting of host.json that has none.") from error
     return host_json
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlsplit
 
 import pytest
 from azure.eventgrid import generate_sas
@@ -173,15 +173,15 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 
 
-def admits(token: str) -> bool:
-    return is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=NOW)
+def admits(token: str, key: str = KEY, now: datetime = NOW) -> bool:
+    return is_authorized({"aeg-sas-token": token, "host": urlsplit(ENDPOINT).netloc}, key=key, path=PATH, now=now)
 
 
 @pytest.mark.parametrize("expiry", [LATER, LATER.replace(tzinfo=None), LATER.strftime("%m/%d/%Y %I:%M:%S %p")])
 def test_sdk_token_is_accepted_until_it_expires(expiry: Any):
     token = generate_sas(ENDPOINT, KEY, expiry)
     assert admits(token)
-    assert not is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=LATER)
+    assert not admits(token, now=LATER)
 
 
 DOTNET_EXPIRIES = {
@@ -192,13 +192,13 @@ DOTNET_EXPIRIES = {
 }
 
 
-def dotnet_token(expiry: str, key: str = KEY) -> str:
+def dotnet_token(expiry: str, key: str = KEY, more: str = "") -> str:
     """A token as `EventGridSasBuilder` makes it, which encodes as `HttpUtility.UrlEncode` does."""
 
     def encode(text: str) -> str:
         return re.sub("%..", lambda match: match[0].lower(), quote_plus(text, safe="!()*-._"))
 
-    signed = f"r={encode(f'{ENDPOINT}?api-version=2018-01-01')}&e={encode(expiry)}"
+    signed = f"r={encode(f'{ENDPOINT}?api-version=2018-01-01')}&e={encode(expiry)}{more}"
     signature = hmac.digest(base64.b64decode(key), signed.encode(), hashlib.sha256)
     return f"{signed}&s={encode(base64.b64encode(signature).decode())}"
 
@@ -208,7 +208,7 @@ def test_token_of_the_dotnet_sdk_is_accepted_until_it_expires(expiry: str):
     token = dotnet_token(expiry)
     assert "+" in token
     assert admits(token)
-    assert not is_authorized({"aeg-sas-token": token}, key=KEY, path=PATH, now=LATER)
+    assert not admits(token, now=LATER)
 
 
 @pytest.mark.parametrize("expiry", ["11/22/2026 12:05:00 +00:00", "22/11/2026 12:05:00 PM +00:00", "tomorrow"])
@@ -224,10 +224,22 @@ def test_dotnet_token_with_an_expiry_that_is_no_time_is_refused(expiry: str):
         "r=a&e=b",
         generate_sas(ENDPOINT, "YW5vdGhlciBrZXk=", LATER),
         generate_sas("http://127.0.0.1/other/api/events", KEY, LATER),
+        generate_sas(ENDPOINT.replace("127.0.0.1", "topic.example.org"), KEY, LATER),
+        dotnet_token("11/22/2020 12:05:00 PM", more="&e=11%2f22%2f2036+12%3a05%3a00+PM"),
         generate_sas(ENDPOINT, KEY, LATER).replace("2026", "2036"),
         dotnet_token("11/22/2026 12:05:00\u202fPM +00:00", "YW5vdGhlciBrZXk="),
     ],
-    ids=["empty", "blank", "unsigned", "another key", "another topic", "changed expiry", "another key in .NET"],
+    ids=[
+        "empty",
+        "blank",
+        "unsigned",
+        "another key",
+        "another topic",
+        "another server",
+        "two expiries",
+        "changed expiry",
+        "another key in .NET",
+    ],
 )
 def test_invalid_token_is_refused(token: str):
     assert not admits(token)
@@ -235,7 +247,7 @@ def test_invalid_token_is_refused(token: str):
 
 def test_key_that_is_not_base64_accepts_no_token():
     token = generate_sas(ENDPOINT, KEY, LATER)
-    assert not is_authorized({"aeg-sas-token": token}, key="not base64!", path=PATH, now=NOW)
+    assert not admits(token, key="not base64!")
 
 
 json_values = st.recursive(

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from local.functions_host.__main__ import listen
+from local.functions_host.errors import HostError
 from local.functions_host.script_root import load_host_json
 from local.processes import ChildProcess, free_port
 from tests.waiting import PATIENCE_S
@@ -134,6 +135,27 @@ def test_telemetry_is_configured_before_the_app_is_loaded_if_the_setting_says_so
         assert httpx.get(f"{process.url}/api/settings", timeout=PATIENCE_S).text.split()[-1] == provider
     failed = "Application Insights could not be configured" in process.log_path.read_text()
     assert failed == (flag == "true" and not connection)
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [({}, "Default"), ({"AZUREFUNCTIONSJOBHOST__TELEMETRYMODE": "OpenTelemetry"}, "OpenTelemetry")],
+)
+def test_this_host_tells_no_requests_unless_a_variable_of_any_case_says_so(
+    script_root: Path, given: dict[str, str], mode: str
+) -> None:
+    (script_root / "neighbour.py").write_text(
+        "import os\n"
+        "NAME = ','.join(value for name, value in os.environ.items() if name.lower().endswith('telemetrymode'))"
+    )
+    with host_process(script_root, FROM_BOTH="", **given) as process:
+        assert httpx.get(f"{process.url}/api/settings", timeout=PATIENCE_S).text.split()[-1] == mode
+
+
+def test_a_variable_below_a_setting_that_has_no_parts_is_named(script_root: Path) -> None:
+    name = "AzureFunctionsJobHost__version__x"
+    with pytest.raises(HostError, match=f"^{name} "):
+        load_host_json(script_root, {name: "1"})
 
 
 def test_variables_of_the_host_have_precedence_over_host_json(script_root: Path) -> None:

@@ -48,6 +48,22 @@ def test_an_exporter_that_the_worker_has_configured_is_used_and_not_configured_a
     assert {"tasks.depth", "tasks.oldest_waiting_seconds"} <= set(metrics)
 
 
+def test_what_the_worker_has_configured_without_spans_is_not_configured_again(
+    insights: IngestionDouble, redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = settings_for(insights, redis.url) | {"OTEL_TRACES_EXPORTER": "none"}
+    with FunctionsWorker(settings, tmp_path / "worker.log", configuring=True) as worker:
+        assert worker.post("CacheConnectorUpsert", body=CREATE) == 200
+        worker.flush()
+
+    log = (tmp_path / "worker.log").read_text()
+    assert "Overriding of current" not in log
+    assert "already instrumented" not in log
+    [event] = insights.items("Event")
+    assert event.name == "TaskStateChanged"
+    assert not insights.items("Request")
+
+
 @pytest.mark.parametrize(
     ("settings", "has_trace_context", "kind"),
     [

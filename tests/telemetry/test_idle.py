@@ -121,7 +121,7 @@ def test_no_failure_is_lost(insights: IngestionDouble, redis: RedisServer, tmp_p
     messages = [item.data["message"] for item in insights.items("Message")]
     assert any(text.startswith("the reconciler could not reach Redis") for text in messages)
     assert any(text.startswith("the queue depths could not be read") for text in messages)
-    assert ("no credential" in messages) == configuring, "the app's own configuration exports the app's records only"
+    assert messages.count("no credential") == 1
     assert "no credential" in (tmp_path / "worker.log").read_text()
     [submit] = insights.items("Request")
     assert (submit.data["responseCode"], submit.data["success"]) == ("503", False)
