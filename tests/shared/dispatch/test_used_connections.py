@@ -171,7 +171,9 @@ async def test_a_refusal_ends_its_connection(
 
 async def test_a_connection_is_closed_if_no_answer_comes(sockets: list[socket.socket], client: BackendClient) -> None:
     async def say_nothing(talk: Talk) -> None:
-        await over.wait()  # without having read anything
+        await talk.head()
+        await talk.say(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await over.wait()  # without having read anything of the body that it has asked for
 
     over = asyncio.Event()
     size_bytes = 40_000_000
