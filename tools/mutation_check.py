@@ -109,6 +109,27 @@ MUTATIONS = [
         ("tests/shared/resilience/test_waits.py",),
     ),
     Mutation(
+        "waits: a timeout within one is an error",
+        "shared/resilience/waits.py",
+        "if not timeout.expired():",
+        "if False:",
+        ("tests/shared/resilience/test_waits.py",),
+    ),
+    Mutation(
+        "waits: a server that is gone is looked for, whatever the error",
+        "shared/store/redis/subscriptions.py",
+        "except Exception as error:  # whatever it is, the channels must",
+        "except OSError as error:  # whatever it is, the channels must",
+        CHANGE_TESTS,
+    ),
+    Mutation(
+        "body: one that a report has replaced is not gone",
+        "shared/dispatch/dispatcher.py",
+        "if now is not None and now.body != task.body:",
+        "if False:",
+        BODY_TESTS,
+    ),
+    Mutation(
         "blobs: one that the record names is kept",
         "shared/store/task_steps.py",
         "if blob is not None and blob.decode() not in names",
