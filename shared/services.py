@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -160,9 +160,11 @@ class ServicesByLoop:
     def start(self) -> None:
         """Begin the duties now, if an event loop runs. Azure's Python worker loads the app in the loop of its
         invocations, and a process that has served none yet may be the only one left."""
-        with suppress(RuntimeError):
+        try:
             asyncio.get_running_loop()
-            self.current()
+        except RuntimeError:
+            return
+        self.current()
 
     def current(self) -> Services:
         """The running event loop's services."""

@@ -110,9 +110,8 @@ def test_beyond_the_limit_the_oldest_wait_is_answered_and_the_new_one_waits(
     cut = [wait.result() for wait in waits if wait.done() and wait is not submitted]
     assert [answer.json()["BackendStatus"] for answer in cut] == ["created"] * len(cut)
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in cut)
-    assert (
-        submit(app, new_path(), prefer="wait=0").headers["preference-applied"] == "wait=0"
-    )  # and nobody is cut for it
+    # Nobody is cut for a wait of no time.
+    assert submit(app, new_path(), prefer="wait=0").headers["preference-applied"] == "wait=0"
     assert report_completed(app, task_id).status_code == 200
     states = sorted(wait.result().json()["BackendStatus"] for wait in waits if wait is not submitted)
     assert states == ["completed"] * MAX_WAITS + ["created"] * len(cut)

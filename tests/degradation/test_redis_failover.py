@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -14,33 +14,18 @@ from redis.crc import key_slot
 from local.redis_server import RedisCluster, RedisServer
 from shared.store import TaskStore
 from shared.store.redis.link import StoreUnavailable
-from shared.store.redis.partitions import PARTITIONS, TAGS, partition
+from shared.store.redis.partitions import TAGS, partition
 from shared.tasks.outcomes import Claimed, Created, Existing
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
-from tests.shared.store.test_changes import begun, nothing, report, soon
+from tests.shared.store.conftest import answered
+from tests.shared.store.test_changes import IDS, begun, nothing, report, soon
 from tests.waiting import PATIENCE_S, eventually
-
-HANG_S = PATIENCE_S
-T = TypeVar("T")
 
 
 def new_task(task_id: str) -> NewTask:
     return NewTask(task_id, "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
-
-
-IDS = [next(f"t{n}" for n in range(10_000) if partition(f"t{n}") == index) for index in range(PARTITIONS)]
-"""One task id for each partition, so that each node of a cluster has some."""
-
-
-async def answered(call: Callable[[], Awaitable[T]]) -> T:
-    async with asyncio.timeout(HANG_S):
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
 
 
 def replicate_at_once(primary: RedisServer) -> None:

@@ -18,6 +18,7 @@ from shared.tasks.task import Content, NewTask, Task
 from tests.degradation.conftest import SHORT_S, OpenStore
 from tests.degradation.switch import Switch
 from tests.patience import be_patient
+from tests.shared.store.conftest import answered
 from tests.shared.store.test_changes import anything, begun, new, report, soon
 from tests.waiting import PATIENCE_S, until
 
@@ -48,16 +49,6 @@ def silence(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 async def outcomes(calls: list[Awaitable[object]]) -> set[type]:
     async with asyncio.timeout(HANG_S):
         return {type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)}
-
-
-async def answered(call: Callable[[], Awaitable[object]]) -> object:
-    """Repeat *call* until the store is available, and return its answer."""
-    async with asyncio.timeout(HANG_S):
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                continue
 
 
 @pytest.mark.parametrize("after_bytes", [0, 3], ids=["no-answer", "half-an-answer"])

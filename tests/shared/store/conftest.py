@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -13,7 +15,7 @@ from shared.store.policy import StorePolicy
 from shared.store.queries import Queries
 from shared.store.redis import client as connection
 from shared.store.redis.client import RedisAddress, RedisClient, connect
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
@@ -21,8 +23,11 @@ from tests.patience import patient
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import START_MS, Server, nodes
+from tests.waiting import PATIENCE_S
 
 __all__ = ["patient"]
+
+T = TypeVar("T")
 
 POLICY = store_policy(republish_s=30, retention_s=1000, max_attempts=3, dispatch_window_s=40)
 
@@ -38,6 +43,15 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.ms += round(seconds * 1000)
+
+
+async def answered(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat *call* until the store is available, and return its answer. An earlier one may have been taken too."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(StoreUnavailable):
+                return await call()
+            await asyncio.sleep(0)
 
 
 class RepeatingLink(RedisLink):

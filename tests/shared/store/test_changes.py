@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from local.redis_server import RedisCluster, RedisServer
-from shared.store import StoreUnavailable, TaskStore
+from shared.store import TaskStore
 from shared.store.changes import _shown
 from shared.store.redis import link as redis_link
 from shared.store.redis import subscriptions
@@ -25,7 +25,7 @@ from shared.store.redis.partitions import PARTITIONS, partition
 from shared.store.task_steps import record_key
 from shared.tasks.outcomes import Applied, Created
 from shared.tasks.task import State, Task
-from tests.shared.store.conftest import POLICY, Clock, StoreFactory, opener
+from tests.shared.store.conftest import POLICY, Clock, StoreFactory, answered, opener
 from tests.shared.store.steps import HELLO, Step, each_step
 from tests.shared.store.test_cost import commands_run
 from tests.shared.store.world import Server, nodes
@@ -313,7 +313,7 @@ async def test_waits_on_one_node_outlive_its_death(tmp_path: Path) -> None:
             await asyncio.to_thread(cluster.nodes[0].start)
             for task in known:
                 if task.id in mine:
-                    await _changed_at_last(store, task.id)
+                    await answered(lambda task=task: _changed(store, task.id))
                     found = await soon(waits[task.id])
                     assert found is not None
                     assert found.version > task.version
@@ -335,7 +335,7 @@ async def test_waits_outlive_the_death_of_a_whole_cluster(tmp_path: Path) -> Non
             for node in cluster.nodes:
                 node.start()
             for task, wait in zip(known, waits, strict=True):
-                await _changed_at_last(store, task.id)
+                await answered(lambda task=task: _changed(store, task.id))
                 found = await soon(wait)
                 assert found is not None
                 assert found.version > task.version
@@ -383,17 +383,6 @@ async def test_a_server_that_lets_nobody_listen_is_complained_of_once(
             assert await _changed(store, task_id) == await soon(wait)
     complaints = [record for record in caplog.records if "cannot be heard" in record.message]
     assert len(complaints) <= len(nodes(redis_server))
-
-
-async def _changed_at_last(store: TaskStore, task_id: str) -> None:
-    """Once the node of that task takes steps again. An earlier one may have been taken too."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                await _changed(store, task_id)
-                return
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
 
 
 async def _changed(store: TaskStore, task_id: str) -> Task:
