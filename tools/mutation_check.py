@@ -161,7 +161,7 @@ MUTATIONS = [
     Mutation(
         "terminal: a finished task stays as it is",
         f"{TASK}/apply.lua",
-        "if TERMINAL[rec.s] and",
+        "if is_terminal(rec.s) and",
         "if false and",
     ),
     Mutation(
@@ -207,25 +207,25 @@ MUTATIONS = [
             (
                 "an end that the text tells waits for the next report",
                 f"{TASK}/apply.lua",
-                "  rec.E = ends and { ends, arg.brief } or nil",
-                "  rec.E = rec.E or ends and { ends, arg.brief } or nil",
+                "  if ends or rec.E then rec.E = ends and { ends, brief } or nil end",
+                "  if ends or rec.E then rec.E = rec.E or ends and { ends, brief } or nil end",
             ),
             (
                 "a waiting step keeps its state, whatever the previous one reports",
                 f"{TASK}/apply.lua",
-                "(state == 'created' or ends or TERMINAL[arg.to])",
-                "(ends or TERMINAL[arg.to])",
+                "(state == 'created' or ends or is_terminal(arg.to))",
+                "(ends or is_terminal(arg.to))",
             ),
             (
                 "an end is kept aside while the step was not heard of",
                 f"{TASK}/apply.lua",
-                "(state == 'created' or ends or TERMINAL[arg.to])",
+                "(state == 'created' or ends or is_terminal(arg.to))",
                 "state == 'created'",
             ),
             (
                 "a step is heard of",
                 f"{TASK}/apply.lua",
-                "elseif arg.attempt or LEASED[state] then",
+                "elseif arg.attempt or is_leased(state) then",
                 "elseif false then",
             ),
             (
@@ -412,8 +412,8 @@ MUTATIONS = [
     Mutation(
         "status: another text drops a long one",
         f"{TASK_INCLUDES}/set_status.lua",
-        "= text, long, rec.g",
-        "= text, long or rec.X, rec.g",
+        "  if long or rec.X then rec.X = long end",
+        "  if long then rec.X = long end",
         ("tests/shared/store/test_long_status.py",),
     ),
     Mutation(
@@ -663,7 +663,7 @@ MUTATIONS = [
             (
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",
-                "elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or",
+                "elseif applied[1] == 'applied' and is_terminal(applied.rec.s) or",
                 "elseif true or",
             ),
             (

@@ -78,7 +78,6 @@ class ApplyStep(TypedDict, total=False):
 
 class ApplyArgument(ApplyStep, Stamp):
     id: str
-    silence: int
     retention: int
     completion: int
 

@@ -296,12 +296,11 @@ class TaskSteps:
         return _outcome(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
 
     def _argument(self, task_id: str, step: ApplyStep) -> ApplyArgument:
-        if "status" in step:
+        if "status" in step and len(step["status"]) > BRIEF_CHARS:
             step["brief"] = step["status"][:BRIEF_CHARS]
         return {
             **step,
             "id": task_id,
-            "silence": self._retention_ms,
             "retention": self._retention_ms,
             "completion": self._completion_ms,
             **stamp(self._now_ms),

@@ -36,7 +36,7 @@ return each_step(4, function(tag, packed_step, data, packed_then)
   local queued
   if then_.entry then
     queued = accept_entry(tag_of_path(then_.path), then_)
-  elseif applied[1] == 'applied' and TERMINAL[applied.rec.s] or applied[6] == 'freed' then
+  elseif applied[1] == 'applied' and is_terminal(applied.rec.s) or applied[6] == 'freed' then
     local rec = applied.rec
     local attempt, path = rec.d or rec.a, rec.p
     if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end

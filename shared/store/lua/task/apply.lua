@@ -10,7 +10,7 @@
 --            unfenced        true: a report without an attempt. It may be of an earlier run, or of the previous step
 --            told            the end that the text of such a report tells, while `to` does not
 --            to, path, query the state and endpoint to go to
---            status, brief   text for the caller, and the part of it that the history keeps
+--            status, brief   text for the caller, and the part of it that the history keeps; absent: all of it
 --            long            {bytes, blob, digest} of the whole text, if status is only its beginning
 --            actor           what causes the step
 --            new_attempt     true: a new attempt, at its old place in the queue
@@ -23,9 +23,10 @@
 --            due_in          next deadline, in ms from now
 --            backoff         {base, cap (ms), seed}: the next deadline by the failures so far
 --                            without either, a leased state gets a new lease
---            retention, completion   for a step that ends the task: how long it is kept, and when its completion is to be
---                            published again if that fails, in ms; 0: nobody wants it
---            silence         how long a task that is not to be dispatched may be silent, in ms
+--            retention       how long an ended task is kept, and how long one that is not to be dispatched may be silent,
+--                            in ms
+--            completion      when the completion of a task that this step ends is to be published again if that fails,
+--                            in ms; 0: nobody wants it
 --            lease           the endpoint's lease, in ms
 --            fetch_body      true: return the inline body too
 --            accepted        true: the backend has accepted the attempt
@@ -61,7 +62,7 @@
 -- A combined script has unpacked the map already.
 local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local id = arg.id
+local id, brief = arg.id, arg.brief or arg.status
 if arg.claim then
   arg.actor, arg.allowed_from, arg.needs_body = 'dispatcher', arg.allowed_from or { 'created' }, true
   arg.to, arg.due_in, arg.fetch_body = 'dispatched', arg.window, true
@@ -82,13 +83,13 @@ if rec.k == arg.op then
   return { kind, raw, body or false, rec.d or false, ms, slot, false, rec = rec, replay = true }
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
-if TERMINAL[rec.s] and not (arg.revive and rec.s == 'failed') then
+if is_terminal(rec.s) and not (arg.revive and rec.s == 'failed') then
   if (arg.told or arg.to) ~= rec.s then return { 'finished', raw } end
   if not arg.status or has_status(rec, arg.status, arg.long) then return { 'same', raw } end
   if not arg.unfenced then return { 'finished', raw } end
   -- A legacy service may end a task twice. Its caller reads the last text.
   local now, blobs = now_ms(arg.now), rec.g and named_blobs(rec) or false
-  append_event(rec, now, arg.actor, arg.brief)
+  append_event(rec, now, arg.actor, brief)
   set_status(rec, arg.status, arg.long)
   rec.m, rec.v, rec.k, rec.d = now, rec.v + 1, arg.op, nil
   -- Nobody waits for a change of a finished task.
@@ -109,20 +110,21 @@ local freed = rec.E and rec.w and state == 'running'
 local begins = state == 'dispatched' and not rec.A
 if arg.actor == 'client' then
   local ends = arg.told
-  if arg.unfenced and rec.H and (state == 'created' or ends or TERMINAL[arg.to]) then
+  if arg.unfenced and rec.H and (state == 'created' or ends or is_terminal(arg.to)) then
     -- It may be the previous step's. So all that it changes is the text; an end takes effect if nothing follows.
     ends = state ~= 'created' and (ends or arg.to) or nil
     if arg.body and arg.body[3] then rec.g = true end
     arg.to, arg.path, arg.query, arg.body = nil, nil, nil, nil
-  elseif arg.attempt or LEASED[state] then
-    rec.H = nil
+  elseif arg.attempt or is_leased(state) then
+    if rec.H then rec.H = nil end
   end
-  rec.E = ends and { ends, arg.brief } or nil
+  if ends or rec.E then rec.E = ends and { ends, brief } or nil end
 end
 if arg.failed then rec.f = rec.f + 1 end
 if not arg.claim then
   if arg.away and rec.S and not rec.U then rec.f, rec.U = rec.f - 1, true end
-  rec.F, rec.S = arg.away, nil
+  if arg.away or rec.F then rec.F = arg.away end
+  if rec.S then rec.S = nil end
 end
 if arg.revive then
   rec.r, rec.y = nil, nil
@@ -153,10 +155,10 @@ end
 local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
 local is_transition = to ~= state or target ~= path or rec.a ~= attempt
-if is_transition then append_event(rec, now, arg.actor, arg.brief) end
-if to ~= 'dispatched' then rec.A = nil end
-if TERMINAL[to] then
-  rec.E = nil
+if is_transition then append_event(rec, now, arg.actor, brief) end
+if rec.A and to ~= 'dispatched' then rec.A = nil end
+if is_terminal(to) then
+  if rec.E then rec.E = nil end
   begin_retention(id, rec, now, arg.retention, arg.completion)
 elseif arg.due_in then
   set_due(id, now + arg.due_in)
@@ -167,8 +169,8 @@ elseif rec.E then
   -- Until the backend has accepted the attempt, the window stays: nothing says yet that it got the task.
   if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end
 elseif not rec.w then
-  set_due(id, now + arg.silence)
-elseif LEASED[to] then
+  set_due(id, now + arg.retention)
+elseif is_leased(to) then
   local lease_end = now + rec.l
   if rec.L then
     -- The attempt gets its longer lease when it begins: when its backend has accepted it, or it reports before that. Many

@@ -22,7 +22,7 @@ for _, entry in ipairs(arg.entries) do
   local id, attempt = entry[1], entry[2]
   local rec, raw = load_record(id)
   local replay = rec and rec.k == arg.op
-  if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or TERMINAL[rec.s]) then
+  if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or is_terminal(rec.s)) then
     found[#found + 1] = { 'gone', id, attempt }
   elseif replay or rec.s == 'created' then
     if not replay and rec.n >= arg.max_attempts then

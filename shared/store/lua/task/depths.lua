@@ -13,7 +13,7 @@ local paths = ARGV[2] == '' and redis.call('SMEMBERS', paths_key()) or { ARGV[2]
 local rows = {}
 for _, path in ipairs(paths) do
   local row = { path }
-  for _, state in ipairs(STATES) do
+  for _, state in ipairs(all_states()) do
     row[#row + 1] = redis.call('ZCARD', index_key(path, state))
   end
   row[2] = row[2] + redis.call('ZCARD', index_key(path, 'again'))

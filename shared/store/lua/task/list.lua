@@ -12,7 +12,7 @@ local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local paths = arg.path and { arg.path } or redis.call('SMEMBERS', paths_key())
 local states = { arg.state }
-if not arg.state then states = { unpack(STATES) } end
+if not arg.state then states = all_states() end
 if states[1] == 'created' then states[#states + 1] = 'again' end
 
 local function newer(a, b) return a[1] > b[1] or a[1] == b[1] and a[2] > b[2] end

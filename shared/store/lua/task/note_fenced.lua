@@ -5,7 +5,7 @@
 -- ARGV     now (0: the server's), the endpoint path, for how long it is kept in ms
 -- @include common/now_ms
 -- @include common/time_text
--- @include task/keys
+-- @include task/fenced_key
 task_tag = KEYS[1]
 local now = now_ms(tonumber(ARGV[1]))
 redis.call('ZADD', fenced_key(), time_text(now), ARGV[2])

@@ -10,7 +10,7 @@ task_tag = KEYS[1]
 local count = 0
 for _, id in ipairs(ARGV) do
   local rec = load_record(id)
-  if rec and TERMINAL[rec.s] then
+  if rec and is_terminal(rec.s) then
     purge_task(id, rec)
     count = count + 1
   end

@@ -85,7 +85,7 @@ local function take_deferred_end(id, rec)
 end
 
 local function take_next_step(id, rec)
-  if TERMINAL[rec.s] then
+  if is_terminal(rec.s) then
     if rec.y and now < rec.m + arg.retention then
       rec.n = rec.n + 1
       set_due(id, math.min(now + backoff(arg.publish_base, arg.cap, rec.n), rec.m + arg.retention))

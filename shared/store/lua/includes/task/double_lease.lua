@@ -1,6 +1,6 @@
 -- Gives a task's next attempt twice the lease, if this one was at its backend and nothing was heard of it for its own: it
 -- may be at work. A service that has numbered its reports or sent heartbeats would have been heard of.
--- @include task/keys
+-- @include task/fenced_key
 local MOST_DOUBLINGS = 3
 
 local function double_lease(rec)

@@ -1,1 +1,1 @@
-local LEASED = { dispatched = true, running = true }
+local function is_leased(state) return state == 'dispatched' or state == 'running' end

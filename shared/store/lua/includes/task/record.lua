@@ -1,5 +1,6 @@
 -- The record's fields. Times are milliseconds; an absent field means empty, none or false. In Redis, m and q count from
--- c. Fields have letters because each task has a record, and its size is a promise (docs/performance.md).
+-- c. Fields have letters because each task has a record, and its size is a promise (docs/performance.md). To set an absent
+-- field to nil costs as much as to set it to a value: Lua makes room for it.
 --
 --   s  state            p  endpoint path     u  query string      x  status text, or the beginning of a long one
 --   X  where the whole of a long status text lies: {bytes, blob, digest}

@@ -1,0 +1,2 @@
+-- @include task/keys
+local function fenced_key() return task_tag .. 'fenced' end
