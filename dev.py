@@ -33,7 +33,7 @@ COMMANDS = {
         "[ARGUMENTS]",
         "run the tests: all but the slow ones on all cores, or what pytest makes of ARGUMENTS",
         """
-  python3 dev.py test --slow                   the slow ones: faults, outages of an hour, real HTTP servers
+  python3 dev.py test --slow                   the slow ones: faults, hours of outage, real servers, fuzzing
   python3 dev.py test tests/test_dev.py        one file
   python3 dev.py test -k position              every test whose name has this word
   .venv/bin/python -m pytest --help            all arguments of pytest

@@ -14,6 +14,8 @@ from tests.scripted_backend import Answer, ScriptedBackend
 from tests.test_bindings import SNAPSHOT
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def worker(

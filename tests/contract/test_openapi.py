@@ -294,6 +294,7 @@ def test_answers_that_the_host_may_give_itself_say_that_it_gives_no_content(stat
             assert "without content" in answer["description"], path
 
 
+@pytest.mark.slow
 @pytest.mark.contract("B0.3")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> None:
@@ -311,6 +312,7 @@ def test_good_requests_get_the_documented_answers(name: str, ground: Ground) -> 
     assert REACHED[name] <= statuses.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.contract("B0.2")
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name in REFUSING])
 def test_bad_requests_are_refused_as_documented(name: str, ground: Ground) -> None:
