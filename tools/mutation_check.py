@@ -303,7 +303,7 @@ MUTATIONS = [
             (
                 "a service that fences its reports keeps the plain lease",
                 f"{TASK_INCLUDES}/double_lease.lua",
-                "if redis.call('ZSCORE', fenced_key(), rec.p) then",
+                "if redis.call('ZSCORE', task_key('fenced'), rec.p) then",
                 "if false then",
             ),
             (
@@ -344,13 +344,13 @@ MUTATIONS = [
     Mutation(
         "counts: a task leaves its former index",
         f"{TASK_INCLUDES}/index.lua",
-        "if redis.call('ZREM', index_key(rec.p, rec.s), id) == 0 and",
+        "if redis.call('ZREM', task_key('z:' .. rec.p .. ':' .. rec.s), id) == 0 and",
         "if",
     ),
     Mutation(
         "retention: nothing of a task is left",
         f"{TASK_INCLUDES}/purge_task.lua",
-        "if rec.r and not rec.r[3] then table.insert(keys, result_key(id)) end\n",
+        "if rec.r and not rec.r[3] then table.insert(keys, task_key('r:' .. id)) end\n",
         "",
     ),
     Mutation(
@@ -750,7 +750,7 @@ MUTATIONS = [
     Mutation(
         "index: a task that waits anew leaves with all entries",
         f"{TASK_INCLUDES}/index.lua",
-        "redis.call('ZREM', index_key(rec.p, 'since'), id)",
+        "redis.call('ZREM', task_key('z:' .. rec.p .. ':since'), id)",
         "",
     ),
     Mutation(

@@ -69,7 +69,7 @@ if arg.claim then
 end
 local rec, raw, body
 if arg.fetch_body then
-  raw, body = unpack(redis.call('MGET', record_key(id), body_key(id)))
+  raw, body = unpack(redis.call('MGET', task_key('t:' .. id), task_key('b:' .. id)))
   rec = raw and unpack_record(raw)
 else
   rec, raw = load_record(id)
@@ -128,7 +128,7 @@ if not arg.claim then
 end
 if arg.revive then
   rec.r, rec.y = nil, nil
-  redis.call('DEL', result_key(id))
+  redis.call('DEL', task_key('r:' .. id))
 end
 if arg.next_step then
   begin_next_step(rec, now, arg.revive or arg.attempt)
@@ -145,11 +145,11 @@ if arg.status then set_status(rec, arg.status, arg.long) end
 if arg.query then rec.u = arg.query end
 if arg.body then
   rec.b, rec.g = arg.body, rec.g or arg.body[3] ~= nil
-  if arg.body[3] then redis.call('DEL', body_key(id)) else redis.call('SET', body_key(id), ARGV[2]) end
+  if arg.body[3] then redis.call('DEL', task_key('b:' .. id)) else redis.call('SET', task_key('b:' .. id), ARGV[2]) end
 end
 if arg.result then
   rec.r, rec.e, rec.g = arg.result, nil, rec.g or arg.result[3] ~= nil
-  if arg.result[3] then redis.call('DEL', result_key(id)) else redis.call('SET', result_key(id), ARGV[2]) end
+  if arg.result[3] then redis.call('DEL', task_key('r:' .. id)) else redis.call('SET', task_key('r:' .. id), ARGV[2]) end
 end
 
 local to, target = arg.to or state, arg.path or path
@@ -176,7 +176,7 @@ elseif is_leased(to) then
     -- The attempt gets its longer lease when it begins: when its backend has accepted it, or it reports before that. Many
     -- services report that they begin and are silent then, so no report shortens it. The one that outlasts it returns the
     -- task to the backend's own lease.
-    local granted = begins and now + rec.l * 2 ^ rec.L or tonumber(redis.call('ZSCORE', due_key(), id) or 0)
+    local granted = begins and now + rec.l * 2 ^ rec.L or tonumber(redis.call('ZSCORE', task_key('due'), id) or 0)
     if granted > lease_end then lease_end = granted else rec.L = nil end
   end
   set_due(id, lease_end)

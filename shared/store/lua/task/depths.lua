@@ -9,17 +9,17 @@
 -- @include task/states
 task_tag = KEYS[1]
 local now = now_ms(tonumber(ARGV[1]))
-local paths = ARGV[2] == '' and redis.call('SMEMBERS', paths_key()) or { ARGV[2] }
+local paths = ARGV[2] == '' and redis.call('SMEMBERS', task_key('paths')) or { ARGV[2] }
 local rows = {}
 for _, path in ipairs(paths) do
   local row = { path }
   for _, state in ipairs(all_states()) do
-    row[#row + 1] = redis.call('ZCARD', index_key(path, state))
+    row[#row + 1] = redis.call('ZCARD', task_key('z:' .. path .. ':' .. state))
   end
-  row[2] = row[2] + redis.call('ZCARD', index_key(path, 'again'))
+  row[2] = row[2] + redis.call('ZCARD', task_key('z:' .. path .. ':again'))
   local since = now
   for _, waiting in ipairs({ 'created', 'since' }) do
-    local oldest = redis.call('ZRANGE', index_key(path, waiting), 0, 0, 'WITHSCORES')
+    local oldest = redis.call('ZRANGE', task_key('z:' .. path .. ':' .. waiting), 0, 0, 'WITHSCORES')
     since = math.min(since, tonumber(oldest[2] or now))
   end
   row[#row + 1] = now - since

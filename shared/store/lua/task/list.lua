@@ -10,7 +10,7 @@
 local CHUNK = 32
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local paths = arg.path and { arg.path } or redis.call('SMEMBERS', paths_key())
+local paths = arg.path and { arg.path } or redis.call('SMEMBERS', task_key('paths'))
 local states = { arg.state }
 if not arg.state then states = all_states() end
 if states[1] == 'created' then states[#states + 1] = 'again' end
@@ -38,7 +38,7 @@ end
 local cursors = {}
 for _, path in ipairs(paths) do
   for _, state in ipairs(states) do
-    local cursor = { key = index_key(path, state), page = {}, at = 1, read = 0 }
+    local cursor = { key = task_key('z:' .. path .. ':' .. state), page = {}, at = 1, read = 0 }
     advance(cursor)
     if cursor.head then cursors[#cursors + 1] = cursor end
   end
@@ -53,7 +53,7 @@ while true do
   if not newest then return { found, false } end
   local entry = newest.head
   looked = looked + 1
-  local raw = redis.call('GET', record_key(entry[2]))
+  local raw = redis.call('GET', task_key('t:' .. entry[2]))
   if raw and (not arg.owner or cmsgpack.unpack(raw).o == arg.owner) then
     found[#found + 1] = { entry[1], entry[2], raw }
   end

@@ -5,8 +5,8 @@
 -- ARGV     now (0: the server's), the endpoint path, for how long it is kept in ms
 -- @include common/now_ms
 -- @include common/time_text
--- @include task/fenced_key
+-- @include task/keys
 task_tag = KEYS[1]
 local now = now_ms(tonumber(ARGV[1]))
-redis.call('ZADD', fenced_key(), time_text(now), ARGV[2])
-redis.call('ZREMRANGEBYSCORE', fenced_key(), '-inf', time_text(now - ARGV[3]))
+redis.call('ZADD', task_key('fenced'), time_text(now), ARGV[2])
+redis.call('ZREMRANGEBYSCORE', task_key('fenced'), '-inf', time_text(now - ARGV[3]))

@@ -8,7 +8,7 @@
 -- @include task/record
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local ids = redis.call('ZREVRANGE', index_key(arg.path, arg.state), arg.skip, arg.skip + arg.limit - 1)
+local ids = redis.call('ZREVRANGE', task_key('z:' .. arg.path .. ':' .. arg.state), arg.skip, arg.skip + arg.limit - 1)
 local entries = {}
 for _, id in ipairs(ids) do
   local rec = load_record(id)

@@ -112,10 +112,10 @@ local function take_next_step(id, rec)
   end
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', due_key(), '-inf', now, 'LIMIT', 0, arg.limit)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'LIMIT', 0, arg.limit)) do
   -- A full Redis refuses a script's first write if that needs room. This one never does, so a full Redis is still swept,
   -- and gets room again.
-  redis.call('ZREM', due_key(), id)
+  redis.call('ZREM', task_key('due'), id)
   local rec = load_record(id)
   if rec then take_next_step(id, rec) end
 end

@@ -9,9 +9,9 @@ local function create_task(tag, arg, body)
   local now, rec = now_ms(arg.now), arg.rec
   rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
   append_event(rec, now, arg.actor, arg.brief)
-  local key, stored = record_key(arg.id), pack_record(rec)
+  local key, stored = task_key('t:' .. arg.id), pack_record(rec)
   local keys = { key, stored }
-  if rec.b and not rec.b[3] then keys = { key, stored, body_key(arg.id), body } end
+  if rec.b and not rec.b[3] then keys = { key, stored, task_key('b:' .. arg.id), body } end
   if redis.call('MSETNX', unpack(keys)) == 0 then
     local known, raw = load_record(arg.id)
     if known and known.k == arg.op then return { 'created', raw, replay = true } end
@@ -25,7 +25,7 @@ local function create_task(tag, arg, body)
     -- The body was left behind by a record that was lost.
     redis.call('MSET', unpack(keys))
   end
-  redis.call('SADD', paths_key(), rec.p)
+  redis.call('SADD', task_key('paths'), rec.p)
   add_to_index(arg.id, rec)
   set_due(arg.id, now + arg.due_in)
   return { 'created', now }

@@ -2,11 +2,10 @@
 -- @include task/keys
 -- @include task/states
 local function forget_unused_path(path, state)
-  if redis.call('EXISTS', index_key(path, state)) == 1 or redis.call('EXISTS', index_key(path, 'again')) == 1 then
-    return
-  end
+  local function is_used(index) return redis.call('EXISTS', task_key('z:' .. path .. ':' .. index)) == 1 end
+  if is_used(state) or is_used('again') then return end
   for _, other in ipairs(all_states()) do
-    if redis.call('EXISTS', index_key(path, other)) == 1 then return end
+    if is_used(other) then return end
   end
-  redis.call('SREM', paths_key(), path)
+  redis.call('SREM', task_key('paths'), path)
 end

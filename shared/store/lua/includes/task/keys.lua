@@ -1,4 +1,4 @@
--- The keys of tasks are named here and nowhere else.
+-- The keys of tasks.
 --
 -- Every key of a task begins with the hash tag of its partition, such as {04s}, so one script can reach all of a task,
 -- on one node of a cluster too. `task_tag` is that tag. A combined script sets it again for each task.
@@ -17,14 +17,8 @@
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
 --   <tag>requests           hash     requests in flight, see requests/report.lua
 --
--- Each function that a script defines costs each of its runs 0.5 %, so the key of few scripts has a file of its own.
---
 -- A channel has the name of a record's key, and each change of the record is published on it, see record.lua.
 local task_tag
 
-local function record_key(id) return task_tag .. 't:' .. id end
-local function body_key(id) return task_tag .. 'b:' .. id end
-local function result_key(id) return task_tag .. 'r:' .. id end
-local function index_key(path, state) return task_tag .. 'z:' .. path .. ':' .. state end
-local function due_key() return task_tag .. 'due' end
-local function paths_key() return task_tag .. 'paths' end
+-- One function for all keys: each function that a script defines costs each of its runs 0.5 %.
+local function task_key(name) return task_tag .. name end

@@ -7,7 +7,7 @@ local function move_record(id, rec, state, path)
   rec.s, rec.p = state, path
   add_to_index(id, rec)
   if path ~= old_path then
-    redis.call('SADD', paths_key(), path)
+    redis.call('SADD', task_key('paths'), path)
     forget_unused_path(old_path, old_state)
   end
 end

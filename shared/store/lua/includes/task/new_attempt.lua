@@ -6,6 +6,6 @@ local function new_attempt(id, rec)
   rec.A, rec.E = nil, nil
   if rec.r and not rec.e then
     rec.r = nil
-    redis.call('DEL', result_key(id))
+    redis.call('DEL', task_key('r:' .. id))
   end
 end

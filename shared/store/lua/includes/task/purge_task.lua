@@ -4,11 +4,11 @@
 -- @include task/index
 -- @include task/keys
 local function purge_task(id, rec)
-  local keys = { record_key(id) }
-  if rec.b and not rec.b[3] then table.insert(keys, body_key(id)) end
-  if rec.r and not rec.r[3] then table.insert(keys, result_key(id)) end
+  local keys = { task_key('t:' .. id) }
+  if rec.b and not rec.b[3] then table.insert(keys, task_key('b:' .. id)) end
+  if rec.r and not rec.r[3] then table.insert(keys, task_key('r:' .. id)) end
   redis.call('DEL', unpack(keys))
-  redis.call('ZREM', due_key(), id)
+  redis.call('ZREM', task_key('due'), id)
   remove_from_index(id, rec)
   forget_unused_path(rec.p, rec.s)
 end

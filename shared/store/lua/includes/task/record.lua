@@ -44,7 +44,7 @@ local function unpack_record(raw)
 end
 
 local function load_record(id)
-  local raw = redis.call('GET', record_key(id))
+  local raw = redis.call('GET', task_key('t:' .. id))
   if raw then return unpack_record(raw), raw end
 end
 
@@ -53,7 +53,7 @@ end
 -- costs no other slots' nodes anything; servers before 7.0 have none. A server that does not let the app publish refuses
 -- nothing else.
 local function save_record(id, rec, is_shown)
-  local key, raw = record_key(id), pack_record(rec)
+  local key, raw = task_key('t:' .. id), pack_record(rec)
   redis.call('SET', key, raw)
   if is_shown then redis.pcall(redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH', key, rec.v) end
   return raw
