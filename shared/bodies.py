@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 30.0
 """How long a call may take in all. It may have to move 100 MiB."""
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 5.0
 PIECE_TIMEOUT_S = 10.0
 """How long each 4 MiB piece of a stream may take."""
 _SLICE_BYTES = 256 * 1024
@@ -221,8 +223,8 @@ class BodyStore:
             "retry_connect": 0,
             "initial_backoff": 1,
             "random_jitter_range": 1,
-            "connection_timeout": 2,
-            "read_timeout": 5,
+            "connection_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
             # With one piece, the client would copy what the socket does not take at once, and join what it gives.
             "max_single_put_size": 4 * 1024 * 1024,
             "max_single_get_size": 4 * 1024 * 1024,

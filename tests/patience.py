@@ -1,9 +1,10 @@
-"""Long timeouts of Redis for stores in the tests' own process, unless a test sets others."""
+"""Long timeouts of Redis and Blob Storage for stores in the tests' own process, unless a test sets others."""
 
 from __future__ import annotations
 
 import pytest
 
+from shared import bodies
 from shared.store.redis import client, link, pipelining, subscriptions
 from tests.waiting import PATIENCE_S
 
@@ -16,6 +17,8 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> 
         monkeypatch.setattr(module, "REPLY_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "OPEN_TIMEOUT_S", seconds)
+    monkeypatch.setattr(bodies, "CONNECT_TIMEOUT_S", seconds)
+    monkeypatch.setattr(bodies, "READ_TIMEOUT_S", seconds)
 
 
 @pytest.fixture(autouse=True)

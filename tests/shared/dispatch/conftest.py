@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared.dispatch.backend_client import BackendClient
+from tests.patience import patient
 from tests.shared.dispatch.test_backend_client import registry
+
+__all__ = ["patient"]
 
 
 @pytest.fixture

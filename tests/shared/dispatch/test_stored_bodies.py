@@ -146,10 +146,11 @@ async def test_a_body_that_becomes_short_on_the_way_fails_its_own_task_only(
 
     second = await world.create(Content("text/plain", 4), b"next")
     assert (await world.outcome(second))[0] == Dispatched.ACCEPTED
-    calls = [backend.next_call(world.path) for _ in range(2)]
-    assert [call.task_id for call in calls] == [first, second]
-    assert LARGE.startswith(calls[0].body), "the connection ends where the body breaks off"
-    assert calls[1].body == b"next"
+    # The server may notice the end of the first connection after it has read the second request.
+    bodies = {call.task_id: call.body for call in (backend.next_call(world.path) for _ in range(2))}
+    assert bodies.keys() == {first, second}
+    assert LARGE.startswith(bodies[first]), "the connection ends where the body breaks off"
+    assert bodies[second] == b"next"
 
     await world.container.upload_blob(blob, LARGE[:-1], overwrite=True)
     assert await world.outcome(first) == GONE
