@@ -170,6 +170,8 @@ class Load:
             return response.json()["TaskId"]
         if any(text in response.text for text in _UNREGISTERED):
             return None  # not in the registry at present, which the fault says
+        if response.status_code == 429 and not response.content:
+            return None  # the host's own, which says no more (contract B0.21)
         if response.status_code not in (429, 503) or "Retry-After" not in response.headers:
             self.wrong.append(f"POST {url} was answered {response.status_code}: {response.text[:200]}")
         return None
