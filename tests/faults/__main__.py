@@ -27,7 +27,7 @@ import redis
 from local.processes import LocalStackError
 from local.redis_server import find_redis_server
 from tests.faults.rig import Rig
-from tests.faults.table import FAULTS, Fault
+from tests.faults.table import FAULTS, ON_CLUSTER, Fault
 from tests.faults.trial import LONG, Report, Trials
 
 WARM_UP_S = 3.0
@@ -61,7 +61,7 @@ class Campaign:
             chance = random.Random(f"{self.seed} {number}")
             order = chance.sample(faults, len(faults))
             for on_cluster in chance.sample((False, True), 2):
-                mine = [fault for fault in order if fault.wants_cluster is on_cluster]
+                mine = [each for each in order if (each.name in ON_CLUSTER if on_cluster else not each.wants_cluster)]
                 # First the faults that restart processes, so that the final check for leaks covers many trials.
                 mine.sort(key=lambda fault: not fault.renews)
                 self._run_round(number, mine, cluster=on_cluster, until_s=0 if number == 1 else until_s)

@@ -346,5 +346,6 @@ OF_PARTS: Final = [name for name, fault in FAULTS.items() if name not in OF_MESS
 ON_CLUSTER: Final = [
     *(name for name, fault in FAULTS.items() if fault.wants_cluster),
     # On a cluster a task and its queue lie on different nodes, and the rounds on one of them.
-    *("rounds-killed", "event-held-back", "publish-refused"),
+    *("timers-gone", "rounds-killed", "rounds-frozen", "rounds-cut-off", "host-throttled", "azurite-gone"),
+    *("publish-refused", "publish-unanswered", "event-never", "event-held-back"),
 ]

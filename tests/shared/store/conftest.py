@@ -49,9 +49,9 @@ async def answered(call: Callable[[], Awaitable[T]]) -> T:
     """Repeat *call* until the store is available, and return its answer. An earlier one may have been taken too."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
+            # While Redis does not answer, each call waits for a probe before it is refused.
             with suppress(StoreUnavailable):
                 return await call()
-            await asyncio.sleep(0)
 
 
 class RepeatingLink(RedisLink):

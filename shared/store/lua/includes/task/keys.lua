@@ -20,5 +20,5 @@
 -- A channel has the name of a record's key, and each change of the record is published on it, see record.lua.
 local task_tag
 
--- One function for all keys: each function that a script defines costs each of its runs 0.5 %.
+-- One function for all keys: each function that a script defines costs each of its runs up to 0.5 %.
 local function task_key(name) return task_tag .. name end
