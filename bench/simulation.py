@@ -625,7 +625,9 @@ class _SimulatedBackend:
     def __init__(self, call: Callable[[str, int, float], Awaitable[Answer]]) -> None:
         self._call = call
 
-    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float) -> Answer:
+    async def post(
+        self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float, room: object
+    ) -> Answer:
         return await self._call(headers["taskId"], int(headers["X-Task-Attempt"]), timeout_s)
 
     async def aclose(self) -> None:

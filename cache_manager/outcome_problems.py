@@ -95,12 +95,22 @@ def no_result(task: Task) -> Problem:
     )
 
 
+def no_checkpoint(task: Task) -> Problem:
+    return Problem(
+        404,
+        "no-checkpoint",
+        "There is no checkpoint.",
+        "No attempt has stored one, or the task has ended or gone on to another step.",
+        members={"TaskId": task.id},
+    )
+
+
 def range_not_satisfiable(size_bytes: int) -> Problem:
     return Problem(
         416,
         "range-not-satisfiable",
-        "The range lies outside of the result.",
-        f"The result has {size_bytes} bytes.",
+        "The range lies outside of what is stored.",
+        f"There are {size_bytes} bytes.",
         headers={"Content-Range": f"bytes */{size_bytes}"},
     )
 

@@ -17,15 +17,15 @@ from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
 from shared.settings import LONGEST_WAIT_S
 from shared.store import ListCursor
+from shared.tasks import status_texts
 from shared.tasks.ids import is_task_id
+from shared.tasks.media import is_content_encoding, is_content_type
 from shared.tasks.task import DEFAULT_PRIORITY, State
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
-CODINGS_PATTERN: Final = r"([A-Za-z0-9!#$%&'*+.^_`|~-]+( *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*)?"
-MAX_HEADER_CHARS: Final = 255
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,4000})\s*-\s*(\d{0,4000})\s*", re.ASCII | re.IGNORECASE)
 
@@ -102,7 +102,7 @@ def task_id(req: func.HttpRequest) -> str:
 
 def content_type(req: func.HttpRequest) -> str:
     text = header(req, "content-type") or "application/octet-stream"
-    if not _HEADER_VALUE.fullmatch(text):
+    if not is_content_type(text):
         raise invalid("Content-Type", "at most 255 printable ASCII characters are allowed")
     return text
 
@@ -110,7 +110,7 @@ def content_type(req: func.HttpRequest) -> str:
 def content_encoding(req: func.HttpRequest) -> str:
     """Empty if the body came without one."""
     text = (header(req, "content-encoding") or "").strip()
-    if len(text) > MAX_HEADER_CHARS or not re.fullmatch(CODINGS_PATTERN, text):
+    if not is_content_encoding(text):
         raise invalid("Content-Encoding", "names of codings are expected, at most 255 characters")
     return "" if text.lower() == "identity" else text
 
@@ -145,6 +145,24 @@ def attempt(req: func.HttpRequest) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise invalid("X-Task-Attempt", "a number is expected")
     return int(text)
+
+
+def required_attempt(req: func.HttpRequest) -> int:
+    number = attempt(req)
+    if number is None:
+        raise invalid("X-Task-Attempt", "it is missing")
+    return number
+
+
+def completion_text(req: func.HttpRequest) -> str | None:
+    """What ``X-Task-Complete`` says, percent-encoded UTF-8; None if the task is not completed."""
+    text = header(req, "x-task-complete")
+    if text is None:
+        return None
+    try:
+        return status_texts.completion(text)
+    except ValueError as error:
+        raise invalid("X-Task-Complete", str(error)) from None
 
 
 def preferred_wait_s(req: func.HttpRequest) -> int | None:

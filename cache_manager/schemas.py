@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_pascal
 
 from shared.dispatch.registry import BackendRegistry
@@ -16,11 +16,15 @@ from shared.http.validation import field_errors, json_object
 from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
-from shared.tasks.outcomes import QueuePosition
+from shared.tasks.outcomes import Applied, Outcome, QueuePosition
 from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
+MAX_RELEASE_S: Final = 86_400
+MAX_SHORT_STATUS_CHARS: Final = 1_024
+MAX_HEARTBEATS: Final = 200
+Progress = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Number = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
 _Priority = Annotated[int, Field(ge=0, le=9)]
 _PriorityText = Annotated[str, Field(pattern="^[0-9]$")]
@@ -99,6 +103,9 @@ class TaskUpsert(LegacyModel):
     )
     """The priority of a new task. 9 goes before 0, see ``docs/queues.md``."""
 
+    progress: Progress | None = Field(default=None, alias="Progress")
+    """How far the attempt is, 0 to 1."""
+
     @property
     def state(self) -> State | None:
         return State(self.backend_status) if self.backend_status else None
@@ -138,6 +145,10 @@ class TaskView(BaseModel):
     estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
     """When the model service will get the waiting task, estimated from how long tasks took lately. Absent while that
     is unknown."""
+    lease_seconds: float
+    """How long the model service may be silent once it has the task, before it is taken for dead."""
+    progress: float | None
+    """How far the attempt is, 0 to 1. Null if the model service does not tell."""
     max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     """The largest body or result that the app takes. Only in an answer 202."""
 
@@ -170,6 +181,8 @@ class TaskView(BaseModel):
             result_content_type=task.result.content_type if task.result else None,
             result_size=task.result.size_bytes if task.result else None,
             priority=task.priority,
+            lease_seconds=task.lease_s,
+            progress=task.progress,
             queue_position=position.ahead + 1 if position else None,
             estimated_start=(
                 iso(round((time.time() + position.wait_s) * 1000))
@@ -211,10 +224,12 @@ class HistoryEntry(BaseModel):
     status: str
     attempt: int
     actor: str = Field(serialization_alias="Who")
+    progress: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
-    def of(cls, event: Event) -> Self:
+    def of(cls, event: Event, progress: float | None = None) -> Self:
         return cls(
+            progress=progress,
             timestamp=iso(event.at_ms),
             state=event.state.value,
             status=event.status,
@@ -307,10 +322,105 @@ class QueueDepthList(BaseModel):
     queues: list[QueueDepth]
 
 
-class QueueSettings(BaseModel):
-    """The body of ``PATCH``. An absent setting stays as it is. Names match in any case."""
+class RequestModel(BaseModel):
+    """The JSON object of a v1 request, or one in it. Names match in any case."""
 
     model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """
+        Raises:
+            Problem: 400 that names what is wrong.
+        """
+        try:
+            return cls.model_validate(json_object(body))
+        except ValidationError as error:
+            raise invalid_fields(field_errors(error, known=[*cls._names().values()])) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        names = cls._names()
+        return {names.get(name.lower(), name): member for name, member in cast("dict[str, Any]", value).items()}
+
+    @classmethod
+    def _names(cls) -> dict[str, str]:
+        return {name.lower(): name for name in map(to_pascal, cls.model_fields)}
+
+
+class Heartbeat(RequestModel):
+    """The body of a heartbeat, which may have none. Names match in any case; null is the same as absent."""
+
+    progress: Progress | None = None
+    """How far the attempt is, 0 to 1."""
+    status: str | None = Field(default=None, max_length=MAX_SHORT_STATUS_CHARS)
+    """Free text for the caller."""
+
+
+class TaskHeartbeat(Heartbeat):
+    """One of several heartbeats."""
+
+    task_id: Annotated[str, Field(pattern=TASK_ID_PATTERN)]
+    attempt: int | None = Field(default=None, ge=1, le=MAX_ATTEMPT)
+    """The attempt that it speaks for, from ``X-Task-Attempt``. Absent: the app trusts it to be the current one."""
+
+
+class Heartbeats(RequestModel):
+    """The body of several heartbeats at once."""
+
+    heartbeats: list[TaskHeartbeat] = Field(min_length=1, max_length=MAX_HEARTBEATS)
+
+
+class HeartbeatOutcome(BaseModel):
+    """What one of several heartbeats has come to."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
+
+    task_id: str
+    status_code: Literal[200, 404, 409, 503]
+    """What a heartbeat of this task alone would be answered. 409: stop, the task has ended, or another attempt has
+    it. 503: repeat this one."""
+    backend_status: Literal["created", "running", "completed", "failed", "cancelled"] | None
+    """Null if the task is unknown, or its part of the store does not answer."""
+    attempt: int | None
+    """The task's current attempt."""
+
+    @classmethod
+    def of(cls, task_id: str, outcome: Outcome | None) -> Self:
+        task = outcome.task if outcome else None
+        return cls(
+            task_id=task_id,
+            status_code=(503 if outcome is None else 200 if isinstance(outcome, Applied) else 409 if task else 404),
+            backend_status=task.state.backend_status if task else None,  # pyright: ignore[reportArgumentType]
+            attempt=task.attempt if task else None,
+        )
+
+
+class HeartbeatOutcomes(BaseModel):
+    """In the order of the heartbeats."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+
+    outcomes: list[HeartbeatOutcome]
+
+
+class TaskRelease(RequestModel):
+    """The body of a release. Names match in any case; null is the same as absent."""
+
+    failed: bool | None = None
+    """True: the model service failed at the task. That counts, and the task waits after a backoff. Otherwise it keeps
+    its place, as if it had not been dispatched."""
+    retry_after_seconds: float | None = Field(default=None, ge=0, le=MAX_RELEASE_S)
+    """For how long the task is not to be dispatched again. Of no effect if the model service failed at it."""
+    status: str | None = Field(default=None, max_length=MAX_SHORT_STATUS_CHARS)
+    """Why, for the caller and the history."""
+
+
+class QueueSettings(RequestModel):
+    """The body of ``PATCH``. An absent setting stays as it is. Names match in any case."""
 
     paused: bool | None = None
     """True: the queue accepts tasks and dispatches none. Null: as false."""
@@ -319,20 +429,6 @@ class QueueSettings(BaseModel):
     limit: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many tasks the model service gets at a time, at most. Null: as many as ``BACKENDS`` says, or as it
     accepts."""
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """
-        Raises:
-            Problem: 400 that names what is wrong.
-        """
-        names = {name.lower(): name for name in map(to_pascal, cls.model_fields)}
-        try:
-            return cls.model_validate(
-                {names.get(name.lower(), name): setting for name, setting in json_object(body).items()}
-            )
-        except ValidationError as error:
-            raise invalid_fields(field_errors(error, known=list(names.values()))) from None
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -11,10 +11,20 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import OperationOutcome, no_result, retry_after_s, task_of
+from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of
 from cache_manager.owner import service_for
-from cache_manager.result_response import result_response
-from cache_manager.schemas import HistoryEntry, TaskHistory, TaskList, TaskView
+from cache_manager.schemas import (
+    Heartbeat,
+    HeartbeatOutcome,
+    HeartbeatOutcomes,
+    Heartbeats,
+    HistoryEntry,
+    TaskHistory,
+    TaskList,
+    TaskRelease,
+    TaskView,
+)
+from cache_manager.stored_response import CHECKPOINT, RESULT, Stored, stored_response
 from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.dispatch.registry import Endpoint
@@ -36,11 +46,17 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"])
     functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"])
     functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
-    functions.add("TaskHeartbeat", task_heartbeat, route="v1/tasks/{id}/heartbeat", methods=["POST"])
+    heartbeat = "v1/tasks/{id}/heartbeat"
+    functions.add("TaskHeartbeat", task_heartbeat, route=heartbeat, methods=["POST"], takes_body=True)
+    functions.add("TaskHeartbeats", task_heartbeats, route="v1/heartbeats", methods=["POST"], takes_body=True)
+    functions.add("ReleaseTask", release_task, route="v1/tasks/{id}/release", methods=["POST"], takes_body=True)
     listing = ["path", "status", "limit", "cursor"]
     functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
+    checkpoint = "v1/tasks/{id}/checkpoint"
+    functions.add("PutCheckpoint", put_checkpoint, route=checkpoint, methods=["PUT"], takes_body=True)
+    functions.add("GetCheckpoint", get_checkpoint, route=checkpoint, methods=["GET", "HEAD"])
     functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET", "HEAD"])
 
 
@@ -90,7 +106,23 @@ async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpRes
 
 async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    return _outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req)), services)
+    beat = Heartbeat.parse(req.get_body() or b"{}")
+    return _outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req), beat), services)
+
+
+async def task_heartbeats(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    beats = Heartbeats.parse(req.get_body()).heartbeats
+    outcomes = await service_for(req, services).heartbeats(beats)
+    answered = [HeartbeatOutcome.of(beat.task_id, outcome) for beat, outcome in zip(beats, outcomes, strict=True)]
+    return json_response(HeartbeatOutcomes(outcomes=answered).model_dump(by_alias=True))
+
+
+async def release_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    service = service_for(req, services)
+    attempt = parse.required_attempt(req)
+    return _outcome_response(
+        await service.release(parse.task_id(req), attempt, TaskRelease.parse(req.get_body() or b"{}")), services
+    )
 
 
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -111,7 +143,9 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task = task_of(await service_for(req, services).find(parse.task_id(req)))
-    history = TaskHistory(task_id=task.id, events=[HistoryEntry.of(event) for event in task.history])
+    *earlier, last = task.history
+    events = [*map(HistoryEntry.of, earlier), HistoryEntry.of(last, task.progress)]
+    history = TaskHistory(task_id=task.id, events=events)
     return json_response(history.model_dump(by_alias=True))
 
 
@@ -123,21 +157,41 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
         parse.content_type(req),
         req.get_body(),
         parse.content_encoding(req),
+        parse.completion_text(req),
+    )
+    return _outcome_response(outcome, services)
+
+
+async def put_checkpoint(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    outcome = await service_for(req, services).put_checkpoint(
+        parse.task_id(req),
+        parse.attempt(req),
+        parse.content_type(req),
+        req.get_body(),
+        parse.content_encoding(req),
     )
     return _outcome_response(outcome, services)
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    return await _stored(req, services, RESULT)
+
+
+async def get_checkpoint(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    return await _stored(req, services, CHECKPOINT)
+
+
+async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.find(parse.task_id(req)))
     while True:
         try:
-            return await result_response(req, task, services)
+            return await stored_response(req, task, kind, services)
         except BodyMissing:
             now = task_of(await service.find(task.id))
-            if now.result == task.result:
-                raise no_result(task) from None
-            task = now  # another result has replaced it meanwhile
+            if kind.of(now) == kind.of(task):
+                raise kind.missing(task) from None
+            task = now  # another one has replaced it meanwhile
 
 
 async def _new_task(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cache_manager.schemas import TaskUpsert
+from cache_manager.schemas import Heartbeat, TaskHeartbeat, TaskRelease, TaskUpsert
 from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.dispatch.registry import Endpoint, UnknownBackend
@@ -145,20 +145,35 @@ class TaskService:
         return outcome
 
     async def put_result(
-        self, task_id: str, attempt: int | None, content_type: str, data: bytes, encoding: str = ""
+        self,
+        task_id: str,
+        attempt: int | None,
+        content_type: str,
+        data: bytes,
+        encoding: str = "",
+        completed: str | None = None,
     ) -> Outcome | BodyTooLarge:
-        """Keep a model service's result."""
+        """Keep a model service's result, and complete the task with the text *completed* in the same step."""
         started_ns = telemetry.now_ns()
         content = await self._store_body(task_id, content_type, data, encoding)
         if isinstance(content, BodyTooLarge):
             return content
-        outcome = await self.services.store.put_result(task_id, content, data, attempt=attempt, owner=self.owner)
+        outcome = await self.services.store.put_result(
+            task_id, content, data, attempt=attempt, completed=completed, owner=self.owner
+        )
         if isinstance(outcome, Applied):
             telemetry.join(outcome.task, "store result", started_ns)
-            await self.services.dispatcher.after_transition(outcome)
-        else:
-            await self._discard_unless_named(content, outcome.task)
-        return outcome
+        return await self._after_put(content, outcome)
+
+    async def put_checkpoint(
+        self, task_id: str, attempt: int | None, content_type: str, data: bytes, encoding: str
+    ) -> Outcome | BodyTooLarge:
+        """Keep what a model service may go on from at the next attempt."""
+        content = await self._store_body(task_id, content_type, data, encoding)
+        if isinstance(content, BodyTooLarge):
+            return content
+        outcome = await self.services.store.put_checkpoint(task_id, content, data, attempt=attempt, owner=self.owner)
+        return await self._after_put(content, outcome)
 
     async def find(self, task_id: str) -> Task | None:
         task = await self.services.store.get(task_id)
@@ -191,9 +206,41 @@ class TaskService:
             log.warning("answered with the beginning of a status text only, for task %s: %s", task.id, error)
             return task
 
-    async def heartbeat(self, task_id: str, attempt: int | None) -> Outcome:
+    async def heartbeat(self, task_id: str, attempt: int | None, beat: Heartbeat) -> Outcome:
         """Renew the lease of a task that a model service works on."""
-        return await self.services.store.heartbeat(task_id, attempt=attempt, owner=self.owner)
+        return await self.services.store.heartbeat(
+            task_id, attempt=attempt, status=beat.status, progress=beat.progress, owner=self.owner
+        )
+
+    async def heartbeats(self, beats: Sequence[TaskHeartbeat]) -> list[Outcome | None]:
+        """Each one's outcome; None for a task whose part of Redis does not answer.
+
+        Raises:
+            StoreUnavailable: none of it answers.
+        """
+        outcomes = await asyncio.gather(
+            *(self.heartbeat(beat.task_id, beat.attempt, beat) for beat in beats), return_exceptions=True
+        )
+        unavailable = [outcome for outcome in outcomes if isinstance(outcome, StoreUnavailable)]
+        if unavailable and len(unavailable) == len(outcomes):
+            raise unavailable[0]
+        return [_unless_unavailable(outcome) for outcome in outcomes]
+
+    async def release(self, task_id: str, attempt: int, request: TaskRelease) -> Outcome:
+        """Take back an attempt that its model service gives back."""
+        outcome = await self.services.store.release(
+            task_id,
+            attempt=attempt,
+            status=request.status,
+            failed=bool(request.failed),
+            after_s=request.retry_after_seconds or 0,
+            owner=self.owner,
+        )
+        if isinstance(outcome, Applied):
+            if outcome.is_transition:
+                telemetry.setback(outcome.task, f"the backend gave it back: {outcome.task.status}")
+            await self.services.dispatcher.after_transition(outcome)
+        return outcome
 
     async def cancel(self, task_id: str) -> Outcome:
         outcome = await self.services.store.cancel(task_id, owner=self.owner)
@@ -305,6 +352,7 @@ class TaskService:
                 query=query,
                 body=upsert.body,
                 inline_body=upsert.inline_body,
+                progress=request.progress,
                 owner=self.owner,
             )
         if isinstance(outcome, Applied):
@@ -339,10 +387,16 @@ class TaskService:
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data, encoding)
 
+    async def _after_put(self, content: Content, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Applied):
+            await self.services.dispatcher.after_transition(outcome)
+        await self._discard_unless_named(content, outcome.task)
+        return outcome
+
     async def _discard_unless_named(self, content: Content | None, task: Task | None) -> None:
         """Delete what was stored for a step that has not kept it. A refused step may have kept it: at an earlier try,
         whose answer was lost."""
-        if task is None or content not in (task.body, task.result):
+        if task is None or content not in (task.body, task.result, task.checkpoint):
             await self.services.bodies.discard(content)
 
     async def _store_status(self, task_id: str, text: str) -> LongStatus | BodyTooLarge:
@@ -361,6 +415,12 @@ def _end_told(report: TaskUpsert) -> State | None:
     if report.attempt is not None or report.status is None or (report.state and report.state.is_terminal):
         return None
     return status_texts.end_told(report.status)
+
+
+def _unless_unavailable(outcome: Outcome | BaseException) -> Outcome | None:
+    if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
+        raise outcome
+    return None if isinstance(outcome, BaseException) else outcome
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -50,6 +50,10 @@ class BackendSettings(BaseModel):
     """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
     endpoints: list[str] | None = Field(default=None, min_length=1)
     """The paths that the model service has. None: any path below the prefix."""
+    busy: list[Annotated[int, Field(ge=400, le=599)]] = []
+    """The statuses, beside 429 and 503, by which it says that it has no room."""
+    answer: Literal["acceptance", "result"] = "acceptance"
+    """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
 
 
 def _parse_backends(value: Any) -> Any:
@@ -129,7 +133,7 @@ class Settings(BaseModel):
     backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
         default_factory=dict,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […]}`. '
+        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …}`. '
         "The app never calls anything outside this registry.",
     )
     backend_base_url: str | None = Field(

@@ -105,6 +105,7 @@ def stack(
         backends={
             "/v1/test": backend.url,
             "/v1/listed": {"url": backend.url, "endpoints": ["/v1/listed/model"]},
+            "/v1/foreign": {"url": backend.url, "answer": "result", "busy": [409]},
             "/v1/dead": f"http://127.0.0.1:{free_port()}",
         },
         with_model=False,

@@ -44,6 +44,8 @@ class Answer:
     body: bytes = b""
     hold: threading.Event | None = None
     hang_up: bool = False
+    break_off: bool = False
+    """Whether the connection is closed a byte before the end of the body."""
     reason: str | None = None
 
 
@@ -81,7 +83,8 @@ class ScriptedBackend:
                 self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.body)))
+                self.send_header("Content-Length", str(len(answer.body) + answer.break_off))
+                self.close_connection = self.close_connection or answer.break_off
                 with suppress(ConnectionError):  # the caller has hung up
                     self.end_headers()
                     self.wfile.write(answer.body)

@@ -39,6 +39,9 @@ PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
+RELEASE_TESTS = ("tests/shared/store/test_releases.py",)
+CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
+ANSWER_TESTS = ("tests/shared/dispatch/test_answers_with_results.py",)
 EXPECT_TESTS = ("tests/shared/dispatch/test_expect_continue.py",)
 EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
 USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
@@ -150,6 +153,55 @@ MUTATIONS = [
         "if False:",
         EXPECT_TESTS,
     ),
+    *(
+        Mutation(f"release: {name}", f"{TASK}/release.lua", guard, broken, RELEASE_TESTS)
+        for name, guard, broken in (
+            ("a repeated one changes nothing", "rec.R[1] == arg.attempt then return", "false then return"),
+            ("one without an end counts", "in_a_row >= UNCOUNTED or nil", "nil"),
+            ("the last failure ends the task", "elseif rec.f + 1 < arg.most then", "else"),
+            ("only what is dispatched", "if is_mine and not rec.w then", "if false then"),
+            ("another owner's task is unknown", "not arg.owner or arg.owner == rec.o", "true"),
+        )
+    ),
+    Mutation(
+        "release: the queue forgets the slot",
+        f"{LUA}/queue/released.lua",
+        "if held then queue.l = math.max(0, queue.l - 1) end",
+        "",
+        ("tests/contract/test_v1_services.py", "-k", "forgets_the_slot"),
+    ),
+    *(
+        Mutation(f"checkpoint: {name}", f"{TASK_INCLUDES}/{file}.lua", guard, "if false then", CHECKPOINT_TESTS)
+        for name, file, guard in (
+            ("goes with the task", "begin_retention", "if rec.C then"),
+            ("goes with the step", "begin_next_step", "if rec.C then"),
+            ("leaves nothing inline", "checkpoint", "elseif rec.C and not rec.C[3] then"),
+        )
+    ),
+    Mutation(
+        "progress: is the attempt's",
+        f"{TASK_INCLUDES}/new_attempt.lua",
+        "rec.A, rec.E, rec.P = nil, nil, nil",
+        "rec.A, rec.E = nil, nil",
+        CHECKPOINT_TESTS,
+    ),
+    Mutation(
+        "result: another one does not pass for the one that completed the task",
+        f"{TASK}/apply.lua",
+        "redis.call('GET', task_key('r:' .. id)) == ARGV[2]",
+        "true",
+        CHECKPOINT_TESTS,
+    ),
+    *(
+        Mutation(f"answer with a result: {name}", "shared/dispatch/backend_client.py", guard, broken, ANSWER_TESTS)
+        for name, guard, broken in (
+            ("no more than fits", "if len(data) > room.most_bytes:", "if False:"),
+            ("takes its room", "while len(data) > taken:", "while False:"),
+            ("only of an acceptance", "if response.is_acceptance and (backend", "if (backend"),
+            ("what it calls busy", " or status in backend.busy", ""),
+            ("a type that no header may have", "kind if is_content_type(kind)", "kind if kind"),
+        )
+    ),
     Mutation("replay of a step", f"{TASK}/apply.lua", "if rec.k == arg.op then", "if false then"),
     Mutation(
         "replay of a create",
@@ -243,14 +295,14 @@ MUTATIONS = [
             (
                 "a retry forgets an end that was kept aside",
                 f"{TASK_INCLUDES}/new_attempt.lua",
-                "rec.A, rec.E = nil, nil",
-                "rec.A = nil",
+                "rec.A, rec.E, rec.P = nil, nil, nil",
+                "rec.A, rec.P = nil, nil",
             ),
             (
                 "a step that was handed on with an attempt is believed at once",
                 f"{TASK}/apply.lua",
-                "begin_next_step(rec, now, arg.revive or arg.attempt)",
-                "begin_next_step(rec, now, arg.revive)",
+                "begin_next_step(id, rec, now, arg.revive or arg.attempt)",
+                "begin_next_step(id, rec, now, arg.revive)",
             ),
             (
                 "after a silent lease the previous step has ended",

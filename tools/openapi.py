@@ -24,20 +24,19 @@ import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
-from cache_manager.request_parsing import (
-    CODINGS_PATTERN,
-    DEFAULT_LIMIT,
-    MAX_HEADER_CHARS,
-    MAX_LIMIT,
-    PRIORITY_PATTERN,
-)
+from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN
 from cache_manager.schemas import (
+    MAX_HEARTBEATS,
     ConflictDocument,
+    Heartbeat,
+    HeartbeatOutcomes,
+    Heartbeats,
     QueueDepth,
     QueueDepthList,
     QueueSettings,
     TaskHistory,
     TaskList,
+    TaskRelease,
     TaskUpsert,
     TaskView,
 )
@@ -49,6 +48,7 @@ from shared.http.problems import ProblemDocument
 from shared.services import ServicesByLoop
 from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
 from shared.tasks.ids import TASK_ID_PATTERN
+from shared.tasks.media import CODINGS_PATTERN, MAX_HEADER_CHARS
 from shared.tasks.task import MAX_ATTEMPT, State
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,11 +95,14 @@ TASK: Json = {
     "ResultContentType": None,
     "ResultSize": None,
     "Priority": 5,
+    "LeaseSeconds": 3600,
+    "Progress": 0.4,
 }
-CREATED = TASK | {"Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
+CREATED = TASK | {"Progress": None, "Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
 WAITING = CREATED | {"QueuePosition": 17, "EstimatedStart": "2026-11-22T10:13:20.157000Z"}
 LIMIT = {"MaxBodyBytes": 104_857_600}
 COMPLETED = TASK | {
+    "Progress": 1,
     "Status": "completed",
     "BackendStatus": "completed",
     "ResultContentType": "image/tiff",
@@ -393,6 +396,19 @@ NO_RESULT = problem(
     "The task has stored none, or not yet.",
     TaskId=ID,
 )
+NO_CHECKPOINT = problem(
+    HTTPStatus.NOT_FOUND,
+    "no-checkpoint",
+    "There is no checkpoint.",
+    "No attempt has stored one, or the task has ended or gone on to another step.",
+    TaskId=ID,
+)
+OUT_OF_RANGE = problem(
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "range-not-satisfiable",
+    "The range lies outside of what is stored.",
+    "There are 1024 bytes.",
+) | {"headers": {"Content-Range": HEADERS["Content-Range"] | {"example": "bytes */1024"}}}
 IF_NONE_MATCH = parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"')
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
 UNKNOWN_ENDPOINT = problem(
@@ -423,6 +439,18 @@ ATTEMPT_HEADER = parameter(
     "the caller to speak for the current attempt.",
     {"type": "integer", "minimum": 0, "maximum": 999_999_999},
     1,
+)
+REQUIRED_ATTEMPT_HEADER = {
+    **ATTEMPT_HEADER,
+    "description": "The attempt that the caller speaks for: the value of this header in the dispatch.",
+    "required": True,
+}
+COMPLETION_HEADER = parameter(
+    "header",
+    "X-Task-Complete",
+    "Completes the task in the same step, with this text as its status: UTF-8, percent-encoded. Empty: `completed`.",
+    TEXT,
+    "completed%20-%206%20words",
 )
 CONTENT_ENCODING = parameter(
     "header",
@@ -649,11 +677,66 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/heartbeat",
         TASKS,
         "Renew a task's lease",
-        description="For model services that have nothing to report. Any update renews the lease too.",
+        description="For model services, with how far they are, if they can tell. Any update renews the lease too.",
         parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER),
+        body={
+            "required": False,
+            "content": {"application/json": {"schema": schema(Heartbeat), "example": {"Progress": 0.4}}},
+        },
         responses={
             200: response("The lease runs anew.", schema(TaskView), TASK, headers=TASK_HEADERS),
-            400: invalid("X-Task-Attempt", "a number is expected"),
+            400: invalid("/Progress", "at most 1 is expected"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "TaskHeartbeats",
+        "POST",
+        "/v1/heartbeats",
+        TASKS,
+        "Renew the leases of several tasks",
+        description=f"For model services that work on many tasks: up to {MAX_HEARTBEATS} heartbeats, each with its "
+        "own outcome.",
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schema(Heartbeats),
+                    "example": {"Heartbeats": [{"TaskId": ID, "Attempt": 1, "Progress": 0.4}]},
+                }
+            },
+        },
+        responses={
+            200: response(
+                "What each has come to, in the same order.",
+                schema(HeartbeatOutcomes),
+                {"Outcomes": [{"TaskId": ID, "StatusCode": 200, "BackendStatus": "running", "Attempt": 1}]},
+            ),
+            400: invalid("/Heartbeats/0/Progress", "at most 1 is expected"),
+        },
+    ),
+    Operation(
+        "ReleaseTask",
+        "POST",
+        "/v1/tasks/{id}/release",
+        TASKS,
+        "Give a task back",
+        description="For model services that cannot go on with a task. It waits again as a new attempt. If the "
+        "service is about to stop, the task keeps its place, nothing is counted, and the queue forgets the slot; but "
+        "from the twentieth time in a row, each counts as a failure. If the service failed at the task, that counts, "
+        "and the task waits after a backoff, or ends as `failed` at `MAX_ATTEMPTS`. A repeated release is answered "
+        "as the first one.",
+        parameters=(TASK_ID_IN_PATH, REQUIRED_ATTEMPT_HEADER),
+        body={
+            "required": False,
+            "content": {
+                "application/json": {"schema": schema(TaskRelease), "example": {"Status": "the service is stopping"}}
+            },
+        },
+        responses={
+            200: response("The task waits again, or has failed.", schema(TaskView), CREATED | {"Attempt": 2}),
+            400: invalid("X-Task-Attempt", "it is missing"),
             404: common("NoSuchTask"),
             409: common("Conflict"),
         },
@@ -701,13 +784,15 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "Store a task's result",
-        description="For model services, before they report the task completed. A later result replaces it. The "
-        "result is void with its attempt if the task is tried again; a pipeline's next step still finds it. It "
+        description="For model services, before they report the task completed, or with `X-Task-Complete` in the "
+        "same step. A later result replaces it. The result is void with its attempt if the task is tried again; a "
+        "pipeline's next step still finds it. It "
         f"counts as an update. The app keeps a result over {INLINE_LIMIT_BYTES // 1024} KiB in Blob Storage.",
         parameters=(
             TASK_ID_IN_PATH,
             ATTEMPT_HEADER,
             CONTENT_ENCODING,
+            COMPLETION_HEADER,
         ),
         body=any_body("The model's result: any bytes, or none."),
         responses={
@@ -730,13 +815,7 @@ OPERATIONS: list[Operation] = [
             206: result("The part of the result that `Range` names.", "Content-Range"),
             304: response("The result still has the ETag in `If-None-Match`."),
             404: NO_RESULT,
-            416: problem(
-                HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-                "range-not-satisfiable",
-                "The range lies outside of the result.",
-                "The result has 1024 bytes.",
-            )
-            | {"headers": {"Content-Range": HEADERS["Content-Range"] | {"example": "bytes */1024"}}},
+            416: OUT_OF_RANGE,
         },
     ),
     Operation(
@@ -752,6 +831,54 @@ OPERATIONS: list[Operation] = [
             200: without_content(result("There is one, with this `Content-Length`.")),
             304: response("The result still has the ETag in `If-None-Match`."),
             404: without_content(NO_RESULT),
+        },
+    ),
+    Operation(
+        "PutCheckpoint",
+        "PUT",
+        "/v1/tasks/{id}/checkpoint",
+        RESULTS,
+        "Keep what the next attempt may go on from",
+        description="For model services. A later checkpoint replaces it. It outlasts the attempt, and is gone once "
+        "the task has ended or gone on to a pipeline's next step. It counts as an update.",
+        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER, CONTENT_ENCODING),
+        body=any_body("Any bytes."),
+        responses={
+            200: response("The checkpoint is stored.", schema(TaskView), TASK, headers=TASK_HEADERS),
+            400: invalid("X-Task-Attempt", "a number is expected"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "GetCheckpoint",
+        "GET",
+        "/v1/tasks/{id}/checkpoint",
+        RESULTS,
+        "A task's checkpoint",
+        description="What an earlier attempt has stored, or this one.",
+        parameters=(TASK_ID_IN_PATH, RANGE, IF_RANGE, IF_NONE_MATCH),
+        responses={
+            200: result("The checkpoint, byte for byte with its content type."),
+            206: result("The part of the checkpoint that `Range` names.", "Content-Range"),
+            304: response("The checkpoint still has the ETag in `If-None-Match`."),
+            404: NO_CHECKPOINT,
+            416: OUT_OF_RANGE,
+        },
+    ),
+    Operation(
+        "GetCheckpoint",
+        "HEAD",
+        "/v1/tasks/{id}/checkpoint",
+        RESULTS,
+        "A task's checkpoint, without its bytes",
+        description="What GET answers, without the bytes.",
+        operation_id="HeadCheckpoint",
+        parameters=(TASK_ID_IN_PATH, IF_NONE_MATCH),
+        responses={
+            200: without_content(result("There is one, with this `Content-Length`.")),
+            304: response("The checkpoint still has the ETag in `If-None-Match`."),
+            404: without_content(NO_CHECKPOINT),
         },
     ),
     Operation(
@@ -1115,6 +1242,10 @@ def _schemas() -> Json:
             (QueueDepth, "serialization"),
             (QueueDepthList, "serialization"),
             (QueueSettings, "validation"),
+            (Heartbeat, "validation"),
+            (Heartbeats, "validation"),
+            (HeartbeatOutcomes, "serialization"),
+            (TaskRelease, "validation"),
             (Health, "serialization"),
             (ProblemDocument, "serialization"),
             (ConflictDocument, "serialization"),

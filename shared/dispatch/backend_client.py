@@ -16,7 +16,11 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from shared import telemetry
 from shared.dispatch.answer_text import text_of
-from shared.dispatch.registry import BackendRegistry, Endpoint
+from shared.dispatch.registry import Backend, BackendRegistry, Endpoint
+from shared.settings import INLINE_LIMIT_BYTES
+from shared.tasks import status_texts
+from shared.tasks.media import is_content_encoding, is_content_type
+from shared.tasks.task import State
 
 if TYPE_CHECKING:
     import aiohttp
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER_S = 3600.0
 _READ_BYTES = 64 * 1024
 _READING_S = 1.0
+_ROOM_STEP_BYTES = 1024 * 1024
+COMPLETION_HEADER = "X-Task-Complete"
 _ASKED_FOR_BYTES = 1024 * 1024
 """From this size on, a body is sent when the server asks for it (``Expect: 100-continue``). A server that refuses it
 and resets the connection might not be heard while it is sent."""
@@ -34,6 +40,16 @@ and resets the connection might not be heard while it is sent."""
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The backend took the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The backend answered with the result."""
+
+    status: str
+    content_type: str
+    encoding: str
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ class Rejected:
     text: str = field(default="", compare=False)
 
 
-Answer = Accepted | Busy | Unreachable | NotFound | Erred | Rejected
+Answer = Accepted | Completed | Busy | Unreachable | NotFound | Erred | Rejected
 
 
 def described(answer: Busy | Unreachable | NotFound | Erred | Rejected) -> str:
@@ -88,14 +104,38 @@ def described(answer: Busy | Unreachable | NotFound | Erred | Rejected) -> str:
     return answer.reason if answer.text in answer.reason else f"{answer.reason}: {answer.text}"
 
 
+class ResultRoom(Protocol):
+    """Where the result in an answer may be kept in memory."""
+
+    @property
+    def most_bytes(self) -> int: ...
+
+    def take(self, size_bytes: int) -> None:
+        """Take room for so many more bytes.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        ...
+
+
 class BackendTransport(Protocol):
     """How a backend is called. The simulation and tests have their own."""
 
     async def post(
-        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+        self,
+        endpoint: Endpoint,
+        headers: dict[str, str],
+        body: bytes | AsyncIterable[bytes],
+        timeout_s: float,
+        room: ResultRoom,
     ) -> Answer:
         """POST a task. *headers* have the ``Content-Length`` of a body that comes piece by piece. Such a body is
-        iterated again if the request has to be sent again."""
+        iterated again if the request has to be sent again.
+
+        Raises:
+            Overloaded: there is no *room* for the result.
+        """
         ...
 
     async def aclose(self) -> None: ...
@@ -103,15 +143,20 @@ class BackendTransport(Protocol):
 
 class BackendClient:
     """The calls to all backends. Uses no proxy, and follows no redirect but one that only adds a slash to the path.
-    Of an answer, it reads the status, ``Retry-After`` and the beginning of the body; little else of it comes into
-    memory."""
+    Of an answer that is not a result, it reads the status, ``Retry-After`` and the beginning of the body; little else
+    of it comes into memory."""
 
     def __init__(self, registry: BackendRegistry) -> None:
         self._registry = registry
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
 
     async def post(
-        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+        self,
+        endpoint: Endpoint,
+        headers: dict[str, str],
+        body: bytes | AsyncIterable[bytes],
+        timeout_s: float,
+        room: ResultRoom,
     ) -> Answer:
         import aiohttp
 
@@ -129,7 +174,7 @@ class BackendClient:
             return Unreachable("did not answer in time")
         except (aiohttp.ClientError, OSError):
             return Unreachable("could not be reached")
-        return await _understand(response, deadline)
+        return await _understand(response, endpoint.backend, deadline, room)
 
     async def aclose(self) -> None:
         for session in self._sessions or ():
@@ -175,9 +220,11 @@ class BackendClient:
         return self._sessions
 
 
-async def _understand(response: Response, deadline: float) -> Answer:
+async def _understand(response: Response, backend: Backend, deadline: float, room: ResultRoom) -> Answer:
     try:
         telemetry.answered(response.status)
+        if response.is_acceptance and (backend.answers_result or COMPLETION_HEADER in response.headers):
+            return await _result(response, deadline, room)
         # The rest of a short answer is read so that the connection can be used again.
         body = await _beginning(response)
         if not response.is_acceptance:
@@ -186,9 +233,40 @@ async def _understand(response: Response, deadline: float) -> Answer:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await response.request_sent()
-        return _meaning(response, body)
+        return _meaning(response, backend, body)
     finally:
         response.release()
+
+
+async def _result(response: Response, deadline: float, room: ResultRoom) -> Completed | Erred | Rejected:
+    import aiohttp
+
+    headers = response.headers
+    data, taken = bytearray(), INLINE_LIMIT_BYTES
+    try:
+        async with asyncio.timeout_at(deadline):
+            while piece := await response.content.readany():
+                data += piece
+                if len(data) > room.most_bytes:
+                    response.abort()
+                    return Rejected(f"answered with more than {room.most_bytes} bytes")
+                while len(data) > taken:
+                    room.take(_ROOM_STEP_BYTES)
+                    taken += _ROOM_STEP_BYTES
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        response.abort()
+        return Erred("did not end its answer in time" if isinstance(error, TimeoutError) else "broke off its answer")
+    try:
+        status = status_texts.completion(headers.get(COMPLETION_HEADER, ""))
+    except ValueError:
+        status = State.COMPLETED.value
+    kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "")
+    return Completed(
+        status,
+        kind if is_content_type(kind) else "application/octet-stream",
+        encoding if is_content_encoding(encoding) else "",
+        bytes(data),
+    )
 
 
 async def _beginning(response: Response) -> bytes:
@@ -222,12 +300,12 @@ def with_slash(url: str, status: int, location: str | None) -> str | None:
     return urlunsplit(called._replace(path=target.path))
 
 
-def _meaning(response: Response, body: bytes) -> Answer:
+def _meaning(response: Response, backend: Backend, body: bytes) -> Answer:
     status, headers = response.status, response.headers
     if response.is_acceptance:
         return Accepted()
     reason, text = f"answered {status}", text_of(headers.get("Content-Type", ""), body)
-    if status in (429, 503):
+    if status in (429, 503) or status in backend.busy:
         return Busy(_seconds(headers.get("Retry-After")), reason, text)
     if text and 400 <= status < 500:
         # The caller can act on it. What else a backend says is for the operator.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any, Final
 
@@ -12,7 +13,19 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore
-from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Busy, Unreachable, described
+from shared.dispatch.backend_client import (
+    Accepted,
+    Answer,
+    BackendTransport,
+    Busy,
+    Completed,
+    Erred,
+    NotFound,
+    Rejected,
+    ResultRoom,
+    Unreachable,
+    described,
+)
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
@@ -24,6 +37,7 @@ from shared.store import (
     BodyUnavailable,
     DispatcherFull,
     RequeueReason,
+    ResultUnstored,
     StoreUnavailable,
     TaskStore,
 )
@@ -45,6 +59,8 @@ class Dispatched(StrEnum):
     """What became of an event."""
 
     ACCEPTED = "accepted"
+    COMPLETED = "completed"
+    """The answer was the result."""
     BUSY = "busy"
     RETRIED = "retried"
     FAILED = "failed"
@@ -52,6 +68,18 @@ class Dispatched(StrEnum):
     """The task waits in its endpoint's queue."""
     DROPPED = "dropped"
     """A duplicate, or overtaken by another attempt: there was nothing to do."""
+
+
+class _ResultRoom(ExitStack):
+    """Room for the result in an answer, until it is stored."""
+
+    def __init__(self, most_bytes: int, limits: Limits) -> None:
+        super().__init__()
+        self.most_bytes = most_bytes
+        self._limits = limits
+
+    def take(self, size_bytes: int) -> None:
+        self.enter_context(self._limits.body_bytes.hold(size_bytes))
 
 
 class Dispatcher:
@@ -224,7 +252,10 @@ class Dispatcher:
         except (BlobsUnavailable, TimeoutError):
             return await self._return_to_queue(task, BodyUnavailable())
         left_s = max(1.0, deadline - asyncio.get_running_loop().time())
-        answer = await self._post(task, endpoint, body, left_s)
+        with _ResultRoom(self._settings.largest_body_bytes, self._limits) as room:
+            answer = await self._post(task, endpoint, body, left_s, room)
+            if isinstance(answer, Completed):
+                return await self._complete(task, answer, endpoint.backend.prefix)
         if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
             return await self._return_to_queue(task, BodyUnavailable())
         if not isinstance(answer, Accepted):
@@ -240,24 +271,45 @@ class Dispatcher:
             raise BodyMissing(claimed.task.id)
         return claimed.inline_body
 
-    async def _post(self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float) -> Answer:
+    async def _post(
+        self, task: Task, endpoint: Endpoint, body: bytes | BlobStream, timeout_s: float, room: ResultRoom
+    ) -> Answer:
         assert task.body is not None
         with telemetry.client_span(task, endpoint.url) as span:
             headers = {
                 "taskId": task.id,
                 "X-Task-Attempt": str(task.attempt),
+                "X-Task-Lease": f"{task.lease_s:g}",
                 "Content-Type": task.body.content_type,
                 **({"Content-Encoding": task.body.encoding} if task.body.encoding else {}),
                 "Content-Length": str(task.body.size_bytes),
                 **telemetry.outgoing(task),
             }
-            answer = await self._backend.post(endpoint, headers, body, timeout_s)
+            answer = await self._backend.post(endpoint, headers, body, timeout_s, room)
             span.set_attribute("task.dispatch.answer", type(answer).__name__)
-            if not isinstance(answer, Accepted):
+            if not isinstance(answer, (Accepted, Completed)):
                 span.set_status(StatusCode.ERROR)
             return answer
 
-    async def _record(self, task: Task, answer: Answer, backend: str) -> Dispatched:
+    async def _complete(self, task: Task, answer: Completed, backend: str) -> Dispatched:
+        """The answer has the result. If it cannot be stored, the task is worked on again."""
+        try:
+            content = await self._bodies.put(task.id, answer.content_type, answer.data, answer.encoding)
+        except BlobsUnavailable:
+            return await self._return_to_queue(task, ResultUnstored())
+        outcome = await self._store.complete(task, content, answer.data, status=answer.status, backend=backend)
+        if isinstance(outcome, Applied):
+            await self.after_transition(outcome)
+        else:
+            # The attempt was overtaken, or its result was stored before the answer to that was lost.
+            if outcome.task is None or outcome.task.result != content:
+                await self._bodies.discard(content)
+            self.dispatch_granted(outcome.granted)
+        return Dispatched.COMPLETED
+
+    async def _record(
+        self, task: Task, answer: Accepted | Busy | Unreachable | NotFound | Erred | Rejected, backend: str
+    ) -> Dispatched:
         # If a step is refused, the backend has reported meanwhile or the attempt was overtaken, and that counts.
         if isinstance(answer, Accepted):
             self.dispatch_granted(await self._store.accept(task, backend))

@@ -50,6 +50,10 @@ class Backend:
     """How many tasks an endpoint is given at a time at most; None: as many as it accepts."""
     endpoints: frozenset[str] | None = None
     """The paths that the model service has; None: the app cannot know, and any path below the prefix is called."""
+    busy: frozenset[int] = frozenset()
+    """The statuses, beside 429 and 503, by which it says that it has no room."""
+    answers_result: bool = False
+    """Whether every 2xx answer is the result of the task."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -171,6 +175,8 @@ class BackendRegistry:
             entry.lease_s or lease_s,
             entry.limit,
             None if entry.endpoints is None else frozenset(_checked_path(name, path) for path in entry.endpoints),
+            frozenset(entry.busy),
+            entry.answer == "result",
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):

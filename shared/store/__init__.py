@@ -18,6 +18,7 @@ from shared.store.requeue import (
     BodyUnavailable,
     DispatcherFull,
     RequeueReason,
+    ResultUnstored,
 )
 from shared.store.store import Swept, TaskStore
 
@@ -39,6 +40,7 @@ __all__ = [
     "RedisLink",
     "RequestCounts",
     "RequeueReason",
+    "ResultUnstored",
     "StorePolicy",
     "StoreUnavailable",
     "Swept",

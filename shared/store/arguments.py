@@ -70,6 +70,8 @@ class ApplyStep(TypedDict, total=False):
     needs_body: bool
     body: list[Any]
     result: list[Any]
+    checkpoint: list[Any]
+    progress: float
     publishes: int
     due_in: int
     backoff: Backoff
@@ -80,6 +82,14 @@ class ApplyArgument(ApplyStep, Stamp):
     id: str
     retention: int
     completion: int
+
+
+class TaskReleaseArgument(ApplyArgument):
+    """The argument of ``task/release``."""
+
+    after: int
+    most: int
+    exhausted: str
 
 
 class CreateArgument(Stamp):

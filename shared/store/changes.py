@@ -51,4 +51,5 @@ class Changes:
 def _shown(task: Task) -> tuple[Any, ...]:
     """All that a caller sees of a task, but for the time of its last change. A step publishes any change of it."""
     text = task.status, task.long_status
-    return task.created_ms, task.state.backend_status, task.path, task.query, task.attempt, text, task.result
+    step = task.state.backend_status, task.path, task.query, task.attempt
+    return task.created_ms, *step, text, task.progress, task.result

@@ -221,6 +221,14 @@ class QueueSteps:
             argument["served"] = service_ms
         return granted_of(path, await self._run("release", path, argument))
 
+    async def released(self, requeued: Task, attempt: int) -> Granted:
+        """The backend gave an *attempt* back that it had accepted, and the task waits again as *requeued*."""
+        argument: ReturnArgument = {
+            **self._return(requeued, SlotGrant.of(requeued), requeued),
+            "entry": SlotGrant(requeued.id, attempt).entry_id,
+        }
+        return granted_of(requeued.path, await self._run("released", requeued.path, argument))
+
     async def grant_free_slots(self, path: str) -> Granted:
         return granted_of(path, await self._run("grant_free_slots", path, self._queue(path)))
 

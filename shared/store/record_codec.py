@@ -90,6 +90,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         completion_unpublished=False,
         history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS]),),
         long_status=new.long_status,
+        lease_ms=to_ms(new.lease_s),
     )
 
 
@@ -121,6 +122,9 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         record.get("y", False),
         _History(created_ms, record["h"]),
         LongStatus(*record["X"]) if "X" in record else None,
+        record["l"] << record["L"] if "L" in record else record["l"],
+        record.get("P"),
+        _unpack_content(record.get("C")),
     )
 
 

@@ -60,4 +60,11 @@ class BodyUnavailable:
     status: str = status_texts.AWAITING_BODY
 
 
-RequeueReason = BackendBusy | BackendAway | BackendFailed | DispatcherFull | BodyUnavailable
+@value
+class ResultUnstored:
+    """The backend answered with the result, and Blob Storage did not take it. The task is worked on again, later."""
+
+    status: str = status_texts.AWAITING_RESULT
+
+
+RequeueReason = BackendBusy | BackendAway | BackendFailed | DispatcherFull | BodyUnavailable | ResultUnstored

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Unpack
 
 from shared.store.arguments import Clock
 from shared.store.away_dispatches import AwayDispatches
@@ -24,7 +24,15 @@ from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
-from shared.store.requeue import BackendAway, BackendBusy, BackendFailed, BodyUnavailable, RequeueReason
+from shared.store.reports import Report
+from shared.store.requeue import (
+    BackendAway,
+    BackendBusy,
+    BackendFailed,
+    BodyUnavailable,
+    RequeueReason,
+    ResultUnstored,
+)
 from shared.store.rounds import Rounds
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
@@ -43,7 +51,7 @@ from shared.tasks.outcomes import (
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import Content, LongStatus, NewTask, State, Task
+from shared.tasks.task import Content, NewTask, State, Task
 
 log = logging.getLogger("task_backbone")
 
@@ -161,7 +169,7 @@ class TaskStore:
                 return outcome
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
-            case BodyUnavailable():
+            case BodyUnavailable() | ResultUnstored():
                 outcome = await self._tasks.requeue(task, status=reason.status, apart_s=self._policy.busy_retry_s)
             case _:
                 outcome = await self._tasks.requeue(task, status=reason.status)
@@ -170,24 +178,22 @@ class TaskStore:
         granted = await informed(self._requeue_entry(task, outcome.task, reason), task.path)
         return replace(outcome, granted=[granted])
 
+    async def complete(self, task: Task, result: Content, data: bytes, *, status: str, backend: str) -> Outcome:
+        """The backend answered a claimed task with its result.
+
+        Args:
+            backend: its registered prefix.
+        """
+        outcome = await self._tasks.complete(task, result, data, status=status)
+        await self._outages.note_answer(backend)
+        return await self._inform_queues(outcome)
+
     async def fail(self, task: Task, *, status: str) -> Outcome:
         """End a claimed task that cannot be dispatched."""
         return await self._inform_queues(await self._tasks.fail_dispatch(task, status=status))
 
     async def update(
-        self,
-        task_id: str,
-        *,
-        state: State | None,
-        status: str | None,
-        long_status: LongStatus | None = None,
-        attempt: int | None = None,
-        told: State | None = None,
-        path: str | None = None,
-        query: str | None = None,
-        body: Content | None = None,
-        inline_body: bytes = b"",
-        owner: str | None = None,
+        self, task_id: str, *, state: State | None, told: State | None = None, **report: Unpack[Report]
     ) -> Outcome:
         """Take a model service's report. Any report renews the lease.
 
@@ -195,59 +201,48 @@ class TaskStore:
             told: the end that the text of a report without an attempt tells, while its state does not. It takes
                 effect a while later, unless another report follows.
         """
-        outcome = await self._tasks.update(
-            task_id,
-            state=state,
-            status=status,
-            long_status=long_status,
-            attempt=attempt,
-            told=told,
-            path=path,
-            query=query,
-            body=body,
-            inline_body=inline_body,
-            owner=owner,
+        return await self._reported(
+            await self._tasks.update(task_id, state=state, told=told, **report), report.get("attempt")
         )
-        if attempt is not None:
-            self._note_fenced(outcome)
+
+    async def next_step(self, task_id: str, *, lease_s: float | None = None, **report: Unpack[Report]) -> Outcome:
+        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
+        return await self._reported(
+            await self._tasks.next_step(task_id, lease_s=lease_s, **report), report.get("attempt")
+        )
+
+    async def heartbeat(self, task_id: str, **report: Unpack[Report]) -> Outcome:
+        """Renew the lease of a task that a backend holds. Its state stays as it is."""
+        outcome = await self._tasks.heartbeat(task_id, **report)
+        self._note_fenced(outcome)
         return await self._inform_queues(outcome)
 
-    async def next_step(
+    async def release(
         self,
         task_id: str,
         *,
+        attempt: int,
         status: str | None,
-        long_status: LongStatus | None = None,
-        lease_s: float | None = None,
-        attempt: int | None = None,
-        path: str | None = None,
-        query: str | None = None,
-        body: Content | None = None,
-        inline_body: bytes = b"",
+        failed: bool = False,
+        after_s: float = 0,
         owner: str | None = None,
     ) -> Outcome:
-        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        outcome = await self._tasks.next_step(
-            task_id,
-            status=status,
-            long_status=long_status,
-            lease_s=lease_s,
-            attempt=attempt,
-            path=path,
-            query=query,
-            body=body,
-            inline_body=inline_body,
-            owner=owner,
-        )
-        if attempt is not None:
-            self._note_fenced(outcome)
-        return await self._inform_queues(outcome)
+        """Take back an attempt that its backend gives back. If the backend *failed* at it, that counts, as does the
+        twentieth time in a row. Otherwise the task keeps its place, and its queue forgets the slot.
 
-    async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
-        """Renew the lease of a task that a backend holds, and nothing else."""
-        outcome = await self._tasks.heartbeat(task_id, attempt=attempt, owner=owner)
+        Args:
+            after_s: how long it waits before that.
+        """
+        outcome = await self._tasks.release(
+            task_id, attempt=attempt, status=status, failed=failed, after_s=after_s, owner=owner
+        )
         self._note_fenced(outcome)
-        return await self._inform_queues(outcome)
+        if isinstance(outcome, Refused) or not outcome.is_transition:
+            return outcome
+        if outcome.slot == "forgotten":
+            released = self._queues.released(outcome.task, attempt)
+            return replace(outcome, granted=[await informed(released, outcome.task.path)])
+        return replace(outcome, granted=[await self._release(outcome)])
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -258,13 +253,31 @@ class TaskStore:
         return await self._inform_queues(await self._tasks.replay(task_id, owner=owner))
 
     async def put_result(
-        self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+        self,
+        task_id: str,
+        result: Content,
+        data: bytes,
+        *,
+        attempt: int | None = None,
+        completed: str | None = None,
+        owner: str | None = None,
     ) -> Outcome:
-        """Keep the current attempt's result. Counts as a report."""
-        outcome = await self._tasks.put_result(task_id, result, data, attempt=attempt, owner=owner)
-        if attempt is not None:
-            self._note_fenced(outcome)
-        return await self._inform_queues(outcome)
+        """Keep the current attempt's result. Counts as a report.
+
+        Args:
+            completed: the status text with which the task is completed in the same step; None: it goes on.
+        """
+        return await self._reported(
+            await self._tasks.put_result(task_id, result, data, attempt=attempt, completed=completed, owner=owner),
+            attempt,
+        )
+
+    async def put_checkpoint(
+        self, task_id: str, checkpoint: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    ) -> Outcome:
+        """Keep what the next attempt may go on from. Counts as a report."""
+        outcome = await self._tasks.put_checkpoint(task_id, checkpoint, data, attempt=attempt, owner=owner)
+        return await self._reported(outcome, attempt)
 
     async def get(self, task_id: str) -> Task | None:
         return await self._tasks.get(task_id)
@@ -278,6 +291,9 @@ class TaskStore:
 
     async def inline_result(self, task_id: str) -> bytes | None:
         return await self._tasks.inline_result(task_id)
+
+    async def inline_checkpoint(self, task_id: str) -> bytes | None:
+        return await self._tasks.inline_checkpoint(task_id)
 
     async def page(self, listing: Listing) -> Page:
         """A page of tasks, newest first. Paging meets every task that exists all the while exactly once, whatever
@@ -374,11 +390,16 @@ class TaskStore:
                 return await self._queues.refused(task, requeued, after_s=reason.retry_after_s)
             case BackendFailed():
                 return await self._queues.failed(task)
-            case BodyUnavailable():
+            case BodyUnavailable() | ResultUnstored():
                 return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
             case _:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
+
+    async def _reported(self, outcome: Outcome, attempt: int | None) -> Outcome:
+        if attempt is not None:
+            self._note_fenced(outcome)
+        return await self._inform_queues(outcome)
 
     def _note_fenced(self, outcome: Outcome) -> None:
         """A model service named its attempt or sent a heartbeat."""

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
 from shared.store.arguments import (
     ApplyArgument,
     ApplyStep,
+    Backoff,
     ClaimArgument,
     Clock,
     CreateArgument,
+    TaskReleaseArgument,
     seed,
     stamp,
 )
@@ -22,6 +24,7 @@ from shared.store.queue_steps import QueueSteps, enqueued_of, granted_of
 from shared.store.record_codec import BRIEF_CHARS, new_record, new_task, pack_content, unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
+from shared.store.reports import Report, report_step
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
@@ -37,7 +40,7 @@ from shared.tasks.outcomes import (
     Refusal,
     Refused,
 )
-from shared.tasks.task import Actor, Content, LongStatus, NewTask, State, Task
+from shared.tasks.task import Actor, Content, NewTask, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
 _BRIEF_REPLY: Final = 3
@@ -153,14 +156,22 @@ class TaskSteps:
         if apart_s is not None:
             step["due_in"] = to_ms(apart_s)
         elif failed:
-            step["backoff"] = {
-                "base": to_ms(self._policy.backoff_base_s),
-                "cap": to_ms(BACKOFF_CAP_S),
-                "seed": seed(),
-            }
+            step["backoff"] = self._backoff()
         else:
             step["due_in"] = self._republish_ms
         return await self._apply(task.id, step)
+
+    async def complete(self, task: Task, result: Content, data: bytes, *, status: str) -> Outcome:
+        """The backend answered a claimed task with its result, which ends it."""
+        step: ApplyStep = {
+            "actor": Actor.DISPATCHER,
+            "attempt": task.attempt,
+            "allowed_from": (State.DISPATCHED, State.RUNNING),
+            "to": State.COMPLETED,
+            "status": status,
+            "result": pack_content(result),
+        }
+        return await self._apply(task.id, step, result, data)
 
     async def fail_dispatch(self, task: Task, *, status: str) -> Outcome:
         """End a claimed task that cannot be dispatched."""
@@ -175,19 +186,7 @@ class TaskSteps:
         return await self._apply(task.id, step)
 
     async def update(
-        self,
-        task_id: str,
-        *,
-        state: State | None,
-        status: str | None,
-        long_status: LongStatus | None = None,
-        attempt: int | None = None,
-        told: State | None = None,
-        path: str | None = None,
-        query: str | None = None,
-        body: Content | None = None,
-        inline_body: bytes = b"",
-        owner: str | None = None,
+        self, task_id: str, *, state: State | None, told: State | None = None, **report: Unpack[Report]
     ) -> Outcome:
         """Take a model service's report. Any report renews the lease; only :meth:`next_step` returns a task to a
         queue.
@@ -196,56 +195,43 @@ class TaskSteps:
             told: the end that the text of a report without an attempt tells, while its state does not. It takes
                 effect a while later, unless another report follows.
         """
-        step = _report(status, attempt, path, query, body, owner, long_status)
-        if attempt is None:
+        step = report_step(report)
+        if report.get("attempt") is None:
             step["unfenced"] = True
         if told is not None:
             step["told"] = told
             step["to"] = State.RUNNING
         elif state is not None and state is not State.CREATED:
             step["to"] = state
-        return await self._apply(task_id, step, body, inline_body)
+        return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
 
-    async def next_step(
-        self,
-        task_id: str,
-        *,
-        status: str | None,
-        long_status: LongStatus | None = None,
-        lease_s: float | None = None,
-        attempt: int | None = None,
-        path: str | None = None,
-        query: str | None = None,
-        body: Content | None = None,
-        inline_body: bytes = b"",
-        owner: str | None = None,
-    ) -> Outcome:
+    async def next_step(self, task_id: str, *, lease_s: float | None = None, **report: Unpack[Report]) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        step = _report(status, attempt, path, query, body, owner, long_status)
+        step = report_step(report)
         step["to"] = State.CREATED
         step["next_step"] = True
-        step["needs_body"] = body is None
+        step["needs_body"] = report.get("body") is None
         step["publishes"] = 1
         step["due_in"] = self._republish_ms
         if lease_s:
             step["lease"] = to_ms(lease_s)
-        return await self._apply(task_id, step, body, inline_body)
+        return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
 
-    async def heartbeat(self, task_id: str, *, attempt: int | None = None, owner: str | None = None) -> Outcome:
-        """Renew the lease of a task that a backend holds, and nothing else."""
-        step = _report(None, attempt, None, None, None, owner)
+    async def heartbeat(self, task_id: str, **report: Unpack[Report]) -> Outcome:
+        """Renew the lease of a task that a backend holds. Its state stays as it is."""
+        step = report_step(report)
         step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
         return await self._apply(task_id, step)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
-        step = _report(status_texts.CANCELLED, None, None, None, None, owner)
+        step = report_step({"status": status_texts.CANCELLED, "owner": owner})
         step["to"] = State.CANCELLED
         return await self._apply(task_id, step)
 
     async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """Let a failed task begin again at its endpoint, with the body it has."""
-        step = _report(State.CREATED.value, None, None, None, None, owner)
+        step = report_step({"status": State.CREATED.value, "owner": owner})
         step["allowed_from"] = (State.FAILED,)
         step["to"] = State.CREATED
         step["revive"] = True
@@ -255,13 +241,65 @@ class TaskSteps:
         step["due_in"] = self._republish_ms
         return await self._apply(task_id, step)
 
-    async def put_result(
-        self, task_id: str, result: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    async def release(
+        self,
+        task_id: str,
+        *,
+        attempt: int,
+        status: str | None,
+        failed: bool = False,
+        after_s: float = 0,
+        owner: str | None = None,
     ) -> Outcome:
-        """Keep the current attempt's result. Counts as a report."""
-        step = _report(None, attempt, None, None, None, owner)
+        """Take back an attempt that its backend gives back. It waits again at its old place, after *after_s* if that
+        is given; if the backend *failed* at it, that counts, and it waits after a backoff."""
+        default = status_texts.RELEASED_FAILED if failed else status_texts.RELEASED
+        status_now = default if status is None else status
+        step = report_step({"status": status_now, "attempt": attempt, "owner": owner})
+        step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
+        step["to"] = State.CREATED
+        step["new_attempt"] = True
+        step["due_in"] = self._republish_ms
+        step["backoff"] = self._backoff()
+        if failed:
+            step["failed"] = True
+        argument: TaskReleaseArgument = {
+            **self._argument(task_id, step),
+            "after": to_ms(after_s),
+            "most": self._policy.max_attempts,
+            "exhausted": status_texts.released_exhausted(status),
+        }
+        return _outcome(task_id, await self._link.script("task/release", tag_of(task_id), pack(argument)))
+
+    async def put_result(
+        self,
+        task_id: str,
+        result: Content,
+        data: bytes,
+        *,
+        attempt: int | None = None,
+        completed: str | None = None,
+        owner: str | None = None,
+    ) -> Outcome:
+        """Keep the current attempt's result. Counts as a report.
+
+        Args:
+            completed: the status text with which the task is completed in the same step; None: it goes on.
+        """
+        step = report_step({"status": completed, "attempt": attempt, "owner": owner})
         step["result"] = pack_content(result)
+        if completed is not None:
+            step["to"] = State.COMPLETED
         return await self._apply(task_id, step, result, data)
+
+    async def put_checkpoint(
+        self, task_id: str, checkpoint: Content, data: bytes, *, attempt: int | None = None, owner: str | None = None
+    ) -> Outcome:
+        """Keep what the next attempt may go on from. Counts as a report."""
+        step = report_step({"attempt": attempt, "owner": owner})
+        step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
+        step["checkpoint"] = pack_content(checkpoint)
+        return await self._apply(task_id, step, checkpoint, data)
 
     async def get(self, task_id: str) -> Task | None:
         raw = await self._link.get(tag_of(task_id), record_key(task_id))
@@ -270,6 +308,10 @@ class TaskSteps:
     async def inline_result(self, task_id: str) -> bytes | None:
         tag = tag_of(task_id)
         return await self._link.get(tag, f"{tag}r:{task_id}")
+
+    async def inline_checkpoint(self, task_id: str) -> bytes | None:
+        tag = tag_of(task_id)
+        return await self._link.get(tag, f"{tag}k:{task_id}")
 
     async def withdraw(self, task_id: str) -> bool:
         """Remove a task that was created a moment ago and that its queue refused, unless a repetition of the create
@@ -295,6 +337,9 @@ class TaskSteps:
                 return _combined_outcome(task_id, reply, accepted)
         return _outcome(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
 
+    def _backoff(self) -> Backoff:
+        return {"base": to_ms(self._policy.backoff_base_s), "cap": to_ms(BACKOFF_CAP_S), "seed": seed()}
+
     def _argument(self, task_id: str, step: ApplyStep) -> ApplyArgument:
         if "status" in step and len(step["status"]) > BRIEF_CHARS:
             step["brief"] = step["status"][:BRIEF_CHARS]
@@ -305,34 +350,6 @@ class TaskSteps:
             "completion": self._completion_ms,
             **stamp(self._now_ms),
         }
-
-
-def _report(
-    status: str | None,
-    attempt: int | None,
-    path: str | None,
-    query: str | None,
-    body: Content | None,
-    owner: str | None,
-    long_status: LongStatus | None = None,
-) -> ApplyStep:
-    """A client's step, with what it gives."""
-    step: ApplyStep = {"actor": Actor.CLIENT}
-    if status is not None:
-        step["status"] = status
-    if long_status is not None:
-        step["long"] = list(long_status)
-    if attempt is not None:
-        step["attempt"] = attempt
-    if path is not None:
-        step["path"] = path
-    if query is not None:
-        step["query"] = query
-    if body is not None:
-        step["body"] = pack_content(body)
-    if owner is not None:
-        step["owner"] = owner
-    return step
 
 
 def _created_task(new: NewTask, stored: int | bytes) -> Task:
@@ -391,7 +408,7 @@ def unnamed_blobs(task: Task, named: Sequence[bytes | None] | None) -> Sequence[
     """Those of the blobs that a record *named* before a step and does not name as *task*, after it."""
     if named is None:
         return ()
-    names = {each.blob for each in (task.body, task.result, task.long_status) if each is not None}
+    names = {each.blob for each in (task.body, task.result, task.long_status, task.checkpoint) if each is not None}
     return [blob.decode() for blob in named if blob is not None and blob.decode() not in names]
 
 

@@ -136,7 +136,8 @@ class Applied:
         granted: the slots that queues granted because of it.
         service_ms: how long the backend took for a task that it completed.
         slot: what a report means to the slot of a task that is still running: its text told an end, so that the slot
-            is free, or the report took such an end back, so that the slot is held again.
+            is free, or the report took such an end back, so that the slot is held again. Or to that of a task that
+            its backend gave back: the queue forgets it.
         unnamed_blobs: a result, a body, a long status that the step has replaced: nothing names them any more.
     """
 
@@ -144,7 +145,7 @@ class Applied:
     origin: Origin | None = None
     granted: Sequence[Granted] = ()
     service_ms: int | None = None
-    slot: Literal["freed", "held"] | None = None
+    slot: Literal["freed", "held", "forgotten"] | None = None
     unnamed_blobs: Sequence[str] = ()
 
     @property

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import unquote
 
-from shared.tasks.task import State
+from shared.tasks.task import MAX_STATUS_CHARS, State
 
 CANCELLED: Final = "Cancelled"
 AWAITING_SERVICE: Final = "Awaiting service availability"
 AWAITING_DISPATCHER: Final = "Awaiting a free dispatcher"
 AWAITING_BODY: Final = "Awaiting the request body"
+AWAITING_RESULT: Final = "Awaiting room for the result"
 BODY_GONE: Final = "Failed - the request body is gone."
 UNDELIVERED: Final = "Failed - unable to send to backend service."
 
@@ -24,6 +26,9 @@ SILENT_FAILED: Final = f"Failed - {_SILENCE}."
 SILENT_EXHAUSTED: Final = f"Failed - {_SILENCE} (attempt %d of %d)."
 """Filled in by Lua's ``string.format``: the failures, the attempt limit."""
 
+
+RELEASED: Final = f"{AWAITING_SERVICE}: the backend gave it back"
+RELEASED_FAILED: Final = "Retrying - the backend failed at it"
 
 UNREGISTERED: Final = "no backend is registered for this path"
 """Why a queue is held, as for a backend that is away."""
@@ -56,6 +61,28 @@ def rejected(reason: str) -> str:
 
 def exhausted(cause: str, failures: int, max_attempts: int) -> str:
     return f"Failed - {cause} (attempt {failures} of {max_attempts})."
+
+
+def released_exhausted(status: str | None) -> str:
+    """For a task that its backend failed at and gave back for the last time, with the *status* that it gave. Filled
+    in by Lua's ``string.format``: the failures, the attempt limit."""
+    text = "Failed - the backend failed at it" if status is None else status.replace("%", "%%")
+    return f"{text} (attempt %d of %d)"
+
+
+def completion(header: str) -> str:
+    """The text of an ``X-Task-Complete`` header.
+
+    Raises:
+        ValueError: it is not percent-encoded UTF-8, or too long. The message says what is expected.
+    """
+    try:
+        text = unquote(header, errors="strict").strip()
+    except UnicodeDecodeError:
+        raise ValueError("percent-encoded UTF-8 is expected") from None
+    if len(text) > MAX_STATUS_CHARS:
+        raise ValueError(f"at most {MAX_STATUS_CHARS} characters are taken")
+    return text or State.COMPLETED.value
 
 
 _END: Final = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)

@@ -125,10 +125,20 @@ class Task:
     history: Sequence[Event]
     long_status: LongStatus | None = None
     """Where the whole status text lies, if ``status`` is only its beginning."""
+    lease_ms: int = 0
+    """How long this attempt may go without an update once it is dispatched."""
+    progress: float | None = None
+    """How far this attempt is, 0 to 1, if its model service tells."""
+    checkpoint: Content | None = None
+    """What a model service keeps for the next attempt."""
 
     def holds(self, attempt: int) -> bool:
         """Whether a backend has this attempt, and it is the current one."""
         return self.attempt == attempt and self.state in (State.DISPATCHED, State.RUNNING)
+
+    @property
+    def lease_s(self) -> float:
+        return self.lease_ms / 1000
 
     @property
     def etag(self) -> str:

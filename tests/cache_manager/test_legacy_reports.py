@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache_manager.reconciler import reconcile
-from cache_manager.schemas import TaskUpsert
+from cache_manager.schemas import Heartbeat, TaskUpsert
 from cache_manager.task_service import TaskService
 from shared.store.redis.partitions import PARTITIONS
 from shared.tasks.task import Content, NewTask, State, Task
@@ -90,7 +90,7 @@ async def test_a_told_end_that_is_taken_back_holds_its_slot_again(limited: Proce
 async def test_a_heartbeat_or_a_result_takes_a_told_end_back(limited: Process, clock: Clock) -> None:
     service = TaskService(limited.services)
     for take_back in (
-        lambda: service.heartbeat("t1", None),
+        lambda: service.heartbeat("t1", None, Heartbeat()),
         lambda: service.put_result("t1", None, "text/plain", b"ok"),
     ):
         await report(limited, "t1", Status="completed - 3 of 10")
@@ -145,7 +145,7 @@ async def test_a_service_that_was_ever_heard_of_with_its_attempt_or_a_heartbeat_
     if said == "an attempt":
         await report(process, "t1", Attempt=1)
     elif said == "a heartbeat":
-        await service.heartbeat("t1", None)
+        await service.heartbeat("t1", None, Heartbeat())
     elif said == "a result with its attempt":
         await service.put_result("t1", 1, "text/plain", b"ok")
     noted = {} if said == "nothing" else {PATH: PARTITIONS}

@@ -5,7 +5,7 @@ end every task comes to an end."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -170,7 +170,7 @@ class Backend:
         self.called = asyncio.Event()
 
     async def post(
-        self, endpoint: Endpoint, headers: dict[str, str], body: bytes | AsyncIterable[bytes], timeout_s: float
+        self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float, room: object
     ) -> Answer:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.calls.append(answer)

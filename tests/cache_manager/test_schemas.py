@@ -47,6 +47,7 @@ TASK = Task(
     completion_unpublished=False,
     history=(),
     priority=7,
+    lease_ms=90_000,
 )
 
 
@@ -105,6 +106,7 @@ def test_an_empty_object_has_the_defaults() -> None:
         "publish_to_grid": False,
         "attempt": None,
         "priority": DEFAULT_PRIORITY,
+        "progress": None,
     }
     assert nothing.state is None
 
@@ -272,6 +274,8 @@ def test_a_task_document_begins_with_the_names_of_the_legacy_platform() -> None:
         ("ResultContentType", None),
         ("ResultSize", None),
         ("Priority", 7),
+        ("LeaseSeconds", 90.0),
+        ("Progress", None),
     ]
 
 

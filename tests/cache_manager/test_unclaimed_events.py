@@ -25,7 +25,9 @@ INTERVAL_S = POLICY.reconciler_interval_s
 
 
 class AcceptingBackend:
-    async def post(self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float) -> Answer:
+    async def post(
+        self, endpoint: Endpoint, headers: dict[str, str], body: object, timeout_s: float, room: object
+    ) -> Answer:
         return Accepted()
 
     async def aclose(self) -> None:

@@ -58,6 +58,11 @@ REACHED = {
     "GetTaskHistory": {200, 404},
     "PutTaskResult": {200, 404, 409},
     "GetTaskResult": {200, 404},
+    "PutCheckpoint": {200, 404, 409},
+    "GetCheckpoint": {200, 404},
+    "HeadCheckpoint": {200, 404},
+    "TaskHeartbeats": {200},
+    "ReleaseTask": {404, 409},
     "HeadTaskResult": {200, 404},
     "AllQueueDepths": {200},
     "QueueDepths": {200},
@@ -78,6 +83,9 @@ REFUSING = {
     "SubmitTask",
     "GetTask",
     "TaskHeartbeat",
+    "TaskHeartbeats",
+    "ReleaseTask",
+    "PutCheckpoint",
     "PutTaskResult",
     "ConfigureQueue",
     "CacheConnectorUpsert",
@@ -115,7 +123,11 @@ class Ground:
     def lead(self, case: schemathesis.Case, turn: int) -> None:
         """Turn what was generated to what exists, in two of three cases."""
         third = turn % 3
-        at_hand = {"CancelTask": self.cancelled, "TaskHeartbeat": self.running, "ReplayTask": self.failed}
+        at_hand = {
+            "CancelTask": self.cancelled,
+            "ReplayTask": self.failed,
+            **dict.fromkeys(("TaskHeartbeat", "PutCheckpoint", "GetCheckpoint", "HeadCheckpoint"), self.running),
+        }
         operation = str(case.operation.definition.raw["operationId"])
         known_id = (at_hand.get(operation, self.open), self.ended, None)[third]
         if "id" in case.path_parameters and known_id:

@@ -24,7 +24,7 @@ from tests.contract.v1_support import (
     submit,
     task_of,
 )
-from tests.scripted_backend import ScriptedBackend
+from tests.scripted_backend import Answer, ScriptedBackend
 from tests.secrecy import planted
 from tests.waiting import PATIENCE_S, eventually
 
@@ -297,6 +297,29 @@ def test_large_task_waits_for_blob_storage_before_its_dispatch(
             fragile.event_grid.start()
     assert ended(app, task_id)["BackendStatus"] == "completed"
     assert backend.next_call(path).body == LARGE
+
+
+@pytest.mark.contract("B15.6")
+def test_an_answer_with_a_large_result_waits_for_blob_storage(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    path = new_path()
+    backend.script(path, Answer(headers={"X-Task-Complete": ""}, body=LARGE))
+    with without(fragile, fragile.azurite):
+        task_id = submit(app, path).json()["TaskId"]
+        eventually(lambda: task_of(app, task_id)["Status"] == "Awaiting room for the result")
+        assert task_of(app, task_id)["BackendStatus"] == "created"
+    assert ended(app, task_id)["BackendStatus"] == "completed"
+    assert app.get(f"/api/v1/tasks/{task_id}/result").content == LARGE
+
+
+@pytest.mark.contract("B15.5")
+def test_an_answer_with_too_large_a_result_fails_the_task(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    backend.script(path, Answer(headers={"X-Task-Complete": ""}, body=bytes(MAX_BODY_BYTES + 1)))
+    task = ended(app, submit(app, path).json()["TaskId"])
+    expected = f"Failed - the backend answered with more than {MAX_BODY_BYTES} bytes."
+    assert (task["BackendStatus"], task["Status"], task["Attempt"]) == ("failed", expected, 1)
 
 
 @pytest.mark.contract("B0.9")

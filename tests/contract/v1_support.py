@@ -30,6 +30,8 @@ TASK_KEYS = {
     "ResultContentType",
     "ResultSize",
     "Priority",
+    "LeaseSeconds",
+    "Progress",
 }
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

@@ -15,7 +15,7 @@ import httpx
 
 from local.stack import NO_TLS
 from shared.settings import INLINE_LIMIT_BYTES
-from tests.faults.model_service import FIRST, LEGACY, MODERN
+from tests.faults.model_service import ANSWER, FIRST, LEGACY, MODERN
 from tests.faults.rig import Rig
 
 CALLERS = 3
@@ -26,7 +26,13 @@ REQUEST_TIMEOUT_S = 20.0
 REPEAT_FOR_S = 60.0
 """How long a caller with an idempotency key repeats a submit that is not acknowledged."""
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
-_PATHS: Final = {f"{MODERN}/only": 4, f"{MODERN}{FIRST}": 2, f"{LEGACY}/only": 3, f"{LEGACY}{FIRST}": 1}
+_PATHS: Final = {
+    f"{MODERN}/only": 4,
+    f"{MODERN}{FIRST}": 2,
+    f"{MODERN}{ANSWER}": 2,
+    f"{LEGACY}/only": 3,
+    f"{LEGACY}{FIRST}": 1,
+}
 _ENDED: Final = ("completed", "failed", "cancelled")
 _UNREGISTERED = ("no backend is registered for this path", "it lies within no registered backend")
 

@@ -1,8 +1,10 @@
 """A model service that behaves as a file says, and keeps a journal: ``python -m tests.faults.model_service``.
 
 Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
-``first`` step sends its task to the ``second`` as its next step, with a new body. The last status text of a task
-holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the number of workers.
+``first`` step sends its task to the ``second`` as its next step, with a new body. An ``answer`` endpoint answers with
+the result. Some attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
+it finds another checkpoint. The last status text of a task holds the SHA-256 of the body, which shows that it arrived
+intact. A GET returns the number of workers.
 """
 
 from __future__ import annotations
@@ -14,22 +16,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
 PREFIX: Final = "/v1/fault"
 MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
-FIRST, SECOND = "/first", "/second"
+FIRST, SECOND, ANSWER = "/first", "/second", "/answer"
 SLOTS = 48
 WORK_S = 0.05
 STALL_S = 3.0
+RELEASED_SHARE, COMPLETING_SHARE = 0.1, 0.5
+"""Of the attempts: those that are given back, and those whose result completes the task in one step."""
 REPEAT_S = 0.1
 GIVE_UP_S = 60.0
 
@@ -115,6 +120,11 @@ def result_of(path: str, body: bytes) -> bytes:
     return hashlib.shake_256(last).digest(len(last))
 
 
+def checkpoint_of(body: bytes) -> bytes:
+    """What an attempt at a step with this *body* keeps for the next one."""
+    return hashlib.shake_128(body).digest(len(body))
+
+
 _WORKER: Final = "worker"
 
 
@@ -157,6 +167,15 @@ class _Service:
             ).start()
         return is_free
 
+    def answer(self, task_id: str, attempt: int, path: str) -> bool:
+        """Do the work before the answer if a slot is free; return whether one was."""
+        is_free = self._slots.acquire(blocking=False)
+        self.note(Entry(task_id, attempt, path, TAKEN if is_free else "busy"))
+        if is_free:
+            time.sleep(WORK_S)
+            self._slots.release()
+        return is_free
+
     def _work(self, task_id: str, attempt: int, path: str, body: bytes) -> None:
         is_legacy = path.startswith(LEGACY)
         if self.behaviour is Behaviour.STALL and random.random() < 0.5:
@@ -167,20 +186,34 @@ class _Service:
             document = {"TaskId": task_id, "BackendStatus": state, **speaks_for, **members}
             return state, self._app.build_request("POST", "/api/CacheConnectorUpsert", json=document)
 
+        def put(what: str, content: bytes, **headers: str) -> httpx.Request:
+            headers = {"X-Task-Attempt": str(attempt)} | {
+                name.replace("_", "-"): value for name, value in headers.items()
+            }
+            return self._app.build_request("PUT", f"/api/v1/tasks/{task_id}/{what}", content=content, headers=headers)
+
         steps = [update("running")]
-        if path.endswith(FIRST):
+        if not is_legacy and attempt > 1 and self._has_another_checkpoint(task_id, body):
+            steps.append(update("failed", Status="failed - it has another checkpoint"))
+        elif not is_legacy and random.random() < RELEASED_SHARE:
+            release = self._app.build_request(
+                "POST",
+                f"/api/v1/tasks/{task_id}/release",
+                json={"Status": "the service is stopping"},
+                headers={"X-Task-Attempt": str(attempt)},
+            )
+            steps += [("", put("checkpoint", checkpoint_of(body))), ("created", release)]
+        elif path.endswith(FIRST):
             second = f"{self._url}{path.removesuffix(FIRST)}{SECOND}"
             steps.append(update("created", Endpoint=second, PublishToGrid=True, Body=next_body(body).decode()))
         else:
-            if not is_legacy:
-                result = self._app.build_request(
-                    "PUT",
-                    f"/api/v1/tasks/{task_id}/result",
-                    content=result_of(path, body),
-                    headers={"X-Task-Attempt": str(attempt)},
-                )
-                steps.append(("", result))
-            steps.append(update("completed", Status=last_status(path, body)))
+            result, status = result_of(path, body), last_status(path, body)
+            if not is_legacy and random.random() < COMPLETING_SHARE:
+                steps.append(("completed", put("result", result, X_Task_Complete=quote(status))))
+            else:
+                if not is_legacy:
+                    steps.append(("", put("result", result)))
+                steps.append(update("completed", Status=status))
         try:
             for state, request in steps:
                 if self._answer_to(request) != 200:
@@ -189,6 +222,12 @@ class _Service:
                 time.sleep(WORK_S)
         finally:
             self._slots.release()
+
+    def _has_another_checkpoint(self, task_id: str, body: bytes) -> bool:
+        with suppress(httpx.TransportError):
+            response = self._app.get(f"/api/v1/tasks/{task_id}/checkpoint")
+            return response.status_code == 200 and response.content != checkpoint_of(body)
+        return False
 
     def _answer_to(self, request: httpx.Request) -> int:
         """Repeat *request* until its status is final, and return that; 0 after ``GIVE_UP_S``."""
@@ -221,6 +260,11 @@ def main() -> None:
             path = self.path
             call = self.headers["taskId"], int(self.headers["X-Task-Attempt"]), path
             match service.behaviour:
+                case Behaviour.WORK | Behaviour.STALL if path.endswith(ANSWER):
+                    if service.answer(*call):
+                        self._answer(200, result_of(path, body), {"X-Task-Complete": quote(last_status(path, body))})
+                    else:
+                        self._answer(503)
                 case Behaviour.WORK | Behaviour.STALL:
                     self._answer(200 if service.take(*call, body) else 503)
                 case Behaviour.DIE:
@@ -241,8 +285,10 @@ def main() -> None:
                         while more := _ENDLESS.get(name):
                             self.wfile.write(more)
 
-        def _answer(self, status: int, body: bytes = b"") -> None:
+        def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
             self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             if status == 503:
                 self.send_header("Retry-After", "0")

@@ -29,6 +29,7 @@ from shared.dispatch.guarded_resolver import GuardedResolver
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.settings import Settings
 from tests.scripted_backend import Answer, ScriptedBackend
+from tests.shared.dispatch.room import Room
 from tests.shared.dispatch.talking_server import Pieces
 
 AWAY = Unreachable("could not be reached", was_sent=False)
@@ -58,7 +59,7 @@ def endpoint_at(base_url: str, *, loopback: bool = True) -> Endpoint:
 
 
 async def post(client: BackendClient, endpoint: Endpoint, *, timeout_s: float = 20) -> Outcome:
-    return await client.post(endpoint, {"taskId": "7", "Content-Type": "text/plain"}, b"body", timeout_s)
+    return await client.post(endpoint, {"taskId": "7", "Content-Type": "text/plain"}, b"body", timeout_s, Room())
 
 
 async def test_a_streamed_body_arrives_complete(
@@ -69,7 +70,7 @@ async def test_a_streamed_body_arrives_complete(
             yield letter * 300_000
 
     headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "900000"}
-    assert await client.post(endpoint, headers, pieces(), 20) == Accepted()
+    assert await client.post(endpoint, headers, pieces(), 20, Room()) == Accepted()
     call = backend.next_call(endpoint.path)
     assert call.body == b"a" * 300_000 + b"b" * 300_000 + b"c" * 300_000
     assert "transfer-encoding" not in call.headers
@@ -81,7 +82,7 @@ async def test_a_call_whose_body_breaks_off_fails(client: BackendClient, endpoin
         raise BlobsUnavailable
 
     headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "900000"}
-    assert isinstance(await client.post(endpoint, headers, pieces(), 20), Unreachable)
+    assert isinstance(await client.post(endpoint, headers, pieces(), 20, Room()), Unreachable)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -222,7 +223,7 @@ async def test_a_redirect_that_only_adds_a_slash_is_followed(
     backend.script(path + "/", Answer(202))
     headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": "300000"}
     body = Pieces(300_000) if is_streamed else bytes(300_000)
-    assert await client.post(endpoint, headers, body, 20) == Accepted()
+    assert await client.post(endpoint, headers, body, 20, Room()) == Accepted()
     calls = backend.next_call(path), backend.next_call(path + "/")
     assert [call.path for call in calls] == [f"{path}?a=1&b", f"{path}/?a=1&b"]
     assert {(call.task_id, len(call.body)) for call in calls} == {("7", 300_000)}

@@ -12,6 +12,7 @@ import pytest
 
 from shared.dispatch.backend_client import Accepted, BackendClient, Busy, Rejected, described
 from tests.shared.dispatch.real_servers.servers import SERVERS, WITH_TLS, Certificate, Server
+from tests.shared.dispatch.room import Room
 from tests.shared.dispatch.talking_server import Pieces
 from tests.shared.dispatch.test_backend_client import Outcome, registry
 from tests.waiting import PATIENCE_S
@@ -73,4 +74,4 @@ async def call(client: BackendClient, base_url: str, path: str, size_bytes: int)
     endpoint = registry(base_url, loopback=True).endpoint(path)
     headers = {"taskId": "7", "Content-Type": "image/png", "Content-Length": str(size_bytes)}
     body = bytes(size_bytes) if size_bytes <= 65_536 else Pieces(size_bytes)
-    return await client.post(endpoint, headers, body, PATIENCE_S)
+    return await client.post(endpoint, headers, body, PATIENCE_S, Room())

@@ -10,6 +10,7 @@ import pytest
 
 from shared.dispatch import connections
 from shared.dispatch.backend_client import Accepted, BackendClient, Busy, Rejected, Unreachable
+from tests.shared.dispatch.room import Room
 from tests.shared.dispatch.talking_server import ACCEPTANCE, Pieces, Talk, talking_server
 from tests.shared.dispatch.test_backend_client import Outcome, registry
 from tests.waiting import PATIENCE_S
@@ -27,7 +28,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def call(client: BackendClient, url: str, size_bytes: int = LARGE_BYTES) -> Outcome:
     headers = {"taskId": "7", "Content-Type": "image/png", "Content-Length": str(size_bytes)}
     body = bytes(size_bytes) if size_bytes <= 65_536 else Pieces(size_bytes)
-    return await client.post(registry(url, loopback=True).endpoint("/v1/a"), headers, body, PATIENCE_S)
+    return await client.post(registry(url, loopback=True).endpoint("/v1/a"), headers, body, PATIENCE_S, Room())
 
 
 def expects(head: str) -> bool:

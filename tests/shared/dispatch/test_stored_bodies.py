@@ -3,6 +3,7 @@ Redis, a real Blob Storage and a model service take part."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Created
 from shared.tasks.task import Content, NewTask, State
 from tests.cache_manager.process import KeepingPublisher
-from tests.scripted_backend import Answer, ScriptedBackend
+from tests.scripted_backend import Answer, Call, ScriptedBackend
 
 LARGE = bytes(range(256)) * 1024
 assert len(LARGE) > INLINE_LIMIT_BYTES
@@ -68,6 +69,7 @@ async def world(
             "allow_loopback_backends": True,
             "azurewebjobsstorage": azurite.connection_string,
             "blob_container": "stored-bodies",
+            "max_body_bytes": 1_000_000,
         }
     )
     address = RedisAddress.parse(redis_url)
@@ -198,3 +200,49 @@ def fake_download(*pieces: bytes) -> Any:
 
 async def never_again() -> Any:
     raise AssertionError("it was read once more")
+
+
+@pytest.mark.contract("B15.6")
+async def test_an_answer_whose_result_cannot_be_stored_is_worked_on_again(
+    world: World, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.script(world.path, Answer(headers={"X-Task-Complete": "done"}, body=LARGE))
+    task_id = await world.create(Content("text/plain", 4), b"body")
+
+    async def fail(*_: object) -> Content:
+        raise BlobsUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.services.bodies, "put", fail)
+        assert await world.outcome(task_id) == (Dispatched.RETRIED, State.CREATED, status_texts.AWAITING_RESULT)
+    task = await world.services.store.get(task_id)
+    assert task is not None
+    assert (task.failures, task.attempt) == (0, 2)
+    assert await world.outcome(task_id) == (Dispatched.COMPLETED, State.COMPLETED, "done")
+
+
+@pytest.mark.contract("B15.5")
+async def test_an_answer_with_too_large_a_result_fails_the_task(world: World, backend: ScriptedBackend) -> None:
+    limit_bytes = world.services.settings.largest_body_bytes
+    headers = {"X-Task-Complete": "done"}
+    backend.script(world.path, Answer(headers=headers, body=bytes(limit_bytes + 1)))
+    task_id = await world.create(Content("text/plain", 4), b"body")
+    expected = f"Failed - the backend answered with more than {limit_bytes} bytes."
+    assert await world.outcome(task_id) == (Dispatched.FAILED, State.FAILED, expected)
+
+
+async def test_an_answer_of_an_attempt_that_was_overtaken_leaves_no_blob(
+    world: World, backend: ScriptedBackend
+) -> None:
+    task_id = await world.create(Content("text/plain", 4), b"body")
+    loop = asyncio.get_running_loop()
+
+    def cancel(_: Call) -> Answer:
+        asyncio.run_coroutine_threadsafe(world.services.store.cancel(task_id), loop).result()
+        return Answer(headers={"X-Task-Complete": "done"}, body=LARGE)
+
+    backend.react(world.path, cancel)
+    dispatched, state, _ = await world.outcome(task_id)
+    assert (dispatched, state) == (Dispatched.COMPLETED, State.CANCELLED)
+    names = [name async for name in world.container.list_blob_names(name_starts_with=f"t-{task_id}/")]
+    assert names == []

@@ -12,6 +12,7 @@ import pytest
 
 from shared.dispatch import connections as connections_module
 from shared.dispatch.backend_client import Accepted, Answer, BackendClient, Busy, Unreachable
+from tests.shared.dispatch.room import Room
 from tests.shared.dispatch.talking_server import ACCEPTANCE, Pieces, Talk, content_length, talking_server
 from tests.shared.dispatch.test_backend_client import endpoint_at
 from tests.waiting import PATIENCE_S, until
@@ -36,7 +37,7 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 async def post(client: BackendClient, url: str, size_bytes: int = 10, task_id: str = "7") -> Answer:
     headers = {"taskId": task_id, "Content-Type": "text/plain", "Content-Length": str(size_bytes)}
     body = bytes(size_bytes) if size_bytes <= 65_536 else Pieces(size_bytes)
-    return await client.post(endpoint_at(url), headers, body, PATIENCE_S)
+    return await client.post(endpoint_at(url), headers, body, PATIENCE_S, Room())
 
 
 @pytest.mark.parametrize("size_bytes", SIZES)
@@ -179,7 +180,7 @@ async def test_a_connection_is_closed_if_no_answer_comes(sockets: list[socket.so
     size_bytes = 40_000_000
     headers = {"taskId": "7", "Content-Type": "text/plain", "Content-Length": str(size_bytes)}
     async with talking_server(say_nothing) as url:
-        answer = await client.post(endpoint_at(url), headers, Pieces(size_bytes), 0.5)
+        answer = await client.post(endpoint_at(url), headers, Pieces(size_bytes), 0.5, Room())
         assert answer == Unreachable("did not answer in time")
         await until(lambda: all(each.fileno() < 0 for each in sockets))
         over.set()
@@ -225,7 +226,7 @@ async def test_a_body_that_breaks_off_ends_its_connection(client: BackendClient)
     got: list[tuple[int, str]] = []
     headers = {"taskId": "1", "Content-Type": "text/plain", "Content-Length": "300000"}
     async with talking_server(accept) as url:
-        assert await client.post(endpoint_at(url), headers, short(), PATIENCE_S) == LOST
+        assert await client.post(endpoint_at(url), headers, short(), PATIENCE_S, Room()) == LOST
         assert await post(client, url, task_id="2") == Accepted()
     assert got == [(2, "2")]
 

@@ -19,6 +19,7 @@ Given = Callable[[Store, Clock], Awaitable[None]]
 
 HELLO = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
 RESULT = Content("image/png", 3)
+CHECKPOINT = Content("application/x-weights", 7)
 
 
 async def claim(store: Store, task_id: str = "t1") -> Task:
@@ -105,6 +106,20 @@ async def told_over(store: Store, clock: Clock) -> None:
     await running(store, clock)
     await store.update("t1", state=State.RUNNING, status="completed", told=State.COMPLETED)
     clock.advance(30)
+
+
+async def with_checkpoint(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    await store.put_checkpoint("t1", CHECKPOINT, b"weights", attempt=1)
+    clock.advance(1)
+
+
+async def released_often(store: Store, clock: Clock) -> None:
+    await running(store, clock)
+    for attempt in (1, 2):
+        await store.release("t1", attempt=attempt, status=None, failed=True)
+        await claim(store)
+    clock.advance(1)
 
 
 async def handed_on(store: Store, clock: Clock) -> None:
@@ -204,6 +219,43 @@ STEPS = [
         "next step", "task/apply", with_result, lambda store, _: store.next_step("t1", status="created", path="/v1/b")
     ),
     Step("put_result", "task/apply", running, lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1)),
+    Step(
+        "put_result that completes",
+        "task/apply",
+        running,
+        lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1, completed="done"),
+    ),
+    Step(
+        "complete", "task/apply", dispatched, lambda store, task: store.complete(task, RESULT, b"png", status="done")
+    ),
+    Step(
+        "put_checkpoint",
+        "task/apply",
+        with_checkpoint,
+        lambda store, _: store.put_checkpoint("t1", CHECKPOINT, b"epoch 2", attempt=1),
+    ),
+    Step("progress", "task/apply", running, lambda store, _: store.heartbeat("t1", attempt=1, progress=0.5)),
+    Step(
+        "release", "task/release", with_checkpoint, lambda store, _: store.release("t1", attempt=1, status="stopping")
+    ),
+    Step(
+        "release for a while",
+        "task/release",
+        running,
+        lambda store, _: store.release("t1", attempt=1, status=None, after_s=7),
+    ),
+    Step(
+        "release of a failure",
+        "task/release",
+        running,
+        lambda store, _: store.release("t1", attempt=1, status="no memory", failed=True),
+    ),
+    Step(
+        "release of the last failure",
+        "task/release",
+        released_often,
+        lambda store, _: store.release("t1", attempt=3, status="out of 100 %", failed=True),
+    ),
     Step("withdraw", "task/withdraw", created, lambda store, _: store.withdraw("t1")),
     Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
     Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),

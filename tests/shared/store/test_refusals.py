@@ -32,6 +32,17 @@ STEPS: dict[str, Take] = {
         task.id, status="next step", attempt=task.attempt, body=Content("text/plain", 3), inline_body=b"bye"
     ),
     "put_result": lambda store, task: store.put_result(task.id, steps.RESULT, b"png", attempt=task.attempt),
+    "put_result that completes": lambda store, task: store.put_result(
+        task.id, steps.RESULT, b"png", attempt=task.attempt, completed="c"
+    ),
+    "complete": lambda store, task: store.complete(task, steps.RESULT, b"png", status="c"),
+    "put_checkpoint": lambda store, task: store.put_checkpoint(
+        task.id, steps.CHECKPOINT, b"weights", attempt=task.attempt
+    ),
+    "release": lambda store, task: store.release(task.id, attempt=task.attempt, status=None),
+    "release of a failure": lambda store, task: store.release(
+        task.id, attempt=task.attempt, status=None, failed=True
+    ),
 }
 
 # The result of each step in each state, in the order of STATES: the next state, or the reason of the refusal.
@@ -49,6 +60,11 @@ ALLOWED = {
     "next step": "created created created finished finished finished",
     "next step with a body": "created created created finished finished finished",
     "put_result": "created dispatched running finished finished finished",
+    "put_result that completes": "completed completed completed finished finished finished",
+    "complete": "state completed completed finished finished finished",
+    "put_checkpoint": "state dispatched running finished finished finished",
+    "release": "state created created finished finished finished",
+    "release of a failure": "state created created finished finished finished",
 }
 
 

@@ -60,7 +60,7 @@ class World:
         if kind == "t":
             self.records[rest], self.raw[rest] = _absolute(unpack(value)), value
             members = [rest]
-        elif kind in ("b", "r"):
+        elif kind in ("b", "r", "k"):
             self.contents[name] = value
             members = [rest]
         elif name == "due":
@@ -135,9 +135,9 @@ class World:
         assert self.indexes == indexes
         assert self.due_s.keys() == self.records.keys()
         inline = {
-            f"{key}:{task_id}": rec[key][1]
+            f"{name}:{task_id}": rec[key][1]
             for task_id, rec in self.records.items()
-            for key in ("b", "r")
+            for name, key in (("b", "b"), ("r", "r"), ("k", "C"))
             if len(rec.get(key, ())) == 2
         }
         assert {name: len(data) for name, data in self.contents.items()} == inline
@@ -168,7 +168,7 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
     yield f"c{_since_start_s(rec['c']):g} m{_since_start_s(rec['m']):g} q{_since_start_s(rec['q']):g}"
     yield f"l{rec['l'] / 1000:g}"
     yield "dispatch" if rec["w"] else "no-dispatch"
-    for name, key in (("body", "b"), ("result", "r")):
+    for name, key in (("body", "b"), ("result", "r"), ("checkpoint", "C")):
         if key in rec:
             yield f"{name}=" + ":".join(map(str, rec[key]))
     if rec.get("e"):
@@ -184,6 +184,10 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"ends:{rec['E'][0]}"
     if "L" in rec:
         yield f"L{rec['L']}"
+    if "P" in rec:
+        yield f"P{rec['P']:g}"
+    if "R" in rec:
+        yield f"released:a{rec['R'][0]}x{rec['R'][1]}"
 
 
 def _absolute(rec: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
--- Takes one step of a task's life: claim, accept, report, requeue, next step, finish, cancel, replay, store a result, heartbeat.
+-- Takes one step of a task's life: claim, accept, report, requeue, next step, finish, cancel, replay, store, heartbeat.
 --
 -- KEYS[1]  the hash tag of the task's partition
 -- ARGV[1]  packed map; what is absent stays as it is:
@@ -18,7 +18,9 @@
 --            failed          true: the present attempt counts as failed
 --            away            when the backend was away for it, in ms
 --            next_step       true: a new attempt at the end of the queue, with a clean slate
---            body, result    {content type, bytes, blob}; with needs_body = true the stored body is used and must exist
+--            progress        0 to 1, of this attempt
+--            body, result, checkpoint   {content type, bytes, blob}; with needs_body = true the stored body is used and must
+--                            exist
 --            publishes       events published for the attempt
 --            due_in          next deadline, in ms from now
 --            backoff         {base, cap (ms), seed}: the next deadline by the failures so far
@@ -30,10 +32,11 @@
 --            lease           the endpoint's lease, in ms
 --            fetch_body      true: return the inline body too
 --            accepted        true: the backend has accepted the attempt
+--            released        what the record keeps of a release, see release.lua
 --            claim           true: a dispatcher claims the attempt; window: within how many ms it records what the
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
--- ARGV[2]  the inline body or result, or ''
+-- ARGV[2]  the inline body, result or checkpoint, or ''
 -- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blobs?}   a transition, and where it began (d in
 --          record.lua)
 --          {'kept', record, body?}            done; state, path and attempt are what they were
@@ -49,6 +52,7 @@
 -- @include task/backoff
 -- @include task/begin_next_step
 -- @include task/begin_retention
+-- @include task/checkpoint
 -- @include task/deferred_end_ms
 -- @include task/leased
 -- @include task/move_record
@@ -85,7 +89,9 @@ end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
 if is_terminal(rec.s) and not (arg.revive and rec.s == 'failed') then
   if (arg.told or arg.to) ~= rec.s then return { 'finished', raw } end
-  if not arg.status or has_status(rec, arg.status, arg.long) then return { 'same', raw } end
+  local is_same = not arg.result or rec.r and rec.r[2] == arg.result[2] and
+      (rec.r[3] ~= nil or redis.call('GET', task_key('r:' .. id)) == ARGV[2])
+  if is_same and (not arg.status or has_status(rec, arg.status, arg.long)) then return { 'same', raw } end
   if not arg.unfenced then return { 'finished', raw } end
   -- A legacy service may end a task twice. Its caller reads the last text.
   local now, blobs = now_ms(arg.now), rec.g and named_blobs(rec) or false
@@ -104,7 +110,7 @@ if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
-local text, long, query = rec.x, rec.X, rec.u
+local text, long, query, progress = rec.x, rec.X, rec.u, rec.P
 local blobs = rec.g and named_blobs(rec) or false
 local freed = rec.E and rec.w and state == 'running'
 local begins = state == 'dispatched' and not rec.A
@@ -131,12 +137,13 @@ if arg.revive then
   redis.call('DEL', task_key('r:' .. id))
 end
 if arg.next_step then
-  begin_next_step(rec, now, arg.revive or arg.attempt)
+  begin_next_step(id, rec, now, arg.revive or arg.attempt)
 elseif arg.new_attempt then
   new_attempt(id, rec)
 end
 if arg.apart then rec.z = 0 end
 if arg.accepted then rec.A = true end
+if arg.released then rec.R = arg.released end
 -- It was published, so it is to be dispatched until it ends.
 if arg.next_step or arg.to == 'dispatched' then rec.w = true end
 if arg.publishes then rec.n = arg.publishes end
@@ -151,6 +158,11 @@ if arg.result then
   rec.r, rec.e, rec.g = arg.result, nil, rec.g or arg.result[3] ~= nil
   if arg.result[3] then redis.call('DEL', task_key('r:' .. id)) else redis.call('SET', task_key('r:' .. id), ARGV[2]) end
 end
+if arg.checkpoint then
+  rec.g = rec.g or arg.checkpoint[3] ~= nil or nil
+  set_checkpoint(id, rec, arg.checkpoint, ARGV[2])
+end
+if arg.progress then rec.P = arg.progress end
 
 local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
@@ -190,7 +202,7 @@ local slot = false
 if rec.E and rec.w and to == 'running' then slot = 'freed' elseif freed and to == state then slot = 'held' end
 -- A step that only renews the lease is no change to those that wait for one, nor is a claim: callers do not see it.
 local is_shown = is_transition and not arg.claim or arg.result or rec.x ~= text or rec.u ~= query or
-    (rec.X and rec.X[3]) ~= (long and long[3])
+    rec.P ~= progress or (rec.X and rec.X[3]) ~= (long and long[3])
 local saved = save_record(id, rec, is_shown)
 if not (is_transition or slot or blobs) then return { kind, saved, body or false, rec = rec } end
 local service_ms = service_time(rec) or false

@@ -14,7 +14,7 @@
 -- Returns  {{what, id, record?, ms?, blobs?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
 --          'ended': its deferred end took effect; then also the service time in ms, or false;
---          blobs: those that the record of a new attempt or a failed task named before;
+--          blobs: those that the record of a new attempt or an ended task named before;
 --          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
@@ -75,13 +75,13 @@ end
 
 local function take_deferred_end(id, rec)
   local state, brief = unpack(rec.E)
-  local ms = service_time(rec) or false
+  local ms, blobs = service_time(rec) or false, rec.g and named_blobs(rec) or false
   rec.E, rec.A, rec.H = nil, nil, nil
   move_record(id, rec, state, rec.p)
   append_event(rec, now, 'client', brief)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)
-  done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms }
+  done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms, blobs }
 end
 
 local function take_next_step(id, rec)

@@ -1,7 +1,9 @@
--- Sets a finished task's deadline: the end of its retention, or when to publish its completion again.
+-- Sets a finished task's deadline: the end of its retention, or when to publish its completion again. Its checkpoint goes.
 -- `completion_ms` is 0 if nobody wants a completion event.
+-- @include task/checkpoint
 -- @include task/set_due
 local function begin_retention(id, rec, now, retention_ms, completion_ms)
+  if rec.C then set_checkpoint(id, rec) end
   rec.y = completion_ms > 0 or nil
   rec.n = completion_ms > 0 and 1 or rec.n
   set_due(id, now + (completion_ms > 0 and completion_ms or retention_ms))

@@ -6,6 +6,7 @@
 --   <tag>t:<id>             string   the record, a packed map, see record.lua
 --   <tag>b:<id>             string   the request body, up to the inline limit
 --   <tag>r:<id>             string   the result, up to the inline limit
+--   <tag>k:<id>             string   the checkpoint, up to the inline limit, see checkpoint.lua
 --   <tag>z:<path>:<state>   zset     ids by the time of creation
 --   <tag>z:<path>:again     zset     the same for tasks that wait anew, after a next step or a replay; these are not in
 --                                    'created'

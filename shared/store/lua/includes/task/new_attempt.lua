@@ -3,7 +3,7 @@
 -- @include task/keys
 local function new_attempt(id, rec)
   rec.a, rec.n, rec.z = rec.a + 1, 0, nil
-  rec.A, rec.E = nil, nil
+  rec.A, rec.E, rec.P = nil, nil, nil
   if rec.r and not rec.e then
     rec.r = nil
     redis.call('DEL', task_key('r:' .. id))

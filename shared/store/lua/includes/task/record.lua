@@ -13,6 +13,8 @@
 --   c  created at       m  updated at        q  in the queue since   l  lease in ms
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}; with a content encoding, the first
 --      is {content type, content encoding}
+--   C  checkpoint {content type, bytes, blob}
+--   P  progress of this attempt, 0 to 1
 --   e  true if the result is an earlier step's
 --   W  true if a create found the task and reported it, so that it may not be withdrawn
 --   y  true until the completion event is published, if one is wanted
@@ -26,6 +28,7 @@
 --   H  true of a step of a pipeline until it is heard of, if the previous one sends no attempt: a report without one may
 --      be the previous step's
 --   E  an end that was reported and takes effect if no other report follows: {state, brief}
+--   R  the last attempt that its backend gave back, and how many it gave back in a row without a failure: {attempt, count}
 --   L  how often the lease of this attempt is doubled
 -- @include task/keys
 

@@ -1,34 +1,51 @@
-"""How a result is answered: whole, in part, or not again (RFC 9110)."""
+"""How a result or a checkpoint is answered: whole, in part, or not again (RFC 9110)."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import no_result
+from cache_manager.outcome_problems import no_checkpoint, no_result
 from shared.bodies import BodyMissing
 from shared.http.functions import header
+from shared.http.problems import Problem
 from shared.services import Services
+from shared.store import TaskStore
 from shared.tasks.task import Content, Task
 
 # The content is a model's: no browser may run it in this app's name.
 _SAFETY: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 
 
-async def result_response(req: func.HttpRequest, task: Task, services: Services) -> func.HttpResponse:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One of the things that model services store with a task."""
+
+    of: Callable[[Task], Content | None]
+    inline: Callable[[TaskStore, str], Awaitable[bytes | None]]
+    missing: Callable[[Task], Problem]
+
+
+RESULT: Final = Stored(lambda task: task.result, TaskStore.inline_result, no_result)
+CHECKPOINT: Final = Stored(lambda task: task.checkpoint, TaskStore.inline_checkpoint, no_checkpoint)
+
+
+async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, services: Services) -> func.HttpResponse:
     """
     Raises:
-        Problem: 404 if there is no result, 416 if the request asks for bytes that it does not have.
-        BodyMissing: the result that the task names is gone.
+        Problem: 404 if there is none, 416 if the request asks for bytes that it does not have.
+        BodyMissing: the one that the task names is gone.
     """
-    content = task.result
+    content = kind.of(task)
     if content is None:
-        raise no_result(task)
+        raise kind.missing(task)
     inline = None
-    if content.blob is None and (inline := await services.store.inline_result(task.id)) is None:
+    if content.blob is None and (inline := await kind.inline(services.store, task.id)) is None:
         raise BodyMissing
     size_bytes = content.size_bytes if inline is None else len(inline)
     etag = _etag(content, inline)
