@@ -7,6 +7,7 @@ import re
 
 import azure.functions as func
 
+from cache_manager import request_parsing as parse
 from cache_manager.task_service import TaskService
 from shared.http.functions import header
 from shared.http.problems import Problem, invalid
@@ -20,11 +21,12 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
     """The operations for this request's caller. It has an owner only if the gateway vouches for it.
 
     Raises:
-        Problem: 403 if a caller that is not the gateway names an owner, 400 if the name cannot be one.
+        Problem: 403 if a caller that is not the gateway names an owner, 400 if the name cannot be one, or for a bad
+            X-Task-Slots.
     """
     owner = header(req, "x-task-owner")
     if owner is None:
-        return TaskService(services, client=_client(req))
+        return TaskService(services, client=_client(req), told=parse.told_slots(req))
     expected = services.settings.gateway_key
     given = header(req, "x-gateway-key") or ""
     if expected is None or not hmac.compare_digest(given.encode(), expected.get_secret_value().encode()):

@@ -21,6 +21,7 @@ from shared.tasks import status_texts
 from shared.tasks.ids import is_task_id
 from shared.tasks.media import is_content_encoding, is_content_type
 from shared.tasks.task import DEFAULT_PRIORITY, State
+from shared.tasks.told_slots import INSTANCE_HEADER, SLOTS_HEADER, BadSlots, ToldSlots
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
@@ -163,6 +164,17 @@ def completion_text(req: func.HttpRequest) -> str | None:
         return status_texts.completion(text)
     except ValueError as error:
         raise invalid("X-Task-Complete", str(error)) from None
+
+
+def told_slots(req: func.HttpRequest) -> ToldSlots | None:
+    """What an instance of a model service tells of itself with a report."""
+    slots = header(req, SLOTS_HEADER)
+    if slots is None:
+        return None
+    try:
+        return ToldSlots.parse(slots, header(req, INSTANCE_HEADER))
+    except BadSlots as error:
+        raise invalid(error.header, error.expected) from None
 
 
 def preferred_wait_s(req: func.HttpRequest) -> int | None:

@@ -31,6 +31,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
 )
 from shared.tasks.task import LONG_STATUS_CHARS, MAX_STATUS_CHARS, Content, LongStatus, NewTask, State, Task
+from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
 
 log = logging.getLogger("task_backbone")
@@ -88,11 +89,13 @@ class TaskService:
 
     Attributes:
         client: by which a caller without an owner is told from others, as far as it can be.
+        told: what it tells of itself, if it is an instance of a model service.
     """
 
     services: Services
     owner: str | None = None
     client: str = ""
+    told: ToldSlots | None = None
 
     async def submit(self, new: NewTask, content_type: str, body: bytes, encoding: str = "") -> SubmitOutcome:
         """Create a task and have it dispatched."""
@@ -208,9 +211,11 @@ class TaskService:
 
     async def heartbeat(self, task_id: str, attempt: int | None, beat: Heartbeat) -> Outcome:
         """Renew the lease of a task that a model service works on."""
-        return await self.services.store.heartbeat(
+        outcome = await self.services.store.heartbeat(
             task_id, attempt=attempt, status=beat.status, progress=beat.progress, owner=self.owner
         )
+        await self._take_told(outcome)
+        return outcome
 
     async def heartbeats(self, beats: Sequence[TaskHeartbeat]) -> list[Outcome | None]:
         """Each one's outcome; None for a task whose part of Redis does not answer.
@@ -234,8 +239,10 @@ class TaskService:
             status=request.status,
             failed=bool(request.failed),
             after_s=request.retry_after_seconds or 0,
+            told=self.told,
             owner=self.owner,
         )
+        await self._take_told(outcome)
         if isinstance(outcome, Applied):
             if outcome.is_transition:
                 telemetry.setback(outcome.task, f"the backend gave it back: {outcome.task.status}")
@@ -355,6 +362,7 @@ class TaskService:
                 progress=request.progress,
                 owner=self.owner,
             )
+        await self._take_told(outcome)
         if isinstance(outcome, Applied):
             telemetry.join(outcome.task, f"update {outcome.task.state}", started_ns)
             await self._publish_if_granted(outcome)
@@ -387,7 +395,14 @@ class TaskService:
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data, encoding)
 
+    async def _take_told(self, outcome: Outcome) -> None:
+        if self.told is None or outcome.task is None or not outcome.task.dispatch_requested:
+            return
+        origin = outcome.origin if isinstance(outcome, Applied) else None
+        await self.services.dispatcher.take_told((origin or outcome.task).path, self.told)
+
     async def _after_put(self, content: Content, outcome: Outcome) -> Outcome:
+        await self._take_told(outcome)
         if isinstance(outcome, Applied):
             await self.services.dispatcher.after_transition(outcome)
         await self._discard_unless_named(content, outcome.task)

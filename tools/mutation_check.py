@@ -34,6 +34,7 @@ STORE_TESTS = (
 )
 """Those that notice most come first."""
 OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
+CAPACITY_TESTS = ("tests/shared/store/test_capacity.py",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
@@ -166,7 +167,7 @@ MUTATIONS = [
     Mutation(
         "release: the queue forgets the slot",
         f"{LUA}/queue/released.lua",
-        "if held then queue.l = math.max(0, queue.l - 1) end",
+        "  queue.l = math.max(0, queue.l - 1)\n",
         "",
         ("tests/contract/test_v1_services.py", "-k", "forgets_the_slot"),
     ),
@@ -590,7 +591,7 @@ MUTATIONS = [
     *(
         Mutation(f"queue: {guard}", f"{LUA}/{file}.lua", old, new, QUEUE_TESTS)
         for guard, file, old, new in (
-            ("one probe at a time", "includes/queue/grant_slots", ", queue.p and queue.u or 0)", ")"),
+            ("one probe at a time", "includes/queue/grant_slots", ", queue.p and not widens and queue.u or 0)", ")"),
             (
                 "a refusal lowers the estimate",
                 "queue/refused",
@@ -672,14 +673,14 @@ MUTATIONS = [
             (
                 "slots within the estimate are granted during a probe",
                 "includes/queue/grant_slots",
-                "local within = queue.h - (queue.p and 1 or 0)",
+                "local within = queue.h - probes",
                 "local within = queue.h",
             ),
             (
                 "a refusal in place of the probe counts as its own",
                 "queue/refused",
-                "is_probe or (queue.a or 0) > queue_now",
-                "is_probe",
+                "is_probe or (queue.a or 0) > queue_now or",
+                "is_probe or",
             ),
             (
                 "a guess does not shorten the pause",
@@ -687,6 +688,64 @@ MUTATIONS = [
                 "if is_probe and not unsure or",
                 "if is_probe or",
             ),
+        )
+    ),
+    *(
+        Mutation(f"capacity: {guard}", f"{LUA}/{file}.lua", old, new, CAPACITY_TESTS)
+        for guard, file, old, new in (
+            (
+                "a search doubles",
+                "includes/queue/raise_estimate",
+                "math.min(2 * queue.B, math.max(1, queue.l), MOST_PROBES)",
+                "queue.B",
+            ),
+            ("a search risks what it knows", "includes/queue/raise_estimate", "math.max(1, queue.l), ", ""),
+            (
+                "short tasks count too",
+                "includes/queue/raise_estimate",
+                "if searches then had = math.max(had, with_it) end",
+                "",
+            ),
+            ("a refusal ends a search", "queue/refused", "queue.B, queue.D, queue.N = nil, nil, nil\n", ""),
+            (
+                "refusals of one search are one lesson",
+                "queue/refused",
+                "local is_late = queue.Q and queue.Q[arg.entry] and not queue.B",
+                "local is_late = false",
+            ),
+            ("growth is searched", "includes/queue/raise_estimate", "if queue.N >= GROWN then", "if false then"),
+            (
+                "an outage's end is searched",
+                "includes/queue/outage",
+                "if queue.o then queue.B",
+                "if false then queue.B",
+            ),
+            (
+                "an instance is forgotten",
+                "includes/queue/told_slots",
+                "if at + queue_arg.kept <= queue_now then",
+                "if false then",
+            ),
+            (
+                "what is told is filled",
+                "includes/queue/told_slots",
+                "queue.l = math.max(queue.l, sum)",
+                "queue.l = queue.l",
+            ),
+            ("what is gone is gone", "includes/queue/told_slots", "queue.l - (before - sum)", "queue.l"),
+            (
+                "beyond what was told there is a pause",
+                "includes/queue/told_slots",
+                "queue_now + queue_arg.pause",
+                "queue_now",
+            ),
+            (
+                "so many instances",
+                "includes/queue/told_slots",
+                "redis.call('HLEN', key) < MOST_INSTANCES",
+                "true",
+            ),
+            ("maintenance forgets", "queue/maintain", "if queue.G and queue.G <= queue_now then", "if false then"),
         )
     ),
     Mutation(
@@ -1025,7 +1084,7 @@ MUTATIONS = [
     Mutation(
         "events: what was only granted raises no estimate",
         f"{LUA}/includes/queue/raise_estimate.lua",
-        "    had = had - count_unclaimed()\n",
+        "    had = had - unclaimed\n",
         "",
         EVENT_TESTS,
     ),

@@ -50,6 +50,7 @@ from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.media import CODINGS_PATTERN, MAX_HEADER_CHARS
 from shared.tasks.task import MAX_ATTEMPT, State
+from shared.tasks.told_slots import INSTANCE_HEADER, MOST_SLOTS, SLOTS_HEADER
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "openapi.json"
@@ -445,6 +446,22 @@ REQUIRED_ATTEMPT_HEADER = {
     "description": "The attempt that the caller speaks for: the value of this header in the dispatch.",
     "required": True,
 }
+TOLD_SLOTS = (
+    parameter(
+        "header",
+        SLOTS_HEADER,
+        "How many tasks this instance of the model service holds at a time; 0 if it takes no more.",
+        {"type": "integer", "minimum": 0, "maximum": MOST_SLOTS},
+        4,
+    ),
+    parameter(
+        "header",
+        INSTANCE_HEADER,
+        "The name of the instance among those of its service.",
+        TEXT | {"pattern": "^[!-~]{1,128}$"},
+        "landcover-7d9f-x2x4q",
+    ),
+)
 COMPLETION_HEADER = parameter(
     "header",
     "X-Task-Complete",
@@ -678,7 +695,7 @@ OPERATIONS: list[Operation] = [
         TASKS,
         "Renew a task's lease",
         description="For model services, with how far they are, if they can tell. Any update renews the lease too.",
-        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER),
+        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER, *TOLD_SLOTS),
         body={
             "required": False,
             "content": {"application/json": {"schema": schema(Heartbeat), "example": {"Progress": 0.4}}},
@@ -698,6 +715,7 @@ OPERATIONS: list[Operation] = [
         "Renew the leases of several tasks",
         description=f"For model services that work on many tasks: up to {MAX_HEARTBEATS} heartbeats, each with its "
         "own outcome.",
+        parameters=TOLD_SLOTS,
         body={
             "required": True,
             "content": {
@@ -727,7 +745,7 @@ OPERATIONS: list[Operation] = [
         "from the twentieth time in a row, each counts as a failure. If the service failed at the task, that counts, "
         "and the task waits after a backoff, or ends as `failed` at `MAX_ATTEMPTS`. A repeated release is answered "
         "as the first one.",
-        parameters=(TASK_ID_IN_PATH, REQUIRED_ATTEMPT_HEADER),
+        parameters=(TASK_ID_IN_PATH, REQUIRED_ATTEMPT_HEADER, *TOLD_SLOTS),
         body={
             "required": False,
             "content": {
@@ -793,6 +811,7 @@ OPERATIONS: list[Operation] = [
             ATTEMPT_HEADER,
             CONTENT_ENCODING,
             COMPLETION_HEADER,
+            *TOLD_SLOTS,
         ),
         body=any_body("The model's result: any bytes, or none."),
         responses={
@@ -841,7 +860,7 @@ OPERATIONS: list[Operation] = [
         "Keep what the next attempt may go on from",
         description="For model services. A later checkpoint replaces it. It outlasts the attempt, and is gone once "
         "the task has ended or gone on to a pipeline's next step. It counts as an update.",
-        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER, CONTENT_ENCODING),
+        parameters=(TASK_ID_IN_PATH, ATTEMPT_HEADER, CONTENT_ENCODING, *TOLD_SLOTS),
         body=any_body("Any bytes."),
         responses={
             200: response("The checkpoint is stored.", schema(TaskView), TASK, headers=TASK_HEADERS),
@@ -977,6 +996,7 @@ OPERATIONS: list[Operation] = [
         "Create or update a task",
         description="With `PublishToGrid`, the task goes to the end of its endpoint's queue: a new task, or a "
         "pipeline's next step.",
+        parameters=TOLD_SLOTS,
         body=legacy_body(
             TaskUpsert,
             {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +21,7 @@ from shared.settings import INLINE_LIMIT_BYTES
 from shared.tasks import status_texts
 from shared.tasks.media import is_content_encoding, is_content_type
 from shared.tasks.task import State
+from shared.tasks.told_slots import INSTANCE_HEADER, SLOTS_HEADER, BadSlots, ToldSlots
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,13 +38,19 @@ _ASKED_FOR_BYTES = 1024 * 1024
 and resets the connection might not be heard while it is sent."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    told: ToldSlots | None = field(default=None, compare=False)
+    """What the instance that answered tells of itself."""
+
+
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(_Answer):
     """The backend took the task."""
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(_Answer):
     """The backend answered with the result."""
 
     status: str
@@ -53,7 +60,7 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(_Answer):
     """The backend has no room now, and may have said when it will."""
 
     retry_after_s: float | None
@@ -63,7 +70,7 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(_Answer):
     """The backend did not answer, or a gateway in its place."""
 
     reason: str
@@ -73,7 +80,7 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
-class NotFound:
+class NotFound(_Answer):
     """The backend does not know the path, or a gateway does not know the backend."""
 
     reason: str = "answered 404"
@@ -81,7 +88,7 @@ class NotFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Erred:
+class Erred(_Answer):
     """The backend answered that it failed, which may be temporary."""
 
     reason: str
@@ -89,7 +96,7 @@ class Erred:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(_Answer):
     """The backend will never take this request."""
 
     reason: str
@@ -221,6 +228,17 @@ class BackendClient:
 
 
 async def _understand(response: Response, backend: Backend, deadline: float, room: ResultRoom) -> Answer:
+    answer = await _read(response, backend, deadline, room)
+    slots = response.headers.get(SLOTS_HEADER)
+    if slots is None:
+        return answer
+    try:
+        return replace(answer, told=ToldSlots.parse(slots, response.headers.get(INSTANCE_HEADER)))
+    except BadSlots:
+        return answer
+
+
+async def _read(response: Response, backend: Backend, deadline: float, room: ResultRoom) -> Answer:
     try:
         telemetry.answered(response.status)
         if response.is_acceptance and (backend.answers_result or COMPLETION_HEADER in response.headers):

@@ -44,6 +44,7 @@ from shared.store import (
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Claimed, Granted, SlotGrant
 from shared.tasks.task import Task
+from shared.tasks.told_slots import ToldSlots
 
 log = logging.getLogger("task_backbone")
 
@@ -173,6 +174,17 @@ class Dispatcher:
                 self._ask_again(each.path, each.ask_again_s)
         return is_granted
 
+    async def take_told(self, path: str, told: ToldSlots) -> None:
+        """Inform the queue of what an instance of its backend tells, and dispatch what that grants. If that fails, it
+        will be told again."""
+        try:
+            granted = await self._store.queues.tell(path, told)
+        except StoreUnavailable as error:
+            log.warning("a queue could not be informed of what its backend tells, and will be: %s", error)
+            return
+        if granted is not None:
+            self.dispatch_granted([granted])
+
     async def after_transition(self, applied: Applied, *, but: SlotGrant | None = None) -> bool:
         """Do what follows from a step, whatever caused it: report the transition, dispatch what was granted, publish
         a completion, delete the blobs that it has replaced. What fails here is done at the task's deadline.
@@ -254,6 +266,8 @@ class Dispatcher:
         left_s = max(1.0, deadline - asyncio.get_running_loop().time())
         with _ResultRoom(self._settings.largest_body_bytes, self._limits) as room:
             answer = await self._post(task, endpoint, body, left_s, room)
+            if answer.told is not None:
+                await self.take_told(task.path, answer.told)
             if isinstance(answer, Completed):
                 return await self._complete(task, answer, endpoint.backend.prefix)
         if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:

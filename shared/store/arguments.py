@@ -175,6 +175,21 @@ class ReturnArgument(EntryArgument):
     priority: int
 
 
+class Telling(TypedDict):
+    """How a queue takes what instances tell. Times are ms."""
+
+    kept: int
+    pause: int
+
+
+class ToldArgument(QueueArgument, Telling):
+    told: tuple[str, int]
+
+
+class ReleasedArgument(ReturnArgument, Telling):
+    told: NotRequired[tuple[str, int]]
+
+
 class RefusedArgument(ReturnArgument):
     after: int
     most: int
@@ -201,7 +216,7 @@ class OutagesArgument(TypedDict):
     kept: int
 
 
-class MaintainArgument(QueueArgument):
+class MaintainArgument(QueueArgument, Telling):
     again: int
     most: int
     early: int

@@ -27,9 +27,12 @@ from shared.store.arguments import (
     QueueArgument,
     RefusedArgument,
     ReleaseArgument,
+    ReleasedArgument,
     ReturnArgument,
     RowsArgument,
     StatusArgument,
+    Telling,
+    ToldArgument,
     now_of,
 )
 from shared.store.outages import Outage
@@ -40,10 +43,13 @@ from shared.store.requeue import BackendAway
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
 from shared.tasks.task import Task
+from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
 
 CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
+TOLD_KEPT_S: Final = 90.0
+"""After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
 """How many failures in a row that the backend answered bring no pause."""
 
@@ -221,13 +227,29 @@ class QueueSteps:
             argument["served"] = service_ms
         return granted_of(path, await self._run("release", path, argument))
 
-    async def released(self, requeued: Task, attempt: int) -> Granted:
-        """The backend gave an *attempt* back that it had accepted, and the task waits again as *requeued*."""
-        argument: ReturnArgument = {
+    async def released(self, requeued: Task, attempt: int, told: ToldSlots | None = None) -> Granted:
+        """The backend gave an *attempt* back that it had accepted, and the task waits again as *requeued*.
+
+        Args:
+            told: how many tasks its instance holds. None: it does not tell, and the queue forgets the slot.
+        """
+        argument: ReleasedArgument = {
             **self._return(requeued, SlotGrant.of(requeued), requeued),
             "entry": SlotGrant(requeued.id, attempt).entry_id,
+            **self._telling(),
         }
+        if told is not None:
+            argument["told"] = told.instance, told.slots
         return granted_of(requeued.path, await self._run("released", requeued.path, argument))
+
+    async def tell(self, path: str, told: ToldSlots) -> Granted:
+        """An instance of the backend tells how many tasks it holds."""
+        argument: ToldArgument = {
+            **self._queue(path),
+            **self._telling(),
+            "told": (told.instance, told.slots),
+        }
+        return granted_of(path, await self._run("told", path, argument))
 
     async def grant_free_slots(self, path: str) -> Granted:
         return granted_of(path, await self._run("grant_free_slots", path, self._queue(path)))
@@ -249,6 +271,7 @@ class QueueSteps:
             "again": to_ms(self._policy.slot_check_s),
             "most": CHECK_LIMIT,
             "early": max(0, self._claim_ms - wait_ms),
+            **self._telling(),
         }
         reply = await self._run("maintain", path, argument)
         doubtful, unclaimed = ([SlotGrant.parse(entry.decode()) for entry in reply[at]] for at in (2, 4))
@@ -334,6 +357,9 @@ class QueueSteps:
             "queued_at": requeued.queued_ms,
             "priority": requeued.priority,
         }
+
+    def _telling(self) -> Telling:
+        return {"kept": to_ms(TOLD_KEPT_S), "pause": to_ms(self._policy.busy_retry_s)}
 
     def _longest_pause_ms(self) -> int:
         return to_ms(max(self._policy.backoff_base_s, 2 * self._policy.busy_retry_s))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
-from shared.store.queue_steps import QueueStatus, QueueSteps
+from shared.store.queue_steps import TOLD_KEPT_S, QueueStatus, QueueSteps
+from shared.store.redis.link import StoreUnavailable
 from shared.store.rounds import Rounds
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
 from shared.tasks.task import State, Task
+from shared.tasks.told_slots import ToldSlots
+
+_MOST_TOLD: Final = 10_000
+"""Of how many instances a process remembers what they told. Then it begins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class TaskQueues:
         self._queries = queries
         self._outages = outages
         self._rounds = rounds
+        self._told: dict[tuple[str, str], tuple[int, float]] = {}
 
     async def depths(self, path: str | None = None) -> dict[str, Depth]:
         """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
@@ -68,6 +76,22 @@ class TaskQueues:
 
     async def grant_free_slots(self, path: str) -> Granted:
         return await self._queues.grant_free_slots(path)
+
+    async def tell(self, path: str, told: ToldSlots) -> Granted | None:
+        """An instance of the model service at *path* tells how many tasks it holds. None if the queue knows that: a
+        process informs it of what is new, and repeats it three times as often as it would be forgotten."""
+        now, key = time.monotonic(), (path, told.instance)
+        slots, at = self._told.get(key, (None, 0.0))
+        if slots == told.slots and now - at < TOLD_KEPT_S / 3:
+            return None
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told[key] = told.slots, now
+        try:
+            return await self._queues.tell(path, told)
+        except StoreUnavailable:
+            self._told.pop(key, None)
+            raise
 
     async def maintain(self, path: str) -> AsyncIterator[QueueChange]:
         """Look after one queue: grant what was left, find slots that are held for nothing, rebuild what was lost."""

@@ -52,6 +52,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
 )
 from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.told_slots import ToldSlots
 
 log = logging.getLogger("task_backbone")
 
@@ -225,13 +226,15 @@ class TaskStore:
         status: str | None,
         failed: bool = False,
         after_s: float = 0,
+        told: ToldSlots | None = None,
         owner: str | None = None,
     ) -> Outcome:
         """Take back an attempt that its backend gives back. If the backend *failed* at it, that counts, as does the
-        twentieth time in a row. Otherwise the task keeps its place, and its queue forgets the slot.
+        twentieth time in a row. Otherwise the task keeps its place.
 
         Args:
             after_s: how long it waits before that.
+            told: how many tasks its instance holds. None: it does not tell, and the queue forgets the slot.
         """
         outcome = await self._tasks.release(
             task_id, attempt=attempt, status=status, failed=failed, after_s=after_s, owner=owner
@@ -240,7 +243,7 @@ class TaskStore:
         if isinstance(outcome, Refused) or not outcome.is_transition:
             return outcome
         if outcome.slot == "forgotten":
-            released = self._queues.released(outcome.task, attempt)
+            released = self._queues.released(outcome.task, attempt, told)
             return replace(outcome, granted=[await informed(released, outcome.task.path)])
         return replace(outcome, granted=[await self._release(outcome)])
 

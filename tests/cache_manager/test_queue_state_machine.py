@@ -27,6 +27,7 @@ from shared.store import RedisLink, StoreUnavailable, store
 from shared.store.upkeep_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewTask, State
+from shared.tasks.told_slots import ToldSlots
 from tests.cache_manager.process import Process
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import START_MS, Server, nodes, tag_of
@@ -34,7 +35,7 @@ from tests.shared.store.world import START_MS, Server, nodes, tag_of
 PATHS = ("/v1/a", "/v1/b")
 IDS = tuple(f"t{number}" for number in range(6))
 BASE = "https://models.example.org"
-KINDS = ("q", "qo", "qw", "qh")
+KINDS = ("q", "qo", "qw", "qh", "qi")
 ANSWERS = (
     Accepted(),
     Accepted(),
@@ -157,8 +158,11 @@ class WatchedLink(RedisLink):
         # A probe that got no answer stays beyond the estimate when the next one begins.
         unanswered = probing in after.held and before.state["u"] <= self._clock()
         beyond = min(len(granted), len(after.held) - unanswered - after.state["l"])
-        assert beyond <= 1, "more than one probe beyond the estimate"
-        if after.state.get("p") != probing and probing in after.held and probing != entry:
+        budget = max(before.state.get("B") or 1, after.state.get("B") or 1)
+        assert beyond <= budget, "more probes beyond the estimate than a search may have"
+        earlier = after.state.get("Q") or {}
+        assert not after.state.get("B") or len(earlier) < budget, "more probes than a search may have"
+        if after.state.get("p") != probing and probing in after.held - earlier.keys() and probing != entry:
             assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
 
 
@@ -314,6 +318,11 @@ class QueueMachine(RuleBasedStateMachine):
         with self.with_mishap(mishap):
             granted = self.run(self.process.queues.configure(path, change))
             self.process.dispatcher.dispatch_granted([granted])
+
+    @rule(path=paths, slots=st.integers(0, 3), instance=st.sampled_from(["", "a"]), mishap=mishaps)
+    def tell(self, path: str, slots: int, instance: str, mishap: Mishap) -> None:
+        with self.with_mishap(mishap):
+            self.run(self.process.dispatcher.take_told(path, ToldSlots(slots, instance)))
 
     @rule(seconds=st.sampled_from([0.05, 1, 7, 31, 61]))
     def time_passes(self, seconds: float) -> None:

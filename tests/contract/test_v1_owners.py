@@ -147,3 +147,13 @@ def test_idempotency_keys_of_two_owners_are_apart(app: httpx.Client) -> None:
     alice = submit(app, path, **as_owner("alice"), **key)
     assert submit(app, path, **as_owner("alice"), **key) == alice
     assert submit(app, path, **as_owner("bob"), **key) != alice
+
+
+@pytest.mark.contract("B15.12")
+def test_an_owner_tells_nothing_of_a_model_service(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    task_id = submit(app, path, **as_owner("ada"))
+    backend.next_call(path)
+    told = {"X-Task-Slots": "50", "X-Task-Instance": "a"}
+    app.post(f"/api/v1/tasks/{task_id}/heartbeat", headers=as_owner("ada") | told).raise_for_status()
+    assert app.get(f"/api/v1/queues{path}").json()["Slots"] == 1

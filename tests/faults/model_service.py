@@ -3,8 +3,9 @@
 Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
 ``first`` step sends its task to the ``second`` as its next step, with a new body. An ``answer`` endpoint answers with
 the result. Some attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
-it finds another checkpoint. The last status text of a task holds the SHA-256 of the body, which shows that it arrived
-intact. A GET returns the number of workers.
+it finds another checkpoint. A modern service tells on each path how many tasks it holds, though the paths share that.
+The last status text of a task holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the
+number of workers.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RELEASED_SHARE, COMPLETING_SHARE = 0.1, 0.5
 """Of the attempts: those that are given back, and those whose result completes the task in one step."""
 REPEAT_S = 0.1
 GIVE_UP_S = 60.0
+TELLING: Final = {"X-Task-Slots": str(SLOTS), "X-Task-Instance": f"service-{os.getpid()}"}
 
 
 class Behaviour(StrEnum):
@@ -184,7 +186,8 @@ class _Service:
 
         def update(state: str, **members: object) -> tuple[str, httpx.Request]:
             document = {"TaskId": task_id, "BackendStatus": state, **speaks_for, **members}
-            return state, self._app.build_request("POST", "/api/CacheConnectorUpsert", json=document)
+            headers = {} if is_legacy else TELLING
+            return state, self._app.build_request("POST", "/api/CacheConnectorUpsert", json=document, headers=headers)
 
         def put(what: str, content: bytes, **headers: str) -> httpx.Request:
             headers = {"X-Task-Attempt": str(attempt)} | {
@@ -200,7 +203,7 @@ class _Service:
                 "POST",
                 f"/api/v1/tasks/{task_id}/release",
                 json={"Status": "the service is stopping"},
-                headers={"X-Task-Attempt": str(attempt)},
+                headers=TELLING | {"X-Task-Attempt": str(attempt)},
             )
             steps += [("", put("checkpoint", checkpoint_of(body))), ("created", release)]
         elif path.endswith(FIRST):
@@ -266,7 +269,8 @@ def main() -> None:
                     else:
                         self._answer(503)
                 case Behaviour.WORK | Behaviour.STALL:
-                    self._answer(200 if service.take(*call, body) else 503)
+                    telling = {} if path.startswith(LEGACY) else TELLING
+                    self._answer(200 if service.take(*call, body) else 503, headers=telling)
                 case Behaviour.DIE:
                     service.note(Entry(*call, TAKEN))
                     self._answer(200)

@@ -80,6 +80,7 @@ class Fleet:
     refusals: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     busy: int = 0
     _timer_ms: int | None = None
+    _granted: list[SlotGrant] = field(default_factory=list[SlotGrant])
     most: int = 0
     _events: list[tuple[int, int, Callable[[], Awaitable[None]]]] = field(
         default_factory=list[tuple[int, int, Callable[[], Awaitable[None]]]]
@@ -98,8 +99,12 @@ class Fleet:
             if self._timer_ms is None or self._timer_ms > at_ms:
                 self._timer_ms = at_ms
                 self._later(granted.ask_again_s, self._on_timer)
-        for grant in granted.grants:
-            await self._dispatch(grant)
+        self._granted += granted.grants
+        if len(self._granted) == len(granted.grants):
+            # Otherwise a caller further out goes on with them, in the order in which they were granted.
+            while self._granted:
+                await self._dispatch(self._granted[0])
+                del self._granted[0]
 
     async def _on_timer(self) -> None:
         if self._timer_ms == self.clock():
@@ -123,6 +128,7 @@ class Fleet:
         assert grant.attempt == task.attempt, "the granted attempt is not the current one"
         if self.busy >= self.slots:
             self.refusals.append(((self.clock() - Clock().ms) / 1000, self.busy))
+            assert len(self.refusals) < 10_000, "the queue asks a full backend without end"
             self.tasks[task.id] = requeued = replace(task, attempt=task.attempt + 1)
             await self.take(await self.queues.refused(task, requeued, after_s=self.retry_after_s))
             return

@@ -83,13 +83,18 @@ async def found_away(queues: QueueSteps, task: Task, reason: BackendAway = AWAY)
 
 
 async def learn(queues: QueueSteps, clock: Clock, slots: int) -> list[Task]:
-    """Let the backend accept *slots* tasks that do not end."""
-    held = tasks(slots, clock, name="held")
-    granted = await enqueue(queues, *held)
-    for number, task in enumerate(held):
-        assert granted == [grant_of(task)]
-        granted = (await queues.accepted(task)).grants
-        assert number == slots - 1 or granted
+    """Let the backend accept *slots* tasks that do not end, and refuse one more if there is no limit, so that the
+    search is over."""
+    *held, last = tasks(slots + 1, clock, name="held")
+    granted = await enqueue(queues, *held, last)
+    for task in held:
+        assert grant_of(task) in granted
+        granted += (await queues.accepted(task)).grants
+    if grant_of(last) in granted:
+        await queues.refused(last, next_attempt(last), after_s=0.001)
+        last = next_attempt(last)
+    await release(queues, grant_of(last))
+    clock.advance(0.001)
     return held
 
 
@@ -97,11 +102,10 @@ async def order_of_grants(queues: QueueSteps, waiting: list[Task]) -> list[str]:
     """Let the queue grant all waiting tasks one by one. Returns their ids."""
     by_id = {task.id: task for task in waiting}
     order: list[str] = []
-    granted = await queues.configure(PATH, {"paused": False})
-    while granted.grants:
-        (grant,) = granted.grants
-        order.append(grant.task_id)
-        granted = await queues.accepted(by_id[grant.task_id])
+    granted = (await queues.configure(PATH, {"paused": False})).grants
+    while granted:
+        order.append(granted.pop(0).task_id)
+        granted += (await queues.accepted(by_id[order[-1]])).grants
     return order
 
 
@@ -134,13 +138,13 @@ def delete(server: Server, *prefixes: str) -> None:
 async def test_beyond_the_estimate_one_task_probes_at_a_time_until_it_is_accepted(
     queues: QueueSteps, clock: Clock
 ) -> None:
-    waiting = tasks(4, clock)
-    assert await enqueue(queues, *waiting) == [grant_of(waiting[0])]
+    await learn(queues, clock, 3)
+    first, second = tasks(2, clock)
+    assert await enqueue(queues, first, second) == [grant_of(first)]
     assert await enqueue(queues, *tasks(3, clock, name="more")) == []
-    for known, task in enumerate(waiting[:3], start=1):
-        assert (await queues.accepted(task)).grants == [grant_of(waiting[known])]
-        status = await queues.status(PATH)
-        assert (status.slots, status.holding) == (known, known + 1)
+    assert (await queues.accepted(first)).grants == [grant_of(second)]
+    status = await queues.status(PATH)
+    assert (status.slots, status.holding) == (4, 5)
 
 
 async def test_the_next_probe_begins_if_a_probe_has_no_answer_for_a_second(queues: QueueSteps, clock: Clock) -> None:

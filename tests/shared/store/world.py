@@ -81,7 +81,7 @@ class World:
             members = []
         elif name == "outages" or name == "queues":
             members = [path.decode() for path in value]
-        elif kind in ("q", "qs", "qo", "qh", "qw"):
+        elif kind in ("q", "qs", "qi", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]
             if kind == "qh":
                 self.holding[path] |= set(value)

@@ -16,7 +16,7 @@ queue.j = nil
 if held and (queue.o or 0) <= queue_now then
   queue.d = (queue.d or 0) + 1
   if queue.d > arg.grace then
-    queue.l = math.min(queue.l, queue.h)
+    queue.l, queue.B = math.min(queue.l, queue.h), nil
     queue.o = queue_now + math.min(arg.most, arg.base * 2 ^ math.min(queue.d - arg.grace - 1, 20))
   end
 end

@@ -3,14 +3,16 @@
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: again (ms until an entry that was found is checked again),
 --          most (how many entries of each kind are found at most), early (by how many ms an entry that awaits a claim
---          is found before its time)
+--          is found before its time), kept, pause (see told_slots.lua)
 -- Returns  {granted, ms, {entries whose slot is to be checked}, 0 if the queue is known to be whole, else which loss,
 --          {the same of entries that were published and await a claim, as far as the queue knows}}
 -- @include queue/grant_slots
 -- @include queue/hold_slot
+-- @include queue/told_slots
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 if queue.w ~= count_waiting() then recount(queue) end
+if queue.G and queue.G <= queue_now then count_told_slots(queue) end
 local due = redis.call('ZRANGEBYSCORE', held_key, '-inf', queue_now, 'LIMIT', 0, arg.most)
 local latest = AWAITS_CLAIM_MS + queue_now + arg.early
 local unclaimed = redis.call('ZRANGEBYSCORE', held_key, AWAITS_CLAIM_MS, latest, 'LIMIT', 0, arg.most)

@@ -1,6 +1,7 @@
 -- Grants free slots to waiting entries. Beyond the capacity estimate, one entry at a time is the probe: so a backend that
--- holds more is filled as fast as it answers, and one that does not refuses once. Meanwhile slots within the estimate are
--- granted all the same: where tasks are short some end before each answer, and a queue that is never full learns nothing.
+-- holds more is filled as fast as it answers, and one that does not refuses once. A search has as many probes as it found
+-- slots before. Meanwhile slots within the estimate are granted all the same: where tasks are short some end before each
+-- answer, and a queue that is never full learns nothing.
 --
 -- Returns {granted entries}, ms until it is worth asking again (-1: an event will tell sooner).
 -- @include queue/hold_slot
@@ -66,13 +67,18 @@ local function grant_slots(queue)
   local settling = queue.f or {}
   while settling[1] and settling[1] <= queue_now do table.remove(settling, 1) end
   queue.f = settling[1] and settling or nil
+  local probes = queue.p and 1 or 0
+  if queue.Q then
+    for _ in pairs(queue.Q) do probes = probes + 1 end
+  end
   while queue.w > 0 and not settings.paused and not (cap and queue.h >= cap) do
     local at = queue.o or 0
-    local within = queue.h - (queue.p and 1 or 0)
+    local within = queue.h - probes
+    local widens = queue.p and probes < (queue.B or 1)
     -- After a pause for failures, a probe too, until an entry is accepted.
     local is_probe = within >= queue.l or queue.o ~= nil
     if is_probe then
-      at = math.max(at, queue.b or 0, queue.p and queue.u or 0)
+      at = math.max(at, queue.b or 0, queue.p and not widens and queue.u or 0)
     elseif within + #settling >= queue.l then
       at = math.max(at, settling[1])
     end
@@ -92,7 +98,13 @@ local function grant_slots(queue)
     if is_probe then
       -- A backend that does not answer gets ever fewer, and one that is away only one at a time: within that time it is
       -- claimed, and its outcome recorded.
-      queue.j = queue.p and (queue.j or 0) + 1 or nil
+      if widens then
+        queue.Q = queue.Q or {}
+        queue.Q[queue.p] = queue.m
+      else
+        queue.j = queue.p and (queue.j or 0) + 1 or nil
+      end
+      if widens or not queue.p then probes = probes + 1 end
       queue.p, queue.m, queue.n = entry, queue.h, nil
       queue.u = queue_now + (queue.o and 2 * queue_arg.claim or PROBE_ANSWER_MS * 2 ^ math.min(queue.j or 0, 5))
       queue.a = queue_now + PROBE_ANSWER_MS

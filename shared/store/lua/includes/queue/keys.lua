@@ -10,6 +10,7 @@
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
 --   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again, see
 --                                    hold_slot.lua
+--   <tag>qi:<path>          hash     by instance of the backend, {how many tasks it holds at a time, when it told}, packed
 --   <tag>queues             set      the paths at which any entry holds a slot
 --   <tag>outages            hash     by path, the outages of backends: {since, its end or 0, cause}, packed. One that is
 --                                    over is kept for as long as leases that began before it may end
@@ -33,6 +34,8 @@ local function begin_queue(tag, arg)
 end
 
 local function waiting_key(owner) return queue_tag .. 'qw:' .. queue_arg.path .. ' ' .. owner end
+
+local function instances_key() return queue_tag .. 'qi:' .. queue_arg.path end
 
 local function held_paths_key(tag) return tag .. 'queues' end
 

@@ -7,9 +7,22 @@
 -- @include queue/probe_answer_ms
 -- @include queue/settle_ms
 -- @include queue/state
+
+-- A step's cost grows with the probes that have no answer.
+local MOST_PROBES = 64
+-- So many probes accepted in a row say that the backend holds far more than was known.
+local GROWN = 2
+
 local function raise_estimate(queue, entry, has_ended)
   local is_probe, unsure = queue.p == entry, queue.n
-  if is_probe then queue.p, queue.u, queue.n, queue.a = nil, nil, nil, nil end
+  local with_it = is_probe and queue.m or queue.Q and queue.Q[entry]
+  if is_probe then
+    queue.p, queue.u, queue.n, queue.a = nil, nil, nil, nil
+  elseif with_it then
+    queue.Q[entry] = nil
+    if next(queue.Q) == nil then queue.Q = nil end
+  end
+  local searches = with_it and queue.B
   if is_probe and queue.y then
     -- A slot that was refused is there a moment later: it was granted too early.
     if not unsure then queue.e, queue.g = math.min((queue.e or 0) + queue_now - queue.y, SETTLE_MS), nil end
@@ -23,10 +36,21 @@ local function raise_estimate(queue, entry, has_ended)
     end_failures(queue)
   end
   local had = has_ended and is_probe and queue.m or queue.h - (queue.p and 1 or 0)
-  if had > queue.l then
-    had = had - count_unclaimed()
+  if queue.Q then
+    for _ in pairs(queue.Q) do had = had - 1 end
+  end
+  -- In a search, a probe counts for one slot also if others have ended meanwhile: the first refusal tells.
+  if searches then had = math.max(had, with_it) end
+  local unclaimed = had > queue.l and count_unclaimed() or 0
+  if unclaimed > 0 then
+    had = had - unclaimed
+    -- Unanswered probes are left out already.
     local probe = queue.p and holds_slot(queue.p)
-    if probe and awaits_claim(probe) then had = had + 1 end -- it is left out already
+    if probe and awaits_claim(probe) then had = had + 1 end
+    for earlier in pairs(queue.Q or {}) do
+      probe = holds_slot(earlier)
+      if probe and awaits_claim(probe) then had = had + 1 end
+    end
   end
   local raised = had > queue.l
   if raised then
@@ -35,4 +59,13 @@ local function raise_estimate(queue, entry, has_ended)
   end
   if is_probe and not unsure or queue.l > (queue.z or 0) + 1 then queue.r = nil end
   if is_probe and (raised or not unsure) then queue.b = nil end
+  if searches then
+    queue.D = (queue.D or 0) + 1
+    if queue.D >= queue.B then
+      queue.B, queue.D = math.min(2 * queue.B, math.max(1, queue.l), MOST_PROBES), nil
+    end
+  elseif is_probe and raised and not unsure then
+    queue.N = (queue.N or 0) + 1
+    if queue.N >= GROWN then queue.B, queue.N = GROWN, nil end
+  end
 end

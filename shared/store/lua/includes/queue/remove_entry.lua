@@ -4,6 +4,10 @@
 local function free_slot(queue, entry)
   queue.h = queue.h - 1
   if queue.p == entry then queue.p, queue.u, queue.n = nil, nil, nil end
+  if queue.Q and queue.Q[entry] then
+    queue.Q[entry] = nil
+    if next(queue.Q) == nil then queue.Q = nil end
+  end
 end
 
 -- Takes an entry out of those that wait, if it waits. Where the index of owners was lost, it was not counted.

@@ -7,6 +7,10 @@
 --   h, w  how many entries hold a slot, how many wait
 --   p  the probe: the entry that was granted a slot beyond the estimate; u: until when its answer is awaited, m: how many
 --      held a slot with it, n: true if one of these ended before there was an answer
+--   B  a search: how many probes may be unanswered at a time, D: how many were accepted since that was doubled; without B
+--      there is one probe at a time, and N: how many were accepted in a row
+--   Q  the unanswered probes of a search but the last one, each with how many held a slot with it
+--   T  how many tasks the backend's instances have told that they hold, G: when the first of them is forgotten
 --   a  until when a refusal of another entry is taken for the probe's: that entry may have got the probe's slot
 --   b  before when there is no probe, r: refused probes in a row, z: the estimate after the last refusal
 --   y  when an entry was refused that was not beyond the estimate, g: after what time there is a probe then
@@ -59,6 +63,7 @@ local function recount(queue)
     queue.b = math.max(queue.b or 0, queue.u)
     queue.p, queue.u, queue.n = nil, nil, nil
   end
+  queue.B, queue.D, queue.N, queue.Q = 1, nil, nil, nil
   local first = redis.call('ZRANGE', owners_key, 0, 0, 'WITHSCORES')
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
   -- A path without a slot held is not in this set: a step that only reads a queue that nobody knows leaves no trace.
