@@ -1,8 +1,8 @@
 """A model service without a model, in a process of its own: ``python -m bench.backend --slots 4 --service-s 0.05``.
 
 It accepts a task if a slot is free, and otherwise answers 503. It reports that the task runs, waits for the service
-time, frees the slot and reports the completion. ``GET /journal`` returns the times of all this, by the clock that all
-processes of the machine share.
+time, frees the slot and reports the completion; or it answers with the result after the service time. ``GET
+/journal`` returns the times of all this, by the clock that all processes of the machine share.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from aiohttp import web
 from local.processes import ChildProcess, free_port
 from local.stack import ROOT
 
+RESULT = b"y" * 500
 _BODY_LIMIT_BYTES = 128 * 1024 * 1024
 
 
@@ -54,10 +55,17 @@ class BackendProcess(ChildProcess):
         slots: how many tasks it works on at a time; None: any number.
         service_s: the service time of each task.
         reports: whether it reports, or only accepts tasks.
+        answers: whether it answers with the result instead.
     """
 
     def __init__(
-        self, directory: Path, *, slots: int | None = None, service_s: float = 0, reports: bool = True
+        self,
+        directory: Path,
+        *,
+        slots: int | None = None,
+        service_s: float = 0,
+        reports: bool = True,
+        answers: bool = False,
     ) -> None:
         # On a fixed port: the stack's settings need it before either is started.
         self.port = free_port()
@@ -67,6 +75,7 @@ class BackendProcess(ChildProcess):
                 *(sys.executable, "-m", "bench.backend", "--port", str(self.port)),
                 *("--slots", str(slots or 0), "--service-s", str(service_s)),
                 *(() if reports else ("--silent",)),
+                *(("--answers",) if answers else ()),
             ],
             log_path=directory / "backend.log",
             environment={"PYTHONPATH": str(ROOT)},
@@ -98,7 +107,8 @@ class BackendProcess(ChildProcess):
 
 
 class _Backend:
-    def __init__(self, slots: int, service_s: float, reports: bool) -> None:
+    def __init__(self, slots: int, service_s: float, reports: bool, answers: bool) -> None:
+        self._answers = answers
         self._slots = slots
         self._service_s = service_s
         self._reports = reports
@@ -134,12 +144,22 @@ class _Backend:
             return web.Response(status=503)
         visit = Visit(request.headers["taskId"], arrived_s)
         self._journal.visits.append(visit)
+        if self._answers:
+            return await self._answer()
         if self._reports:
             self._taken += 1
             work = asyncio.create_task(self._serve_task(visit, int(request.headers["X-Task-Attempt"])))
             self._work.add(work)
             work.add_done_callback(self._work.discard)
         return web.Response()
+
+    async def _answer(self) -> web.Response:
+        self._taken += 1
+        await self._may_go_on.wait()
+        if self._service_s:
+            await asyncio.sleep(self._service_s)
+        self._taken -= 1
+        return web.Response(body=RESULT, headers={"X-Task-Complete": ""})
 
     async def _serve_task(self, visit: Visit, attempt: int) -> None:
         visit.running_sent_s = time.time()
@@ -181,8 +201,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=0, help="0: any number")
     parser.add_argument("--service-s", type=float, default=0)
     parser.add_argument("--silent", action="store_true", help="accept tasks and report nothing")
+    parser.add_argument("--answers", action="store_true", help="answer with the result")
     options = parser.parse_args()
-    backend = _Backend(options.slots, options.service_s, not options.silent)
+    backend = _Backend(options.slots, options.service_s, not options.silent, options.answers)
     asyncio.run(backend.serve(options.port))
 
 

@@ -1,7 +1,8 @@
 """The whole life of a task in the local stack: created, published, delivered, dispatched, run, completed.
 
 One backend accepts any number of tasks and takes no time: it shows the rate and the parts of the time. Another one
-has a few slots, and is held until all tasks wait: it shows how long a freed slot stays empty.
+has a few slots, and is held until all tasks wait: it shows how long a freed slot stays empty. A third one answers
+dispatches with the result, and callers submit with ``Prefer: wait``: two function executions from submit to result.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
-from bench.backend import BackendProcess, Journal, Visit
+from bench.backend import RESULT, BackendProcess, Journal, Visit
 from bench.commands import open_redis
 from bench.harness import Figure, Report, with_spread
 from bench.plausibility import Limits, repeated_if_implausible, require
@@ -29,7 +30,9 @@ from local.redis_server import RedisServer
 from local.stack import Stack
 from shared.tasks.task import State, Task
 
-FAST, SLOTTED = "/v1/fast", "/v1/slotted"
+T = TypeVar("T")
+
+FAST, SLOTTED, ANSWERING = "/v1/fast", "/v1/slotted", "/v1/answering"
 BODY: Final = b"x" * 500
 SLOTS: Final = 4
 SERVICE_S: Final = 0.05
@@ -79,14 +82,19 @@ def run(quick: bool) -> list[Figure]:
         directory = Path(name)
         fast = BackendProcess(directory / "fast")
         slotted = BackendProcess(directory / "slotted", slots=SLOTS, service_s=SERVICE_S)
-        backends = {FAST: fast.address, SLOTTED: slotted.address}
+        answering = BackendProcess(directory / "answering", answers=True)
+        backends = {FAST: fast.address, SLOTTED: slotted.address, ANSWERING: answering.address}
         stack = Stack(directory / "stack", backends=backends, with_model=False)
-        with fast.report_to(stack.url, stack.key), slotted.report_to(stack.url, stack.key), stack:
+        with answering, fast.report_to(stack.url, stack.key), slotted.report_to(stack.url, stack.key), stack:
             assert isinstance(stack.redis, RedisServer)
             limits = Limits.of_redis(stack.redis.port)
             _one_by_one(stack, fast, 5)  # loading on first use is not the cost of a task
             singles = repeated_if_implausible("one by one", lambda: _one_by_one(stack, fast, size.singles))
+            _answered(stack, 5)
+            alone_s = repeated_if_implausible("answered one by one", lambda: _answered(stack, size.singles))
             rates: list[float] = []
+            answered_rates: list[float] = []
+            answered_s: list[float] = []
             crowd: list[Life] = []
             idle: list[Idle] = []
             for _ in range(size.repeats):
@@ -95,12 +103,18 @@ def run(quick: bool) -> list[Figure]:
                 )
                 rates.append(rate)
                 crowd += lives
+                rate, took_s = repeated_if_implausible(
+                    f"answered, {CALLERS} callers", lambda: _answered_crowd(stack, size.crowd, limits)
+                )
+                answered_rates.append(rate)
+                answered_s += took_s
                 idle.append(
                     repeated_if_implausible(
                         f"{SLOTS} slots", lambda: _idle(stack, slotted, size.waiting, limits, size.patience_s)
                     )
                 )
     _report_lives(report, singles, crowd, rates)
+    _report_answered(report, alone_s, answered_s, answered_rates)
     return _report_idle(report, idle, rates=rates)
 
 
@@ -157,6 +171,28 @@ def _crowd(
     began_s = min(each.sent_s for each in submitted)
     ended_s = max(visit.completed_answered_s for visit in journal.visits)
     return limits.rate("submitted and completed", count, ended_s - began_s), _lives(stack, submitted, journal)
+
+
+def _answered(stack: Stack, count: int) -> list[float]:
+    """Seconds from submit to the answer that says that the task is completed, one task after the other."""
+    with stack.client() as app:
+        return [_submit_and_wait(app) for _ in range(count)]
+
+
+def _answered_crowd(stack: Stack, count: int, limits: Limits) -> tuple[float, list[float]]:
+    """Tasks a second, and the seconds of each."""
+    began_s = time.time()
+    took_s = _from_all_callers(stack, _submit_and_wait, count)
+    return limits.rate("submitted and answered", count, time.time() - began_s), took_s
+
+
+def _submit_and_wait(app: httpx.Client) -> float:
+    sent_s = time.perf_counter()
+    answer = app.post(f"/api/v1/submit{ANSWERING}", content=BODY, headers={"Prefer": "wait=60"})
+    took_s = time.perf_counter() - sent_s
+    task = answer.raise_for_status().json()
+    require(task["ResultSize"] == len(RESULT), f"a task came back without its result: {task['Status']}")
+    return took_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,20 +277,24 @@ def _submit(app: httpx.Client, path: str) -> Submitted:
 
 
 def _submit_all(stack: Stack, path: str, count: int) -> list[Submitted]:
+    return _from_all_callers(stack, lambda app: _submit(app, path), count)
+
+
+def _from_all_callers(stack: Stack, call: Callable[[httpx.Client], T], count: int) -> list[T]:
     own = threading.local()
     clients: list[httpx.Client] = []
 
-    def submit(_: int) -> Submitted:
+    def call_once(_: int) -> T:
         if not hasattr(own, "app"):
             own.app = stack.client()
             clients.append(own.app)
-        return _submit(own.app, path)
+        return call(own.app)
 
     with ThreadPoolExecutor(CALLERS) as callers:
-        submitted = list(callers.map(submit, range(count)))
+        outcomes = list(callers.map(call_once, range(count)))
     for client in clients:
         client.close()
-    return submitted
+    return outcomes
 
 
 def _wait_for_completions(backend: BackendProcess, count: int, *, patience_s: float, must: bool = True) -> Journal:
@@ -321,6 +361,23 @@ def _report_lives(report: Report, singles: Sequence[Life], crowd: Sequence[Life]
         [
             (part, *(_median_and_p99([life.parts[part] for life in lives]) for _, lives in columns))
             for part in singles[0].parts
+        ],
+    )
+
+
+def _report_answered(
+    report: Report, alone_s: Sequence[float], crowd_s: Sequence[float], rates: Sequence[float]
+) -> None:
+    columns = [("one by one", alone_s), (f"from {CALLERS} callers", crowd_s)]
+    report.table(
+        "A backend that answers with the result, milliseconds from submit to completed (two function executions)",
+        ["", *(name for name, _ in columns)],
+        [
+            ("tasks/s", "", with_spread(rates)),
+            *(
+                (f"p{percent}", *(f"{_percentile(seconds, percent):,.1f}" for _, seconds in columns))
+                for percent in (50, 90, 99)
+            ),
         ],
     )
 

@@ -255,6 +255,25 @@ def test_the_telemetry_of_a_task_is_what_the_cost_table_says(observed: Observed,
     assert len([item for item in items if item.name in FUNCTIONS_OF_A_TASK]) == cost.TASK_REQUESTS
 
 
+def test_a_task_whose_dispatch_is_answered_with_the_result_costs_two_executions(
+    observed: Observed, backend: ScriptedBackend
+) -> None:
+    path = "/v1/test/answered"
+    backend.script(path, Answer(headers={"X-Task-Complete": ""}, body=b"a cat"))
+    observed.flush()
+    before = len(observed.insights.items("Request"))
+    operation_id = secrets.token_hex(16)
+    headers = {"Prefer": "wait=60", "traceparent": f"00-{operation_id}-{secrets.token_hex(8)}-01"}
+    response = observed.backbone.http.post(f"/api/v1/submit{path}", content=b"x", headers=headers)
+    task = response.json()
+    assert (response.status_code, task["BackendStatus"], task["ResultSize"]) == (200, "completed", 5)
+    _spans_once_arrived(observed, operation_id, {"SubmitTask", "dispatch"})
+    observed.flush()
+    names = [request.name for request in observed.insights.items("Request")[before:]]
+    of_the_task = sorted(name for name in names if name in (*FUNCTIONS_OF_A_TASK, "GetTask"))
+    assert of_the_task == ["BackendWebhook", "SubmitTask"]
+
+
 def test_a_failed_request_is_recorded_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
     path = "/v1/test/failing-request"
     backend.script(path, Answer(400))
