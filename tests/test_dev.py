@@ -100,12 +100,9 @@ def core_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param([], id="development host"),
-        pytest.param(["--func"], id="Core Tools", marks=pytest.mark.slow),
-    ],
+    "options", [pytest.param([], id="development host"), pytest.param(["--func"], id="Core Tools")]
 )
 @pytest.mark.usefixtures("core_tools")
 def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Path, options: list[str]) -> None:

@@ -92,6 +92,7 @@ def test_an_invocation_is_one_request_whether_the_host_tells_it_or_the_app(
         assert (span.operation_id, span.parent_id) == (operation_id, host_span_id)
 
 
+@pytest.mark.slow
 def test_in_microsofts_worker_the_function_is_part_of_the_hosts_request(
     insights: IngestionDouble, redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_an_idle_app_sends_at_most_ten_kilobytes_a_minute(
         _assert_idle(worker, insights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [BY_THE_WORKER, BY_WORKER_4_34, BY_THE_APP])
 def test_an_idle_app_in_microsofts_worker_sends_at_most_ten_kilobytes_a_minute(
     insights: IngestionDouble, redis: RedisServer, tmp_path: Path, flag: str
