@@ -162,7 +162,8 @@ class WatchedLink(RedisLink):
         assert beyond <= budget, "more probes beyond the estimate than a search may have"
         earlier = after.state.get("Q") or {}
         assert not after.state.get("B") or len(earlier) < budget, "more probes than a search may have"
-        if after.state.get("p") != probing and probing in after.held - earlier.keys() and probing != entry:
+        begun = after.state.get("p") not in (None, probing)
+        if begun and probing in after.held - earlier.keys() and probing != entry:
             assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
 
 
@@ -208,6 +209,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.ms = START_MS
         self.process.dispatcher.granted.clear()
         self.process.published.attempts.clear()
+        self.process.queues._told.clear()  # what it told is not in this Redis
 
     @contextmanager
     def with_mishap(self, mishap: Mishap) -> Iterator[None]:

@@ -144,8 +144,9 @@ async def test_a_wait_goes_on_until_a_change_is_enough_or_the_end(tasks: TaskSto
 async def test_a_change_that_is_undone_at_once_ends_a_wait(tasks: TaskStore, redis_server: Server) -> None:
     await new(tasks, "t1")
     known = await report(tasks, "t1", "a")
+    before = commands_run(redis_server)
     wait = asyncio.ensure_future(tasks.wait(known, anything))
-    await begun(redis_server, "t1")
+    await until(lambda: (commands_run(redis_server) - before)["get"] == 1)  # it has looked
     await asyncio.gather(report(tasks, "t1", "b"), report(tasks, "t1", "a"))
     found = await soon(wait)
     assert found is not None
