@@ -82,6 +82,7 @@ def submitted(http: httpx.Client, backend: ScriptedBackend, service: LegacyServi
     return Submitted(service, tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.contract("A1.41", "A1.43", "A1.44", "A1.46", "A1.47", "A7.13")
 def test_a_service_written_as_the_samples_are_loses_nothing(own_stack: Stack, backend: ScriptedBackend) -> None:
     """Both styles run at once: most of the time goes into waiting for ends that take effect later."""
