@@ -715,12 +715,6 @@ MUTATIONS = [
             ),
             ("growth is searched", "includes/queue/raise_estimate", "if queue.N >= GROWN then", "if false then"),
             (
-                "an outage's end is searched",
-                "includes/queue/outage",
-                "if queue.o then queue.B",
-                "if false then queue.B",
-            ),
-            (
                 "an instance is forgotten",
                 "includes/queue/told_slots",
                 "if at + queue_arg.kept <= queue_now then",

@@ -152,6 +152,19 @@ async def test_each_end_during_a_search_is_one_more_grant_at_once(queues: QueueS
     assert (len(backend.holding), backend.refused) == (20, 16)
 
 
+async def test_the_refusals_of_a_search_delay_no_freed_slot(queues: QueueSteps, clock: Clock) -> None:
+    backend = Backend(queues, clock, slots=20)
+    await backend.submit(100)
+    await rounds(backend)
+    backend.slots = 21
+    clock.advance(0.05)
+    await backend.look()
+    assert await rounds(backend) == [1, 1]
+    assert len(backend.holding) == 21
+    await backend.end(backend.holding[0])
+    assert len(backend.on_the_way) == 1
+
+
 async def test_a_search_goes_on_while_one_answer_is_late(queues: QueueSteps, clock: Clock) -> None:
     backend = Backend(queues, clock, slots=100)
     await backend.submit(100)

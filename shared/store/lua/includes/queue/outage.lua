@@ -8,9 +8,8 @@ local function begin_outage(queue, cause)
   redis.call('HSET', outages_key(queue_tag), queue_arg.path, cmsgpack.pack({ queue.O, 0, cause }))
 end
 
--- The backend answers again. After a pause, what it holds is searched for anew.
+-- The backend answers again.
 local function end_failures(queue)
-  if queue.o then queue.B, queue.D, queue.N = 1, nil, nil end
   if queue.O then
     local raw = redis.call('HGET', outages_key(queue_tag), queue_arg.path)
     local cause = raw and cmsgpack.unpack(raw)[3] or ''
