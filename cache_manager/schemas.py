@@ -17,7 +17,7 @@ from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import Applied, Outcome, QueuePosition
-from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Event, State, Task
+from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, BackendStatus, Event, State, Task
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
@@ -125,7 +125,7 @@ class TaskView(BaseModel):
     timestamp: IsoTime
     """Time of the last change."""
     status: str
-    backend_status: Literal["created", "running", "completed", "failed", "cancelled"]
+    backend_status: BackendStatus
     endpoint: str
     """The endpoint's path, the same as ``EndpointPath``. In the answers of the legacy functions: the URL that the app
     calls."""
@@ -172,7 +172,7 @@ class TaskView(BaseModel):
             timestamp=iso(task.updated_ms),
             # Each attempt's text is the record's; the queue's news is that of all that wait in it.
             status=status_texts.awaiting(outage.cause) if outage else task.status,
-            backend_status=task.state.backend_status,  # pyright: ignore[reportArgumentType]
+            backend_status=task.state.backend_status,
             endpoint=endpoint.url if endpoint else task.path,
             publish_to_grid=task.dispatch_requested,
             endpoint_path=task.path,
@@ -383,7 +383,7 @@ class HeartbeatOutcome(BaseModel):
     status_code: Literal[200, 404, 409, 503]
     """What a heartbeat of this task alone would be answered. 409: stop, the task has ended, or another attempt has
     it. 503: repeat this one."""
-    backend_status: Literal["created", "running", "completed", "failed", "cancelled"] | None
+    backend_status: BackendStatus | None
     """Null if the task is unknown, or its part of the store does not answer."""
     attempt: int | None
     """The task's current attempt."""
@@ -394,7 +394,7 @@ class HeartbeatOutcome(BaseModel):
         return cls(
             task_id=task_id,
             status_code=(503 if outcome is None else 200 if isinstance(outcome, Applied) else 409 if task else 404),
-            backend_status=task.state.backend_status if task else None,  # pyright: ignore[reportArgumentType]
+            backend_status=task.state.backend_status if task else None,
             attempt=task.attempt if task else None,
         )
 

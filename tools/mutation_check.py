@@ -700,12 +700,6 @@ MUTATIONS = [
                 "queue.B",
             ),
             ("a search risks what it knows", "includes/queue/raise_estimate", "math.max(1, queue.l), ", ""),
-            (
-                "short tasks count too",
-                "includes/queue/raise_estimate",
-                "if searches then had = math.max(had, with_it) end",
-                "",
-            ),
             ("a refusal ends a search", "queue/refused", "queue.B, queue.D, queue.N = nil, nil, nil\n", ""),
             (
                 "refusals of one search are one lesson",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from shared.tasks.value import value
 
@@ -18,6 +18,7 @@ LONG_STATUS_CHARS: Final = 1_024
 """How much of a longer one the record has. The whole lies in Blob Storage."""
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
+BackendStatus = Literal["created", "running", "completed", "failed", "cancelled"]
 
 
 class State(StrEnum):
@@ -37,7 +38,7 @@ class State(StrEnum):
         return self in _TERMINAL
 
     @property
-    def backend_status(self) -> str:
+    def backend_status(self) -> BackendStatus:
         """The name that legacy clients know. They have no word for a task that was dispatched and not reported on."""
         return State.CREATED.value if self is State.DISPATCHED else self.value
 

@@ -11,7 +11,7 @@ import pytest
 
 from shared.store.redis.partitions import PARTITIONS, partition
 from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
-from shared.tasks.outcomes import Claimed
+from shared.tasks.outcomes import Applied, Claimed, Outcome
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, Store
 
@@ -26,6 +26,17 @@ async def claim(store: Store, task_id: str = "t1") -> Task:
     claimed = await store.claim(task_id, None)
     assert isinstance(claimed, Claimed)
     return claimed.task
+
+
+async def known(store: Store, task_id: str = "t1") -> Task:
+    task = await store.get(task_id)
+    assert task is not None
+    return task
+
+
+def applied(outcome: Outcome) -> Applied:
+    assert isinstance(outcome, Applied)
+    return outcome
 
 
 async def sweep_all(store: UpkeepSteps) -> list[Overdue]:

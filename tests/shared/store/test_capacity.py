@@ -41,18 +41,18 @@ class Backend:
     async def submit(self, count: int) -> None:
         made = [new_task(f"t{len(self._tasks) + number}", self._clock) for number in range(count)]
         self._tasks |= {task.id: task for task in made}
-        self._take(await self._queues.enqueue([QueueEntry.of(task) for task in made]))
+        self.take(await self._queues.enqueue([QueueEntry.of(task) for task in made]))
 
     async def answer(self, task: Task) -> None:
         """Accept a task that is on the way, or refuse it if no slot is free."""
         self.on_the_way.remove(task)
         if len(self.holding) < self.slots:
             self.holding.append(task)
-            self._take(await self._queues.accepted(task))
+            self.take(await self._queues.accepted(task))
         else:
             self.refused += 1
             self._tasks[task.id] = requeued = replace(task, attempt=task.attempt + 1)
-            self._take(await self._queues.refused(task, requeued, after_s=None))
+            self.take(await self._queues.refused(task, requeued, after_s=None))
 
     async def answer_all(self) -> int:
         """Answer what is on the way now. Returns how many tasks that is."""
@@ -64,7 +64,7 @@ class Backend:
     async def end(self, task: Task) -> None:
         self.holding.remove(task)
         ended = completed(task, self._clock, since_ms=self._clock())
-        self._take(await release(self._queues, SlotGrant.of(task), ended))
+        self.take(await release(self._queues, SlotGrant.of(task), ended))
 
     async def end_unanswered(self, task: Task) -> None:
         """A task ends before its acceptance is recorded."""
@@ -73,18 +73,18 @@ class Backend:
         await self.end(task)
 
     async def look(self) -> None:
-        self._take(await self._queues.grant_free_slots(PATH))
+        self.take(await self._queues.grant_free_slots(PATH))
 
     async def tell(self, slots: int, instance: str = "a") -> None:
-        self._take(await self._queues.tell(PATH, ToldSlots(slots, instance)))
+        self.take(await self._queues.tell(PATH, ToldSlots(slots, instance)))
 
     async def maintain(self) -> None:
-        self._take((await self._queues.maintain(PATH)).granted)
+        self.take((await self._queues.maintain(PATH)).granted)
 
     async def known(self) -> int:
         return (await self._queues.status(PATH)).slots
 
-    def _take(self, granted: Granted) -> None:
+    def take(self, granted: Granted) -> None:
         for grant in granted.grants:
             assert grant.attempt == self._tasks[grant.task_id].attempt
             self.on_the_way.append(self._tasks[grant.task_id])
@@ -219,7 +219,7 @@ async def test_after_an_outage_a_backend_is_filled_by_doubling(queues: QueueStep
     for _ in range(8):  # the eighth failure in a row brings a pause
         (task,) = backend.on_the_way
         backend.on_the_way.clear()
-        backend._take(await queues.failed(task))  # pyright: ignore[reportPrivateUsage]
+        backend.take(await queues.failed(task))
     assert backend.on_the_way == []
     clock.advance(2)
     await backend.look()

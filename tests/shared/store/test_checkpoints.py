@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from shared.tasks.outcomes import Applied, Outcome
-from shared.tasks.task import Content, State, Task
+from shared.tasks.outcomes import Applied
+from shared.tasks.task import Content, State
 from tests.shared.store import steps
 from tests.shared.store.conftest import Clock, Store, StoreFactory
-from tests.shared.store.steps import CHECKPOINT, HELLO, RESULT, claim, sweep_all
+from tests.shared.store.steps import CHECKPOINT, HELLO, RESULT, applied, claim, known, sweep_all
 from tests.shared.store.world import Server, text, world
 
 LARGE_RESULT = Content("image/png", 100_000, "t-t1/result")
@@ -21,17 +21,6 @@ BLOB = Content("application/x-weights", 100_000, "t-t1/checkpoint")
 def once(open_store: StoreFactory) -> Store:
     """A store that sends each script once: a replay does not know which blobs were named, or what was swept."""
     return open_store()
-
-
-def applied(outcome: Outcome) -> Applied:
-    assert isinstance(outcome, Applied)
-    return outcome
-
-
-async def known(store: Store) -> Task:
-    task = await store.get("t1")
-    assert task is not None
-    return task
 
 
 async def test_a_checkpoint_is_kept_and_counts_as_a_report(store: Store, clock: Clock, redis_server: Server) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from shared.store.upkeep_steps import Overdue
 from shared.tasks import status_texts
-from shared.tasks.outcomes import Applied, Outcome, Refusal, Refused
+from shared.tasks.outcomes import Applied, Refusal, Refused
 from shared.tasks.task import Content, State, Task
 from tests.shared.store import steps
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
-from tests.shared.store.steps import HELLO, RESULT, sweep_all
+from tests.shared.store.steps import HELLO, RESULT, applied, known, sweep_all
 from tests.shared.store.world import Server, World
 
 LEASE_S = HELLO.lease_s
@@ -26,17 +26,6 @@ def store(request: pytest.FixtureRequest, open_store: StoreFactory) -> Store:
     store = open_store(repeating=request.param)
     store.sweep = open_store().sweep
     return store
-
-
-async def known(store: Store) -> Task:
-    task = await store.get("t1")
-    assert task
-    return task
-
-
-def applied(outcome: Outcome) -> Applied:
-    assert isinstance(outcome, Applied)
-    return outcome
 
 
 def due_s(server: Server) -> float:

@@ -9,11 +9,11 @@ import pytest
 
 from shared.store.queries import Depth, Listing, Page
 from shared.tasks.outcomes import Applied, Outcome, Refusal, Refused
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
 from tests.shared.store.policies import store_policy
-from tests.shared.store.steps import HELLO, sweep_all
+from tests.shared.store.steps import HELLO, known, sweep_all
 from tests.shared.store.world import Server, text, world
 
 PUBLISHING = replace(POLICY, publish_completions=True)
@@ -21,12 +21,6 @@ PUBLISHING = replace(POLICY, publish_completions=True)
 
 def refusal(outcome: Outcome) -> Refusal | None:
     return outcome.reason if isinstance(outcome, Refused) else None
-
-
-async def known(store: Store, task_id: str = "t1") -> Task:
-    task = await store.get(task_id)
-    assert task
-    return task
 
 
 @pytest.mark.parametrize("given", [steps.created, steps.dispatched, steps.running], ids=lambda given: given.__name__)

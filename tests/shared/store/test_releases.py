@@ -6,23 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from shared.tasks.outcomes import Applied, Origin, Outcome, Refusal, Refused
-from shared.tasks.task import State, Task
+from shared.tasks.outcomes import Origin, Refusal, Refused
+from shared.tasks.task import State
 from tests.shared.store import steps
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
-from tests.shared.store.steps import HELLO, claim, sweep_all
+from tests.shared.store.steps import HELLO, applied, claim, known, sweep_all
 from tests.shared.store.world import Server, text, world
-
-
-def applied(outcome: Outcome) -> Applied:
-    assert isinstance(outcome, Applied)
-    return outcome
-
-
-async def known(store: Store) -> Task:
-    task = await store.get("t1")
-    assert task is not None
-    return task
 
 
 async def test_a_released_task_waits_at_its_old_place_and_nothing_counts(

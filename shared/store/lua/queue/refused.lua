@@ -28,7 +28,7 @@ queue.j = nil
 if queue.B and queue.p then
   -- The search is over. Its probes are answered all the same.
   queue.Q = queue.Q or {}
-  queue.Q[queue.p], queue.p, queue.u, queue.n = queue.m, nil, nil, nil
+  queue.Q[queue.p], queue.p, queue.u, queue.n = true, nil, nil, nil
 end
 queue.B, queue.D, queue.N = nil, nil, nil
 queue.l = math.min(queue.l, queue.h - count_unclaimed())

@@ -100,7 +100,7 @@ local function grant_slots(queue)
       -- claimed, and its outcome recorded.
       if widens then
         queue.Q = queue.Q or {}
-        queue.Q[queue.p] = queue.m
+        queue.Q[queue.p] = true
       else
         queue.j = queue.p and (queue.j or 0) + 1 or nil
       end

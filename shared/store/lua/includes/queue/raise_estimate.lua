@@ -15,14 +15,14 @@ local GROWN = 2
 
 local function raise_estimate(queue, entry, has_ended)
   local is_probe, unsure = queue.p == entry, queue.n
-  local with_it = is_probe and queue.m or queue.Q and queue.Q[entry]
+  local is_earlier_probe = queue.Q and queue.Q[entry]
   if is_probe then
     queue.p, queue.u, queue.n, queue.a = nil, nil, nil, nil
-  elseif with_it then
+  elseif is_earlier_probe then
     queue.Q[entry] = nil
     if next(queue.Q) == nil then queue.Q = nil end
   end
-  local searches = with_it and queue.B
+  local searches = queue.B and (is_probe or is_earlier_probe)
   if is_probe and queue.y then
     -- A slot that was refused is there a moment later: it was granted too early.
     if not unsure then queue.e, queue.g = math.min((queue.e or 0) + queue_now - queue.y, SETTLE_MS), nil end
@@ -39,8 +39,6 @@ local function raise_estimate(queue, entry, has_ended)
   if queue.Q then
     for _ in pairs(queue.Q) do had = had - 1 end
   end
-  -- In a search, a probe counts for one slot also if others have ended meanwhile: the first refusal tells.
-  if searches then had = math.max(had, with_it) end
   local unclaimed = had > queue.l and count_unclaimed() or 0
   if unclaimed > 0 then
     had = had - unclaimed

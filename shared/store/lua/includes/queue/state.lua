@@ -9,7 +9,7 @@
 --      held a slot with it, n: true if one of these ended before there was an answer
 --   B  a search: how many probes may be unanswered at a time, D: how many were accepted since that was doubled; without B
 --      there is one probe at a time, and N: how many were accepted in a row
---   Q  the unanswered probes of a search but the last one, each with how many held a slot with it
+--   Q  the unanswered probes of a search but the last one, a set
 --   T  how many tasks the backend's instances have told that they hold, G: when the first of them is forgotten
 --   a  until when a refusal of another entry is taken for the probe's: that entry may have got the probe's slot
 --   b  before when there is no probe, r: refused probes in a row, z: the estimate after the last refusal
