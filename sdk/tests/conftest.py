@@ -1,0 +1,75 @@
+"""Fixtures of the SDK's tests, which run in each Python that the SDK is for.
+
+The app runs in the repository's own Python, so in a process of its own. The first test that asks for it starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model service may be: the backbone sends tasks of *path* and of all paths below to *port*.
+
+    ``lease_s`` is how long a task may be silent there, in seconds.
+    """
+
+    path: str
+    port: int
+    lease_s: float
+
+
+@dataclass
+class Backbone:
+    """The running app: its URL, its key, and the places of model services that nobody has taken yet."""
+
+    url: str
+    key: str
+    free: dict[str, list[Place]]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that tell a process of the app."""
+        return {"BACKBONE_URL": self.url, "BACKBONE_KEY": self.key}
+
+    def place(self, *, brief_lease: bool = False) -> Place:
+        """A place of the caller's own, with a lease of 60 s, or a brief one of 5 s."""
+        return self.free["/v1/brief" if brief_lease else "/v1/test"].pop(0)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
+    """The real app on the development host, with short pauses: ``IN_A_HURRY`` of tests/conftest.py."""
+    folder = tmp_path_factory.mktemp("backbone")
+    house = os.environ.get("BACKBONE_HOUSE_PYTHON") or str(REPOSITORY / ".venv" / "bin" / "python")
+    command = [house, "-m", "tests.sdk.stack", str(folder)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, f"the app did not start: see {folder}"
+        told = json.loads(line)
+        free: dict[str, list[Place]] = {}
+        for path, place in told["places"].items():
+            free.setdefault(path.rpartition("/")[0], []).append(Place(path, place["port"], place["lease_s"]))
+        yield Backbone(told["url"], told["key"], free)
+    finally:
+        process.stdin.close()  # which ends it
+        process.wait()
+
+
+@pytest.fixture
+def place(backbone: Backbone) -> Place:
+    """Where this test's model service may be."""
+    return backbone.place()

@@ -1,0 +1,45 @@
+"""``python -m tests.sdk.stack FOLDER``: the app for tests whose Python is not the app's.
+
+Once it is up, it prints a line of JSON: ``{"url", "key", "places": {path: {"port", "lease_s"}}}``. It knows a model
+service at each place, and nothing listens there yet. It ends with its standard input, so with whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from local.processes import LocalStackError, free_port
+from local.stack import Stack
+from tests.conftest import IN_A_HURRY
+
+PLACES = 40
+"""Of each kind."""
+LEASES_S = {"/v1/test": 60.0, "/v1/brief": 5.0}
+"""By kind: how long a task may be silent there."""
+
+
+def main() -> int:
+    places = {
+        f"{kind}/{number}": {"port": free_port(), "lease_s": lease_s}
+        for kind, lease_s in LEASES_S.items()
+        for number in range(PLACES)
+    }
+    backends = {
+        path: {"url": f"http://127.0.0.1:{place['port']}", "lease_s": place["lease_s"]}
+        for path, place in places.items()
+    }
+    try:
+        with Stack(Path(sys.argv[1]), backends=backends, with_model=False, settings=IN_A_HURRY) as stack:
+            sys.stdout.write(json.dumps({"url": stack.url, "key": stack.key, "places": places}) + "\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+    except LocalStackError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
