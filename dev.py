@@ -15,6 +15,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+SDK = os.path.join("sdk", "pyproject.toml")  # which requirements-dev.txt installs as it lies there
 BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for the benchmarks
 OLDEST = (3, 11)
 
@@ -78,6 +79,23 @@ COMMANDS = {
   What this needs on top goes into .local/judges, once: 300 MB. It takes two to four minutes.
 """,
     ),
+    "sdk": (
+        "[OPTIONS] [ARGUMENTS]",
+        "build the SDK, install it into each Python that it is for, and run its tests there",
+        """
+  --python VERSION   only this one of 3.9, 3.11 and 3.13; may be repeated
+  ARGUMENTS          go to pytest; with them, only the tests are run
+
+  What this needs on top goes into .local/sdk. The Pythons have to be on PATH, or in pyenv.
+""",
+    ),
+    "examples": (
+        "[NAME...]",
+        "run the examples against a stack, and test what they answer",
+        """
+  NAME...            these examples only: folders of examples/
+""",
+    ),
     "install": ("", "make .venv and install into it, nothing else", ""),
 }
 
@@ -120,9 +138,13 @@ def main():
             arguments = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-m", chosen]
         return run("-m", "pytest", *arguments)
     os.chdir(ROOT)
-    module = {"faults": ["tests.faults"], "judges": ["tests.judges"], "bench": ["bench"]}.get(
-        command, ["local", command]
-    )
+    module = {
+        "faults": ["tests.faults"],
+        "judges": ["tests.judges"],
+        "bench": ["bench"],
+        "sdk": ["tests.sdk"],
+        "examples": ["tests.sdk.examples"],
+    }.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 
 
@@ -148,19 +170,19 @@ def help_of(command):
 
 def install():
     """Make .venv what the requirements say, unless it is. Returns what went wrong, in one sentence."""
-    marker, wanted = os.path.join(VENV, "installed"), fingerprint(*REQUIREMENTS)
+    marker, wanted = os.path.join(VENV, "installed"), fingerprint(*REQUIREMENTS, SDK)
     if is_marked(marker, wanted):
         return None
     print("Installing into .venv (a minute or two, this time only) ...", file=sys.stderr, flush=True)
     made = quietly(sys.executable, "-m", "venv", "--clear", VENV)
     if made:
         return "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv): " + made
-    return install_from(REQUIREMENTS[-1], marker, wanted)
+    return install_from(REQUIREMENTS[1], marker, wanted)
 
 
 def install_for_bench():
     """Install what the benchmarks need on top, likewise."""
-    marker, wanted = os.path.join(VENV, "installed-bench"), fingerprint(*REQUIREMENTS, BENCH_REQUIREMENTS)
+    marker, wanted = os.path.join(VENV, "installed-bench"), fingerprint(*REQUIREMENTS, SDK, BENCH_REQUIREMENTS)
     if is_marked(marker, wanted):
         return None
     print("Installing what the benchmarks need into .venv (this time only) ...", file=sys.stderr, flush=True)
@@ -218,7 +240,8 @@ class Progress:
 
 def watched(progress, *command):
     """Run pip under the eyes of *progress*; returns its error if it failed."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # Pip takes a folder in a file of requirements as relative to where it runs.
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     last = error = ""
     for raw in process.stdout or ():
         line = raw.decode(errors="replace").strip()

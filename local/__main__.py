@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import signal
 import socket
 import sys
@@ -66,6 +67,9 @@ def _offer_core_tools(command: argparse._ActionsContainer) -> None:
 def _up(port: int, backends: dict[str, str], *, core_tools: bool, with_app: bool) -> int:
     _refuse_taken_port(port)
     directory = ROOT / ".local" / "up"
+    # Where the examples' services will be, if anybody starts them.
+    examples = ROOT / "examples" / "backends.json"
+    backends = {**json.loads(examples.read_text()), **backends}
     stack = Stack(directory, port=port, backends=backends, core_tools=core_tools, with_app=with_app)
     with _sole_user(directory), stack:
         try:

@@ -74,7 +74,7 @@ host = create_host(
 )
 Func(host).run([listen(int(port))])
 """
-COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "judges", "install")
+COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "judges", "sdk", "examples", "install")
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,13 @@ def test_the_help_of_a_command_is_shown_and_nothing_is_installed(
 
 @pytest.mark.parametrize(
     ("command", "module"),
-    [("demo", "local demo"), ("up", "local up"), ("faults", "tests.faults"), ("bench", "bench")],
+    [
+        ("demo", "local demo"),
+        ("up", "local up"),
+        ("faults", "tests.faults"),
+        ("bench", "bench"),
+        ("sdk", "tests.sdk"),
+    ],
 )
 def test_the_help_of_a_command_names_every_option_that_it_takes(command: str, module: str) -> None:
     taken = subprocess.run(
@@ -419,6 +425,7 @@ def test_the_error_of_a_failed_installation_is_reported_despite_later_output() -
 def test_without_a_network_the_installation_fails_in_one_sentence_and_can_be_repeated(tmp_path: Path) -> None:
     for name in ("dev.py", "requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "sdk", tmp_path / "sdk")
     isolated = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
 
     run = subprocess.run(

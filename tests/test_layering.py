@@ -14,6 +14,7 @@ from local.stack import ROOT
 
 ROOMS = ("cache_manager", "backend_webhook", "request_reporter", "task_logger")
 PACKAGES = (*ROOMS, "shared", "local", "bench", "tests", "tools")
+SDK = ROOT / "sdk" / "src"
 KNOW_AZURE_FUNCTIONS = ("function_app", *ROOMS, "shared.http")
 
 # A file, an import to add to it, and then the contract and the link that must be reported as broken.
@@ -57,8 +58,20 @@ FORBIDDEN = {
     "a tool": (
         "cache_manager/health.py",
         "import tools.openapi",
-        "Nothing of the app imports function_app, local, bench, tests or tools",
+        "Nothing of the app imports function_app, local, bench, tests, tools or the SDK",
         "cache_manager.health -> tools.openapi",
+    ),
+    "the SDK from the app": (
+        "shared/dispatch/dispatcher.py",
+        "import taskbackbone",
+        "Nothing of the app imports function_app, local, bench, tests, tools or the SDK",
+        "shared.dispatch.dispatcher -> taskbackbone",
+    ),
+    "the app from the SDK": (
+        "taskbackbone/__init__.py",
+        "from shared.tasks import media",
+        "The SDK imports nothing of this repository",
+        "taskbackbone -> shared.tasks.media",
     ),
     "the app from the local stack": (
         "local/stack.py",
@@ -75,8 +88,9 @@ def tree(tmp_path: Path) -> Path:
     files = [ROOT / "pyproject.toml", ROOT / "function_app.py"]
     for package in PACKAGES:
         files += (file for file in (ROOT / package).rglob("*.py") if "node_modules" not in file.parts)
+    files += (SDK / "taskbackbone").rglob("*.py")
     for file in files:
-        copy = tmp_path / file.relative_to(ROOT)
+        copy = tmp_path / file.relative_to(SDK if file.is_relative_to(SDK) else ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     return tmp_path

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 import pytest
 
 from local.stack import ROOT
+from tests.sdk.environments import PYTHONS as SDK_PYTHONS
 from tests.test_lock import PYTHONS
 
 DEPLOYED = {
@@ -43,10 +44,17 @@ def test_ci_tests_on_every_supported_python() -> None:
     assert matrix == ", ".join(f'"{python}"' for python in PYTHONS)
 
 
-def test_ci_runs_the_check_the_judges_the_slow_tests_and_the_first_commands_of_the_readme() -> None:
+def test_ci_tests_the_sdk_on_each_of_its_pythons() -> None:
+    [installed] = re.findall(r"python-version: \|\n((?:\s+\d\.\d+\n)+)", WORKFLOW)
+    assert {*installed.split()} == {*SDK_PYTHONS}
+
+
+def test_ci_runs_every_command_that_judges_and_the_first_commands_of_the_readme() -> None:
     first_steps = (ROOT / "README.md").read_text().partition("\n## Try it\n")[2].partition("\n## ")[0]
     promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
     assert promised == ["python3 dev.py demo", "python3 dev.py test"]
     run = re.findall(r"- run: (.+)", WORKFLOW)
-    others = {"python3 dev.py check", "python3 dev.py judges", "python3 dev.py test --slow"}
+    others = {f"python3 dev.py {command}" for command in ("check", "judges", "test --slow", "sdk", "examples")}
     assert {*promised, *others} == {*run}
+    alone = (ROOT / ".ci" / "run").read_text()
+    assert {line for line in alone.splitlines() if line.startswith("python3 ")} == {*run} - {"python3 dev.py demo"}

@@ -1,0 +1,139 @@
+"""The SDK as a package: its wheel, what it brings along, what it gets along with, and what its import costs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from email.parser import Parser
+from pathlib import Path
+
+from local.stack import ROOT
+from tests.sdk.environments import INSTALLED, Failure, call, clean_environment, environment, install, locked
+
+SDK = ROOT / "sdk"
+MOST_BYTES = 100 * 1024
+MOST_PACKAGES = 8
+"""Beside the SDK itself. (Below Python 3.11, uvicorn needs one more.)"""
+REQUIRED = {"requests", "uvicorn"}
+"""All that the SDK needs without its extras."""
+BESIDE = ("pydantic<2", "urllib3<2", "protobuf<4")
+"""What older models hold on to."""
+BESIDE_PYTHON = "3.11"
+"""The newest that all of them have wheels for."""
+_IMPORTS = 15
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What ``pip install`` of the wheel costs: the packages beside the SDK itself, seconds, and CPU."""
+
+    packages: tuple[str, ...]
+    install_s: float
+    import_cpu_ms: float
+    client_cpu_ms: float
+
+
+def build() -> Path:
+    """The wheel of the working tree.
+
+    Raises:
+        Failure: it cannot be built, or has what it must not have, or lacks what it must have.
+    """
+    folder = INSTALLED / "wheel"
+    with locked("wheel"):
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps"]
+        call([*pip, "-w", str(folder), str(SDK)])
+    [wheel] = folder.glob("*.whl")
+    check_wheel(wheel)
+    return wheel
+
+
+def check_wheel(wheel: Path) -> None:
+    """
+    Raises:
+        Failure: the wheel is too large, or lacks a module, or has what belongs to the repository only.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+        described = Parser().parsestr(archive.read(metadata).decode())
+    source = SDK / "src"
+    wanted = {file.relative_to(source).as_posix() for file in source.rglob("*.py")} | {"taskbackbone/py.typed"}
+    has = {name for name in names if ".dist-info/" not in name}
+    if has != wanted:
+        raise Failure(f"the wheel has {sorted(has - wanted)} too much and lacks {sorted(wanted - has)}")
+    if wheel.stat().st_size > MOST_BYTES:
+        raise Failure(f"the wheel has {wheel.stat().st_size:,} bytes, and may have {MOST_BYTES:,}")
+    requirements: list[str] = described.get_all("Requires-Dist") or []
+    required = {line.split(";")[0].rstrip("<>=!~,.0123456789 ") for line in requirements if "extra ==" not in line}
+    if required != REQUIRED:
+        raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(REQUIRED)}")
+
+
+def footprint(wheel: Path) -> Footprint:
+    """Install the wheel into an empty environment, and look at it.
+
+    Raises:
+        Failure: it brings too many packages along.
+    """
+    with tempfile.TemporaryDirectory(prefix="sdk-") as directory:
+        call([sys.executable, "-m", "venv", directory])
+        python = Path(directory, "bin", "python")
+        before = packages(python)
+        began_s = time.monotonic()
+        install(python, [str(wheel)])
+        install_s = time.monotonic() - began_s
+        brought = tuple(sorted(packages(python) - before - {"taskbackbone"}))
+        if len(brought) > MOST_PACKAGES:
+            raise Failure(f"{len(brought)} packages come along, {MOST_PACKAGES} may: {', '.join(brought)}")
+        bare_ms = cpu_ms(python, "")
+        import_ms = cpu_ms(python, "import taskbackbone") - bare_ms
+        client_ms = cpu_ms(python, "from taskbackbone import TaskClient") - bare_ms
+    return Footprint(brought, install_s, import_ms, client_ms)
+
+
+def packages(python: Path) -> set[str]:
+    listed = call([str(python), "-m", "pip", "list", "--disable-pip-version-check", "--format", "freeze"])
+    return {line.partition("==")[0].lower() for line in listed.splitlines() if "==" in line}
+
+
+def cpu_ms(python: Path, code: str) -> float:
+    """The CPU time of a process that runs *code*, the median of several."""
+    taken: list[float] = []
+    for _ in range(_IMPORTS):
+        process = subprocess.Popen([python, "-c", code], env=clean_environment())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise Failure(f"{code!r} ended with {process.returncode}")
+        taken.append((usage.ru_utime + usage.ru_stime) * 1000)
+    return statistics.median(taken)
+
+
+def check_beside(wheel: Path, python: Path) -> None:
+    """Install the wheel beside packages that older models need, and import every module of it.
+
+    Raises:
+        Failure: they do not resolve, or a module cannot be imported.
+    """
+    beside = environment("beside", python, BESIDE)
+    install(beside, [f"{wheel}[async,otel]", *BESIDE], "--upgrade", "--force-reinstall")
+    every = (
+        "import importlib, pkgutil, taskbackbone\n"
+        "for module in pkgutil.iter_modules(taskbackbone.__path__):\n"
+        "    if module.name not in ('__main__', 'flask'):\n"
+        "        importlib.import_module('taskbackbone.' + module.name)\n"
+        "import google.protobuf, pydantic, urllib3\n"
+        "for package, most in ((pydantic, 2), (urllib3, 2), (google.protobuf, 4)):\n"
+        "    version = getattr(package, '__version__', None) or package.VERSION\n"
+        "    assert int(version.split('.')[0]) < most, (package, version)\n"
+    )
+    call([str(beside), "-c", every])
