@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from bench.commands import default_policy
 from bench.peers import side
@@ -31,6 +30,8 @@ from shared.tasks.task import Content, NewTask, State, Task
 
 PATH = "/v1/bench/0"
 LEASE_S = 60
+MAILBOX = Path("consumer.sock")
+"""In the working directory of both sides: a producer reaches the consumer whichever way either reaches Redis."""
 CHECK_S = 0.25
 """How often the consumer checks the queue for unclaimed slot grants, like the reconciler."""
 
@@ -48,23 +49,17 @@ def _no_credential() -> NoReturn:
     raise AssertionError("The bench's Redis needs no token.")
 
 
-def _mailbox(url: str) -> str:
-    """The socket, in the temporary working directory of both sides."""
-    return f"{urlsplit(url).port}.sock"
-
-
 class _Notes:
     """Sends slot grants to the consumer, if it listens."""
 
-    def __init__(self, mailbox: str) -> None:
-        self._mailbox = mailbox
+    def __init__(self) -> None:
         self._socket: socket.socket | None = None
 
     def send(self, grant: SlotGrant) -> None:
         with suppress(OSError):  # the consumer does not listen yet; it will find the unclaimed grant
             if self._socket is None:
                 line = socket.socket(socket.AF_UNIX)
-                line.connect(self._mailbox)
+                line.connect(str(MAILBOX))
                 self._socket = line
             self._socket.sendall(f"{grant.entry_id}\n".encode())
 
@@ -81,7 +76,7 @@ def producer(url: str) -> side.Enqueue:
     store = _open(url, side.SLOTS * _prefetch())
     body = side.PAYLOAD.encode()
     content = Content("text/plain", len(body))
-    notes = _Notes(_mailbox(url))
+    notes = _Notes()
 
     async def one_of_many(tasks: Iterable[float]) -> None:
         for seconds in tasks:
@@ -100,7 +95,7 @@ def producer(url: str) -> side.Enqueue:
 
 
 def worker(url: str) -> None:
-    Path(_mailbox(url)).unlink(missing_ok=True)
+    MAILBOX.unlink(missing_ok=True)
     asyncio.run(Consumer(url).run())
 
 
@@ -108,11 +103,10 @@ class Consumer:
     def __init__(self, url: str) -> None:
         self._store = _open(url, side.SLOTS * _prefetch())
         self._free = asyncio.Semaphore(side.SLOTS)
-        self._mailbox = _mailbox(url)
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        await asyncio.start_unix_server(self._hear, self._mailbox)
+        await asyncio.start_unix_server(self._hear, MAILBOX)
         while True:
             async for change in self._store.queues.maintain(PATH):
                 self._dispatch(*change.granted)

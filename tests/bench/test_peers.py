@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench.peers import bench
+from bench.peers import bench, ours
 from bench.peers.bench import Extent, Side, require_plausible
 from bench.peers.catalogue import OURS_HTTP, Peer
 from bench.peers.side import PAYLOAD
 from bench.plausibility import ImplausibleFigure, Limits
 from local.redis_server import RedisServer
+from shared.tasks.outcomes import SlotGrant
 from tests.bench.slow_peer import FETCH_S
 from tests.waiting import eventually
 
@@ -86,6 +88,21 @@ def test_late_answer_is_not_mistaken_for_the_next_one(sides: tuple[Side, Side]) 
     worker.expect(2)  # the answer about the first one is still unread
     producer.enqueue(2)
     assert worker.answer()["count"] == 2
+
+
+def test_our_producer_reaches_the_consumer_that_has_another_way_to_redis(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mailbox named for the way to Redis let each far drain begin when its first slot grants had expired."""
+    server.flush()
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as consumer:
+        consumer.bind(str(ours.MAILBOX))
+        consumer.listen()
+        consumer.settimeout(60)
+        ours.producer(server.url)([0.0])
+        with consumer.accept()[0] as notes:
+            assert SlotGrant.parse(notes.recv(1_000).decode().strip()).attempt == 1
 
 
 @pytest.mark.parametrize(
