@@ -1,0 +1,390 @@
+"""The played backbone answers as the real one: the same exchanges go to both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+from conftest import Backbone
+from scripted_service import PATIENCE_S, Dispatch, ScriptedService
+
+from taskbackbone.testing import PlayedBackbone
+
+LEASE_S = 5.0
+
+
+@dataclass
+class Side:
+    """The real backbone or the played one, with a task that its model service has just got."""
+
+    url: str
+    key: str
+    service: ScriptedService
+    dispatch: Dispatch
+
+    def call(self, method: str, path: str, headers: dict[str, str], body: Any) -> requests.Response:
+        filled = path.replace("{id}", self.dispatch.task_id)
+        data = json.dumps(body).replace("{id}", self.dispatch.task_id) if isinstance(body, (dict, list)) else body
+        data = iter(data.pieces) if isinstance(data, Pieces) else data
+        sent = {"x-functions-key": self.key, **headers}
+        return requests.request(method, self.url + filled, headers=sent, data=data, timeout=PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    method: str
+    path: str
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = b""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A body that is sent in chunks."""
+
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class NextDispatch:
+    """Waits until the service gets the task again, with that attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Silence:
+    """The service says nothing for a lease."""
+
+
+TASK = "/api/v1/tasks/{id}"
+UPSERT = "/api/CacheConnectorUpsert"
+
+
+def report(backend_status: str, attempt: Any = 1, **more: Any) -> Exchange:
+    told = {"TaskId": "{id}", "BackendStatus": backend_status, "Status": backend_status, "Attempt": attempt, **more}
+    return Exchange("POST", UPSERT, {}, {name: value for name, value in told.items() if value is not None})
+
+
+def put(what: str, body: bytes, attempt: Any = 1, **headers: str) -> Exchange:
+    return Exchange("PUT", f"{TASK}/{what}", {"X-Task-Attempt": str(attempt), "Content-Type": "a/b", **headers}, body)
+
+
+def post(what: str, attempt: Any = 1, body: Any = b"", **headers: str) -> Exchange:
+    return Exchange("POST", f"{TASK}/{what}", {"X-Task-Attempt": str(attempt), **headers}, body)
+
+
+def get(what: str = "", **headers: str) -> Exchange:
+    return Exchange("GET", TASK + what, headers)
+
+
+def completed_with(text: str, body: bytes = b"result", attempt: int = 1) -> Exchange:
+    return put("result", body, attempt, **{"X-Task-Complete": text})
+
+
+def beats(*each: dict[str, Any]) -> Exchange:
+    return Exchange("POST", "/api/v1/heartbeats", {}, {"Heartbeats": list(each)})
+
+
+def told(slots: str, instance: str | None = None) -> Exchange:
+    headers = {"X-Task-Slots": slots, **({} if instance is None else {"X-Task-Instance": instance})}
+    return post("heartbeat", 1, b"", **headers)
+
+
+STORIES: dict[str, list[Any]] = {
+    "a task is reported on until it is completed, and asked for": [
+        get(),
+        Exchange("GET", "/api/CacheConnectorGet?taskId={id}"),
+        report("running", Status="running - half", Progress=0.5),
+        get("/history"),
+        get("/result"),
+        put("result", b"result"),
+        report("completed", Status="completed - 6 words"),
+        report("completed", Status="completed - 6 words"),
+        report("completed", Status="completed - 7 words"),
+        report("running"),
+        report("failed"),
+        put("result", b"other"),
+        post("heartbeat"),
+        get(),
+        get("/result"),
+        get("/history"),
+    ],
+    "a report of another attempt is refused": [
+        report("running", 2),
+        put("result", b"result", 2),
+        put("checkpoint", b"checkpoint", 2),
+        post("heartbeat", 2),
+        post("release", 2),
+        completed_with("", attempt=2),
+        report("completed", "1"),
+    ],
+    "a report without an attempt speaks for the current one": [
+        report("running", None),
+        Exchange("PUT", f"{TASK}/result", {}, b"result"),
+        Exchange("POST", f"{TASK}/heartbeat"),
+        report("completed", None, Status="completed - one"),
+        report("completed", None, Status="completed - two"),
+        report("running", None),
+        get(),
+    ],
+    "a text tells the end": [
+        report("running", None, Status="completed - see there"),
+        get(),
+        report("running", None, Status="still at it"),
+        report("completed", None),
+        get(),
+    ],
+    "a result completes its task in one step": [
+        completed_with("completed%20-%20%C3%A4"),
+        completed_with("completed%20-%20%C3%A4"),
+        completed_with("another"),
+        completed_with("completed%20-%20%C3%A4", b"other"),
+        report("completed", Status="completed - \u00e4"),
+        report("running"),
+        get(),
+    ],
+    "a completion text that is no UTF-8 is refused": [completed_with("%ff"), get()],
+    "heartbeats tell progress": [
+        post("heartbeat"),
+        post("heartbeat", 1, {"Progress": 0.25, "Status": "features"}),
+        post("heartbeat", 1, {"progress": 1}),
+        post("heartbeat", 1, {"Progress": 1.5}),
+        post("heartbeat", 1, {"Progress": True}),
+        post("heartbeat", 1, {"Status": 5}),
+        post("heartbeat", 1, {"Percent": 5}),
+        post("heartbeat", 1, b"half"),
+        post("heartbeat", "one"),
+        get(),
+        get("/history"),
+    ],
+    "several heartbeats have their own outcomes": [
+        beats(
+            {"TaskId": "{id}", "Attempt": 1, "Progress": 0.5, "Status": "half"},
+            {"TaskId": "{id}", "Attempt": 2},
+            {"taskid": "{id}"},
+            {"TaskId": "no-such-task", "Attempt": 1},
+        ),
+        beats(),
+        beats({"TaskId": "{id}", "Attempt": 0}),
+        beats({"TaskId": "{id}", "Progress": 2}),
+        beats({"Attempt": 1}),
+        Exchange("POST", "/api/v1/heartbeats", {}, []),
+        Exchange("POST", "/api/v1/heartbeats", {}, {"Beats": []}),
+        get(),
+    ],
+    "a task is given back and comes again": [
+        report("running"),
+        put("result", b"half a result"),
+        put("checkpoint", b"so far"),
+        post("release", 1, {"Status": "the service is stopping"}),
+        post("release", 1, {"Status": "the service is stopping"}),
+        post("heartbeat", 1),
+        NextDispatch(2),
+        post("release", 1),
+        Exchange("GET", f"{TASK}/checkpoint"),
+        get("/result"),
+        post("release", 2, b""),
+        NextDispatch(3),
+        report("completed", 3),
+        Exchange("GET", f"{TASK}/checkpoint"),
+        put("checkpoint", b"late", 3),
+        post("release", 3),
+        get("/history"),
+    ],
+    "a failed attempt is given back": [
+        post("release", 1, {"Failed": True, "Status": "out of memory"}),
+        NextDispatch(2),
+        post("release", 2, {"failed": True}),
+        NextDispatch(3),
+        get(),
+    ],
+    "a release that makes no sense is refused": [
+        Exchange("POST", f"{TASK}/release"),
+        post("release", "one"),
+        post("release", 1, {"Failed": "yes"}),
+        post("release", 1, {"RetryAfterSeconds": -1}),
+        post("release", 1, {"RetryAfterSeconds": 90_000}),
+        post("release", 1, {"After": 1}),
+        post("release", 1, {"Status": "x" * 1025}),
+        get(),
+    ],
+    "a task that is released for a while is not dispatched meanwhile": [
+        post("release", 1, {"RetryAfterSeconds": 3600}),
+        get(),
+        post("heartbeat", 2),
+        report("completed", 2),
+    ],
+    "checkpoints are kept": [
+        Exchange("GET", f"{TASK}/checkpoint"),
+        put("checkpoint", b"one"),
+        put("checkpoint", b"two", **{"Content-Encoding": "x-own"}),
+        Exchange("GET", f"{TASK}/checkpoint"),
+    ],
+    "a cancelled task takes no more": [
+        report("running"),
+        Exchange("DELETE", TASK),
+        Exchange("DELETE", TASK),
+        report("running"),
+        report("completed"),
+        report("completed", None),
+        put("result", b"result"),
+        put("checkpoint", b"checkpoint"),
+        post("heartbeat"),
+        post("release"),
+        beats({"TaskId": "{id}", "Attempt": 1}),
+        get(),
+        get("/history"),
+    ],
+    "a silent attempt is followed by another": [
+        report("running"),
+        put("result", b"result"),
+        Silence(),
+        NextDispatch(2),
+        report("running", 1),
+        report("completed", 1),
+        put("result", b"result", 1),
+        get("/result"),
+        report("completed", 2),
+        get("/history"),
+    ],
+    "a task goes on to its next step": [
+        put("result", b"of the first step"),
+        put("checkpoint", b"of the first step"),
+        report("created", 1, PublishToGrid=True, Endpoint="{endpoint}/next?x=1", Body='{"for": "the next"}'),
+        NextDispatch(2),
+        get("/result"),
+        Exchange("GET", f"{TASK}/checkpoint"),
+        report("completed", 2),
+        get(),
+    ],
+    "bad reports are refused": [
+        Exchange("POST", UPSERT, {}, b""),
+        Exchange("POST", UPSERT, {}, b"{}"),
+        Exchange("POST", UPSERT, {}, b"TaskId=7"),
+        Exchange("POST", UPSERT, {}, b"[]"),
+        report("finished"),
+        report("running", 0),
+        report("running", TaskId="no id!"),
+        report("running", TaskId="no-such-task"),
+        report("running", Progress=2),
+        Exchange("POST", UPSERT, {}, {"TaskId": "{id}", "BackendStatus": ["running"]}),
+    ],
+    "reports come in the forms of legacy clients": [
+        Exchange("POST", UPSERT, {}, [{"taskid": "{id}", "backendstatus": " Running ", "status": "on it"}]),
+        Exchange("POST", UPSERT, {}, {"TaskId": "{id}", "BackendStatus": "running", "Status": 1.5}),
+        Exchange("POST", UPSERT, {}, {"TaskId": "{id}", "BackendStatus": "running", "Status": True}),
+        Exchange("POST", UPSERT, {}, {"TaskId": "{id}", "PublishToGrid": "false", "Endpoint": "http://localhost"}),
+        Exchange("POST", "/api/CurrentProcessingUpsert", {}, {"ApiPath": "/v1/x", "ServiceCluster": "c"}),
+        Exchange("GET", "/api/CacheConnectorGet?taskId=no-such-task"),
+        Exchange("GET", "/api/CacheConnectorGet"),
+    ],
+    "what an instance tells has to make sense": [
+        told("4", "pod-1"),
+        told("0", "pod-1"),
+        told("many"),
+        told("10001"),
+        told("-1"),
+        told("4", "two words"),
+        told("4", "x" * 129),
+        get(),
+    ],
+    "unknown tasks, routes and keys are refused": [
+        Exchange("GET", "/api/v1/tasks/no-such-task"),
+        Exchange("PUT", "/api/v1/tasks/no-such-task/result", {}, b"x"),
+        Exchange("POST", "/api/v1/tasks/no-such-task/heartbeat"),
+        Exchange("GET", "/api/v1/nothing"),
+        Exchange("PUT", TASK),
+        Exchange("POST", UPSERT, {"x-functions-key": "wrong"}, b"{}"),
+        Exchange("GET", "/api/v1/health", {"x-functions-key": ""}),
+    ],
+    "a body in chunks is lost": [
+        Exchange("PUT", f"{TASK}/result", {"X-Task-Attempt": "1"}, Pieces((b"a", b"b"))),
+        get("/result"),
+    ],
+    "nothing has changed for whoever knows the task already": [get(**{"If-None-Match": '"none"'})],
+}
+DIFFERENT = {"Timestamp", "TaskId", "CreatedAt", "Endpoint", "EndpointPath", "LeaseSeconds", "HostBodyBytes"}
+"""Members of these names are on both sides, with values of their own."""
+ONLY_OF_A_QUEUE = {"QueuePosition", "EstimatedStart"}
+
+
+@contextmanager
+def real_side(backbone: Backbone, is_brief: bool) -> Iterator[Side]:
+    place = backbone.place(brief_lease=is_brief)
+    with ScriptedService(place.port) as service:
+        headers = {"x-functions-key": backbone.key, "Content-Type": "text/plain"}
+        url = f"{backbone.url}/api/v1/submit{place.path}/first"
+        requests.post(url, data=b"a body", headers=headers, timeout=PATIENCE_S).raise_for_status()
+        yield Side(backbone.url, backbone.key, service, service.next())
+
+
+@contextmanager
+def played_side() -> Iterator[tuple[Side, PlayedBackbone]]:
+    with ScriptedService() as service, PlayedBackbone(service.url, lease_s=LEASE_S) as played:
+        played.submit("/v1/test/first", b"a body", content_type="text/plain")
+        yield Side(played.url, played.key, service, service.next()), played
+
+
+def with_endpoint(exchange: Exchange, side: Side) -> Exchange:
+    if not isinstance(exchange.body, dict):
+        return exchange
+    prefix = side.dispatch.path.rpartition("/")[0]
+    body = json.loads(json.dumps(exchange.body).replace("{endpoint}", side.service.url + prefix))
+    return Exchange(exchange.method, exchange.path, exchange.headers, body)
+
+
+def shown(response: requests.Response) -> Any:
+    """What of an answer must be the same on both sides."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    if not kind.startswith("application/"):
+        return response.status_code, kind, response.content, response.headers.get("Content-Encoding")
+    return response.status_code, kind, "ETag" in response.headers, comparable(response.json(), response.status_code)
+
+
+def comparable(value: Any, status: int) -> Any:
+    if isinstance(value, list):
+        return [comparable(each, status) for each in value]
+    if not isinstance(value, dict):
+        return value
+    # The words of what is wrong with a request are for people; which member it is, is not. The played backbone names
+    # the first one.
+    left_out = ONLY_OF_A_QUEUE | ({"detail"} if status in (400, 404) else set())
+    return {
+        name: "…" if name in DIFFERENT else comparable(member[-1:] if name == "errors" else member, status)
+        for name, member in value.items()
+        if name not in left_out
+    }
+
+
+def run(story: list[Any], side: Side, played: PlayedBackbone | None) -> list[Any]:
+    seen: list[Any] = []
+    for step in story:
+        if isinstance(step, NextDispatch):
+            dispatch = side.service.next()
+            assert dispatch.task_id == side.dispatch.task_id
+            seen.append((dispatch.attempt, dispatch.path.rpartition("/")[2], dispatch.body))
+        elif isinstance(step, Silence):
+            if played is not None:
+                played.advance(LEASE_S)
+        else:
+            exchange = with_endpoint(step, side)
+            seen.append(shown(side.call(exchange.method, exchange.path, exchange.headers, exchange.body)))
+    return seen
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_played_backbone_answers_as_the_real_one(name: str, backbone: Backbone) -> None:
+    story = STORIES[name]
+    is_brief = any(isinstance(step, Silence) for step in story)
+    with real_side(backbone, is_brief) as real:
+        expected = run(story, real, None)
+    with played_side() as (side, played):
+        found = run(story, side, played)
+    for step, ours, theirs in zip([step for step in story if not isinstance(step, Silence)], found, expected):
+        assert ours == theirs, step
