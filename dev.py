@@ -50,7 +50,7 @@ COMMANDS = {
   --without-app      start all but the app, which a debugger then starts
 """,
     ),
-    "check": ("", "check format, lint, types and layers, as CI does", ""),
+    "check": ("", "check format, lint, types, layers, generated files and images, as CI does", ""),
     "format": ("", "put the code into shape: fix what ruff can fix, then format", ""),
     "faults": (
         "[OPTIONS]",
@@ -278,7 +278,9 @@ def check():
         code = run(*tool)
         if code:
             return code
-    return 0
+    images = sorted(os.path.join("images", name) for name in os.listdir(os.path.join(ROOT, "images")))
+    linter = os.path.join(VENV, "bin", "hadolint")
+    return subprocess.call([linter, *(name for name in images if name.endswith(".Dockerfile"))], cwd=ROOT)
 
 
 def reformat():
