@@ -1,5 +1,63 @@
-"""Model services for the task backbone, and the callers of their tasks."""
+"""Model services for the task backbone, and the callers of their tasks.
+
+What is named here is imported when it is first used, so that a caller does not load the server and a service does not
+load the client.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from .client import AsyncTaskClient as AsyncTaskClient
+    from .client import TaskClient as TaskClient
+    from .errors import Cancelled as Cancelled
+    from .errors import Fail as Fail
+    from .errors import TryAgain as TryAgain
+    from .manager import TaskManager as TaskManager
+    from .service import Result as Result
+    from .service import Task as Task
+    from .service import TaskService as TaskService
+
+_HOME = {
+    "AsyncTaskClient": "client",
+    "Cancelled": "errors",
+    "Fail": "errors",
+    "Result": "service",
+    "Task": "service",
+    "TaskClient": "client",
+    "TaskManager": "manager",
+    "TaskService": "service",
+    "TryAgain": "errors",
+}
+
+__all__ = [
+    "AsyncTaskClient",
+    "Cancelled",
+    "Fail",
+    "Result",
+    "Task",
+    "TaskClient",
+    "TaskManager",
+    "TaskService",
+    "TryAgain",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module(".errors", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module("." + _HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

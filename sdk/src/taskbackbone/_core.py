@@ -1,0 +1,308 @@
+"""How the backbone is called, without any input or output.
+
+A step that calls the backbone is a generator. It yields ``Call`` and ``Sleep`` and is sent the ``Answer``; where
+there is none, ``NoAnswer`` is thrown into it. ``_drivers`` runs such steps.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple, TypeVar, Union
+from urllib.parse import quote, urlsplit
+
+from . import __version__, errors
+from ._payload import Payload, decoded
+
+T = TypeVar("T")
+TIMEOUT_S = 30.0
+"""For how long the backbone may be silent while it answers a call."""
+RETRY_FOR_S = 120.0
+LARGE_BYTES = 1024 * 1024
+"""A body over this is not sent before the largest that is taken is known."""
+LONGEST_ID = 1_024
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
+_REASON_CHARS = 300
+
+
+class Call:
+    """One request. Its ``repr`` shows no headers, since these have the key.
+
+    Attributes:
+        headers: what goes out, but for ``Content-Length``.
+        timeout_s: for how long the backbone may be silent.
+        streamed: whether the answer's body is left to be read from its ``stream``, if its status is 2xx.
+    """
+
+    __slots__ = ("body", "headers", "method", "streamed", "timeout_s", "url")
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Payload | None = None,
+        timeout_s: float = TIMEOUT_S,
+        *,
+        streamed: bool = False,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.body = body
+        self.timeout_s = timeout_s
+        self.streamed = streamed
+
+    @property
+    def size(self) -> int:
+        """How many bytes the body has."""
+        return 0 if self.body is None else len(self.body)
+
+    def __repr__(self) -> str:
+        return f"Call({self.method} {self.url})"
+
+
+class Sleep(NamedTuple):
+    """A pause."""
+
+    seconds: float
+
+
+class Answer(NamedTuple):
+    """What the backbone answered.
+
+    Attributes:
+        headers: by their names in small letters.
+        body: whole, as it came over the wire, unless it is streamed.
+        stream: of a streamed answer: an iterable of bytes with ``close()``; an asynchronous one from aiohttp.
+        repeated: whether the call was made more than once.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+    stream: Any = None
+    repeated: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; an empty one if it is anything else."""
+        import json
+
+        try:
+            document = json.loads(b"".join(decoded(self.headers.get("content-encoding"), [self.body])))
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """What ``Retry-After`` says, in seconds from now; None without it."""
+        text = self.headers.get("retry-after", "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text[:9])
+        if not text:
+            return None
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (TypeError, ValueError, OverflowError):
+            return None
+
+
+class NoAnswer(errors.BackboneError):
+    """A call got no whole answer: no connection, a broken one, or silence. The message says which, and no header."""
+
+
+Steps = Generator[Union[Call, Sleep], Any, T]
+"""Steps that end in a T."""
+
+
+class Backbone:
+    """Where the backbone is, and on whose behalf it is called.
+
+    Parameters:
+        url: of the app or of the gateway before it, such as ``https://example.azurewebsites.net``; without it,
+            ``BACKBONE_URL``.
+        key: a function key; without it, ``BACKBONE_KEY``. None is sent if neither is there.
+        owner: whom a gateway calls for.
+        gateway_key: what proves that it is the gateway.
+
+    Raises:
+        ValueError: there is no URL, or it is none, or something cannot stand in a header. Never repeats a value.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        owner: str | None = None,
+        gateway_key: str | None = None,
+    ) -> None:
+        self.url = _base_url(url or os.environ.get("BACKBONE_URL") or "")
+        headers = {
+            "x-functions-key": key or os.environ.get("BACKBONE_KEY"),
+            "X-Task-Owner": owner,
+            "X-Gateway-Key": gateway_key,
+        }
+        self._headers = {name: _header(name, value) for name, value in headers.items() if value}
+        self._headers["User-Agent"] = f"taskbackbone/{__version__}"
+        self._headers["Accept-Encoding"] = "identity"
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Payload | None = None,
+        timeout_s: float = TIMEOUT_S,
+        streamed: bool = False,
+    ) -> Call:
+        """A call of *path*, such as ``/api/v1/tasks/ID``, which is escaped already, as *query* is.
+
+        Raises:
+            ValueError: a header's value is not printable ASCII.
+        """
+        sent = {**self._headers, **{name: _header(name, value) for name, value in (headers or {}).items()}}
+        url = self.url + path + ("?" + query if query else "")
+        return Call(method, url, sent, body, timeout_s, streamed=streamed)
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.url!r})"
+
+
+def task_path(task_id: str, rest: str = "") -> str:
+    """The path of a task, ``/api/v1/tasks/ID`` and *rest*.
+
+    Raises:
+        NotFound: no task can have this id, and its path would lead elsewhere.
+    """
+    if not task_id or len(task_id) > LONGEST_ID or not task_id.strip("."):
+        raise errors.NotFound("No task can have this id.", 404, {"type": "urn:task-backbone:problem:no-such-task"})
+    return f"/api/v1/tasks/{quote(task_id, safe='')}{rest}"
+
+
+def request(call: Call, *, retry_for_s: float = RETRY_FOR_S) -> Steps[Answer]:
+    """Make a call that may be made twice, until it has an answer that stays.
+
+    Connection errors, 408, 429 and 5xx are repeated for *retry_for_s* seconds, with full jitter and not before the
+    time of ``Retry-After``. The answer of the last time is returned, whatever it is.
+
+    Raises:
+        Unreachable: there was none.
+        TooLarge: twice, the platform ended the connection over a large body.
+    """
+    give_up_s = time.monotonic() + retry_for_s
+    pause_s, ends, repeated = _FIRST_PAUSE_S, 0, False
+    while True:
+        answer, failure = None, None
+        try:
+            answer = yield call
+        except NoAnswer as error:
+            failure = error
+        if answer is not None and not is_transient(answer.status):
+            return answer._replace(repeated=repeated)
+        if answer is not None and _is_platforms_limit(call, answer):
+            ends += 1
+            if ends == 2:
+                raise errors.TooLarge(
+                    f"The platform refused a body of {call.size:,} bytes twice, with an empty 500 and the end of the "
+                    "connection: it takes none so large.",
+                    answer.status,
+                )
+        least_s = (answer.retry_after_s if answer is not None else None) or 0.0
+        wait_s = least_s + random.uniform(0, pause_s)
+        if time.monotonic() + wait_s > give_up_s:
+            if answer is not None:
+                return answer._replace(repeated=repeated)
+            raise errors.Unreachable(f"The backbone does not answer: {failure}") from failure
+        yield Sleep(wait_s)
+        pause_s, repeated = min(2 * pause_s, _LONGEST_PAUSE_S), True
+
+
+def is_transient(status: int) -> bool:
+    """Whether the same call may be answered otherwise later."""
+    return status in (408, 429) or status >= 500
+
+
+def refusal(answer: Answer) -> errors.BackboneError:
+    """The error that an answer other than 2xx stands for."""
+    problem = answer.json()
+    kind = str(problem.get("type", "")).rpartition(":")[2]
+    message = _message(answer, problem)
+    if kind in ("queue-full", "queue-draining"):
+        return errors.QueueFull(message, answer.status, problem)
+    if is_transient(answer.status):
+        return errors.Unreachable(message, answer.status)
+    return _REFUSALS.get(answer.status, errors.Refused)(message, answer.status, problem)
+
+
+_REFUSALS: dict[int, type[errors.Refused]] = {
+    400: errors.InvalidRequest,
+    401: errors.NotAllowed,
+    403: errors.NotAllowed,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    411: errors.InvalidRequest,
+    413: errors.TooLarge,
+    414: errors.InvalidRequest,
+    422: errors.KeyReused,
+    431: errors.InvalidRequest,
+}
+
+
+def _message(answer: Answer, problem: Mapping[str, Any]) -> str:
+    told = problem.get("detail") or problem.get("title")
+    if told:
+        return str(told)[:_REASON_CHARS]
+    if 300 <= answer.status < 400:
+        try:
+            where = urlsplit(answer.headers.get("location", ""))
+        except ValueError:
+            where = urlsplit("")
+        target = f" to {where.scheme}://{where.hostname}" if where.hostname else ""
+        return f"The server redirects{target} ({answer.status}); nothing was sent there. Is the URL right?"
+    if answer.status == 401:
+        return "The key is missing or wrong (401)."
+    if answer.status == 404:
+        return "Nothing answers at this address (404). Is the URL right?"
+    if answer.status == 429:
+        return "The platform has more requests than it takes at a time (429)."
+    text = " without a word of the backbone" if not answer.body else ", and not in the backbone's words"
+    return f"The server answered {answer.status}{text}."
+
+
+def _is_platforms_limit(call: Call, answer: Answer) -> bool:
+    return (
+        answer.status == 500
+        and not answer.body
+        and call.size > LARGE_BYTES
+        and answer.headers.get("connection", "").lower() == "close"
+    )
+
+
+def _base_url(text: str) -> str:
+    if not text:
+        raise ValueError("The backbone's URL is missing: give url, or set BACKBONE_URL.")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("The backbone's URL must begin with http:// or https:// and a host.")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("The backbone's URL must have no user, query or fragment: give the key as key.")
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path[:-4] if path.endswith('/api') else path}"
+
+
+def _header(name: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable() and value == value.strip()):
+        raise ValueError(f"{name}: printable ASCII is expected, without blanks around it.")
+    return value

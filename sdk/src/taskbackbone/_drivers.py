@@ -1,0 +1,456 @@
+"""Run the steps of ``_core``: with requests, with requests in threads, or with aiohttp.
+
+None follows a redirect, keeps a cookie, or decodes content. Proxies of the environment are used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, TypeVar
+
+from . import errors
+from ._core import Answer, Call, NoAnswer, Sleep, Steps
+from ._payload import CHUNK_BYTES, Payload
+
+T = TypeVar("T")
+_CONNECTIONS = 32
+_LEAST_BYTES_PER_S = 16 * 1024
+"""An answer that comes more slowly, on the whole, counts as silence."""
+_CLOSE_S = 1.0
+_LONGEST_ERROR_BYTES = 1024 * 1024
+
+
+def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
+    """Run *steps* in this thread."""
+    transport = transport or _shared
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+                    value = None
+                else:
+                    value = transport.send(step)
+            except NoAnswer as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
+async def run_in_threads(steps: Steps[T], transport: Requests | None = None) -> T:
+    """Run *steps* in this event loop, with each call in a thread and each pause in the loop."""
+    import asyncio
+
+    transport = transport or _shared
+    loop = asyncio.get_running_loop()
+
+    async def send(call: Call) -> Answer:
+        return await loop.run_in_executor(transport.threads, transport.send, call)
+
+    return await _run(steps, send)
+
+
+async def run_async(steps: Steps[T], transport: Aiohttp) -> T:
+    """Run *steps* in this event loop, with aiohttp."""
+    return await _run(steps, transport.send)
+
+
+async def _run(steps: Steps[T], send: Any) -> T:
+    import asyncio
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    value = None
+                else:
+                    value = await send(step)
+            except NoAnswer as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
+class Requests:
+    """Calls by requests, from any number of threads. After a fork, each process has its own connections.
+
+    Parameters:
+        threads: how many calls ``run_in_threads`` makes at a time.
+    """
+
+    def __init__(self, threads: int = 16) -> None:
+        self._lock = threading.Lock()
+        self._number = threads
+        self._pid = 0
+        self._session: Any = None
+        self._threads: Any = None
+
+    def send(self, call: Call) -> Answer:
+        """
+        Raises:
+            NoAnswer: there was none, or no whole one.
+            Unreachable: there never will be one.
+            BodyUnreadable: what the body is read from failed.
+        """
+        session = self._own().session
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        try:
+            response = session.request(
+                call.method,
+                call.url,
+                headers=call.headers,
+                data=_sendable(call.body),
+                timeout=call.timeout_s,
+                allow_redirects=False,
+                stream=True,
+            )
+        except (
+            requests.exceptions.SSLError,
+            ValueError,
+        ) as error:  # certificate, proxy
+            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
+        except (OSError, HTTPError) as error:
+            raise NoAnswer(_words(error)) from error
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        stream = _Stream(response, _Pace.of(response.status_code, headers, call.timeout_s))
+        if call.streamed and 200 <= response.status_code < 300:
+            return Answer(response.status_code, headers, stream=stream)
+        return Answer(response.status_code, headers, stream.whole(is_error=response.status_code >= 300))
+
+    @property
+    def session(self) -> Any:
+        """The process's ``requests.Session``."""
+        return self._own()._session
+
+    @property
+    def threads(self) -> Any:
+        """The process's executor for calls."""
+        own = self._own()
+        with self._lock:
+            if own._threads is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                own._threads = ThreadPoolExecutor(self._number, thread_name_prefix="backbone-call")
+        return own._threads
+
+    def close(self) -> None:
+        """Close the connections, and the threads once they are done."""
+        with self._lock:
+            session, threads, self._session, self._threads = self._session, self._threads, None, None
+        if session is not None:
+            session.close()
+        if threads is not None:
+            threads.shutdown(wait=False)
+
+    def _own(self) -> Requests:
+        with self._lock:
+            if self._session is None or self._pid != os.getpid():
+                self._session, self._threads, self._pid = _new_session(), None, os.getpid()
+        return self
+
+
+def _new_session() -> Any:
+    from http.cookiejar import DefaultCookiePolicy
+
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
+
+
+_shared = Requests()
+
+
+class _Body:
+    """A body as requests sends it: with ``Content-Length``, since it has a length.
+
+    It goes in parts, since a socket's timeout is for all that is sent at once.
+    """
+
+    def __init__(self, body: bytes | Payload) -> None:
+        self._body = body
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body) if isinstance(self._body, Payload) else _parts(self._body)
+
+
+def _sendable(body: bytes | Payload | None) -> Any:
+    if body is None or (isinstance(body, bytes) and len(body) <= CHUNK_BYTES):
+        return body
+    return _Body(body) if len(body) else b""
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    whole = memoryview(body)
+    for start in range(0, len(whole), CHUNK_BYTES):
+        yield bytes(whole[start : start + CHUNK_BYTES])
+
+
+class _Stream:
+    """The bytes of an answer as they come over the wire.
+
+    Iterating raises NoAnswer when they break off, or come too slowly.
+    """
+
+    def __init__(self, response: Any, pace: _Pace) -> None:
+        self._response = response
+        self._pace = pace
+
+    def __iter__(self) -> Iterator[bytes]:
+        from http.client import HTTPException
+
+        from urllib3.exceptions import HTTPError
+
+        raw = self._response.raw
+        read = getattr(raw, "read1", None) or raw.read  # the former, since urllib3 2.1, returns what there is
+        pace = self._pace
+        try:
+            while True:
+                pace.begin()
+                chunk = read(CHUNK_BYTES, decode_content=False)
+                pace.end(len(chunk))
+                if not chunk:
+                    break
+                yield chunk
+        except (OSError, HTTPError, HTTPException) as error:
+            raise NoAnswer(f"the answer broke off: {_words(error)}") from error
+        finally:
+            self.close()
+
+    def whole(self, *, is_error: bool) -> bytes:
+        """All of it; of an error, its beginning."""
+        body = bytearray()
+        for chunk in self:
+            body += chunk
+            if is_error and len(body) > _LONGEST_ERROR_BYTES:
+                self.close()
+                break
+        return bytes(body)
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _Pace:
+    """Looks whether an answer comes fast enough and whole, but not how long its reader takes in between."""
+
+    def __init__(self, timeout_s: float, expected: int | None, *, is_framed: bool) -> None:
+        self.timeout_s = timeout_s
+        self._expected = expected
+        self._is_framed = is_framed
+        self._received = 0
+        self._waited_s = 0.0
+        self._began_s = 0.0
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], timeout_s: float) -> _Pace:
+        length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
+        expected = int(length) if length.isdigit() and not is_chunked and status != 304 else None
+        return cls(timeout_s, expected, is_framed=is_chunked or expected is not None or status in (204, 304))
+
+    def begin(self) -> None:
+        self._began_s = time.monotonic()
+
+    def end(self, received: int) -> None:
+        """Count what a read returned; nothing means the end.
+
+        Raises:
+            NoAnswer: it is not the whole, or took too long.
+        """
+        self._waited_s += time.monotonic() - self._began_s
+        self._received += received
+        if not received and self._expected is not None and self._received != self._expected:
+            raise NoAnswer(f"the answer broke off after {self._received:,} of {self._expected:,} bytes")
+        if not self._received and not self._is_framed:
+            raise NoAnswer("the answer broke off before its body")
+        if received and self._waited_s > self.timeout_s + self._received / _LEAST_BYTES_PER_S:
+            raise NoAnswer(f"the answer came too slowly: {self._received:,} bytes in {self._waited_s:.0f} s")
+
+
+class Aiohttp:
+    """Calls by aiohttp, in one event loop at a time.
+
+    Raises:
+        ImportError: aiohttp is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise ImportError('AsyncTaskClient needs aiohttp: pip install "taskbackbone[async]"') from error
+        self._aiohttp = aiohttp
+        self._session: Any = None
+        self._loop: Any = None
+
+    async def send(self, call: Call) -> Answer:
+        """As ``Requests.send``; the stream of the answer is asynchronous."""
+        import asyncio
+
+        session, body = self._own_session(), _AsyncBody(call.body)
+        asked = asyncio.ensure_future(self._ask(session, call, body))
+        try:
+            while not (await asyncio.wait({asked}, timeout=call.timeout_s))[0]:
+                if time.monotonic() - body.moved_s >= call.timeout_s:
+                    raise NoAnswer(f"silence for {call.timeout_s:g} s")
+            response = asked.result()
+        except (self._aiohttp.ClientSSLError, ValueError) as error:
+            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
+        except (OSError, self._aiohttp.ClientError, asyncio.TimeoutError) as error:
+            if body.failure is not None:
+                raise body.failure from body.failure.__cause__
+            raise NoAnswer(_words(error)) from error
+        finally:
+            asked.cancel()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        stream = _AsyncStream(response, _Pace.of(response.status, headers, call.timeout_s))
+        if call.streamed and 200 <= response.status < 300:
+            return Answer(response.status, headers, stream=stream)
+        return Answer(response.status, headers, await stream.whole(is_error=response.status >= 300))
+
+    async def _ask(self, session: Any, call: Call, body: _AsyncBody) -> Any:
+        from yarl import URL
+
+        headers = dict(call.headers)
+        if call.body is not None:
+            headers["Content-Length"] = str(call.size)
+        return await session.request(
+            call.method,
+            URL(call.url, encoded=True),
+            headers=headers,
+            data=body.chunks() if call.size else None,
+            timeout=self._aiohttp.ClientTimeout(total=None, sock_connect=call.timeout_s),
+            allow_redirects=False,
+        )
+
+    def _own_session(self) -> Any:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._loop is not loop:
+            self._loop = loop
+            self._session = self._aiohttp.ClientSession(
+                trust_env=True, auto_decompress=False, cookie_jar=self._aiohttp.DummyCookieJar()
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the connections."""
+        import asyncio
+        from contextlib import suppress
+
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(asyncio.TimeoutError):  # it would wait for a server that takes no more of a body
+                await asyncio.wait_for(session.close(), _CLOSE_S)
+
+
+class _AsyncBody:
+    """A body as aiohttp sends it, which notes when a part of it was last taken, and what became of its source."""
+
+    def __init__(self, body: bytes | Payload | None) -> None:
+        self._body = body
+        self.moved_s = time.monotonic()
+        self.failure: Exception | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            if isinstance(self._body, Payload):
+                import asyncio
+
+                loop, parts = asyncio.get_running_loop(), iter(self._body)
+                while chunk := await loop.run_in_executor(None, next, parts, b""):
+                    self.moved_s = time.monotonic()
+                    yield chunk
+            else:
+                for chunk in _parts(self._body or b""):
+                    self.moved_s = time.monotonic()
+                    yield chunk
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self.moved_s = time.monotonic()
+
+
+class _AsyncStream:
+    """As ``_Stream``."""
+
+    def __init__(self, response: Any, pace: _Pace) -> None:
+        self._response = response
+        self._pace = pace
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        import asyncio
+
+        from aiohttp import ClientError
+
+        pace = self._pace
+        try:
+            while True:
+                pace.begin()
+                chunk = await asyncio.wait_for(self._response.content.readany(), pace.timeout_s)
+                pace.end(len(chunk))
+                if not chunk:
+                    break
+                yield chunk
+        except (OSError, ClientError, asyncio.TimeoutError) as error:
+            raise NoAnswer(f"the answer broke off: {_words(error)}") from error
+        finally:
+            self._response.close()
+
+    async def whole(self, *, is_error: bool) -> bytes:
+        body = bytearray()
+        async for chunk in self:
+            body += chunk
+            if is_error and len(body) > _LONGEST_ERROR_BYTES:
+                break
+        return bytes(body)
+
+    async def close(self) -> None:
+        self._response.close()
+
+
+def _words(error: BaseException) -> str:
+    """What an error of a connection comes to, in a few words."""
+    system, last = None, error
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        one = pending.pop(0)
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        last = one
+        if isinstance(one, OSError) and one.strerror:
+            system = one
+        pending += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+    if system is not None:
+        code = system.errno or 0  # below 0: of a name that is unknown
+        return f"{os.strerror(code) if code > 0 else system.strerror} ({type(error).__name__})"
+    if "Timeout" in type(error).__name__ or isinstance(error, TimeoutError):
+        return f"silence for too long ({type(error).__name__})"
+    return f"{type(last).__name__}: {str(last)[:200]}".rstrip(": ")

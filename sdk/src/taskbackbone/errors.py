@@ -1,0 +1,132 @@
+"""What can go wrong: for callers below ``BackboneError``, for the functions of a service the three at the end.
+
+No message holds a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class BackboneError(Exception):
+    """Any error of a call to the backbone, or of a task."""
+
+
+class Refused(BackboneError):
+    """The backbone answered that it does not do this. To repeat the same call does not help.
+
+    Attributes:
+        status: of the HTTP answer; 0 if the call was not made at all.
+        problem: the problem document (RFC 9457); empty if the answer had none.
+    """
+
+    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem: dict[str, Any] = dict(problem or {})
+
+    @property
+    def kind(self) -> str:
+        """The last part of the problem's type, such as ``no-such-task``; empty if there is none."""
+        return str(self.problem.get("type", "")).rpartition(":")[2]
+
+
+class InvalidRequest(Refused):
+    """Something in the request is missing or wrong; ``errors`` says what."""
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """Each with ``pointer``, the name of a key, header or parameter, and ``detail``."""
+        return list(self.problem.get("errors") or ())
+
+
+class NotAllowed(Refused):
+    """The key is missing or wrong, or somebody else's name was used without the gateway's key."""
+
+
+class NotFound(Refused):
+    """There is no such task, endpoint, result or checkpoint."""
+
+
+class Conflict(Refused):
+    """The task does not take this change: it has ended, or has a newer attempt."""
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task as it is, as a JSON object of the API; empty if the answer has none."""
+        return dict(self.problem.get("Task") or {})
+
+
+class TooLarge(Refused):
+    """The body has more bytes than the backbone or its platform takes."""
+
+
+class KeyReused(Refused):
+    """Another request was made with this idempotency key before."""
+
+
+class QueueFull(Refused):
+    """The endpoint's queue takes no new tasks now: it is full, or an operator drains it."""
+
+
+class Unreachable(BackboneError):
+    """The backbone gave no answer, or none but that it cannot work now, for as long as the call was repeated.
+
+    Attributes:
+        status: of the last HTTP answer; 0 if there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TaskError(BackboneError):
+    """A task has not, or not yet, come to its result.
+
+    Attributes:
+        task: its handle.
+    """
+
+    def __init__(self, message: str, task: Any) -> None:
+        super().__init__(message)
+        self.task = task
+
+
+class TaskFailed(TaskError):
+    """The task has failed; the message is its status text."""
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled."""
+
+
+class WaitTimeout(TaskError):
+    """The time for waiting is up. The task goes on, and may be waited for again."""
+
+
+class Fail(Exception):
+    """Raise it in a service's function: the task fails with this text, which its caller reads."""
+
+
+class TryAgain(Exception):
+    """Raise it in a service's function: the attempt counts as failed, and the task is tried again.
+
+    Parameters:
+        after_s: for how many seconds the next attempt waits at least.
+        text: the task's status meanwhile.
+    """
+
+    def __init__(self, after_s: float = 0.0, text: str = "") -> None:
+        super().__init__(text)
+        self.after_s = after_s
+        self.text = text
+
+
+class Cancelled(BaseException):
+    """Raised in a service's function when the task is no longer this service's.
+
+    It is no ``Exception``, so that ``except Exception`` does not hold it up. Its text says why: ``cancelled``,
+    ``another attempt``, ``shutdown`` and the like.
+    """
