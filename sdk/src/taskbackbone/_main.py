@@ -1,0 +1,163 @@
+"""A service as a process of its own: `TaskService.run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Callable
+
+from ._launch import launcher, mounted_launcher
+from ._pool import ProcessPool
+from ._task import set_up_logs
+from ._threads import ThreadPool
+
+if TYPE_CHECKING:
+    from ._attempts import Runner
+    from ._server import App, Endpoint
+    from ._supervisor import Supervisor
+    from .service import TaskService
+
+logger = logging.getLogger("taskbackbone")
+
+
+def main(service: TaskService, host: str | None, port: int | None) -> None:
+    """Serves until SIGTERM or SIGINT. Raises SystemExit."""
+    set_up_logs()
+    sock = listen(host, port)
+    runner = runner_of(service, is_mounted=False)
+    if isinstance(runner, ProcessPool):
+        runner.spawn_early()  # the workers load while this process loads its server
+    from ._server import App
+
+    try:
+        serve(
+            sock,
+            lambda: supervise(service, runner),
+            lambda supervisor: App(supervisor, finder(service)),
+            lambda: runner.is_given_up,
+        )
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+
+def runner_of(service: TaskService, *, is_mounted: bool) -> ProcessPool | ThreadPool:
+    """What does the work of a service."""
+    if service.isolation == "thread":
+        return ThreadPool(service)
+    launch = mounted_launcher if is_mounted else launcher
+    shape = service.workers, service.concurrency, service.cancel_grace_s
+    return ProcessPool(*shape, launch(service), gives_up=not is_mounted)
+
+
+def listen(host: str | None, port: int | None) -> socket.socket:
+    """Takes the address. Raises SystemExit if it cannot."""
+    host = host or os.environ.get("SERVICE_HOST") or "127.0.0.1"
+    try:
+        number = int(os.environ.get("PORT") or 8080) if port is None else port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, number), family=family, backlog=2048)
+    except (OSError, ValueError, OverflowError) as error:
+        raise SystemExit(
+            f"The service cannot listen at {host}, port {port or os.environ.get('PORT', 8080)}: {error}"
+        ) from None
+
+
+def supervise(service: TaskService, runner: Runner) -> Supervisor:
+    """The supervisor of a service. Raises ValueError if `BACKBONE_URL` is none."""
+    from ._core import Backbone
+    from ._supervisor import Supervisor
+
+    backbone = None
+    if os.environ.get("BACKBONE_URL"):
+        backbone = Backbone()
+    else:
+        logger.warning("BACKBONE_URL is not set: the service can only be called directly")
+    return Supervisor(runner, backbone, drain_s=service.drain_s, cancel_grace_s=service.cancel_grace_s)
+
+
+def finder(service: TaskService) -> Callable[[str], Endpoint | None]:
+    """Finds the endpoint of a path of the service."""
+    from ._server import Endpoint
+
+    endpoints = {
+        route.path: Endpoint(route.path, route.content_types, route.max_body_bytes, route.timeout_s, route.stall_s)
+        for route in service.routes.values()
+    }
+    return endpoints.get
+
+
+def serve(
+    sock: socket.socket,
+    make_supervisor: Callable[[], Supervisor],
+    make_app: Callable[[Supervisor], App],
+    is_given_up: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs a supervisor and its HTTP server until SIGTERM or SIGINT.
+
+    Raises:
+        SystemExit: with 1, if the runner has given up.
+    """
+    if asyncio.run(_serve(sock, make_supervisor, make_app, is_given_up)):
+        logger.error("no worker can be set up; the log says why")
+        sys.exit(1)
+
+
+async def _serve(
+    sock: socket.socket,
+    make_supervisor: Callable[[], Supervisor],
+    make_app: Callable[[Supervisor], App],
+    is_given_up: Callable[[], bool],
+) -> bool:
+    supervisor = make_supervisor()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+
+    def stop(number: int) -> None:
+        if stopping.is_set() or number == signal.SIGINT:
+            hurry.set()  # nobody wants to wait at a terminal
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    await supervisor.start()
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Leaves the signals alone: this process has its own way to stop."""
+
+        def install_signal_handlers(self) -> None: ...
+
+        def capture_signals(self) -> Any:
+            return nullcontext()
+
+    config = uvicorn.Config(
+        make_app(supervisor), log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75, ws="none"
+    )
+    server = Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[sock]))
+    address = sock.getsockname()
+    logger.info("serving at http://%s:%s", f"[{address[0]}]" if ":" in address[0] else address[0], address[1])
+    has_given_up = False
+    stopped = asyncio.ensure_future(stopping.wait())
+    while not stopping.is_set():
+        supervisor.changed.clear()
+        if is_given_up():
+            has_given_up = True
+            break
+        changed = asyncio.ensure_future(supervisor.changed.wait())
+        await asyncio.wait({stopped, changed, serving}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+        if serving.done():
+            break
+    stopped.cancel()
+    if not has_given_up:
+        await supervisor.drain(hurry)
+    server.should_exit = True
+    server.force_exit = has_given_up
+    await serving
+    await supervisor.stop()
+    return has_given_up

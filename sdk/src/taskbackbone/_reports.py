@@ -1,0 +1,435 @@
+"""What the supervisor tells the backbone: that tasks run, how far they are, and how they end.
+
+- `running` is reported after a second of work. A task that ends sooner costs one call, that of its end.
+- Heartbeats go every third of the lease, within 1 to 30 s, all that are due in one call. Progress makes one due, once
+  a second at most. A heartbeat has what is true when it is sent: none waits for an older one, and none is repeated.
+- The end is repeated until it is answered, or until the lease is over.
+- A 409 or 404 says that the task is no longer this service's: its work is to stop. So it is if for a whole lease
+  nothing was taken, since another attempt may have begun.
+
+Every call has `X-Task-Slots`, `X-Task-Instance`, and the task's own `traceparent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Callable
+from urllib.parse import quote, urlsplit
+
+from . import errors
+from ._attempts import Attempt, Completed, Data, Failed, NextStep, Outcome, Released, Stopped
+from ._core import LARGE_BYTES, Answer, Backbone, refusal, request, task_path
+from ._drivers import Requests, run_in_threads
+from ._payload import FilePayload, Payload
+
+RUNNING_AFTER_S = 1.0
+_PROGRESS_EVERY_S = 1.0
+_LONGEST_BEAT_S = 30.0
+_BATCH = 200
+_TIMEOUT_S = 10.0
+_UPLOAD_TIMEOUT_S = 30.0
+_FAREWELL_S = 5.0
+_UPSERT = "/api/CacheConnectorUpsert"
+
+logger = logging.getLogger("taskbackbone")
+
+
+class Watch:
+    """A task that this service has, as the backbone was told of it. It is the `Events` of the task's work."""
+
+    def __init__(self, reporter: Reporter, attempt: Attempt, lost: Callable[[str], None]) -> None:
+        assert attempt.task_id is not None
+        self.attempt = attempt
+        self.task_id = attempt.task_id
+        self.lost = lost
+        """Called with the reason when the task is no longer this service's."""
+        self.is_ending = False
+        self.is_running_told = False
+        self.is_being_told = False
+        self.fraction: float | None = None
+        self.text: str | None = None
+        self.active_s = self.confirmed_s = self.told_s = time.monotonic()
+        """When the work was last known to be alive; when the backbone last took something; when it was last told."""
+        self.started_s: float | None = None
+        self.beat_s = min(_LONGEST_BEAT_S, max(1.0, attempt.lease_s / 3))
+        self._reporter = reporter
+        self.failures = 0
+        """How many times in a row nothing was taken."""
+        self._has_news = False
+
+    @property
+    def lease_left_s(self) -> float:
+        return self.confirmed_s + self.attempt.lease_s - time.monotonic()
+
+    @property
+    def due_s(self) -> float:
+        """When the next thing is to be told or looked at, in the loop's monotonic time."""
+        if self.is_being_told:
+            return self.confirmed_s + self.attempt.lease_s
+        due_s = self.told_s + (min(self.beat_s, 2.0**self.failures / 2) if self.failures else self.beat_s)
+        if self.started_s is not None and not self.is_running_told and not self.is_ending:
+            due_s = min(due_s, max(self.started_s + RUNNING_AFTER_S, self.told_s + RUNNING_AFTER_S))
+        elif self._has_news and self.is_running_told:
+            due_s = min(due_s, self.told_s + _PROGRESS_EVERY_S)
+        return min(due_s, self.confirmed_s + self.attempt.lease_s)
+
+    def status(self) -> str:
+        return f"running - {self.text}" if self.text else "running"
+
+    def is_sent(self) -> None:
+        """What is known is on its way."""
+        self._has_news = False
+        self.told_s = time.monotonic()
+
+    def is_taken(self, sent_s: float) -> None:
+        """What was sent then was taken: the lease counts from there."""
+        self.confirmed_s = max(self.confirmed_s, sent_s)
+        self.failures = 0
+
+    def started(self) -> None:
+        self.started_s = self.active_s = time.monotonic()
+        self._reporter.wake()
+
+    def progress(self, fraction: float | None, text: str | None) -> None:
+        self.active_s = time.monotonic()
+        if fraction is None and text is None:
+            return
+        self.fraction = self.fraction if fraction is None else fraction
+        self.text = self.text if text is None else text
+        if not self._has_news:
+            self._has_news = True
+            self._reporter.wake()
+
+    async def checkpoint(self, data: Data) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = await self._ask("PUT", "/checkpoint", headers, _payload(data))
+        if not answer.is_success:
+            raise refusal(answer)
+
+    async def restored(self) -> bytes | None:
+        return await self._read("/checkpoint")
+
+    async def previous_result(self) -> bytes | None:
+        return await self._read("/result")
+
+    async def _read(self, what: str) -> bytes | None:
+        answer = await self._ask("GET", what, {})
+        if answer.status == 404:
+            return None
+        if not answer.is_success:
+            raise refusal(answer)
+        return answer.body
+
+    async def _ask(self, method: str, what: str, headers: dict[str, str], body: Any = None) -> Answer:
+        return await self._reporter.call(self, method, task_path(self.task_id, what), headers, body)
+
+
+class Reporter:
+    """The calls to the backbone.
+
+    Parameters:
+        instance: the name of this supervisor.
+        slots: tells how many tasks it holds at a time, now.
+    """
+
+    def __init__(self, backbone: Backbone, instance: str, slots: Callable[[], int]) -> None:
+        self.retried = 0
+        """How many calls had to be made again."""
+        self._backbone = backbone
+        self._instance = instance
+        self._slots = slots
+        self._watches: set[Watch] = set()
+        self._calls = Requests()
+        self._beats = Requests(4)  # of their own, so that no upload keeps a heartbeat from being sent
+        self._news = asyncio.Event()
+        self._max_body_bytes: int | None = None
+        self._is_leaving = False
+        self._sending: set[asyncio.Task[None]] = set()
+        self._beating: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    async def stop(self) -> None:
+        for task in (self._beating, *self._sending):
+            if task is not None:
+                task.cancel()
+        self._calls.close()
+        self._beats.close()
+
+    def leave(self) -> None:
+        """From now on calls are made for a few seconds at most: the process is about to end."""
+        self._is_leaving = True
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def watch(self, attempt: Attempt, lost: Callable[[str], None]) -> Watch:
+        """Begins to send heartbeats for a task."""
+        watch = Watch(self, attempt, lost)
+        self._watches.add(watch)
+        self.wake()
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        self._watches.discard(watch)
+
+    async def _beat(self) -> None:
+        while True:
+            self._news.clear()
+            now = time.monotonic()
+            due = [watch for watch in self._watches if watch.due_s <= now]
+            for watch in due:
+                if watch.lease_left_s <= 0 and not watch.is_ending:
+                    watch.lost("lease")
+                    self.forget(watch)
+            due = [watch for watch in due if not watch.is_being_told and watch in self._watches]
+            beats: list[Watch] = []
+            for watch in due:
+                watch.is_being_told = True
+                if (
+                    watch.started_s is None
+                    or watch.is_running_told
+                    or watch.is_ending
+                    or now < watch.started_s + RUNNING_AFTER_S
+                ):
+                    beats.append(watch)
+                else:
+                    self._send(self._tell_running(watch), [watch])
+            for start in range(0, len(beats), _BATCH):
+                self._send(self._tell_alive(beats[start : start + _BATCH]), beats[start : start + _BATCH])
+            next_s = min((watch.due_s for watch in self._watches), default=math.inf)
+            try:
+                wait_s = max(0.01, next_s - time.monotonic()) if next_s < math.inf else None
+                await asyncio.wait_for(self._news.wait(), wait_s)
+            except asyncio.TimeoutError:
+                pass
+
+    def _send(self, telling: Coroutine[Any, Any, None], watches: list[Watch]) -> None:
+        for watch in watches:
+            watch.is_sent()
+
+        async def send() -> None:
+            try:
+                await telling
+            except errors.BackboneError as error:
+                self.retried += 1
+                for watch in watches:
+                    watch.failures = min(6, watch.failures + 1)
+                logger.warning("the backbone did not take a heartbeat: %s", error)
+            except Exception:
+                logger.exception("a heartbeat failed")
+            finally:
+                for watch in watches:
+                    watch.is_being_told = False
+                self.wake()
+
+        task = asyncio.get_running_loop().create_task(send())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _tell_running(self, watch: Watch) -> None:
+        sent_s = time.monotonic()
+        update = self._update(watch, "running", watch.status())
+        if watch.fraction is not None:
+            update["Progress"] = watch.fraction
+        answer = await self._call_once(watch.attempt, _UPSERT, update, watch.beat_s)
+        if answer.is_success:
+            watch.is_running_told = True
+        self._judge(watch, answer.status, sent_s)
+        if not answer.is_success and answer.status not in (404, 409):
+            raise refusal(answer)
+
+    async def _tell_alive(self, watches: list[Watch]) -> None:
+        sent_s = time.monotonic()
+        beats: list[dict[str, Any]] = []
+        for watch in watches:
+            beat: dict[str, Any] = {"TaskId": watch.task_id}
+            if watch.attempt.number is not None:
+                beat["Attempt"] = watch.attempt.number
+            if watch.is_running_told:
+                beat.update(Progress=watch.fraction, Status=watch.status())
+            beats.append(beat)
+        least_s = min(watch.beat_s for watch in watches)
+        answer = await self._call_once(None, "/api/v1/heartbeats", {"Heartbeats": beats}, least_s)
+        if not answer.is_success:
+            raise refusal(answer)
+        outcomes: list[dict[str, Any]] = answer.json().get("Outcomes") or []
+        for watch, outcome in zip(watches, outcomes):
+            self._judge(watch, int(outcome["StatusCode"]), sent_s)
+
+    async def _call_once(self, attempt: Attempt | None, path: str, body: dict[str, Any], beat_s: float) -> Answer:
+        headers = self._headers(attempt, "application/json")
+        call = self._backbone.call(
+            "POST", path, headers=headers, body=json.dumps(body).encode(), timeout_s=min(_TIMEOUT_S, beat_s)
+        )
+        return await run_in_threads(request(call, retry_for_s=0), self._beats)
+
+    def _judge(self, watch: Watch, status: int, sent_s: float) -> None:
+        if 200 <= status < 300:
+            watch.is_taken(sent_s)
+        elif status in (404, 409) and not watch.is_ending:
+            watch.lost("cancelled")
+            self.forget(watch)
+
+    async def call(
+        self,
+        watch: Watch,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Any,
+        *,
+        query: str = "",
+        is_end: bool = False,
+    ) -> Answer:
+        """Makes a call for a task, and repeats it while the lease holds. A 409 or 404 ends the task's work.
+
+        Raises:
+            Unreachable: there was no answer.
+            TooLarge: it is not even sent, since the backbone does not take so much.
+        """
+        size = len(body) if body is not None else 0
+        if size > LARGE_BYTES and size > await self.max_body_bytes():
+            raise errors.TooLarge(
+                f"{size:,} bytes are more than the {self._max_body_bytes:,} that the backbone takes"
+            )
+        sent = {**self._headers(watch.attempt), **headers}
+        timeout_s = _UPLOAD_TIMEOUT_S if size > LARGE_BYTES or method == "GET" else _TIMEOUT_S
+        left_s = max(0.0, watch.lease_left_s)
+        if self._is_leaving:
+            timeout_s, left_s = min(timeout_s, _FAREWELL_S), min(left_s, _FAREWELL_S)
+        sent_s = time.monotonic()
+        call = self._backbone.call(method, path, query=query, headers=sent, body=body, timeout_s=timeout_s)
+        answer = await run_in_threads(request(call, retry_for_s=left_s), self._calls)
+        self.retried += answer.repeated
+        if answer.is_success and method != "GET":
+            watch.is_taken(sent_s)
+        elif answer.status == 409 and not is_end:
+            self._judge(watch, answer.status, sent_s)
+        return answer
+
+    async def max_body_bytes(self) -> float:
+        """The largest body that the backbone takes; infinite if it does not tell."""
+        if self._max_body_bytes is None:
+            try:
+                call = self._backbone.call("GET", "/api/v1/health", timeout_s=_TIMEOUT_S)
+                told = (await run_in_threads(request(call, retry_for_s=5), self._calls)).json().get("MaxBodyBytes")
+                self._max_body_bytes = int(told) if told else None
+            except (errors.BackboneError, ValueError):
+                return math.inf
+        return math.inf if self._max_body_bytes is None else self._max_body_bytes
+
+    async def end(self, watch: Watch, outcome: Outcome) -> None:
+        """Reports how an attempt ended."""
+        watch.is_ending = True
+        try:
+            answer = await self._tell_end(watch, outcome)
+        except errors.TooLarge as error:
+            answer = await self._tell_failed(watch, f"the result is too large: {error}")
+        except errors.BackboneError as error:
+            logger.error("the end of %s was not reported: %s", watch.attempt, error)
+            return
+        except Exception:
+            logger.exception("the end of %s was not reported", watch.attempt)
+            return
+        finally:
+            self.forget(watch)
+        if answer is not None and not answer.is_success:
+            level = logging.INFO if answer.status == 409 else logging.ERROR
+            logger.log(level, "the end of %s was not taken: %s %s", watch.attempt, answer.status, refusal(answer))
+
+    async def _tell_end(self, watch: Watch, outcome: Outcome) -> Answer | None:
+        if isinstance(outcome, Completed):
+            return await self._tell_completed(watch, outcome)
+        if isinstance(outcome, Failed):
+            return await self._tell_failed(watch, outcome.reason)
+        if isinstance(outcome, Released):
+            return await self._release(watch, outcome)
+        assert isinstance(outcome, Stopped)
+        return None
+
+    async def _tell_completed(self, watch: Watch, done: Completed) -> Answer | None:
+        text = f"completed - {done.text}" if done.text else "completed"
+        if done.body is None and done.next_step is None:
+            return await self._upsert(watch, self._update(watch, "completed", text))
+        if done.body is not None:
+            headers = {"Content-Type": done.content_type}
+            if done.content_encoding:
+                headers["Content-Encoding"] = done.content_encoding
+            if done.next_step is None:
+                headers["X-Task-Complete"] = quote(text if done.text else "", safe="")
+            answer = await self._put_result(watch, headers, done.body)
+            if done.next_step is None or not answer.is_success:
+                return answer
+        assert done.next_step is not None
+        return await self._send_on(watch, done.next_step)
+
+    async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer:
+        try:
+            path = task_path(watch.task_id, "/result")
+            answer = await self.call(watch, "PUT", path, headers, _payload(body), is_end=True)
+        except OSError as error:
+            return await self._tell_failed(watch, f"the file of the result cannot be read ({type(error).__name__})")
+        if answer.status in (400, 413, 415):
+            return await self._tell_failed(watch, f"the backbone refused the result: {refusal(answer)}")
+        return answer
+
+    async def _tell_failed(self, watch: Watch, reason: str) -> Answer:
+        is_said = reason.lower().startswith("failed")
+        return await self._upsert(watch, self._update(watch, "failed", reason if is_said else f"failed - {reason}"))
+
+    async def _release(self, watch: Watch, released: Released) -> Answer | None:
+        if watch.attempt.number is None:
+            logger.warning("%s cannot be given back, since it has no number: its lease must end", watch.attempt)
+            return None
+        body: dict[str, Any] = {"Failed": released.counted, "Status": released.reason}
+        if released.after_s:
+            body["RetryAfterSeconds"] = math.ceil(released.after_s)
+        path = task_path(watch.task_id, "/release")
+        return await self._post(watch, path, body)
+
+    async def _send_on(self, watch: Watch, step: NextStep) -> Answer:
+        query = f"taskId={quote(watch.task_id, safe='')}"
+        answer = await self.call(watch, "GET", "/api/CacheConnectorGet", {}, None, query=query)
+        if not answer.is_success:
+            return answer
+        here = urlsplit(str(answer.json().get("Endpoint", "")))
+        update = self._update(watch, "created", "created")
+        update.update(Endpoint=f"{here.scheme}://{here.netloc}{step.path}", PublishToGrid=True)
+        if step.body is not None:
+            update["Body"] = step.body
+        return await self._upsert(watch, update)
+
+    def _update(self, watch: Watch, backend_status: str, status: str) -> dict[str, Any]:
+        update: dict[str, Any] = {"TaskId": watch.task_id, "BackendStatus": backend_status, "Status": status}
+        if watch.attempt.number is not None:
+            update["Attempt"] = watch.attempt.number
+        return update
+
+    async def _upsert(self, watch: Watch, update: dict[str, Any]) -> Answer:
+        return await self._post(watch, _UPSERT, update)
+
+    async def _post(self, watch: Watch, path: str, body: dict[str, Any]) -> Answer:
+        headers = {"Content-Type": "application/json"}
+        return await self.call(watch, "POST", path, headers, json.dumps(body).encode(), is_end=True)
+
+    def _headers(self, attempt: Attempt | None, content_type: str | None = None) -> dict[str, str]:
+        headers = {"X-Task-Slots": str(self._slots()), "X-Task-Instance": self._instance}
+        if attempt is not None:
+            headers.update(attempt.trace)
+            if attempt.number is not None:
+                headers["X-Task-Attempt"] = str(attempt.number)
+        if content_type:
+            headers["Content-Type"] = content_type
+        return headers
+
+
+def _payload(data: Data) -> bytes | Payload:
+    return FilePayload(data) if isinstance(data, Path) else data

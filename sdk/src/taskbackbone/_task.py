@@ -1,0 +1,274 @@
+"""What a task's function sees of its task, and how one attempt is done, in whatever process it is.
+
+Tracing plugs in at `span`: it is called with the attempt's path, task id, number and trace headers, in the thread
+that works on the attempt, and the function runs within the context that it returns. `_tracing` replaces it when the
+environment asks for tracing; else it costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from ._attempts import Data
+from ._bodies import BadInput, Given, completed
+from .errors import Cancelled, Fail, TryAgain
+
+if TYPE_CHECKING:
+    from .service import Route
+
+_TELL_EVERY_S = 0.1
+
+logger = logging.getLogger("taskbackbone")
+
+
+def _no_span(path: str, task_id: str, attempt: int | None, trace: dict[str, str]) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+span: Callable[[str, str, int | None, dict[str, str]], AbstractContextManager[Any]] = _no_span
+
+
+class Desk:
+    """How the work on one attempt reaches the supervisor, and is reached. Its subclass knows the way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.is_over = False
+        self.stop_reason: str | None = None
+        """Why the attempt is cancelled, if it is."""
+        self._folder = folder
+        self._told_at = 0.0
+        self._untold: tuple[float | None, str | None] | None = None
+
+    def check(self) -> None:
+        """Raises Cancelled if the attempt is cancelled."""
+        if self.stop_reason is not None:
+            self.disarm()
+            raise Cancelled(self.stop_reason)
+
+    def tell(self, fraction: float | None, text: str | None) -> None:
+        """Passes on progress, ten times a second at most; with None for both, that the work is alive."""
+        says_nothing = fraction is None and text is None
+        wait_s = self._told_at + _TELL_EVERY_S - time.monotonic()
+        if says_nothing and (wait_s > 0 or self._untold):
+            return
+        is_timed = self._untold is not None
+        self._untold = fraction, text
+        if wait_s <= 0:
+            self._tell_now()
+        elif not is_timed:  # what is told last must arrive, even if the function tells nothing any more
+            with self.shield():
+                timer = threading.Timer(wait_s, self._tell_now)
+                timer.daemon = True
+                timer.start()
+
+    def _tell_now(self) -> None:
+        untold, self._untold = self._untold, None
+        if untold is None or self.is_over:
+            return
+        self._told_at = time.monotonic()
+        with self.shield():
+            self.send_progress(*untold)
+
+    def send_progress(self, fraction: float | None, text: str | None) -> None:
+        raise NotImplementedError
+
+    def ask(self, what: str, data: Data | None = None) -> bytes | None:
+        """Has the supervisor do `checkpoint`, `restored` or `previous`. Raises BackboneError or Cancelled."""
+        raise NotImplementedError
+
+    def shield(self) -> AbstractContextManager[Any]:
+        """Keeps Cancelled from being raised within; it is raised at the end of the block."""
+        return nullcontext()
+
+    def arm(self) -> None:
+        """From here on, Cancelled may be raised."""
+        self.check()
+
+    def disarm(self) -> None:
+        """From here on, it is not."""
+
+    def folder(self) -> Path:
+        """The attempt's folder, which is made if it is not there."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._folder
+
+
+class Task:
+    """The task that a function works on.
+
+    Attributes:
+        id: its id; empty when the service is called directly, without the backbone.
+        attempt: the number of this attempt; None if the backbone does not number attempts.
+        path: the path that it came to.
+        content_type: of its body, as it came.
+        query: the query string, as it came.
+    """
+
+    def __init__(self, start: dict[str, Any], desk: Desk) -> None:
+        self.id: str = start.get("id") or ""
+        self.attempt: int | None = start.get("attempt")
+        self.path: str = start["path"]
+        self.content_type: str = start["type"]
+        self.query: str = start["query"]
+        self._desk = desk
+        self._kept: dict[str, bytes | None] = {}
+        self.next_step: tuple[str, str | None] | None = None
+
+    def progress(self, fraction: float | None = None, text: str | None = None) -> None:
+        """Tells the caller how far the task is, 0 to 1, and what is being done. It may be called at any rate.
+
+        Raises:
+            Cancelled: the task is no longer this service's.
+        """
+        self._desk.check()
+        if fraction is not None:
+            fraction = min(1.0, max(0.0, float(fraction)))
+        self._desk.tell(fraction, text)
+
+    def check(self) -> None:
+        """Shows that the function is alive.
+
+        Raises:
+            Cancelled: the task is no longer this service's.
+        """
+        self._desk.check()
+        self._desk.tell(None, None)
+
+    def uninterrupted(self) -> AbstractContextManager[Any]:
+        """`with task.uninterrupted():` holds Cancelled up until the end of the block."""
+        return self._desk.shield()
+
+    def checkpoint(self, data: Data) -> None:
+        """Keeps bytes, or the content of a file, for the task's next attempt. It replaces what was kept before.
+
+        Raises:
+            BackboneError: the backbone did not take it.
+            Cancelled: the task is no longer this service's.
+        """
+        if not isinstance(data, Path):
+            data = bytes(data)
+        self._desk.ask("checkpoint", data)
+
+    @property
+    def restored(self) -> bytes | None:
+        """What an earlier attempt kept by `checkpoint`; None if there is nothing. Raises what that raises."""
+        return self._once("restored")
+
+    @property
+    def previous_result(self) -> bytes | None:
+        """The result of the pipeline's previous step; None if there is none. Raises what `checkpoint` raises."""
+        return self._once("previous")
+
+    def send_on(self, path: str, body: Any = None) -> None:
+        """Makes the task go on to the next step of its pipeline when the function returns.
+
+        What it returns is stored as the result until a later step stores its own.
+
+        Parameters:
+            path: of the next step, at the same host as this one.
+            body: text, or what JSON can tell; without it, the next step gets the body that this one got.
+        """
+        if body is not None and not isinstance(body, str):
+            body = json.dumps(body, ensure_ascii=False)
+        self.next_step = path, body
+
+    @property
+    def folder(self) -> Path:
+        """A folder for the files of this attempt, which is removed at its end."""
+        return self._desk.folder()
+
+    def _once(self, what: str) -> bytes | None:
+        if what not in self._kept:
+            self._kept[what] = self._desk.ask(what) if self.id else None
+        return self._kept[what]
+
+
+def perform(route: Route, start: dict[str, Any], body: Data, desk: Desk) -> tuple[dict[str, Any], Data | None]:
+    """Does one attempt. Returns what an `end` frame says, and the result."""
+    task = Task(start, desk)
+    given = Given(body, start["type"], start["encoding"], start["query"], route.max_body_bytes)
+    try:
+        with _named(task), span(task.path, task.id, task.attempt, start["trace"]):
+            try:
+                desk.arm()
+                arguments, keywords = route.signature.bind(task, given)
+                result = completed(route.function(*arguments, **keywords))
+            finally:
+                desk.disarm()
+    except Cancelled:
+        return {"o": "stopped"}, None
+    except BadInput as error:
+        return {"o": "failed", "reason": str(error), "status": 400}, None
+    except Fail as error:
+        return {"o": "failed", "reason": str(error), "status": 422}, None
+    except TryAgain as error:
+        return {
+            "o": "again",
+            "reason": error.text or "the service asks for another attempt",
+            "after": error.after_s,
+        }, None
+    except BaseException as error:
+        with _named(task):
+            return _failure(error, isinstance(error, route.retry_on)), None
+    head: dict[str, Any] = {
+        "o": "completed",
+        "type": result.content_type,
+        "encoding": result.content_encoding,
+        "text": result.text,
+    }
+    if task.next_step is not None:
+        head["next"] = task.next_step
+    return head, result.body
+
+
+def _failure(error: BaseException, is_tried_again: bool) -> dict[str, Any]:
+    """Writes the error to the log. Its text is not for the caller: it may tell what is nobody's business."""
+    kind = type(error).__name__
+    if is_tried_again:
+        logger.warning("the attempt failed, and is tried again", exc_info=error)
+        return {"o": "again", "reason": f"{kind}; see the service's log", "after": None}
+    logger.error("the attempt failed", exc_info=error)
+    return {"o": "failed", "reason": f"{kind}; see the service's log", "status": 500}
+
+
+_here = threading.local()
+_main_text = ""  # of the attempt in the main thread, for the threads that its function starts
+
+
+@contextmanager
+def _named(task: Task) -> Generator[None, None, None]:
+    """Has log lines say which task and attempt they are about."""
+    global _main_text
+    text = f" [task {task.id}, attempt {task.attempt}]" if task.id else ""
+    _here.text = text
+    if threading.current_thread() is threading.main_thread():
+        _main_text = text
+    try:
+        yield
+    finally:
+        _here.text = ""
+        if threading.current_thread() is threading.main_thread():
+            _main_text = ""
+
+
+def set_up_logs() -> None:
+    """Gives each log record `task`, and the root logger a handler to standard output if it has none."""
+    make = logging.getLogRecordFactory()
+
+    def make_with_task(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.task = getattr(_here, "text", "") or _main_text
+        return record
+
+    logging.setLogRecordFactory(make_with_task)
+    if not logging.getLogger().handlers:
+        layout = "%(asctime)s %(levelname)s %(name)s%(task)s: %(message)s"
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format=layout)

@@ -1,0 +1,126 @@
+"""The runner of `isolation="thread"`, and what all runners of functions have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from ._attempts import Attempt, Completed, Events, Failed, NextStep, Outcome, Released, Stopped
+from ._task import Desk, perform
+
+if TYPE_CHECKING:
+    from .service import TaskService
+
+logger = logging.getLogger("taskbackbone")
+
+
+def start_of(attempt: Attempt) -> dict[str, Any]:
+    """What a worker is told of an attempt."""
+    return {
+        "path": attempt.path,
+        "id": attempt.task_id,
+        "attempt": attempt.number,
+        "type": attempt.content_type,
+        "encoding": attempt.content_encoding,
+        "query": attempt.query,
+        "folder": str(attempt.folder),
+        "trace": attempt.trace,
+    }
+
+
+def outcome_of(end: dict[str, Any], body: bytes) -> Outcome:
+    """What an `end` frame says."""
+    kind = end["o"]
+    if kind == "stopped":
+        return Stopped()
+    if kind == "failed":
+        return Failed(end["reason"], end["status"])
+    if kind == "again":
+        return Released(end["reason"], counted=True, after_s=end["after"])
+    data = Path(end["file"]) if end["file"] else None if end["none"] else body
+    next_step = NextStep(*end["next"]) if end.get("next") else None
+    return Completed(data, end["type"], end["encoding"], end["text"], next_step)
+
+
+async def answer_question(events: Events, what: str, data: Any) -> bytes | None:
+    """What a task asks of the supervisor. Raises BackboneError."""
+    if what == "checkpoint":
+        await events.checkpoint(data)
+        return None
+    return await (events.restored() if what == "restored" else events.previous_result())
+
+
+class _ThreadDesk(Desk):
+    """The desk of an attempt in a thread of this process."""
+
+    def __init__(self, attempt: Attempt, events: Events) -> None:
+        super().__init__(attempt.folder)
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+
+    def send_progress(self, fraction: float | None, text: str | None) -> None:
+        self._loop.call_soon_threadsafe(self._events.progress, fraction, text)
+
+    def ask(self, what: str, data: Any = None) -> bytes | None:
+        self.check()
+        return asyncio.run_coroutine_threadsafe(answer_question(self._events, what, data), self._loop).result()
+
+
+class ThreadPool:
+    """Threads of this process, for `isolation="thread"`.
+
+    A function that does not end when it is cancelled keeps its slot until it does.
+    """
+
+    def __init__(self, service: TaskService) -> None:
+        self.restarts = 0
+        self.is_given_up = False
+        self._service = service
+        self._ready_slots = 0
+        self._desks: dict[Attempt, _ThreadDesk] = {}
+        self._threads = ThreadPoolExecutor(service.workers * service.concurrency, "task")
+        self._setting_up: asyncio.Task[None] | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._ready_slots
+
+    async def start(self, changed: Callable[[], None]) -> None:
+        self._setting_up = asyncio.get_running_loop().create_task(self._set_up(changed))
+
+    async def _set_up(self, changed: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for setup in self._service.setups:
+                await loop.run_in_executor(self._threads, setup)
+            self._ready_slots = self._service.workers * self._service.concurrency
+        except Exception as error:
+            logger.error("the service cannot be set up", exc_info=error)
+            self.is_given_up = True
+        changed()
+
+    async def run(self, attempt: Attempt, events: Events) -> Outcome:
+        desk = self._desks[attempt] = _ThreadDesk(attempt, events)
+        route = self._service.routes[attempt.path]
+        events.started()
+        try:
+            work = perform, route, start_of(attempt), attempt.body, desk
+            end, result = await asyncio.get_running_loop().run_in_executor(self._threads, *work)
+        finally:
+            desk.is_over = True
+            del self._desks[attempt]
+        outcome = outcome_of({**end, "file": None, "none": True}, b"")
+        return replace(outcome, body=result) if isinstance(outcome, Completed) else outcome
+
+    def cancel(self, attempt: Attempt, reason: str, grace_s: float) -> None:
+        if desk := self._desks.get(attempt):
+            desk.stop_reason = desk.stop_reason or reason
+
+    async def stop(self) -> None:
+        if self._setting_up is not None:
+            self._setting_up.cancel()
+        self._threads.shutdown(wait=False)

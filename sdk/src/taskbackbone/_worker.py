@@ -1,0 +1,321 @@
+"""A worker: the interpreter that runs the model, and nothing else of the service.
+
+Between supervisor and worker are three sockets, none of them standard input or output, which the model may use:
+
+- the *link*: frames both ways. A frame is two big-endian lengths of four bytes, a JSON object (`k` says what it is)
+  and bytes. To the worker: `start`, `answer`, `cancel` (only with threads). To the supervisor: `ready`, `broken`,
+  `progress`, `ask`, `end`. `n` is the number that the supervisor gave the attempt. Bytes over 1 MiB go by file;
+- the *bell*: how an attempt is cancelled. It carries the number and the reason, and SIGUSR1 makes the main thread
+  look. `Cancelled` is then raised there, but only while the function of that very attempt runs, and not while the
+  link is in use. So no signal hits the worker's own code, or the next task;
+- the *lifeline*: it carries nothing, and ends with the supervisor. On Linux, the kernel then kills the worker and its
+  children, whatever they are doing. Elsewhere the worker ends when it next reads the link.
+
+With `concurrency` 1 the functions run in the main thread, which also reads the link. Otherwise they run in threads.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import io
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
+
+from ._attempts import Data
+from ._task import Desk, perform, set_up_logs
+from .errors import BackboneError, Cancelled
+
+if TYPE_CHECKING:
+    from .service import TaskService
+
+VARIABLE = "TASKBACKBONE_WORKER"
+_launch = os.environ.pop(VARIABLE, None)  # popped, since the model's own child processes are no workers
+LAUNCH: dict[str, Any] | None = json.loads(_launch) if _launch else None
+"""What the supervisor tells this process if it is a worker."""
+
+FOLDER = str(Path.cwd())
+"""Where the process was started, before its script may change that."""
+INLINE_BYTES = 1 << 20
+"""More than this goes by file, not over the link."""
+HEAD = struct.Struct(">II")
+BELL = struct.Struct(">Q24s")
+
+logger = logging.getLogger("taskbackbone")
+
+
+def pack(data: Data | None, folder: Callable[[], Path], name: str) -> tuple[bytes, str | None]:
+    """Bytes for a frame, and the file that has them if they are too many."""
+    if isinstance(data, Path):
+        return b"", str(data.absolute())
+    if data is None or len(data) <= INLINE_BYTES:
+        return data or b"", None
+    path = folder() / f".{name}"
+    path.write_bytes(data)
+    return b"", str(path)
+
+
+class Link:
+    """Frames over a socket, from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        text = json.dumps(head).encode()
+        with self._lock:
+            try:
+                self._socket.sendall(HEAD.pack(len(text), len(body)) + text)
+                if body:
+                    self._socket.sendall(body)
+            except OSError:
+                _leave(1)
+
+    def receive(self) -> tuple[dict[str, Any], bytes] | None:
+        """Waits for the next frame; None if the supervisor has closed the link or is gone."""
+        sizes = self._exactly(HEAD.size)
+        if sizes is None:
+            return None
+        head_size, body_size = HEAD.unpack(sizes)
+        content = self._exactly(head_size + body_size)
+        if content is None:
+            return None
+        return json.loads(content[:head_size]), bytes(memoryview(content)[head_size:])
+
+    def _exactly(self, size: int) -> bytearray | None:
+        content = bytearray(size)
+        left = memoryview(content)
+        while left:
+            try:
+                count = self._socket.recv_into(left)
+            except OSError:
+                count = 0
+            if not count:
+                return None
+            left = left[count:]
+        return content
+
+
+class _Job(Desk):
+    """The desk of an attempt in this worker."""
+
+    def __init__(self, worker: _Worker, number: int, folder: Path) -> None:
+        super().__init__(folder)
+        self.number = number
+        self.asking = threading.Lock()
+        self.answers: list[tuple[dict[str, Any], bytes]] = []
+        self.answered = threading.Event()
+        self._worker = worker
+
+    def send_progress(self, fraction: float | None, text: str | None) -> None:
+        self._worker.link.send({"k": "progress", "n": self.number, "fraction": fraction, "text": text})
+
+    def ask(self, what: str, data: Data | None = None) -> bytes | None:
+        with self.shield():
+            body, file = pack(data, self.folder, what)
+            head, answer = self._worker.ask(self, {"k": "ask", "n": self.number, "what": what, "file": file}, body)
+        if head.get("error"):
+            raise BackboneError(head["error"])
+        if head.get("none"):
+            return None
+        return Path(head["file"]).read_bytes() if head.get("file") else answer
+
+    def shield(self) -> AbstractContextManager[Any]:
+        return self._worker.shield()
+
+    def arm(self) -> None:
+        self._worker.arm(self)
+
+    def disarm(self) -> None:
+        self._worker.armed = None
+
+
+class _Worker:
+    """The worker's end of the three sockets."""
+
+    def __init__(self, service: TaskService, launch: dict[str, Any]) -> None:
+        link, self._bell, self._lifeline = (socket.socket(fileno=fd) for fd in launch["sockets"])
+        self.service = service
+        self.link = Link(link)
+        self.armed: _Job | None = None
+        """The attempt whose function runs in the main thread, until Cancelled has been raised there."""
+        self._shields = 0
+        self._main = threading.get_ident()
+        self._jobs: dict[int, _Job] = {}
+        self._early: dict[int, str] = {}
+        self._reading = threading.Lock()
+        self._in_threads = service.concurrency > 1
+
+    def serve(self) -> None:
+        """Sets up, and then works until the supervisor closes the link."""
+        self._hold_lifeline()
+        self._take_signals()
+        try:
+            for setup in self.service.setups:
+                setup()
+        except BaseException as error:
+            logger.error("the worker's setup failed", exc_info=error)
+            self.link.send({"k": "broken", "error": type(error).__name__})
+            _leave(1)
+        self.link.send({"k": "ready"})
+        begin = self._in_pool() if self._in_threads else self._work
+        while True:
+            with self._reading:
+                frame = self.link.receive()
+            if frame is None:
+                return
+            head, body = frame
+            if head["k"] == "start":
+                job = self._jobs[head["n"]] = _Job(self, head["n"], Path(head["folder"]))
+                if early := self._early.pop(job.number, None):
+                    job.stop_reason = early
+                begin(job, head, Path(head["file"]) if head["file"] else body)
+            elif head["k"] == "cancel":
+                self._tell_to_stop(head["n"], head["reason"])
+            elif head["n"] in self._jobs:
+                self._jobs[head["n"]].answers.append(frame)
+                self._jobs[head["n"]].answered.set()
+
+    def _in_pool(self) -> Callable[[_Job, dict[str, Any], Data], Any]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        executor = ThreadPoolExecutor(self.service.concurrency, "task")
+        return lambda job, head, body: executor.submit(self._work, job, head, body)
+
+    def _work(self, job: _Job, head: dict[str, Any], body: Data) -> None:
+        end, result = perform(self.service.routes[head["path"]], head, body, job)
+        job.is_over = True
+        self._jobs.pop(job.number, None)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        try:
+            inline, end["file"] = pack(result, job.folder, "result")
+        except OSError as error:
+            logger.error("a result cannot be written to a file", exc_info=error)
+            inline, end = b"", {"o": "failed", "reason": "OSError; see the service's log", "status": 500}
+        self.link.send({**end, "k": "end", "n": job.number, "none": result is None}, inline)
+
+    def ask(self, job: _Job, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Sends a question, and waits for its answer."""
+        with job.asking if self._in_threads else self._reading:
+            if job.is_over:
+                raise RuntimeError("the task has ended")
+            self.link.send(head, body)
+            if self._in_threads:
+                job.answered.wait()
+                job.answered.clear()
+                return job.answers.pop()
+            frame = self.link.receive()  # nothing else comes while a function runs
+            if frame is None:
+                _leave(1)
+            return frame
+
+    def arm(self, job: _Job) -> None:
+        if not self._in_threads:
+            self.armed = job
+        job.check()
+
+    @contextmanager
+    def shield(self) -> Generator[None, None, None]:
+        if self._in_threads or threading.get_ident() != self._main:
+            yield
+            return
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Raises Cancelled if it is due here and now: once for an attempt."""
+        job = self.armed
+        if job is not None and job.stop_reason is not None and not self._shields:
+            self.armed = None
+            raise Cancelled(job.stop_reason)
+
+    def _take_signals(self) -> None:
+        self._bell.setblocking(False)
+        signal.signal(signal.SIGUSR1, self._answer_bell)
+        for quiet in (signal.SIGTERM, signal.SIGINT):  # the supervisor ends its workers
+            signal.signal(quiet, _do_nothing)
+
+    def _answer_bell(self, *_: Any) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                number, reason = BELL.unpack(self._bell.recv(BELL.size))
+                self._tell_to_stop(number, reason.rstrip(b"\0").decode())
+        self._interrupt()
+
+    def _tell_to_stop(self, number: int, reason: str) -> None:
+        job = self._jobs.get(number)
+        if job is None:
+            self._early[number] = reason  # its start is still on the way, or it has ended
+            self._early = {n: told for n, told in self._early.items() if n >= number}
+        else:
+            job.stop_reason = reason
+
+    def _hold_lifeline(self) -> None:
+        if hasattr(fcntl, "F_SETSIG"):
+            fd = self._lifeline.fileno()
+            fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([self._lifeline], [], [], 0)[0]:
+            _leave(1)
+
+
+def work(service: TaskService, launch: dict[str, Any]) -> NoReturn:
+    """Makes this process a worker of the service until the supervisor ends it."""
+    with suppress(Exception):
+        faulthandler.enable()  # a crash says where it was
+    for stream in (sys.stdout, sys.stderr):  # what is printed is not lost if the worker is killed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    set_up_logs()
+    _Worker(service, launch).serve()
+    sys.exit(0)
+
+
+def main() -> NoReturn:
+    """A worker of a service that is mounted in another app: imports its module, or runs its script but for the main
+    part, and becomes a worker of the service in it.
+    """
+    assert LAUNCH is not None
+    sys.path[:] = LAUNCH["path"]
+    sys.argv[:] = LAUNCH["argv"]
+    if LAUNCH["script"]:
+        import runpy
+
+        runpy.run_path(LAUNCH["script"], run_name=LAUNCH["module"])
+    else:
+        import importlib
+
+        importlib.import_module(LAUNCH["module"])
+    from .service import services
+
+    work(services[LAUNCH["module"], LAUNCH["ordinal"]], LAUNCH)
+
+
+def _do_nothing(*_: Any) -> None:
+    """A handler, not SIG_IGN: that one would pass on to child processes."""
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
