@@ -78,6 +78,15 @@ def check_wheel(wheel: Path) -> None:
         raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(REQUIRED)}")
 
 
+def installed(name: str, python: str | Path, wheel: Path) -> Path:
+    """The Python of an environment with the wheel as it is now, and what it brings along."""
+    made = environment(name, python, ())
+    with locked(name):
+        install(made, [str(wheel)])
+        install(made, [str(wheel)], "--force-reinstall", "--no-deps")
+    return made
+
+
 def footprint(wheel: Path) -> Footprint:
     """Install the wheel into an empty environment, and look at it.
 
