@@ -37,7 +37,7 @@ def main(service: TaskService, host: str | None, port: int | None) -> None:
     try:
         serve(
             sock,
-            lambda: supervise(service, runner),
+            lambda: supervise(runner, drain_s=service.drain_s, cancel_grace_s=service.cancel_grace_s),
             lambda supervisor: App(supervisor, finder(service)),
             lambda: runner.is_given_up,
         )
@@ -57,22 +57,24 @@ def runner_of(service: TaskService, *, is_mounted: bool) -> ProcessPool | Thread
 def listen(host: str | None, port: int | None) -> socket.socket:
     """Takes the address. Raises SystemExit if it cannot."""
     host = host or os.environ.get("SERVICE_HOST") or "127.0.0.1"
+    text = os.environ.get("PORT") or "8080" if port is None else str(port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sets TCP_NODELAY
     try:
-        number = int(os.environ.get("PORT") or 8080) if port is None else port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, number), family=family, backlog=2048)
-        # Its connections inherit it. asyncio sets it only where the socket names its protocol: else an answer in two
-        # parts waits 40 ms for the caller's delayed acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, int(text)))
+        sock.listen(2048)
     except (OSError, ValueError, OverflowError) as error:
-        raise SystemExit(
-            f"The service cannot listen at {host}, port {port or os.environ.get('PORT', 8080)}: {error}"
-        ) from None
+        raise SystemExit(f"The service cannot listen at {host}, port {text}: {error}") from None
+    return sock
 
 
-def supervise(service: TaskService, runner: Runner) -> Supervisor:
-    """The supervisor of a service. Raises ValueError if `BACKBONE_URL` is none."""
+def supervise(runner: Runner, *, drain_s: float, cancel_grace_s: float) -> Supervisor:
+    """A supervisor by the environment: `BACKBONE_URL`, `BACKBONE_KEY`, `SERVICE_CLUSTER`.
+
+    Raises:
+        ValueError: `BACKBONE_URL` is no URL.
+    """
     from ._core import Backbone
     from ._supervisor import Supervisor
 
@@ -81,7 +83,8 @@ def supervise(service: TaskService, runner: Runner) -> Supervisor:
         backbone = Backbone()
     else:
         logger.warning("BACKBONE_URL is not set: the service can only be called directly")
-    return Supervisor(runner, backbone, drain_s=service.drain_s, cancel_grace_s=service.cancel_grace_s)
+    cluster = os.environ.get("SERVICE_CLUSTER", "")
+    return Supervisor(runner, backbone, drain_s=drain_s, cancel_grace_s=cancel_grace_s, cluster=cluster)
 
 
 def finder(service: TaskService) -> Callable[[str], Endpoint | None]:

@@ -35,6 +35,8 @@ _BATCH = 200
 _TIMEOUT_S = 10.0
 _UPLOAD_TIMEOUT_S = 30.0
 _FAREWELL_S = 5.0
+_STATUS_CHARS = 1_000
+"""Of a heartbeat and of a release; they take 1,024."""
 _UPSERT = "/api/CacheConnectorUpsert"
 
 logger = logging.getLogger("taskbackbone")
@@ -80,7 +82,7 @@ class Watch:
         return min(due_s, self.confirmed_s + self.attempt.lease_s)
 
     def status(self) -> str:
-        return f"running - {self.text}" if self.text else "running"
+        return f"running - {self.text}"[:_STATUS_CHARS] if self.text else "running"
 
     def is_sent(self) -> None:
         """What is known is on its way."""
@@ -389,7 +391,7 @@ class Reporter:
         if watch.attempt.number is None:
             logger.warning("%s cannot be given back, since it has no number: its lease must end", watch.attempt)
             return None
-        body: dict[str, Any] = {"Failed": released.counted, "Status": released.reason}
+        body: dict[str, Any] = {"Failed": released.counted, "Status": released.reason[:_STATUS_CHARS]}
         if released.after_s:
             body["RetryAfterSeconds"] = math.ceil(released.after_s)
         path = task_path(watch.task_id, "/release")

@@ -18,10 +18,11 @@ import uuid
 from collections import Counter, OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
+from ._in_flight import InFlight
 from ._reports import Reporter, Watch
 
 _REMEMBERED = 2_000
@@ -103,7 +104,7 @@ class Supervisor:
     Parameters:
         backbone: None if the service is called directly only.
         drain_s, cancel_grace_s: see `TaskService`.
-        in_flight: is called with a path and 1 or -1 as direct calls come and go.
+        cluster: the name of the counter of direct calls in flight; empty: they are not reported.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Supervisor:
         *,
         drain_s: float,
         cancel_grace_s: float,
-        in_flight: Callable[[str, int], None] = lambda path, change: None,
+        cluster: str = "",
     ) -> None:
         self.runner = runner
         self.counts = Counts()
@@ -126,7 +127,7 @@ class Supervisor:
         self.reporter = Reporter(backbone, self.instance, lambda: self.told_slots) if backbone else None
         self._drain_s = drain_s
         self._cancel_grace_s = cancel_grace_s
-        self._in_flight = in_flight
+        self._in_flight = InFlight(backbone, cluster, self.instance) if backbone and cluster else None
         self._loaded = asyncio.Event()
         self._works: dict[Attempt, _Work] = {}
         self._known: dict[Key, _Work] = {}
@@ -142,6 +143,8 @@ class Supervisor:
             logger.warning("no folder for temporary files: bodies and results over 1 MiB will fail (%s)", error)
         if self.reporter is not None:
             self.reporter.start()
+        if self._in_flight is not None:
+            self._in_flight.start()
         await self.runner.start(self._note_change)
 
     @property
@@ -211,7 +214,8 @@ class Supervisor:
         """
         self.counts.accepted["call"] += 1
         work = self._works[attempt] = _Work(attempt)
-        self._in_flight(attempt.path, 1)
+        if self._in_flight is not None:
+            self._in_flight.change(attempt.path, 1)
         task = asyncio.get_running_loop().create_task(self._run(work, _DirectCall()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -222,7 +226,8 @@ class Supervisor:
             task.add_done_callback(lambda _: self.clean(attempt))
             raise
         finally:
-            self._in_flight(attempt.path, -1)
+            if self._in_flight is not None:
+                self._in_flight.change(attempt.path, -1)
 
     def clean(self, attempt: Attempt) -> None:
         """Removes an attempt's files."""
@@ -342,6 +347,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         await self.runner.stop()
+        if self._in_flight is not None:
+            await self._in_flight.stop()
         if self.reporter is not None:
             await self.reporter.stop()
         if self._root is not None:

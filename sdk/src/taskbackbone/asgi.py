@@ -77,7 +77,9 @@ class Mounted:
         return await asyncio.shield(self._starting)
 
     async def _start(self) -> Supervisor:
-        supervisor = supervise(self._service, runner_of(self._service, is_mounted=True))
+        service = self._service
+        runner = runner_of(service, is_mounted=True)
+        supervisor = supervise(runner, drain_s=service.drain_s, cancel_grace_s=service.cancel_grace_s)
         await supervisor.start()
         return supervisor
 
