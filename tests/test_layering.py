@@ -73,6 +73,18 @@ FORBIDDEN = {
         "The SDK imports nothing of this repository",
         "taskbackbone -> shared.tasks.media",
     ),
+    "the server from a worker": (
+        "taskbackbone/_task.py",
+        "from taskbackbone import _server",
+        "A worker of the SDK imports nothing of the supervisor",
+        "taskbackbone._task -> taskbackbone._server",
+    ),
+    "the network from the steps of a call": (
+        "taskbackbone/_core.py",
+        "import requests",
+        "The steps of a call know no network",
+        "taskbackbone._core -> requests",
+    ),
     "the app from the local stack": (
         "local/stack.py",
         "from shared import settings",
