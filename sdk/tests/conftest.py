@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -73,3 +74,19 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
 def place(backbone: Backbone) -> Place:
     """Where this test's model service may be."""
     return backbone.place()
+
+
+@pytest.fixture
+def report(backbone: Backbone) -> Callable[..., None]:
+    """Reports on a task as a model service does: ``report(task_id, BackendStatus="running", Status="any")``."""
+
+    def report(task_id: str, **members: object) -> None:
+        answer = requests.post(
+            f"{backbone.url}/api/CacheConnectorUpsert",
+            json={"TaskId": task_id, "Attempt": 1, **members},
+            headers={"x-functions-key": backbone.key},
+            timeout=60,
+        )
+        answer.raise_for_status()
+
+    return report

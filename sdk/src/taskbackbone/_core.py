@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, TypeVar, Union
+from typing import Any, NamedTuple, TypeVar, Union, cast
 from urllib.parse import quote, urlsplit
 
 from . import __version__, errors
@@ -95,10 +95,10 @@ class Answer(NamedTuple):
         import json
 
         try:
-            document = json.loads(b"".join(decoded(self.headers.get("content-encoding"), [self.body])))
+            document = json.loads(decoded(self.headers.get("content-encoding"), self.body))
         except ValueError:
             return {}
-        return document if isinstance(document, dict) else {}
+        return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
 
     @property
     def retry_after_s(self) -> float | None:

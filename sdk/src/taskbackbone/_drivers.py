@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import errors
 from ._core import Answer, Call, NoAnswer, Sleep, Steps
 from ._payload import CHUNK_BYTES, Payload
 
+if TYPE_CHECKING:
+    from ._aiohttp import Aiohttp
+
 T = TypeVar("T")
 _CONNECTIONS = 32
 _LEAST_BYTES_PER_S = 16 * 1024
 """An answer that comes more slowly, on the whole, counts as silence."""
-_CLOSE_S = 1.0
-_LONGEST_ERROR_BYTES = 1024 * 1024
+LONGEST_ERROR_BYTES = 1024 * 1024
 
 
 def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
@@ -59,7 +61,7 @@ async def run_in_threads(steps: Steps[T], transport: Requests | None = None) -> 
 
 
 async def run_async(steps: Steps[T], transport: Aiohttp) -> T:
-    """Run *steps* in this event loop, with aiohttp."""
+    """Run *steps* in this event loop, with an ``Aiohttp`` of ``_aiohttp``."""
     return await _run(steps, transport.send)
 
 
@@ -124,11 +126,11 @@ class Requests:
             requests.exceptions.SSLError,
             ValueError,
         ) as error:  # certificate, proxy
-            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
+            raise errors.Unreachable(f"No call can be made: {words(error)}") from error
         except (OSError, HTTPError) as error:
-            raise NoAnswer(_words(error)) from error
+            raise NoAnswer(words(error)) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
-        stream = _Stream(response, _Pace.of(response.status_code, headers, call.timeout_s))
+        stream = _Stream(response, Pace.of(response.status_code, headers, call.timeout_s))
         if call.streamed and 200 <= response.status_code < 300:
             return Answer(response.status_code, headers, stream=stream)
         return Answer(response.status_code, headers, stream.whole(is_error=response.status_code >= 300))
@@ -194,7 +196,7 @@ class _Body:
         return len(self._body)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body) if isinstance(self._body, Payload) else _parts(self._body)
+        return iter(self._body) if isinstance(self._body, Payload) else parts(self._body)
 
 
 def _sendable(body: bytes | Payload | None) -> Any:
@@ -203,7 +205,7 @@ def _sendable(body: bytes | Payload | None) -> Any:
     return _Body(body) if len(body) else b""
 
 
-def _parts(body: bytes) -> Iterator[bytes]:
+def parts(body: bytes) -> Iterator[bytes]:
     whole = memoryview(body)
     for start in range(0, len(whole), CHUNK_BYTES):
         yield bytes(whole[start : start + CHUNK_BYTES])
@@ -215,7 +217,7 @@ class _Stream:
     Iterating raises NoAnswer when they break off, or come too slowly.
     """
 
-    def __init__(self, response: Any, pace: _Pace) -> None:
+    def __init__(self, response: Any, pace: Pace) -> None:
         self._response = response
         self._pace = pace
 
@@ -236,7 +238,7 @@ class _Stream:
                     break
                 yield chunk
         except (OSError, HTTPError, HTTPException) as error:
-            raise NoAnswer(f"the answer broke off: {_words(error)}") from error
+            raise NoAnswer(f"the answer broke off: {words(error)}") from error
         finally:
             self.close()
 
@@ -245,7 +247,7 @@ class _Stream:
         body = bytearray()
         for chunk in self:
             body += chunk
-            if is_error and len(body) > _LONGEST_ERROR_BYTES:
+            if is_error and len(body) > LONGEST_ERROR_BYTES:
                 self.close()
                 break
         return bytes(body)
@@ -254,7 +256,7 @@ class _Stream:
         self._response.close()
 
 
-class _Pace:
+class Pace:
     """Looks whether an answer comes fast enough and whole, but not how long its reader takes in between."""
 
     def __init__(self, timeout_s: float, expected: int | None, *, is_framed: bool) -> None:
@@ -266,7 +268,7 @@ class _Pace:
         self._began_s = 0.0
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], timeout_s: float) -> _Pace:
+    def of(cls, status: int, headers: Mapping[str, str], timeout_s: float) -> Pace:
         length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
         expected = int(length) if length.isdigit() and not is_chunked and status != 304 else None
         return cls(timeout_s, expected, is_framed=is_chunked or expected is not None or status in (204, 304))
@@ -290,151 +292,7 @@ class _Pace:
             raise NoAnswer(f"the answer came too slowly: {self._received:,} bytes in {self._waited_s:.0f} s")
 
 
-class Aiohttp:
-    """Calls by aiohttp, in one event loop at a time.
-
-    Raises:
-        ImportError: aiohttp is not installed.
-    """
-
-    def __init__(self) -> None:
-        try:
-            import aiohttp
-        except ImportError as error:
-            raise ImportError('AsyncTaskClient needs aiohttp: pip install "taskbackbone[async]"') from error
-        self._aiohttp = aiohttp
-        self._session: Any = None
-        self._loop: Any = None
-
-    async def send(self, call: Call) -> Answer:
-        """As ``Requests.send``; the stream of the answer is asynchronous."""
-        import asyncio
-
-        session, body = self._own_session(), _AsyncBody(call.body)
-        asked = asyncio.ensure_future(self._ask(session, call, body))
-        try:
-            while not (await asyncio.wait({asked}, timeout=call.timeout_s))[0]:
-                if time.monotonic() - body.moved_s >= call.timeout_s:
-                    raise NoAnswer(f"silence for {call.timeout_s:g} s")
-            response = asked.result()
-        except (self._aiohttp.ClientSSLError, ValueError) as error:
-            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
-        except (OSError, self._aiohttp.ClientError, asyncio.TimeoutError) as error:
-            if body.failure is not None:
-                raise body.failure from body.failure.__cause__
-            raise NoAnswer(_words(error)) from error
-        finally:
-            asked.cancel()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        stream = _AsyncStream(response, _Pace.of(response.status, headers, call.timeout_s))
-        if call.streamed and 200 <= response.status < 300:
-            return Answer(response.status, headers, stream=stream)
-        return Answer(response.status, headers, await stream.whole(is_error=response.status >= 300))
-
-    async def _ask(self, session: Any, call: Call, body: _AsyncBody) -> Any:
-        from yarl import URL
-
-        headers = dict(call.headers)
-        if call.body is not None:
-            headers["Content-Length"] = str(call.size)
-        return await session.request(
-            call.method,
-            URL(call.url, encoded=True),
-            headers=headers,
-            data=body.chunks() if call.size else None,
-            timeout=self._aiohttp.ClientTimeout(total=None, sock_connect=call.timeout_s),
-            allow_redirects=False,
-        )
-
-    def _own_session(self) -> Any:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            self._loop = loop
-            self._session = self._aiohttp.ClientSession(
-                trust_env=True, auto_decompress=False, cookie_jar=self._aiohttp.DummyCookieJar()
-            )
-        return self._session
-
-    async def close(self) -> None:
-        """Close the connections."""
-        import asyncio
-        from contextlib import suppress
-
-        session, self._session = self._session, None
-        if session is not None:
-            with suppress(asyncio.TimeoutError):  # it would wait for a server that takes no more of a body
-                await asyncio.wait_for(session.close(), _CLOSE_S)
-
-
-class _AsyncBody:
-    """A body as aiohttp sends it, which notes when a part of it was last taken, and what became of its source."""
-
-    def __init__(self, body: bytes | Payload | None) -> None:
-        self._body = body
-        self.moved_s = time.monotonic()
-        self.failure: Exception | None = None
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            if isinstance(self._body, Payload):
-                import asyncio
-
-                loop, parts = asyncio.get_running_loop(), iter(self._body)
-                while chunk := await loop.run_in_executor(None, next, parts, b""):
-                    self.moved_s = time.monotonic()
-                    yield chunk
-            else:
-                for chunk in _parts(self._body or b""):
-                    self.moved_s = time.monotonic()
-                    yield chunk
-        except Exception as error:
-            self.failure = error
-            raise
-        finally:
-            self.moved_s = time.monotonic()
-
-
-class _AsyncStream:
-    """As ``_Stream``."""
-
-    def __init__(self, response: Any, pace: _Pace) -> None:
-        self._response = response
-        self._pace = pace
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        import asyncio
-
-        from aiohttp import ClientError
-
-        pace = self._pace
-        try:
-            while True:
-                pace.begin()
-                chunk = await asyncio.wait_for(self._response.content.readany(), pace.timeout_s)
-                pace.end(len(chunk))
-                if not chunk:
-                    break
-                yield chunk
-        except (OSError, ClientError, asyncio.TimeoutError) as error:
-            raise NoAnswer(f"the answer broke off: {_words(error)}") from error
-        finally:
-            self._response.close()
-
-    async def whole(self, *, is_error: bool) -> bytes:
-        body = bytearray()
-        async for chunk in self:
-            body += chunk
-            if is_error and len(body) > _LONGEST_ERROR_BYTES:
-                break
-        return bytes(body)
-
-    async def close(self) -> None:
-        self._response.close()
-
-
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
     """What an error of a connection comes to, in a few words."""
     system, last = None, error
     seen: set[int] = set()

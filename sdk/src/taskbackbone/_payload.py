@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Iterator
-from typing import IO
+from collections.abc import AsyncIterator, Iterator
+from typing import IO, Any, cast
 
 CHUNK_BYTES = 64 * 1024
 SPOOL_BYTES = 1024 * 1024
@@ -96,7 +97,7 @@ class Spool:
         """
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
             raise TypeError("A body's stream must yield bytes; open a file in binary mode.")
-        self._file.write(chunk)
+        self._file.write(cast("bytes", chunk))
 
     def payload(self) -> Payload:
         self._file.seek(0)
@@ -120,26 +121,112 @@ def _exactly(file: IO[bytes], size: int) -> Iterator[bytes]:
         yield chunk
 
 
-def decoded(encoding: str | None, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """*chunks* without their ``Content-Encoding``, if it is gzip or deflate; else as they are.
+class Decoder:
+    """Takes the ``Content-Encoding`` off what is fed to it, if that is gzip or deflate.
 
     Raises:
-        ValueError: they are not what the encoding says.
+        ValueError: the content is not what the encoding says, or breaks off.
     """
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        yield from chunks
-        return
-    import zlib
 
-    inflate = None
-    try:
-        for chunk in chunks:
+    def __init__(self, encoding: str | None) -> None:
+        self._encoding = encoding if encoding in ("gzip", "x-gzip", "deflate") else None
+        self._inflate: Any = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._encoding is None:
+            return chunk
+        import zlib
+
+        out = b""
+        try:
             while chunk:  # what is left after an end is another gzip member
-                if inflate is None or inflate.eof:
-                    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its head
-                yield inflate.decompress(chunk)
-                chunk = inflate.unused_data
-    except zlib.error as error:
-        raise ValueError(f"The content is not {encoding}.") from error
-    if inflate is not None and not inflate.eof:
-        raise ValueError(f"The content breaks off: it is no whole {encoding}.")
+                if self._inflate is None or self._inflate.eof:
+                    self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its head
+                out += self._inflate.decompress(chunk)
+                chunk = self._inflate.unused_data
+        except zlib.error as error:
+            raise ValueError(f"The content is not {self._encoding}.") from error
+        return out
+
+    def end(self) -> None:
+        if self._inflate is not None and not self._inflate.eof:
+            raise ValueError(f"The content breaks off: it is no whole {self._encoding}.")
+
+
+def decoded(encoding: str | None, content: bytes) -> bytes:
+    """The whole *content* without its encoding."""
+    decoder = Decoder(encoding)
+    plain = decoder.feed(content)
+    decoder.end()
+    return plain
+
+
+def body_of(body: object) -> tuple[bytes | Payload, str] | None:
+    """What is sent of a caller's *body*, and its content type; None for a stream that cannot rewind.
+
+    Raises:
+        OSError: of a path: there is no such file.
+        TypeError, ValueError: it is no body.
+    """
+    if body is None:
+        return b"", "application/octet-stream"
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", body)), "application/octet-stream"
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    if isinstance(body, os.PathLike):
+        path = os.fspath(cast("os.PathLike[str]", body))
+        return FilePayload(path), _type_of_name(path)
+    if hasattr(body, "model_dump_json"):
+        return cast("Any", body).model_dump_json().encode(), "application/json"
+    if isinstance(body, (dict, list, tuple, int, float)):
+        import json
+
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode(), "application/json"
+    if hasattr(body, "read") or hasattr(body, "__iter__") or hasattr(body, "__aiter__"):
+        return _rewound(cast("Any", body))
+    raise TypeError(f"A body cannot be made of {type(body).__name__}.")
+
+
+def _rewound(stream: Any) -> tuple[Payload, str] | None:
+    if isinstance(stream, io.TextIOBase):
+        raise TypeError("A body's stream must yield bytes; open a file in binary mode.")
+    if hasattr(stream, "__aiter__") or not hasattr(stream, "seekable") or not stream.seekable():
+        return None
+    return StreamPayload(stream), stream_type(stream)
+
+
+def stream_type(stream: object) -> str:
+    """The content type that the name of a stream says."""
+    name = getattr(stream, "name", None)
+    return _type_of_name(name) if isinstance(name, str) else "application/octet-stream"
+
+
+def _type_of_name(name: str) -> str:
+    from mimetypes import guess_type
+
+    kind, encoding = guess_type(name)
+    return kind if kind and not encoding else "application/octet-stream"
+
+
+def iter_chunks(stream: Any) -> Iterator[Any]:
+    """What a stream yields that has ``read`` or is an iterable."""
+    return iter(lambda: stream.read(CHUNK_BYTES), b"") if hasattr(stream, "read") else iter(stream)
+
+
+async def aiter_chunks(stream: Any) -> AsyncIterator[Any]:
+    """The same, of a stream that may be asynchronous; one that is not is read in a thread."""
+    import asyncio
+    import inspect
+
+    if hasattr(stream, "__aiter__") and not hasattr(stream, "read"):
+        async for chunk in stream:
+            yield chunk
+        return
+    if inspect.iscoroutinefunction(getattr(stream, "read", None)):
+        while chunk := await stream.read(CHUNK_BYTES):
+            yield chunk
+        return
+    loop, chunks = asyncio.get_running_loop(), iter_chunks(stream)
+    while (chunk := await loop.run_in_executor(None, next, chunks, None)) is not None:
+        yield chunk
