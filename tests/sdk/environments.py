@@ -99,7 +99,7 @@ def call(command: Sequence[str], *, cwd: Path = ROOT) -> str:
     except subprocess.TimeoutExpired:
         raise Failure(f"{Path(command[0]).name} took over {COMMAND_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
-        raise Failure(f"{' '.join(command[:4])} … ended with {done.returncode}:\n{done.stdout}")
+        raise Failure(f"{' '.join(command)[:100]} … ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
 
 
