@@ -33,17 +33,17 @@ def interpreter(version: str) -> Path:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)]
     for candidate in candidates:
-        # Among those on PATH may be a stand-in of pyenv for a version that is not chosen.
-        if candidate and version_of(candidate) == version:
-            return Path(candidate)
+        # Among those on PATH may be a stand-in of pyenv, also for a version that is not chosen.
+        if candidate and (found := described(candidate))[:1] == [version]:
+            return Path(found[1])
     raise Failure(f"There is no Python {version} on PATH or in pyenv: install one, or name others with --python.")
 
 
-def version_of(python: str | Path) -> str:
-    """Its version, such as 3.9, or nothing if it does not run."""
-    says = "import sys; print('%d.%d' % sys.version_info[:2])"
+def described(python: str | Path) -> list[str]:
+    """Its version, such as 3.9, and its own path. Nothing, if it does not run."""
+    says = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable, sep='\\n')"
     done = subprocess.run([python, "-c", says], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def environment(name: str, python: str | Path, requirements: Sequence[str | Path]) -> Path:
