@@ -12,10 +12,10 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -36,7 +36,31 @@ _CALL_TIMEOUT_S = 120
 _POLL_INTERVAL_S = 0.05
 
 
-class FuncHost(ChildProcess):
+class PolledProcess(ChildProcess):
+    """A program that prints no ``READY`` line, since it is not of the stack's own making: it is asked whether it is.
+
+    Parameters:
+        port: where it listens.
+        health: the path that it answers 200 once it is ready.
+    """
+
+    def __init__(self, name: str, command: Sequence[str | Path], *, port: int, health: str, **options: Any) -> None:
+        super().__init__(name, command, **options)
+        self._address = f"http://127.0.0.1:{port}"
+        self._health = health
+
+    @property
+    def url(self) -> str:
+        """The address, which is known from the start."""
+        return self._address
+
+    def is_ready(self) -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}{self._health}", timeout=5, verify=NO_TLS).status_code == 200
+        return False
+
+
+class FuncHost(PolledProcess):
     """The function app under Azure Functions Core Tools, if these are installed."""
 
     _stop_signal = signal.SIGINT  # Core Tools end as at Ctrl-C: the port closes, requests in flight end
@@ -47,6 +71,8 @@ class FuncHost(ChildProcess):
         super().__init__(
             "func start",
             ["func", "start", "--port", str(port)],
+            port=port,
+            health="/api/v1/health",
             log_path=directory / "func.log",
             # Core Tools use the Python of the active virtual environment.
             environment={
@@ -56,17 +82,6 @@ class FuncHost(ChildProcess):
                 "FUNCTIONS_WORKER_RUNTIME": "python",
             },
         )
-        self._address = f"http://127.0.0.1:{port}"
-
-    @property
-    def url(self) -> str:
-        """The address. It is known from the start, since Core Tools print no ``READY`` line."""
-        return self._address
-
-    def is_ready(self) -> bool:
-        with suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/api/v1/health", timeout=5, verify=NO_TLS).status_code == 200
-        return False
 
 
 class Stack:
@@ -126,15 +141,17 @@ class Stack:
         self.model: ChildProcess | None = None
         if with_model:
             registry[MODEL_PREFIX] = {"url": f"http://127.0.0.1:{model_port}", "lease_s": 60}
-            self.model = _python_part(
-                directory,
-                "local.sample_model",
+            self.model = PolledProcess(
                 "the sample model",
-                *("--port", str(model_port), "--max-concurrent", "2"),
+                [sys.executable, "-m", "local.sample_model"],
+                port=model_port,
+                health="/readyz",
+                log_path=directory / "sample_model.log",
                 environment={
-                    "CACHE_CONNECTOR_UPSERT_URI": self.function_url("CacheConnectorUpsert"),
-                    "CACHE_CONNECTOR_GET_URI": self.function_url("CacheConnectorGet"),
-                    "REQUEST_REPORTER_URI": self.function_url("CurrentProcessingUpsert"),
+                    "PYTHONPATH": str(ROOT),
+                    "PORT": str(model_port),
+                    "WORKERS": "2",
+                    "SERVICE_CLUSTER": "local",
                     "BACKBONE_URL": self.url,
                     "BACKBONE_KEY": self.key,
                 },

@@ -11,9 +11,10 @@ _MARGIN_PX = 8
 _FONT_SIZE_PX = 14
 
 
-@pydantic.dataclasses.dataclass(frozen=True, config=WIRE)
-class MapDescription:
+class MapDescription(pydantic.BaseModel):
     """The data that a map's legend is drawn from. The sizes are those of the map without a legend."""
+
+    model_config = WIRE
 
     width: int
     height: int

@@ -16,6 +16,8 @@ MAX_SIDE_PX = 1600
 MAX_PICTURE_PX = 100_000_000
 CLASSES = range(2, 13)
 """How many classes a caller may ask for: at most as many as `_PALETTE` has colours."""
+STAGES = ("features", "clustering", "labels", "smoothing")
+"""What a `Report` names, in this order."""
 
 _SEED = 7
 _RESTARTS = 4

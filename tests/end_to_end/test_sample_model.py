@@ -1,9 +1,10 @@
-"""The whole stack with the real sample model and its own task manager."""
+"""The whole stack with the real sample model, which is a service of the SDK."""
 
 from __future__ import annotations
 
 import io
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -36,12 +37,20 @@ def test_sample_model_segments_a_picture_and_adds_a_legend_in_a_second_step(
         assert (ended["BackendStatus"], ended["Status"]) == ("completed", "completed - map with legend")
         assert (ended["EndpointPath"], ended["Attempt"]) == (LEGEND_PATH, backbone.history(task_id)[-1]["Attempt"])
         assert (backbone.depth(SEGMENT_PATH), backbone.depth(LEGEND_PATH)) == ({"Failed": 1}, {"Completed": 1})
-        reason = "Failed - the backend answered 400: The body must be one of image/jpeg, image/png."
+        reason = "Failed - the backend answered 415: The body must be image/jpeg or image/png."
         assert (refused["BackendStatus"], refused["Status"]) == ("failed", reason)
         result = http.get(f"/api/v1/tasks/{task_id}/result")
         original, drawn = Image.open(io.BytesIO(picture.data)), Image.open(io.BytesIO(result.content))
         assert result.headers["content-type"] == "image/png"
         assert drawn.width * drawn.height > original.width * original.height, "the legend is beside the map"
-        for path in (SEGMENT_PATH, LEGEND_PATH):
-            count = {"cluster": "local", "path": path}
-            eventually(lambda count=count: http.get("/api/CurrentProcessingGet", params=count).text == "0")
+
+        assert stack.model is not None
+        direct = httpx.post(
+            f"{stack.model.url}{SEGMENT_PATH}",
+            content=picture.data,
+            headers={"Content-Type": picture.content_type},
+            timeout=PATIENCE_S,
+        )
+        assert Image.open(io.BytesIO(direct.content)).size == original.size
+        count = {"cluster": "local", "path": SEGMENT_PATH}
+        eventually(lambda: http.get("/api/CurrentProcessingGet", params=count).text == "0")

@@ -1,26 +1,25 @@
 """The sample model: it distinguishes regions, and it behaves as a model service of the backbone."""
 
 import io
-import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from taskbackbone.testing import PlayedBackbone
 
-from local.processes import ChildProcess, LocalStackError
 from local.sample_model import segmentation
 from local.sample_model.legend import MapDescription, add_legend, draw_legend
 from local.sample_model.pictures import Picture, photograph, sample_pictures
-from local.sample_model.segmentation import LandClass, UnreadablePicture, open_picture, segment
-from tests.local.fake_backbone import KEY, FakeBackbone, running_backbone
+from local.sample_model.segmentation import STAGES, LandClass, UnreadablePicture, open_picture, segment
+from local.stack import ROOT
 from tests.waiting import PATIENCE_S, eventually
 
 PICTURES = ("china.jpg", "flower.jpg", "china.png", "china-roofs.png", "flower-large.png")
@@ -55,7 +54,6 @@ def china() -> bytes:
 
 CHINA = china()
 CHINA_SIZE = (160, 107)
-STAGES = ["features", "clustering", "labels", "smoothing"]
 
 
 Colour = tuple[int, int, int]
@@ -125,7 +123,7 @@ def test_a_tiny_or_plain_picture_has_fewer_classes(size: tuple[int, int]) -> Non
 def test_progress_goes_from_stage_to_stage() -> None:
     reported: list[tuple[str, float]] = []
     segment(two_halves((40, 110, 50), (60, 90, 170), (12, 12)), 3, lambda stage, done: reported.append((stage, done)))
-    assert list(dict.fromkeys(stage for stage, _ in reported)) == STAGES
+    assert list(dict.fromkeys(stage for stage, _ in reported)) == list(STAGES)
     assert len(reported) > 8
 
 
@@ -176,7 +174,7 @@ def test_sample_pictures_are_photos_of_realistic_size() -> None:
 
 def test_a_legend_is_drawn_below_the_map_once() -> None:
     classes = [LandClass(1, "green", "#4d8a3a", 0.75), LandClass(2, "blue", "#3a6ab5", 0.25)]
-    described = MapDescription(640, 100, classes)
+    described = MapDescription(width=640, height=100, classes=classes)
     legend = draw_legend(described)
     assert legend.width == 640
     assert {(0x4D, 0x8A, 0x3A), (0x3A, 0x6A, 0xB5)} <= {colour for _, colour in legend.getcolors() or ()}
@@ -188,234 +186,122 @@ def test_a_legend_is_drawn_below_the_map_once() -> None:
 # The service, over HTTP
 
 
+@contextmanager
+def serving(backbone: PlayedBackbone) -> Iterator[httpx.Client]:
+    """A client of the service, which has one worker."""
+    command = [sys.executable, "-m", "local.sample_model"]
+    environment = {"SERVICE_CLUSTER": "local"}
+    with (
+        backbone.start(command, environment=environment, cwd=ROOT),
+        httpx.Client(base_url=backbone.service_url, timeout=PATIENCE_S) as client,
+    ):
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
 @pytest.fixture(scope="module")
-def module_backbone() -> Iterator[FakeBackbone]:
-    with running_backbone() as backbone:
+def module_backbone() -> Iterator[PlayedBackbone]:
+    with PlayedBackbone() as backbone:
         yield backbone
 
 
-def service_process(backbone: FakeBackbone, log_path: Path) -> ChildProcess:
-    return ChildProcess(
-        "The sample model",
-        [sys.executable, "-m", "local.sample_model", "--port", "0"],
-        log_path=log_path,
-        environment={
-            "CACHE_CONNECTOR_UPSERT_URI": f"{backbone.url}/api/CacheConnectorUpsert?code={KEY}",
-            "CACHE_CONNECTOR_GET_URI": f"{backbone.url}/api/CacheConnectorGet?code={KEY}",
-            "REQUEST_REPORTER_URI": f"{backbone.url}/api/CurrentProcessingUpsert?code={KEY}",
-            "BACKBONE_URL": backbone.url,
-            "BACKBONE_KEY": KEY,
-        },
-    )
-
-
 @pytest.fixture(scope="module")
-def service(module_backbone: FakeBackbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a service that works on one request at a time."""
-    process = service_process(module_backbone, tmp_path_factory.mktemp("model") / "model.log")
-    with process, httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client:
+def service(module_backbone: PlayedBackbone) -> Iterator[httpx.Client]:
+    with serving(module_backbone) as client:
         yield client
-        assert KEY not in process.log_path.read_text()
 
 
 @pytest.fixture
-def backbone(module_backbone: FakeBackbone, service: httpx.Client) -> FakeBackbone:
-    """The backbone without any tasks, once the service is idle."""
-    wait_until_idle(service)
-    for record in (module_backbone.updates, module_backbone.in_flight_reports, module_backbone.traceparents):
-        record.clear()
+def backbone(module_backbone: PlayedBackbone, service: httpx.Client) -> PlayedBackbone:
+    """The backbone of the running service."""
     return module_backbone
-
-
-def wait_until_idle(service: httpx.Client) -> None:
-    eventually(lambda: not service.get("/health").raise_for_status().json()["InFlight"])
-
-
-def dispatch(
-    service: httpx.Client, path: str, task_id: str, *, attempt: int | None = 1, data: bytes | str, content_type: str
-) -> httpx.Response:
-    """Posts a task like the backbone."""
-    headers = {"taskId": task_id, "traceparent": TRACEPARENT, "Content-Type": content_type}
-    if attempt is not None:
-        headers["X-Task-Attempt"] = str(attempt)
-    return service.post(path, content=data, headers=headers)
 
 
 SMALL = png(two_halves((40, 110, 50), (60, 90, 170), (12, 12)))
 
 
-def test_request_without_a_task_is_answered_with_the_map(service: httpx.Client, backbone: FakeBackbone) -> None:
+def test_request_without_a_task_is_answered_with_the_map(service: httpx.Client) -> None:
     response = service.post(f"{SEGMENT}?classes=3", content=CHINA, headers={"Content-Type": "image/jpeg"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(response.content)).size == CHINA_SIZE
-    classes = json.loads(response.headers["x-class-shares"])
-    assert [set(found) for found in classes] == [{"Number", "Colour", "MapColour", "Share"}] * 3
-    assert sum(found["Share"] for found in classes) == pytest.approx(1)
-    assert backbone.updates == []
 
 
-def test_dispatched_task_is_accepted_reported_stored_and_completed(
-    service: httpx.Client, backbone: FakeBackbone
-) -> None:
-    backbone.add_task("whole", endpoint := f"{service.base_url}{SEGMENT}")
-    response = dispatch(service, f"{SEGMENT}?classes=4", "whole", attempt=3, data=CHINA, content_type="image/jpeg")
-    assert (response.status_code, response.json()) == (200, {"TaskId": "whole"})
+def test_a_task_is_segmented_stored_and_completed_with_the_shares_of_its_classes(backbone: PlayedBackbone) -> None:
+    task = backbone.submit(
+        SEGMENT, CHINA, content_type="image/jpeg", query="classes=4", traceparent=TRACEPARENT
+    ).wait()
 
-    task = backbone.wait_until_status("whole", "completed")
-    assert re.fullmatch(r"completed - (class \d \([a-z ]+\) \d+ %(, )?){4}", task["Status"])
-    assert Image.open(io.BytesIO(backbone.results["whole"])).size == CHINA_SIZE
-    stored_with = backbone.result_headers["whole"]
-    assert (stored_with["content-type"], stored_with["x-task-attempt"]) == ("image/png", "3")
-
-    first, *progress, _ = [update["Status"] for update in backbone.updates]
-    assert first == "running"
-    # What is over before it can be reported is left out.
-    stages = [re.fullmatch(r"running - (\w+) \d+%", status)[1] for status in progress]
-    assert stages == sorted(stages, key=STAGES.index)
-    for update in backbone.updates:
-        assert update.keys() == {
-            "TaskId", "Timestamp", "Status", "BackendStatus", "Endpoint", "PublishToGrid", "Attempt",
-        }  # fmt: skip
-        assert (update["Endpoint"], update["PublishToGrid"], update["Attempt"]) == (endpoint, False, 3)
-    assert backbone.traceparents == {TRACEPARENT}
+    assert task.state == "completed"
+    assert re.fullmatch(r"completed - (class \d \([a-z ]+\) \d+ %(, )?){4}", task.status)
+    assert task.result is not None
+    assert task.result.content_type == "image/png"
+    assert Image.open(io.BytesIO(task.result.data)).size == CHINA_SIZE
+    assert {call.headers["traceparent"] for call in task.calls if call.kind == "result"} == {TRACEPARENT}
+    assert list(backbone.slots.values()) == [1]
 
 
-def test_reports_name_no_attempt_if_the_dispatch_named_none(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("unnumbered", f"{service.base_url}{SEGMENT}")
-    dispatch(service, SEGMENT, "unnumbered", attempt=None, data=CHINA, content_type="image/jpeg")
-    backbone.wait_until_status("unnumbered", "completed")
-    assert all("Attempt" not in update for update in backbone.updates)
-    assert "x-task-attempt" not in backbone.result_headers["unnumbered"]
-
-
-def test_busy_service_refuses_other_tasks_and_ignores_a_duplicate_dispatch(
-    service: httpx.Client, backbone: FakeBackbone
-) -> None:
-    backbone.add_task("first", f"{service.base_url}{SEGMENT}")
-    backbone.gate.clear()
-    try:
-        assert dispatch(service, SEGMENT, "first", data=CHINA, content_type="image/jpeg").status_code == 200
-        assert dispatch(service, SEGMENT, "first", data=CHINA, content_type="image/jpeg").status_code == 200
-        refused = dispatch(service, SEGMENT, "second", data=CHINA, content_type="image/jpeg")
-        assert refused.status_code == 503
-        assert int(refused.headers["retry-after"]) > 0
-        assert service.get("/health").json() == {"InFlight": 1, "MaxConcurrent": 1}
-    finally:
-        backbone.gate.set()
-    backbone.wait_until_status("first", "completed")
-    wait_until_idle(service)
-    assert [update["BackendStatus"] for update in backbone.updates].count("completed") == 1
-
-
-def test_a_revoked_task_is_dropped_at_once(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("revoked", f"{service.base_url}{SEGMENT}")
-    backbone.revoked.add("revoked")
-    dispatch(service, SEGMENT, "revoked", data=CHINA, content_type="image/jpeg")
-    backbone.wait_until(lambda: bool(backbone.updates))
-    wait_until_idle(service)
-    assert [update["Status"] for update in backbone.updates] == ["running"]
-    assert "revoked" not in backbone.results
-
-
-def test_a_task_revoked_while_it_is_computed_is_dropped(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("late", f"{service.base_url}{SEGMENT}")
+def test_a_large_picture_tells_its_stages_on_the_way(backbone: PlayedBackbone) -> None:
     large = pictures()["flower-large.png"]
-    dispatch(service, SEGMENT, "late", data=large.data, content_type=large.content_type)
-    backbone.wait_until(lambda: len(backbone.updates) == 2)
-    backbone.revoked.add("late")
-    wait_until_idle(service)
-    assert {update["BackendStatus"] for update in backbone.updates} == {"running"}
-    assert "late" not in backbone.results
+    task = backbone.submit(SEGMENT, large.data, content_type=large.content_type, query="classes=12")
+    task.until(lambda task: task.progress)
+    assert 0 < (task.progress or 0) < 1
+    assert re.fullmatch(rf"running - ({'|'.join(STAGES)}) \d+%", task.status)
+    assert task.wait().state == "completed"
 
 
-def test_an_unknown_task_is_dropped(service: httpx.Client, backbone: FakeBackbone) -> None:
-    assert dispatch(service, SEGMENT, "unknown", data=CHINA, content_type="image/jpeg").status_code == 200
-    wait_until_idle(service)
-    assert backbone.updates == []
+def test_a_task_that_is_cancelled_while_it_is_computed_is_dropped(backbone: PlayedBackbone) -> None:
+    large = pictures()["flower-large.png"]
+    task = backbone.submit(SEGMENT, large.data, content_type=large.content_type, query="classes=12")
+    task.until(lambda task: task.state == "running")
+    task.cancel()
+    after = backbone.submit(SEGMENT, SMALL, content_type="image/png").wait()
+    assert after.state == "completed"
+    assert (task.state, task.result) == ("cancelled", None)
 
 
-def test_body_that_is_not_a_picture_fails_the_task(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("broken", f"{service.base_url}{SEGMENT}")
-    assert dispatch(service, SEGMENT, "broken", data=b"scrambled", content_type="image/png").status_code == 200
-    task = backbone.wait_until_status("broken", "failed")
-    assert task["Status"] == "failed - the body is not a readable JPEG or PNG picture"
+def test_body_that_is_not_a_picture_fails_the_task(backbone: PlayedBackbone) -> None:
+    task = backbone.submit(SEGMENT, b"scrambled", content_type="image/png").wait()
+    assert (task.state, task.status) == ("failed", "failed - the body is not a readable JPEG or PNG picture")
 
 
 @pytest.mark.parametrize(
-    ("query", "content_type", "detail"),
+    ("query", "content_type", "reason"),
     [
-        ("", "application/json", "The body must be one of image/jpeg, image/png."),
-        ("?classes=1", "image/png", "classes must be a number from 2 to 12."),
-        ("?classes=13", "image/png", "classes must be a number from 2 to 12."),
-        ("?classes=many", "image/png", "classes must be a number from 2 to 12."),
-        ("?then=lunch", "image/png", "then must be legend, or absent."),
+        ("", "application/json", "the body must be"),
+        ("classes=1", "image/png", "classes must be a number from 2 to 12"),
+        ("classes=13", "image/png", "classes must be a number from 2 to 12"),
+        ("classes=many", "image/png", "the parameter classes must be a whole number"),
+        ("then=lunch", "image/png", "the parameter then must be one of legend"),
     ],
 )
-def test_invalid_request_is_400(
-    service: httpx.Client, backbone: FakeBackbone, query: str, content_type: str, detail: str
+def test_invalid_request_fails_and_is_refused_if_no_task_is_there(
+    service: httpx.Client, backbone: PlayedBackbone, query: str, content_type: str, reason: str
 ) -> None:
-    response = dispatch(service, SEGMENT + query, "senseless", data=b"x", content_type=content_type)
-    assert response.status_code == 400
+    task = backbone.submit(SEGMENT, SMALL, content_type=content_type, query=query).wait()
+    response = service.post(f"{SEGMENT}?{query}", content=SMALL, headers={"Content-Type": content_type})
+    assert task.state == "failed"
+    assert reason in task.status.lower()
+    assert 400 <= response.status_code < 500
     assert response.headers["content-type"] == "application/problem+json"
-    assert response.json() == {"title": "Bad Request", "status": 400, "detail": detail}
-    wait_until_idle(service)
-    assert backbone.updates == []
+    assert reason in response.json()["detail"].lower()
 
 
-@pytest.mark.usefixtures("backbone")
-def test_unreadable_picture_without_a_task_is_refused(service: httpx.Client) -> None:
-    response = service.post(SEGMENT, content=b"scrambled", headers={"Content-Type": "image/png"})
-    assert response.status_code == 400
-    assert "not a readable JPEG or PNG" in response.json()["detail"]
+def test_direct_calls_in_flight_are_reported(service: httpx.Client, backbone: PlayedBackbone) -> None:
+    service.post(SEGMENT, content=CHINA, headers={"Content-Type": "image/jpeg"}).raise_for_status()
+    backbone.until(lambda: any(call.kind == "count" for call in backbone.calls))
+    backbone.until(lambda: backbone.api.in_flight["local", SEGMENT] == 0)
 
 
-def test_updates_are_repeated_until_the_backbone_accepts_them(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("patient", f"{service.base_url}{SEGMENT}")
-    backbone.upsert_failures.extend([503, 500, 429])
-    dispatch(service, SEGMENT, "patient", data=CHINA, content_type="image/jpeg")
-    backbone.wait_until_status("patient", "completed")
-    assert not backbone.upsert_failures
-
-
-def test_a_refused_update_drops_the_task(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("refused", f"{service.base_url}{SEGMENT}")
-    backbone.upsert_failures.append(400)
-    dispatch(service, SEGMENT, "refused", data=CHINA, content_type="image/jpeg")
-    wait_until_idle(service)
-    assert backbone.updates == []
-
-
-def test_requests_in_flight_are_reported(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("counted", f"{service.base_url}{SEGMENT}")
-    dispatch(service, SEGMENT, "counted", data=CHINA, content_type="image/jpeg")
-    backbone.wait_until(lambda: len(backbone.in_flight_reports) == 2)
-    assert backbone.in_flight_reports == [
-        {"ApiPath": SEGMENT, "ServiceCluster": "local", "IncrementBy": 1},
-        {"ApiPath": SEGMENT, "ServiceCluster": "local", "DecrementBy": 1},
-    ]
-
-
-def test_pipeline_adds_the_legend_in_a_second_step(service: httpx.Client, backbone: FakeBackbone) -> None:
-    backbone.add_task("pipeline", f"{service.base_url}{SEGMENT}")
-    dispatch(
-        service, f"{SEGMENT}?then=legend&classes=4", "pipeline", attempt=1, data=PHOTO, content_type="image/jpeg"
-    )
-    backbone.wait_until(lambda: "Body" in backbone.tasks["pipeline"])
-    hop = backbone.tasks["pipeline"]
-    assert (hop["Endpoint"], hop["PublishToGrid"], hop["Attempt"]) == (f"{service.base_url}{LEGEND}", True, 1)
-    described = json.loads(hop["Body"])
-    assert (described["Width"], described["Height"], len(described["Classes"])) == (640, 427, 4)
-    wait_until_idle(service)
-
-    dispatch(service, LEGEND, "pipeline", attempt=2, data=hop["Body"], content_type="application/json")
-    assert backbone.wait_until_status("pipeline", "completed")["Status"] == "completed - map with legend"
-    width, height = Image.open(io.BytesIO(backbone.results["pipeline"])).size
+def test_pipeline_adds_the_legend_in_a_second_step(backbone: PlayedBackbone) -> None:
+    task = backbone.submit(SEGMENT, PHOTO, content_type="image/jpeg", query="then=legend&classes=4").wait()
+    assert (task.state, task.status) == ("completed", "completed - map with legend")
+    assert task.result is not None
+    width, height = Image.open(io.BytesIO(task.result.data)).size
     assert width == 640
     assert height > 427
 
 
-@pytest.mark.usefixtures("backbone")
 def test_legend_request_without_a_task_is_answered_with_the_drawn_legend(service: httpx.Client) -> None:
     land_class = {"Number": 1, "Colour": "red", "MapColour": "#c8302a", "Share": 1}
     response = service.post(LEGEND, json={"Width": 300, "Height": 10, "Classes": [land_class]})
@@ -423,35 +309,10 @@ def test_legend_request_without_a_task_is_answered_with_the_drawn_legend(service
     assert service.post(LEGEND, json={"Width": 300}).status_code == 400
 
 
-def test_a_result_over_the_backbones_limit_fails_the_task_and_is_not_sent(tmp_path: Path) -> None:
-    with running_backbone() as backbone:
-        backbone.max_body_bytes = 100
-        process = service_process(backbone, tmp_path / "model.log")
-        with process, httpx.Client(base_url=process.url, timeout=PATIENCE_S) as service:
-            backbone.add_task("large", f"{service.base_url}{SEGMENT}")
-            dispatch(service, SEGMENT, "large", data=CHINA, content_type="image/jpeg")
-            task = backbone.wait_until_status("large", "failed")
-        assert "at most 100 are taken" in task["Status"]
-        assert backbone.results == {}
-
-
-def test_service_finishes_its_work_when_stopped(module_backbone: FakeBackbone, tmp_path: Path) -> None:
-    process = service_process(module_backbone, tmp_path / "model.log")
-    process.start()
-    with httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client:
-        # The first picture loads the libraries, which takes long on an overloaded machine.
-        assert client.post(SEGMENT, content=SMALL, headers={"Content-Type": "image/png"}).status_code == 200
-        module_backbone.add_task("last", f"{process.url}{SEGMENT}")
-        assert dispatch(client, SEGMENT, "last", data=SMALL, content_type="image/png").status_code == 200
-    assert process.stop() == 0
-    assert module_backbone.tasks["last"]["BackendStatus"] == "completed"
-
-
-def test_service_does_not_start_without_the_backbone_addresses(module_backbone: FakeBackbone, tmp_path: Path) -> None:
-    process = ChildProcess(
-        "The sample model",
-        [sys.executable, "-m", "local.sample_model", "--port", "0"],
-        log_path=tmp_path / "model.log",
-    )
-    with pytest.raises(LocalStackError, match="CACHE_CONNECTOR_UPSERT_URI is not set"):
-        process.start()
+def test_service_finishes_its_work_when_stopped() -> None:
+    with PlayedBackbone() as backbone:
+        with serving(backbone):
+            large = pictures()["china.jpg"]
+            task = backbone.submit(SEGMENT, large.data, content_type=large.content_type)
+            task.until(lambda task: task.state == "dispatched")
+        assert task.state == "completed"

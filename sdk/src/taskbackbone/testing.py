@@ -387,7 +387,7 @@ class PlayedBackbone:
 
     def _next(self) -> Record | None:
         """The task to dispatch now, if there is one and there is room."""
-        has_room = self.held < sum(self.slots.values()) if self.slots else self._on_the_way == 0
+        has_room = self.held < sum(self.slots.values()) if any(self.slots.values()) else self._on_the_way == 0
         if not has_room or not self.service_url or time.monotonic() < self._paused_until_s:
             return None
         waiting = (each for each in self.tasks.records.values() if each.state == "created" and each.due_s is None)
