@@ -76,6 +76,15 @@ class Caller:
             self._max_body_bytes = told if isinstance(told, int) else None
         return self._max_body_bytes
 
+    def within_limit(self, size: int) -> Steps[None]:
+        """
+        Raises:
+            TooLarge: the backbone takes no body of *size* bytes.
+        """
+        limit = yield from self.max_body_bytes()
+        if limit is not None and size > limit:
+            raise errors.TooLarge(f"The body has {size:,} bytes; the backbone takes {limit:,} at most.")
+
     def submit(
         self,
         path: str,
@@ -96,9 +105,8 @@ class Caller:
         if priority is not None:
             headers["Priority"] = str(priority)
         if len(body) > LARGE_BYTES:
-            limit, prefers_end = (yield from self.max_body_bytes()), False
-            if limit is not None and len(body) > limit:
-                raise errors.TooLarge(f"The body has {len(body):,} bytes; the backbone takes {limit:,} at most.")
+            prefers_end = False  # it would be sent again if the connection broke during the wait
+            yield from self.within_limit(len(body))
         if prefers_end:
             headers["Prefer"] = f"wait={_PREFERRED_WAIT_S}"
         answer = yield from self.ask(

@@ -1,0 +1,183 @@
+"""Reports on a task, for model services that keep a server of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+from . import errors
+from ._calls import Caller
+from ._core import LARGE_BYTES, RETRY_FOR_S, TIMEOUT_S, Backbone, Steps, task_path
+from ._drivers import run_sync
+from ._payload import Payload, body_of
+
+T = TypeVar("T")
+_JSON = "application/json"
+
+
+class TaskManager:
+    """Reports on one attempt of a task. Each call may be repeated, and is, if there is no answer.
+
+    Whenever the backbone answers that the task is no longer this attempt's, the call raises ``Conflict``, and
+    ``cancelled`` is true from then on: stop the work.
+
+    Parameters:
+        task_id: the header ``taskId`` of the dispatch.
+        attempt: its header ``X-Task-Attempt``; without it, the backbone trusts that this is the current attempt.
+        url, key: of the backbone; without them, ``BACKBONE_URL`` and ``BACKBONE_KEY``.
+        slots, instance: tell with each report how many tasks this instance of the service holds at a time.
+        timeout_s, retry_for_s: as of ``TaskClient``.
+
+    Raises:
+        ValueError: the URL is missing, or one of these cannot be right.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        attempt: int | None = None,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        slots: int | None = None,
+        instance: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+    ) -> None:
+        self.task_id = task_id
+        self.attempt = attempt
+        self.cancelled = False
+        self._caller = Caller(Backbone(url, key), timeout_s, retry_for_s)
+        told = {"X-Task-Attempt": attempt, "X-Task-Slots": slots, "X-Task-Instance": instance}
+        self._headers = {name: str(value) for name, value in told.items() if value is not None}
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], **options: Any) -> TaskManager:
+        """For the dispatch with these *headers*; *options* are those of the class.
+
+        Raises:
+            KeyError: there is no ``taskId``: a direct call, which is answered with its result.
+        """
+        named = {name.lower(): value for name, value in headers.items()}
+        attempt = named.get("x-task-attempt")
+        return cls(named["taskid"], int(attempt) if attempt else None, **options)
+
+    def update(self, status: str, progress: float | None = None) -> None:
+        """Report that the task is at work, with a text for the caller, and how far it is: 0 to 1."""
+        self._report("running", status, Progress=progress)
+
+    def complete(self, text: str = "", result: Any = None, content_type: str | None = None) -> None:
+        """End the task, in one step with its *result* if there is one: anything that ``TaskClient.submit`` takes.
+
+        Raises:
+            TooLarge: the result is larger than the backbone takes. The task goes on: ``fail`` it.
+        """
+        status = _ended("completed", text)
+        if result is None:
+            self._report("completed", status)
+        else:
+            self._put("/result", result, content_type, {"X-Task-Complete": quote(status)})
+
+    def fail(self, text: str = "") -> None:
+        """End the task as failed, with the reason for its caller."""
+        self._report("failed", _ended("failed", text))
+
+    def heartbeat(self, progress: float | None = None, status: str | None = None) -> None:
+        """Renew the lease. Do so three times as often as the lease is long, if there is nothing to report."""
+        told = {"Progress": progress, "Status": status}
+        self._post("/heartbeat", {name: value for name, value in told.items() if value is not None})
+
+    def result(self, result: Any, content_type: str | None = None) -> None:
+        """Store the result before ``complete``, or of a pipeline's step.
+
+        Raises:
+            TooLarge: it is larger than the backbone takes.
+        """
+        self._put("/result", result, content_type)
+
+    def release(self, after_s: float | None = None, *, failed: bool = False, status: str | None = None) -> None:
+        """Give the task back: it waits at its old place, for *after_s* seconds at least, and begins anew.
+
+        Parameters:
+            failed: whether this attempt counts as a failure; the last one fails the task.
+            status: a text for the caller.
+        """
+        told = {"Failed": failed or None, "RetryAfterSeconds": after_s, "Status": status}
+        self._post("/release", {name: value for name, value in told.items() if value is not None})
+
+    def checkpoint(self, data: Any, content_type: str | None = None) -> None:
+        """Keep something for the next attempt."""
+        self._put("/checkpoint", data, content_type)
+
+    def restored(self) -> bytes | None:
+        """What an earlier attempt has kept; None if there is nothing."""
+        try:
+            return self._run(self._caller.demand("GET", task_path(self.task_id, "/checkpoint"))).body
+        except errors.NotFound:
+            return None
+
+    def send_on(self, endpoint: str, body: Any = None) -> None:
+        """Send the task to the next step of its pipeline, whose queue it then waits in.
+
+        Parameters:
+            endpoint: the path of the next step, or its URL.
+            body: a text, what JSON can say, or bytes of UTF-8; without one, the step gets what this one got.
+
+        Raises:
+            InvalidRequest: the endpoint is not registered.
+        """
+        if not urlsplit(endpoint).scheme:
+            query = f"taskId={quote(self.task_id, safe='')}"
+            own = self._run(self._caller.demand("GET", "/api/CacheConnectorGet", query=query)).json().get("Endpoint")
+            parts = urlsplit(str(own))
+            endpoint = f"{parts.scheme}://{parts.netloc}/{endpoint.lstrip('/')}"
+        content = None if body is None else self._content(body)[0]
+        text = None if content is None else (content if isinstance(content, bytes) else b"".join(content)).decode()
+        self._report("created", "created", Endpoint=endpoint, PublishToGrid=True, Body=text)
+
+    def _report(self, state: str, status: str, **members: Any) -> None:
+        told = {"TaskId": self.task_id, "Attempt": self.attempt, "BackendStatus": state, "Status": status, **members}
+        document = {name: value for name, value in told.items() if value is not None}
+        headers = {**self._headers, "Content-Type": _JSON}
+        self._run(self._caller.demand("POST", "/api/CacheConnectorUpsert", headers=headers, body=_json(document)))
+
+    def _post(self, rest: str, document: dict[str, Any]) -> None:
+        headers = {**self._headers, "Content-Type": _JSON}
+        path = task_path(self.task_id, rest)
+        self._run(self._caller.demand("POST", path, headers=headers, body=_json(document)))
+
+    def _put(self, rest: str, data: Any, content_type: str | None, more: Mapping[str, str] | None = None) -> None:
+        body, kind = self._content(data)
+        if len(body) > LARGE_BYTES:
+            self._run(self._caller.within_limit(len(body)))
+        headers = {**self._headers, "Content-Type": content_type or kind, **(more or {})}
+        self._run(self._caller.demand("PUT", task_path(self.task_id, rest), headers=headers, body=body))
+
+    def _content(self, data: Any) -> tuple[bytes | Payload, str]:
+        ready = body_of(data)
+        if ready is None:
+            raise TypeError("A stream that cannot rewind cannot be sent again: read it first.")
+        return ready
+
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            return run_sync(steps)
+        except errors.Conflict:
+            self.cancelled = True
+            raise
+
+    def __repr__(self) -> str:
+        return f"TaskManager({self.task_id!r}, {self.attempt})"
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, allow_nan=False).encode()
+
+
+def _ended(word: str, text: str) -> str:
+    """*word*, with *text* behind it if there is one. Legacy callers look for the word."""
+    if not text:
+        return word
+    return text if text.lower().startswith(word) else f"{word} - {text}"
