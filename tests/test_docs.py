@@ -20,7 +20,10 @@ from shared.settings import Settings
 from tests.waiting import PATIENCE_S
 from tools.settings_table import TARGET, table, variable, with_table
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = ROOT / "examples"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *EXAMPLES.rglob("*.md"), ROOT / "sdk" / "README.md"]
+)
 DECISIONS = ROOT / "docs" / "decisions"
 ROOMS = ("backend_webhook", "cache_manager", "request_reporter", "shared", "task_logger")
 
@@ -102,6 +105,14 @@ def test_every_relative_link_leads_somewhere(page: Path):
             assert anchor in anchors(target), link
 
 
+def test_the_page_of_the_examples_names_each():
+    page = (EXAMPLES / "README.md").read_text()
+    notebooks = {f"({notebook.name})" for notebook in EXAMPLES.glob("*.ipynb")}
+    pages = {f"({example.parent.name}/README.md)" for example in EXAMPLES.glob("*/README.md")}
+    assert pages
+    assert {link for link in notebooks | pages if link not in page} == set()
+
+
 def test_every_function_is_in_the_api_page():
     # Runs in a separate process: an app can be enumerated only once, and reads its settings on import.
     script = "import function_app as f; print(*(g.get_function_name() for g in f.app.get_functions()))"
@@ -134,7 +145,8 @@ class WordCount(ChildProcess):
 
     def __init__(self, directory: Path, stack: Stack, port: int) -> None:
         page = (ROOT / "docs" / "model-services.md").read_text()
-        [source] = [text for language, text in _CODE_BLOCK.findall(page) if language == "python"]
+        section = page.partition("\n## A minimal one\n")[2].partition("\n## ")[0]
+        [source] = [text for language, text in _CODE_BLOCK.findall(section) if language == "python"]
         script = directory / "word_count.py"
         script.write_text(source)
         environment = {"PORT": str(port), "BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key}

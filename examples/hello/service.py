@@ -1,6 +1,4 @@
-"""The smallest service: counts the words of a text."""
-
-from __future__ import annotations
+"""Counts the words of a text: the service of the README."""
 
 from taskbackbone import Task, TaskService
 

@@ -146,7 +146,7 @@ def python_of(example: Example) -> Path:
     """The Python that runs the example: the repository's own, or one with what the example needs."""
     if example.requirements is None:
         return Path(sys.executable)
-    requirements = [example.requirements, f"-e {SDK}[async]"]
+    requirements = [example.requirements, f"-e{SDK}[async]"]
     return environment(f"example-{example.name}", sys.executable, requirements)
 
 
