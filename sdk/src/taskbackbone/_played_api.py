@@ -32,21 +32,28 @@ class Call:
         ends: the end that it reports: ``completed``, ``failed``, or nothing.
         at_s: when it came, by ``time.monotonic``.
         status: of the answer; 0 if it got none.
+        outcomes: of several heartbeats, the status of each task's.
+        problem: what was wrong with it.
     """
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
-    body: bytes = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
     at_s: float = 0.0
     kind: str = "unknown"
     attempts: list[tuple[str, int | None]] = field(default_factory=list)
     ends: str = ""
     status: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict[str, int])
+    problem: str = ""
 
     def of(self, task_id: str) -> bool:
         return any(task_id == named for named, _ in self.attempts)
+
+    def status_of(self, task_id: str) -> int:
+        return self.outcomes.get(task_id, self.status)
 
     @property
     def content(self) -> Content:
@@ -92,6 +99,7 @@ class Api:
         try:
             return self._answer(call)
         except Problem as problem:
+            call.problem = str(problem)
             return problem_reply(problem)
 
     def take_told(self, headers: Mapping[str, str], *, is_answer: bool = False) -> None:
@@ -269,7 +277,9 @@ class Api:
             parsed.append((task_id, attempt, _progress(told, where), _short_text(told, where)))
         self.take_told(call.headers)
         call.attempts.extend((task_id, attempt) for task_id, attempt, _, _ in parsed)
-        return _reply({"Outcomes": [self._beat(*beat) for beat in parsed]})
+        outcomes = [self._beat(*beat) for beat in parsed]
+        call.outcomes = {each["TaskId"]: each["StatusCode"] for each in outcomes}
+        return _reply({"Outcomes": outcomes})
 
     def _beat(self, task_id: str, attempt: int | None, progress: float | None, status: str | None) -> dict[str, Any]:
         task, code = self.tasks.records.get(task_id), 200

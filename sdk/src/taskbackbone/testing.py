@@ -53,12 +53,14 @@ class PlayedTask:
 
     Attributes:
         answers: the answers of the service to its dispatches.
+        lease_was_ended: whether the test has ended a lease of it.
     """
 
     def __init__(self, backbone: PlayedBackbone, record: Record) -> None:
         self._backbone = backbone
         self._record = record
         self.answers: list[Answer] = []
+        self.lease_was_ended = False
 
     def __repr__(self) -> str:
         return f"<task {self.id}: {self.state}, attempt {self.attempt}, {self.status!r}>"
@@ -126,7 +128,7 @@ class PlayedTask:
         Raises:
             AssertionError: it did not within *timeout_s*.
         """
-        self._backbone.until(lambda: condition(self), timeout_s, repr(self))
+        self._backbone.until(lambda: condition(self), timeout_s, self.__repr__)
         return self
 
     def wait(self, timeout_s: float = PATIENCE_S) -> PlayedTask:
@@ -143,6 +145,14 @@ class PlayedTask:
         """Send the attempt that the service has once more, as the backbone does if a connection breaks."""
         return self._backbone.send(self._record, self.attempt)
 
+    def end_lease(self) -> None:
+        """The service has been silent for too long: the attempt has failed."""
+        self.lease_was_ended = True
+        with self._backbone.changed:
+            self._record.due_s = self._backbone.tasks.now_s()
+            self._backbone.tasks.sweep()
+            self._backbone.changed.notify_all()
+
 
 class PlayedBackbone:
     """The backbone for one model service, on a port of 127.0.0.1.
@@ -150,6 +160,8 @@ class PlayedBackbone:
     Args:
         service_url: where the service listens; :meth:`start` sets it.
         key: what the service must send as ``x-functions-key``; empty: any key.
+        max_body_bytes: a larger body gets 413. Health tells it.
+        host_body_bytes: a larger body gets an empty 500, and the connection ends.
         dispatches: whether it dispatches by itself: what the service has told that it holds, or one task after the
             other until it refuses. If not, tasks wait for :meth:`dispatch`.
         now_s: a clock, in seconds since 1970. Without one, time stands still until :meth:`advance`.
@@ -165,6 +177,7 @@ class PlayedBackbone:
         lease_s: float = 300.0,
         max_attempts: int = 10,
         max_body_bytes: int = 100 * 1024**2,
+        host_body_bytes: int = 100 * 1024**2,
         dispatches: bool = True,
         dispatch_timeout_s: float = DISPATCH_TIMEOUT_S,
         now_s: Callable[[], float] | None = None,
@@ -179,7 +192,8 @@ class PlayedBackbone:
         self.changed = threading.Condition(threading.RLock())
         self._advanced_s, started_s = 0.0, time.time()
         self.tasks = Tasks(now_s or (lambda: started_s + self._advanced_s), lease_s, max_attempts)
-        self.api = Api(self.tasks, self.key, max_body_bytes)
+        self.api = Api(self.tasks, self.key, min(max_body_bytes, host_body_bytes))
+        self.host_body_bytes = host_body_bytes
         self._timeout_s = dispatch_timeout_s
         self._played: dict[str, PlayedTask] = {}
         self._on_the_way = 0
@@ -214,6 +228,10 @@ class PlayedBackbone:
     def held(self) -> int:
         """How many tasks hold a slot of the service."""
         return sum(record.holds_slot for record in list(self.tasks.records.values()))
+
+    @property
+    def all_tasks(self) -> list[PlayedTask]:
+        return list(self._played.values())
 
     def submit(
         self,
@@ -251,18 +269,27 @@ class PlayedBackbone:
         left = [status] * times
         self.fault = lambda call: left.pop() if left else None
 
-    def until(self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "") -> None:
-        """Wait until the *condition* holds.
+    def until(
+        self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S, what: Callable[[], str] = str
+    ) -> None:
+        """As :meth:`wait_for`.
 
         Raises:
-            AssertionError: it did not within *timeout_s*.
+            AssertionError: the condition did not hold within *timeout_s*.
         """
+        assert self.wait_for(condition, timeout_s), f"waited {timeout_s:g} s in vain. {what()}"
+
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float) -> bool:
+        """Wait until the *condition* holds. Returns whether it does."""
         deadline_s = time.monotonic() + timeout_s
         with self.changed:
             while not condition():
                 self.tasks.sweep()
-                assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s in vain. {what}"
-                self.changed.wait(0.02)
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self.changed.wait(min(left_s, 0.02))
+            return True
 
     def dispatch(self, task: PlayedTask) -> Answer:
         """Dispatch a waiting task now, whether or not the service has room."""
@@ -287,14 +314,21 @@ class PlayedBackbone:
 
     @contextmanager
     def start(
-        self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        command: Sequence[str | Path],
+        *,
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stop_s: float = PATIENCE_S,
     ) -> Generator[subprocess.Popen[bytes], None, None]:
-        """Run a service that listens on ``PORT``, and stop it afterwards. Ready is when the port takes connections.
+        """Run a service that listens on ``PORT``, a free *port* if none is given, and stop it afterwards. It is ready
+        when the port takes connections. What lives *stop_s* after SIGTERM is killed.
 
         Raises:
             ServiceEnded: it has ended before that.
         """
-        port = free_port()
+        port = port or free_port()
         own = {**os.environ, **self.environment, "PORT": str(port), **(environment or {})}
         with tempfile.TemporaryFile() as log:
             arguments = [str(part) for part in command]
@@ -311,7 +345,7 @@ class PlayedBackbone:
             finally:
                 process.terminate()
                 try:
-                    process.wait(PATIENCE_S)
+                    process.wait(stop_s)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -409,23 +443,28 @@ def _handler(backbone: PlayedBackbone) -> type[BaseHTTPRequestHandler]:
 
         def handle_one(self) -> None:
             split = urlsplit(self.path)
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            if "chunked" in headers.get("transfer-encoding", ""):
-                self._refuse_chunks(Call(self.command, split.path, split.query, headers, b""))
-                return
-            body = self.rfile.read(int(headers.get("content-length") or 0))
-            self._send(backbone.answer(Call(self.command, split.path, split.query, headers, body)))
+            call = Call(
+                self.command, split.path, split.query, {name.lower(): self.headers[name] for name in self.headers}
+            )
+            size_bytes = int(call.headers.get("content-length") or 0)
+            if "chunked" in call.headers.get("transfer-encoding", ""):  # the Functions host loses such a body
+                self._refuse(call, problem_reply(length_required()))
+            elif size_bytes > backbone.host_body_bytes:
+                self._refuse(call, Reply(500))
+            else:
+                call.body = self.rfile.read(size_bytes)
+                self._send(backbone.answer(call))
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_one  # noqa: N815 (the base class names them)
 
-        def _refuse_chunks(self, call: Call) -> None:
-            """The Functions host loses such a body."""
-            call.at_s, call.status = time.monotonic(), 411
+        def _refuse(self, call: Call, reply: Reply) -> None:
+            """Answer as the Functions host does, which reads no such body."""
+            call.at_s, call.status = time.monotonic(), reply.status
             with backbone.changed:
                 backbone.calls.append(call)
                 backbone.changed.notify_all()
             self.close_connection = True
-            self._send(problem_reply(length_required()))
+            self._send(reply)
 
         def _send(self, reply: Reply | None) -> None:
             if reply is None:
