@@ -1,6 +1,6 @@
-"""``python -m tests.sdk.examples [NAME…]``: runs the examples as their pages say, against a stack of its own.
+"""``python -m tests.sdk.examples [NAME…]``: runs the examples, and the code on the SDK's pages, as they are printed.
 
-``examples/README.md`` says how such a page is written.
+They all run against one stack. ``examples/README.md`` says how an example is written, and ``Page`` how a page is.
 """
 
 from __future__ import annotations
@@ -9,36 +9,29 @@ import argparse
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.processes import LocalStackError, free_port
+from local.azurite import find_node
+from local.processes import LocalStackError
 from local.stack import ROOT, Stack
+from tests.sdk import package
+from tests.sdk.commands import Command, Ports, Terminal, commands_in
 from tests.sdk.environments import Failure, clean_environment, environment, say
 
 EXAMPLES = ROOT / "examples"
-SDK = ROOT / "sdk"
-PATIENCE_S = 180.0
-"""How long a service may take until it listens, and a command until it ends."""
-_PORT = re.compile(r"\b80(?:8[1-9]|9[0-9])\b")
-_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_ANYTHING = "…"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of a page, and what it prints there."""
-
-    line: str
-    prints: str
+PAGES = ("sdk/README.md", "docs/model-services.md", "docs/calling.md")
+ALONE = "sdk/README.md"
+"""This page is for somebody who has nothing but the SDK."""
+_ELSEWHERE = re.compile(r"(?:python3 dev\.py|git|pip|export|cd|\.|source|python3 -m venv)\s")
+"""Commands that were run before: they install, start the stack, or tell where it is."""
+_BLOCK = re.compile(r"^([^\n]*)\n\n?```(python|javascript)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BACKEND = re.compile(r"--backend (/\S+)=(http://\S+)")
 
 
 @dataclass(frozen=True)
@@ -46,71 +39,143 @@ class Example:
     """One folder of ``examples/``: commands that go on, and commands that end."""
 
     name: str
-    services: tuple[Command, ...]
-    calls: tuple[Command, ...]
-
-    @classmethod
-    def of(cls, folder: Path) -> Example:
-        page = (folder / "README.md").read_text()
-        return cls(folder.name, commands_of(page, "Run it"), commands_of(page, "Call it"))
 
     @property
-    def requirements(self) -> Path | None:
-        file = EXAMPLES / self.name / "requirements.txt"
-        return file if file.exists() else None
+    def backends(self) -> dict[str, str]:
+        """Those of all examples."""
+        return json.loads((EXAMPLES / "backends.json").read_text())
+
+    def run(self, variables: Mapping[str, str], ports: Ports, folder: Path) -> None:
+        """Start its services and make its calls.
+
+        Raises:
+            Failure: a service did not start, or a call failed or printed something else.
+        """
+        text = (EXAMPLES / self.name / "README.md").read_text()
+        terminal = Terminal(ROOT, with_programs_of(self._python(), variables), ports)
+        with ExitStack() as services:
+            for number, command in enumerate(commands_in(section(text, "Run it"))):
+                services.enter_context(terminal.going_on(command, folder / f"{number}.log"))
+            for command in commands_in(section(text, "Call it")):
+                terminal.call(command)
+
+    def _python(self) -> Path:
+        """The Python that runs it: the repository's own, or one with what the example needs."""
+        requirements = EXAMPLES / self.name / "requirements.txt"
+        if not requirements.exists():
+            return Path(sys.executable)
+        return environment(f"example-{self.name}", sys.executable, [requirements, f"-e{package.SDK}[async]"])
 
 
-def commands_of(page: str, heading: str) -> tuple[Command, ...]:
-    """The commands in the console blocks of a section, each with the lines that follow it."""
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    found: list[Command] = []
-    for block in _BLOCK.findall(section):
-        # A command goes on in the next line after a backslash.
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            line, _, prints = re.sub(r"\\\n\s*(?:> )?", "", part).partition("\n")
-            found.append(Command(line, prints.strip()))
-    return tuple(found)
+@dataclass(frozen=True)
+class Page:
+    """A page with code.
+
+    A block of Python or JavaScript is a file if the line before it ends with the file's name, such as `words.py`, and
+    a colon. The commands of the page run in a folder with these files, in their order. One that sets ``PORT`` goes on
+    to the page's end. Other blocks run as they are, after those of their section that stand before them.
+    """
+
+    name: str
+
+    @property
+    def text(self) -> str:
+        file = ROOT / self.name
+        return file.read_text() if file.exists() else ""
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """The services that the page has registered, by ``dev.py up --backend``."""
+        return dict(_BACKEND.findall(self.text))
+
+    def run(self, variables: Mapping[str, str], ports: Ports, folder: Path) -> None:
+        """Run all that is on the page.
+
+        Raises:
+            Failure: a service did not start, or a command or a block failed or printed something else.
+        """
+        terminal = Terminal(folder, with_programs_of(self._python(), variables), ports)
+        for before, _, source in _BLOCK.findall(self.text):
+            if name := file_of(before):
+                (folder / name).write_text(ports.rewrite(source))
+        with ExitStack() as services:
+            for number, command in enumerate(commands_in(self.text)):
+                if _ELSEWHERE.match(command.line):
+                    continue
+                if re.search(r"\bPORT=", command.line):
+                    services.enter_context(terminal.going_on(command, folder / f"{number}.log"))
+                else:
+                    terminal.call(command)
+            for number, source in enumerate(fragments(self.text)):
+                (folder / f"fragment_{number}.py").write_text(ports.rewrite(source))
+                terminal.call(Command(f"python fragment_{number}.py", "…"))
+
+    def _python(self) -> Path:
+        if self.name != ALONE:
+            return Path(sys.executable)
+        return package.installed("alone", sys.executable, package.build())
 
 
-def examples() -> list[Example]:
-    return [Example.of(page.parent) for page in sorted(EXAMPLES.glob("*/README.md"))]
+def section(page: str, heading: str) -> str:
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-class Ports:
-    """A free port for each one that a page names: the same one wherever it is named."""
+def file_of(before: str) -> str:
+    """The name of the file that a block is, by the line before it."""
+    found = re.search(r"`([\w-]+\.(?:py|mjs))`:?$", before)
+    return found[1] if found else ""
 
-    def __init__(self) -> None:
-        self._free: dict[str, str] = {}
 
-    def rewrite(self, text: str) -> str:
-        return _PORT.sub(lambda port: self._free.setdefault(port[0], str(free_port())), text)
+def fragments(page: str) -> list[str]:
+    """The blocks of Python that are no files: of each section all of them, one after the other."""
+    found: list[str] = []
+    for part in re.split(r"^#{2,3} ", page, flags=re.MULTILINE):
+        sources = [
+            source
+            for before, language, source in _BLOCK.findall(part)
+            if language == "python" and not file_of(before)
+        ]
+        if sources:
+            found.append("\n".join(sources))
+    return found
 
-    def restore(self, text: str) -> str:
-        """*text* with the ports that the page names."""
-        for named, free in self._free.items():
-            text = re.sub(rf"\b{free}\b", named, text)
-        return text
+
+def with_programs_of(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The *variables* with the programs beside this Python on PATH, and Node.js."""
+    node, _ = find_node()
+    path = [str(python.parent), str(node.parent), os.environ.get("PATH", "")]
+    return {**variables, "PATH": os.pathsep.join(path)}
 
 
 def main() -> int:
-    known = {example.name: example for example in examples()}
-    parser = argparse.ArgumentParser(prog="python3 dev.py examples", description="Run the examples.")
+    found = [Example(page.parent.name) for page in sorted(EXAMPLES.glob("*/README.md"))]
+    pages = [page for page in map(Page, PAGES) if "from taskbackbone import" in page.text]
+    known: dict[str, Example | Page] = {each.name: each for each in (*found, *pages)}
+    parser = argparse.ArgumentParser(prog="python3 dev.py examples", description="Run the examples and the pages.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     chosen: list[str] = parser.parse_args().names or list(known)
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"there is no example {unknown[0]!r}, only {', '.join(known)}")
     ports = Ports()
-    backends = json.loads(ports.rewrite((EXAMPLES / "backends.json").read_text()))
+    registered = {path: url for each in known.values() for path, url in each.backends.items()}
     failed: list[str] = []
     try:
         with (
             tempfile.TemporaryDirectory(prefix="examples-") as directory,
-            Stack(Path(directory, "stack"), backends=backends) as stack,
+            Stack(Path(directory, "stack"), backends=json.loads(ports.rewrite(json.dumps(registered)))) as stack,
         ):
+            variables = {
+                **clean_environment(),
+                "BACKBONE_URL": stack.url,
+                "BACKBONE_KEY": stack.key,
+                "COLUMNS": "120",
+            }
             for name in chosen:
+                folder = Path(directory, name.replace("/", "-"))
+                folder.mkdir()
                 began_s = time.monotonic()
                 try:
-                    run(known[name], stack, ports, Path(directory))
+                    known[name].run(variables, ports, folder)
                 except Failure as failure:
                     failed.append(name)
                     say(f"{name}: {failure}")
@@ -121,113 +186,6 @@ def main() -> int:
         return 1
     say(f"{len(chosen) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
-
-
-def run(example: Example, stack: Stack, ports: Ports, directory: Path) -> None:
-    """Start its services, make its calls, compare what they print.
-
-    Raises:
-        Failure: a service did not start, or a call failed or printed something else.
-    """
-    variables = {**clean_environment(), "BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key, "COLUMNS": "120"}
-    variables["PATH"] = f"{python_of(example).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with ExitStack() as services:
-        for number, command in enumerate(example.services):
-            log = directory / f"{example.name}-{number}.log"
-            services.enter_context(going_on(ports.rewrite(command.line), variables, log))
-        for command in example.calls:
-            printed = ports.restore(printed_by(ports.rewrite(command.line), variables))
-            if not matches(command.prints, printed):
-                logs = "\n".join(log.read_text() for log in sorted(directory.glob(f"{example.name}-*.log")))
-                raise Failure(f"$ {command.line}\nprinted\n{printed}\nand not\n{command.prints}\n{logs}")
-
-
-def python_of(example: Example) -> Path:
-    """The Python that runs the example: the repository's own, or one with what the example needs."""
-    if example.requirements is None:
-        return Path(sys.executable)
-    requirements = [example.requirements, f"-e{SDK}[async]"]
-    return environment(f"example-{example.name}", sys.executable, requirements)
-
-
-def printed_by(line: str, variables: Mapping[str, str]) -> str:
-    command = ["bash", "-euo", "pipefail", "-c", line]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(f"$ {line}\ntook over {PATIENCE_S:g} s") from None
-    if done.returncode != 0:
-        raise Failure(f"$ {line}\nended with {done.returncode}:\n{done.stdout}")
-    return done.stdout
-
-
-def matches(expected: str, printed: str) -> bool:
-    """Whether something printed is what a page says, where ``…`` stands for anything."""
-    pattern = ".*".join(re.escape(part) for part in normal(expected).split(_ANYTHING))
-    return re.fullmatch(pattern, normal(printed), re.DOTALL) is not None
-
-
-def normal(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
-@contextmanager
-def going_on(line: str, variables: Mapping[str, str], log: Path) -> Generator[None]:
-    """Run a command as in a terminal of its own; at the end, Ctrl-C.
-
-    Raises:
-        Failure: it does not listen at ``PORT``, or at the first port that its line names.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", line],
-            cwd=ROOT,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        until_listening(process, line, log)
-        yield
-    finally:
-        # Ctrl-C reaches all processes of the terminal.
-        for number in (signal.SIGINT, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(30)
-            except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-                continue
-
-
-def until_listening(process: subprocess.Popen[bytes], line: str, log: Path) -> None:
-    told = re.search(r"\bPORT=(\d+)", line) or re.search(r"\b(1\d{4}|20\d{3})\b", line)
-    if told is None:
-        raise Failure(f"$ {line}\nnames no port from 8081 to 8099")
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not listens(int(told[1])):
-        if process.poll() is not None:
-            raise Failure(f"$ {line}\nended with {process.returncode}:\n{log.read_text()}")
-        if time.monotonic() > deadline_s:
-            raise Failure(f"$ {line}\ndoes not listen at {told[1]}:\n{log.read_text()}")
-        time.sleep(0.1)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 if __name__ == "__main__":
