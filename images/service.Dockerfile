@@ -1,29 +1,28 @@
 # A model service in Python with the SDK. From the top of the repository, for the service in examples/hello:
 #   docker build -f images/service.Dockerfile -t hello .
 # and for another folder with a service.py, and a requirements.txt if it needs packages:
-#   docker build -f images/service.Dockerfile --build-arg SERVICE=examples/onnx -t onnx .
+#   docker build -f images/service.Dockerfile --build-arg SERVICE=examples/orientation -t orientation .
 # docs/images.md says what to set, and what of this was run.
 FROM python:3.12-slim-bookworm AS packages
 
-ARG SERVICE=examples/hello
 RUN python -m venv /opt/service
 WORKDIR /build
-COPY images/requirements-tracing.txt images/
-RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check -r images/requirements-tracing.txt
-COPY sdk/ sdk/
-# Asked for by a pattern, since a service may need no packages.
+COPY images/requirements-tracing.txt images/sitecustomize.py ./
+RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements-tracing.txt \
+    && cp sitecustomize.py /opt/service/lib/python3.12/site-packages/
+ARG SERVICE=examples/hello
 COPY ${SERVICE}/ service/
-RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check "./sdk[otel]" \
-    && if [ -f service/requirements.txt ]; then \
+RUN if [ -f service/requirements.txt ]; then \
         /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check -r service/requirements.txt; fi
+COPY sdk/ sdk/
+RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check "./sdk[otel]"
 
 FROM python:3.12-slim-bookworm
 
-ARG SERVICE=examples/hello
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin service
 COPY --from=packages /opt/service /opt/service
-COPY images/traced /usr/local/bin/traced
 WORKDIR /home/service/app
+ARG SERVICE=examples/hello
 COPY ${SERVICE}/ ./
 
 ENV PATH=/opt/service/bin:$PATH \
@@ -33,7 +32,7 @@ ENV PATH=/opt/service/bin:$PATH \
 
 USER 10001
 EXPOSE 8080
+# -S: without the packages of the service, which would load what sends telemetry.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/livez', timeout=4)"]
-ENTRYPOINT ["traced"]
+    CMD ["python", "-S", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/livez', timeout=4)"]
 CMD ["python", "service.py"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from fnmatch import fnmatch
@@ -12,6 +13,7 @@ import pytest
 from local.stack import ROOT
 
 FILES = sorted((ROOT / "images").glob("*.Dockerfile"))
+SERVICES = [file for file in FILES if file.name != "function-app.Dockerfile"]
 IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
 APP = {
     "backend_webhook",
@@ -59,8 +61,14 @@ def is_sent(path: str) -> bool:
     return sent
 
 
+def environment(file: Path) -> dict[str, str]:
+    """The variables that the last stage sets."""
+    values = " ".join(value for name, value in last_stage(file) if name == "ENV")
+    return dict(word.split("=", 1) for word in values.split())
+
+
 def test_there_are_images_of_the_app_and_of_services() -> None:
-    assert {"function-app.Dockerfile"} <= {file.name for file in FILES}
+    assert {"function-app.Dockerfile", "service.Dockerfile", "sidecar.Dockerfile"} <= {file.name for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -79,8 +87,9 @@ def test_an_image_runs_as_somebody_else_than_root_and_says_whether_it_works(file
     assert int(user) > 0
     assert names.index("USER") < names.index("CMD")
     [health] = [value for name, value in last_stage(file) if name == "HEALTHCHECK"]
-    python, option, code = json.loads(health.partition(" CMD ")[2])
-    assert (python, option) == ("python", "-c")
+    python, *options, code = json.loads(health.partition(" CMD ")[2])
+    assert python == "python"
+    assert options[-1] == "-c"
     compile(code, "HEALTHCHECK", "exec")
 
 
@@ -88,6 +97,24 @@ def test_an_image_runs_as_somebody_else_than_root_and_says_whether_it_works(file
 def test_an_image_starts_its_program_without_a_shell_that_would_keep_signals_from_it(file: Path) -> None:
     started = [value for name, value in last_stage(file) if name in ("CMD", "ENTRYPOINT")]
     assert all(json.loads(value) for value in started)
+
+
+@pytest.mark.parametrize("file", SERVICES, ids=lambda file: file.name)
+def test_a_service_is_reached_from_outside_of_its_container(file: Path) -> None:
+    assert environment(file)["SERVICE_HOST"] == "0.0.0.0"
+    [port] = [value for name, value in last_stage(file) if name == "EXPOSE"]
+    assert environment(file)["PORT"] == port
+
+
+@pytest.mark.parametrize("file", SERVICES, ids=lambda file: file.name)
+def test_what_a_service_starts_is_in_its_image(file: Path) -> None:
+    words = [word for name, value in last_stage(file) if name in ("ENTRYPOINT", "CMD") for word in json.loads(value)]
+    assert words[0] == "python"
+    if words[1] == "-m":
+        assert importlib.util.find_spec(words[2]) is not None
+    else:
+        folder = next(source for source in copied(file)[::-1] if (ROOT / source).is_dir())
+        assert (ROOT / folder / words[1]).is_file()
 
 
 def test_the_image_of_the_app_has_all_that_is_deployed_and_no_more() -> None:

@@ -43,6 +43,7 @@ def main() -> int:
         return 1
     if not arguments:
         say(f"wheel: {wheel.name}, {wheel.stat().st_size / 1024:.1f} KB of {package.MOST_BYTES // 1024}")
+        step("size", lambda: package.check_size(wheel))
         step("footprint", lambda: show(package.footprint(wheel)))
         step("beside " + ", ".join(package.BESIDE), lambda: beside(wheel))
     for version in versions:

@@ -59,7 +59,7 @@ def build() -> Path:
 def check_wheel(wheel: Path) -> None:
     """
     Raises:
-        Failure: the wheel is too large, or lacks a module, or has what belongs to the repository only.
+        Failure: the wheel lacks a module, or has what belongs to the repository only.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -70,12 +70,22 @@ def check_wheel(wheel: Path) -> None:
     has = {name for name in names if ".dist-info/" not in name}
     if has != wanted:
         raise Failure(f"the wheel has {sorted(has - wanted)} too much and lacks {sorted(wanted - has)}")
-    if wheel.stat().st_size > MOST_BYTES:
-        raise Failure(f"the wheel has {wheel.stat().st_size:,} bytes, and may have {MOST_BYTES:,}")
     requirements: list[str] = described.get_all("Requires-Dist") or []
     required = {line.split(";")[0].rstrip("<>=!~,.0123456789 ") for line in requirements if "extra ==" not in line}
     if required != REQUIRED:
         raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(REQUIRED)}")
+
+
+def check_size(wheel: Path) -> None:
+    """
+    Raises:
+        Failure: the wheel is too large. The message has its largest files.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        files = sorted(archive.infolist(), key=lambda file: file.compress_size, reverse=True)
+    if wheel.stat().st_size > MOST_BYTES:
+        largest = ", ".join(f"{Path(file.filename).name} {file.compress_size:,}" for file in files[:10])
+        raise Failure(f"it has {wheel.stat().st_size:,} bytes, and may have {MOST_BYTES:,}. The largest: {largest}")
 
 
 def installed(name: str, python: str | Path, wheel: Path) -> Path:
