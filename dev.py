@@ -274,6 +274,7 @@ def check():
         ("-m", "ruff", "check"),
         ("-m", "basedpyright"),
         (os.path.join(VENV, "bin", "lint-imports"), "--no-cache"),
+        (os.path.join("sdk", "tools", "unasync.py"), "--check"),
     ):
         code = run(*tool)
         if code:

@@ -27,6 +27,8 @@ to begin.
 """
 _LONGEST_LINE: Final = 100
 _KNOWN_METHODS: Final = ("close", "aclose")
+_AWAITED: Final = "Async"
+"""What the names of classes begin with that have another face: the one from which it is made."""
 _LABELS: Final = {
     griffe.DocstringSectionKind.parameters: "Parameters",
     griffe.DocstringSectionKind.attributes: "Attributes",
@@ -64,6 +66,10 @@ class Reference:
             yield f"```python\n{signature(name.rpartition('.')[2], made, of_class=made is not found)}\n```\n"
         yield from self._text(found)
         if not isinstance(found, griffe.Class):
+            return
+        if name.startswith(_AWAITED):
+            other = name.removeprefix(_AWAITED)
+            yield f"Its methods are those of {other}, to be awaited.\n"
             return
         members = [each for each in found.members.values() if isinstance(each, griffe.Object) and is_public(each)]
         fields = [each for each in members if isinstance(each, griffe.Attribute) and self._is_shown(each)]

@@ -9,7 +9,7 @@ from tools.sdk_reference import Reference
 SOURCE = '''
 """The face of the package."""
 
-__all__ = ["Counter", "count"]
+__all__ = ["AsyncCounter", "Counter", "count"]
 
 
 class Counter:
@@ -40,6 +40,12 @@ class Counter:
     def _forget(self) -> None: ...
 
 
+class AsyncCounter:
+    """Counts words for those who wait."""
+
+    async def add(self, text: str) -> int: ...
+
+
 def count(text: str) -> dict[str, int]:
     """How often each word of ``text`` is in it."""
     return {}
@@ -68,6 +74,14 @@ def test_it_shows_what_is_public_with_signature_text_and_errors(tmp_path: Path) 
     assert "How often each word of `text` is in it.\n" in page
     assert "_forget" not in page
     assert "helper" not in page
+
+
+def test_the_awaited_face_of_a_class_is_told_in_a_sentence(tmp_path: Path) -> None:
+    page = reference(tmp_path).page
+
+    told = "Counts words for those who wait.\n\nIts methods are those of Counter, to be awaited.\n"
+    assert f"### AsyncCounter\n\n{told}" in page
+    assert "AsyncCounter.add" not in page
 
 
 def test_it_names_what_is_public_and_undocumented(tmp_path: Path) -> None:
