@@ -37,6 +37,22 @@ class Backbone:
     url: str
     key: str
     free: dict[str, list[Place]]
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """Kill the app, but none of what it needs."""
+        self._tell("kill")
+
+    def start(self) -> None:
+        """Start it again; returns when it is ready."""
+        self._tell("start")
+
+    def _tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == word
 
     @property
     def environment(self) -> dict[str, str]:
@@ -64,7 +80,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
         free: dict[str, list[Place]] = {}
         for path, place in told["places"].items():
             free.setdefault(path.rpartition("/")[0], []).append(Place(path, place["port"], place["lease_s"]))
-        yield Backbone(told["url"], told["key"], free)
+        yield Backbone(told["url"], told["key"], free, process)
     finally:
         process.stdin.close()  # which ends it
         process.wait()

@@ -1,7 +1,8 @@
 """``python -m tests.sdk.stack FOLDER``: the app for tests whose Python is not the app's.
 
 Once it is up, it prints a line of JSON: ``{"url", "key", "places": {path: {"port", "lease_s"}}}``. It knows a model
-service at each place, and nothing listens there yet. It ends with its standard input, so with whoever started it.
+service at each place, and nothing listens there yet. The lines ``kill`` and ``start`` of its standard input do so to
+the app, and are repeated when it is done. It ends with its standard input, so with whoever started it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def main() -> int:
         with Stack(Path(sys.argv[1]), backends=backends, with_model=False, settings=IN_A_HURRY) as stack:
             sys.stdout.write(json.dumps({"url": stack.url, "key": stack.key, "places": places}) + "\n")
             sys.stdout.flush()
-            sys.stdin.read()
+            for line in sys.stdin:
+                {"kill": stack.host.kill, "start": stack.host.start}[line.strip()]()
+                sys.stdout.write(line)
+                sys.stdout.flush()
     except LocalStackError as error:
         sys.stderr.write(f"{error}\n")
         return 1

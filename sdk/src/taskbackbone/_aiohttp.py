@@ -32,6 +32,17 @@ class Aiohttp:
 
     async def send(self, call: Call) -> Answer:
         """As ``Requests.send``; the stream of the answer is asynchronous."""
+        response, failure = await self._head(call)
+        if failure is not None:
+            raise failure  # without a cause, since the repr of aiohttp's errors has the request's headers
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        stream = _AsyncStream(response, Pace.of(response.status, headers, call.timeout_s))
+        if call.streamed and 200 <= response.status < 300:
+            return Answer(response.status, headers, stream=stream)
+        return Answer(response.status, headers, await stream.whole(is_error=response.status >= 300))
+
+    async def _head(self, call: Call) -> tuple[Any, Exception | None]:
+        """The response, of which only the head has been read, or why there is none."""
         import asyncio
 
         session, body = self._own_session(), _AsyncBody(call.body)
@@ -39,21 +50,14 @@ class Aiohttp:
         try:
             while not (await asyncio.wait({asked}, timeout=call.timeout_s))[0]:
                 if time.monotonic() - body.moved_s >= call.timeout_s:
-                    raise NoAnswer(f"silence for {call.timeout_s:g} s")
-            response = asked.result()
+                    return None, NoAnswer(f"silence for {call.timeout_s:g} s")
+            return asked.result(), None
         except (self._aiohttp.ClientSSLError, ValueError) as error:
-            raise errors.Unreachable(f"No call can be made: {words(error)}") from error
+            return None, errors.Unreachable(f"No call can be made: {words(error)}")
         except (OSError, self._aiohttp.ClientError, asyncio.TimeoutError) as error:
-            if body.failure is not None:
-                raise body.failure from body.failure.__cause__
-            raise NoAnswer(words(error)) from error
+            return None, body.failure or NoAnswer(words(error))
         finally:
             asked.cancel()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        stream = _AsyncStream(response, Pace.of(response.status, headers, call.timeout_s))
-        if call.streamed and 200 <= response.status < 300:
-            return Answer(response.status, headers, stream=stream)
-        return Answer(response.status, headers, await stream.whole(is_error=response.status >= 300))
 
     async def _ask(self, session: Any, call: Call, body: _AsyncBody) -> Any:
         from yarl import URL
@@ -132,19 +136,20 @@ class _AsyncStream:
 
         from aiohttp import ClientError
 
-        pace = self._pace
+        failure = ""
         try:
             while True:
-                pace.begin()
-                chunk = await asyncio.wait_for(self._response.content.readany(), pace.timeout_s)
-                pace.end(len(chunk))
+                self._pace.begin()
+                chunk = await asyncio.wait_for(self._response.content.readany(), self._pace.timeout_s)
+                self._pace.end(len(chunk))
                 if not chunk:
-                    break
+                    return
                 yield chunk
         except (OSError, ClientError, asyncio.TimeoutError) as error:
-            raise NoAnswer(f"the answer broke off: {words(error)}") from error
+            failure = words(error)
         finally:
             self._response.close()
+        raise NoAnswer(f"the answer broke off: {failure}")
 
     async def whole(self, *, is_error: bool) -> bytes:
         body = bytearray()

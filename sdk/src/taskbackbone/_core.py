@@ -220,11 +220,12 @@ def request(call: Call, *, retry_for_s: float = RETRY_FOR_S) -> Steps[Answer]:
                     answer.status,
                 )
         least_s = (answer.retry_after_s if answer is not None else None) or 0.0
-        wait_s = least_s + random.uniform(0, pause_s)
-        if time.monotonic() + wait_s > give_up_s:
+        left_s = give_up_s - time.monotonic()
+        if left_s <= least_s:
             if answer is not None:
                 return answer._replace(repeated=repeated)
             raise errors.Unreachable(f"The backbone does not answer: {failure}") from failure
+        wait_s = min(least_s + random.uniform(0, pause_s), left_s)
         yield Sleep(wait_s)
         pause_s, repeated = min(2 * pause_s, _LONGEST_PAUSE_S), True
 

@@ -235,11 +235,12 @@ class Task(TaskView):
         """
         deadline = Deadline(timeout_s)
         while not self.is_finished:
+            is_last = deadline.left_s(self._line.caller.retry_for_s) < self._line.caller.retry_for_s
             try:
                 steps = look(self._line.caller, self._sight, deadline, closely=on_change is not None)
                 is_new = self._line.run(steps)
             except errors.Unreachable as error:
-                if deadline.is_over:
+                if is_last:
                     raise self._late(timeout_s) from error
                 raise
             if is_new and on_change is not None:
