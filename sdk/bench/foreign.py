@@ -26,7 +26,8 @@ import psutil
 from bench.plausibility import require
 from local.processes import free_port
 from tests.sdk import package
-from tests.sdk.environments import clean_environment, environment
+from tests.sdk.environments import clean_environment
+from tests.sdk.foreign import python_with
 
 SERVERS: Final = Path(__file__).parent / "servers"
 SMALL_BYTES: Final = 500
@@ -46,14 +47,14 @@ class Server:
         command: what follows its Python; ``PORT`` stands for the port.
         path: where it is asked.
         key: under which name it expects the text in a JSON object; dots go deeper. Empty: it takes the text itself.
-        requirements: what to install for it; empty: our wheel.
+        package: whose environment of `tests.sdk.foreign` it needs; empty: our own.
         variables: of its process.
     """
 
     command: tuple[str, ...]
     path: str
     key: str = ""
-    requirements: tuple[str, ...] = ()
+    package: str = ""
     variables: Mapping[str, str] | None = None
 
     def body(self, size: int) -> tuple[bytes, str]:
@@ -74,15 +75,15 @@ CATALOGUE: Final[Mapping[str, Server]] = {
         ("-m", "cog.server.http"),
         "/predictions",
         "input.text",
-        ("cog==0.23.1",),
+        "cog",
         {"COG_PREDICT_TYPE_STUB": "cog_hello.py:Hello"},
     ),
-    "LitServe": Server(("litserve_hello.py",), "/predict", "text", ("litserve==0.2.19",)),
+    "LitServe": Server(("litserve_hello.py",), "/predict", "text", "litserve"),
     "BentoML": Server(
         ("-m", "bentoml", "serve", "bentoml_hello:Hello", "--host", "127.0.0.1", "--port", "PORT"),
         "/hello",
         "text",
-        ("bentoml==1.4.40",),
+        "bentoml",
         {"BENTOML_DO_NOT_TRACK": "true"},
     ),
 }
@@ -111,13 +112,8 @@ class Measured:
 
 def pythons(wheel: Path) -> dict[str, Path]:
     """The Python of each server's environment. They are made the first time."""
-    house = sys.executable
-    return {
-        name: environment(f"bench-{each.requirements[0].partition('=')[0]}", house, each.requirements)
-        if each.requirements
-        else package.installed("bench-sdk", house, wheel)
-        for name, each in CATALOGUE.items()
-    }
+    ours = package.installed("bench-sdk", sys.executable, wheel)
+    return {name: python_with(each.package) if each.package else ours for name, each in CATALOGUE.items()}
 
 
 def measure(name: str, python: Path, calls: int) -> Measured:

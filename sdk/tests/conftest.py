@@ -16,6 +16,8 @@ import pytest
 import requests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HOUSE = os.environ.get("BACKBONE_HOUSE_PYTHON") or str(REPOSITORY / ".venv" / "bin" / "python")
+"""The Python that the app runs in."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ class Backbone:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
     """The real app on the development host, with short pauses: ``IN_A_HURRY`` of tests/conftest.py."""
     folder = tmp_path_factory.mktemp("backbone")
-    house = os.environ.get("BACKBONE_HOUSE_PYTHON") or str(REPOSITORY / ".venv" / "bin" / "python")
-    command = [house, "-m", "tests.sdk.stack", str(folder)]
+    command = [HOUSE, "-m", "tests.sdk.stack", str(folder)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -84,6 +85,21 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
     finally:
         process.stdin.close()  # which ends it
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def foreign_python() -> Callable[[str], Path]:
+    """The Python of an environment with a server of models that nobody here wrote: ``tests/sdk/foreign.py``.
+
+    Their scripts are in ``sdk/bench/servers``.
+    """
+
+    def python(name: str) -> Path:
+        command = [HOUSE, "-m", "tests.sdk.foreign", name]
+        printed = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return Path(printed.splitlines()[-1])
+
+    return python
 
 
 @pytest.fixture
