@@ -42,8 +42,17 @@ class Process:
         self.pid = self._process.pid
 
     def wait(self) -> int:
-        """Waits for its end. Returns its exit code, or the number of the signal that killed it, negative."""
-        return self._process.wait()
+        """Waits for its end, and ends what it has left running.
+
+        Returns its exit code, or the number of the signal that killed it, negative.
+        """
+        if hasattr(os, "waitid"):  # it stays a zombie, and its number its own, until its group is gone
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._kill_group()
+            return self._process.wait()
+        code = self._process.wait()
+        self._kill_group()
+        return code
 
     def ring(self, number: int, reason: str) -> None:
         """Cancels an attempt, if the worker is at it."""
@@ -54,8 +63,11 @@ class Process:
     def kill(self) -> None:
         """Ends it and its children at once."""
         if self._process.returncode is None:
-            with suppress(OSError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         for sock in (self.link, self.bell, self._lifeline):

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 from . import errors
 from ._attempts import Attempt, Completed, Data, Failed, NextStep, Outcome, Released, Stopped
-from ._core import LARGE_BYTES, Answer, Backbone, refusal, request, task_path
+from ._core import LARGE_BYTES, Answer, Backbone, is_transient, refusal, request, task_path
 from ._drivers import Requests, run_in_threads
 from ._payload import FilePayload, Payload
 
@@ -242,8 +242,7 @@ class Reporter:
         if watch.fraction is not None:
             update["Progress"] = watch.fraction
         answer = await self._call_once(watch.attempt, _UPSERT, update, watch.beat_s)
-        if answer.is_success:
-            watch.is_running_told = True
+        watch.is_running_told = not is_transient(answer.status)  # what is refused once is refused again
         self._judge(watch, answer.status, sent_s)
         if not answer.is_success and answer.status not in (404, 409):
             raise refusal(answer)

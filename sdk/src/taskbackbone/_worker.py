@@ -210,9 +210,11 @@ class _Worker:
 
     def ask(self, job: _Job, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Sends a question, and waits for its answer."""
-        with job.asking if self._in_threads else self._reading:
-            if job.is_over:
-                raise RuntimeError("the task has ended")
+        lock = job.asking if self._in_threads else self._reading
+        while not lock.acquire(timeout=0.2):  # between tasks, the main thread has it for as long as it waits
+            self._check(job)
+        try:
+            self._check(job)
             self.link.send(head, body)
             if self._in_threads:
                 job.answered.wait()
@@ -222,6 +224,12 @@ class _Worker:
             if frame is None:
                 _leave(1)
             return frame
+        finally:
+            lock.release()
+
+    def _check(self, job: _Job) -> None:
+        if job.is_over:
+            raise RuntimeError("the task has ended")
 
     def arm(self, job: _Job) -> None:
         if not self._in_threads:

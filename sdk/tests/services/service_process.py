@@ -19,6 +19,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
 
+from taskbackbone.testing import PlayedBackbone
+
 PATIENCE_S = 60.0
 HEAD = """\
 import os, sys, time
@@ -152,6 +154,23 @@ def running(
         finally:
             for pid in service.left_over():
                 os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    code: str,
+    environment: Mapping[str, str] | None = None,
+    *,
+    command: list[str] | None = None,
+    **backbone: object,
+) -> Generator[tuple[PlayedBackbone, Service], None, None]:
+    """A played backbone, and a service that it dispatches to."""
+    played = PlayedBackbone(**backbone)  # pyright: ignore[reportArgumentType]
+    known = {**played.environment, **(environment or {})}
+    with played, running(folder, code, known, command=command) as service:
+        played.service_url = service.url
+        yield played, service
 
 
 def eventually(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
