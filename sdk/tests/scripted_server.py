@@ -50,12 +50,12 @@ def answer(
     return deed
 
 
-def raw(content: bytes) -> Deed:
-    """These bytes and the end of the connection."""
+def raw(content: bytes, *, close: bool = True) -> Deed:
+    """These bytes, and the end of the connection."""
 
     def deed(connection: socket.socket, request: Request) -> bool:
         connection.sendall(content)
-        return False
+        return not close
 
     return deed
 
@@ -76,7 +76,7 @@ class ScriptedServer:
     def __enter__(self) -> ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
-        self._connections: list[socket.socket] = []
+        self.connections: list[socket.socket] = []
         self.ended = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
         return self
@@ -84,7 +84,7 @@ class ScriptedServer:
     def __exit__(self, *_: object) -> None:
         self.ended.set()
         self._listener.close()
-        for connection in self._connections:
+        for connection in self.connections:
             connection.close()
 
     @property
@@ -97,7 +97,7 @@ class ScriptedServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._connections.append(connection)
+            self.connections.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -124,6 +124,20 @@ class TestAnswers:
             run(twice(server))
         assert ["cookie" in request.headers for request in server.requests] == [False, False]
 
+    def test_one_connection_is_enough_for_one_call_after_the_other(self, run: Run) -> None:
+        def often(server: ScriptedServer) -> Steps[Answer]:
+            for _ in range(5):
+                yield from once(server)
+                yield from once(server, method="POST", body=b"x" * 200_000)
+            return (yield from once(server))
+
+        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        deeds = [answer(404, b"words"), raw(chunked, close=False), raw(b"HTTP/1.1 304 A\r\n\r\n", close=False)]
+        with ScriptedServer([*deeds, answer(200, b"x" * 500_000)]) as server:
+            run(often(server))
+        assert len(server.requests) == 11
+        assert len(server.connections) == 1
+
     def test_a_page_of_an_error_is_read_up_to_a_megabyte(self, run: Run) -> None:
         with ScriptedServer([answer(502, b"<html>" + b"x" * 5_000_000)]) as server:
             got = run(once(server))

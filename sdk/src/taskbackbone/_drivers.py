@@ -226,15 +226,14 @@ class _Stream:
 
         from urllib3.exceptions import HTTPError
 
-        raw = self._response.raw
-        read = getattr(raw, "read1", None) or raw.read  # the former, since urllib3 2.1, returns what there is
-        pace = self._pace
+        raw, pace = self._response.raw, self._pace
         try:
             while True:
                 pace.begin()
-                chunk = read(CHUNK_BYTES, decode_content=False)
+                chunk = _read1(raw)
                 pace.end(len(chunk))
                 if not chunk:
+                    raw.release_conn()
                     break
                 yield chunk
         except (OSError, HTTPError, HTTPException) as error:
@@ -254,6 +253,13 @@ class _Stream:
 
     def close(self) -> None:
         self._response.close()
+
+
+def _read1(raw: Any) -> bytes:
+    """What there is of an answer, but one byte at least: ``read`` would wait for more."""
+    if hasattr(raw, "read1"):  # since urllib3 2.1
+        return raw.read1(CHUNK_BYTES, decode_content=False)
+    return raw._fp.read1(CHUNK_BYTES)
 
 
 class Pace:
