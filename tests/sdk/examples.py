@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from local.azurite import find_node
 from local.processes import LocalStackError
@@ -28,6 +29,8 @@ EXAMPLES = ROOT / "examples"
 PAGES = ("sdk/README.md", "docs/model-services.md", "docs/calling.md")
 ALONE = "sdk/README.md"
 """This page is for somebody who has nothing but the SDK."""
+_FOR_NOTEBOOKS = ("nbclient>=0.10,<1", "ipykernel>=6.29,<8")
+_ANYTHING = "…"
 _ELSEWHERE = re.compile(r"(?:python3 dev\.py|git|pip|export|cd|\.|source|python3 -m venv)\s")
 """Commands that were run before: they install, start the stack, or tell where it is."""
 _BLOCK = re.compile(r"^([^\n]*)\n\n?```(python|javascript)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,6 +68,37 @@ class Example:
         if not requirements.exists():
             return Path(sys.executable)
         return environment(f"example-{self.name}", sys.executable, [requirements, f"-e{package.SDK}[async]"])
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of ``examples/``. Commands in its texts that set ``PORT`` start the services that it calls."""
+
+    name: str
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """None of its own."""
+        return {}
+
+    def run(self, variables: Mapping[str, str], ports: Ports, folder: Path) -> None:
+        """Run all of its cells.
+
+        Raises:
+            Failure: a service did not start, or a cell failed.
+        """
+        source = (EXAMPLES / self.name).read_text()
+        cells: list[dict[str, Any]] = json.loads(source)["cells"]
+        text = "\n".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown")
+        here = Terminal(ROOT, with_programs_of(Path(sys.executable), variables), ports)
+        python = environment("notebook", sys.executable, [*_FOR_NOTEBOOKS, f"-e{package.SDK}[async]"])
+        (folder / self.name).write_text(ports.rewrite(source))
+        with ExitStack() as services:
+            for number, command in enumerate(commands_in(text)):
+                if re.search(r"\bPORT=", command.line):
+                    services.enter_context(here.going_on(command, folder / f"{number}.log"))
+            there = Terminal(folder, with_programs_of(python, variables), ports)
+            there.call(Command(f"jupyter execute --timeout=180 {self.name}", _ANYTHING))
 
 
 @dataclass(frozen=True)
@@ -108,7 +142,7 @@ class Page:
                     terminal.call(command)
             for number, source in enumerate(fragments(self.text)):
                 (folder / f"fragment_{number}.py").write_text(ports.rewrite(source))
-                terminal.call(Command(f"python fragment_{number}.py", "…"))
+                terminal.call(Command(f"python fragment_{number}.py", _ANYTHING))
 
     def _python(self) -> Path:
         if self.name != ALONE:
@@ -150,7 +184,8 @@ def with_programs_of(python: Path, variables: Mapping[str, str]) -> dict[str, st
 def main() -> int:
     found = [Example(page.parent.name) for page in sorted(EXAMPLES.glob("*/README.md"))]
     pages = [page for page in map(Page, PAGES) if "from taskbackbone import" in page.text]
-    known: dict[str, Example | Page] = {each.name: each for each in (*found, *pages)}
+    notebooks = [Notebook(file.name) for file in sorted(EXAMPLES.glob("*.ipynb"))]
+    known: dict[str, Example | Notebook | Page] = {each.name: each for each in (*found, *notebooks, *pages)}
     parser = argparse.ArgumentParser(prog="python3 dev.py examples", description="Run the examples and the pages.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     chosen: list[str] = parser.parse_args().names or list(known)
