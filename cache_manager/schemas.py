@@ -414,7 +414,7 @@ class TaskRelease(RequestModel):
     """True: the model service failed at the task. That counts, and the task waits after a backoff. Otherwise it keeps
     its place, as if it had not been dispatched."""
     retry_after_seconds: float | None = Field(default=None, ge=0, le=MAX_RELEASE_S)
-    """For how long the task is not to be dispatched again. Of no effect if the model service failed at it."""
+    """For how long the task is not to be dispatched again, at least: after a failure, the backoff may be longer."""
     status: str | None = Field(default=None, max_length=MAX_SHORT_STATUS_CHARS)
     """Why, for the caller and the history."""
 

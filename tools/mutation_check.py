@@ -160,6 +160,11 @@ MUTATIONS = [
             ("a repeated one changes nothing", "rec.R[1] == arg.attempt then return", "false then return"),
             ("one without an end counts", "in_a_row >= UNCOUNTED or nil", "nil"),
             ("the last failure ends the task", "elseif rec.f + 1 < arg.most then", "else"),
+            (
+                "a failed one waits as long as its backend says",
+                "arg.backoff.least = true, nil, arg.after",
+                "arg.backoff.least = true, nil, 0",
+            ),
             ("only what is dispatched", "if is_mine and not rec.w then", "if false then"),
             ("another owner's task is unknown", "not arg.owner or arg.owner == rec.o", "true"),
         )

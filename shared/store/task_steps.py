@@ -252,7 +252,7 @@ class TaskSteps:
         owner: str | None = None,
     ) -> Outcome:
         """Take back an attempt that its backend gives back. It waits again at its old place, after *after_s* if that
-        is given; if the backend *failed* at it, that counts, and it waits after a backoff."""
+        is given; if the backend *failed* at it, that counts, and it waits after a backoff, *after_s* at least."""
         default = status_texts.RELEASED_FAILED if failed else status_texts.RELEASED
         status_now = default if status is None else status
         step = report_step({"status": status_now, "attempt": attempt, "owner": owner})

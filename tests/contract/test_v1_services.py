@@ -205,6 +205,16 @@ def test_a_task_that_is_released_for_a_while_is_not_dispatched_before(
     assert backend.untaken(path) == 0
 
 
+@pytest.mark.contract("B13.4")
+def test_a_task_that_failed_waits_as_long_as_its_backend_says(
+    app: httpx.Client, backend: ScriptedBackend, call: Call, path: str
+) -> None:
+    release(app, call.task_id, Failed=True, RetryAfterSeconds=600)
+    submit(app, path)
+    assert backend.next_call(path).task_id != call.task_id
+    assert backend.untaken(path) == 0
+
+
 @pytest.mark.contract("B13.4", "B13.9")
 def test_failures_that_are_released_count_up_to_the_end(
     app: httpx.Client, backend: ScriptedBackend, call: Call, path: str

@@ -270,7 +270,7 @@ class Tasks:
                 else "Awaiting service availability: the backend gave it back"
             )
         self._again(record, status, "client")
-        if after_s and not counts:
+        if after_s:
             record.due_s = self.now_s() + after_s
 
     def cancel(self, record: Record) -> None:

@@ -66,7 +66,7 @@ async def test_a_release_of_a_failure_counts_and_the_task_waits_for_a_backoff(
     store: Store, clock: Clock, redis_server: Server
 ) -> None:
     await steps.running(store, clock)
-    outcome = applied(await store.release("t1", attempt=1, status="no memory", failed=True, after_s=500))
+    outcome = applied(await store.release("t1", attempt=1, status="no memory", failed=True, after_s=0.001))
     assert outcome.slot is None
     base_s = POLICY.backoff_base_s
     assert world(redis_server, {"t1": (3 + base_s / 2, 3 + base_s)}) == text(f"""
@@ -80,6 +80,18 @@ async def test_a_release_of_a_failure_counts_and_the_task_waits_for_a_backoff(
         due t1@{3 + base_s / 2:g}..{3 + base_s:g}
         paths /v1/a
     """)
+
+
+async def test_a_failure_waits_for_as_long_as_its_backend_says_if_that_is_longer(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store()
+    await steps.running(store, clock)
+    await store.release("t1", attempt=1, status="no memory", failed=True, after_s=500)
+    clock.advance(499)
+    assert await sweep_all(store) == []
+    clock.advance(1)
+    assert [item.what for item in await sweep_all(store)] == ["waits"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@
 --                            exist
 --            publishes       events published for the attempt
 --            due_in          next deadline, in ms from now
---            backoff         {base, cap (ms), seed}: the next deadline by the failures so far
+--            backoff         {base, cap (ms), seed, least (ms)?}: the next deadline by the failures so far, and not before
+--                            the least
 --                            without either, a leased state gets a new lease
 --            retention       how long an ended task is kept, and how long one that is not to be dispatched may be silent,
 --                            in ms
@@ -176,7 +177,7 @@ elseif arg.due_in then
   set_due(id, now + arg.due_in)
 elseif arg.backoff then
   math.randomseed(arg.backoff.seed)
-  set_due(id, now + backoff(arg.backoff.base, arg.backoff.cap, rec.f))
+  set_due(id, now + math.max(arg.backoff.least or 0, backoff(arg.backoff.base, arg.backoff.cap, rec.f)))
 elseif rec.E then
   -- Until the backend has accepted the attempt, the window stays: nothing says yet that it got the task.
   if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the hash tag of the task's partition
 -- ARGV[1]  packed map, see task/apply (actor, attempt, allowed_from, status, owner, backoff and what every step carries),
---          and: failed (true: it counts as a failure), after (ms until it waits in its queue; 0: it does so at once),
+--          and: failed (true: it counts as a failure), after (ms until it waits in its queue, at least; 0: it does so at once, or after the backoff),
 --          due_in (ms until it is checked that it waits there), most (failures that end the task), exhausted (the status
 --          text of that end)
 -- Returns  what task/apply returns. A repeated release of the same attempt is 'same'. If the task waits in its queue at
@@ -29,7 +29,7 @@ if rec and not is_replay then
     arg.backoff = nil
     if arg.after > 0 then arg.apart, arg.due_in = true, arg.after end
   elseif rec.f + 1 < arg.most then
-    arg.apart, arg.due_in = true, nil
+    arg.apart, arg.due_in, arg.backoff.least = true, nil, arg.after
   else
     arg.to, arg.new_attempt = 'failed', nil
     arg.status = string.format(arg.exhausted, rec.f + 1, arg.most)
