@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ GIVE_UP_AFTER = 5
 """So many set-ups in a row that fail, while no worker is ready, end a service that is a process of its own."""
 _LAST_WORDS_S = 0.5
 _EXIT_S = 2.0
+_PROVEN_S = 10.0
 
 logger = logging.getLogger("taskbackbone")
 
@@ -60,7 +62,7 @@ class _Worker(asyncio.Protocol):
         self.process = process
         self.is_successor = is_successor
         """Whether it takes the place of one that was lost."""
-        self.is_ready = False
+        self.ready_s: float | None = None
         self.has_worked = False
         self.is_over = False
         self.jobs: dict[int, _Job] = {}
@@ -69,6 +71,15 @@ class _Worker(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._closed = asyncio.Event()
         self._watch = asyncio.get_running_loop().create_task(self._live())
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready_s is not None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether its set-up has shown that it works, so that its successor's will."""
+        return self.ready_s is not None and (self.has_worked or time.monotonic() - self.ready_s > _PROVEN_S)
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
@@ -125,8 +136,8 @@ class _Worker(asyncio.Protocol):
     def _take(self, head: dict[str, Any], body: bytes) -> None:
         kind = head["k"]
         if kind == "ready":
-            self.is_ready = True
-            self.pool.ready(self)
+            self.ready_s = time.monotonic()
+            self.pool.ready()
         elif kind == "broken":
             logger.error("a worker cannot be set up: %s", head["error"])
         elif job := self.jobs.get(head["n"]):
@@ -281,14 +292,14 @@ class ProcessPool:
             if slow:
                 await asyncio.wait(slow)
 
-    def ready(self, worker: _Worker) -> None:
+    def ready(self) -> None:
         """A worker is set up."""
-        self._failures = 0
         self._assign()
         self._changed()
 
     def freed(self) -> None:
-        """A worker has room again."""
+        """A worker has done its work on an attempt."""
+        self._failures = 0
         self._assign()
 
     def lost(self, worker: _Worker, how: str) -> None:
@@ -297,20 +308,25 @@ class ProcessPool:
         if self._is_stopping:
             return
         self.restarts += 1
-        if worker.is_ready and worker.has_worked:
+        if worker.is_proven:
+            self._failures = 0
             logger.warning("a worker was lost (%s), and is replaced", how)
             self._hire(self._spawn(), is_successor=True)
         else:
             self._failures += 1
-            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1))
-            when = "before it was ready" if not worker.is_ready else "before its first task"
-            logger.error("a worker ended %s (%s); the next one is started in %.1f s", when, how, pause_s)
-            pause = asyncio.get_running_loop().call_later(pause_s, self._hire_later)
-            self._pauses.add(pause)
-            if self._gives_up and self._failures >= GIVE_UP_AFTER * self._count and not self.slots:
-                self.is_given_up = True
+            when = "before its first task" if worker.is_ready else "before it was ready"
+            logger.error("a worker ended %s (%s)", when, how)
+            self._try_later()
         self._give_back()
         self._changed()
+
+    def _try_later(self) -> None:
+        if self._gives_up and self._failures >= GIVE_UP_AFTER * self._count and not self.slots:
+            self.is_given_up = True
+            return
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1))
+        logger.info("the next worker is started in %.1f s", pause_s)
+        self._pauses.add(asyncio.get_running_loop().call_later(pause_s, self._hire_later))
 
     def _hire_later(self) -> None:
         self._pauses = {pause for pause in self._pauses if pause.when() > asyncio.get_running_loop().time()}

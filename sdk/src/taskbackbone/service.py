@@ -200,4 +200,7 @@ def serve(argv: Sequence[str]) -> int:
 
 def _is_child_of_multiprocessing() -> bool:
     process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
+    if process is None:
+        return False
+    # The first is true while a spawned child imports the script, and the other one from then on.
+    return getattr(process.current_process(), "_inheriting", False) or process.parent_process() is not None
