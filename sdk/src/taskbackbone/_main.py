@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ._launch import launcher, mounted_launcher
 from ._pool import ProcessPool
-from ._task import set_up_logs
+from ._task import set_up_logs, trace_if_configured
 from ._threads import ThreadPool
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def supervise(runner: Runner, *, drain_s: float, cancel_grace_s: float) -> Super
     from ._core import Backbone
     from ._supervisor import Supervisor
 
+    trace_if_configured()
     backbone = None
     if os.environ.get("BACKBONE_URL"):
         backbone = Backbone()

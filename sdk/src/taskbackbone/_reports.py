@@ -18,6 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import quote, urlsplit
@@ -40,6 +41,14 @@ _STATUS_CHARS = 1_000
 _UPSERT = "/api/CacheConnectorUpsert"
 
 logger = logging.getLogger("taskbackbone")
+
+
+def _no_span(attempt: Attempt, method: str, path: str) -> AbstractContextManager[Callable[[str, Any], None]]:
+    return nullcontext(lambda name, value: None)
+
+
+span: Callable[[Attempt, str, str], AbstractContextManager[Callable[[str, Any], None]]] = _no_span
+"""Within it, a call for a task is made. `_tracing` replaces it."""
 
 
 class Watch:
@@ -308,7 +317,9 @@ class Reporter:
             timeout_s, left_s = min(timeout_s, _FAREWELL_S), min(left_s, _FAREWELL_S)
         sent_s = time.monotonic()
         call = self._backbone.call(method, path, query=query, headers=sent, body=body, timeout_s=timeout_s)
-        answer = await run_in_threads(request(call, retry_for_s=left_s), self._calls)
+        with span(watch.attempt, method, path) as note:
+            answer = await run_in_threads(request(call, retry_for_s=left_s), self._calls)
+            note("http.response.status_code", answer.status)
         self.retried += answer.repeated
         if answer.is_success and method != "GET":
             watch.is_taken(sent_s)

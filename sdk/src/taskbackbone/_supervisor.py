@@ -16,9 +16,9 @@ import tempfile
 import time
 import uuid
 from collections import Counter, OrderedDict
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
@@ -31,6 +31,14 @@ _CANCELLED, _LEASE, _TIMEOUT, _STALL, _SHUTDOWN, _GONE = "cancelled", "lease", "
 BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 logger = logging.getLogger("taskbackbone")
+
+
+def _no_span(attempt: Attempt) -> AbstractContextManager[Callable[[str, Any], None]]:
+    return nullcontext(lambda name, value: None)
+
+
+span: Callable[[Attempt], AbstractContextManager[Callable[[str, Any], None]]] = _no_span
+"""Within it, an attempt is worked on and reported. `_tracing` replaces it."""
 
 
 class Refusal(Exception):
@@ -239,10 +247,12 @@ class Supervisor:
         assert reporter is not None
         watch = reporter.watch(attempt, lambda reason: self._stop(work, reason))
         try:
-            outcome = await self._run(work, watch)
-            del self._known[attempt.key]
-            self._remember(attempt.key)
-            await reporter.end(watch, outcome)
+            with span(attempt) as note:
+                outcome = await self._run(work, watch)
+                note("task.outcome", type(outcome).__name__.lower())
+                del self._known[attempt.key]
+                self._remember(attempt.key)
+                await reporter.end(watch, outcome)
         except Exception:
             logger.exception("%s: the supervisor failed", attempt)
         finally:

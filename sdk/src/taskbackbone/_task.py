@@ -1,8 +1,8 @@
 """What a task's function sees of its task, and how one attempt is done, in whatever process it is.
 
 Tracing plugs in at `span`: it is called with the attempt's path, task id, number and trace headers, in the thread
-that works on the attempt, and the function runs within the context that it returns. `_tracing` replaces it when the
-environment asks for tracing; else it costs nothing.
+that works on the attempt, and the function runs within the context that it returns. `_tracing` replaces it where
+OpenTelemetry is in use; elsewhere it costs nothing.
 """
 
 from __future__ import annotations
@@ -272,3 +272,11 @@ def set_up_logs() -> None:
     if not logging.getLogger().handlers:
         layout = "%(asctime)s %(levelname)s %(name)s%(task)s: %(message)s"
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format=layout)
+
+
+def trace_if_configured() -> None:
+    """Makes spans, if anybody has imported OpenTelemetry in this process: else there is no place for them to go."""
+    if "opentelemetry" in sys.modules:
+        from ._tracing import install
+
+        install()

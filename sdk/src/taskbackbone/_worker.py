@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from ._attempts import Data
-from ._task import Desk, perform, set_up_logs
+from ._task import Desk, perform, set_up_logs, trace_if_configured
 from .errors import BackboneError, Cancelled
 
 if TYPE_CHECKING:
@@ -294,6 +294,7 @@ def work(service: TaskService, launch: dict[str, Any]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
     set_up_logs()
+    trace_if_configured()
     _Worker(service, launch).serve()
     sys.exit(0)
 
