@@ -42,10 +42,11 @@ class Answer(NamedTuple):
 class Service:
     """A running service."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, ready: str) -> None:
         self.process = process
         self.port = port
         self.folder = log.parent
+        self._ready = ready
         self._log = log
         self._descendants: set[int] = set()
 
@@ -108,7 +109,7 @@ class Service:
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, f"the service ended with {self.process.returncode}: {self.log}"
         try:
-            return self.ask("GET", "/readyz").status == 200
+            return self.ask("GET", self._ready).status == 200
         except OSError:
             return False
 
@@ -125,6 +126,7 @@ def running(
     *,
     command: list[str] | None = None,
     waits: bool = True,
+    ready: str = "/readyz",
 ) -> Generator[Service, None, None]:
     """Runs a script that makes a `service`, or a command in its folder, until the end of the block.
 
@@ -144,7 +146,7 @@ def running(
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
-    service = Service(process, port, log)
+    service = Service(process, port, log, ready)
     try:
         yield service.until_ready() if waits else service
     finally:
@@ -163,12 +165,13 @@ def serving(
     environment: Mapping[str, str] | None = None,
     *,
     command: list[str] | None = None,
+    ready: str = "/readyz",
     **backbone: object,
 ) -> Generator[tuple[PlayedBackbone, Service], None, None]:
     """A played backbone, and a service that it dispatches to."""
     played = PlayedBackbone(**backbone)  # pyright: ignore[reportArgumentType]
     known = {**played.environment, **(environment or {})}
-    with played, running(folder, code, known, command=command) as service:
+    with played, running(folder, code, known, command=command, ready=ready) as service:
         played.service_url = service.url
         yield played, service
 
