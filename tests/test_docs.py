@@ -113,6 +113,16 @@ def test_the_page_of_the_examples_names_each():
     assert {link for link in notebooks | pages if link not in page} == set()
 
 
+def test_the_service_and_the_caller_of_the_readme_are_those_of_the_first_example():
+    """`python3 dev.py examples` runs these."""
+    readme, example = (ROOT / "README.md").read_text(), EXAMPLES / "hello"
+    service, caller = (text for language, text in _CODE_BLOCK.findall(readme) if language == "python")
+    assert (example / "service.py").read_text().endswith(service)
+    assert (example / "call.py").read_text().endswith(caller)
+    [printed] = re.findall(r"^\$ python caller\.py\n(.+)$", readme, re.MULTILINE)
+    assert f"\n$ python examples/hello/call.py\n{printed}\n" in (example / "README.md").read_text()
+
+
 def test_every_function_is_in_the_api_page():
     # Runs in a separate process: an app can be enumerated only once, and reads its settings on import.
     script = "import function_app as f; print(*(g.get_function_name() for g in f.app.get_functions()))"
