@@ -57,7 +57,7 @@ class App:
         self._find = find
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        request = _Request(scope, receive, send)
+        request = _Request(scope, receive, send, lambda: self._supervisor.is_draining)
         try:
             await self._serve(request)
         except Refusal as refusal:
@@ -207,7 +207,9 @@ class _Gone(Exception):
 class _Request:
     """A request, and the ways to answer it."""
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, is_leaving: Callable[[], bool]
+    ) -> None:
         self.method: str = scope["method"]
         path, root = scope["path"], scope.get("root_path", "")
         self.path = path[len(root) :] if root and path.startswith(root + "/") else path
@@ -217,6 +219,7 @@ class _Request:
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self._receive = receive
         self._send = send
+        self._is_leaving = is_leaving
         self._is_read = False
 
     async def body(self, most_bytes: int | None, folder: Path) -> Data:
@@ -307,6 +310,8 @@ class _Request:
             sent.append((b"content-type", content_type.encode("latin-1")))
         if size is not None:
             sent.append((b"content-length", b"%d" % size))
+        if self._is_leaving():  # so that the caller's next connection leads to another instance
+            sent.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
 
