@@ -355,6 +355,9 @@ def comparable(value: Any, status: int) -> Any:
     # The words of what is wrong with a request are for people; which member it is, is not. The played backbone names
     # the first one.
     left_out = ONLY_OF_A_QUEUE | ({"detail"} if status in (400, 404) else set())
+    if "Dependencies" in value:  # health: the app's other tests leave services that are away
+        left_out |= {"Status"}
+        value = {**value, "Dependencies": {**value["Dependencies"], "Backends": "…"}}
     return {
         name: "…" if name in DIFFERENT else comparable(member[-1:] if name == "errors" else member, status)
         for name, member in value.items()
