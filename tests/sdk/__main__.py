@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sdk import package
+from tests.sdk import package, telemetry
 from tests.sdk.environments import PYTHONS, Failure, clean_environment, environment, install, interpreter, locked, say
 
 REQUIREMENTS = package.SDK / "tests" / "requirements.txt"
@@ -46,6 +46,7 @@ def main() -> int:
         step("size", lambda: package.check_size(wheel))
         step("footprint", lambda: show(package.footprint(wheel)))
         step("beside " + ", ".join(package.BESIDE), lambda: beside(wheel))
+        step("telemetry", lambda: telemetry.check(wheel))
     for version in versions:
         step(f"Python {version}", lambda version=version: run_tests(wheel, version, arguments))
     say(f"\nFailed: {', '.join(failed)}." if failed else "\nThe SDK is right.")
