@@ -20,7 +20,7 @@ from taskbackbone import errors
 from taskbackbone._aiohttp import Aiohttp
 from taskbackbone._core import Answer, Backbone, NoAnswer, Sleep, Steps, request
 from taskbackbone._drivers import Requests, _sendable, run_async, run_in_threads, run_sync
-from taskbackbone._payload import BodyUnreadable, Decoder, FilePayload, Spool, StreamPayload, decoded
+from taskbackbone._payload import Decoder, FilePayload, Spool, StreamPayload, decoded
 
 Run = Callable[[Any], Any]
 
@@ -279,7 +279,7 @@ class TestBodies:
         file.write_bytes(self.CONTENT)
         payload = FilePayload(file)
         os.truncate(file, 100_000)
-        with ScriptedServer([answer()]) as server, pytest.raises(BodyUnreadable, match="200,000 of 300,000"):
+        with ScriptedServer([answer()]) as server, pytest.raises(errors.BodyUnreadable, match="200,000 of 300,000"):
             run(patient(server, method="POST", body=payload))
 
     def test_a_stream_that_cannot_be_read_ends_the_call_with_its_error(self, run: Run) -> None:
@@ -289,7 +289,7 @@ class TestBodies:
                     raise OSError(5, "Input/output error")
                 return super().read(size)
 
-        with ScriptedServer([answer()]) as server, pytest.raises(BodyUnreadable) as failed:
+        with ScriptedServer([answer()]) as server, pytest.raises(errors.BodyUnreadable) as failed:
             run(patient(server, method="POST", body=StreamPayload(Broken(self.CONTENT))))
         assert isinstance(failed.value.__cause__, OSError)
 

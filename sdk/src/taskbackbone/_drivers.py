@@ -106,7 +106,7 @@ class Requests:
         Raises:
             NoAnswer: there was none, or no whole one.
             Unreachable: there never will be one.
-            BodyUnreadable: what the body is read from failed.
+            BodyUnreadable: by its source.
         """
         session = self._own().session
         import requests

@@ -7,13 +7,11 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any, cast
 
+from . import errors
+
 CHUNK_BYTES = 64 * 1024
 SPOOL_BYTES = 1024 * 1024
 """A stream that cannot be read twice is kept in memory up to this, and beyond it in a temporary file."""
-
-
-class BodyUnreadable(Exception):
-    """What a body is read from failed, or has become shorter. The cause is its own error."""
 
 
 class Payload:
@@ -52,7 +50,7 @@ class FilePayload(Payload):
         try:
             file = self._path.open("rb")
         except OSError as error:
-            raise BodyUnreadable("The file of the body cannot be opened.") from error
+            raise errors.BodyUnreadable("The file of the body cannot be opened.") from error
         with file:
             yield from _exactly(file, self._size)
 
@@ -74,7 +72,7 @@ class StreamPayload(Payload):
         try:
             self._stream.seek(self._start)
         except (OSError, ValueError) as error:
-            raise BodyUnreadable("The stream of the body cannot be read.") from error
+            raise errors.BodyUnreadable("The stream of the body cannot be read.") from error
         yield from _exactly(self._stream, self._size)
 
     def close(self) -> None:
@@ -114,9 +112,9 @@ def _exactly(file: IO[bytes], size: int) -> Iterator[bytes]:
         try:
             chunk = file.read(min(CHUNK_BYTES, left))
         except (OSError, ValueError) as error:
-            raise BodyUnreadable("The body cannot be read to its end.") from error
+            raise errors.BodyUnreadable("The body cannot be read to its end.") from error
         if not chunk:
-            raise BodyUnreadable(f"The body has become shorter: {left:,} of {size:,} bytes are missing.")
+            raise errors.BodyUnreadable(f"The body has become shorter: {left:,} of {size:,} bytes are missing.")
         left -= len(chunk)
         yield chunk
 

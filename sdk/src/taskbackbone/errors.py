@@ -82,6 +82,10 @@ class Unreachable(BackboneError):
         self.status = status
 
 
+class BodyUnreadable(BackboneError):
+    """What a body is read from failed, or has become shorter. The cause is its own error."""
+
+
 class TaskError(BackboneError):
     """A task has not, or not yet, come to its result.
 

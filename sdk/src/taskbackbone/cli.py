@@ -1,0 +1,259 @@
+"""The command line: ``python -m taskbackbone``, or ``taskbackbone``.
+
+What a command makes goes to the standard output, and what happens meanwhile to the standard error. Exit codes: 0; 1
+if a task failed or the backbone refused; 2 for usage; 3 if the backbone cannot be reached; 4 if the time was up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, errors
+from ._calls import Deadline
+from ._progress import Progress, plain
+from .client import Task, TaskClient
+
+FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
+_ELSEWHERE = {
+    "serve": ("service", "serve", "run a service, such as words:service"),
+    "sidecar": ("sidecar", "main", "make any HTTP server a task service"),
+    "check": ("check", "main", "check whether a model service keeps the rules"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in _ELSEWHERE:
+        module, name, _ = _ELSEWHERE[arguments[0]]
+        return getattr(importlib.import_module("." + module, __package__), name)(arguments[1:])
+    parser, commands = _parsers()
+    options = parser.parse_args(arguments)
+    if options.command == "completion":
+        from ._completion import script
+
+        sys.stdout.write(script(options.shell, commands))
+        return 0
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except errors.WaitTimeout as error:
+        return _say(error, TIMED_OUT)
+    except errors.Unreachable as error:
+        return _say(error, UNREACHABLE)
+    except errors.BackboneError as error:
+        return _say(error, FAILED)
+    except (ValueError, OSError) as error:
+        return _say(error, USAGE)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # The key comes from the environment alone: others can read a command line.
+    with TaskClient(options.url, retry_for_s=options.retry_for) as client:
+        return _COMMANDS[options.command](client, options)
+
+
+def _submit(client: TaskClient, options: argparse.Namespace) -> int:
+    query = [tuple(pair.partition("=")[::2]) for pair in options.query]
+    files = list(_files(options.file))
+    if options.idempotency_key and len(files) > 1:
+        raise ValueError("An idempotency key is for one file.")
+    tasks: list[tuple[str, Task]] = []
+    for file in files:
+        body: Any = sys.stdin.buffer if file is None else file
+        task = client.submit(
+            options.path,
+            body,
+            content_type=options.content_type,
+            query=query,
+            priority=options.priority,
+            idempotency_key=options.idempotency_key,
+        )
+        tasks.append(("" if file is None else file.name, task))
+        if options.output:
+            sys.stderr.write(f"{task.id}  {tasks[-1][0]}".rstrip() + "\n")
+        else:
+            _print(task, options, task.id)
+    if not options.wait and not options.output:
+        return 0
+    return _follow(tasks, options)
+
+
+def _watch(client: TaskClient, options: argparse.Namespace) -> int:
+    return _follow([("", client.task(one)) for one in options.id], options)
+
+
+def _follow(tasks: Sequence[tuple[str, Task]], options: argparse.Namespace) -> int:
+    """Wait for the ends of *tasks*, and save their results if they are to be."""
+    deadline, failed = Deadline(options.timeout), False
+    for number, (name, task) in enumerate(tasks, 1):
+        label = f"{number}/{len(tasks)} {name or task.id} " if len(tasks) > 1 else ""
+        with Progress(sys.stderr, label, is_quiet=options.json) as progress:
+            progress.show(task)
+            timeout_s = None if options.timeout is None else deadline.left_s(options.timeout)
+            task.wait(timeout_s, progress.show)
+        failed = failed or task.state != "completed"
+        if options.json:
+            _print(task, options, "")
+        elif task.state != "completed":
+            _say(f"{label}{task.status}", FAILED)
+        if options.output and task.state == "completed":
+            _save(task, options, name if len(tasks) > 1 else "")
+    return FAILED if failed else 0
+
+
+def _save(task: Task, options: argparse.Namespace, name: str) -> None:
+    target = Path(options.output)
+    if name:
+        target.mkdir(parents=True, exist_ok=True)
+    saved = task.result().save(target)
+    if name:
+        saved = saved.replace(saved.with_name(name + saved.suffix))
+    if not options.json:
+        sys.stdout.write(f"{saved}\n")
+
+
+def _result(client: TaskClient, options: argparse.Namespace) -> int:
+    result = client.task(options.id[0]).result(options.timeout)
+    if options.output:
+        sys.stdout.write(f"{result.save(options.output)}\n")
+        return 0
+    is_text = result.content_type.startswith("text/") or "json" in result.content_type
+    if sys.stdout.isatty() and not is_text:
+        raise ValueError(f"The result is {result.content_type}: name a file for it with --output.")
+    sys.stdout.flush()
+    for part in result:
+        sys.stdout.buffer.write(part)
+    return 0
+
+
+def _cancel(client: TaskClient, options: argparse.Namespace) -> int:
+    for one in options.id:
+        task = client.task(one).cancel()
+        _print(task, options, f"{task.id}  {task.state}")
+    return 0
+
+
+def _replay(client: TaskClient, options: argparse.Namespace) -> int:
+    for one in options.id:
+        task = client.task(one).replay()
+        _print(task, options, f"{task.id}  {task.state}  attempt {task.attempt}")
+    return 0
+
+
+def _list(client: TaskClient, options: argparse.Namespace) -> int:
+    tasks = client.tasks(options.path, options.status, page_size=min(200, max(1, options.limit)))
+    for _, task in zip(range(options.limit), tasks):
+        created = str(task.document.get("CreatedAt", ""))[:19]
+        _print(task, options, f"{task.id}  {task.state:<9}  {created}  {task.path}  {plain(task.status, 60)}")
+    return 0
+
+
+def _queues(client: TaskClient, options: argparse.Namespace) -> int:
+    queues = [client.queue(options.path)] if options.path else client.queues()
+    for queue in queues:
+        if options.json:
+            sys.stdout.write(json.dumps(queue) + "\n")
+            continue
+        notes = [word for word in ("Paused", "Draining", "Outage") if queue.get(word)]
+        numbers = f"{queue['Waiting']:>7} waiting {queue['InFlight']:>5} in flight {queue['Slots']:>5} slots"
+        sys.stdout.write(f"{numbers}  {queue['EndpointPath']}  {' '.join(notes).lower()}".rstrip() + "\n")
+    return 0
+
+
+_COMMANDS = {
+    "submit": _submit,
+    "watch": _watch,
+    "result": _result,
+    "cancel": _cancel,
+    "replay": _replay,
+    "list": _list,
+    "queues": _queues,
+}
+
+
+def _files(names: Sequence[str]) -> Iterator[Path | None]:
+    """The files to submit, those of folders included; None for the standard input."""
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield None
+        elif path.is_dir():
+            found = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+            if not found:
+                raise ValueError(f"There is no file in {name}.")
+            yield from found
+        elif not path.exists():
+            raise ValueError(f"There is no file {name}.")
+        else:
+            yield path
+
+
+def _print(task: Task, options: argparse.Namespace, line: str) -> None:
+    sys.stdout.write((json.dumps(task.document) if options.json else line) + "\n")
+    sys.stdout.flush()
+
+
+def _say(error: object, code: int) -> int:
+    sys.stderr.write(f"taskbackbone: {plain(str(error), 1_000)}\n")
+    return code
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole parser, and those of its commands."""
+    own: dict[str, argparse.ArgumentParser] = {}
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--url", help="the backbone's URL (BACKBONE_URL); its key is in BACKBONE_KEY")
+    common.add_argument("--json", action="store_true", help="print JSON, an object a line")
+    common.add_argument(
+        "--retry-for", type=float, default=30.0, metavar="S", help="how long an outage is borne (default: 30)"
+    )
+    waiting = argparse.ArgumentParser(add_help=False)
+    waiting.add_argument("--timeout", type=float, metavar="S", help="wait no longer")
+    saving = argparse.ArgumentParser(add_help=False)
+    saving.add_argument("-o", "--output", metavar="FILE|DIR", help="save the result there")
+
+    parser = argparse.ArgumentParser(prog="taskbackbone", description="Submit tasks to the backbone, and serve them.")
+    parser.add_argument("--version", action="version", version=f"taskbackbone {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, *parents: argparse.ArgumentParser) -> Any:
+        own[name] = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        return own[name].add_argument
+
+    add = command("submit", "submit files as tasks, and print their ids", waiting, saving)
+    add("path", metavar="PATH", help="the endpoint, such as /v1/words/count")
+    add("file", metavar="FILE|DIR|-", nargs="+", help="each file is a task; a folder is all files in it")
+    add("--query", metavar="NAME=VALUE", action="append", default=[], help="a parameter for the model service")
+    add("--content-type", metavar="TYPE", help="of the files (default: by their names)")
+    add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
+    add("--idempotency-key", metavar="KEY", help="the same submit with the same key is the same task")
+    add("--wait", action="store_true", help="wait for the ends of the tasks, as --output does")
+    command("watch", "show how tasks go on, until their ends", waiting, saving)("id", metavar="ID", nargs="+")
+    command("result", "wait for a task's result, and print it", waiting, saving)("id", metavar="ID", nargs=1)
+    command("cancel", "cancel tasks")("id", metavar="ID", nargs="+")
+    command("replay", "let failed tasks begin again")("id", metavar="ID", nargs="+")
+    add = command("list", "list tasks, newest first")
+    add("--path", help="of this endpoint only")
+    add("--status", choices=("created", "running", "completed", "failed", "cancelled"))
+    add("--limit", type=int, default=50, metavar="N", help="how many (default: 50)")
+    command("queues", "show the queues")("path", metavar="PATH", nargs="?", help="this one only")
+    for name, (_, _, text) in _ELSEWHERE.items():
+        own[name] = commands.add_parser(name, help=text, description=text, add_help=False)
+    text = "print a script by which a shell completes commands"
+    own["completion"] = commands.add_parser("completion", help=text, description=text)
+    own["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
+    return parser, own
