@@ -8,6 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = [
+    "BackboneError",
+    "BodyUnreadable",
+    "Cancelled",
+    "Conflict",
+    "Fail",
+    "InvalidRequest",
+    "KeyReused",
+    "NotAllowed",
+    "NotFound",
+    "QueueFull",
+    "Refused",
+    "TaskCancelled",
+    "TaskError",
+    "TaskFailed",
+    "TooLarge",
+    "TryAgain",
+    "Unreachable",
+    "WaitTimeout",
+]
+
 
 class BackboneError(Exception):
     """Any error of a call to the backbone, or of a task."""
