@@ -142,7 +142,13 @@ def test_a_task_is_handed_on_with_its_result(tmp_path: Path) -> None:
 
 def test_the_end_of_the_fastapi_example_is_as_printed() -> None:
     """`dev.py examples` runs the whole of it."""
-    assert (REPOSITORY / "examples" / "fastapi" / "app.py").read_text().endswith(code("Mount it in another app"))
+    assert (REPOSITORY / "examples" / "fastapi" / "app.py").read_text().endswith(code("Mount it in FastAPI or Flask"))
+
+
+def test_a_flask_app_has_the_service_beside_its_own_routes(tmp_path: Path) -> None:
+    with played(tmp_path, "Mount it in FastAPI or Flask", 1) as backbone:
+        assert backbone.submit("/v1/words/count", "to be").wait().json() == {"words": 2}
+        assert requests.get(backbone.service_url, timeout=60).json() == {"model": "words"}
 
 
 def test_a_server_of_its_own_reports_by_the_manager(tmp_path: Path) -> None:
