@@ -1,4 +1,7 @@
-"""The SDK: what it weighs, and what a service costs beside other servers of models."""
+"""The SDK: what it weighs, what a service costs beside other servers of models, and what it does in trouble.
+
+``sdk/bench/foreign.py`` asks the servers, ``sdk/bench/services.py`` makes the trouble.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from bench.harness import Figure, Report, Unmeasured, side_by_side, with_spread
+from bench.harness import TARGETS, Figure, Report, Unmeasured, side_by_side, with_spread
 from bench.plausibility import require
-from sdk.bench import foreign
+from sdk.bench import foreign, services
 from tests.sdk import package
 from tests.sdk.environments import Failure
 
@@ -50,7 +53,13 @@ def run(quick: bool) -> list[Figure]:
     report.figure(Figure.of("sdk_call", _more([e.small_ms for e in ours], [e.small_ms for e in bare])))
     report.figure(Figure.of("sdk_call_cpu", _more([e.small_cpu_ms for e in ours], [e.small_cpu_ms for e in bare])))
     report.figure(Figure.of("sdk_call_large", _more([e.large_ms for e in ours], [e.large_ms for e in bare])))
-    return report.finish(servers={name: [vars(each) for each in runs] for name, runs in taken.items()})
+    troubles = services.measure(pythons[foreign.OURS], quick=quick, repeats=1 if quick else 3)
+    for key, samples in troubles.items():
+        if key in TARGETS:
+            report.figure(Figure.of(key, samples))
+    return report.finish(
+        troubles=troubles, servers={name: [vars(each) for each in runs] for name, runs in taken.items()}
+    )
 
 
 def _more(ours: Sequence[float], bare: Sequence[float]) -> list[float]:
