@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -64,11 +65,13 @@ def is_sent(path: str) -> bool:
 def environment(file: Path) -> dict[str, str]:
     """The variables that the last stage sets."""
     values = " ".join(value for name, value in last_stage(file) if name == "ENV")
-    return dict(word.split("=", 1) for word in values.split())
+    return dict(word.split("=", 1) for word in shlex.split(values))
 
 
 def test_there_are_images_of_the_app_and_of_services() -> None:
-    assert {"function-app.Dockerfile", "service.Dockerfile", "sidecar.Dockerfile"} <= {file.name for file in FILES}
+    assert {"function-app.Dockerfile", "service.Dockerfile", "served.Dockerfile", "sidecar.Dockerfile"} <= {
+        file.name for file in FILES
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -113,8 +116,9 @@ def test_what_a_service_starts_is_in_its_image(file: Path) -> None:
     if words[1] == "-m":
         assert importlib.util.find_spec(words[2]) is not None
     else:
-        folder = next(source for source in copied(file)[::-1] if (ROOT / source).is_dir())
-        assert (ROOT / folder / words[1]).is_file()
+        places = [value.split() for name, value in last_stage(file) if name == "COPY" and "--from" not in value]
+        sources = [ROOT / source / (words[1] if target == "./" else "") for source, target in places]
+        assert [source for source in sources if source.name == Path(words[1]).name and source.is_file()]
 
 
 def test_the_image_of_the_app_has_all_that_is_deployed_and_no_more() -> None:

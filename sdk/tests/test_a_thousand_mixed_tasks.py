@@ -138,8 +138,7 @@ def pods(backbone: Backbone, tmp_path: Path) -> Iterator[dict[str, Pod]]:
     for name, source in scripts.items():
         (tmp_path / name).write_text(source)
     upstream = str(free_port())
-    run_sidecar = "import sys; from taskbackbone import sidecar; sys.exit(sidecar.main(sys.argv[1:]))"
-    sidecar = ["-c", run_sidecar, "--upstream", f"http://127.0.0.1:{upstream}", "--slots", "2"]
+    sidecar = ["-m", "taskbackbone", "sidecar", "--upstream", f"http://127.0.0.1:{upstream}", "--slots", "2"]
     programs = {
         "plain HTTP": [[str(PLAIN)]],
         "TaskService": [[str(tmp_path / "service.py")]],
