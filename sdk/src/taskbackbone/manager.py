@@ -123,7 +123,8 @@ class TaskManager:
 
         Parameters:
             endpoint: the path of the next step, or its URL.
-            body: a text, what JSON can say, or bytes of UTF-8; without one, the step gets what this one got.
+            body: a text, what JSON can say, or bytes of UTF-8, which arrives as JSON; without one, the step gets what
+                this one got.
 
         Raises:
             InvalidRequest: the endpoint is not registered.
