@@ -118,6 +118,36 @@ CONSEQUENCES = {
 """Other rules that a flaw breaks too."""
 
 
+LOADING = """
+import time
+from taskbackbone import TaskService
+
+service = TaskService()
+
+
+@service.setup
+def load() -> None:
+    time.sleep(1)
+
+
+@service.task("/v1/words/count")
+def count(body: str) -> dict:
+    return {"words": len(body.split())}
+
+
+service.run()
+"""
+
+
+def test_a_service_that_loads_its_model_is_checked_when_it_is_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "service.py").write_text(LOADING)
+    arguments = ["/v1/words/count", "--text", "to be", "--only", "accepts", "--"]
+    assert check.main([*arguments, sys.executable, str(tmp_path / "service.py")]) == 0
+    assert capsys.readouterr().out.startswith("right")
+
+
 def test_a_quick_answer_is_the_completed_task() -> None:
     code, rules = checked("a quick answer")
 

@@ -79,6 +79,19 @@ def is_listening(url: str) -> bool:
     return True
 
 
+def is_loading(url: str) -> bool:
+    """Whether a service that has ``/readyz`` says there that it takes no tasks yet."""
+    split = urlsplit(url)
+    connection = (HTTPSConnection if split.scheme == "https" else HTTPConnection)(split.netloc, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 503
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]

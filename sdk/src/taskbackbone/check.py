@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from taskbackbone._dispatch import free_port, is_listening
+from taskbackbone._dispatch import free_port, is_listening, is_loading
 from taskbackbone._rules import ADVICE, RIGHT, RULES, UNSEEN, WRONG, Case, Finding, Trial, Work
 from taskbackbone.testing import PlayedBackbone, ServiceEnded
 
@@ -151,6 +151,7 @@ def _service(
     if command:
         port = urlsplit(backbone.service_url).port or 80
         with backbone.start(command, port=port, stop_s=case.patience_s) as case.process:
+            _until_loaded(backbone.service_url, within_s)
             yield
         return
     variables = " ".join(f"{name}={value}" for name, value in backbone.environment.items())
@@ -160,7 +161,15 @@ def _service(
         if time.monotonic() > deadline_s:
             raise _Unreachable(f"nothing listens at {backbone.service_url}")
         time.sleep(0.1)
+    _until_loaded(backbone.service_url, within_s)
     yield
+
+
+def _until_loaded(url: str, within_s: float) -> None:
+    """It may refuse tasks until its model is there."""
+    deadline_s = time.monotonic() + within_s
+    while is_loading(url) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
 
 
 def _progress(text: str) -> None:
