@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,19 +183,26 @@ def dedented(block: str) -> str:
     return "\n".join(line[4:] for line in block.splitlines())
 
 
+def formatted(page: str) -> str:
+    """The page with its blocks of code as `dev.py format` leaves them."""
+    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", str(TARGET), "-"]
+    return subprocess.run(ruff, input=page, capture_output=True, text=True, check=True).stdout
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.sdk_reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     options = parser.parse_args()
     reference = Reference(SOURCES)
+    page = formatted(reference.page)
     for sentence in reference.missing:
         print(sentence, file=sys.stderr)
     if options.check:
-        is_right = TARGET.exists() and TARGET.read_text() == reference.page
+        is_right = TARGET.exists() and TARGET.read_text() == page
         if not is_right:
             print(f"{TARGET.relative_to(ROOT)} is not up to date: python -m {__spec__.name}", file=sys.stderr)
         return 0 if is_right and not reference.missing else 1
-    TARGET.write_text(reference.page)
+    TARGET.write_text(page)
     return 1 if reference.missing else 0
 
 
