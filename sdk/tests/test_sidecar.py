@@ -21,7 +21,7 @@ from taskbackbone.testing import PATIENCE_S, PlayedBackbone
 
 pytest_plugins = ["taskbackbone.pytest_plugin"]
 
-SIDECAR = [sys.executable, "-c", "import sys; from taskbackbone.sidecar import main; sys.exit(main(sys.argv[1:]))"]
+SIDECAR = [sys.executable, "-m", "taskbackbone", "sidecar"]
 PATH = "/v1/any/model"
 
 
@@ -190,6 +190,25 @@ def test_a_task_that_takes_too_long_fails(played_backbone: PlayedBackbone, port:
         assert (task.state, task.status) == ("failed", "failed - it took longer than 0.5 s")
         assert process.stdout is not None
         assert process.stdout.readline() == "the connection was closed\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "status"),
+    [
+        ('json {"status": "failed", "error": "no such picture"}', "failed", "failed - no such picture"),
+        ('json {"status": "failed"}', "failed", "failed"),
+        ('json {"status": "succeeded", "error": null}', "completed", "completed"),
+        ('json ["status", "failed"]', "completed", "completed"),
+        ("json status=failed", "completed", "completed"),
+    ],
+)
+def test_an_answer_may_say_in_its_json_that_the_work_has_failed(
+    played_backbone: PlayedBackbone, port: int, body: str, state: str, status: str
+) -> None:
+    with server(port), sidecar(played_backbone, f"http://127.0.0.1:{port}", "--failure", "status=failed"):
+        task = played_backbone.submit(PATH, body).wait()
+
+    assert (task.state, task.status) == (state, status)
 
 
 def test_it_is_not_ready_before_its_server_is(played_backbone: PlayedBackbone, port: int) -> None:

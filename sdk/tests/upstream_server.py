@@ -1,14 +1,13 @@
 """A synchronous HTTP server that knows nothing of tasks: what stands behind a sidecar in the tests.
 
-The first word of a body says what it does: ``echo``, ``sleep SECONDS``, ``status NUMBER TEXT``, ``break``, ``short``,
-``large``, or ``exit``. It works on ``SLOTS`` requests at a time and answers more with ``BUSY``.
+The first word of a body says what it does: ``echo``, ``sleep SECONDS``, ``status NUMBER TEXT``, ``json JSON``,
+``large``, ``nothing``, ``break``, ``short``. It works on ``SLOTS`` requests at a time and answers more with ``BUSY``.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -66,10 +65,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x" * 50)
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
-        elif what == b"exit":
-            os.kill(os.getpid(), signal.SIGKILL)
         elif what == b"large":
             self.answer(200, bytes(LARGE_BYTES))
+        elif what == b"json":
+            self.answer(200, body[5:], **{"Content-Type": "application/json"})
         elif what == b"nothing":
             self.answer(204)
         else:

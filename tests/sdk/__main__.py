@@ -17,6 +17,8 @@ from tests.sdk.environments import PYTHONS, Failure, clean_environment, environm
 
 REQUIREMENTS = package.SDK / "tests" / "requirements.txt"
 ALL_TESTS = ("tests", "-q", "-n", "2", "--dist", "loadfile")
+SLOW_IN = "3.11"
+"""The Python that runs the slow tests too: they are about other processes than its own."""
 
 
 def main() -> int:
@@ -77,7 +79,12 @@ def run_tests(wheel: Path, version: str, arguments: list[str]) -> None:
         install(python, [str(wheel)], "--force-reinstall", "--no-deps")
         install(python, [f"{wheel}[async,otel]"])
         done = subprocess.run(
-            [python, "-m", "pytest", *(arguments or ALL_TESTS)],
+            [
+                python,
+                "-m",
+                "pytest",
+                *(arguments or (*ALL_TESTS, *(() if version == SLOW_IN else ("-m", "not slow")))),
+            ],
             cwd=package.SDK,
             env={**clean_environment(), "BACKBONE_HOUSE_PYTHON": sys.executable, "PATH": path_before(python)},
             check=False,

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -30,10 +31,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable, cast
 from urllib.parse import urljoin, urlsplit
 
-from ._attempts import Attempt, Completed, Events, Failed, Outcome, Released, Stopped
+from ._attempts import Attempt, Completed, Data, Events, Failed, Outcome, Released, Stopped
 from ._dispatch import text_of
 from ._server import App, Endpoint, Spool
 
@@ -54,9 +55,11 @@ class Upstream:
         slots: how many requests it gets at a time.
         busy: by which statuses it says that it has no room.
         ready: a path that it answers with 2xx when it can work; empty: it can when it takes connections.
+        failure: a member of JSON and its text by which a 2xx answer says that the work has failed, such as
+            ``status=failed``; the member ``error`` or ``detail`` says why.
     """
 
-    def __init__(self, url: str, slots: int, busy: Sequence[int] = BUSY, ready: str = "") -> None:
+    def __init__(self, url: str, slots: int, busy: Sequence[int] = BUSY, ready: str = "", failure: str = "") -> None:
         split = urlsplit(url if "://" in url else f"http://{url}")
         if split.scheme not in ("http", "https") or not split.hostname or slots < 1:
             raise ValueError(f"{url} is no http URL" if slots >= 1 else "there is at least 1 slot")
@@ -65,6 +68,7 @@ class Upstream:
         self._slots = self._limit = slots
         self._busy = frozenset(busy)
         self._ready = ready
+        self._failure = failure
         self._pause_s = _FIRST_PAUSE_S
         self._is_up = False
         self._requests: dict[Attempt, _Request] = {}
@@ -82,7 +86,7 @@ class Upstream:
 
     async def run(self, attempt: Attempt, events: Events) -> Outcome:
         path = (self._path or attempt.path) + (f"?{attempt.query}" if attempt.query else "")
-        request = self._requests[attempt] = _Request(attempt, self._base + path)
+        request = self._requests[attempt] = _Request(attempt, self._base + path, self._failure)
         events.started()
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(self._threads, request.send)
@@ -159,13 +163,14 @@ class Upstream:
 class _Request:
     """One task at the server, in a thread."""
 
-    def __init__(self, attempt: Attempt, url: str) -> None:
+    def __init__(self, attempt: Attempt, url: str, failure: str) -> None:
         self.is_lost = False
         """Whether the server may be gone."""
         self.retry_after_s: float | None = None
         self.text = ""
         self._attempt = attempt
         self._url = url
+        self._failure = failure.partition("=")
         self._is_cancelled = False
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()
@@ -253,13 +258,28 @@ class _Request:
         finally:
             spool.close()
         kind = response.headers.get("Content-Type") or "application/octet-stream"
-        if 200 <= response.status < 300:
+        if 200 <= response.status < 300 and not self._has_failed(data):
             encoding = response.headers.get("Content-Encoding", "")
             return Completed(None if response.status == 204 else data, kind, encoding)
-        self.text = text_of(kind, data) if isinstance(data, bytes) else ""
+        self.text = self.text or (text_of(kind, data) if isinstance(data, bytes) else "")
         with suppress(ValueError):
             self.retry_after_s = min(_LONGEST_PAUSE_S, float(response.headers.get("Retry-After", "")))
-        return response.status
+        return 422 if 200 <= response.status < 300 else response.status
+
+    def _has_failed(self, data: Data) -> bool:
+        """Whether an answer says so in its JSON, and why."""
+        name, _, value = self._failure
+        if not name or not isinstance(data, bytes):
+            return False
+        try:
+            told = json.loads(data)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(told, dict) or str(cast("dict[str, Any]", told).get(name)) != value:
+            return False
+        members = cast("dict[str, Any]", told)
+        self.text = str(members.get("error") or members.get("detail") or value)[:500]
+        return True
 
 
 class _Unreached(Exception):
@@ -282,6 +302,7 @@ def main(argv: Sequence[str]) -> int:
         "--busy", metavar="STATUS", type=int, action="append", default=[], help="says, as 429 and 503, it has no room"
     )
     add("--ready", metavar="PATH", default="", help="is answered 2xx if it can work (default: it listens)")
+    add("--failure", metavar="MEMBER=TEXT", default="", help="JSON by which a 2xx answer says that it has failed")
     add("--timeout", metavar="S", type=float, help="a task that takes longer fails")
     add("--max-body-bytes", metavar="N", type=int, help="the largest body")
     add("--drain", metavar="S", type=float, default=20.0, help="for how long tasks go on after SIGTERM (default: 20)")
@@ -289,7 +310,7 @@ def main(argv: Sequence[str]) -> int:
     add("--port", type=int, help="the port (PORT, or 8080)")
     options = parser.parse_args(argv)
     try:
-        upstream = Upstream(options.upstream, options.slots, (*BUSY, *options.busy), options.ready)
+        upstream = Upstream(options.upstream, options.slots, (*BUSY, *options.busy), options.ready, options.failure)
     except ValueError as error:
         parser.error(str(error))
     from ._main import listen, serve, supervise

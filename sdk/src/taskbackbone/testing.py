@@ -145,6 +145,13 @@ class PlayedTask:
         """Send the attempt that the service has once more, as the backbone does if a connection breaks."""
         return self._backbone.send(self._record, self.attempt)
 
+    def end_wait(self) -> None:
+        """Let it be dispatched now if it was released for a while."""
+        with self._backbone.changed:
+            if self.state == "created":
+                self._record.due_s = None
+            self._backbone.changed.notify_all()
+
     def end_lease(self) -> None:
         """The service has been silent for too long: the attempt has failed."""
         self.lease_was_ended = True
