@@ -275,6 +275,7 @@ def check():
         ("-m", "basedpyright"),
         (os.path.join(VENV, "bin", "lint-imports"), "--no-cache"),
         (os.path.join("sdk", "tools", "unasync.py"), "--check"),
+        ("-m", "tools.sdk_reference", "--check"),
     ):
         code = run(*tool)
         if code:

@@ -50,9 +50,11 @@ class Call:
     problem: str = ""
 
     def of(self, task_id: str) -> bool:
+        """Whether it speaks for this task."""
         return any(task_id == named for named, _ in self.attempts)
 
     def status_of(self, task_id: str) -> int:
+        """What it was answered for this task; 0 if nothing."""
         return self.outcomes.get(task_id, self.status)
 
     @property

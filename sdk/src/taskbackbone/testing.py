@@ -162,13 +162,17 @@ class PlayedTask:
 
 
 class PlayedBackbone:
-    """The backbone for one model service, on a port of 127.0.0.1.
+    """The backbone for one model service.
 
     Args:
         service_url: where the service listens; :meth:`start` sets it.
         key: what the service must send as ``x-functions-key``; empty: any key.
+        host, port: where it listens itself; port 0 is a free one.
+        lease_s: how long a task may be silent.
+        max_attempts: so many failed attempts make a task fail.
         max_body_bytes: a larger body gets 413. Health tells it.
         host_body_bytes: a larger body gets an empty 500, and the connection ends.
+        dispatch_timeout_s: how long the service may take to accept a task.
         dispatches: whether it dispatches by itself: what the service has told that it holds, or one task after the
             other until it refuses. If not, tasks wait for :meth:`dispatch`.
         now_s: a clock, in seconds since 1970. Without one, time stands still until :meth:`advance`.
