@@ -157,6 +157,7 @@ def pods(backbone: Backbone, tmp_path: Path) -> Iterator[dict[str, Pod]]:
         yield made
 
 
+@pytest.mark.slow
 async def test_none_is_lost_and_none_is_wrong(backbone: Backbone, pods: dict[str, Pod]) -> None:
     ended: Counter[str] = Counter()
     attempts: Counter[int] = Counter()

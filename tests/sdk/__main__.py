@@ -79,18 +79,17 @@ def run_tests(wheel: Path, version: str, arguments: list[str]) -> None:
         install(python, [str(wheel)], "--force-reinstall", "--no-deps")
         install(python, [f"{wheel}[async,otel]"])
         done = subprocess.run(
-            [
-                python,
-                "-m",
-                "pytest",
-                *(arguments or (*ALL_TESTS, *(() if version == SLOW_IN else ("-m", "not slow")))),
-            ],
+            [python, "-m", "pytest", *(arguments or all_tests(version))],
             cwd=package.SDK,
             env={**clean_environment(), "BACKBONE_HOUSE_PYTHON": sys.executable, "PATH": path_before(python)},
             check=False,
         )
     if done.returncode != 0:
         raise Failure(f"pytest ended with {done.returncode}")
+
+
+def all_tests(version: str) -> tuple[str, ...]:
+    return ALL_TESTS if version == SLOW_IN else (*ALL_TESTS, "-m", "not slow")
 
 
 def path_before(python: Path) -> str:
