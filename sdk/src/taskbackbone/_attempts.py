@@ -13,6 +13,7 @@ How to write a runner: make a class with the members of `Runner`. All of it runs
 - `cancel` makes the work stop: kindly at first, by force after `grace_s`. It returns at once; `run` then returns
   `Stopped`, or the outcome that the work came to after all. To an attempt that has ended it does nothing.
 - `stop` ends the runner. No attempt is at it any more.
+- `restarts`, if it has that, is a number in `/metrics`; `is_stuck`, if it is true, makes `/livez` fail.
 """
 
 from __future__ import annotations

@@ -352,6 +352,7 @@ def completed(value: Any) -> Completed:
     Raises:
         TypeError: it is nothing that can be a result.
         ValueError: it is no JSON, or its content type cannot stand in a header.
+        FileNotFoundError: it is the path of no file.
     """
     result = value if isinstance(value, Result) else Result(value)
     body, content_type = _encoded(result.body)
@@ -359,7 +360,7 @@ def completed(value: Any) -> Completed:
     for header in (content_type, result.content_encoding):
         if len(header) > 255 or not (header.isascii() and header.isprintable() and header == header.strip()):
             raise ValueError(f"{header[:80]!r} cannot stand in a header")
-    return Completed(body, content_type, result.content_encoding, result.status)
+    return Completed(body, content_type, result.content_encoding, str(result.status or ""))
 
 
 def _encoded(value: Any) -> tuple[Data | None, str]:
@@ -374,6 +375,8 @@ def _encoded(value: Any) -> tuple[Data | None, str]:
     if isinstance(value, Path):
         import mimetypes
 
+        if not value.is_file():
+            raise FileNotFoundError(f"the result is to be the file {value}, which is not there")
         return value.absolute(), mimetypes.guess_type(value.name)[0] or "application/octet-stream"
     if hasattr(value, "model_dump_json"):
         return value.model_dump_json().encode(), "application/json"

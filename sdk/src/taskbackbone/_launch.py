@@ -89,7 +89,7 @@ def launcher(service: TaskService) -> Callable[[], Process]:
         rest = ["-m", name[: -len(".__main__")] if name.endswith(".__main__") else name, *sys.argv[1:]]
     else:
         rest = list(sys.argv)
-    if not hasattr(main, "__file__"):
+    if not hasattr(main, "__file__") and "-c" not in rest:
         raise SystemExit("A service's workers run its script again, and there is none here: write it to a file.")
     command = [sys.executable, *rest]
     return lambda: Process(command, FOLDER, {})

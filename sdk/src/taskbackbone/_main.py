@@ -15,6 +15,7 @@ from ._launch import launcher, mounted_launcher
 from ._pool import ProcessPool
 from ._task import set_up_logs, trace_if_configured
 from ._threads import ThreadPool
+from ._worker import leave
 
 if TYPE_CHECKING:
     from ._attempts import Runner
@@ -43,6 +44,9 @@ def main(service: TaskService, host: str | None, port: int | None) -> None:
         )
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    if isinstance(runner, ThreadPool) and runner.has_left_behind:
+        logger.warning("the process ends though functions still run")
+        leave(0)  # Python would wait for them
 
 
 def runner_of(service: TaskService, *, is_mounted: bool) -> ProcessPool | ThreadPool:
@@ -145,6 +149,7 @@ async def _serve(
     config = uvicorn.Config(
         make_app(supervisor), log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75, ws="none"
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # this process says itself that it serves and stops
     server = Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[sock]))
     address = sock.getsockname()

@@ -83,7 +83,7 @@ class _Worker(asyncio.Protocol):
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, sock=self.process.link)
+        await loop.create_unix_connection(lambda: self, sock=self.process.link)
         ended: asyncio.Future[int] = loop.create_future()
 
         def wait() -> None:
@@ -102,7 +102,7 @@ class _Worker(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self.process.close()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         for job in list(self.jobs.values()):
             self._drop(job)
             if job.is_told_to_stop:
@@ -162,6 +162,9 @@ class _Worker(asyncio.Protocol):
             answer["error"] = str(error)
         except asyncio.CancelledError:
             answer["error"] = "the task is no longer this service's"
+        except Exception as error:
+            logger.exception("%s: a question was not answered", job.attempt)
+            answer["error"] = type(error).__name__
         inline, answer["file"] = pack(body, job.folder, "answer")
         self._send(answer, inline)
 
@@ -176,6 +179,9 @@ class _Worker(asyncio.Protocol):
     def stop(self, job: _Job, reason: str, grace_s: float) -> None:
         """Cancels an attempt, and kills the worker if that is of no avail."""
         is_first, job.is_told_to_stop = not job.is_told_to_stop, True
+        if reason != "shutdown":  # which leaves time for a checkpoint
+            for question in job.questions:
+                question.cancel()
         if grace_s > 0 and is_first:
             if self.pool.concurrency > 1:
                 self._send({"k": "cancel", "n": job.number, "reason": reason})
@@ -252,7 +258,7 @@ class ProcessPool:
     async def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         for _ in range(self._count):
-            self._hire(self._early.pop() if self._early else self._spawn())
+            self._hire()
 
     async def run(self, attempt: Attempt, events: Events) -> Outcome:
         self._numbers += 1
@@ -311,7 +317,7 @@ class ProcessPool:
         if worker.is_proven:
             self._failures = 0
             logger.warning("a worker was lost (%s), and is replaced", how)
-            self._hire(self._spawn(), is_successor=True)
+            self._hire(is_successor=True)
         else:
             self._failures += 1
             when = "before its first task" if worker.is_ready else "before it was ready"
@@ -330,10 +336,17 @@ class ProcessPool:
 
     def _hire_later(self) -> None:
         self._pauses = {pause for pause in self._pauses if pause.when() > asyncio.get_running_loop().time()}
-        self._hire(self._spawn())
+        self._hire()
 
-    def _hire(self, process: Process, *, is_successor: bool = False) -> None:
-        self._workers.append(_Worker(self, process, is_successor))
+    def _hire(self, *, is_successor: bool = False) -> None:
+        try:
+            process = self._early.pop() if self._early else self._spawn()
+        except OSError as error:
+            self._failures += 1
+            logger.error("a worker cannot be started: %s", error)
+            self._try_later()
+        else:
+            self._workers.append(_Worker(self, process, is_successor))
 
     def _assign(self) -> None:
         while self._waiting:
@@ -347,3 +360,10 @@ class ProcessPool:
         running = sum(len(worker.jobs) for worker in self._workers)
         while self._waiting and running + len(self._waiting) > self.slots:
             self._waiting.pop().end(Released("the service cannot set up its model", counted=False))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have no names
+        return f"signal {number}"

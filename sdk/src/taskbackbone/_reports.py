@@ -16,10 +16,10 @@ import asyncio
 import json
 import logging
 import math
+import random
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import quote, urlsplit
 
@@ -27,17 +27,15 @@ from . import errors
 from ._attempts import Attempt, Completed, Data, Failed, NextStep, Outcome, Released, Stopped
 from ._core import LARGE_BYTES, Answer, Backbone, is_transient, refusal, request, task_path
 from ._drivers import Requests, run_in_threads
-from ._payload import FilePayload, Payload
+from ._watch import RUNNING_AFTER_S, STATUS_CHARS, Watch, payload
 
-RUNNING_AFTER_S = 1.0
-_PROGRESS_EVERY_S = 1.0
-_LONGEST_BEAT_S = 30.0
 _BATCH = 200
 _TIMEOUT_S = 10.0
 _UPLOAD_TIMEOUT_S = 30.0
 _FAREWELL_S = 5.0
-_STATUS_CHARS = 1_000
-"""Of a heartbeat and of a release; they take 1,024."""
+_LOOK_EVERY_S = 10.0
+_PAUSE_S = 0.5
+_LONGEST_HEADER = 4_000
 _UPSERT = "/api/CacheConnectorUpsert"
 
 logger = logging.getLogger("taskbackbone")
@@ -49,96 +47,6 @@ def _no_span(attempt: Attempt, method: str, path: str) -> AbstractContextManager
 
 span: Callable[[Attempt, str, str], AbstractContextManager[Callable[[str, Any], None]]] = _no_span
 """Within it, a call for a task is made. `_tracing` replaces it."""
-
-
-class Watch:
-    """A task that this service has, as the backbone was told of it. It is the `Events` of the task's work."""
-
-    def __init__(self, reporter: Reporter, attempt: Attempt, lost: Callable[[str], None]) -> None:
-        assert attempt.task_id is not None
-        self.attempt = attempt
-        self.task_id = attempt.task_id
-        self.lost = lost
-        """Called with the reason when the task is no longer this service's."""
-        self.is_ending = False
-        self.is_running_told = False
-        self.is_being_told = False
-        self.fraction: float | None = None
-        self.text: str | None = None
-        self.active_s = self.confirmed_s = self.told_s = time.monotonic()
-        """When the work was last known to be alive; when the backbone last took something; when it was last told."""
-        self.started_s: float | None = None
-        self.beat_s = min(_LONGEST_BEAT_S, max(1.0, attempt.lease_s / 3))
-        self._reporter = reporter
-        self.failures = 0
-        """How many times in a row nothing was taken."""
-        self._has_news = False
-
-    @property
-    def lease_left_s(self) -> float:
-        return self.confirmed_s + self.attempt.lease_s - time.monotonic()
-
-    @property
-    def due_s(self) -> float:
-        """When the next thing is to be told or looked at, in the loop's monotonic time."""
-        if self.is_being_told:
-            return self.confirmed_s + self.attempt.lease_s
-        due_s = self.told_s + (min(self.beat_s, 2.0**self.failures / 2) if self.failures else self.beat_s)
-        if self.started_s is not None and not self.is_running_told and not self.is_ending:
-            due_s = min(due_s, max(self.started_s + RUNNING_AFTER_S, self.told_s + RUNNING_AFTER_S))
-        elif self._has_news and self.is_running_told:
-            due_s = min(due_s, self.told_s + _PROGRESS_EVERY_S)
-        return min(due_s, self.confirmed_s + self.attempt.lease_s)
-
-    def status(self) -> str:
-        return f"running - {self.text}"[:_STATUS_CHARS] if self.text else "running"
-
-    def is_sent(self) -> None:
-        """What is known is on its way."""
-        self._has_news = False
-        self.told_s = time.monotonic()
-
-    def is_taken(self, sent_s: float) -> None:
-        """What was sent then was taken: the lease counts from there."""
-        self.confirmed_s = max(self.confirmed_s, sent_s)
-        self.failures = 0
-
-    def started(self) -> None:
-        self.started_s = self.active_s = time.monotonic()
-        self._reporter.wake()
-
-    def progress(self, fraction: float | None, text: str | None) -> None:
-        self.active_s = time.monotonic()
-        if fraction is None and text is None:
-            return
-        self.fraction = self.fraction if fraction is None else fraction
-        self.text = self.text if text is None else text
-        if not self._has_news:
-            self._has_news = True
-            self._reporter.wake()
-
-    async def checkpoint(self, data: Data) -> None:
-        headers = {"Content-Type": "application/octet-stream"}
-        answer = await self._ask("PUT", "/checkpoint", headers, _payload(data))
-        if not answer.is_success:
-            raise refusal(answer)
-
-    async def restored(self) -> bytes | None:
-        return await self._read("/checkpoint")
-
-    async def previous_result(self) -> bytes | None:
-        return await self._read("/result")
-
-    async def _read(self, what: str) -> bytes | None:
-        answer = await self._ask("GET", what, {})
-        if answer.status == 404:
-            return None
-        if not answer.is_success:
-            raise refusal(answer)
-        return answer.body
-
-    async def _ask(self, method: str, what: str, headers: dict[str, str], body: Any = None) -> Answer:
-        return await self._reporter.call(self, method, task_path(self.task_id, what), headers, body)
 
 
 class Reporter:
@@ -197,9 +105,10 @@ class Reporter:
             now = time.monotonic()
             due = [watch for watch in self._watches if watch.due_s <= now]
             for watch in due:
-                if watch.lease_left_s <= 0 and not watch.is_ending:
-                    watch.lost("lease")
+                if watch.lease_left_s <= 0:
                     self.forget(watch)
+                    if not watch.is_ending:
+                        watch.lost("lease")
             due = [watch for watch in due if not watch.is_being_told and watch in self._watches]
             beats: list[Watch] = []
             for watch in due:
@@ -310,22 +219,37 @@ class Reporter:
             raise errors.TooLarge(
                 f"{size:,} bytes are more than the {self._max_body_bytes:,} that the backbone takes"
             )
-        sent = {**self._headers(watch.attempt), **headers}
-        timeout_s = _UPLOAD_TIMEOUT_S if size > LARGE_BYTES or method == "GET" else _TIMEOUT_S
-        left_s = max(0.0, watch.lease_left_s)
-        if self._is_leaving:
-            timeout_s, left_s = min(timeout_s, _FAREWELL_S), min(left_s, _FAREWELL_S)
-        sent_s = time.monotonic()
-        call = self._backbone.call(method, path, query=query, headers=sent, body=body, timeout_s=timeout_s)
         with span(watch.attempt, method, path) as note:
-            answer = await run_in_threads(request(call, retry_for_s=left_s), self._calls)
+            while True:
+                left_s = self._left_s(watch)
+                sent = {**self._headers(watch.attempt), **headers}
+                timeout_s = _UPLOAD_TIMEOUT_S if size > LARGE_BYTES or method == "GET" else _TIMEOUT_S
+                timeout_s = min(timeout_s, _FAREWELL_S) if self._is_leaving else timeout_s
+                sent_s = time.monotonic()
+                call = self._backbone.call(method, path, query=query, headers=sent, body=body, timeout_s=timeout_s)
+                try:
+                    answer = await run_in_threads(request(call, retry_for_s=left_s), self._calls)
+                except errors.Unreachable:
+                    if not self._goes_on(watch):
+                        raise
+                else:
+                    self.retried += answer.repeated
+                    if not is_transient(answer.status) or not self._goes_on(watch):
+                        break
+                await asyncio.sleep(random.uniform(0, 2 * _PAUSE_S))
             note("http.response.status_code", answer.status)
-        self.retried += answer.repeated
         if answer.is_success and method != "GET":
             watch.is_taken(sent_s)
         elif answer.status == 409 and not is_end:
             self._judge(watch, answer.status, sent_s)
         return answer
+
+    def _left_s(self, watch: Watch) -> float:
+        """For how long a call is repeated before it is looked whether the lease still holds: heartbeats renew it."""
+        return min(max(0.0, watch.lease_left_s), _FAREWELL_S if self._is_leaving else _LOOK_EVERY_S)
+
+    def _goes_on(self, watch: Watch) -> bool:
+        return watch.lease_left_s > 0 and not self._is_leaving
 
     async def max_body_bytes(self) -> float:
         """The largest body that the backbone takes; infinite if it does not tell."""
@@ -369,39 +293,40 @@ class Reporter:
 
     async def _tell_completed(self, watch: Watch, done: Completed) -> Answer | None:
         text = f"completed - {done.text}" if done.text else "completed"
-        if done.body is None and done.next_step is None:
-            return await self._upsert(watch, self._update(watch, "completed", text))
         if done.body is not None:
             headers = {"Content-Type": done.content_type}
             if done.content_encoding:
                 headers["Content-Encoding"] = done.content_encoding
-            if done.next_step is None:
-                headers["X-Task-Complete"] = quote(text if done.text else "", safe="")
+            told = quote(text if done.text else "", safe="")
+            completes = done.next_step is None and len(told) <= _LONGEST_HEADER
+            if completes:
+                headers["X-Task-Complete"] = told
             answer = await self._put_result(watch, headers, done.body)
-            if done.next_step is None or not answer.is_success:
+            if completes or not answer.is_success:
                 return answer
-        assert done.next_step is not None
-        return await self._send_on(watch, done.next_step)
+        if done.next_step is not None:
+            return await self._send_on(watch, done.next_step)
+        return await self._upsert(watch, self._update(watch, "completed", text))
 
     async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer:
         try:
             path = task_path(watch.task_id, "/result")
-            answer = await self.call(watch, "PUT", path, headers, _payload(body), is_end=True)
-        except OSError as error:
+            answer = await self.call(watch, "PUT", path, headers, payload(body), is_end=True)
+        except (OSError, errors.BodyUnreadable) as error:
             return await self._tell_failed(watch, f"the file of the result cannot be read ({type(error).__name__})")
         if answer.status in (400, 413, 415):
             return await self._tell_failed(watch, f"the backbone refused the result: {refusal(answer)}")
         return answer
 
     async def _tell_failed(self, watch: Watch, reason: str) -> Answer:
-        is_said = reason.lower().startswith("failed")
-        return await self._upsert(watch, self._update(watch, "failed", reason if is_said else f"failed - {reason}"))
+        text = reason if reason.lower().startswith("failed") else f"failed - {reason}" if reason else "failed"
+        return await self._upsert(watch, self._update(watch, "failed", text))
 
     async def _release(self, watch: Watch, released: Released) -> Answer | None:
         if watch.attempt.number is None:
             logger.warning("%s cannot be given back, since it has no number: its lease must end", watch.attempt)
             return None
-        body: dict[str, Any] = {"Failed": released.counted, "Status": released.reason[:_STATUS_CHARS]}
+        body: dict[str, Any] = {"Failed": released.counted, "Status": released.reason[:STATUS_CHARS]}
         if released.after_s:
             body["RetryAfterSeconds"] = math.ceil(released.after_s)
         path = task_path(watch.task_id, "/release")
@@ -441,7 +366,3 @@ class Reporter:
         if content_type:
             headers["Content-Type"] = content_type
         return headers
-
-
-def _payload(data: Data) -> bytes | Payload:
-    return FilePayload(data) if isinstance(data, Path) else data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 from collections.abc import Awaitable, Mapping
@@ -71,7 +72,8 @@ class App:
         path = request.path
         if request.method in ("GET", "HEAD"):
             if path == "/livez":
-                await request.answer(200, b"ok")
+                is_alive = supervisor.is_alive
+                await request.answer(200 if is_alive else 503, b"ok" if is_alive else b"stuck")
                 return
             if path == "/readyz":
                 is_ready = supervisor.is_ready
@@ -182,7 +184,7 @@ class App:
                 query=request.query,
                 task_id=key[0] if key else None,
                 number=key[1] if key else None,
-                lease_s=lease_s if lease_s >= 1 else DEFAULT_LEASE_S,
+                lease_s=lease_s if 1 <= lease_s < math.inf else DEFAULT_LEASE_S,
                 timeout_s=endpoint.timeout_s,
                 stall_s=endpoint.stall_s,
                 trace={name: headers[name] for name in ("traceparent", "tracestate") if name in headers},
@@ -231,7 +233,7 @@ class _Request:
         length = self.headers.get("content-length", "")
         if most_bytes is not None and length.isdecimal() and int(length) > most_bytes:
             raise Refusal(413, f"The body may have at most {most_bytes:,} bytes.")
-        spool = Spool(folder / ".body")
+        spool = Spool(folder / "body")
         try:
             while True:
                 chunk, more = await self._chunk()

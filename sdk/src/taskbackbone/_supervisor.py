@@ -23,7 +23,8 @@ from typing import Any, Callable
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
 from ._in_flight import InFlight
-from ._reports import Reporter, Watch
+from ._reports import Reporter
+from ._watch import Watch
 
 _REMEMBERED = 2_000
 _LOOK_EVERY_S = 0.1
@@ -80,6 +81,7 @@ class _DirectCall:
     def __init__(self) -> None:
         self.active_s = time.monotonic()
         self.started_s: float | None = None
+        self.is_asking = 0
 
     def started(self) -> None:
         self.started_s = self.active_s = time.monotonic()
@@ -159,6 +161,11 @@ class Supervisor:
     def told_slots(self) -> int:
         """How many tasks it holds at a time, as the backbone is told."""
         return 0 if self.is_draining else self.runner.slots
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can work, now or later, without being started anew."""
+        return not getattr(self.runner, "is_stuck", False)
 
     @property
     def is_ready(self) -> bool:
@@ -281,8 +288,10 @@ class Supervisor:
             self._works.pop(work.attempt, None)
             self.taken -= 1
             self.changed.set()
-        outcome = self._judge(work, outcome)
-        self.counts.end(outcome, time.monotonic() - began_s)
+        outcome, took_s = self._judge(work, outcome), time.monotonic() - began_s
+        self.counts.end(outcome, took_s)
+        if work.attempt.task_id is not None:
+            logger.info("%s: %s after %.2f s", work.attempt, type(outcome).__name__.lower(), took_s)
         return outcome
 
     def _judge(self, work: _Work, outcome: Outcome) -> Outcome:
@@ -307,7 +316,8 @@ class Supervisor:
                 await asyncio.sleep(_LOOK_EVERY_S)
                 continue
             ends = [(events.started_s + timeout_s, _TIMEOUT)] if timeout_s else []
-            ends += [(events.active_s + stall_s, _STALL)] if stall_s else []
+            active_s = time.monotonic() if events.is_asking else events.active_s
+            ends += [(active_s + stall_s, _STALL)] if stall_s else []
             end_s, reason = min(ends)
             if end_s <= time.monotonic():
                 logger.warning("%s: %s", work.attempt, "its time is up" if reason == _TIMEOUT else "it tells nothing")
@@ -335,7 +345,11 @@ class Supervisor:
             await asyncio.wait_for(self._loaded.wait(), timeout_s)
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Takes nothing more, lets what runs end for `drain_s` or until told to hurry, and gives the rest back."""
+        """Takes nothing more, lets what runs end for `drain_s`, and gives the rest back.
+
+        Parameters:
+            hurry: set once, it ends the wait; set again, it ends the grace of what is cancelled.
+        """
         self.is_draining = True
         logger.info("stopping: %s at work", self.taken)
         give_up_s = time.monotonic() + self._drain_s
@@ -350,10 +364,20 @@ class Supervisor:
         hurrying.cancel()
         if self.reporter is not None:
             self.reporter.leave()
+        hurry.clear()
         for work in list(self._works.values()):
-            self._stop(work, _SHUTDOWN)
+            if work.stop_reason is None:
+                self._stop(work, _SHUTDOWN)
+            else:  # it has not stopped yet, and has to
+                self.runner.cancel(work.attempt, _SHUTDOWN, self._cancel_grace_s)
+        hurrying = asyncio.ensure_future(hurry.wait())
         while self._tasks:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait({hurrying, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if hurrying.done():
+                for attempt in list(self._works):
+                    self.runner.cancel(attempt, _SHUTDOWN, 0)
+                await asyncio.wait(self._tasks)
+        hurrying.cancel()
 
     async def stop(self) -> None:
         await self.runner.stop()

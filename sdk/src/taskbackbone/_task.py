@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .service import Route
 
 _TELL_EVERY_S = 0.1
+_LONGEST_PAUSE_S = 86_400.0  # that a release may ask for
 
 logger = logging.getLogger("taskbackbone")
 
@@ -44,12 +45,13 @@ class Desk:
         self.stop_reason: str | None = None
         """Why the attempt is cancelled, if it is."""
         self._folder = folder
+        self._shields = threading.local()
         self._told_at = 0.0
         self._untold: tuple[float | None, str | None] | None = None
 
     def check(self) -> None:
-        """Raises Cancelled if the attempt is cancelled."""
-        if self.stop_reason is not None:
+        """Raises Cancelled if the attempt is cancelled, and the thread is not within a shield."""
+        if self.stop_reason is not None and not self.is_shielded():
             self.disarm()
             raise Cancelled(self.stop_reason)
 
@@ -64,7 +66,7 @@ class Desk:
         if wait_s <= 0:
             self._tell_now()
         elif not is_timed:  # what is told last must arrive, even if the function tells nothing any more
-            with self.shield():
+            with self.whole():
                 timer = threading.Timer(wait_s, self._tell_now)
                 timer.daemon = True
                 timer.start()
@@ -74,7 +76,7 @@ class Desk:
         if untold is None or self.is_over:
             return
         self._told_at = time.monotonic()
-        with self.shield():
+        with self.whole():
             self.send_progress(*untold)
 
     def send_progress(self, fraction: float | None, text: str | None) -> None:
@@ -84,9 +86,25 @@ class Desk:
         """Has the supervisor do `checkpoint`, `restored` or `previous`. Raises BackboneError or Cancelled."""
         raise NotImplementedError
 
-    def shield(self) -> AbstractContextManager[Any]:
-        """Keeps Cancelled from being raised within; it is raised at the end of the block."""
+    def whole(self) -> AbstractContextManager[Any]:
+        """Keeps a signal from raising Cancelled in the middle of what must be whole."""
         return nullcontext()
+
+    def shield(self) -> AbstractContextManager[Any]:
+        """Keeps Cancelled from being raised in this thread within; it is raised at the end of the block."""
+        return self._shield()
+
+    @contextmanager
+    def _shield(self) -> Generator[None, None, None]:
+        self._shields.depth = getattr(self._shields, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._shields.depth -= 1
+            self.check()
+
+    def is_shielded(self) -> bool:
+        return getattr(self._shields, "depth", 0) > 0
 
     def arm(self) -> None:
         """From here on, Cancelled may be raised."""
@@ -131,7 +149,7 @@ class Task:
         self._desk.check()
         if fraction is not None:
             fraction = min(1.0, max(0.0, float(fraction)))
-        self._desk.tell(fraction, text)
+        self._desk.tell(fraction, None if text is None else str(text))
 
     def check(self) -> None:
         """Shows that the function is alive.
@@ -210,11 +228,8 @@ def perform(route: Route, start: dict[str, Any], body: Data, desk: Desk) -> tupl
     except Fail as error:
         return {"o": "failed", "reason": str(error), "status": 422}, None
     except TryAgain as error:
-        return {
-            "o": "again",
-            "reason": error.text or "the service asks for another attempt",
-            "after": error.after_s,
-        }, None
+        after_s = min(_LONGEST_PAUSE_S, max(0.0, float(error.after_s or 0)))
+        return {"o": "again", "reason": error.text or "the service asks for another attempt", "after": after_s}, None
     except BaseException as error:
         with _named(task):
             return _failure(error, isinstance(error, route.retry_on)), None

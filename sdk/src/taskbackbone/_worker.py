@@ -9,7 +9,7 @@ Between supervisor and worker are three sockets, none of them standard input or 
   look. `Cancelled` is then raised there, but only while the function of that very attempt runs, and not while the
   link is in use. So no signal hits the worker's own code, or the next task;
 - the *lifeline*: it carries nothing, and ends with the supervisor. On Linux, the kernel then kills the worker and its
-  children, whatever they are doing. Elsewhere the worker ends when it next reads the link.
+  children, whatever they are doing. Elsewhere a thread ends the worker, as soon as it gets the GIL.
 
 With `concurrency` 1 the functions run in the main thread, which also reads the link. Otherwise they run in threads.
 """
@@ -29,7 +29,7 @@ import struct
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
@@ -81,7 +81,7 @@ class Link:
                 if body:
                     self._socket.sendall(body)
             except OSError:
-                _leave(1)
+                leave(1)
 
     def receive(self) -> tuple[dict[str, Any], bytes] | None:
         """Waits for the next frame; None if the supervisor has closed the link or is gone."""
@@ -123,7 +123,7 @@ class _Job(Desk):
         self._worker.link.send({"k": "progress", "n": self.number, "fraction": fraction, "text": text})
 
     def ask(self, what: str, data: Data | None = None) -> bytes | None:
-        with self.shield():
+        with self.whole():
             body, file = pack(data, self.folder, what)
             head, answer = self._worker.ask(self, {"k": "ask", "n": self.number, "what": what, "file": file}, body)
         if head.get("error"):
@@ -132,14 +132,23 @@ class _Job(Desk):
             return None
         return Path(head["file"]).read_bytes() if head.get("file") else answer
 
+    def whole(self) -> AbstractContextManager[Any]:
+        return self._worker.shield() if self._worker.is_interruptible() else nullcontext()
+
     def shield(self) -> AbstractContextManager[Any]:
-        return self._worker.shield()
+        return self._worker.shield() if self._worker.is_interruptible() else super().shield()
+
+    def is_shielded(self) -> bool:
+        return self._worker.is_shielded() if self._worker.is_interruptible() else super().is_shielded()
 
     def arm(self) -> None:
-        self._worker.arm(self)
+        if self._worker.is_interruptible():
+            self._worker.armed = self
+        self.check()
 
     def disarm(self) -> None:
-        self._worker.armed = None
+        if self._worker.is_interruptible():
+            self._worker.armed = None
 
 
 class _Worker:
@@ -147,6 +156,8 @@ class _Worker:
 
     def __init__(self, service: TaskService, launch: dict[str, Any]) -> None:
         link, self._bell, self._lifeline = (socket.socket(fileno=fd) for fd in launch["sockets"])
+        for sock in (link, self._bell, self._lifeline):
+            sock.set_inheritable(False)
         self.service = service
         self.link = Link(link)
         self.armed: _Job | None = None
@@ -168,13 +179,16 @@ class _Worker:
         except BaseException as error:
             logger.error("the worker's setup failed", exc_info=error)
             self.link.send({"k": "broken", "error": type(error).__name__})
-            _leave(1)
+            leave(1)
+        self._take_signals()  # again, since what was set up may have taken them
         self.link.send({"k": "ready"})
         begin = self._in_pool() if self._in_threads else self._work
         while True:
             with self._reading:
                 frame = self.link.receive()
             if frame is None:
+                if self._jobs:
+                    leave(1)  # their threads would hold the process up
                 return
             head, body = frame
             if head["k"] == "start":
@@ -222,7 +236,7 @@ class _Worker:
                 return job.answers.pop()
             frame = self.link.receive()  # nothing else comes while a function runs
             if frame is None:
-                _leave(1)
+                leave(1)
             return frame
         finally:
             lock.release()
@@ -231,16 +245,15 @@ class _Worker:
         if job.is_over:
             raise RuntimeError("the task has ended")
 
-    def arm(self, job: _Job) -> None:
-        if not self._in_threads:
-            self.armed = job
-        job.check()
+    def is_interruptible(self) -> bool:
+        """Whether a function runs in this thread, and a signal may raise Cancelled here."""
+        return not self._in_threads and threading.get_ident() == self._main
+
+    def is_shielded(self) -> bool:
+        return self._shields > 0
 
     @contextmanager
     def shield(self) -> Generator[None, None, None]:
-        if self._in_threads or threading.get_ident() != self._main:
-            yield
-            return
         self._shields += 1
         try:
             yield
@@ -282,8 +295,14 @@ class _Worker:
             fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
             fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        else:
+            threading.Thread(target=self._await_end, name="supervisor's end", daemon=True).start()
         if select.select([self._lifeline], [], [], 0)[0]:
-            _leave(1)
+            leave(1)
+
+    def _await_end(self) -> None:
+        self._lifeline.recv(1)
+        leave(1)
 
 
 def work(service: TaskService, launch: dict[str, Any]) -> NoReturn:
@@ -323,7 +342,8 @@ def _do_nothing(*_: Any) -> None:
     """A handler, not SIG_IGN: that one would pass on to child processes."""
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
+    """Ends the process at once, but for what it has printed."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()

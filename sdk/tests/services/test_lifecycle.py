@@ -35,7 +35,7 @@ def deaf() -> None:
         try:
             time.sleep(600)
         except BaseException:
-            pass
+            print("cancelled", flush=True)
 
 service.run()
 print("after run")
@@ -115,6 +115,16 @@ def test_an_interrupt_from_the_terminal_does_not_wait(tmp_path: Path) -> None:
         assert service.stop(signal.SIGINT) == 0
         assert len(releases(task)) == 1
         assert "Traceback" not in service.log
+
+
+def test_a_third_signal_ends_the_grace(tmp_path: Path) -> None:
+    with serving(tmp_path, code(600).replace("cancel_grace_s=2", "cancel_grace_s=600")) as (backbone, service):
+        task = begun(backbone, "/deaf")
+
+        service.process.send_signal(signal.SIGINT)
+        service.until_log("cancelled")
+        assert service.stop() == 0
+        assert len(releases(task)) == 1
 
 
 def test_a_function_that_does_not_stop_is_killed_and_its_task_given_back(tmp_path: Path) -> None:

@@ -139,6 +139,15 @@ def log(body: str) -> None:
 @service.task("/exit")
 def exit_() -> None:
     os._exit(1)
+
+@service.task("/shield")
+def shield(task: Task) -> str:
+    with task.uninterrupted():
+        while not os.path.exists("unshield"):
+            time.sleep(0.01)
+            task.progress(0.5, "within")
+        print("the block is whole", flush=True)
+    return "done"
 """
 
 
@@ -162,6 +171,20 @@ def test_a_task_in_a_thread_is_cancelled_where_it_looks(threaded: tuple[PlayedBa
     assert tasks[1].state == "running"
     tasks[1].cancel()
     eventually(lambda: service.metrics()["taskbackbone_running"] == 0, "it goes on")
+
+
+def test_a_block_in_a_thread_that_is_not_to_be_interrupted_is_whole(
+    threaded: tuple[PlayedBackbone, Service], tmp_path: Path
+) -> None:
+    backbone, service = threaded
+    task = backbone.submit("/shield").until(lambda task: task.state == "running")
+
+    task.cancel()
+    service.until_log("no longer this service's")
+    (tmp_path / "unshield").touch()
+    service.until_log("the block is whole")
+    eventually(lambda: service.metrics()["taskbackbone_running"] == 0, "it goes on")
+    assert service.metrics()['taskbackbone_ended_total{outcome="stopped"}'] == 1
 
 
 def test_each_thread_asks_for_its_own_task(threaded: tuple[PlayedBackbone, Service]) -> None:
@@ -244,6 +267,39 @@ def test_a_service_in_threads_that_cannot_be_set_up_ends(tmp_path: Path) -> None
     with running(tmp_path, code, waits=False) as service:
         assert service.process.wait(60) == 1
         assert "ValueError: no weights" in service.log
+
+
+STUCK = """
+service = TaskService(isolation="thread", drain_s=0.1, cancel_grace_s=0.3)
+
+@service.task("/stuck")
+def stuck() -> None:
+    open("stuck", "w").close()
+    while True:
+        time.sleep(600)
+
+service.run()
+"""
+
+
+def test_a_service_in_threads_that_is_stuck_is_not_alive_and_ends_all_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path, STUCK, lease_s=3) as (backbone, service):
+        task = backbone.submit("/stuck").until(lambda task: task.state == "running")
+        assert service.ask("GET", "/livez").status == 200
+        task.cancel()
+
+        service.until_log("does not stop, and a thread cannot be ended by force")
+        assert service.ask("GET", "/livez").status == 503
+        assert service.stop() == 0
+
+
+def test_a_function_in_a_thread_that_does_not_end_is_given_back_when_the_service_stops(tmp_path: Path) -> None:
+    with serving(tmp_path, STUCK) as (backbone, service):
+        task = backbone.submit("/stuck").until(lambda task: task.state == "running")
+
+        assert service.stop() == 0
+        releases = [json.loads(call.body) for call in task.calls if call.kind == "release"]
+        assert releases == [{"Failed": False, "Status": "the service is stopping"}]
 
 
 def test_a_service_in_threads_is_one_process(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from service_process import Service, eventually, is_alive, running, serving
 
-from taskbackbone.testing import PlayedBackbone, PlayedTask
+from taskbackbone.testing import Call, PlayedBackbone, PlayedTask
 
 CODE = """
 import ctypes, signal, subprocess, threading
@@ -42,6 +42,7 @@ def shielded(task: Task) -> str:
         open("shielded", "w").close()
         while not os.path.exists("go on"):
             time.sleep(0.01)
+            task.progress(0.5)
         print("the block is whole")
     time.sleep(600)
 
@@ -106,6 +107,26 @@ def late(task: Task) -> str:
             print("late:", error, flush=True)
     threading.Thread(target=go_on).start()
     return "done"
+
+@service.task("/helped")
+def helped(task: Task) -> str:
+    def check():
+        while not os.path.exists("go on"):
+            try:
+                task.check()
+            except Cancelled:
+                print("the helper is cancelled", flush=True)
+                return
+            time.sleep(0.01)
+    helper = threading.Thread(target=check)
+    helper.start()
+    with task.uninterrupted():
+        helper.join()
+    time.sleep(600)
+
+@service.task("/ask", stall_s=1.5)
+def ask(task: Task) -> str:
+    return str(task.restored)
 
 @service.task("/overlay")
 def overlay(task: Task) -> str:
@@ -178,6 +199,36 @@ def test_a_block_that_is_not_to_be_interrupted_is_whole(
     assert "the block is whole" in service.log
     assert "its worker is killed" not in service.log
     assert works(backbone, service)
+
+
+def test_a_thread_that_finds_its_task_cancelled_leaves_the_main_thread_to_be_cancelled_too(
+    served: tuple[PlayedBackbone, Service],
+) -> None:
+    backbone, service = served
+    begun(backbone, "/helped").cancel()
+
+    service.until_log("the helper is cancelled")
+    until_free(service)
+    assert "its worker is killed" not in service.log
+
+
+def test_a_function_does_not_stall_while_the_backbone_is_slow_to_answer_it(
+    served: tuple[PlayedBackbone, Service],
+) -> None:
+    backbone, _ = served
+    asked: list[float] = []
+
+    def away(call: Call) -> int | None:
+        if not call.path.endswith("/checkpoint"):
+            return None
+        asked.append(time.monotonic())
+        return 503 if time.monotonic() < asked[0] + 3 else None
+
+    backbone.fault = away
+    task = backbone.submit("/ask").wait()
+
+    assert (task.state, task.status, task.attempt) == ("completed", "completed", 1)
+    assert asked[-1] >= asked[0] + 3
 
 
 @pytest.mark.parametrize("path", ["/c", "/deaf", "/child"])

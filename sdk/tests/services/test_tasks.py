@@ -48,6 +48,14 @@ def file(task: Task) -> Path:
     print("in", task.folder)
     return path
 
+@service.task("/gone")
+def gone(task: Task) -> Path:
+    return task.folder / "nothing"
+
+@service.task("/told")
+def told(*, size: int) -> Result:
+    return Result(b"a map", "image/png", "ü" * size)
+
 @service.task("/fail")
 def fail(*, text: str) -> None:
     raise Fail(text)
@@ -153,6 +161,7 @@ def test_a_task_without_a_result_is_completed_with_a_report(served: tuple[Played
     [
         ("there is nothing to see", "failed - there is nothing to see"),
         ("Failed: no picture", "Failed: no picture"),
+        ("", "failed"),
     ],
 )
 def test_a_task_that_fails_has_the_functions_own_words(
@@ -232,6 +241,27 @@ def test_a_file_is_sent_as_the_result_and_its_folder_removed(served: tuple[Playe
     assert (len(task.result.data), task.result.content_type) == (3_000_000, "image/png")
     folder = Path(service.log.partition("in /")[2].partition("\n")[0])
     eventually(lambda: not Path("/", folder).exists(), "its folder is still there")
+
+
+def test_a_file_that_is_not_there_fails_the_task(served: tuple[PlayedBackbone, Service]) -> None:
+    backbone, service = served
+    task = backbone.submit("/gone").wait()
+
+    assert (task.state, task.status) == ("failed", "failed - FileNotFoundError; see the service's log")
+    assert "which is not there" in service.log
+
+
+@pytest.mark.parametrize(("size", "calls"), [(600, ["result"]), (700, ["result", "report"])])
+def test_a_status_text_that_no_header_holds_comes_with_a_report(
+    served: tuple[PlayedBackbone, Service], size: int, calls: list[str]
+) -> None:
+    backbone, _ = served
+    task = backbone.submit("/told", query=f"size={size}").wait()
+
+    assert (task.state, task.status) == ("completed", "completed - " + "ü" * size)
+    assert task.result is not None
+    assert task.result.data == b"a map"
+    assert kinds(task) == calls
 
 
 def test_a_result_that_the_backbone_does_not_take_fails_the_task_in_words(tmp_path: Path) -> None:
