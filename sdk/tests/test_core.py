@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import threading
 import time
 from email.utils import formatdate
 from typing import Any
@@ -143,6 +145,15 @@ class TestRepeatedCalls:
         got, pauses, calls = run(backbone.call("GET", "/x"), problem(429, "queue-full", {"retry-after": "600"}))
         assert (got.status, pauses, calls) == (429, [], 1)
 
+    def test_a_repetition_is_logged_without_query_and_key(
+        self, backbone: Backbone, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "taskbackbone")
+        run(backbone.call("GET", "/x", query="a=private"), NoAnswer("reset"), Answer(503, {}), Answer(200, {}))
+        first, second = caplog.messages
+        assert first.startswith("GET /x: reset; again in ")
+        assert second.startswith("GET /x: status 503; again in ")
+
     def test_no_answer_until_the_time_is_up_is_unreachable(self, backbone: Backbone) -> None:
         with pytest.raises(errors.Unreachable, match="Connection refused"):
             run(backbone.call("GET", "/x"), NoAnswer("Connection refused"), retry_for_s=0)
@@ -227,3 +238,18 @@ class TestRefusals:
         refused = refusal(Answer(301, {"location": f"https://elsewhere.example/api?code={KEY}"}))
         assert "to https://elsewhere.example (301)" in str(refused)
         assert KEY not in str(refused)
+
+
+class TestErrorsInAnotherProcess:
+    def test_a_refusal_keeps_its_problem(self) -> None:
+        same = pickle.loads(pickle.dumps(refusal(problem(409, "conflict", Task={"Attempt": 2}))))
+        assert isinstance(same, errors.Conflict)
+        assert (same.status, same.task) == (409, {"Attempt": 2})
+
+    def test_a_task_that_failed_keeps_its_text(self) -> None:
+        same = pickle.loads(pickle.dumps(errors.TaskFailed("failed - no bands", threading.Lock())))
+        assert (type(same), str(same), same.task) == (errors.TaskFailed, "failed - no bands", None)
+
+    def test_what_a_function_raises_stays_what_it_is(self) -> None:
+        same = pickle.loads(pickle.dumps(errors.TryAgain(30, "later")))
+        assert (same.after_s, same.text) == (30, "later")

@@ -7,9 +7,11 @@ import gzip
 import io
 import os
 import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,43 @@ class TestFailures:
             assert run(twice(server)).body == b"again"
 
 
+class TestCertificates:
+    def test_one_that_is_not_trusted_is_told_at_once(self, run: Run, tmp_path: Path) -> None:
+        key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+        subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+
+        def shake_hands(connection: socket.socket) -> None:
+            context.wrap_socket(connection, server_side=True)
+
+        with listening(shake_hands) as url, pytest.raises(errors.Unreachable, match="not trusted"):
+            run(request(Backbone(url, "the-key").call("GET", "/x")))
+
+    def test_a_handshake_that_breaks_off_is_tried_again(self, run: Run) -> None:
+        accepted: list[socket.socket] = []
+        with listening(accepted.append) as url, pytest.raises(errors.Unreachable, match="does not answer"):
+            run(request(Backbone(url, "the-key").call("GET", "/x"), retry_for_s=0.3))
+        assert len(accepted) > 1
+
+
+@contextmanager
+def listening(deed: Callable[[socket.socket], object]) -> Iterator[str]:
+    """The URL of a server that does *deed* to each connection, and closes it."""
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with suppress(OSError), connection:
+                    deed(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
 class TestBodies:
     CONTENT = os.urandom(300_000)
 
@@ -273,6 +312,12 @@ class TestBodies:
         with ScriptedServer([answer(503), reset, answer()]) as server:
             run(patient(server, method="POST", body=StreamPayload(stream)))
         assert [request.body == self.CONTENT for request in server.requests] == [True] * 3
+
+    def test_a_folder_or_a_pipe_is_no_file(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for name in ("", "pipe"):
+            with pytest.raises(ValueError, match="is no file"):
+                FilePayload(tmp_path / name)
 
     def test_a_file_that_becomes_shorter_ends_the_call(self, run: Run, tmp_path: Path) -> None:
         file = tmp_path / "body"

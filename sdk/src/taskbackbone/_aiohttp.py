@@ -52,7 +52,9 @@ class Aiohttp:
                 if time.monotonic() - body.moved_s >= call.timeout_s:
                     return None, NoAnswer(f"silence for {call.timeout_s:g} s")
             return asked.result(), None
-        except (self._aiohttp.ClientSSLError, ValueError) as error:
+        except self._aiohttp.ClientConnectorCertificateError as error:
+            return None, errors.Unreachable(f"The server's certificate is not trusted: {words(error)}")
+        except ValueError as error:
             return None, errors.Unreachable(f"No call can be made: {words(error)}")
         except (OSError, self._aiohttp.ClientError, asyncio.TimeoutError) as error:
             return None, body.failure or NoAnswer(words(error))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import errors
 from ._aiohttp import Aiohttp
@@ -24,6 +23,9 @@ from ._calls import (
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Steps, task_path
 from ._drivers import run_async
 from ._payload import Decoder, Spool, aiter_chunks, body_of, stream_type
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 _Bytes = bytes

@@ -6,13 +6,15 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 from urllib.parse import quote, urlencode
 
 from . import errors
 from ._core import LARGE_BYTES, RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, Sleep, Steps, refusal, request, task_path
 from ._payload import Payload
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LONGEST_POLL_S = 30
 """A wait at the backbone is no longer, since the platform gives a stopped instance's requests so long."""
@@ -290,6 +292,8 @@ def pause_before_resuming(failures: int) -> Steps[None]:
 
 def target_of(path: os.PathLike[str] | str, task_id: str, content_type: str) -> Path:
     """The file that a result is saved to: *path*, or one in it if it is a folder."""
+    from pathlib import Path
+
     target = Path(path)
     if not target.is_dir():
         return target

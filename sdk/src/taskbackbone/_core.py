@@ -146,9 +146,10 @@ class Backbone:
         owner: str | None = None,
         gateway_key: str | None = None,
     ) -> None:
-        self.url = _base_url(url or os.environ.get("BACKBONE_URL") or "")
+        # A variable that was made of a file may end with that file's line.
+        self.url = _base_url(url or os.environ.get("BACKBONE_URL", "").strip())
         headers = {
-            "x-functions-key": key or os.environ.get("BACKBONE_KEY"),
+            "x-functions-key": key or os.environ.get("BACKBONE_KEY", "").strip(),
             "X-Task-Owner": owner,
             "X-Gateway-Key": gateway_key,
         }
@@ -226,8 +227,16 @@ def request(call: Call, *, retry_for_s: float = RETRY_FOR_S) -> Steps[Answer]:
                 return answer._replace(repeated=repeated)
             raise errors.Unreachable(f"The backbone does not answer: {failure}") from failure
         wait_s = min(least_s + random.uniform(0, pause_s), left_s)
+        _log_repetition(call, failure or f"status {answer.status if answer is not None else 0}", wait_s)
         yield Sleep(wait_s)
         pause_s, repeated = min(2 * pause_s, _LONGEST_PAUSE_S), True
+
+
+def _log_repetition(call: Call, why: object, wait_s: float) -> None:
+    import logging
+
+    path = urlsplit(call.url).path
+    logging.getLogger("taskbackbone").info("%s %s: %s; again in %.1f s", call.method, path, why, wait_s)
 
 
 def is_transient(status: int) -> bool:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _CONNECTIONS = 32
 _LEAST_BYTES_PER_S = 16 * 1024
 """An answer that comes more slowly, on the whole, counts as silence."""
+_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 LONGEST_ERROR_BYTES = 1024 * 1024
 
 
@@ -109,7 +110,6 @@ class Requests:
             BodyUnreadable: by its source.
         """
         session = self._own().session
-        import requests
         from urllib3.exceptions import HTTPError
 
         try:
@@ -122,12 +122,11 @@ class Requests:
                 allow_redirects=False,
                 stream=True,
             )
-        except (
-            requests.exceptions.SSLError,
-            ValueError,
-        ) as error:  # certificate, proxy
+        except ValueError as error:  # such as a bad proxy in the environment
             raise errors.Unreachable(f"No call can be made: {words(error)}") from error
         except (OSError, HTTPError) as error:
+            if _BAD_CERTIFICATE in str(error):  # and stays so
+                raise errors.Unreachable(f"The server's certificate is not trusted: {words(error)}") from error
             raise NoAnswer(words(error)) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         stream = _Stream(response, Pace.of(response.status_code, headers, call.timeout_s))

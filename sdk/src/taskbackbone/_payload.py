@@ -35,6 +35,7 @@ class FilePayload(Payload):
 
     Raises:
         OSError: there is none.
+        ValueError: it is a folder, a pipe or the like, whose size says nothing.
     """
 
     def __init__(self, path: os.PathLike[str] | str) -> None:
@@ -42,6 +43,8 @@ class FilePayload(Payload):
 
         self._path = Path(path)
         self._size = self._path.stat().st_size
+        if not self._path.is_file():
+            raise ValueError(f"{path} is no file; a pipe may be given open.")
 
     def __len__(self) -> int:
         return self._size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import errors
 from ._calls import (
@@ -23,6 +22,9 @@ from ._calls import (
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Steps, task_path
 from ._drivers import Requests, run_sync
 from ._payload import Decoder, Spool, body_of, iter_chunks, stream_type
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 _Bytes = bytes

@@ -111,12 +111,15 @@ class TaskError(BackboneError):
     """A task has not, or not yet, come to its result.
 
     Attributes:
-        task: its handle.
+        task: its handle; None in another process than the one that made it.
     """
 
     def __init__(self, message: str, task: Any) -> None:
         super().__init__(message)
         self.task = task
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), None)  # a handle has connections, which do not go to another process
 
 
 class TaskFailed(TaskError):
