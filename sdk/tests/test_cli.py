@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ class TestOtherCommands:
         path = models.new_path()
         client.submit(path, b"x")
         [line] = run("queues", path).stdout.decode().splitlines()
-        assert line.split()[:2] == ["1", "waiting"]
+        assert re.fullmatch(rf"\s*\d+ waiting\s+\d+ in flight\s+\d+ slots  {path}", line)
         assert path in line
         assert path in run("queues").stdout.decode()
         assert json.loads(run("queues", path, "--json").stdout)["EndpointPath"] == path
