@@ -229,13 +229,13 @@ def test_a_body_of_many_bytes_goes_there_and_back(service: Service, path: str) -
         ("/echo", b"abc", {"Content-Encoding": "gzip"}, "the body is not gzip"),
         (
             "/echo",
-            gzip.compress(b"abc")[:-3],
+            gzip.compress(b"abc", mtime=0)[:-3],
             {"Content-Encoding": "gzip"},
             "the body breaks off: it is not whole gzip",
         ),
         (
             "/words",
-            gzip.compress(b"a " * 100),
+            gzip.compress(b"a " * 100, mtime=0),
             {"Content-Encoding": "gzip"},
             "the body has more than 100 bytes without its gzip",
         ),
