@@ -49,8 +49,16 @@ def aiter_of(subject: Any) -> Any:
     return subject.__aiter__()
 
 
+class BlockingClient(Blocking):
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._loop.run_until_complete(self._subject.close())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
 def blocking_client(*args: Any, **options: Any) -> Any:
     """An ``AsyncTaskClient`` that is called without ``await``; its ``close`` ends the loop too."""
-    loop = asyncio.new_event_loop()
-    client = AsyncTaskClient(*args, **options)
-    return Blocking(client, loop)
+    return BlockingClient(AsyncTaskClient(*args, **options), asyncio.new_event_loop())

@@ -364,6 +364,8 @@ class AsyncResult:
             etag = answer.headers.get("etag")
             decoder = decoder or Decoder(answer.headers.get("content-encoding"))
             try:
+                if received and answer.status != 206:
+                    raise errors.Conflict("The result has changed while it was read.", answer.status)
                 async for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
                     yield decoder.feed(chunk)

@@ -361,6 +361,8 @@ class Result:
             etag = answer.headers.get("etag")
             decoder = decoder or Decoder(answer.headers.get("content-encoding"))
             try:
+                if received and answer.status != 206:
+                    raise errors.Conflict("The result has changed while it was read.", answer.status)
                 for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
                     yield decoder.feed(chunk)
