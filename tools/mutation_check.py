@@ -41,6 +41,7 @@ COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
 RELEASE_TESTS = ("tests/shared/store/test_releases.py",)
+PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
 ANSWER_TESTS = ("tests/shared/dispatch/test_answers_with_results.py",)
 EXPECT_TESTS = ("tests/shared/dispatch/test_expect_continue.py",)
@@ -135,7 +136,7 @@ MUTATIONS = [
     ),
     Mutation(
         "blobs: one that the record names is kept",
-        "shared/store/task_steps.py",
+        "shared/store/replies.py",
         "if blob is not None and blob.decode() not in names",
         "if blob is not None",
         ("tests/shared/store/test_unnamed_blobs.py",),
@@ -182,6 +183,63 @@ MUTATIONS = [
             ("goes with the task", "begin_retention", "if rec.C then"),
             ("goes with the step", "begin_next_step", "if rec.C then"),
             ("leaves nothing inline", "checkpoint", "elseif rec.C and not rec.C[3] then"),
+        )
+    ),
+    *(
+        Mutation(f"pipeline: {name}", file, guard, broken, PIPELINE_TESTS)
+        for name, file, guard, broken in (
+            ("the last step ends the task", f"{TASK}/apply.lua", "rec.N[1] < rec.N[2] then", "true then"),
+            ("a stored result becomes the body", f"{TASK}/apply.lua", "arg.takes_result, arg.body = true, nil", ""),
+            (
+                "a result leaves its name",
+                f"{TASK_INCLUDES}/begin_next_step.lua",
+                "rec.b, rec.r = rec.r, nil",
+                "rec.b = rec.r",
+            ),
+            (
+                "an end kept aside goes",
+                f"{TASK}/apply.lua",
+                "rec.D and ended - rec.c - rec.D or nil }, nil",
+                "0 }, rec.E",
+            ),
+            ("no end that was taken back leads on", f"{TASK}/apply.lua", "rec.E and rec.E[1] == arg.to", "rec.E"),
+            (
+                "no result, none to send on",
+                f"{TASK}/apply.lua",
+                "if arg.takes_result and not rec.r then",
+                "if false then",
+            ),
+            (
+                "the sweep ends no step as a task",
+                f"{TASK}/sweep.lua",
+                "if rec.N and rec.E[1]",
+                "if false and rec.E[1]",
+            ),
+            (
+                "a repetition is known by what it sends on",
+                "shared/store/task_steps.py",
+                "Applied(task) if sent_on in task.sent_on else refused",
+                "Applied(task)",
+            ),
+            (
+                "only what a service has is sent on",
+                "shared/store/task_steps.py",
+                'step["allowed_from"] = (State.DISPATCHED, State.RUNNING)\n            step["token"]',
+                'step["token"]',
+            ),
+            (
+                "its name has its own counts",
+                f"{TASK_INCLUDES}/index.lua",
+                "if rec.Y and path ~= rec.Y then add_to_index(id, rec, rec.Y) end",
+                "",
+            ),
+            ("it goes with the task", f"{TASK_INCLUDES}/purge_task.lua", "if rec.N then", "if false then"),
+            (
+                "a trimmed history keeps the paths",
+                f"{TASK_INCLUDES}/append_event.lua",
+                "if gone[7] and not events[2][7] then",
+                "if false then",
+            ),
         )
     ),
     Mutation(
@@ -306,9 +364,9 @@ MUTATIONS = [
             ),
             (
                 "a step that was handed on with an attempt is believed at once",
-                f"{TASK}/apply.lua",
-                "begin_next_step(id, rec, now, arg.revive or arg.attempt)",
-                "begin_next_step(id, rec, now, arg.revive)",
+                f"{TASK_INCLUDES}/begin_next_step.lua",
+                "not (arg.revive or arg.attempt) or nil",
+                "not arg.revive or nil",
             ),
             (
                 "after a silent lease the previous step has ended",
@@ -402,7 +460,7 @@ MUTATIONS = [
     Mutation(
         "counts: a task leaves its former index",
         f"{TASK_INCLUDES}/index.lua",
-        "if redis.call('ZREM', task_key('z:' .. rec.p .. ':' .. rec.s), id) == 0 and",
+        "if redis.call('ZREM', task_key('z:' .. path .. ':' .. rec.s), id) == 0 and",
         "if",
     ),
     Mutation(
@@ -854,7 +912,7 @@ MUTATIONS = [
     Mutation(
         "index: a task that waits anew leaves with all entries",
         f"{TASK_INCLUDES}/index.lua",
-        "redis.call('ZREM', task_key('z:' .. rec.p .. ':since'), id)",
+        "redis.call('ZREM', task_key('z:' .. path .. ':since'), id)",
         "",
     ),
     Mutation(

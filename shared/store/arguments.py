@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
-from shared.tasks.task import Actor, State
+from shared.tasks.task import Actor, Reason, State
 
 Clock = Callable[[], int]
 """Unix time in ms; for tests. Without one, the Redis server's own clock counts, which all processes share."""
@@ -68,6 +68,10 @@ class ApplyStep(TypedDict, total=False):
     accepted: bool
     next_step: bool
     needs_body: bool
+    takes_result: bool
+    token: str
+    reason: Reason
+    deferred: bool
     body: list[Any]
     result: list[Any]
     checkpoint: list[Any]
@@ -98,6 +102,7 @@ class CreateArgument(Stamp):
     due_in: int
     actor: Actor
     brief: str
+    steps: NotRequired[list[Any]]
 
 
 class ClaimArgument(Stamp):
@@ -116,6 +121,7 @@ class SweepArgument(Stamp):
     retention: int
     completion: int
     blob_grace: int
+    step_grace: int
     retrying: str
     excused: str
     silent: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
 from shared.store.redis.partitions import to_ms, unpack, unpack_each
-from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, LongStatus, NewTask, State, Task
+from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, LongStatus, NewTask, Place, Reason, State, Task
 
 BRIEF_CHARS: Final = 200
 """How much of a status text the history keeps."""
@@ -20,11 +20,27 @@ HISTORY_NUMBERS: Final = {
     "client": 1,
     "dispatcher": 2,
     "reconciler": 3,
+    "next-step": 1,
+    "release": 2,
+    "replay": 3,
 }
-"""The numbers that the history has for states, and for actors."""
+"""The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
 _STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
-_ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor.value for actor in Actor}
+_ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor for actor in Actor}
+_STORED_REASONS: Final[dict[int, Reason]] = {
+    HISTORY_NUMBERS[reason]: reason for reason in (Reason.NEXT_STEP, Reason.RELEASE, Reason.REPLAY)
+}
+_TOLD_REASONS: Final = {
+    (Actor.DISPATCHER, State.CREATED): Reason.REQUEUE,
+    (Actor.DISPATCHER, State.DISPATCHED): Reason.CLAIM,
+    (Actor.DISPATCHER, State.COMPLETED): Reason.ANSWER,
+    (Actor.DISPATCHER, State.FAILED): Reason.GIVE_UP,
+    (Actor.RECONCILER, State.CREATED): Reason.SILENCE,
+    (Actor.RECONCILER, State.FAILED): Reason.GIVE_UP,
+    (Actor.CLIENT, State.CANCELLED): Reason.CANCEL,
+}
+"""Those that actor and state tell. All others are reports."""
 
 
 def pack_content(content: Content) -> list[Any]:
@@ -61,6 +77,10 @@ def new_record(new: NewTask) -> dict[str, Any]:
         record["i"] = new.fingerprint
     if new.priority != DEFAULT_PRIORITY:
         record["j"] = new.priority
+    if new.steps:
+        record["N"] = [1, len(new.steps)]
+    if new.pipeline:
+        record["Y"] = new.pipeline
     return record
 
 
@@ -88,9 +108,11 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         owner=new.owner,
         away_ms=None,
         completion_unpublished=False,
-        history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS]),),
+        history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT),),
         long_status=new.long_status,
         lease_ms=to_ms(new.lease_s),
+        place=Place(1, len(new.steps)) if new.steps else None,
+        pipeline=new.pipeline,
     )
 
 
@@ -120,11 +142,14 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         record.get("o", ""),
         record.get("F"),
         record.get("y", False),
-        _History(created_ms, record["h"]),
+        _History(created_ms, record["h"], record["p"]),
         LongStatus(*record["X"]) if "X" in record else None,
         record["l"] << record["L"] if "L" in record else record["l"],
         record.get("P"),
         _unpack_content(record.get("C")),
+        Place(*record["N"][:2]) if "N" in record else None,
+        record.get("Y", ""),
+        [(attempt, str(token)) for attempt, token in record["M"]] if "M" in record else (),
     )
 
 
@@ -137,36 +162,47 @@ def _unpack_content(packed: list[Any] | None) -> Content | None:
     return Content(*packed)
 
 
+_PATH: Final = 6
+"""Where a packed event has the path to which it brought the task."""
+
+
 class _History(Sequence[Event]):
     """A record's history. Few callers ask for it, so it is unpacked when it is read."""
 
-    __slots__ = ("_created_ms", "_packed", "_rows")
+    __slots__ = ("_created_ms", "_events", "_packed", "_path")
 
-    def __init__(self, created_ms: int, packed: str) -> None:
+    def __init__(self, created_ms: int, packed: str, path: str) -> None:
         self._created_ms = created_ms
         self._packed = packed
-        self._rows: list[list[Any]] | None = None
+        self._path = path
+        self._events: list[Event] | None = None
 
     @overload
     def __getitem__(self, index: int) -> Event: ...
     @overload
     def __getitem__(self, index: slice) -> list[Event]: ...
     def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        at_ms, state_number, attempt, actor_number, status = self._events[index]
-        state = _STATE_OF_NUMBER[cast("int", state_number)]
-        text = state.value if status is True else status
-        return Event(self._created_ms + at_ms, state, attempt, _ACTOR_OF_NUMBER[actor_number], text)
+        return self._read()[index]
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._read())
 
-    @property
-    def _events(self) -> list[list[Any]]:
-        if self._rows is None:
-            self._rows = unpack_each(self._packed)
-        return self._rows
+    def _read(self) -> list[Event]:
+        if self._events is None:
+            # The first has a path if any has: if the task never came to another one, it has always been at this.
+            path, self._events = self._path, []
+            for row in cast("list[list[Any]]", unpack_each(self._packed)):
+                path = row[_PATH] if len(row) > _PATH else path
+                self._events.append(self._event(row, path, is_first=not self._events))
+        return self._events
+
+    def _event(self, row: Sequence[Any], path: str, *, is_first: bool) -> Event:
+        at_ms, state_number, attempt, actor_number, status, *more = row
+        state, actor = _STATE_OF_NUMBER[state_number], _ACTOR_OF_NUMBER[actor_number]
+        told = Reason.SUBMIT if is_first else _TOLD_REASONS.get((actor, state), Reason.REPORT)
+        reason = _STORED_REASONS.get(more[0], told) if more else told
+        text = state.value if status is True else status
+        return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal, TypedDict
 
 from shared.store.arguments import ApplyStep
 from shared.store.record_codec import pack_content
-from shared.tasks.task import Actor, Content, LongStatus
+from shared.tasks.task import Actor, Content, LongStatus, State
+
+_INLINE_PARTS: Final = 2
+"""Of a packed content; the third is the name of a blob."""
 
 
 class Report(TypedDict, total=False):
@@ -25,6 +30,33 @@ class Report(TypedDict, total=False):
     """Of the attempt, 0 to 1."""
     owner: str | None
     """The owner that the task must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentOn:
+    """How the model service that has an attempt sends its task on to a next step.
+
+    Attributes:
+        body: what becomes the body of that step: what comes with the request, the stored result, or the body that the
+            task has.
+        token: by which a repetition of the request is known.
+    """
+
+    body: Literal["given", "result", "current"]
+    token: str
+
+
+def token_of(step: ApplyStep, data: bytes) -> str | None:
+    """By what a step sends its task on, if it is one that may: what the record keeps of it, see ``task/apply``."""
+    if "token" in step:
+        return step["token"]
+    if step.get("to") is not State.COMPLETED:
+        return None
+    result = step.get("result")
+    if result is None:
+        return ""
+    is_blob = len(result) > _INLINE_PARTS
+    return str(result[1]) if is_blob else hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
 def report_step(report: Report) -> ApplyStep:

@@ -24,7 +24,7 @@ from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
-from shared.store.reports import Report
+from shared.store.reports import Report, SentOn
 from shared.store.requeue import (
     BackendAway,
     BackendBusy,
@@ -206,11 +206,12 @@ class TaskStore:
             await self._tasks.update(task_id, state=state, told=told, **report), report.get("attempt")
         )
 
-    async def next_step(self, task_id: str, *, lease_s: float | None = None, **report: Unpack[Report]) -> Outcome:
+    async def next_step(
+        self, task_id: str, *, lease_s: float | None = None, sent_on: SentOn | None = None, **report: Unpack[Report]
+    ) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        return await self._reported(
-            await self._tasks.next_step(task_id, lease_s=lease_s, **report), report.get("attempt")
-        )
+        outcome = await self._tasks.next_step(task_id, lease_s=lease_s, sent_on=sent_on, **report)
+        return await self._reported(outcome, report.get("attempt"))
 
     async def heartbeat(self, task_id: str, **report: Unpack[Report]) -> Outcome:
         """Renew the lease of a task that a backend holds. Its state stays as it is."""
@@ -456,6 +457,8 @@ class TaskStore:
         another."""
         for released in asyncio.as_completed([self._released(item.applied) for item in overdue if item.applied]):
             yield Swept(applied=[await released])
+        for ended in asyncio.as_completed([self._end_step(item.id) for item in overdue if item.what == "next step"]):
+            yield Swept(applied=await ended)
         waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
         for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in _batches(waiting)]):
             yield Swept(granted=[await granted])
@@ -464,6 +467,15 @@ class TaskStore:
             unpublished=[item.task for item in overdue if item.task and item.what == "completion"],
             with_blobs=[item.id for item in overdue if item.what == "blobs"],
         )
+
+    async def _end_step(self, task_id: str) -> Sequence[Applied]:
+        try:
+            outcome = await self._inform_queues(await self._tasks.end_step(task_id))
+        except StoreUnavailable as error:
+            log.warning("a pipeline's next step could not begin, and will: %s", error)
+            return []
+        # If it is refused, a report has come in between.
+        return [outcome] if isinstance(outcome, Applied) else []
 
     async def _released(self, applied: Applied) -> Applied:
         return replace(applied, granted=[await self._release(applied)])

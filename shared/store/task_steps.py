@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Unpack, cast
+from typing import Final, Unpack
 
 from shared.store.arguments import (
     ApplyArgument,
@@ -20,11 +19,12 @@ from shared.store.arguments import (
     stamp,
 )
 from shared.store.policy import StorePolicy
-from shared.store.queue_steps import QueueSteps, enqueued_of, granted_of
-from shared.store.record_codec import BRIEF_CHARS, new_record, new_task, pack_content, unpack_task
+from shared.store.queue_steps import QueueSteps, enqueued_of
+from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
-from shared.store.reports import Report, report_step
+from shared.store.replies import claimed_of, combined_outcome_of, created_task, outcome_of
+from shared.store.reports import Report, SentOn, report_step, token_of
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
@@ -34,17 +34,13 @@ from shared.tasks.outcomes import (
     Enqueued,
     Existing,
     Full,
-    Granted,
-    Origin,
     Outcome,
     Refusal,
     Refused,
 )
-from shared.tasks.task import Actor, Content, NewTask, State, Task
+from shared.tasks.task import Actor, Content, NewTask, Reason, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
-_BRIEF_REPLY: Final = 3
-"""How many values apply.lua returns if nothing follows from a step."""
 
 
 def record_key(task_id: str) -> str:
@@ -75,7 +71,7 @@ class TaskSteps:
     async def create(self, new: NewTask) -> Created | Existing:
         """Store a task with its body and deadline. From here it is safe."""
         kind, stored = await self._link.script("task/create", tag_of(new.id), *self._create(new))
-        task = _created_task(new, stored)
+        task = created_task(new, stored)
         return Existing(task) if kind == b"exists" else Created(task)
 
     async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
@@ -91,7 +87,7 @@ class TaskSteps:
         if reply is None:
             return None
         (kind, stored), enqueued_reply = reply
-        task = _created_task(new, stored)
+        task = created_task(new, stored)
         if kind == b"exists":
             return Existing(task)
         enqueued = enqueued_of(new.path, enqueued_reply)
@@ -109,6 +105,9 @@ class TaskSteps:
             "brief": new.status[:BRIEF_CHARS],
             **stamp(self._now_ms),
         }
+        if new.steps:
+            steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.steps]
+            argument["steps"] = [self._republish_ms, *steps]
         return pack(argument), new.inline_body if new.body and not new.body.blob else b""
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
@@ -116,7 +115,7 @@ class TaskSteps:
         argument: ClaimArgument = {"id": task_id, "claim": True, "window": self._window_ms, **stamp(self._now_ms)}
         if attempt is not None:
             argument["attempt"] = attempt
-        return _claimed(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
 
     async def accepted(self, task: Task) -> Outcome:
         """The backend accepted the task: from now on it has a lease."""
@@ -205,17 +204,39 @@ class TaskSteps:
             step["to"] = state
         return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
 
-    async def next_step(self, task_id: str, *, lease_s: float | None = None, **report: Unpack[Report]) -> Outcome:
-        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
+    async def next_step(
+        self, task_id: str, *, lease_s: float | None = None, sent_on: SentOn | None = None, **report: Unpack[Report]
+    ) -> Outcome:
+        """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step.
+
+        Args:
+            sent_on: of a request that is taken once, and only for an attempt that a backend has.
+        """
         step = report_step(report)
         step["to"] = State.CREATED
         step["next_step"] = True
+        step["reason"] = Reason.NEXT_STEP
         step["needs_body"] = report.get("body") is None
+        if sent_on is not None:
+            step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
+            step["token"] = sent_on.token
+            step["takes_result"] = sent_on.body == "result"
+            step["needs_body"] = sent_on.body == "current"
         step["publishes"] = 1
         step["due_in"] = self._republish_ms
         if lease_s:
             step["lease"] = to_ms(lease_s)
         return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
+
+    async def end_step(self, task_id: str) -> Outcome:
+        """Let the deferred end of a pipeline's step take effect: the next step begins."""
+        step: ApplyStep = {
+            "actor": Actor.CLIENT,
+            "allowed_from": (State.DISPATCHED, State.RUNNING),
+            "to": State.COMPLETED,
+            "deferred": True,
+        }
+        return await self._apply(task_id, step)
 
     async def heartbeat(self, task_id: str, **report: Unpack[Report]) -> Outcome:
         """Renew the lease of a task that a backend holds. Its state stays as it is."""
@@ -235,6 +256,7 @@ class TaskSteps:
         step["allowed_from"] = (State.FAILED,)
         step["to"] = State.CREATED
         step["revive"] = True
+        step["reason"] = Reason.REPLAY
         step["next_step"] = True
         step["needs_body"] = True
         step["publishes"] = 1
@@ -258,6 +280,7 @@ class TaskSteps:
         step = report_step({"status": status_now, "attempt": attempt, "owner": owner})
         step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
         step["to"] = State.CREATED
+        step["reason"] = Reason.RELEASE
         step["new_attempt"] = True
         step["due_in"] = self._republish_ms
         step["backoff"] = self._backoff()
@@ -269,7 +292,7 @@ class TaskSteps:
             "most": self._policy.max_attempts,
             "exhausted": status_texts.released_exhausted(status),
         }
-        return _outcome(task_id, await self._link.script("task/release", tag_of(task_id), pack(argument)))
+        return outcome_of(task_id, await self._link.script("task/release", tag_of(task_id), pack(argument)))
 
     async def put_result(
         self,
@@ -327,6 +350,14 @@ class TaskSteps:
         *,
         accepted: Task | None = None,
     ) -> Outcome:
+        outcome = await self._take(task_id, step, content, data, accepted)
+        if isinstance(outcome, Refused) and outcome.reason is Refusal.STALE:
+            return _as_first_time(outcome, step, data)
+        return outcome
+
+    async def _take(
+        self, task_id: str, step: ApplyStep, content: Content | None, data: bytes, accepted: Task | None
+    ) -> Outcome:
         argument = pack(self._argument(task_id, step))
         inline = data if content and not content.blob else b""
         ends = "told" in step or ("to" in step and step["to"].is_terminal)
@@ -334,8 +365,8 @@ class TaskSteps:
             then = self._queues.release_argument(accepted)
             reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
             if reply is not None:
-                return _combined_outcome(task_id, reply, accepted)
-        return _outcome(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
+                return combined_outcome_of(task_id, reply, accepted)
+        return outcome_of(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
 
     def _backoff(self) -> Backoff:
         return {"base": to_ms(self._policy.backoff_base_s), "cap": to_ms(BACKOFF_CAP_S), "seed": seed()}
@@ -352,65 +383,11 @@ class TaskSteps:
         }
 
 
-def _created_task(new: NewTask, stored: int | bytes) -> Task:
-    """The task of a create's reply: the time at which it was stored, or the record of one that was stored earlier."""
-    return unpack_task(new.id, stored) if isinstance(stored, bytes) else new_task(new, stored)
-
-
-def _claimed(task_id: str, reply: list[Any]) -> Claimed | Refused:
-    outcome = _outcome(task_id, reply)
-    if isinstance(outcome, Refused):
-        return outcome
-    inline = outcome.task.body is None or outcome.task.body.blob is None
-    return Claimed(outcome.task, cast("bytes | None", reply[2]) or b"" if inline else None)
-
-
-def _combined_outcome(task_id: str, reply: list[Any], accepted: Task | None) -> Outcome:
-    applied, queued, claimed = reply
-    if not queued:
-        return _outcome(task_id, applied)
-    if accepted is not None:
-        return _outcome(task_id, applied, _granted(accepted.path, queued, claimed))
-    outcome = _outcome(task_id, applied)
-    assert isinstance(outcome, Applied)
-    granted = _granted((outcome.origin or outcome.task).path, queued, claimed)
-    # By dataclasses.replace it would cost each completion 2 µs more.
-    return Applied(outcome.task, outcome.origin, (granted,), outcome.service_ms, outcome.slot, outcome.unnamed_blobs)
-
-
-def _granted(path: str, queued: list[Any], claimed: list[list[Any]]) -> Granted:
-    granted = granted_of(path, queued)
-    for grant, reply in zip(granted.grants, claimed, strict=True):
-        granted.claims[grant] = _claimed(grant.task_id, reply)
-    return granted
-
-
-def _outcome(task_id: str, reply: list[Any], *granted: Granted) -> Outcome:
-    kind: str = reply[0].decode()
-    task = unpack_task(task_id, reply[1]) if len(reply) > 1 else None
-    if kind in ("applied", "kept", "same"):
-        assert task is not None
-        if len(reply) <= _BRIEF_REPLY:
-            return Applied(task, None, granted)
-        origin, service_ms, slot, blobs = reply[3:7]
-        return Applied(
-            task,
-            None if origin is None else _origin(task, origin),
-            granted,
-            service_ms,
-            None if slot is None else slot.decode(),
-            unnamed_blobs(task, blobs),
-        )
-    return Refused(Refusal(kind), task, granted)
-
-
-def unnamed_blobs(task: Task, named: Sequence[bytes | None] | None) -> Sequence[str]:
-    """Those of the blobs that a record *named* before a step and does not name as *task*, after it."""
-    if named is None:
-        return ()
-    names = {each.blob for each in (task.body, task.result, task.long_status, task.checkpoint) if each is not None}
-    return [blob.decode() for blob in named if blob is not None and blob.decode() not in names]
-
-
-def _origin(task: Task, origin: int | list[Any]) -> Origin:
-    return Origin(task.path, origin) if isinstance(origin, int) else Origin(origin[1].decode(), origin[0])
+def _as_first_time(refused: Refused, step: ApplyStep, data: bytes) -> Outcome:
+    """A backend that has lost the answer to a step which sent its task on repeats the step, while another attempt has
+    the task. It is answered as the first time, by the task as it is now."""
+    task = refused.task
+    if task is None or not task.sent_on:
+        return refused
+    sent_on = step.get("attempt"), token_of(step, data)
+    return Applied(task) if sent_on in task.sent_on else refused

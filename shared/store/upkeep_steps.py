@@ -19,7 +19,8 @@ from shared.store.queue_steps import QueueEntry
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
-from shared.store.task_steps import BACKOFF_CAP_S, unnamed_blobs
+from shared.store.replies import unnamed_blobs
+from shared.store.task_steps import BACKOFF_CAP_S
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Origin, SlotGrant
 from shared.tasks.task import State, Task
@@ -29,6 +30,8 @@ SWEEP_LIMIT: Final = 64
 ENTRIES_LIMIT: Final = 500
 BLOB_GRACE_S: Final = 120.0
 """How long the deletion of a task's blobs may take, before it is begun again."""
+STEP_GRACE_S: Final = 30.0
+"""The same for the next step of a pipeline."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -38,9 +41,9 @@ WAIT_CAP_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
-    or to delete its blobs."""
+    or to delete its blobs, or to let it go on to the next step of its pipeline."""
 
-    what: Literal["waits", "retry", "failed", "ended", "completion", "purged", "blobs"]
+    what: Literal["waits", "retry", "failed", "ended", "next step", "completion", "purged", "blobs"]
     id: str
     task: Task | None
     service_ms: int | None = None
@@ -95,6 +98,7 @@ class UpkeepSteps:
             "retention": self._retention_ms,
             "completion": self._completion_ms,
             "blob_grace": to_ms(BLOB_GRACE_S),
+            "step_grace": to_ms(STEP_GRACE_S),
             "retrying": status_texts.SILENT_RETRYING,
             "excused": status_texts.SILENT_EXCUSED,
             "silent": status_texts.SILENT_FAILED,

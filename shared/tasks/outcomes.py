@@ -19,6 +19,7 @@ class Refusal(StrEnum):
     FINISHED = "finished"
     STATE = "state"
     BODILESS = "bodiless"
+    RESULTLESS = "resultless"
 
 
 @value

@@ -76,6 +76,27 @@ class LongStatus(NamedTuple):
     """By which the same text is known if it comes again."""
 
 
+class Reason(StrEnum):
+    """Why a transition was made, for the task's history."""
+
+    SUBMIT = "submit"
+    CLAIM = "claim"
+    REPORT = "report"
+    ANSWER = "answer"
+    """The backend answered the dispatch with the result."""
+    NEXT_STEP = "next-step"
+    """A step of a pipeline has ended, and the next one begins."""
+    REQUEUE = "requeue"
+    """The dispatch came to nothing; the status says why."""
+    RELEASE = "release"
+    SILENCE = "silence"
+    """The lease is over."""
+    REPLAY = "replay"
+    CANCEL = "cancel"
+    GIVE_UP = "give-up"
+    """The backbone gave it up; the status says why."""
+
+
 class Event(NamedTuple):
     """One transition in a task's history."""
 
@@ -84,6 +105,25 @@ class Event(NamedTuple):
     attempt: int
     actor: str
     status: str
+    path: str
+    """The endpoint path that the task then had."""
+    reason: Reason
+
+
+class PipelineStep(NamedTuple):
+    """One of the endpoints that a task goes through."""
+
+    path: str
+    query: str
+    lease_s: float
+
+
+class Place(NamedTuple):
+    """Where a task is in its pipeline."""
+
+    step: int
+    """1 for the first."""
+    steps: int
 
 
 @value
@@ -132,6 +172,12 @@ class Task:
     """How far this attempt is, 0 to 1, if its model service tells."""
     checkpoint: Content | None = None
     """What a model service keeps for the next attempt."""
+    place: Place | None = None
+    """Where it is in its pipeline, if it was submitted with one."""
+    pipeline: str = ""
+    """The name of that pipeline; empty if it has none."""
+    sent_on: Sequence[tuple[int, str]] = ()
+    """The attempts that sent it on to another step, and by what: a token that a repetition has too."""
 
     def holds(self, attempt: int) -> bool:
         """Whether a backend has this attempt, and it is the current one."""
@@ -167,3 +213,7 @@ class NewTask:
     owner: str = ""
     fingerprint: str = ""
     priority: int = DEFAULT_PRIORITY
+    steps: Sequence[PipelineStep] = ()
+    """The steps of its pipeline. The first is where it goes to now."""
+    pipeline: str = ""
+    """The name of the pipeline, under which the task is counted and listed too."""

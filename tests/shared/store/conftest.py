@@ -87,6 +87,7 @@ class Store(TaskSteps, UpkeepSteps):
         TaskSteps.__init__(self, link, policy, clock)
         UpkeepSteps.__init__(self, link, policy, clock)
         self.link = link
+        self.is_repeating = isinstance(link, RepeatingLink)
         self.queries = Queries(link, clock)
         self.request_counts = RequestCounts(link, clock)
 

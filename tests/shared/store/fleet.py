@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.tasks.outcomes import Granted, SlotGrant
-from shared.tasks.task import Event, State, Task
+from shared.tasks.task import Event, Reason, State, Task
 from tests.shared.store.conftest import Clock
 
 PATH = "/v1/a"
@@ -43,7 +43,7 @@ def new_task(task_id: str, clock: Clock, owner: str = "", priority: int = 5, pat
 
 
 def completed(task: Task, clock: Clock, *, since_ms: int) -> Task:
-    dispatch = Event(since_ms, State.DISPATCHED, task.attempt, "dispatcher", "")
+    dispatch = Event(since_ms, State.DISPATCHED, task.attempt, "dispatcher", "", task.path, Reason.CLAIM)
     return replace(task, state=State.COMPLETED, updated_ms=clock(), history=(dispatch,))
 
 

@@ -10,14 +10,19 @@ from typing import Any, cast
 import pytest
 
 from shared.store.redis.partitions import PARTITIONS, partition
+from shared.store.reports import SentOn
 from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
 from shared.tasks.outcomes import Applied, Claimed, Outcome
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
 from tests.shared.store.conftest import Clock, Store
 
 Given = Callable[[Store, Clock], Awaitable[None]]
 
 HELLO = NewTask("t1", "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+PIPELINE = replace(
+    HELLO,
+    steps=(PipelineStep("/v1/a", "", 60), PipelineStep("/v1/b", "x=1", 90), PipelineStep("/v1/c", "", 60)),
+)
 RESULT = Content("image/png", 3)
 CHECKPOINT = Content("application/x-weights", 7)
 
@@ -138,6 +143,20 @@ async def handed_on(store: Store, clock: Clock) -> None:
     await store.next_step("t1", status="created", path="/v1/b")
     await store.accepted(await claim(store))
     clock.advance(1)
+
+
+async def in_pipeline(store: Store, clock: Clock) -> None:
+    await store.create(PIPELINE)
+    clock.advance(1)
+    await claim(store)
+    await store.update("t1", state=State.RUNNING, status="running", attempt=1)
+    clock.advance(1)
+
+
+async def step_told(store: Store, clock: Clock) -> None:
+    await in_pipeline(store, clock)
+    await store.update("t1", state=State.RUNNING, status="completed", told=State.COMPLETED)
+    clock.advance(30)
 
 
 async def retention_over(store: Store, clock: Clock) -> None:
@@ -267,6 +286,22 @@ STEPS = [
         released_often,
         lambda store, _: store.release("t1", attempt=3, status="out of 100 %", failed=True),
     ),
+    Step("create in a pipeline", "task/create", nothing, lambda store, _: store.create(PIPELINE)),
+    Step(
+        "next step by its service",
+        "task/apply",
+        with_result,
+        lambda store, _: store.next_step(
+            "t1", attempt=1, sent_on=SentOn("result", "x"), path="/v1/b", status="created"
+        ),
+    ),
+    Step(
+        "next step of a pipeline",
+        "task/apply",
+        in_pipeline,
+        lambda store, _: store.put_result("t1", RESULT, b"png", attempt=1, completed="done"),
+    ),
+    Step("next step of a pipeline, deferred", "task/apply", step_told, lambda store, _: store.end_step("t1")),
     Step("withdraw", "task/withdraw", created, lambda store, _: store.withdraw("t1")),
     Step("check that publishes", "task/check_slots", created, lambda store, _: check(store)),
     Step("check that gives up", "task/check_slots", published_in_vain, lambda store, _: check(store)),
@@ -278,6 +313,7 @@ STEPS = [
     ),
     Step("sweep that retries", "task/sweep", lease_over, lambda store, _: store.sweep(partition("t1"), {})),
     Step("sweep that ends", "task/sweep", told_over, lambda store, _: store.sweep(partition("t1"), {})),
+    Step("sweep that finds a next step", "task/sweep", step_told, lambda store, _: store.sweep(partition("t1"), {})),
     Step("sweep that purges", "task/sweep", retention_over, lambda store, _: store.sweep(partition("t1"), {})),
     Step("purge", "task/purge", blobs_left, lambda store, _: store.purge(["t1"])),
     Step("report", "requests/report", reported, lambda store, _: store.request_counts.report("aks", "/v1/a", 3)),

@@ -53,7 +53,7 @@ async def test_a_replay_begins_a_new_attempt_with_the_body_and_without_the_resul
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
           +4 failed a1 client 'failed'
-          +5 created a2 client 'created'
+          +5 created a2 client 'created' replay
         b:t1 hello
         z:/v1/a:again t1@0
         z:/v1/a:since t1@5

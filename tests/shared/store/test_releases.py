@@ -25,7 +25,7 @@ async def test_a_released_task_waits_at_its_old_place_and_nothing_counts(
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
-          +3 created a2 client 'the service is stopping'
+          +3 created a2 client 'the service is stopping' release
         b:t1 hello
         z:/v1/a:created t1@0
         due t1@33
@@ -44,7 +44,7 @@ async def test_a_task_that_is_released_for_a_while_waits_apart_that_long(
 a2 f0 n0 v3 c0 m2 q0 l60 dispatch body=text/plain:5 z0 released:a1x1
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
-          +2 created a2 client 'Awaiting service availability: the backend gave it back'
+          +2 created a2 client 'Awaiting service availability: the backend gave it back' release
         b:t1 hello
         z:/v1/a:created t1@0
         due t1@9.5
@@ -74,7 +74,7 @@ async def test_a_release_of_a_failure_counts_and_the_task_waits_for_a_backoff(
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
-          +3 created a2 client 'no memory'
+          +3 created a2 client 'no memory' release
         b:t1 hello
         z:/v1/a:created t1@0
         due t1@{3 + base_s / 2:g}..{3 + base_s:g}

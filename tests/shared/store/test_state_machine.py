@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from shared.store.redis.partitions import HASH_TAGS, partition
 from shared.tasks.outcomes import Applied, Claimed, Created, Refused
-from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
 from tests.shared.store.conftest import POLICY, Clock, Store, store_at
 from tests.shared.store.world import START_MS, Server, World
 
@@ -32,6 +32,8 @@ IDS = ("t1", "t2")
 PATHS = ("/v1/a", "/v1/b")
 LEASE_MS, WINDOW_MS, PAUSE_MS, BLOB_GRACE_MS = 60_000, 40_000, 7_000, 120_000
 DEFERRED_END_MS, MOST_DOUBLINGS = 30_000, 3
+STEP_GRACE_MS = 30_000
+PIPELINE = (PipelineStep(PATHS[0], "", 60), PipelineStep(PATHS[1], "", 60), PipelineStep(PATHS[1], "", 60))
 REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
 WAIT_CAP_MS = 3_600_000
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
@@ -63,6 +65,40 @@ class Model:
     """The end that takes effect if no report follows."""
     doublings: int = 0
     """How often the lease is doubled."""
+    step: int = 0
+    steps: int = 0
+    sent_on: frozenset[int] = frozenset()
+    """The attempts whose report, without a result, has led to the next step."""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.step < self.steps
+
+    def next_step(self, now_ms: int, path: str, attempt: int | None, **change: Any) -> Model:
+        """The task at the end of the queue of *path*, to which a step that speaks for *attempt* has sent it."""
+        return self.moved_to(
+            State.CREATED,
+            now_ms,
+            REPUBLISH_MS,
+            **{
+                "path": path,
+                "dispatch_requested": True,
+                "has_body": True,
+                "attempt": self.attempt + 1,
+                "failures": 0,
+                "publishes": 1,
+                "checks": None,
+                "ending": None,
+                "is_handed_on": attempt is None,
+                "doublings": 0,
+                **change,
+            },
+        )
+
+    def went_on(self, now_ms: int, attempt: int | None) -> Model:
+        """The task in the next step of its pipeline."""
+        sent_on = self.sent_on if attempt is None else self.sent_on | {attempt}
+        return self.next_step(now_ms, PIPELINE[self.step].path, attempt, step=self.step + 1, sent_on=sent_on)
 
     def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
         if attempt is not None and attempt != self.attempt:
@@ -109,6 +145,8 @@ class Model:
             due_ms = now_ms + DEFERRED_END_MS
             return replace(kept, due_ms=(due_ms, due_ms)) if kept.ending and self.is_accepted else kept
         to = State.RUNNING if told else state or self.state
+        if to is State.COMPLETED and self.goes_on:
+            return self.went_on(now_ms, attempt)
         is_accepted = self.is_accepted and to is State.DISPATCHED
         heard = self.heard(attempt)
         return heard.moved_to(to, now_ms, path=path or self.path, ending=told, is_accepted=is_accepted)
@@ -119,6 +157,8 @@ class Model:
             later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
             return ("blobs", later) if self.has_blobs else ("purged", None)
         if self.ending and (self.state is not State.DISPATCHED or self.is_accepted):
+            if self.ending is State.COMPLETED and self.goes_on:
+                return "next step", replace(self, due_ms=(now_ms + STEP_GRACE_MS, now_ms + STEP_GRACE_MS))
             return "ended", self.moved_to(self.ending, now_ms)
         if self.state is State.CREATED and self.dispatch_requested:
             return "waits", self.after_check(now_ms)
@@ -164,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.server.flush()
         self.clock.ms = START_MS
         for task_id in IDS:
-            self.create(False, task_id, PATHS[0], True, Content("text/plain", 2), State.CREATED)
+            self.create(False, task_id, PATHS[0], True, Content("text/plain", 2), State.CREATED, task_id == IDS[0])
 
     @property
     def now_ms(self) -> int:
@@ -197,11 +237,21 @@ class StoreMachine(RuleBasedStateMachine):
         dispatch_requested=st.booleans(),
         body=st.none() | contents,
         state=st.sampled_from(State),
+        is_piped=st.booleans(),
     )
     def create(
-        self, twice: bool, task_id: str, path: str, dispatch_requested: bool, body: Content | None, state: State
+        self,
+        twice: bool,
+        task_id: str,
+        path: str,
+        dispatch_requested: bool,
+        body: Content | None,
+        state: State,
+        is_piped: bool,
     ) -> None:
         dispatch_requested = dispatch_requested and body is not None
+        steps = PIPELINE if is_piped and dispatch_requested else ()
+        path = steps[0].path if steps else path
         state = State.CREATED if dispatch_requested else state
         new = NewTask(
             task_id,
@@ -211,6 +261,8 @@ class StoreMachine(RuleBasedStateMachine):
             dispatch_requested=dispatch_requested,
             body=body,
             inline_body=b"hi",
+            steps=steps,
+            pipeline="/v1/whole" if steps and task_id == IDS[0] else "",
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
@@ -227,6 +279,8 @@ class StoreMachine(RuleBasedStateMachine):
                 blobs,
                 (due_ms, due_ms),
                 publishes=int(dispatch_requested),
+                step=int(bool(steps)),
+                steps=len(steps),
             )
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
@@ -310,7 +364,8 @@ class StoreMachine(RuleBasedStateMachine):
         model, named = self.with_attempt(task_id, attempt)
         outcome = self.run(self.stores[twice].update(task_id, state=state, status=None, attempt=named))
         refusal = model.refusal(named) if model else "unknown"
-        if model and refusal == "finished" and state is model.state:
+        is_repeated = model and refusal == "stale" and state is State.COMPLETED and named in model.sent_on
+        if is_repeated or (model and refusal == "finished" and state is model.state):
             assert isinstance(outcome, Applied)
             assert not outcome.is_transition
             return
@@ -325,23 +380,19 @@ class StoreMachine(RuleBasedStateMachine):
                 task_id, status="next step", attempt=named, path=path, body=body, inline_body=b"ho" if body else b""
             )
         )
-        after = model and model.moved_to(
-            State.CREATED,
-            self.now_ms,
-            REPUBLISH_MS,
-            path=path,
-            dispatch_requested=True,
-            has_body=True,
-            has_blobs=model.has_blobs or bool(body and body.blob),
-            attempt=model.attempt + 1,
-            failures=0,
-            publishes=1,
-            checks=None,
-            ending=None,
-            is_handed_on=named is None,
-            doublings=0,
-        )
+        has_blobs = model and (model.has_blobs or bool(body and body.blob))
+        after = model and model.next_step(self.now_ms, path, named, has_blobs=has_blobs)
         self.expect(task_id, outcome, model.refusal(named, ask_body=not body) if model else "unknown", after)
+
+    @rule(twice=st.booleans(), task_id=ids)
+    def end_step(self, twice: bool, task_id: str) -> None:
+        """A deferred end takes effect and leads to the next step of the pipeline."""
+        model = self.models.get(task_id)
+        if not model or not model.goes_on or model.state.is_terminal:
+            return
+        outcome = self.run(self.stores[twice].end_step(task_id))
+        is_due = model.state is not State.CREATED and model.ending is State.COMPLETED
+        self.expect(task_id, outcome, None if is_due else "state", model.went_on(self.now_ms, None))
 
     @rule(twice=st.booleans(), task_id=ids, attempt=attempts, result=contents)
     def put_result(self, twice: bool, task_id: str, attempt: int | None, result: Content) -> None:
@@ -431,6 +482,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
             assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
             assert rec.get("z") == model.checks
+            assert rec.get("N", [0, 0])[:2] == [model.step, model.steps]
             if not model.state.is_terminal:
                 marks = rec.get("A", False), rec.get("H", False), rec.get("L", 0), rec.get("E", [None])[0]
                 assert marks == (model.is_accepted, model.is_handed_on, model.doublings, model.ending)

@@ -323,10 +323,10 @@ async def test_an_update_can_change_body_query_and_endpoint_and_moves_the_task_i
     assert world(redis_server) == text("""
         t:t1 running /v1/b 'running model' a1 f0 n1 v4 c0 m3 q0 l60 dispatch body=text/plain:3
           query x=1
-          +0 created a1 client 'created'
+          +0 created a1 client 'created' at /v1/a
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
-          +3 running a1 client ''
+          +3 running a1 client '' at /v1/b
         b:t1 bye
         z:/v1/b:running t1@0
         due t1@63
@@ -393,10 +393,10 @@ async def test_a_next_step_moves_the_task_with_its_body_to_the_end_of_the_next_q
     assert world(redis_server) == text("""
         t:t1 created /v1/b 'created' a2 f0 n1 v5 c0 m4 q4 l90 dispatch body=text/plain:5 result=image/png:3 earlier
           query x=1
-          +0 created a1 client 'created'
+          +0 created a1 client 'created' at /v1/a
           +1 dispatched a1 dispatcher ''
           +2 running a1 client 'running model'
-          +4 created a2 client 'created'
+          +4 created a2 client 'created' next-step at /v1/b
         b:t1 hello
         r:t1 png
         z:/v1/b:again t1@0
@@ -447,10 +447,10 @@ async def test_a_next_step_with_a_body_replaces_the_stored_body_and_resets_the_f
     await store.next_step("t1", status=None, path="/v1/b", body=Content("text/plain", 3), inline_body=b"bye")
     assert world(redis_server) == text("""
         t:t1 created /v1/b 'Retrying' a3 f0 n1 v4 c0 m3 q3 l60 dispatch body=text/plain:3 handed-on
-          +0 created a1 client 'created'
+          +0 created a1 client 'created' at /v1/a
           +1 dispatched a1 dispatcher ''
           +2 created a2 dispatcher 'Retrying'
-          +3 created a3 client ''
+          +3 created a3 client '' next-step at /v1/b
         b:t1 bye
         z:/v1/b:again t1@0
         z:/v1/b:since t1@3
@@ -466,7 +466,7 @@ async def test_a_next_step_within_the_queue_goes_to_its_end(store: Store, clock:
     assert world(redis_server) == text("""
         t:t1 created /v1/a 'again' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:5 handed-on
           +0 created a1 client 'created'
-          +1 created a2 client 'again'
+          +1 created a2 client 'again' next-step
         b:t1 hello
         z:/v1/a:again t1@0
         z:/v1/a:since t1@1
@@ -483,7 +483,7 @@ async def test_a_next_step_with_a_blob_leaves_no_inline_body_behind(
     assert world(redis_server) == text("""
         t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=image/tiff:70000:t1/body blobs handed-on
           +0 created a1 client 'created'
-          +1 created a2 client 'created'
+          +1 created a2 client 'created' next-step
         z:/v1/a:again t1@0
         z:/v1/a:since t1@1
         due t1@31
@@ -509,7 +509,7 @@ async def test_a_next_step_requests_dispatch_of_a_task_that_had_none(
     assert world(redis_server) == text("""
         t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:3 handed-on
           +0 created a1 client 'created'
-          +1 created a2 client 'created'
+          +1 created a2 client 'created' next-step
         b:t1 bye
         z:/v1/a:again t1@0
         z:/v1/a:since t1@1

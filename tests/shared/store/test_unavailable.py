@@ -130,6 +130,8 @@ async def test_a_task_survives_a_restart_of_redis_after_each_of_its_steps(
 
 REFUSED_WHEN_FULL = {
     "create",
+    "create in a pipeline",
+    "next step of a pipeline",
     "accepted",
     "heartbeat",
     "an end that the text tells",

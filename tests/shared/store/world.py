@@ -43,6 +43,7 @@ class World:
         self.indexes: dict[str, dict[str, float]] = defaultdict(dict)
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
+        self.pipelines: dict[str, list[Any]] = {}
         self.requests: dict[str, int] = {}
         self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
@@ -62,6 +63,9 @@ class World:
             members = [rest]
         elif kind in ("b", "r", "k"):
             self.contents[name] = value
+            members = [rest]
+        elif kind == "n":
+            self.pipelines[rest] = unpack(value)
             members = [rest]
         elif name == "due":
             self.due_s |= value
@@ -104,10 +108,13 @@ class World:
             for name, key in (("query", "u"), ("owner", "o"), ("traceparent", "t"), ("fingerprint", "i")):
                 if key in rec:
                     yield f"  {name} {rec[key]}"
-            for at_ms, state, attempt, actor, status in rec["h"]:
-                yield f"  +{at_ms / 1000:g} {state} a{attempt} {actor} {status!r}"
+            for at_ms, state, attempt, actor, status, *more in rec["h"]:
+                yield f"  +{at_ms / 1000:g} {state} a{attempt} {actor} {status!r}" + _reason(*more)
         for name, data in sorted(self.contents.items()):
             yield f"{name} {data.decode()}"
+        for task_id, (due_ms, *steps) in sorted(self.pipelines.items()):
+            listed = " ".join(f"{path}?{query}:l{lease_ms / 1000:g}" for path, query, lease_ms in steps)
+            yield f"n:{task_id} due{due_ms / 1000:g} {listed}"
         for name, index in sorted(self.indexes.items()):
             yield f"{name} " + " ".join(f"{member}@{at:g}" for member, at in sorted(index.items()))
         if self.due_s:
@@ -129,9 +136,13 @@ class World:
         indexes: dict[str, dict[str, float]] = defaultdict(dict)
         for task_id, rec in self.records.items():
             waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
-            indexes[f"z:{rec['p']}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
-            if waits_anew:
-                indexes[f"z:{rec['p']}:since"][task_id] = _since_start_s(rec["q"])
+            for path in (rec["p"], rec["Y"]) if "Y" in rec else (rec["p"],):
+                indexes[f"z:{path}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
+                if waits_anew:
+                    indexes[f"z:{path}:since"][task_id] = _since_start_s(rec["q"])
+        assert {task_id: len(steps) - 1 for task_id, steps in self.pipelines.items()} == {
+            task_id: rec["N"][1] for task_id, rec in self.records.items() if "N" in rec
+        }
         assert self.indexes == indexes
         assert self.due_s.keys() == self.records.keys()
         inline = {
@@ -188,6 +199,17 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"P{rec['P']:g}"
     if "R" in rec:
         yield f"released:a{rec['R'][0]}x{rec['R'][1]}"
+    if "N" in rec:
+        yield f"step:{rec['N'][0]}/{rec['N'][1]}" + (f":{rec['N'][3] / 1000:g}" if len(rec["N"]) > 3 else "")
+    if "Y" in rec:
+        yield f"of:{rec['Y']}"
+    for attempt, token in rec.get("M", ()):
+        yield f"sent-on:a{attempt}:{str(token)[:4]}"
+
+
+def _reason(number: int = 0, path: str = "") -> str:
+    reason = ("", " next-step", " release", " replay")[number]
+    return f"{reason} at {path}" if path else reason
 
 
 def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
@@ -195,8 +217,8 @@ def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
     states = ("", "created", "dispatched", "running", "completed", "failed", "cancelled")
     actors = ("", "client", "dispatcher", "reconciler")
     history = [
-        [at_ms, states[state], attempt, actors[by], states[state] if status is True else status]
-        for at_ms, state, attempt, by, status in unpack_each(rec["h"])
+        [at_ms, states[state], attempt, actors[by], states[state] if status is True else status, *more]
+        for at_ms, state, attempt, by, status, *more in unpack_each(rec["h"])
     ]
     return rec | {"m": rec["c"] + rec.get("m", 0), "q": rec["c"] + rec.get("q", 0), "h": history}
 

@@ -18,6 +18,10 @@
 --            failed          true: the present attempt counts as failed
 --            away            when the backend was away for it, in ms
 --            next_step       true: a new attempt at the end of the queue, with a clean slate
+--            takes_result    true: the stored result, which must exist, becomes the body of the next step
+--            token           by what this attempt sends the task on, by which a repetition is known
+--            reason          why, for the history, if the rest does not tell it
+--            deferred        true: the deferred end of a pipeline's step takes effect
 --            progress        0 to 1, of this attempt
 --            body, result, checkpoint   {content type, bytes, blob}; with needs_body = true the stored body is used and must
 --                            exist
@@ -34,6 +38,8 @@
 --            fetch_body      true: return the inline body too
 --            accepted        true: the backend has accepted the attempt
 --            released        what the record keeps of a release, see release.lua
+--            A task that is to be completed, and whose pipeline has more steps, goes on to the next one instead: with the
+--            result as its body, or else with the body that it has.
 --            claim           true: a dispatcher claims the attempt; window: within how many ms it records what the
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
@@ -46,7 +52,7 @@
 --          the latter. Blobs are those that the record named before; a replay does not know them
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
---          {'finished' | 'stale' | 'state' | 'bodiless', record}   refused: nothing changed
+--          {'finished' | 'stale' | 'state' | 'bodiless' | 'resultless', record}   refused: nothing changed
 --          A replay is answered as the first time.
 -- @include common/now_ms
 -- @include task/append_event
@@ -105,9 +111,14 @@ end
 if arg.allowed_from then
   local allowed = false
   for _, state in ipairs(arg.allowed_from) do allowed = allowed or state == rec.s end
+  if arg.deferred and allowed then
+    allowed = rec.E and rec.E[1] == arg.to
+    brief = allowed and rec.E[2]
+  end
   if not allowed then return { 'state', raw } end
 end
 if arg.needs_body and not rec.b then return { 'bodiless', raw } end
+if arg.takes_result and not rec.r then return { 'resultless', raw } end
 
 local now = now_ms(arg.now)
 local state, path, attempt = rec.s, rec.p, rec.a
@@ -127,6 +138,24 @@ if arg.actor == 'client' then
   end
   if ends or rec.E then rec.E = ends and { ends, brief } or nil end
 end
+if rec.N and arg.to == 'completed' and rec.N[1] < rec.N[2] then
+  local steps = cmsgpack.unpack(redis.call('GET', task_key('n:' .. id)))
+  local number, ended = rec.N[1] + 1, arg.deferred and rec.m or now
+  rec.N, rec.E = { number, rec.N[2], arg.op, rec.D and ended - rec.c - rec.D or nil }, nil
+  arg.to, arg.next_step, arg.reason, arg.publishes, arg.due_in = 'created', true, 'next-step', 1, steps[1]
+  arg.path, arg.query, arg.lease = unpack(steps[number + 1])
+  arg.status, arg.long = 'created', nil
+  arg.token = arg.attempt and (arg.result and (arg.result[3] and arg.result[2] or redis.sha1hex(ARGV[2])) or '')
+  if arg.result then
+    if rec.r then
+      rec.r = nil
+      redis.call('DEL', task_key('r:' .. id))
+    end
+    arg.body, arg.result = arg.result, nil
+  elseif rec.r then
+    arg.takes_result, arg.body = true, nil
+  end
+end
 if arg.failed then rec.f = rec.f + 1 end
 if not arg.claim then
   if arg.away and rec.S and not rec.U then rec.f, rec.U = rec.f - 1, true end
@@ -138,7 +167,7 @@ if arg.revive then
   redis.call('DEL', task_key('r:' .. id))
 end
 if arg.next_step then
-  begin_next_step(id, rec, now, arg.revive or arg.attempt)
+  begin_next_step(id, rec, now, arg)
 elseif arg.new_attempt then
   new_attempt(id, rec)
 end
@@ -168,7 +197,7 @@ if arg.progress then rec.P = arg.progress end
 local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
 local is_transition = to ~= state or target ~= path or rec.a ~= attempt
-if is_transition then append_event(rec, now, arg.actor, brief) end
+if is_transition then append_event(rec, now, arg.actor, brief, arg.reason, target ~= path and path) end
 if rec.A and to ~= 'dispatched' then rec.A = nil end
 if is_terminal(to) then
   if rec.E then rec.E = nil end

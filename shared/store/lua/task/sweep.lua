@@ -7,7 +7,8 @@
 --   finished     its completion is to be published (again), or it was kept long enough: remove it
 --
 -- KEYS[1]  the hash tag of the partition
--- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace (ms),
+-- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace,
+--          step_grace (ms),
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
@@ -15,6 +16,7 @@
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
 --          'ended': its deferred end took effect; then also the service time in ms, or false;
 --          blobs: those that the record of a new attempt or an ended task named before;
+--          'next step': the deferred end of a pipeline's step is to take effect, which the caller sees to, see apply.lua;
 --          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
@@ -99,7 +101,12 @@ local function take_next_step(id, rec)
     end
   elseif rec.E and (rec.s ~= 'dispatched' or rec.A) then
     -- Not one that came before the backend accepted the attempt: it was the previous step's, or the dispatcher has died.
-    take_deferred_end(id, rec)
+    if rec.N and rec.E[1] == 'completed' and rec.N[1] < rec.N[2] then
+      set_due(id, now + arg.step_grace)
+      done[#done + 1] = { 'next step', id }
+    else
+      take_deferred_end(id, rec)
+    end
   elseif rec.s == 'created' and rec.w then
     local expired = arg.expired[rec.p]
     if expired and rec.q + expired[1] <= now then

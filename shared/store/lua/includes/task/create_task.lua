@@ -12,6 +12,10 @@ local function create_task(tag, arg, body)
   local key, stored = task_key('t:' .. arg.id), pack_record(rec)
   local keys = { key, stored }
   if rec.b and not rec.b[3] then keys = { key, stored, task_key('b:' .. arg.id), body } end
+  if arg.steps then
+    keys[#keys + 1] = task_key('n:' .. arg.id)
+    keys[#keys + 1] = cmsgpack.pack(arg.steps)
+  end
   if redis.call('MSETNX', unpack(keys)) == 0 then
     local known, raw = load_record(arg.id)
     if known and known.k == arg.op then return { 'created', raw, replay = true } end
@@ -22,7 +26,7 @@ local function create_task(tag, arg, body)
       end
       return { 'exists', raw }
     end
-    -- The body was left behind by a record that was lost.
+    -- The body or the pipeline was left behind by a record that was lost.
     redis.call('MSET', unpack(keys))
   end
   redis.call('SADD', task_key('paths'), rec.p)

@@ -1,19 +1,24 @@
--- The indexes by path and state. They are the counts too, so a count cannot drift.
+-- The indexes by path and state. They are the counts too, so a count cannot drift. A task of a named pipeline is in those of
+-- that name too.
 -- @include common/time_text
 -- @include task/keys
 
-local function add_to_index(id, rec)
+local function add_to_index(id, rec, path)
+  path = path or rec.p
   if rec.s == 'created' and rec.q ~= rec.c then
-    redis.call('ZADD', task_key('z:' .. rec.p .. ':again'), time_text(rec.c), id)
-    redis.call('ZADD', task_key('z:' .. rec.p .. ':since'), time_text(rec.q), id)
+    redis.call('ZADD', task_key('z:' .. path .. ':again'), time_text(rec.c), id)
+    redis.call('ZADD', task_key('z:' .. path .. ':since'), time_text(rec.q), id)
   else
-    redis.call('ZADD', task_key('z:' .. rec.p .. ':' .. rec.s), time_text(rec.c), id)
+    redis.call('ZADD', task_key('z:' .. path .. ':' .. rec.s), time_text(rec.c), id)
   end
+  if rec.Y and path ~= rec.Y then add_to_index(id, rec, rec.Y) end
 end
 
-local function remove_from_index(id, rec)
-  if redis.call('ZREM', task_key('z:' .. rec.p .. ':' .. rec.s), id) == 0 and rec.s == 'created' then
-    redis.call('ZREM', task_key('z:' .. rec.p .. ':again'), id)
-    redis.call('ZREM', task_key('z:' .. rec.p .. ':since'), id)
+local function remove_from_index(id, rec, path)
+  path = path or rec.p
+  if redis.call('ZREM', task_key('z:' .. path .. ':' .. rec.s), id) == 0 and rec.s == 'created' then
+    redis.call('ZREM', task_key('z:' .. path .. ':again'), id)
+    redis.call('ZREM', task_key('z:' .. path .. ':since'), id)
   end
+  if rec.Y and path ~= rec.Y then remove_from_index(id, rec, rec.Y) end
 end

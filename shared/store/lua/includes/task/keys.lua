@@ -7,7 +7,9 @@
 --   <tag>b:<id>             string   the request body, up to the inline limit
 --   <tag>r:<id>             string   the result, up to the inline limit
 --   <tag>k:<id>             string   the checkpoint, up to the inline limit, see checkpoint.lua
---   <tag>z:<path>:<state>   zset     ids by the time of creation
+--   <tag>n:<id>             string   the steps of its pipeline, packed: {deadline in ms of one that begins, {path, query,
+--                                    lease in ms}, …}
+--   <tag>z:<path>:<state>   zset     ids by the time of creation; <path> is an endpoint's, or the name of a pipeline
 --   <tag>z:<path>:again     zset     the same for tasks that wait anew, after a next step or a replay; these are not in
 --                                    'created'
 --   <tag>z:<path>:since     zset     the tasks in 'again' by the time they entered the queue

@@ -30,6 +30,10 @@
 --   E  an end that was reported and takes effect if no other report follows: {state, brief}
 --   R  the last attempt that its backend gave back, and how many it gave back in a row without a failure: {attempt, count}
 --   L  how often the lease of this attempt is doubled
+--   N  where it is in its pipeline: {step, steps, the operation that ended the step before, how long its backend took in
+--      ms}; the last two from the second step on
+--   Y  the name of its pipeline, if that has one
+--   M  the attempts that sent it on to another step, and by what: {{attempt, token}, …}
 -- @include task/keys
 
 local function pack_record(rec)
