@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from cache_manager.operation_outcomes import BodyTooLarge, IdempotencyKeyReused, Unacceptable
 from cache_manager.schemas import TaskView
-from cache_manager.task_service import BodyTooLarge, IdempotencyKeyReused, Unacceptable
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
 from shared.tasks.outcomes import Applied, Created, Draining, Existing, Full, Refusal, Refused
@@ -128,6 +128,7 @@ def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
     detail = {
         Refusal.FINISHED: f"The task is {refused.task.state} and stays so.",
         Refusal.STALE: f"The update speaks for another attempt than the current one, {refused.task.attempt}.",
+        Refusal.RESULTLESS: "The task has no result that could become the next step's body.",
     }.get(refused.reason, "The task's state does not allow it.")
     return Problem(
         409,

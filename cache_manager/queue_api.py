@@ -25,10 +25,11 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
     queues = services.store.queues
     if path := parse.queue_path(req):
         depth, status = await _read(path, services)
-        if services.registry.endpoint_of(path) is None and not _is_used(path, depth, status, services):
+        is_known = services.registry.endpoint_of(path) is not None or path in services.registry.pipelines
+        if not is_known and not _is_used(path, depth, status, services):
             raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
         return json_response(QueueDepth.of(path, depth, status).model_dump(by_alias=True))
-    depths = await queues.depths()
+    depths = await _all_depths(services)
     paths = sorted(depths)
     statuses = await asyncio.gather(*map(queues.status, paths))
     found = [QueueDepth.of(path, depths[path], status) for path, status in zip(paths, statuses, strict=True)]
@@ -44,6 +45,16 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
     return json_response(
         QueueDepth.of(endpoint.path, *await _read(endpoint.path, services)).model_dump(by_alias=True)
     )
+
+
+async def _all_depths(services: Services) -> dict[str, Depth]:
+    """Of all paths that have tasks, and of the pipelines that have a name and tasks."""
+    queues = services.store.queues
+    of_paths, *of_pipelines = await asyncio.gather(
+        queues.depths(), *(queues.depths(name) for name in services.registry.pipelines)
+    )
+    named = {name: depth for of_name in of_pipelines for name, depth in of_name.items() if depth != Depth()}
+    return {**of_paths, **named}
 
 
 async def _check_is_no_mere_prefix(endpoint: Endpoint, services: Services) -> None:

@@ -123,10 +123,11 @@ def idempotency_key(req: func.HttpRequest) -> str | None:
     return key
 
 
-def fingerprint(content_type: str, query: str, body: bytes, encoding: str = "") -> str:
+def fingerprint(content_type: str, query: str, body: bytes, encoding: str = "", pipeline: str = "") -> str:
     """What tells whether two submits with the same idempotency key are the same."""
-    # Neither a content type nor a query has a line break.
+    # None of these has a line break.
     kind = f"{content_type}\nContent-Encoding: {encoding}" if encoding else content_type
+    kind = f"{kind}\nPipeline: {pipeline}" if pipeline else kind
     return hashlib.sha256(b"\n".join((kind.encode(), query.encode(), body))).hexdigest()[:32]
 
 

@@ -17,7 +17,7 @@ from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import Applied, Outcome, QueuePosition
-from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, BackendStatus, Event, State, Task
+from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, BackendStatus, State, Task
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """ISO 8601 in UTC."""
@@ -110,6 +110,13 @@ class TaskUpsert(LegacyModel):
     def state(self) -> State | None:
         return State(self.backend_status) if self.backend_status else None
 
+    @property
+    def end_told(self) -> State | None:
+        """The end that only the text tells. A service that sends its attempt says so in ``BackendStatus``."""
+        if self.attempt is not None or self.status is None or (self.state and self.state.is_terminal):
+            return None
+        return status_texts.end_told(self.status)
+
 
 class TaskView(BaseModel):
     """A task as clients see it. The first eight members come from the legacy platform."""
@@ -149,6 +156,12 @@ class TaskView(BaseModel):
     """How long the model service may be silent once it has the task, before it is taken for dead."""
     progress: float | None
     """How far the attempt is, 0 to 1. Null if the model service does not tell."""
+    step: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Which step of its pipeline the task is in, 1 for the first. Absent if it was submitted without one."""
+    steps: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How many steps its pipeline has."""
+    pipeline: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The name of its pipeline. Absent if that has none."""
     max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     """The largest body or result that the app takes. Only in an answer 202."""
 
@@ -183,6 +196,9 @@ class TaskView(BaseModel):
             priority=task.priority,
             lease_seconds=task.lease_s,
             progress=task.progress,
+            step=task.place.step if task.place else None,
+            steps=task.place.steps if task.place else None,
+            pipeline=task.pipeline or None,
             queue_position=position.ahead + 1 if position else None,
             estimated_start=(
                 iso(round((time.time() + position.wait_s) * 1000))
@@ -212,39 +228,6 @@ class TaskList(BaseModel):
     """A page may have fewer tasks than the limit, even none, and not be the last."""
     next_cursor: str | None
     """The ``cursor`` of the next page. Null on the last page."""
-
-
-class HistoryEntry(BaseModel):
-    """One transition of a task."""
-
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
-
-    timestamp: IsoTime
-    state: Literal["created", "dispatched", "running", "completed", "failed", "cancelled"]
-    status: str
-    attempt: int
-    actor: str = Field(serialization_alias="Who")
-    progress: float | None = Field(default=None, exclude_if=lambda value: value is None)
-
-    @classmethod
-    def of(cls, event: Event, progress: float | None = None) -> Self:
-        return cls(
-            progress=progress,
-            timestamp=iso(event.at_ms),
-            state=event.state.value,
-            status=event.status,
-            attempt=event.attempt,
-            actor=event.actor,
-        )
-
-
-class TaskHistory(BaseModel):
-    """All transitions, oldest first. A very long history has the first and the last 31."""
-
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
-
-    task_id: str
-    events: list[HistoryEntry]
 
 
 class ConflictDocument(ProblemDocument):

@@ -11,6 +11,7 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.history import TaskHistory
 from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of
 from cache_manager.owner import service_for
 from cache_manager.schemas import (
@@ -18,23 +19,21 @@ from cache_manager.schemas import (
     HeartbeatOutcome,
     HeartbeatOutcomes,
     Heartbeats,
-    HistoryEntry,
-    TaskHistory,
     TaskList,
     TaskRelease,
     TaskView,
 )
 from cache_manager.stored_response import CHECKPOINT, RESULT, Stored, stored_response
+from cache_manager.submitting import Way, next_endpoint, sent_on, way
 from shared import telemetry
 from shared.bodies import BodyMissing
-from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing, Outage, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
-from shared.tasks.task import NewTask, State, Task
+from shared.tasks.task import NewTask, PipelineStep, State, Task
 
 _LONGEST_RETRY_AFTER_S: Final = 30
 _IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
@@ -49,6 +48,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     heartbeat = "v1/tasks/{id}/heartbeat"
     functions.add("TaskHeartbeat", task_heartbeat, route=heartbeat, methods=["POST"], takes_body=True)
     functions.add("TaskHeartbeats", task_heartbeats, route="v1/heartbeats", methods=["POST"], takes_body=True)
+    following = "v1/tasks/{id}/next/{*path}"
+    functions.add("NextStep", next_step, route=following, methods=["POST"], takes_body=True, query=None)
     functions.add("ReleaseTask", release_task, route="v1/tasks/{id}/release", methods=["POST"], takes_body=True)
     listing = ["path", "status", "limit", "cursor"]
     functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
@@ -61,10 +62,10 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    endpoint = parse.endpoint(parse.submitted_path(req), parse.backend_query(req.url), services.registry)
+    endpoints = way(req, services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
-    new = await _new_task(req, endpoint, content_type, key, service.owner or "")
+    new = await _new_task(req, endpoints, content_type, key, service.owner or "")
     created = await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
     task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
@@ -125,6 +126,17 @@ async def release_task(req: func.HttpRequest, services: Services) -> func.HttpRe
     )
 
 
+async def next_step(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    endpoint = next_endpoint(req, services.registry)
+    content_type, encoding = parse.content_type(req), parse.content_encoding(req)
+    service, attempt = service_for(req, services), parse.required_attempt(req)
+    sent = await sent_on(req, endpoint, content_type, encoding)
+    outcome = await service.send_on(
+        parse.task_id(req), attempt, endpoint, sent, content_type, req.get_body(), encoding
+    )
+    return _outcome_response(outcome, services)
+
+
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     listing = Listing(
@@ -143,10 +155,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task = task_of(await service_for(req, services).find(parse.task_id(req)))
-    *earlier, last = task.history
-    events = [*map(HistoryEntry.of, earlier), HistoryEntry.of(last, task.progress)]
-    history = TaskHistory(task_id=task.id, events=events)
-    return json_response(history.model_dump(by_alias=True))
+    return json_response(TaskHistory.of(task).model_dump(by_alias=True))
 
 
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -194,19 +203,20 @@ async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> fu
             task = now  # another one has replaced it meanwhile
 
 
-async def _new_task(
-    req: func.HttpRequest, endpoint: Endpoint, content_type: str, key: str | None, owner: str
-) -> NewTask:
+async def _new_task(req: func.HttpRequest, way: Way, content_type: str, key: str | None, owner: str) -> NewTask:
+    route = way.route
+    endpoint = route.endpoints[0]
     # In a thread: it takes a while for a large body, and other requests must not stand still.
     fingerprint = (
         await asyncio.to_thread(
-            parse.fingerprint, content_type, endpoint.query, req.get_body(), parse.content_encoding(req)
+            parse.fingerprint, content_type, endpoint.query, req.get_body(), parse.content_encoding(req), way.asked
         )
         if key
         else ""
     )
+    steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
-        str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{owner}\n{endpoint.path}\n{key}")) if key else new_task_id(),
+        str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{owner}\n{route.path}\n{key}")) if key else new_task_id(),
         endpoint.path,
         endpoint.backend.lease_s,
         query=endpoint.query,
@@ -214,6 +224,8 @@ async def _new_task(
         fingerprint=fingerprint,
         owner=owner,
         priority=parse.priority(req),
+        steps=[PipelineStep(step.path, step.query, step.backend.lease_s) for step in steps],
+        pipeline=route.name,
     )
 
 

@@ -9,6 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cache_manager.operation_outcomes import (
+    BodyTooLarge,
+    IdempotencyKeyReused,
+    SubmitOutcome,
+    Unacceptable,
+    UpsertOutcome,
+)
 from cache_manager.schemas import Heartbeat, TaskHeartbeat, TaskRelease, TaskUpsert
 from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyMissing
@@ -16,8 +23,7 @@ from shared.dispatch.registry import Endpoint, UnknownBackend
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
-from shared.store import Listing, Page, QueueStatus, StoreUnavailable
-from shared.tasks import status_texts
+from shared.store import Listing, Page, QueueStatus, SentOn, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -40,26 +46,6 @@ STATUS_CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 
 
 @value
-class Unacceptable:
-    """A request that makes no sense, though each of its members is valid. ``pointer`` names the member to change."""
-
-    pointer: str
-    detail: str
-
-
-@value
-class BodyTooLarge:
-    limit_bytes: int
-
-
-@value
-class IdempotencyKeyReused:
-    """An earlier request with the same key had another body; it made this task."""
-
-    task: Task
-
-
-@value
 class _Upsert:
     """What a legacy client asks for, with the parts of it that are too large for Redis already stored elsewhere.
 
@@ -77,10 +63,6 @@ class _Upsert:
     inline_body: bytes
     status: str | None
     long_status: LongStatus | None
-
-
-SubmitOutcome = Created | Existing | Full | Draining | BodyTooLarge | IdempotencyKeyReused
-UpsertOutcome = Task | Refused | Full | Draining | BodyTooLarge | Unacceptable
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +158,36 @@ class TaskService:
         if isinstance(content, BodyTooLarge):
             return content
         outcome = await self.services.store.put_checkpoint(task_id, content, data, attempt=attempt, owner=self.owner)
+        return await self._after_put(content, outcome)
+
+    async def send_on(
+        self,
+        task_id: str,
+        attempt: int,
+        endpoint: Endpoint,
+        sent_on: SentOn,
+        content_type: str,
+        data: bytes,
+        encoding: str,
+    ) -> Outcome | BodyTooLarge:
+        """Send a task on to another endpoint, as the model service wishes that has the attempt."""
+        content = None
+        if sent_on.body == "given":
+            content = await self._store_body(task_id, content_type, data, encoding)
+            if isinstance(content, BodyTooLarge):
+                return content
+        outcome = await self.services.store.next_step(
+            task_id,
+            lease_s=endpoint.backend.lease_s,
+            sent_on=sent_on,
+            status=State.CREATED.value,
+            attempt=attempt,
+            path=endpoint.path,
+            query=endpoint.query,
+            body=content,
+            inline_body=data,
+            owner=self.owner,
+        )
         return await self._after_put(content, outcome)
 
     async def find(self, task_id: str) -> Task | None:
@@ -354,7 +366,7 @@ class TaskService:
                 status=upsert.status,
                 long_status=upsert.long_status,
                 attempt=request.attempt,
-                told=_end_told(request),
+                told=request.end_told,
                 path=path,
                 query=query,
                 body=upsert.body,
@@ -401,10 +413,10 @@ class TaskService:
         origin = outcome.origin if isinstance(outcome, Applied) else None
         await self.services.dispatcher.take_told((origin or outcome.task).path, self.told)
 
-    async def _after_put(self, content: Content, outcome: Outcome) -> Outcome:
+    async def _after_put(self, content: Content | None, outcome: Outcome) -> Outcome:
         await self._take_told(outcome)
         if isinstance(outcome, Applied):
-            await self.services.dispatcher.after_transition(outcome)
+            await self._publish_if_granted(outcome)
         await self._discard_unless_named(content, outcome.task)
         return outcome
 
@@ -423,13 +435,6 @@ class TaskService:
         # In a thread: it takes a while for a large text.
         digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         return LongStatus(content.size_bytes, content.blob, digest)
-
-
-def _end_told(report: TaskUpsert) -> State | None:
-    """The end that only the report's text tells. A service that sends its attempt says so in ``BackendStatus``."""
-    if report.attempt is not None or report.status is None or (report.state and report.state.is_terminal):
-        return None
-    return status_texts.end_told(report.status)
 
 
 def _unless_unavailable(outcome: Outcome | BaseException) -> Outcome | None:

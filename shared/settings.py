@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from shared.backend_settings import BackendsSettings, parse_backends
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
@@ -36,37 +38,6 @@ _HOST_JSON: Final = Path(__file__).parent.parent / "host.json"
 
 class SettingsError(Exception):
     """Raised if the environment does not describe a working app. It names the settings, never their values."""
-
-
-class BackendSettings(BaseModel):
-    """One entry of ``BACKENDS``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str
-    lease_s: float | None = Field(default=None, gt=0)
-    """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
-    limit: int | None = Field(default=None, ge=1)
-    """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
-    endpoints: list[str] | None = Field(default=None, min_length=1)
-    """The paths that the model service has. None: any path below the prefix."""
-    busy: list[Annotated[int, Field(ge=400, le=599)]] = []
-    """The statuses, beside 429 and 503, by which it says that it has no room."""
-    answer: Literal["acceptance", "result"] = "acceptance"
-    """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
-
-
-def _parse_backends(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed: Any = json.loads(value or "{}")
-    except ValueError:
-        raise ValueError("must be a JSON object of path prefix → base URL") from None
-    if not isinstance(parsed, dict):
-        raise ValueError("must be a JSON object of path prefix → base URL")
-    entries = cast("dict[str, Any]", parsed)
-    return {path: {"url": entry} if isinstance(entry, str) else entry for path, entry in entries.items()}
 
 
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
@@ -130,11 +101,11 @@ class Settings(BaseModel):
         description="Address of Entra ID. A sovereign cloud has another one.",
         pattern=r"^https?://[^/?#\s@]+$",
     )
-    backends: Annotated[dict[str, BackendSettings], BeforeValidator(_parse_backends)] = Field(
-        default_factory=dict,
+    backends: Annotated[BackendsSettings, BeforeValidator(parse_backends)] = Field(
+        default_factory=BackendsSettings,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …}`. '
-        "The app never calls anything outside this registry.",
+        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …}`; and `"pipelines"` → '
+        "name → endpoints. The app never calls anything outside this registry.",
     )
     backend_base_url: str | None = Field(
         default=None,
@@ -325,7 +296,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_backend(self) -> Self:
-        if not self.backends and not self.backend_base_url:
+        if not self.backends.entries and not self.backend_base_url:
             raise ValueError("BACKENDS or BACKEND_BASE_URL must name at least one model service")
         return self
 
@@ -416,7 +387,8 @@ class Settings(BaseModel):
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
-    name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in location[1:])
+    keys = location[2:] if location[1:2] == ("entries",) else location[1:]
+    name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in keys)
     return f"setting {name}: {message.removeprefix('Value error, ')}"
 
 

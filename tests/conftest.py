@@ -28,6 +28,9 @@ IN_A_HURRY = {
     "MAX_ATTEMPTS": "7",
 }
 
+NAMED_PIPELINE = "/v1/named/whole"
+NAMED_STEPS = ("/v1/test/named/detect", "/v1/foreign/named/classify")
+
 SLOWEST_FIRST = (
     "test_dev.py",
     "faults",
@@ -106,6 +109,7 @@ def stack(
             "/v1/test": backend.url,
             "/v1/listed": {"url": backend.url, "endpoints": ["/v1/listed/model"]},
             "/v1/foreign": {"url": backend.url, "answer": "result", "busy": [409]},
+            "pipelines": {NAMED_PIPELINE: [f"{NAMED_STEPS[0]}?min=0.5", NAMED_STEPS[1]]},
             "/v1/dead": f"http://127.0.0.1:{free_port()}",
         },
         with_model=False,

@@ -150,18 +150,18 @@ def test_every_kind_of_problem_is_in_the_api_page():
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
 
 
-class WordCount(ChildProcess):
-    """The example model service of ``docs/model-services.md``."""
+class Example(ChildProcess):
+    """The example service of a page: the one block of Python under a heading."""
 
-    def __init__(self, directory: Path, stack: Stack, port: int) -> None:
-        page = (ROOT / "docs" / "model-services.md").read_text()
-        section = page.partition("\n## A minimal one\n")[2].partition("\n## ")[0]
+    def __init__(self, page: str, heading: str, directory: Path, stack: Stack, port: int) -> None:
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
         [source] = [text for language, text in _CODE_BLOCK.findall(section) if language == "python"]
-        script = directory / "word_count.py"
+        script = directory / f"{page}.py"
         script.write_text(source)
         environment = {"PORT": str(port), "BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key}
-        log_path = directory / "word_count.log"
-        super().__init__("word_count.py", [sys.executable, script], log_path=log_path, environment=environment)
+        log_path = directory / f"{page}.log"
+        super().__init__(script.name, [sys.executable, script], log_path=log_path, environment=environment)
         self._address = f"http://127.0.0.1:{port}"
 
     def is_ready(self) -> bool:
@@ -172,15 +172,25 @@ class WordCount(ChildProcess):
         return True
 
 
-@pytest.fixture
-def app_of_example(tmp_path: Path, azurite: Azurite) -> Iterator[httpx.Client]:
-    port = free_port()
-    backends = {"/v1/words": f"http://127.0.0.1:{port}"}
+@pytest.fixture(scope="module")
+def stack_of_examples(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Stack]:
+    directory, words, text = tmp_path_factory.mktemp("examples"), free_port(), free_port()
+    backends = {
+        "/v1/words": f"http://127.0.0.1:{words}",
+        "/v1/text": f"http://127.0.0.1:{text}",
+        "pipelines": {"/v1/count": ["/v1/text/split", "/v1/text/count"]},
+    }
     with (
-        Stack(tmp_path / "stack", azurite=azurite, backends=backends, with_model=False) as stack,
-        WordCount(tmp_path, stack, port),
-        stack.client() as client,
+        Stack(directory / "stack", azurite=azurite, backends=backends, with_model=False) as stack,
+        Example("model-services", "A minimal one", directory, stack, words),
+        Example("pipelines", "Try it", directory, stack, text),
     ):
+        yield stack
+
+
+@pytest.fixture
+def app_of_example(stack_of_examples: Stack) -> Iterator[httpx.Client]:
+    with stack_of_examples.client() as client:
         yield client
 
 
@@ -195,3 +205,43 @@ def test_the_example_model_service_does_what_its_page_says(app_of_example: httpx
         "failed",
         "failed - the body is not UTF-8 text",
     )
+
+
+def test_the_commands_of_the_page_on_pipelines_answer_what_it_says(stack_of_examples: Stack, tmp_path: Path):
+    page = (ROOT / "docs" / "pipelines.md").read_text()
+    [block] = [text for language, text in _CODE_BLOCK.findall(page) if language == "console" and "task.json" in text]
+    environment = {**os.environ, "API": f"{stack_of_examples.url}/api", "KEY": stack_of_examples.key}
+    commands, expected = _commands_and_answers(block)
+    # The commands' own text is not shown: each is followed by a mark, behind which its answer ends.
+    script = "".join(f"{command}\necho; echo {_MARK}\n" for command in commands)
+    shown = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    answers = [answer.strip() for answer in shown.stdout.split(_MARK)]
+    assert len(expected) == 4
+    for command, answer, pattern in zip(commands, answers, expected, strict=False):
+        assert re.fullmatch(pattern, answer, re.DOTALL), (command, answer)
+
+
+def test_the_pipeline_with_a_name_counts_what_its_steps_do(app_of_example: httpx.Client):
+    counted = app_of_example.post("/api/v1/submit/v1/count", content="to be", headers={"Prefer": "wait=60"})
+    assert (counted.status_code, counted.json()["Pipeline"]) == (200, "/v1/count")
+    assert app_of_example.get(counted.headers["Location"] + "/result").content == b"2 words"
+
+
+_MARK = "--- end of an answer ---"
+
+
+def _commands_and_answers(block: str) -> tuple[list[str], list[str]]:
+    """The commands of a block, and patterns of what the page shows as their answers; an ellipsis is any text."""
+    commands: list[str] = []
+    patterns: list[str] = []
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        lines = part.rstrip("\n").split("\n")
+        size = 1
+        # A command goes on behind a backslash, and within quotes.
+        while lines[size - 1].endswith("\\") or "\n".join(lines[:size]).count("'") % 2:
+            size += 1
+        commands.append("\n".join(lines[:size]))
+        patterns.append(".*".join(re.escape(text) for text in re.split(r" ?… ?", "\n".join(lines[size:]))))
+    return commands, patterns

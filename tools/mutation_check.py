@@ -200,7 +200,7 @@ MUTATIONS = [
                 "an end kept aside goes",
                 f"{TASK}/apply.lua",
                 "rec.D and ended - rec.c - rec.D or nil }, nil",
-                "0 }, rec.E",
+                "rec.D and ended - rec.c - rec.D or nil }, rec.E",
             ),
             ("no end that was taken back leads on", f"{TASK}/apply.lua", "rec.E and rec.E[1] == arg.to", "rec.E"),
             (
@@ -316,9 +316,9 @@ MUTATIONS = [
             ),
             (
                 "a text with an attempt tells no end",
-                "cache_manager/task_service.py",
-                "report.attempt is not None or report.status is None",
-                "report.status is None",
+                "cache_manager/schemas.py",
+                "self.attempt is not None or self.status is None",
+                "self.status is None",
             ),
             (
                 "an end that the text tells waits for the next report",
@@ -524,6 +524,20 @@ MUTATIONS = [
         "endpoint is None or not endpoint.is_registered",
         "endpoint is None",
         ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "pipeline: its name is no endpoint",
+        "shared/dispatch/registry.py",
+        "if path in self._pipelines:",
+        "if False:",
+        ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "pipeline: it is part of what an idempotency key stands for",
+        "cache_manager/request_parsing.py",
+        "if pipeline else kind",
+        "if False else kind",
+        ("tests/contract/test_v1_pipelines.py", "-k", "idempotency"),
     ),
     Mutation(
         "status: another text drops a long one",

@@ -1,4 +1,5 @@
-"""Writes ``docs/openapi.json``: ``python -m tools.openapi``.
+"""Writes ``docs/openapi.json``: ``python -m tools.openapi``. With ``--pipelines`` it prints the document with a path
+for each pipeline that has a name in the environment's ``BACKENDS``.
 
 Routes and methods come from the rooms' functions, schemas from their models. This module adds the rest. A function
 without an operation, or an operation without a function, is an error.
@@ -7,6 +8,9 @@ without an operation, or an operation without a function, is an error.
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +28,7 @@ import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
 from cache_manager.health import Health
+from cache_manager.history import TaskHistory
 from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN
 from cache_manager.schemas import (
     MAX_HEARTBEATS,
@@ -34,15 +39,16 @@ from cache_manager.schemas import (
     QueueDepth,
     QueueDepthList,
     QueueSettings,
-    TaskHistory,
     TaskList,
     TaskRelease,
     TaskUpsert,
     TaskView,
 )
+from cache_manager.submitting import NEXT_BODY_HEADER, PIPELINE_HEADER
 from request_reporter.api import ProcessingReport
+from shared.backend_settings import MAX_STEPS
 from shared.dispatch.dispatcher import Dispatched
-from shared.dispatch.registry import MAX_PATH_CHARS
+from shared.dispatch.registry import MAX_PATH_CHARS, BackendRegistry
 from shared.events.publisher import DISPATCH_EVENT
 from shared.http.problems import ProblemDocument
 from shared.services import ServicesByLoop
@@ -492,6 +498,22 @@ IF_RANGE = parameter(
 )
 ENDPOINT_PATH: Json = {"required": True, "x-ms-skip-url-encoding": True}
 """A path parameter of several segments. Whether a client escapes its slashes does not matter."""
+NEXT_PATH = parameter(
+    "path",
+    "path",
+    "The path of the endpoint that the task goes to. Its slashes may come as `%2F`.",
+    TEXT,
+    "v1/landcover/vectorize",
+    **ENDPOINT_PATH,
+)
+NEXT_BODY_HEADER_PARAMETER = parameter(
+    "header",
+    NEXT_BODY_HEADER,
+    "What becomes the body of the next step, if the request brings none: the stored result, or the body that the "
+    "task has. The app moves neither through itself.",
+    {"type": "string", "enum": ["result", "current"]},
+    "result",
+)
 QUEUE_PATH = parameter(
     "path", "path", "The endpoint's path. Its slashes may come as `%2F`.", TEXT, PATH, **ENDPOINT_PATH
 )
@@ -550,6 +572,15 @@ OPERATIONS: list[Operation] = [
                 "this header.",
                 TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
                 "7",
+            ),
+            parameter(
+                "header",
+                PIPELINE_HEADER,
+                f"The paths of up to {MAX_STEPS} more endpoints, with commas between, each with its query string if "
+                "it has one. When a model service completes its step, the task goes on to the next one, with the "
+                "result as its body.",
+                TEXT | {"pattern": "^/"},
+                "/v1/landcover/vectorize?simplify=2, /v1/landcover/publish",
             ),
             parameter(
                 "header",
@@ -646,6 +677,8 @@ OPERATIONS: list[Operation] = [
                             "Status": "created",
                             "Attempt": 1,
                             "Who": "client",
+                            "EndpointPath": CREATED["EndpointPath"],
+                            "Reason": "submit",
                         }
                     ],
                 },
@@ -755,6 +788,36 @@ OPERATIONS: list[Operation] = [
         responses={
             200: response("The task waits again, or has failed.", schema(TaskView), CREATED | {"Attempt": 2}),
             400: invalid("X-Task-Attempt", "it is missing"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+        },
+    ),
+    Operation(
+        "NextStep",
+        "POST",
+        "/v1/tasks/{id}/next/{path}",
+        TASKS,
+        "Send a task on to another endpoint",
+        description="For model services. The task keeps its id and goes to the end of that endpoint's queue, as a "
+        "new attempt, with the body and the query string of the request. A repeated request is answered as the first "
+        "one.",
+        parameters=(
+            TASK_ID_IN_PATH,
+            NEXT_PATH,
+            REQUIRED_ATTEMPT_HEADER,
+            NEXT_BODY_HEADER_PARAMETER,
+            CONTENT_ENCODING,
+            *TOLD_SLOTS,
+        ),
+        body=any_body("The body for the next step: any bytes, or none."),
+        responses={
+            200: response(
+                "The task waits at that endpoint.",
+                schema(TaskView),
+                CREATED | {"Attempt": 2} | dict.fromkeys(("Endpoint", "EndpointPath"), "/v1/landcover/vectorize"),
+                headers=TASK_HEADERS,
+            ),
+            400: invalid("path", "no backend is registered for this path"),
             404: common("NoSuchTask"),
             409: common("Conflict"),
         },
@@ -1251,6 +1314,27 @@ def generate() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def with_pipelines(document: str, backends: str) -> str:
+    """The document with an operation for each pipeline in *backends*, the value of ``BACKENDS``: a submit to it.
+
+    Raises:
+        SettingsError: there is no such registry.
+    """
+    settings = Settings.from_env({**SETTINGS, "BACKENDS": backends})
+    described: Json = json.loads(document)
+    submit = described["paths"]["/v1/submit/{path}"]["post"]
+    for name in BackendRegistry(settings).pipelines:
+        described["paths"][f"/v1/submit{name}"] = {
+            "post": {
+                **submit,
+                "operationId": "Submit" + "".join(part.capitalize() for part in re.findall(r"[A-Za-z0-9]+", name)),
+                "summary": f"Submit a task to {name}",
+                "parameters": [each for each in submit["parameters"] if each["in"] != "path"],
+            }
+        }
+    return json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+
+
 def _schemas() -> Json:
     _, definitions = models_json_schema(
         [
@@ -1333,4 +1417,7 @@ def _check_complete() -> None:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(generate())
+    if "--pipelines" in sys.argv[1:]:
+        sys.stdout.write(with_pipelines(generate(), os.environ.get("BACKENDS", "")))
+    else:
+        TARGET.write_text(generate())

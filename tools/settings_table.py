@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from shared.backend_settings import BackendsSettings
 from shared.settings import Settings
 
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -52,7 +53,7 @@ def with_table(page: str) -> str:
 def _value(schema: dict[str, Any]) -> str:
     kind = next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), schema)
     bounds = ", ".join(f"{sign} {kind[name]:.15g}" for name, sign in _BOUNDS.items() if name in kind)
-    name = "secret" if kind.get("format") == "password" else _KINDS[kind["type"]]
+    name = "secret" if kind.get("format") == "password" else _KINDS[kind.get("type", "object")]
     return f"{name}, {bounds}" if bounds else name
 
 
@@ -61,7 +62,7 @@ def _default(name: str) -> str:
     if field.is_required():
         return "**required**"
     default = field.get_default(call_default_factory=True)
-    if default in (None, {}, "") or isinstance(default, SecretStr):
+    if default in (None, {}, "", BackendsSettings()) or isinstance(default, SecretStr):
         return "none"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -312,13 +312,13 @@ class Dispatcher:
         except BlobsUnavailable:
             return await self._return_to_queue(task, ResultUnstored())
         outcome = await self._store.complete(task, content, answer.data, status=answer.status, backend=backend)
-        if isinstance(outcome, Applied):
-            await self.after_transition(outcome)
-        else:
-            # The attempt was overtaken, or its result was stored before the answer to that was lost.
-            if outcome.task is None or outcome.task.result != content:
-                await self._bodies.discard(content)
+        if not isinstance(outcome, Applied):
             self.dispatch_granted(outcome.granted)
+        elif await self.after_transition(outcome, but=SlotGrant.of(outcome.task)):
+            await self.begin(outcome.task)  # in the next step of its pipeline
+        # The attempt was overtaken, or its result was stored before the answer to that was lost.
+        if outcome.task is None or content not in (outcome.task.result, outcome.task.body):
+            await self._bodies.discard(content)
         return Dispatched.COMPLETED
 
     async def _record(

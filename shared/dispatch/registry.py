@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from shared.settings import BackendSettings, Settings, SettingsError
+from shared.backend_settings import BackendSettings
+from shared.settings import Settings, SettingsError
 
 MAX_PATH_CHARS: Final = 256
 MAX_QUERY_CHARS: Final = 2048
@@ -27,6 +29,7 @@ _DOTS: Final = frozenset((".", ".."))
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~:@+,=-]|%[0-9A-Fa-f]{2})+)+/?")
 """How an operator writes a path: a stray character is more likely an error than part of it."""
 _BLANK_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_PIPELINES: Final = "BACKENDS['pipelines']"
 _PLATFORM = ipaddress.ip_address("168.63.129.16")
 """Azure's wire server, which every machine there can reach."""
 
@@ -76,22 +79,77 @@ class Endpoint:
         return self.backend.base_url + self.path + (f"?{self.query}" if self.query else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a task goes that is submitted: to one endpoint, or through those of a pipeline.
+
+    Attributes:
+        name: that of the pipeline; empty if it has none.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    name: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path that it was submitted to."""
+        return self.name or self.endpoints[0].path
+
+    @property
+    def is_pipeline(self) -> bool:
+        return bool(self.name) or len(self.endpoints) > 1
+
+
 class BackendRegistry:
-    """Backends by path prefix; the longest prefix wins, on whole segments.
+    """Backends by path prefix; the longest prefix wins, on whole segments. And the pipelines that have a name.
 
     Raises:
-        SettingsError: an entry is not a path prefix and an http(s) URL, or its address is forbidden.
+        SettingsError: an entry is not a path prefix and an http(s) URL, or its address is forbidden; a pipeline has a
+            step that is no endpoint, or the name of one.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._allow_loopback = settings.allow_loopback_backends
-        backends = [self._backend(prefix, entry, settings.lease_s) for prefix, entry in settings.backends.items()]
+        backends = [
+            self._backend(prefix, entry, settings.lease_s) for prefix, entry in settings.backends.entries.items()
+        ]
         if len({backend.prefix for backend in backends}) < len(backends):
             raise SettingsError("The app cannot start: setting BACKENDS: it names a path prefix twice.")
         if settings.backend_base_url:
             url = self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url)
             backends.append(Backend("", url, settings.lease_s))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
+        self._pipelines: dict[str, tuple[Endpoint, ...]] = {}
+        named = {_checked_path(_PIPELINES, name): steps for name, steps in settings.backends.pipelines.items()}
+        for name in named:
+            endpoint = self.endpoint_of(name)
+            if endpoint is not None and endpoint.backend.endpoints and endpoint.is_registered:
+                raise SettingsError(f"The app cannot start: setting {_PIPELINES}: {name!r} is an endpoint too.")
+        self._pipelines.update(dict.fromkeys(named, ()))  # no step may be one
+        for name, steps in named.items():
+            self._pipelines[name] = tuple(self._step(name, step) for step in steps)
+
+    @property
+    def pipelines(self) -> Sequence[str]:
+        """The names of those that have one."""
+        return [*self._pipelines]
+
+    def route(self, path: str, query: str = "") -> Route:
+        """Where a task goes that is submitted to *path*: an endpoint, or the name of a pipeline. The query is for the
+        first endpoint, after the one that the pipeline gives it.
+
+        Raises:
+            UnknownBackend: there is no such endpoint or pipeline.
+        """
+        try:
+            name = canonical_path(path)
+            first, *more = self._pipelines.get(name, (None,))
+            if first is None:
+                return Route((self.endpoint(path, query),))
+            query = canonical_query("&".join(part for part in (first.query, query) if part))
+        except Malformed as error:
+            raise UnknownBackend(str(error)) from None
+        return Route((replace(first, query=query), *more), name)
 
     def endpoint(self, path: str, query: str = "") -> Endpoint:
         """The endpoint for *path*, which may be written in any way that means it.
@@ -100,9 +158,12 @@ class BackendRegistry:
             UnknownBackend: none is registered, or the path cannot be one.
         """
         try:
-            endpoint = self.endpoint_of(canonical_path(path), canonical_query(query))
+            path = canonical_path(path)
+            endpoint = self.endpoint_of(path, canonical_query(query))
         except Malformed as error:
             raise UnknownBackend(str(error)) from None
+        if path in self._pipelines:
+            raise UnknownBackend("it is a pipeline, to which tasks can only be submitted")
         if endpoint is None or not endpoint.is_registered:
             raise UnknownBackend("no backend is registered for this path")
         return endpoint
@@ -182,6 +243,14 @@ class BackendRegistry:
             if not backend.serves(path):
                 raise SettingsError(f"The app cannot start: setting {name}: the endpoint {path!r} is not below it.")
         return backend
+
+    def _step(self, pipeline: str, step: str) -> Endpoint:
+        path, _, query = step.partition("?")
+        try:
+            return self.endpoint(path, query)
+        except UnknownBackend as error:
+            name = f"{_PIPELINES}[{pipeline!r}]"
+            raise SettingsError(f"The app cannot start: setting {name}: {step!r}: {error}.") from None
 
     def _checked_base_url(self, name: str, url: str) -> str:
         try:

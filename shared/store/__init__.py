@@ -10,6 +10,7 @@ from shared.store.queue_steps import QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.reports import SentOn
 from shared.store.request_counts import RequestCounts
 from shared.store.requeue import (
     BackendAway,
@@ -41,6 +42,7 @@ __all__ = [
     "RequestCounts",
     "RequeueReason",
     "ResultUnstored",
+    "SentOn",
     "StorePolicy",
     "StoreUnavailable",
     "Swept",

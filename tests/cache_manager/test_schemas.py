@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from cache_manager.schemas import HistoryEntry, QueueSettings, TaskHistory, TaskUpsert, TaskView, iso
+from cache_manager.history import HistoryEntry, TaskHistory
+from cache_manager.schemas import QueueSettings, TaskUpsert, TaskView, iso
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem
 from shared.settings import Settings
 from shared.tasks.outcomes import QueuePosition
-from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, State, Task
+from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, Reason, State, Task
 
 BACKENDS = BackendRegistry(
     Settings.model_validate(
@@ -359,7 +360,7 @@ def test_queue_settings_may_be_null() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_the_history_shows_every_state(state: State) -> None:
-    entry = HistoryEntry.of(Event(1_795_342_364_001, state, 2, "dispatcher", "status"))
+    entry = HistoryEntry.of(Event(1_795_342_364_001, state, 2, "dispatcher", "status", "/v1/a", Reason.ANSWER))
     history = TaskHistory(task_id="7", events=[entry]).model_dump(by_alias=True)
     assert history == {
         "TaskId": "7",
@@ -370,6 +371,8 @@ def test_the_history_shows_every_state(state: State) -> None:
                 "Status": "status",
                 "Attempt": 2,
                 "Who": "dispatcher",
+                "EndpointPath": "/v1/a",
+                "Reason": "answer",
             }
         ],
     }

@@ -63,6 +63,7 @@ REACHED = {
     "HeadCheckpoint": {200, 404},
     "TaskHeartbeats": {200},
     "ReleaseTask": {404, 409},
+    "NextStep": {400, 404, 409},
     "HeadTaskResult": {200, 404},
     "AllQueueDepths": {200},
     "QueueDepths": {200},
@@ -134,7 +135,7 @@ class Ground:
             case.path_parameters["id"] = known_id
         if "taskId" in case.query and known_id:
             case.query["taskId"] = known_id
-        if "path" in case.path_parameters and third < 2:
+        if "path" in case.path_parameters and (third < 2 or operation == "NextStep"):
             # Not the queue that the other requests' tasks stand in: a paused one would have them wait.
             case.path_parameters["path"] = self.path + ("/configured" if operation == "ConfigureQueue" else "")
         if {"cluster", "path"} <= case.query.keys() and third < 2:
@@ -142,6 +143,8 @@ class Ground:
         if case.path == "/v1/submit/{path}" and third == 1:
             case.headers["Prefer"] = "wait=30"
             case.headers.pop("Idempotency-Key", None)
+        if third < 2:
+            case.headers.pop("Pipeline", None)
         if operation == "GetTask" and third == 1:
             case.headers["If-None-Match"] = "*"
         if turn % 6 == 0:
@@ -208,6 +211,22 @@ def test_document_is_valid_openapi_and_names_each_operation_once() -> None:
     ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
     assert set(ids) == REACHED.keys()
+
+
+@pytest.mark.contract("B16.16")
+def test_a_pipeline_with_a_name_has_an_operation_of_its_own() -> None:
+    backends = {"/v1/a": "https://a.example.org", "pipelines": {"/v1/find-all": ["/v1/a/x", "/v1/a/y"]}}
+    written = _python(
+        "import sys; from tools.openapi import with_pipelines; "
+        f"print(with_pipelines(open({str(COMMITTED)!r}).read(), {json.dumps(backends)!r}))"
+    )
+    assert written.returncode == 0, written.stderr
+    document = json.loads(written.stdout)
+    schemathesis.openapi.from_dict(document).validate()
+    operation = document["paths"]["/v1/submit/v1/find-all"]["post"]
+    assert operation["operationId"] == "SubmitV1FindAll"
+    assert "path" not in {parameter["in"] for parameter in operation["parameters"]}
+    assert document["paths"].keys() - DOCUMENT["paths"].keys() == {"/v1/submit/v1/find-all"}
 
 
 @pytest.mark.contract("B0.51")

@@ -64,7 +64,10 @@ def test_history_lists_time_status_attempt_and_actor_of_every_transition(
         ("running", 1, "on it", "client"),
         ("completed", 1, "done", "client"),
     ]
-    assert all(event.keys() == {"Timestamp", "State", "Status", "Attempt", "Who"} for event in events)
+    keys = {"Timestamp", "State", "Status", "Attempt", "Who", "EndpointPath", "Reason"}
+    assert all(event.keys() == keys for event in events)
+    assert {event["EndpointPath"] for event in events} == {path}
+    assert [event["Reason"] for event in events] == ["submit", "claim", "report", "report"]
     times = [event["Timestamp"] for event in events]
     assert all(ISO_TIME.fullmatch(time) for time in times)
     assert times == sorted(times)

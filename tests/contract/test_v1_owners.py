@@ -60,6 +60,7 @@ REQUESTS = [
     ("POST", "/heartbeat"),
     ("POST", "/replay"),
     ("DELETE", ""),
+    ("POST", "/next/v1/test/other"),
 ]
 
 
@@ -68,8 +69,9 @@ REQUESTS = [
 def test_task_of_another_owner_is_404_like_an_unknown_one(app: httpx.Client, method: str, action: str) -> None:
     task_id = submit(app, new_path(), **as_owner("alice"))
     before = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
-    theirs = app.request(method, f"/api/v1/tasks/{task_id}{action}", headers=as_owner("bob"))
-    unknown = app.request(method, f"/api/v1/tasks/no-such-task{action}", headers=as_owner("bob"))
+    bob = as_owner("bob") | ({"X-Task-Attempt": "1"} if action.startswith("/next") else {})
+    theirs = app.request(method, f"/api/v1/tasks/{task_id}{action}", headers=bob)
+    unknown = app.request(method, f"/api/v1/tasks/no-such-task{action}", headers=bob)
     assert theirs.status_code == unknown.status_code == 404
     assert theirs.json() == unknown.json()
     after = app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).headers["ETag"]
@@ -84,6 +86,17 @@ def test_owner_reads_and_cancels_own_tasks(app: httpx.Client) -> None:
     task_id = submit(app, new_path(), **as_owner("alice"))
     assert app.get(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
     assert app.delete(f"/api/v1/tasks/{task_id}", headers=as_owner("alice")).status_code == 200
+
+
+@pytest.mark.contract("B16.15")
+def test_owner_keeps_a_task_in_each_step_of_its_pipeline(app: httpx.Client, backend: ScriptedBackend) -> None:
+    first, second = new_path(), new_path()
+    task_id = submit(app, first, **as_owner("alice"), Pipeline=second)
+    backend.next_call(first)
+    report(app, TaskId=task_id, Attempt=1, BackendStatus="completed")
+    backend.next_call(second)
+    for owner, status in (("alice", 200), ("bob", 404)):
+        assert app.get(f"/api/v1/tasks/{task_id}", headers=as_owner(owner)).status_code == status
 
 
 @pytest.mark.contract("B11.3")

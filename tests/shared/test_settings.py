@@ -46,7 +46,7 @@ def test_the_required_settings_are_enough() -> None:
         }
     )
     assert settings.event_grid_key is None
-    assert settings.backends == {}
+    assert settings.backends.entries == {}
     assert settings.max_body_bytes == 100 * 1024 * 1024
     assert settings.retention_s == 7 * 24 * 3600
     assert settings.allow_loopback_backends is False
@@ -78,7 +78,7 @@ def test_an_empty_value_means_absent() -> None:
 )
 def test_backends_are_urls_or_urls_with_a_lease(value: str, expected: list[tuple[str, str, float | None]]) -> None:
     settings = Settings.from_env(GOOD | {"BACKENDS": value})
-    assert [(path, entry.url, entry.lease_s) for path, entry in settings.backends.items()] == expected
+    assert [(path, entry.url, entry.lease_s) for path, entry in settings.backends.entries.items()] == expected
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_every_setting_is_described() -> None:
 
 def test_the_example_in_the_description_of_backends_is_valid() -> None:
     entry = json.dumps({"/v1": {"url": "https://a.example.org", "lease_s": 60}})
-    assert Settings.from_env(GOOD | {"BACKENDS": entry}).backends["/v1"].lease_s == 60
+    assert Settings.from_env(GOOD | {"BACKENDS": entry}).backends.entries["/v1"].lease_s == 60
 
 
 MIB = 1024 * 1024

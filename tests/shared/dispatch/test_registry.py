@@ -1,6 +1,7 @@
 """The registry: which backend serves a path, and which addresses are never called."""
 
 import itertools
+import json
 import posixpath
 import re
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,65 @@ def registry(
             }
         )
     )
+
+
+def piped(
+    pipelines: dict[str, list[str]], backends: dict[str, object] | None = None, base_url: str | None = None
+) -> BackendRegistry:
+    entries = backends or {"/v1/detect": "https://d.example.org", "/v1/sort": "https://s.example.org"}
+    return registry({**entries, "pipelines": pipelines}, base_url)
+
+
+def test_a_pipeline_with_a_name_is_a_route_through_its_endpoints() -> None:
+    named = piped({"/v1/find/": ["/v1/detect?min=0.5", "/v1/sort/all/"]})
+    assert named.pipelines == ["/v1/find"]
+    route = named.route("/v1/find/", "max=9")
+    assert (route.path, route.name, route.is_pipeline) == ("/v1/find", "/v1/find", True)
+    assert [endpoint.url for endpoint in route.endpoints] == [
+        "https://d.example.org/v1/detect?min=0.5&max=9",
+        "https://s.example.org/v1/sort/all",
+    ]
+    plain = named.route("/v1/detect", "x=1")
+    assert (plain.path, plain.is_pipeline, plain.endpoints[0].query) == ("/v1/detect", False, "x=1")
+
+
+def test_a_pipeline_is_no_endpoint_even_with_a_gateway_for_all_paths() -> None:
+    named = piped({"/v1/find": ["/v1/detect", "/v1/sort"]}, base_url="https://gateway.example.org")
+    for ask in (lambda: named.endpoint("/v1/find"), lambda: named.resolve("https://gateway.example.org/v1/find")):
+        with pytest.raises(UnknownBackend, match="pipeline"):
+            ask()
+    with pytest.raises(UnknownBackend):
+        named.route("/v1/find", "x=" + "y" * MAX_QUERY_CHARS)
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "named"),
+    [
+        ({"/v1/find": ["/v2/other"]}, "/v2/other"),
+        ({"/v1/find": ["/v1/detect", "/v1/find"]}, "/v1/find"),
+        ({"/v1/find": ["/v1/detect"], "/v1/more": ["/v1/find"]}, "/v1/more"),
+        ({"/v1/find": ["https://d.example.org/v1/detect"]}, "https"),
+        ({"find": ["/v1/detect"]}, "find"),
+        ({"/v1/listed": ["/v1/detect"]}, "/v1/listed"),
+        ({"/v1/find": []}, "/v1/find"),
+        ({"/v1/find": ["/v1/detect"] * 17}, "/v1/find"),
+    ],
+)
+def test_a_bad_pipeline_stops_the_start_and_is_named(pipelines: dict[str, list[str]], named: str) -> None:
+    backends: dict[str, object] = {
+        "/v1/detect": "https://d.example.org",
+        "/v1/listed": {"url": "https://l.example.org", "endpoints": ["/v1/listed"]},
+    }
+    with pytest.raises(SettingsError, match=f"BACKENDS.*pipelines.*{named}"):
+        BackendRegistry(
+            Settings.from_env(
+                {
+                    "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
+                    "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+                    "BACKENDS": json.dumps({**backends, "pipelines": pipelines}),
+                }
+            )
+        )
 
 
 SEVERAL = registry(

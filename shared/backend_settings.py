@@ -1,0 +1,62 @@
+"""What ``BACKENDS`` says: the model services, and the pipelines that have a name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_STEPS: Final = 16
+"""How many endpoints a pipeline may have."""
+_EXPECTED: Final = "must be a JSON object of path prefix → base URL"
+
+
+class BackendSettings(BaseModel):
+    """One entry of ``BACKENDS``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    lease_s: float | None = Field(default=None, gt=0)
+    """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
+    limit: int | None = Field(default=None, ge=1)
+    """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
+    endpoints: list[str] | None = Field(default=None, min_length=1)
+    """The paths that the model service has. None: any path below the prefix."""
+    busy: list[Annotated[int, Field(ge=400, le=599)]] = []
+    """The statuses, beside 429 and 503, by which it says that it has no room."""
+    answer: Literal["acceptance", "result"] = "acceptance"
+    """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
+
+
+class BackendsSettings(BaseModel):
+    """All of ``BACKENDS``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entries: dict[str, BackendSettings] = {}
+    """The model services by path prefix."""
+    pipelines: dict[str, Annotated[list[str], Field(min_length=1, max_length=MAX_STEPS)]] = {}
+    """The steps of each pipeline that has a name, ``path?query``. The name is a path."""
+
+
+def parse_backends(value: Any) -> Any:
+    """``BACKENDS``, as JSON or parsed, in the form of :class:`BackendsSettings`.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "{}")
+        except ValueError:
+            raise ValueError(_EXPECTED) from None
+    if isinstance(value, BackendsSettings):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(_EXPECTED)
+    named = {**cast("dict[str, Any]", value)}
+    pipelines = named.pop("pipelines", {})
+    entries = {path: {"url": entry} if isinstance(entry, str) else entry for path, entry in named.items()}
+    return {"entries": entries, "pipelines": pipelines}
