@@ -15,7 +15,7 @@ import httpx
 
 from local.stack import NO_TLS
 from shared.settings import INLINE_LIMIT_BYTES
-from tests.faults.model_service import ANSWER, FIRST, LEGACY, MODERN
+from tests.faults.model_service import ANSWER, FIRST, LEGACY, MODERN, PIPED, SECOND
 from tests.faults.rig import Rig
 
 CALLERS = 3
@@ -30,6 +30,7 @@ _PATHS: Final = {
     f"{MODERN}/only": 4,
     f"{MODERN}{FIRST}": 2,
     f"{MODERN}{ANSWER}": 2,
+    f"{MODERN}{PIPED}": 2,
     f"{LEGACY}/only": 3,
     f"{LEGACY}{FIRST}": 1,
 }
@@ -164,6 +165,8 @@ class Load:
 
     def _submit(self, app: httpx.Client, submission: Submission, headers: dict[str, str]) -> str | None:
         json_headers = {"Content-Type": "application/json", **headers}
+        if submission.path.endswith(PIPED):
+            json_headers["Pipeline"] = f"{MODERN}{SECOND}"
         return self._post(app, f"/api/v1/submit{submission.path}", 202, content=submission.body, headers=json_headers)
 
     def _post(self, app: httpx.Client, url: str, acknowledged: int, **content: Any) -> str | None:

@@ -1,8 +1,9 @@
 """A model service that behaves as a file says, and keeps a journal: ``python -m tests.faults.model_service``.
 
 Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
-``first`` step sends its task to the ``second`` as its next step, with a new body. An ``answer`` endpoint answers with
-the result. Some attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
+``first`` step sends its task to the ``second`` as its next step, with a new body. A ``piped`` step completes, with
+that body as its result, and the task's pipeline goes on to the ``second``. An ``answer`` endpoint answers with the
+result. Some attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
 it finds another checkpoint. A modern service tells on each path how many tasks it holds, though the paths share that.
 The last status text of a task holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the
 number of workers.
@@ -30,7 +31,7 @@ import httpx
 
 PREFIX: Final = "/v1/fault"
 MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
-FIRST, SECOND, ANSWER = "/first", "/second", "/answer"
+FIRST, SECOND, ANSWER, PIPED = "/first", "/second", "/answer", "/piped"
 SLOTS = 48
 WORK_S = 0.05
 STALL_S = 3.0
@@ -112,13 +113,13 @@ def next_body(body: bytes) -> bytes:
 
 def last_status(path: str, body: bytes) -> str:
     """The ``Status`` of a completed task that was submitted to *path* with *body*."""
-    last = next_body(body) if path.endswith(FIRST) else body
+    last = next_body(body) if path.endswith((FIRST, PIPED)) else body
     return f"completed - {hashlib.sha256(last).hexdigest()}"
 
 
 def result_of(path: str, body: bytes) -> bytes:
     """The result of such a task; it is as large as the body of its last step."""
-    last = next_body(body) if path.endswith(FIRST) else body
+    last = next_body(body) if path.endswith((FIRST, PIPED)) else body
     return hashlib.shake_256(last).digest(len(last))
 
 
@@ -210,7 +211,9 @@ class _Service:
             second = f"{self._url}{path.removesuffix(FIRST)}{SECOND}"
             steps.append(update("created", Endpoint=second, PublishToGrid=True, Body=next_body(body).decode()))
         else:
-            result, status = result_of(path, body), last_status(path, body)
+            is_piped = path.endswith(PIPED)
+            result = next_body(body) if is_piped else result_of(path, body)
+            status = "completed" if is_piped else last_status(path, body)
             if not is_legacy and random.random() < COMPLETING_SHARE:
                 steps.append(("completed", put("result", result, X_Task_Complete=quote(status))))
             else:

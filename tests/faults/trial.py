@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.faults.load import Load
-from tests.faults.model_service import MODERN, TAKEN, Entry, last_status, result_of
+from tests.faults.model_service import MODERN, PIPED, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import Rig, Usage
 from tests.faults.table import Fault
 from tests.shared.store.world import World
@@ -248,8 +248,10 @@ def _wrong_reports(journal: Iterable[Entry], records: Mapping[str, Mapping[str, 
         rec = records.get(entry.task_id)
         if rec is None or not entry.reported or not entry.path.startswith(MODERN):
             continue
-        # A next step begins the next attempt.
-        step = entry.reported, entry.attempt + (entry.reported == "created")
+        # A next step begins the next attempt, and so does the end of a step in a pipeline.
+        leads_on = entry.path.endswith(PIPED) and entry.reported == "completed"
+        reported = "created" if leads_on else entry.reported
+        step = reported, entry.attempt + (reported == "created")
         if len(rec["h"]) < HISTORY and step not in [(state, attempt) for _, state, attempt, *_ in rec["h"]]:
             yield f"attempt {entry.attempt} of {entry.task_id} was accepted as {entry.reported}, but never was"
 
