@@ -9,7 +9,7 @@ has the scripts, with what they take and return.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -48,6 +48,7 @@ from shared.tasks.value import value
 
 CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
+ENQUEUE_BATCH: Final = 256
 TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
@@ -123,6 +124,16 @@ class QueueEntry:
     @property
     def row(self) -> list[Any]:
         return [self.grant.entry_id, self.owner, self.queued_ms, self.priority]
+
+
+def batches(tasks: Sequence[Task]) -> Iterator[Sequence[QueueEntry]]:
+    """The tasks' queue entries, each batch for one path."""
+    by_path: dict[str, list[QueueEntry]] = {}
+    for task in tasks:
+        by_path.setdefault(task.path, []).append(QueueEntry.of(task))
+    for entries in by_path.values():
+        for start in range(0, len(entries), ENQUEUE_BATCH):
+            yield entries[start : start + ENQUEUE_BATCH]
 
 
 class QueueSteps:

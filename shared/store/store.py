@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Unpack
 
 from shared.store.arguments import Clock
 from shared.store.away_dispatches import AwayDispatches
 from shared.store.changes import Changes
+from shared.store.creations_apart import CreationsApart
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
-from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
+from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps, batches
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import PARTITIONS
@@ -41,7 +42,6 @@ from shared.tasks.outcomes import (
     Claimed,
     Created,
     Draining,
-    Enqueued,
     Existing,
     Full,
     Granted,
@@ -58,7 +58,6 @@ log = logging.getLogger("task_backbone")
 
 SWEEP_ROUNDS: Final = 50
 """How many batches of each partition one sweep takes at most. The next one goes on."""
-ENQUEUE_BATCH: Final = 256
 _RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
 """On a cluster a task's record and its queue entry are written at the same time on two nodes: a slot may be granted
 so long before the record exists."""
@@ -108,6 +107,7 @@ class TaskStore:
         self._queries = Queries(link, now_ms)
         self._changes = Changes(link, self._tasks)
         self._outages = Outages(link, now_ms)
+        self._creations_apart = CreationsApart(self._tasks, self._queues)
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
@@ -118,7 +118,7 @@ class TaskStore:
         if not new.dispatch_requested:
             return await self._tasks.create(new)
         created = await self._tasks.create_and_enqueue(new)
-        return await self._create_apart(new) if created is None else created
+        return await self._creations_apart.create(new) if created is None else created
 
     async def create_unqueued(self, new: NewTask) -> Created | Existing:
         """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
@@ -340,48 +340,6 @@ class TaskStore:
         await self._fenced_paths.aclose()
         await self._link.aclose()
 
-    async def _create_apart(self, new: NewTask) -> Created | Existing | Full | Draining:
-        """Write the record on one node and the queue entry on another, at the same time. Nothing can claim the entry
-        of a task that does not come to be."""
-        grant = SlotGrant(new.id, 1)
-        entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
-        created, enqueued = await asyncio.gather(
-            self._tasks.create(new), self._queues.enqueue_new(entry), return_exceptions=True
-        )
-        granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
-        if isinstance(created, BaseException):
-            if granted:  # if the task is stored after all, its deadline finds it
-                granted = _without(granted, grant)
-                granted.append(await informed(self._queues.release(new.path, grant, new.owner), new.path))
-            if isinstance(created, StoreUnavailable):
-                created.granted = granted
-            raise created
-        if isinstance(created, Existing):
-            return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
-        if isinstance(enqueued, Enqueued):
-            return Created(created.task, enqueued.position, granted)
-        if not isinstance(enqueued, StoreUnavailable) and await self._tasks.withdraw(new.id):
-            if isinstance(enqueued, BaseException):
-                raise enqueued
-            return enqueued
-        # A repetition was answered with the task already, or the queue is out of reach: the record's deadline helps.
-        log.warning("task %s waits for its deadline, not in its queue", new.id)
-        return created
-
-    async def _undo_enqueue(self, new: NewTask, existing: Task, granted: Sequence[Granted]) -> Sequence[Granted]:
-        """The id was taken. The entry is that of the task that has it, or one for nothing."""
-        if not granted:
-            return granted
-        if (
-            existing.attempt != 1
-            or existing.state.is_terminal
-            or existing.path != new.path
-            or not existing.dispatch_requested
-        ):
-            release = self._queues.release(new.path, SlotGrant(new.id, 1), new.owner)
-            return [*_without(granted, SlotGrant(new.id, 1)), await informed(release, new.path)]
-        return granted
-
     async def _release_if_over(self, refused: Refused, path: str, grant: SlotGrant) -> Refused:
         task = refused.task
         if task is not None and not task.state.is_terminal and task.attempt == grant.attempt:
@@ -460,7 +418,7 @@ class TaskStore:
         for ended in asyncio.as_completed([self._end_step(item.id) for item in overdue if item.what == "next step"]):
             yield Swept(applied=await ended)
         waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
-        for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in _batches(waiting)]):
+        for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in batches(waiting)]):
             yield Swept(granted=[await granted])
         yield Swept(
             count=len(overdue),
@@ -482,17 +440,3 @@ class TaskStore:
 
     async def _enqueue_some(self, entries: Sequence[QueueEntry]) -> Granted:
         return await informed(self._queues.enqueue(entries), entries[0].path)
-
-
-def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[QueueEntry]]:
-    """The tasks' queue entries, each batch for one path."""
-    by_path: dict[str, list[QueueEntry]] = {}
-    for task in tasks:
-        by_path.setdefault(task.path, []).append(QueueEntry.of(task))
-    for entries in by_path.values():
-        for start in range(0, len(entries), ENQUEUE_BATCH):
-            yield entries[start : start + ENQUEUE_BATCH]
-
-
-def _without(granted: Sequence[Granted], grant: SlotGrant) -> list[Granted]:
-    return [replace(each, grants=[other for other in each.grants if other != grant]) for each in granted]
