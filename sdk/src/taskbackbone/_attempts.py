@@ -18,9 +18,10 @@ How to write a runner: make a class with the members of `Runner`. All of it runs
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional, Protocol, Union
+from typing import Any, Callable, Optional, Protocol, Union
 
 Data = Union[bytes, Path]
 """Bytes, or the file that has them."""
@@ -60,15 +61,6 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class NextStep:
-    """Where a task goes when this step of its pipeline is done."""
-
-    path: str
-    body: str | None = None
-    """The next step's body; None: the body that this step got."""
-
-
-@dataclass(frozen=True)
 class Completed:
     body: Data | None = None
     """The result; None: there is none."""
@@ -76,7 +68,8 @@ class Completed:
     content_encoding: str = ""
     text: str = ""
     """What the caller reads beside the word *completed*."""
-    next_step: NextStep | None = None
+    next_step: tuple[str, str | None] | None = None
+    """The path of the pipeline's next step, and its body; without that, it gets the body that this step got."""
 
 
 @dataclass(frozen=True)
@@ -105,32 +98,30 @@ class Stopped:
 Outcome = Union[Completed, Failed, Released, Stopped]
 
 
-class Events(Protocol):
-    """What the work of an attempt tells and asks. Calls of a direct call do nothing."""
+class Events:
+    """What the work of an attempt tells and asks. So it is for a direct call: nobody is told, and nothing is kept."""
+
+    def __init__(self) -> None:
+        self.started_s: float | None = None
+        self.active_s = time.monotonic()
+        """When it was last known to be alive."""
+        self.is_asking = 0
+        """How many questions are being answered."""
 
     def started(self) -> None:
         """The work begins: limits of time count from here."""
-        ...
+        self.started_s = self.active_s = time.monotonic()
 
     def progress(self, fraction: float | None, text: str | None) -> None:
         """How far it is, 0 to 1, and a text for the caller. With None for both: it is alive."""
-        ...
+        self.active_s = time.monotonic()
 
-    async def checkpoint(self, data: Data) -> None:
-        """Keeps data for the next attempt.
+    async def ask(self, what: str, data: Data | None = None) -> bytes | None:
+        """Keeps a `checkpoint` for the next attempt, or answers with what was `restored` or the `previous` result.
 
         Raises:
-            BackboneError: it is not kept.
+            BackboneError: the backbone does not do it.
         """
-        ...
-
-    async def restored(self) -> bytes | None:
-        """What an earlier attempt kept. Raises what `checkpoint` raises."""
-        ...
-
-    async def previous_result(self) -> bytes | None:
-        """The result of the pipeline's previous step. Raises what `checkpoint` raises."""
-        ...
 
 
 class Runner(Protocol):
@@ -148,3 +139,23 @@ class Runner(Protocol):
     def cancel(self, attempt: Attempt, reason: str, grace_s: float) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+_RECORDS = {kind.__name__: kind for kind in (Attempt, Completed, Failed, Released, Stopped)}
+
+
+def to_frame(record: Attempt | Outcome) -> tuple[dict[str, Any], bytes]:
+    """What JSON can tell of a record, and its body if that is bytes."""
+    head, body = dict(vars(record)), getattr(record, "body", None)
+    head["body"] = str(body) if isinstance(body, Path) else None if body is None else ""
+    head["folder"] = str(head.get("folder", ""))
+    return {"record": type(record).__name__, "fields": head}, body if isinstance(body, bytes) else b""
+
+
+def from_frame(head: dict[str, Any], body: bytes) -> Any:
+    """The record of a frame."""
+    kind, fields = _RECORDS[head["record"]], head["fields"]
+    fields["folder"] = Path(fields["folder"])
+    if fields["body"] is not None:
+        fields["body"] = Path(fields["body"]) if fields["body"] else body
+    return kind(**{name: fields[name] for name in kind.__dataclass_fields__})

@@ -73,6 +73,8 @@ class Given(NamedTuple):
     content_encoding: str
     query: str
     limit_bytes: int | None
+    folder: Callable[[], Path]
+    """Makes the attempt's folder."""
 
 
 class Signature:
@@ -120,7 +122,7 @@ class Signature:
         """
         keywords = self._bind_keywords(given.query)
         decode = self._body
-        arguments = [task if what == "task" or decode is None else decode(task, given) for what in self._order]
+        arguments = [task if what == "task" or decode is None else decode(given) for what in self._order]
         return arguments, keywords
 
     def _bind_keywords(self, query: str) -> dict[str, Any]:
@@ -139,25 +141,25 @@ class Signature:
         return bound
 
 
-_Decoder = Callable[[Any, Given], Any]
+_Decoder = Callable[[Given], Any]
 
 
 def _decoder(what: str, hint: Any) -> _Decoder:
     kind = _plain(hint)
     base = get_origin(kind) or kind
     if kind is Any or kind is bytes:
-        return lambda task, given: _bytes(given)
+        return _bytes
     if kind is str:
-        return lambda task, given: _text(given)
+        return _text
     if kind is Path:
-        return lambda task, given: _file(task, given)
+        return _file
     if kind is BinaryIO or base is IO:
-        return lambda task, given: _stream(task, given)
+        return _stream
     if hasattr(kind, "model_validate_json"):
-        return lambda task, given: _model(kind, given)
+        return lambda given: _model(kind, given)
     if isinstance(base, type) and issubclass(base, (dict, list, Mapping)):
         wanted = list if issubclass(base, list) else dict
-        return lambda task, given: _json(given, wanted)
+        return lambda given: _json(given, wanted)
     raise TypeError(f"{what}: a body is bytes, str, dict, list, Path, BinaryIO or a pydantic model, not {hint}")
 
 
@@ -196,20 +198,18 @@ def _model(kind: Any, given: Given) -> Any:
         raise BadInput(f"the body is not what is expected: {error}") from None
 
 
-def _file(task: Any, given: Given) -> Path:
+def _file(given: Given) -> Path:
     if isinstance(given.body, Path) and _encoding(given) is None:
         return given.body
-    path = task.folder / "body"
-    if path == given.body:
-        path = task.folder / "body.decoded"
+    path = given.folder() / ("body" if isinstance(given.body, bytes) else "body.decoded")
     with path.open("wb") as file:
         file.writelines(_decoded(given))
     return path
 
 
-def _stream(task: Any, given: Given) -> BinaryIO:
+def _stream(given: Given) -> BinaryIO:
     if isinstance(given.body, Path):
-        return _file(task, given).open("rb")
+        return _file(given).open("rb")
     return io.BytesIO(_bytes(given))
 
 

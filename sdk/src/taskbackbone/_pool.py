@@ -18,10 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
-from ._attempts import Attempt, Events, Outcome, Released, Stopped
+from ._attempts import Attempt, Completed, Events, Outcome, Released, Stopped, from_frame, to_frame
 from ._launch import Process
-from ._threads import answer_question, outcome_of, start_of
-from ._worker import HEAD, pack
+from ._worker import HEAD, spilled
 from .errors import BackboneError
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
@@ -149,32 +148,29 @@ class _Worker(asyncio.Protocol):
                 question.add_done_callback(job.questions.discard)
             else:
                 self._drop(job)
-                job.end(outcome_of(head, body))
+                job.end(from_frame(head, body))
                 self.pool.freed()
 
-    async def _answer(self, job: _Job, head: dict[str, Any], data: bytes) -> None:
-        answer: dict[str, Any] = {"k": "answer", "n": job.number}
-        body: bytes | None = None
+    async def _answer(self, job: _Job, head: dict[str, Any], body: bytes) -> None:
+        answer, error = None, ""
         try:
-            body = await answer_question(job.events, head["what"], Path(head["file"]) if head["file"] else data)
-            answer["none"] = body is None
-        except BackboneError as error:
-            answer["error"] = str(error)
+            answer = await job.events.ask(head["what"], from_frame(head, body).body)
+        except BackboneError as refusal:
+            error = str(refusal) or type(refusal).__name__
         except asyncio.CancelledError:
-            answer["error"] = "the task is no longer this service's"
-        except Exception as error:
+            error = "the task is no longer this service's"
+        except Exception as failure:
             logger.exception("%s: a question was not answered", job.attempt)
-            answer["error"] = type(error).__name__
-        inline, answer["file"] = pack(body, job.folder, "answer")
-        self._send(answer, inline)
+            error = type(failure).__name__
+        told, body = to_frame(Completed(spilled(answer, job.folder)))
+        self._send({**told, "k": "answer", "n": job.number, "error": error}, body)
 
     def start(self, job: _Job) -> None:
-        attempt = job.attempt
         self.jobs[job.number] = job
         self.has_worked = True
         job.events.started()
-        body, file = (b"", str(attempt.body)) if isinstance(attempt.body, Path) else (attempt.body, None)
-        self._send({**start_of(attempt), "k": "start", "n": job.number, "file": file}, body)
+        head, body = to_frame(job.attempt)
+        self._send({**head, "k": "start", "n": job.number}, body)
 
     def stop(self, job: _Job, reason: str, grace_s: float) -> None:
         """Cancels an attempt, and kills the worker if that is of no avail."""

@@ -24,7 +24,7 @@ from typing import Any, Callable
 from urllib.parse import quote, urlsplit
 
 from . import errors
-from ._attempts import Attempt, Completed, Data, Failed, NextStep, Outcome, Released, Stopped
+from ._attempts import Attempt, Completed, Data, Failed, Outcome, Released, Stopped
 from ._core import LARGE_BYTES, Answer, Backbone, is_transient, refusal, request, task_path
 from ._drivers import Requests, run_in_threads
 from ._watch import RUNNING_AFTER_S, STATUS_CHARS, Watch, payload
@@ -305,7 +305,7 @@ class Reporter:
             if completes or not answer.is_success:
                 return answer
         if done.next_step is not None:
-            return await self._send_on(watch, done.next_step)
+            return await self._send_on(watch, *done.next_step)
         return await self._upsert(watch, self._update(watch, "completed", text))
 
     async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer:
@@ -332,16 +332,16 @@ class Reporter:
         path = task_path(watch.task_id, "/release")
         return await self._post(watch, path, body)
 
-    async def _send_on(self, watch: Watch, step: NextStep) -> Answer:
+    async def _send_on(self, watch: Watch, path: str, body: str | None) -> Answer:
         query = f"taskId={quote(watch.task_id, safe='')}"
         answer = await self.call(watch, "GET", "/api/CacheConnectorGet", {}, None, query=query)
         if not answer.is_success:
             return answer
         here = urlsplit(str(answer.json().get("Endpoint", "")))
         update = self._update(watch, "created", "created")
-        update.update(Endpoint=f"{here.scheme}://{here.netloc}{step.path}", PublishToGrid=True)
-        if step.body is not None:
-            update["Body"] = step.body
+        update.update(Endpoint=f"{here.scheme}://{here.netloc}{path}", PublishToGrid=True)
+        if body is not None:
+            update["Body"] = body
         return await self._upsert(watch, update)
 
     def _update(self, watch: Watch, backend_status: str, status: str) -> dict[str, Any]:

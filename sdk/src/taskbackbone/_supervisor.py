@@ -20,11 +20,10 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Callable
 
-from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released, Runner, Stopped
+from ._attempts import Attempt, Completed, Events, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
 from ._in_flight import InFlight
 from ._reports import Reporter
-from ._watch import Watch
 
 _REMEMBERED = 2_000
 _LOOK_EVERY_S = 0.1
@@ -73,30 +72,6 @@ class Counts:
         self.ended[kind] += 1
         self.seconds += seconds
         self.buckets[next((i for i, bound in enumerate(BUCKETS_S) if seconds <= bound), len(BUCKETS_S))] += 1
-
-
-class _DirectCall:
-    """The `Events` of a direct call: nobody is told, and it keeps nothing."""
-
-    def __init__(self) -> None:
-        self.active_s = time.monotonic()
-        self.started_s: float | None = None
-        self.is_asking = 0
-
-    def started(self) -> None:
-        self.started_s = self.active_s = time.monotonic()
-
-    def progress(self, fraction: float | None, text: str | None) -> None:
-        self.active_s = time.monotonic()
-
-    async def checkpoint(self, data: Data) -> None:
-        return
-
-    async def restored(self) -> bytes | None:
-        return None
-
-    async def previous_result(self) -> bytes | None:
-        return None
 
 
 class _Work:
@@ -231,7 +206,7 @@ class Supervisor:
         work = self._works[attempt] = _Work(attempt)
         if self._in_flight is not None:
             self._in_flight.change(attempt.path, 1)
-        task = asyncio.get_running_loop().create_task(self._run(work, _DirectCall()))
+        task = asyncio.get_running_loop().create_task(self._run(work, Events()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -273,7 +248,7 @@ class Supervisor:
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
 
-    async def _run(self, work: _Work, events: Watch | _DirectCall) -> Outcome:
+    async def _run(self, work: _Work, events: Events) -> Outcome:
         """Has the runner do it, and keeps its limits of time. The slot is free when it returns."""
         began_s = time.monotonic()
         limits = None
@@ -309,7 +284,7 @@ class Supervisor:
             return Failed("Cancelled; see the service's log")  # raised by the function itself
         return outcome
 
-    async def _keep_limits(self, work: _Work, events: Watch | _DirectCall) -> None:
+    async def _keep_limits(self, work: _Work, events: Events) -> None:
         timeout_s, stall_s = work.attempt.timeout_s, work.attempt.stall_s
         while True:
             if events.started_s is None:  # it waits for a worker, which may end at any time

@@ -1,8 +1,7 @@
 """What a task's function sees of its task, and how one attempt is done, in whatever process it is.
 
-Tracing plugs in at `span`: it is called with the attempt's path, task id, number and trace headers, in the thread
-that works on the attempt, and the function runs within the context that it returns. `_tracing` replaces it where
-OpenTelemetry is in use; elsewhere it costs nothing.
+Tracing plugs in at `span`: it is called in the thread that works on the attempt, and the function runs within the
+context that it returns. `_tracing` replaces it where OpenTelemetry is in use; elsewhere it costs nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._attempts import Data
+from ._attempts import Attempt, Data, Failed, Outcome, Released, Stopped
 from ._bodies import BadInput, Given, completed
 from .errors import Cancelled, Fail, TryAgain
 
@@ -30,11 +30,11 @@ _LONGEST_PAUSE_S = 86_400.0  # that a release may ask for
 logger = logging.getLogger("taskbackbone")
 
 
-def _no_span(path: str, task_id: str, attempt: int | None, trace: dict[str, str]) -> AbstractContextManager[Any]:
+def _no_span(attempt: Attempt) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-span: Callable[[str, str, int | None, dict[str, str]], AbstractContextManager[Any]] = _no_span
+span: Callable[[Attempt], AbstractContextManager[Any]] = _no_span
 
 
 class Desk:
@@ -130,12 +130,12 @@ class Task:
         query: the query string, as it came.
     """
 
-    def __init__(self, start: dict[str, Any], desk: Desk) -> None:
-        self.id: str = start.get("id") or ""
-        self.attempt: int | None = start.get("attempt")
-        self.path: str = start["path"]
-        self.content_type: str = start["type"]
-        self.query: str = start["query"]
+    def __init__(self, attempt: Attempt, desk: Desk) -> None:
+        self.id = attempt.task_id or ""
+        self.attempt = attempt.number
+        self.path = attempt.path
+        self.content_type = attempt.content_type
+        self.query = attempt.query
         self._desk = desk
         self._kept: dict[str, bytes | None] = {}
         self.next_step: tuple[str, str | None] | None = None
@@ -209,12 +209,14 @@ class Task:
         return self._kept[what]
 
 
-def perform(route: Route, start: dict[str, Any], body: Data, desk: Desk) -> tuple[dict[str, Any], Data | None]:
-    """Does one attempt. Returns what an `end` frame says, and the result."""
-    task = Task(start, desk)
-    given = Given(body, start["type"], start["encoding"], start["query"], route.max_body_bytes)
+def perform(route: Route, attempt: Attempt, desk: Desk) -> Outcome:
+    """Does the work of one attempt."""
+    task = Task(attempt, desk)
+    given = Given(
+        attempt.body, attempt.content_type, attempt.content_encoding, attempt.query, route.max_body_bytes, desk.folder
+    )
     try:
-        with _named(task), span(task.path, task.id, task.attempt, start["trace"]):
+        with _named(task), span(attempt):
             try:
                 desk.arm()
                 arguments, keywords = route.signature.bind(task, given)
@@ -222,36 +224,20 @@ def perform(route: Route, start: dict[str, Any], body: Data, desk: Desk) -> tupl
             finally:
                 desk.disarm()
     except Cancelled:
-        return {"o": "stopped"}, None
+        return Stopped()
     except BadInput as error:
-        return {"o": "failed", "reason": str(error), "status": 400}, None
+        return Failed(str(error), 400)
     except Fail as error:
-        return {"o": "failed", "reason": str(error), "status": 422}, None
+        return Failed(str(error), 422)
     except TryAgain as error:
         after_s = min(_LONGEST_PAUSE_S, max(0.0, float(error.after_s or 0)))
-        return {"o": "again", "reason": error.text or "the service asks for another attempt", "after": after_s}, None
+        return Released(error.text or "the service asks for another attempt", counted=True, after_s=after_s)
     except BaseException as error:
-        with _named(task):
-            return _failure(error, isinstance(error, route.retry_on)), None
-    head: dict[str, Any] = {
-        "o": "completed",
-        "type": result.content_type,
-        "encoding": result.content_encoding,
-        "text": result.text,
-    }
-    if task.next_step is not None:
-        head["next"] = task.next_step
-    return head, result.body
-
-
-def _failure(error: BaseException, is_tried_again: bool) -> dict[str, Any]:
-    """Writes the error to the log. Its text is not for the caller: it may tell what is nobody's business."""
-    kind = type(error).__name__
-    if is_tried_again:
-        logger.warning("the attempt failed, and is tried again", exc_info=error)
-        return {"o": "again", "reason": f"{kind}; see the service's log", "after": None}
-    logger.error("the attempt failed", exc_info=error)
-    return {"o": "failed", "reason": f"{kind}; see the service's log", "status": 500}
+        with _named(task):  # the text is for the log alone: it may tell what is nobody's business
+            logger.error("the attempt failed", exc_info=error)
+        reason = f"{type(error).__name__}; see the service's log"
+        return Released(reason, counted=True) if isinstance(error, route.retry_on) else Failed(reason)
+    return result if task.next_step is None else replace(result, next_step=task.next_step)
 
 
 _here = threading.local()

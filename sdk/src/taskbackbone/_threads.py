@@ -1,57 +1,19 @@
-"""The runner of `isolation="thread"`, and what all runners of functions have in common."""
+"""The runner of `isolation="thread"`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._attempts import Attempt, Completed, Events, Failed, NextStep, Outcome, Released, Stopped
+from ._attempts import Attempt, Events, Outcome, Stopped
 from ._task import Desk, perform
 
 if TYPE_CHECKING:
     from .service import TaskService
 
 logger = logging.getLogger("taskbackbone")
-
-
-def start_of(attempt: Attempt) -> dict[str, Any]:
-    """What a worker is told of an attempt."""
-    return {
-        "path": attempt.path,
-        "id": attempt.task_id,
-        "attempt": attempt.number,
-        "type": attempt.content_type,
-        "encoding": attempt.content_encoding,
-        "query": attempt.query,
-        "folder": str(attempt.folder),
-        "trace": attempt.trace,
-    }
-
-
-def outcome_of(end: dict[str, Any], body: bytes) -> Outcome:
-    """What an `end` frame says."""
-    kind = end["o"]
-    if kind == "stopped":
-        return Stopped()
-    if kind == "failed":
-        return Failed(end["reason"], end["status"])
-    if kind == "again":
-        return Released(end["reason"], counted=True, after_s=end["after"])
-    data = Path(end["file"]) if end["file"] else None if end["none"] else body
-    next_step = NextStep(*end["next"]) if end.get("next") else None
-    return Completed(data, end["type"], end["encoding"], end["text"], next_step)
-
-
-async def answer_question(events: Events, what: str, data: Any) -> bytes | None:
-    """What a task asks of the supervisor. Raises BackboneError."""
-    if what == "checkpoint":
-        await events.checkpoint(data)
-        return None
-    return await (events.restored() if what == "restored" else events.previous_result())
 
 
 class _ThreadDesk(Desk):
@@ -70,7 +32,7 @@ class _ThreadDesk(Desk):
 
     def ask(self, what: str, data: Any = None) -> bytes | None:
         self.check()
-        return asyncio.run_coroutine_threadsafe(answer_question(self._events, what, data), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._events.ask(what, data), self._loop).result()
 
 
 class ThreadPool:
@@ -124,8 +86,7 @@ class ThreadPool:
         desk = self._desks[attempt] = _ThreadDesk(attempt, events)
         route = self._service.routes[attempt.path]
         events.started()
-        call = perform, route, start_of(attempt), attempt.body, desk
-        work = asyncio.get_running_loop().run_in_executor(self._threads, *call)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, perform, route, attempt, desk)
         try:
             await asyncio.wait({work, desk.abandoned}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -134,9 +95,7 @@ class ThreadPool:
         if not work.done():
             self.has_left_behind = True
             return desk.abandoned.result()
-        end, result = work.result()
-        outcome = outcome_of({**end, "file": None, "none": True}, b"")
-        return replace(outcome, body=result) if isinstance(outcome, Completed) else outcome
+        return work.result()
 
     def cancel(self, attempt: Attempt, reason: str, grace_s: float) -> None:
         desk = self._desks.get(attempt)

@@ -43,9 +43,9 @@ def _report(attempt: Attempt, method: str, path: str) -> Generator[Note, None, N
 
 
 @contextmanager
-def _work(path: str, task_id: str, number: int | None, trace: dict[str, str]) -> Generator[None, None, None]:
-    parent = _propagator.extract(trace)
-    with _tracer.start_as_current_span(f"work {path}", parent, SpanKind.INTERNAL, _told(task_id, number)):
+def _work(attempt: Attempt) -> Generator[None, None, None]:
+    parent, told = _propagator.extract(attempt.trace), _told(attempt.task_id, attempt.number)
+    with _tracer.start_as_current_span(f"work {attempt.path}", parent, SpanKind.INTERNAL, told):
         yield
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from . import errors
-from ._attempts import Attempt, Data
-from ._core import Answer, refusal, task_path
+from ._attempts import Attempt, Data, Events
+from ._core import refusal, task_path
 from ._payload import FilePayload, Payload, decoded
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ _PROGRESS_EVERY_S = 1.0
 _LONGEST_BEAT_S = 30.0
 
 
-class Watch:
-    """A task that this service has, as the backbone was told of it. It is the `Events` of the task's work."""
+class Watch(Events):
+    """A task that this service has, as the backbone was told of it."""
 
     def __init__(self, reporter: Reporter, attempt: Attempt, lost: Callable[[str], None]) -> None:
+        super().__init__()
         assert attempt.task_id is not None
         self.attempt = attempt
         self.task_id = attempt.task_id
@@ -35,11 +36,8 @@ class Watch:
         self.is_being_told = False
         self.fraction: float | None = None
         self.text: str | None = None
-        self.active_s = self.confirmed_s = self.told_s = time.monotonic()
-        """When the work was last known to be alive; when the backbone last took something; when it was last told."""
-        self.started_s: float | None = None
-        self.is_asking = 0
-        """How many questions of the work are being answered."""
+        self.confirmed_s = self.told_s = self.active_s
+        """When the backbone last took something, and when it was last told."""
         self.beat_s = min(_LONGEST_BEAT_S, max(1.0, attempt.lease_s / 3))
         self._reporter = reporter
         self.failures = 0
@@ -76,11 +74,11 @@ class Watch:
         self.failures = 0
 
     def started(self) -> None:
-        self.started_s = self.active_s = time.monotonic()
+        super().started()
         self._reporter.wake()
 
     def progress(self, fraction: float | None, text: str | None) -> None:
-        self.active_s = time.monotonic()
+        super().progress(fraction, text)
         if fraction is None and text is None:
             return
         self.fraction = self.fraction if fraction is None else fraction
@@ -89,37 +87,27 @@ class Watch:
             self._has_news = True
             self._reporter.wake()
 
-    async def checkpoint(self, data: Data) -> None:
-        headers = {"Content-Type": "application/octet-stream"}
-        answer = await self._ask("PUT", "/checkpoint", headers, payload(data))
-        if not answer.is_success:
-            raise refusal(answer)
-
-    async def restored(self) -> bytes | None:
-        return await self._read("/checkpoint")
-
-    async def previous_result(self) -> bytes | None:
-        return await self._read("/result")
-
-    async def _read(self, what: str) -> bytes | None:
-        answer = await self._ask("GET", what, {})
-        if answer.status == 404:
-            return None
-        if not answer.is_success:
-            raise refusal(answer)
-        try:
-            return decoded(answer.headers.get("content-encoding"), answer.body)
-        except ValueError as error:
-            raise errors.BackboneError(str(error)) from error
-
-    async def _ask(self, method: str, what: str, headers: dict[str, str], body: Any = None) -> Answer:
+    async def ask(self, what: str, data: Data | None = None) -> bytes | None:
+        path = task_path(self.task_id, "/result" if what == "previous" else "/checkpoint")
         self.is_asking += 1
         try:
-            return await self._reporter.call(self, method, task_path(self.task_id, what), headers, body)
+            if data is None:
+                answer = await self._reporter.call(self, "GET", path, {}, None)
+            else:
+                headers = {"Content-Type": "application/octet-stream"}
+                answer = await self._reporter.call(self, "PUT", path, headers, payload(data))
+            if answer.is_success:
+                return decoded(answer.headers.get("content-encoding"), answer.body) if data is None else None
+            if answer.status == 404 and data is None:
+                return None
+            raise refusal(answer)
+        except ValueError as error:
+            raise errors.BackboneError(str(error)) from error
         finally:
             self.is_asking -= 1
             self.active_s = time.monotonic()
 
 
 def payload(data: Data) -> bytes | Payload:
+    """What a call sends of it. Raises OSError."""
     return FilePayload(data) if isinstance(data, Path) else data

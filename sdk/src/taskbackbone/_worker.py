@@ -30,10 +30,11 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from ._attempts import Data
+from ._attempts import Attempt, Completed, Data, Failed, from_frame, to_frame
 from ._task import Desk, perform, set_up_logs, trace_if_configured
 from .errors import BackboneError, Cancelled
 
@@ -55,15 +56,13 @@ BELL = struct.Struct(">Q24s")
 logger = logging.getLogger("taskbackbone")
 
 
-def pack(data: Data | None, folder: Callable[[], Path], name: str) -> tuple[bytes, str | None]:
-    """Bytes for a frame, and the file that has them if they are too many."""
-    if isinstance(data, Path):
-        return b"", str(data.absolute())
-    if data is None or len(data) <= INLINE_BYTES:
-        return data or b"", None
-    path = folder() / f".{name}"
+def spilled(data: Data | None, folder: Callable[[], Path]) -> Data | None:
+    """The data, or the file that it is written to if it is too much for a frame. Raises OSError."""
+    if not isinstance(data, bytes) or len(data) <= INLINE_BYTES:
+        return data
+    path = folder() / "data"
     path.write_bytes(data)
-    return b"", str(path)
+    return path
 
 
 class Link:
@@ -124,13 +123,12 @@ class _Job(Desk):
 
     def ask(self, what: str, data: Data | None = None) -> bytes | None:
         with self.whole():
-            body, file = pack(data, self.folder, what)
-            head, answer = self._worker.ask(self, {"k": "ask", "n": self.number, "what": what, "file": file}, body)
-        if head.get("error"):
+            head, body = to_frame(Completed(spilled(data, self.folder)))
+            head, body = self._worker.ask(self, {**head, "k": "ask", "n": self.number, "what": what}, body)
+        if head["error"]:
             raise BackboneError(head["error"])
-        if head.get("none"):
-            return None
-        return Path(head["file"]).read_bytes() if head.get("file") else answer
+        answer = from_frame(head, body).body
+        return answer.read_bytes() if isinstance(answer, Path) else answer
 
     def whole(self) -> AbstractContextManager[Any]:
         return self._worker.shield() if self._worker.is_interruptible() else nullcontext()
@@ -192,35 +190,39 @@ class _Worker:
                 return
             head, body = frame
             if head["k"] == "start":
-                job = self._jobs[head["n"]] = _Job(self, head["n"], Path(head["folder"]))
+                attempt: Attempt = from_frame(head, body)
+                job = self._jobs[head["n"]] = _Job(self, head["n"], attempt.folder)
                 if early := self._early.pop(job.number, None):
                     job.stop_reason = early
-                begin(job, head, Path(head["file"]) if head["file"] else body)
+                begin(job, attempt)
+                del attempt, frame, body  # they may be large, and the next frame may be long in coming
             elif head["k"] == "cancel":
                 self._tell_to_stop(head["n"], head["reason"])
-            elif head["n"] in self._jobs:
-                self._jobs[head["n"]].answers.append(frame)
-                self._jobs[head["n"]].answered.set()
+            elif job := self._jobs.get(head["n"]):
+                job.answers.append(frame)
+                job.answered.set()
 
-    def _in_pool(self) -> Callable[[_Job, dict[str, Any], Data], Any]:
+    def _in_pool(self) -> Callable[[_Job, Attempt], Any]:
         from concurrent.futures import ThreadPoolExecutor
 
         executor = ThreadPoolExecutor(self.service.concurrency, "task")
-        return lambda job, head, body: executor.submit(self._work, job, head, body)
+        return lambda job, attempt: executor.submit(self._work, job, attempt)
 
-    def _work(self, job: _Job, head: dict[str, Any], body: Data) -> None:
-        end, result = perform(self.service.routes[head["path"]], head, body, job)
+    def _work(self, job: _Job, attempt: Attempt) -> None:
+        outcome = perform(self.service.routes[attempt.path], attempt, job)
         job.is_over = True
         self._jobs.pop(job.number, None)
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
         try:
-            inline, end["file"] = pack(result, job.folder, "result")
+            if isinstance(outcome, Completed):
+                outcome = replace(outcome, body=spilled(outcome.body, job.folder))
         except OSError as error:
-            logger.error("a result cannot be written to a file", exc_info=error)
-            inline, end = b"", {"o": "failed", "reason": "OSError; see the service's log", "status": 500}
-        self.link.send({**end, "k": "end", "n": job.number, "none": result is None}, inline)
+            logger.error("%s: its result cannot be kept in a file", attempt, exc_info=error)
+            outcome = Failed("OSError; see the service's log")
+        head, body = to_frame(outcome)
+        self.link.send({**head, "k": "end", "n": job.number}, body)
 
     def ask(self, job: _Job, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Sends a question, and waits for its answer."""

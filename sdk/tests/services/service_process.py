@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -85,7 +86,8 @@ class Service:
 
     def metrics(self) -> dict[str, float]:
         lines = self.ask("GET", "/metrics").text.splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        values = (line.rsplit(" ", 1) for line in lines if line[0] != "#")
+        return defaultdict(float, {name: float(value) for name, value in values})
 
     def until_ready(self) -> Service:
         eventually(self._is_ready, f"the service is not ready: {self.log}")
