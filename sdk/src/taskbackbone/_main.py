@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._supervisor import Supervisor
     from .service import TaskService
 
+_HEAVY = {"jax", "onnxruntime", "sklearn", "tensorflow", "torch", "transformers"}
+
 logger = logging.getLogger("taskbackbone")
 
 
@@ -33,6 +35,8 @@ def main(service: TaskService, host: str | None, port: int | None) -> None:
     runner = runner_of(service, is_mounted=False)
     if isinstance(runner, ProcessPool):
         runner.spawn_early()  # the workers load while this process loads its server
+        for name in _HEAVY & sys.modules.keys():
+            logger.info("%s is loaded here too: imported in the setup function, only workers would load it", name)
     from ._server import App
 
     try:

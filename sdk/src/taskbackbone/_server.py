@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, NamedTuple
+from urllib.parse import quote
 
 from . import _metrics
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released
@@ -60,146 +61,135 @@ class App:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         request = _Request(scope, receive, send, lambda: self._supervisor.is_draining)
         try:
-            await self._serve(request)
+            health = self._health(request.path) if request.method in ("GET", "HEAD") else None
+            if health is not None:
+                await request.answer(*health)
+            else:
+                await self._serve(request)
         except Refusal as refusal:
             await request.drain()
-            await request.problem(refusal.status, refusal.detail, refusal.retry_after_s, self._told())
+            await request.problem(refusal, self._told())
         except _Gone:
             pass
 
-    async def _serve(self, request: _Request) -> None:
+    def _health(self, path: str) -> tuple[int, bytes, str] | None:
         supervisor = self._supervisor
-        path = request.path
-        if request.method in ("GET", "HEAD"):
-            if path == "/livez":
-                is_alive = supervisor.is_alive
-                await request.answer(200 if is_alive else 503, b"ok" if is_alive else b"stuck")
-                return
-            if path == "/readyz":
-                is_ready = supervisor.is_ready
-                await request.answer(200 if is_ready else 503, b"ready" if is_ready else b"not ready")
-                return
-            if path == "/metrics":
-                text = _metrics.text(supervisor)
-                await request.answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
-                return
-        endpoint = self._find(path)
+        if path == "/metrics":
+            return 200, _metrics.text(supervisor).encode(), "text/plain; version=0.0.4; charset=utf-8"
+        if path not in ("/livez", "/readyz"):
+            return None
+        is_well = supervisor.is_alive if path == "/livez" else supervisor.is_ready
+        return (200, b"ok", "text/plain") if is_well else (503, b"not ok", "text/plain")
+
+    async def _serve(self, request: _Request) -> None:
+        endpoint = self._find(request.path)
         if endpoint is None:
             raise Refusal(404, "This service has no such path.")
         if request.method != "POST":
             raise Refusal(405, "This path takes POST.")
-        if task_id := request.headers.get("taskid"):
-            await self._dispatch(request, endpoint, task_id)
-        else:
-            await self._call(request, endpoint)
-
-    async def _dispatch(self, request: _Request, endpoint: Endpoint, task_id: str) -> None:
-        supervisor = self._supervisor
-        if not _TASK_ID.match(task_id):
-            raise Refusal(400, "taskId: this can be no task's id.")
-        number = request.headers.get("x-task-attempt", "").strip()
-        if number and not number.isdecimal():
-            raise Refusal(400, "X-Task-Attempt: a number is expected.")
-        key: Key = task_id, int(number) if number else None
-        if supervisor.knows(key):
+        key = _key(request.headers)
+        if key is None:
+            return await self._call(request, endpoint)
+        is_known = self._supervisor.knows(key)
+        if is_known:
             await request.drain()
-            await request.json(200, {"TaskId": task_id}, self._told())
-            return
-        self._check_type(request, endpoint)
-        supervisor.reserve(is_task=True)
-        attempt = await self._attempt(request, endpoint, key)
-        if supervisor.knows(key):  # it came twice, and the other one was read first
-            supervisor.unreserve()
-            supervisor.clean(attempt)
-            await request.json(200, {"TaskId": task_id}, self._told())
-            return
-        supervisor.begin(attempt)
-        await request.json(202, {"TaskId": task_id}, self._told())
+        else:
+            attempt = await self._attempt(request, endpoint, key)
+            is_known = self._supervisor.knows(key)  # it came twice, and the other one was read first
+            if is_known:
+                self._supervisor.unreserve(attempt.folder)
+            else:
+                self._supervisor.begin(attempt)
+        told = json.dumps({"TaskId": key[0]}).encode()
+        return await request.answer(200 if is_known else 202, told, "application/json", self._told())
 
     async def _call(self, request: _Request, endpoint: Endpoint) -> None:
-        supervisor = self._supervisor
-        self._check_type(request, endpoint)
-        supervisor.reserve(is_task=False)
+        """Answers a direct call with what its work came to, unless the caller goes away."""
         attempt = await self._attempt(request, endpoint, None)
-        outcome = await self._outcome(request, attempt)
-        try:
-            await self._tell(request, outcome)
-        finally:
-            supervisor.clean(attempt)
-
-    async def _outcome(self, request: _Request, attempt: Attempt) -> Outcome:
-        """Does the work of a direct call, unless the caller goes away."""
         work = asyncio.ensure_future(self._supervisor.call(attempt))
         await asyncio.wait({work}, timeout=_WATCH_CALLER_AFTER_S)
         if not work.done():
             going = asyncio.ensure_future(request.gone())
             await asyncio.wait({work, going}, return_when=asyncio.FIRST_COMPLETED)
             going.cancel()
-            if not work.done():
-                work.cancel()
-                raise _Gone
-        return work.result()
+        if not work.done():
+            work.cancel()
+            raise _Gone
+        try:
+            await self._tell(request, work.result())
+        finally:
+            self._supervisor.clean(attempt.folder)
 
     async def _tell(self, request: _Request, outcome: Outcome) -> None:
         if isinstance(outcome, Completed):
-            headers = {"X-Task-Status": _printable(outcome.text)} if outcome.text else {}
+            headers = {"X-Task-Status": quote(outcome.text, safe="")} if outcome.text else {}
             if outcome.content_encoding:
                 headers["Content-Encoding"] = outcome.content_encoding
-            if outcome.body is None:
-                await request.answer(204, b"", "", headers)
-                return
             if isinstance(outcome.body, Path):
                 await request.file(outcome.body, outcome.content_type, headers)
-                return
-            await request.answer(200, outcome.body, outcome.content_type, headers)
-            return
-        if isinstance(outcome, Failed):
-            await request.problem(outcome.http_status, outcome.reason)
-            return
-        if isinstance(outcome, Released):
-            after_s = None if outcome.after_s is None else int(outcome.after_s)
-            await request.problem(503, outcome.reason, after_s or 1)
-            return
-        await request.problem(503, "The work was stopped.", 1)
+            elif outcome.body is None:
+                await request.answer(204, b"", "", headers)
+            else:
+                await request.answer(200, outcome.body, outcome.content_type, headers)
+        elif isinstance(outcome, Failed):
+            await request.problem(Refusal(outcome.http_status, outcome.reason))
+        elif isinstance(outcome, Released):
+            await request.problem(Refusal(503, outcome.reason, int(outcome.after_s or 1)))
+        else:
+            await request.problem(Refusal(503, "The work was stopped.", 1))
 
     async def _attempt(self, request: _Request, endpoint: Endpoint, key: Key | None) -> Attempt:
-        """Reads the request whole. If it cannot, the slot is free again."""
-        supervisor = self._supervisor
+        """Takes a slot, and reads the request whole. If it cannot, the slot is free again."""
+        supervisor, headers = self._supervisor, request.headers
+        sent = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if endpoint.content_types and not any(fnmatchcase(sent, accepted) for accepted in endpoint.content_types):
+            raise Refusal(415, f"The body must be {' or '.join(endpoint.content_types)}.")
+        lease_s = _lease_s(headers)
+        supervisor.reserve(is_task=key is not None)
         folder = supervisor.new_folder()
         try:
             body = await request.body(endpoint.max_body_bytes, folder)
+            supervisor.check_open()  # it may have begun to stop meanwhile
         except BaseException:
-            supervisor.unreserve()
+            supervisor.unreserve(folder)
             raise
-        headers = request.headers
-        lease = headers.get("x-task-lease", "")
-        with suppress(ValueError):
-            lease_s = float(lease) if lease else DEFAULT_LEASE_S
-            return Attempt(
-                path=endpoint.path,
-                folder=folder,
-                body=body,
-                content_type=headers.get("content-type", ""),
-                content_encoding=headers.get("content-encoding", ""),
-                query=request.query,
-                task_id=key[0] if key else None,
-                number=key[1] if key else None,
-                lease_s=lease_s if 1 <= lease_s < math.inf else DEFAULT_LEASE_S,
-                timeout_s=endpoint.timeout_s,
-                stall_s=endpoint.stall_s,
-                trace={name: headers[name] for name in ("traceparent", "tracestate") if name in headers},
-            )
-        supervisor.unreserve()
-        raise Refusal(400, "X-Task-Lease: a number of seconds is expected.")
-
-    def _check_type(self, request: _Request, endpoint: Endpoint) -> None:
-        if endpoint.content_types:
-            sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if not any(fnmatchcase(sent, accepted) for accepted in endpoint.content_types):
-                raise Refusal(415, f"The body must be {' or '.join(endpoint.content_types)}.")
+        return Attempt(
+            path=endpoint.path,
+            folder=folder,
+            body=body,
+            content_type=headers.get("content-type", ""),
+            content_encoding=headers.get("content-encoding", ""),
+            query=request.query,
+            task_id=key[0] if key else None,
+            number=key[1] if key else None,
+            lease_s=lease_s,
+            timeout_s=endpoint.timeout_s,
+            stall_s=endpoint.stall_s,
+            trace={name: headers[name] for name in ("traceparent", "tracestate") if name in headers},
+        )
 
     def _told(self) -> dict[str, str]:
         return {"X-Task-Slots": str(self._supervisor.told_slots), "X-Task-Instance": self._supervisor.instance}
+
+
+def _key(headers: Mapping[str, str]) -> Key | None:
+    """Whose attempt a request is; None for a direct call."""
+    task_id, number = headers.get("taskid"), headers.get("x-task-attempt", "").strip()
+    if not task_id:
+        return None
+    if not _TASK_ID.match(task_id):
+        raise Refusal(400, "taskId: this can be no task's id.")
+    if number and not (number.isdecimal() and len(number) < 10):
+        raise Refusal(400, "X-Task-Attempt: a number is expected.")
+    return task_id, int(number) if number else None
+
+
+def _lease_s(headers: Mapping[str, str]) -> float:
+    try:
+        lease_s = float(headers.get("x-task-lease") or DEFAULT_LEASE_S)
+    except ValueError:
+        raise Refusal(400, "X-Task-Lease: a number of seconds is expected.") from None
+    return lease_s if 1 <= lease_s < math.inf else DEFAULT_LEASE_S
 
 
 class _Gone(Exception):
@@ -283,28 +273,23 @@ class _Request:
         try:
             file, left = _opened(path)
         except OSError as error:
-            await self.problem(500, f"The file of the result cannot be read ({type(error).__name__}).")
-            return
+            return await self.problem(Refusal(500, f"The result cannot be read ({type(error).__name__})."))
         with file:
             await self._begin(200, content_type, left, headers)
             while chunk := file.read(min(left, _CHUNK_BYTES)):
                 left -= len(chunk)
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
+        return await self._send({"type": "http.response.body", "body": b""})
 
-    async def json(self, status: int, value: dict[str, Any], headers: dict[str, str]) -> None:
-        await self.answer(status, json.dumps(value).encode(), "application/json", headers)
-
-    async def problem(
-        self, status: int, detail: str, retry_after_s: int | None = None, headers: dict[str, str] | None = None
-    ) -> None:
+    async def problem(self, refusal: Refusal, headers: dict[str, str] | None = None) -> None:
         sent = dict(headers or {})
-        if retry_after_s is not None:
-            sent["Retry-After"] = str(retry_after_s)
-        if status == 405:
+        if refusal.retry_after_s is not None:
+            sent["Retry-After"] = str(refusal.retry_after_s)
+        if refusal.status == 405:
             sent["Allow"] = "POST"
-        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        await self.answer(status, json.dumps(problem).encode(), "application/problem+json", sent)
+        title = HTTPStatus(refusal.status).phrase
+        told = {"type": "about:blank", "title": title, "status": refusal.status, "detail": refusal.detail}
+        await self.answer(refusal.status, json.dumps(told).encode(), "application/problem+json", sent)
 
     async def _begin(self, status: int, content_type: str, size: int | None, headers: dict[str, str] | None) -> None:
         sent = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
@@ -353,9 +338,3 @@ def _opened(path: Path) -> tuple[BinaryIO, int]:
     """A file and its size."""
     file = path.open("rb")
     return file, os.fstat(file.fileno()).st_size
-
-
-def _printable(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")

@@ -164,30 +164,29 @@ class Supervisor:
         return False
 
     def reserve(self, *, is_task: bool) -> None:
-        """Takes a slot.
-
-        Raises:
-            Refusal: there is none.
-        """
-        reason, refusal = None, None
-        if self.is_draining:
-            reason, refusal = "draining", Refusal(503, "The service is stopping.")
-        elif self.runner.slots == 0:
-            reason, refusal = "loading", Refusal(503, "The service is loading its model.", 5)
-        elif self.taken >= self.runner.slots:
-            reason, refusal = (
-                "full",
-                Refusal(503, "The service has as much work as it takes.", None if is_task else 1),
-            )
-        elif is_task and self.reporter is None:
-            reason, refusal = "no-backbone", Refusal(503, "The service knows no backbone: BACKBONE_URL is not set.")
-        if refusal is not None:
-            self.counts.refused[str(reason)] += 1
-            raise refusal
+        """Takes a slot. Raises Refusal if there is none."""
+        self.check_open()
+        if self.runner.slots == 0:
+            raise self._refusal("loading", "The service is loading its model.", 5)
+        if self.taken >= self.runner.slots:
+            raise self._refusal("full", "The service has as much work as it takes.", None if is_task else 1)
+        if is_task and self.reporter is None:
+            raise self._refusal("no-backbone", "The service knows no backbone: BACKBONE_URL is not set.")
         self.taken += 1
 
-    def unreserve(self) -> None:
+    def check_open(self) -> None:
+        """Raises Refusal if the service is about to stop."""
+        if self.is_draining:
+            raise self._refusal("draining", "The service is stopping.")
+
+    def _refusal(self, reason: str, detail: str, retry_after_s: int | None = None) -> Refusal:
+        self.counts.refused[reason] += 1
+        return Refusal(503, detail, retry_after_s)
+
+    def unreserve(self, folder: Path) -> None:
+        """Gives a slot back that nothing has begun in."""
         self.taken -= 1
+        self.clean(folder)
 
     def begin(self, attempt: Attempt) -> None:
         """Works on a task, in the slot that was reserved."""
@@ -213,16 +212,16 @@ class Supervisor:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._stop(work, _GONE)
-            task.add_done_callback(lambda _: self.clean(attempt))
+            task.add_done_callback(lambda _: self.clean(attempt.folder))
             raise
         finally:
             if self._in_flight is not None:
                 self._in_flight.change(attempt.path, -1)
 
-    def clean(self, attempt: Attempt) -> None:
+    def clean(self, folder: Path) -> None:
         """Removes an attempt's files."""
-        if attempt.folder.is_dir():
-            shutil.rmtree(attempt.folder, ignore_errors=True)
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def _work_on(self, work: _Work) -> None:
         attempt, reporter = work.attempt, self.reporter
@@ -239,7 +238,7 @@ class Supervisor:
             logger.exception("%s: the supervisor failed", attempt)
         finally:
             reporter.forget(watch)
-            self.clean(attempt)
+            self.clean(attempt.folder)
 
     def _remember(self, key: Key) -> None:
         if key[1] is None:

@@ -47,6 +47,7 @@ class Service:
         self.process = process
         self.port = port
         self.folder = log.parent
+        self.temporary = log.parent / "temporary"
         self._ready = ready
         self._log = log
         self._descendants: set[int] = set()
@@ -138,7 +139,8 @@ def running(
     script.write_text(HEAD + textwrap.dedent(code))
     port, log = free_port(), folder / f"log-{time.monotonic_ns()}"
     own = {name: value for name, value in os.environ.items() if not name.startswith(("BACKBONE_", "SERVICE_"))}
-    own.update({"PORT": str(port), **(environment or {})})
+    (folder / "temporary").mkdir(exist_ok=True)
+    own.update({"PORT": str(port), "TMPDIR": str(folder / "temporary"), **(environment or {})})
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command or [sys.executable, str(script)],
@@ -153,6 +155,8 @@ def running(
         yield service.until_ready() if waits else service
     finally:
         service.stop()
+        if service.process.returncode >= 0:
+            assert not list(service.temporary.iterdir()), "its folder is left"
         try:
             eventually(lambda: not service.left_over(), f"still there: {service.left_over()}; {service.log}")
         finally:

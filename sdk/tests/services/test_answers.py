@@ -381,12 +381,23 @@ def test_a_caller_that_waits_for_100_is_refused_without_it(service: Service) -> 
         assert connection.recv(65536).startswith(b"HTTP/1.1 415")
 
 
-def test_a_caller_that_goes_away_within_its_body_leaves_its_slot(service: Service) -> None:
+def test_a_caller_that_goes_away_within_its_body_leaves_nothing_behind(service: Service) -> None:
+    before = sorted(service.temporary.rglob("*"))
     with socket.create_connection(("127.0.0.1", service.port)) as caller:
-        caller.sendall(b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\nabc")
+        caller.sendall(b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 9000000\r\n\r\n" + b"a" * 3_000_000)
         eventually(lambda: service.metrics()["taskbackbone_running"] == 1, "the slot is not taken")
 
     eventually(lambda: service.metrics()["taskbackbone_running"] == 0, "the slot is not free again")
+    assert sorted(service.temporary.rglob("*")) == before
+
+
+def test_large_bodies_and_results_leave_no_files_behind(service: Service) -> None:
+    before = sorted(service.temporary.rglob("*"))
+    for path in ("/echo", "/file", "/stream"):
+        assert service.call(path, b"a" * 3_000_000).status == 200
+    assert service.call("/words", b"a" * 3_000_000).status == 413
+
+    eventually(lambda: sorted(service.temporary.rglob("*")) == before, "files are left")
 
 
 def test_a_head_that_is_very_large_does_no_harm(service: Service) -> None:
