@@ -124,6 +124,10 @@ class TestSubmit:
         with pytest.raises((TypeError, ValueError)):
             client.submit(path, body)
 
+    def test_a_stream_of_text_is_refused(self, client: Any, path: str) -> None:
+        with pytest.raises(TypeError):
+            client.submit(path, iter(["text"]))
+
     def test_query_priority_and_content_type_go_along(self, client: Any, model: Model) -> None:
         query = {"least": 2, "fine": True, "band": [1, "a b&c"], "ä": "ö"}
         task = client.submit(model.path + "/x y?first=1", b"", query=query, priority=9, content_type="image/x-any")

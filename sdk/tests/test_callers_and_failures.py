@@ -16,7 +16,7 @@ from model import Models
 from scripted_server import Deed, Request, ScriptedServer, answer, raw, reset
 
 from taskbackbone import TaskClient, errors
-from taskbackbone._calls import Caller, Deadline, Sight, look
+from taskbackbone._calls import Caller, Deadline, TaskView
 from taskbackbone._core import Answer, Call, Sleep
 from taskbackbone._core import Backbone as Address
 
@@ -195,10 +195,9 @@ class TestALook:
         timeout_s: float | None = None,
         closely: bool = False,
     ) -> list[Call | Sleep]:
-        sight = Sight(document)
-        sight.etag, sight.retry_after_s = '"1"', retry_after_s
-        caller = Caller(Address("http://b.example", KEY))
-        steps = look(caller, sight, Deadline(timeout_s), closely=closely)
+        task = TaskView(Caller(Address("http://b.example", KEY)), document)
+        task._etag, task._retry_after_s = '"1"', retry_after_s
+        steps = task._look(Deadline(timeout_s), closely=closely)
         made: list[Call | Sleep] = []
         left = list(answers)
         given: Answer | None = None

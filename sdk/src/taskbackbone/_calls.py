@@ -1,11 +1,10 @@
-"""What callers do, as steps: the faces ``_async`` and ``_sync`` only run them."""
+"""What callers do, as steps: the faces in ``client`` only run them."""
 
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union, cast
 from urllib.parse import quote, urlencode
 
@@ -23,18 +22,23 @@ _LONGEST_SLEEP_S = 600.0
 _POSITION_POLL_S = 5.0
 _LEAST_LOOK_S = 0.2
 _PREFERRED_WAIT_S = 20
-_ENDS = ("completed", "failed", "cancelled")
+_TOLD = ("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "ResultSize")
 
 Query = Union[str, Mapping[str, Any], Sequence["tuple[str, Any]"], None]
 
 
-class Caller:
-    """Whom the calls go to, and how patiently.
+class Deadline:
+    """When a wait is to end; never with None."""
 
-    Parameters:
-        timeout_s: for how long the backbone may be silent.
-        retry_for_s: for how long a call is repeated.
-    """
+    def __init__(self, timeout_s: float | None) -> None:
+        self._end_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+
+    def left_s(self, at_most: float = float("inf")) -> float:
+        return max(0.0, min(at_most, self._end_s - time.monotonic()))
+
+
+class Caller:
+    """Whom the calls go to, and how patiently: *timeout_s* and *retry_for_s* are those of ``TaskClient``."""
 
     def __init__(self, backbone: Backbone, timeout_s: float = TIMEOUT_S, retry_for_s: float = RETRY_FOR_S) -> None:
         self.backbone = backbone
@@ -42,30 +46,32 @@ class Caller:
         self.retry_for_s = retry_for_s
         self._max_body_bytes: int | None = None
 
-    def ask(self, method: str, path: str, *, retry_for_s: float | None = None, **options: Any) -> Steps[Answer]:
-        """A call that is repeated, whatever its answer.
+    def demand(
+        self, method: str, path: str, *, wait_s: float = 0, retry_for_s: float | None = None, **options: Any
+    ) -> Steps[Answer]:
+        """A call that is repeated, and may be answered so late as *wait_s*.
 
         Raises:
-            Unreachable: there is none.
+            Unreachable: there is no answer.
+            Refused: it is neither 2xx nor 304.
         """
-        timeout_s = self.timeout_s + options.pop("wait_s", 0)
-        call = self.backbone.call(method, path, timeout_s=timeout_s, **options)
-        return (yield from request(call, retry_for_s=self.retry_for_s if retry_for_s is None else retry_for_s))
-
-    def demand(self, method: str, path: str, **options: Any) -> Steps[Answer]:
-        """The same, but any answer other than 2xx is an error.
-
-        Raises:
-            Refused: by its answer.
-        """
-        answer = yield from self.ask(method, path, **options)
-        if not answer.is_success:
+        call = self.backbone.call(method, path, timeout_s=self.timeout_s + wait_s, **options)
+        answer = yield from request(call, retry_for_s=self.retry_for_s if retry_for_s is None else retry_for_s)
+        if not answer.is_success and answer.status != 304:
             raise refusal(answer)
         return answer
 
-    def document(self, path: str, name: str, query: str = "") -> Steps[dict[str, Any]]:
-        """The JSON object at *path*, which must have the member *name*."""
-        return _object((yield from self.demand("GET", path, query=query)), name)
+    def member(self, path: str, name: str, query: str = "") -> Steps[Any]:
+        """The member *name* of the JSON object at *path*."""
+        return _object((yield from self.demand("GET", path, query=query)), name)[name]
+
+    def page(self, path: str | None, status: str | None, limit: int | None, cursor: str | None) -> Steps[Any]:
+        members = {"path": path, "status": status, "limit": limit, "cursor": cursor}
+        query = urlencode({name: value for name, value in members.items() if value is not None})
+        return _object((yield from self.demand("GET", "/api/v1/tasks", query=query)), "Tasks")
+
+    def queue(self, path: str) -> Steps[dict[str, Any]]:
+        return _object((yield from self.demand("GET", "/api/v1/queues" + _escaped(path))), "EndpointPath")
 
     def max_body_bytes(self) -> Steps[int | None]:
         """``MaxBodyBytes`` of health, read once; None if health does not tell it now."""
@@ -78,113 +84,73 @@ class Caller:
             self._max_body_bytes = told if isinstance(told, int) else None
         return self._max_body_bytes
 
-    def within_limit(self, size: int) -> Steps[None]:
-        """
+    def send(self, method: str, path: str, body: bytes | Payload, **options: Any) -> Steps[Answer]:
+        """A call with a body, unless that has more bytes than the backbone takes.
+
         Raises:
-            TooLarge: the backbone takes no body of *size* bytes.
+            TooLarge: it has.
         """
-        limit = yield from self.max_body_bytes()
-        if limit is not None and size > limit:
-            raise errors.TooLarge(f"The body has {size:,} bytes; the backbone takes {limit:,} at most.")
+        if len(body) > LARGE_BYTES:
+            limit = yield from self.max_body_bytes()
+            if limit is not None and len(body) > limit:
+                raise errors.TooLarge(f"The body has {len(body):,} bytes; the backbone takes {limit:,} at most.")
+        try:
+            return (yield from self.demand(method, path, body=body, **options))
+        except errors.TooLarge:
+            self._max_body_bytes = None  # it was lowered
+            raise
 
     def submit(
         self,
         path: str,
         body: bytes | Payload,
         content_type: str,
+        query: Query,
+        priority: int | None,
+        idempotency_key: str | None,
         *,
-        query: Query = None,
-        priority: int | None = None,
-        idempotency_key: str | None = None,
-        prefers_end: bool = False,
+        prefers_end: bool,
     ) -> Steps[Answer]:
-        """
-        Parameters:
-            prefers_end: the answer may come at the task's end, if that is soon.
-        """
-        target, query_text = _endpoint(path, query)
+        """With *prefers_end*, the answer may come at the task's end, if that is soon."""
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or os.urandom(16).hex()}
         if priority is not None:
             headers["Priority"] = str(priority)
-        if len(body) > LARGE_BYTES:
-            prefers_end = False  # it would be sent again if the connection broke during the wait
-            yield from self.within_limit(len(body))
-        if prefers_end:
-            headers["Prefer"] = f"wait={_PREFERRED_WAIT_S}"
-        answer = yield from self.ask(
-            "POST",
-            "/api/v1/submit" + target,
-            query=query_text,
-            headers=headers,
-            body=body,
-            wait_s=_PREFERRED_WAIT_S if prefers_end else 0,
-        )
-        if not answer.is_success:
-            if answer.status == 413:
-                self._max_body_bytes = None  # it was lowered
-            raise refusal(answer)
-        return answer
+        wait_s = 0
+        if prefers_end and len(body) <= LARGE_BYTES:  # else it is sent again if the connection breaks meanwhile
+            wait_s = _PREFERRED_WAIT_S
+            headers["Prefer"] = f"wait={wait_s}"
+        target, text = _endpoint(path, query)
+        path = "/api/v1/submit" + target
+        return (yield from self.send("POST", path, body, query=text, headers=headers, wait_s=wait_s))
 
     def replay(self, task_id: str) -> Steps[Answer]:
-        answer = yield from self.ask("POST", task_path(task_id, "/replay"), body=b"")
+        call = self.backbone.call("POST", task_path(task_id, "/replay"), body=b"", timeout_s=self.timeout_s)
+        answer = yield from request(call, retry_for_s=self.retry_for_s)
+        if answer.is_success:
+            return answer
         is_lost = answer.status == 409 and answer.repeated  # perhaps: the answer that it is replayed
-        if is_lost and _task_of(answer).get("BackendStatus") in ("created", "running"):
+        task: dict[str, Any] = answer.json().get("Task") or {}
+        if is_lost and task.get("BackendStatus") in ("created", "running"):
             return (yield from self.demand("GET", task_path(task_id)))
-        if not answer.is_success:
-            raise refusal(answer)
-        return answer
+        raise refusal(answer)
 
-    def open_result(self, task_id: str, start: int = 0, etag: str | None = None) -> Steps[Answer]:
+    def open_result(self, task_id: str, start: int, etag: str | None) -> Steps[Answer]:
         """The streamed result from its byte *start*, or the whole of it if this *etag* is no longer its."""
         headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
         return (yield from self.demand("GET", task_path(task_id, "/result"), headers=headers, streamed=True))
 
 
-class Deadline:
-    """When a wait is to end; never with None."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def left_s(self, at_most: float) -> float:
-        return at_most if self._end_s is None else max(0.0, min(at_most, self._end_s - time.monotonic()))
-
-    @property
-    def is_over(self) -> bool:
-        return self._end_s is not None and time.monotonic() >= self._end_s
-
-
-class Sight:
-    """A task as the backbone last showed it, and what is needed to ask for it again."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document: dict[str, Any] = dict(document)
-        self.etag: str | None = None
-        self.retry_after_s: float | None = None
-
-    def see(self, answer: Answer) -> bool:
-        """Take in an answer with the task, or a 304. Says whether anything is new."""
-        self.retry_after_s = answer.retry_after_s
-        if answer.status == 304:
-            return False
-        before, self.document = self.document, _object(answer, "TaskId")
-        self.etag = answer.headers.get("etag")
-        return any(self.document.get(name) != before.get(name) for name in _TOLD)
-
-
-_TOLD = ("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "ResultSize")
-
-
 class TaskView:
     """A task as it was last seen."""
 
-    def __init__(self, sight: Sight) -> None:
-        self._sight = sight
-
-    @property
-    def document(self) -> dict[str, Any]:
+    def __init__(self, caller: Caller, seen: Mapping[str, Any] | Answer) -> None:
+        self._caller = caller
+        self.document: dict[str, Any] = {} if isinstance(seen, Answer) else dict(seen)
         """The task as the API's JSON object."""
-        return self._sight.document
+        self._etag: str | None = None
+        self._retry_after_s: float | None = None
+        if isinstance(seen, Answer):
+            self._see(seen)
 
     @property
     def id(self) -> str:
@@ -197,7 +163,7 @@ class TaskView:
 
     @property
     def is_finished(self) -> bool:
-        return self.state in _ENDS
+        return self.state in ("completed", "failed", "cancelled")
 
     @property
     def status(self) -> str:
@@ -236,72 +202,90 @@ class TaskView:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r}, {self.state!r}, {self.status[:100]!r})"
 
+    def _see(self, answer: Answer) -> bool:
+        """Take in an answer with the task, or a 304. Says whether anything is new."""
+        self._retry_after_s = answer.retry_after_s
+        if answer.status == 304:
+            return False
+        before, self.document = self.document, _object(answer, "TaskId")
+        self._etag = answer.headers.get("etag")
+        return any(self.document.get(name) != before.get(name) for name in _TOLD)
 
-def look(caller: Caller, sight: Sight, deadline: Deadline, *, closely: bool) -> Steps[bool]:
-    """Wait for a task's next change, or for as long as one wait lasts. Says whether anything is new.
+    def _until_end(self, timeout_s: float | None, on_change: Callable[[Any], object] | None) -> Steps[None]:
+        """Wait as ``Task.wait`` does."""
+        deadline, patience_s = Deadline(timeout_s), self._caller.retry_for_s
+        late = errors.WaitTimeout(f"Task {self.id} has not ended within {timeout_s} s; it goes on.", self)
+        while not self.is_finished:
+            is_last = deadline.left_s() < patience_s
+            try:
+                is_new = yield from self._look(deadline, closely=on_change is not None)
+            except errors.Unreachable as error:
+                if is_last:
+                    raise late from error
+                raise
+            if is_new and on_change is not None:
+                on_change(self)
+            if not self.is_finished and not deadline.left_s():
+                raise late
 
-    Parameters:
-        closely: whether a new position in the queue is of interest too.
+    def _look(self, deadline: Deadline, *, closely: bool) -> Steps[bool]:
+        """Wait for the next change, or for as long as one wait lasts. Says whether anything is new.
 
-    Raises:
-        Unreachable: the backbone gave no answer until then.
-    """
-    view = TaskView(sight)
-    retry_after_s = 1.0 if sight.retry_after_s is None else sight.retry_after_s
-    waits, headers, wait_s = view.state == "created", {"If-None-Match": sight.etag or '"none"'}, LONGEST_POLL_S
-    if closely and view.queue_position is not None:  # a new position ends no wait, and makes no new ETag
-        headers, wait_s = {}, min(_POSITION_POLL_S, max(1.0, retry_after_s))
-    elif waits and retry_after_s > LONGEST_POLL_S:
-        yield Sleep(deadline.left_s(min(retry_after_s, _LONGEST_SLEEP_S)))
-        wait_s = 0
-    wait_s = round(deadline.left_s(wait_s), 3)
-    began_s, state, etag = time.monotonic(), view.state, sight.etag
-    answer = yield from caller.ask(
-        "GET",
-        task_path(view.id),
-        query=f"wait={wait_s:g}",
-        headers=headers,
-        wait_s=wait_s,
-        retry_for_s=deadline.left_s(caller.retry_for_s),
-    )
-    if not answer.is_success and answer.status != 304:
-        raise refusal(answer)
-    is_new = sight.see(answer)
-    took_s = time.monotonic() - began_s
-    if not view.is_finished and took_s < wait_s:
-        if sight.etag == etag:  # the wait had to make room for another
-            pause_s = sight.retry_after_s or 1.0
-        else:  # a task may change all the time
-            pause_s = _LEAST_LOOK_S - took_s if view.state == state else 0.0
-        if pause_s > 0:
-            yield Sleep(deadline.left_s(pause_s))
-    return is_new
+        Parameters:
+            closely: whether a new position in the queue is of interest too.
+        """
+        retry_after_s = 1.0 if self._retry_after_s is None else self._retry_after_s
+        headers, wait_s = {"If-None-Match": self._etag or '"none"'}, LONGEST_POLL_S
+        if closely and self.queue_position is not None:  # a new position ends no wait, and makes no new ETag
+            headers, wait_s = {}, min(_POSITION_POLL_S, max(1.0, retry_after_s))
+        elif self.state == "created" and retry_after_s > LONGEST_POLL_S:
+            yield Sleep(deadline.left_s(min(retry_after_s, _LONGEST_SLEEP_S)))
+            wait_s = 0
+        wait_s = round(deadline.left_s(wait_s), 3)
+        began_s, state, etag = time.monotonic(), self.state, self._etag
+        answer = yield from self._caller.demand(
+            "GET",
+            task_path(self.id),
+            query=f"wait={wait_s:g}",
+            headers=headers,
+            wait_s=wait_s,
+            retry_for_s=deadline.left_s(self._caller.retry_for_s),
+        )
+        is_new = self._see(answer)
+        took_s = time.monotonic() - began_s
+        if not self.is_finished and took_s < wait_s:
+            if self._etag == etag:  # the wait had to make room for another
+                pause_s = self._retry_after_s or 1.0
+            else:  # a task may change all the time
+                pause_s = _LEAST_LOOK_S - took_s if self.state == state else 0.0
+            if pause_s > 0:
+                yield Sleep(deadline.left_s(pause_s))
+        return is_new
 
-
-def pause_before_resuming(failures: int) -> Steps[None]:
-    """Before a result that broke off is read on."""
-    yield Sleep(random.uniform(0, 0.25 * 2**failures))
+    def _check_result(self) -> None:
+        """
+        Raises:
+            TaskFailed, TaskCancelled: it has ended so.
+            NotFound: it has ended without a result.
+        """
+        if self.state == "failed":
+            raise errors.TaskFailed(self.status, self)
+        if self.state == "cancelled":
+            raise errors.TaskCancelled(f"Task {self.id} was cancelled.", self)
+        if self.document.get("ResultSize") is None:
+            kind = "urn:task-backbone:problem:no-result"
+            raise errors.NotFound(f"The task has stored no result. Its status: {self.status}", 404, {"type": kind})
 
 
 def target_of(path: os.PathLike[str] | str, task_id: str, content_type: str) -> Path:
     """The file that a result is saved to: *path*, or one in it if it is a folder."""
+    from mimetypes import guess_extension
     from pathlib import Path
 
     target = Path(path)
     if not target.is_dir():
         return target
-    from mimetypes import guess_extension
-
     return target / (task_id + (guess_extension(content_type.partition(";")[0].strip().lower()) or ""))
-
-
-def list_query(path: str | None, status: str | None, limit: int | None, cursor: str | None) -> str:
-    members = {"path": path, "status": status, "limit": limit, "cursor": cursor}
-    return urlencode({name: value for name, value in members.items() if value is not None})
-
-
-def queue_path(path: str | None) -> str:
-    return "/api/v1/queues" + (_escaped(path) if path else "/")
 
 
 def _endpoint(path: str, query: Query) -> tuple[str, str]:
@@ -331,11 +315,11 @@ def _escaped(path: str) -> str:
     return escaped
 
 
-def _task_of(conflict: Answer) -> dict[str, Any]:
-    return conflict.json().get("Task") or {}
-
-
 def _object(answer: Answer, name: str) -> dict[str, Any]:
+    """
+    Raises:
+        Unreachable: the answer is no JSON object with the member *name*.
+    """
     document = answer.json()
     if name not in document:
         raise errors.Unreachable("What answers is not the backbone: is the URL right?", answer.status)

@@ -8,22 +8,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, TypeVar
 
 from . import errors
 from ._core import Answer, Call, NoAnswer, Sleep, Steps
 from ._payload import CHUNK_BYTES, Payload
 
-if TYPE_CHECKING:
-    from ._aiohttp import Aiohttp
-
 T = TypeVar("T")
 _CONNECTIONS = 32
 _LEAST_BYTES_PER_S = 16 * 1024
 """An answer that comes more slowly, on the whole, counts as silence."""
-_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
-LONGEST_ERROR_BYTES = 1024 * 1024
+_CLOSE_S = 1.0
+_NOT_TRUSTED = "The server's certificate is not trusted."
 
 
 def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
@@ -33,11 +30,7 @@ def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
         step = next(steps)
         while True:
             try:
-                if isinstance(step, Sleep):
-                    time.sleep(step.seconds)
-                    value = None
-                else:
-                    value = transport.send(step)
+                value = time.sleep(step.seconds) if isinstance(step, Sleep) else transport.send(step)
             except NoAnswer as error:
                 step = steps.throw(error)
             else:
@@ -48,36 +41,15 @@ def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
         steps.close()
 
 
-async def run_in_threads(steps: Steps[T], transport: Requests | None = None) -> T:
-    """Run *steps* in this event loop, with each call in a thread and each pause in the loop."""
-    import asyncio
-
-    transport = transport or _shared
-    loop = asyncio.get_running_loop()
-
-    async def send(call: Call) -> Answer:
-        return await loop.run_in_executor(transport.threads, transport.send, call)
-
-    return await _run(steps, send)
-
-
-async def run_async(steps: Steps[T], transport: Aiohttp) -> T:
-    """Run *steps* in this event loop, with an ``Aiohttp`` of ``_aiohttp``."""
-    return await _run(steps, transport.send)
-
-
-async def _run(steps: Steps[T], send: Any) -> T:
+async def run_async(steps: Steps[T], transport: Aiohttp | _InThreads) -> T:
+    """Run *steps* in this event loop."""
     import asyncio
 
     try:
         step = next(steps)
         while True:
             try:
-                if isinstance(step, Sleep):
-                    await asyncio.sleep(step.seconds)
-                    value = None
-                else:
-                    value = await send(step)
+                value = await (asyncio.sleep(step.seconds) if isinstance(step, Sleep) else transport.send(step))
             except NoAnswer as error:
                 step = steps.throw(error)
             else:
@@ -86,6 +58,11 @@ async def _run(steps: Steps[T], send: Any) -> T:
         return stop.value
     finally:
         steps.close()
+
+
+async def run_in_threads(steps: Steps[T], transport: Requests) -> T:
+    """Run *steps* in this event loop, with each call in a thread and each pause in the loop."""
+    return await run_async(steps, _InThreads(transport))
 
 
 class Requests:
@@ -99,8 +76,7 @@ class Requests:
         self._lock = threading.Lock()
         self._number = threads
         self._pid = 0
-        self._session: Any = None
-        self._threads: Any = None
+        self._own: Any = None
 
     def send(self, call: Call) -> Answer:
         """
@@ -109,7 +85,7 @@ class Requests:
             Unreachable: there never will be one.
             BodyUnreadable: by its source.
         """
-        session = self._own().session
+        session = self.session
         from urllib3.exceptions import HTTPError
 
         try:
@@ -123,47 +99,42 @@ class Requests:
                 stream=True,
             )
         except ValueError as error:  # such as a bad proxy in the environment
-            raise errors.Unreachable(f"No call can be made: {words(error)}") from error
+            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
         except (OSError, HTTPError) as error:
-            if _BAD_CERTIFICATE in str(error):  # and stays so
-                raise errors.Unreachable(f"The server's certificate is not trusted: {words(error)}") from error
-            raise NoAnswer(words(error)) from error
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise errors.Unreachable(_NOT_TRUSTED) from error
+            raise NoAnswer(_words(error)) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
-        stream = _Stream(response, Pace.of(response.status_code, headers, call.timeout_s))
-        if call.streamed and 200 <= response.status_code < 300:
-            return Answer(response.status_code, headers, stream=stream)
-        return Answer(response.status_code, headers, stream.whole(is_error=response.status_code >= 300))
+        stream = _Stream(response, _Pace(call, response.status_code, headers))
+        answer = Answer(response.status_code, headers, stream=stream)
+        return answer if call.streamed and answer.is_success else answer._replace(body=b"".join(stream), stream=None)
 
     @property
     def session(self) -> Any:
         """The process's ``requests.Session``."""
-        return self._own()._session
+        return self._of_process()[0]
 
     @property
     def threads(self) -> Any:
         """The process's executor for calls."""
-        own = self._own()
-        with self._lock:
-            if own._threads is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                own._threads = ThreadPoolExecutor(self._number, thread_name_prefix="backbone-call")
-        return own._threads
+        return self._of_process()[1]
 
     def close(self) -> None:
         """Close the connections, and the threads once they are done."""
         with self._lock:
-            session, threads, self._session, self._threads = self._session, self._threads, None, None
-        if session is not None:
-            session.close()
-        if threads is not None:
-            threads.shutdown(wait=False)
+            own, self._own = self._own, None
+        if own is not None:
+            own[0].close()
+            own[1].shutdown(wait=False)
 
-    def _own(self) -> Requests:
+    def _of_process(self) -> Any:
+        from concurrent.futures import ThreadPoolExecutor
+
         with self._lock:
-            if self._session is None or self._pid != os.getpid():
-                self._session, self._threads, self._pid = _new_session(), None, os.getpid()
-        return self
+            if self._own is None or self._pid != os.getpid():
+                threads = ThreadPoolExecutor(self._number, thread_name_prefix="backbone-call")
+                self._own, self._pid = (_new_session(), threads), os.getpid()
+            return self._own
 
 
 def _new_session() -> Any:
@@ -182,6 +153,17 @@ def _new_session() -> Any:
 _shared = Requests()
 
 
+class _InThreads:
+    def __init__(self, transport: Requests) -> None:
+        self._transport = transport
+
+    async def send(self, call: Call) -> Answer:
+        import asyncio
+
+        threads = self._transport.threads
+        return await asyncio.get_running_loop().run_in_executor(threads, self._transport.send, call)
+
+
 class _Body:
     """A body as requests sends it: with ``Content-Length``, since it has a length.
 
@@ -195,7 +177,10 @@ class _Body:
         return len(self._body)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body) if isinstance(self._body, Payload) else parts(self._body)
+        if isinstance(self._body, Payload):
+            return iter(self._body)
+        starts = range(0, len(self._body), CHUNK_BYTES)
+        return (self._body[start : start + CHUNK_BYTES] for start in starts)
 
 
 def _sendable(body: bytes | Payload | None) -> Any:
@@ -204,19 +189,13 @@ def _sendable(body: bytes | Payload | None) -> Any:
     return _Body(body) if len(body) else b""
 
 
-def parts(body: bytes) -> Iterator[bytes]:
-    whole = memoryview(body)
-    for start in range(0, len(whole), CHUNK_BYTES):
-        yield bytes(whole[start : start + CHUNK_BYTES])
-
-
 class _Stream:
     """The bytes of an answer as they come over the wire.
 
     Iterating raises NoAnswer when they break off, or come too slowly.
     """
 
-    def __init__(self, response: Any, pace: Pace) -> None:
+    def __init__(self, response: Any, pace: _Pace) -> None:
         self._response = response
         self._pace = pace
 
@@ -225,95 +204,197 @@ class _Stream:
 
         from urllib3.exceptions import HTTPError
 
-        raw, pace = self._response.raw, self._pace
+        raw = self._response.raw
         try:
             while True:
-                pace.begin()
-                chunk = _read1(raw)
-                pace.end(len(chunk))
+                began_s = time.monotonic()
+                if hasattr(raw, "read1"):  # since urllib3 2.1; ``read`` would wait for more
+                    chunk = raw.read1(CHUNK_BYTES, decode_content=False)
+                else:
+                    chunk = raw._fp.read1(CHUNK_BYTES)
+                self._pace.count(chunk, began_s)
                 if not chunk:
                     raw.release_conn()
-                    break
+                    return
                 yield chunk
         except (OSError, HTTPError, HTTPException) as error:
-            raise NoAnswer(f"the answer broke off: {words(error)}") from error
+            raise NoAnswer(f"the answer broke off: {_words(error)}") from error
         finally:
             self.close()
-
-    def whole(self, *, is_error: bool) -> bytes:
-        """All of it; of an error, its beginning."""
-        body = bytearray()
-        for chunk in self:
-            body += chunk
-            if is_error and len(body) > LONGEST_ERROR_BYTES:
-                self.close()
-                break
-        return bytes(body)
 
     def close(self) -> None:
         self._response.close()
 
 
-def _read1(raw: Any) -> bytes:
-    """What there is of an answer, but one byte at least: ``read`` would wait for more."""
-    if hasattr(raw, "read1"):  # since urllib3 2.1
-        return raw.read1(CHUNK_BYTES, decode_content=False)
-    return raw._fp.read1(CHUNK_BYTES)
-
-
-class Pace:
+class _Pace:
     """Looks whether an answer comes fast enough and whole, but not how long its reader takes in between."""
 
-    def __init__(self, timeout_s: float, expected: int | None, *, is_framed: bool) -> None:
-        self.timeout_s = timeout_s
-        self._expected = expected
-        self._is_framed = is_framed
+    def __init__(self, call: Call, status: int, headers: Mapping[str, str]) -> None:
+        length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
+        self.timeout_s = call.timeout_s
+        self._expected = int(length) if length.isdigit() and not is_chunked and status != 304 else None
+        self._is_framed = is_chunked or self._expected is not None or status in (204, 304)
         self._received = 0
         self._waited_s = 0.0
-        self._began_s = 0.0
 
-    @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], timeout_s: float) -> Pace:
-        length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
-        expected = int(length) if length.isdigit() and not is_chunked and status != 304 else None
-        return cls(timeout_s, expected, is_framed=is_chunked or expected is not None or status in (204, 304))
-
-    def begin(self) -> None:
-        self._began_s = time.monotonic()
-
-    def end(self, received: int) -> None:
-        """Count what a read returned; nothing means the end.
+    def count(self, chunk: bytes, began_s: float) -> None:
+        """Count what a read returned that began then; nothing means the end.
 
         Raises:
             NoAnswer: it is not the whole, or took too long.
         """
-        self._waited_s += time.monotonic() - self._began_s
-        self._received += received
-        if not received and self._expected is not None and self._received != self._expected:
+        self._waited_s += time.monotonic() - began_s
+        self._received += len(chunk)
+        if not chunk and self._expected is not None and self._received != self._expected:
             raise NoAnswer(f"the answer broke off after {self._received:,} of {self._expected:,} bytes")
         if not self._received and not self._is_framed:
             raise NoAnswer("the answer broke off before its body")
-        if received and self._waited_s > self.timeout_s + self._received / _LEAST_BYTES_PER_S:
+        if chunk and self._waited_s > self.timeout_s + self._received / _LEAST_BYTES_PER_S:
             raise NoAnswer(f"the answer came too slowly: {self._received:,} bytes in {self._waited_s:.0f} s")
 
 
-def words(error: BaseException) -> str:
-    """What an error of a connection comes to, in a few words."""
-    system, last = None, error
-    seen: set[int] = set()
-    pending: list[object] = [error]
-    while pending:
-        one = pending.pop(0)
-        if not isinstance(one, BaseException) or id(one) in seen:
-            continue
-        seen.add(id(one))
-        last = one
-        if isinstance(one, OSError) and one.strerror:
-            system = one
-        pending += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
-    if system is not None:
-        code = system.errno or 0  # below 0: of a name that is unknown
-        return f"{os.strerror(code) if code > 0 else system.strerror} ({type(error).__name__})"
-    if "Timeout" in type(error).__name__ or isinstance(error, TimeoutError):
+def _words(error: BaseException) -> str:
+    """What an error of a connection comes to, in a few words: those of its innermost cause."""
+    if "Timeout" in type(error).__name__:
         return f"silence for too long ({type(error).__name__})"
-    return f"{type(last).__name__}: {str(last)[:200]}".rstrip(": ")
+    inner: list[Any] = [error]
+    for _ in range(9):  # since causes may go round in a circle
+        within = (getattr(inner[0], "reason", None), *inner[0].args, inner[0].__cause__, inner[0].__context__)
+        inner = [cause for cause in within if isinstance(cause, BaseException)] or inner
+    number = getattr(inner[0], "errno", None) or 0  # below 0: of a name that is unknown
+    text = os.strerror(number) if number > 0 and "SSL" not in type(inner[0]).__name__ else str(inner[0])
+    return f"{type(inner[0]).__name__}: {text[:200]}"
+
+
+class Aiohttp:
+    """Calls by aiohttp, in one event loop at a time.
+
+    Raises:
+        ImportError: aiohttp is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise ImportError('AsyncTaskClient needs aiohttp: pip install "taskbackbone[async]"') from error
+        self._aiohttp = aiohttp
+        self._session: Any = None
+        self._loop: Any = None
+
+    async def send(self, call: Call) -> Answer:
+        """As ``Requests.send``; the stream of the answer is asynchronous."""
+        response, failure = await self._head(call)
+        if failure is not None:
+            raise failure  # without a cause, since the repr of aiohttp's errors has the request's headers
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        stream = _AsyncStream(response, _Pace(call, response.status, headers))
+        answer = Answer(response.status, headers, stream=stream)
+        if call.streamed and answer.is_success:
+            return answer
+        return answer._replace(body=b"".join([chunk async for chunk in stream]), stream=None)
+
+    async def _head(self, call: Call) -> tuple[Any, Exception | None]:
+        """The response, of which only the head has been read, or why there is none."""
+        import asyncio
+
+        body = _AsyncBody(call.body)
+        asked = asyncio.ensure_future(self._ask(call, body))
+        try:
+            while not (await asyncio.wait({asked}, timeout=call.timeout_s))[0]:
+                if time.monotonic() - body.moved_s >= call.timeout_s:
+                    return None, NoAnswer(f"silence for {call.timeout_s:g} s")
+            return asked.result(), None
+        except self._aiohttp.ClientConnectorCertificateError:
+            return None, errors.Unreachable(_NOT_TRUSTED)
+        except ValueError as error:
+            return None, errors.Unreachable(f"No call can be made: {_words(error)}")
+        except (OSError, self._aiohttp.ClientError, asyncio.TimeoutError) as error:
+            return None, body.failure or NoAnswer(_words(error))
+        finally:
+            asked.cancel()
+
+    async def _ask(self, call: Call, body: _AsyncBody) -> Any:
+        import asyncio
+
+        from yarl import URL
+
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._loop is not loop:
+            self._loop = loop
+            self._session = self._aiohttp.ClientSession(
+                trust_env=True, auto_decompress=False, cookie_jar=self._aiohttp.DummyCookieJar()
+            )
+        length = {} if call.body is None else {"Content-Length": str(call.size)}
+        return await self._session.request(
+            call.method,
+            URL(call.url, encoded=True),
+            headers={**call.headers, **length},
+            data=body.chunks() if call.size else None,
+            timeout=self._aiohttp.ClientTimeout(total=None, sock_connect=call.timeout_s),
+            allow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        import asyncio
+        from contextlib import suppress
+
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(asyncio.TimeoutError):  # it would wait for a server that takes no more of a body
+                await asyncio.wait_for(session.close(), _CLOSE_S)
+
+
+class _AsyncBody:
+    """A body as aiohttp sends it, which notes when a part of it was last taken, and what became of its source."""
+
+    def __init__(self, body: bytes | Payload | None) -> None:
+        self._body = _Body(body or b"")
+        self.moved_s = time.monotonic()
+        self.failure: Exception | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        import asyncio
+
+        loop, chunks, left = asyncio.get_running_loop(), iter(self._body), len(self._body)
+        try:
+            while left:
+                chunk = await loop.run_in_executor(None, next, chunks)
+                self.moved_s, left = time.monotonic(), left - len(chunk)
+                yield chunk
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self.moved_s = time.monotonic()
+
+
+class _AsyncStream:
+    """As ``_Stream``."""
+
+    def __init__(self, response: Any, pace: _Pace) -> None:
+        self._response = response
+        self._pace = pace
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        import asyncio
+
+        from aiohttp import ClientError
+
+        try:
+            while True:
+                began_s = time.monotonic()
+                chunk = await asyncio.wait_for(self._response.content.readany(), self._pace.timeout_s)
+                self._pace.count(chunk, began_s)
+                if not chunk:
+                    return
+                yield chunk
+        except (OSError, ClientError, asyncio.TimeoutError) as error:
+            failure = _words(error)
+        finally:
+            await self.close()
+        raise NoAnswer(f"the answer broke off: {failure}")
+
+    async def close(self) -> None:
+        self._response.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import IO, Any, cast
 
 from . import errors
@@ -12,22 +14,36 @@ from . import errors
 CHUNK_BYTES = 64 * 1024
 SPOOL_BYTES = 1024 * 1024
 """A stream that cannot be read twice is kept in memory up to this, and beyond it in a temporary file."""
+_BYTES, _JSON = "application/octet-stream", "application/json"
 
 
 class Payload:
     """Bytes that are read anew for each time that they are sent: ``len`` says how many, iterating yields them."""
 
+    _size: int
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self._size
 
     def __bool__(self) -> bool:
         return True
 
     def __iter__(self) -> Iterator[bytes]:
-        raise NotImplementedError
+        left = self._size
+        try:
+            with self._opened() as file:
+                while left:
+                    chunk = file.read(min(CHUNK_BYTES, left))
+                    if not chunk:  # a request must have as many bytes as it has announced
+                        missing = f"{left:,} of {self._size:,} bytes are missing"
+                        raise errors.BodyUnreadable(f"The body has become shorter: {missing}.")
+                    left -= len(chunk)
+                    yield chunk
+        except (OSError, ValueError) as error:
+            raise errors.BodyUnreadable("The body cannot be read.") from error
 
-    def close(self) -> None:
-        """Give up what is kept for sending."""
+    def _opened(self) -> AbstractContextManager[IO[bytes]]:
+        raise NotImplementedError
 
 
 class FilePayload(Payload):
@@ -39,87 +55,27 @@ class FilePayload(Payload):
     """
 
     def __init__(self, path: os.PathLike[str] | str) -> None:
-        from pathlib import Path
-
         self._path = Path(path)
         self._size = self._path.stat().st_size
         if not self._path.is_file():
             raise ValueError(f"{path} is no file; a pipe may be given open.")
 
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            file = self._path.open("rb")
-        except OSError as error:
-            raise errors.BodyUnreadable("The file of the body cannot be opened.") from error
-        with file:
-            yield from _exactly(file, self._size)
+    def _opened(self) -> AbstractContextManager[IO[bytes]]:
+        return self._path.open("rb")
 
 
 class StreamPayload(Payload):
     """What is left in a stream that can rewind."""
 
-    def __init__(self, stream: IO[bytes], *, owned: bool = False) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._owned = owned
         self._start = stream.tell()
         stream.seek(0, os.SEEK_END)
         self._size = max(0, stream.tell() - self._start)
 
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            self._stream.seek(self._start)
-        except (OSError, ValueError) as error:
-            raise errors.BodyUnreadable("The stream of the body cannot be read.") from error
-        yield from _exactly(self._stream, self._size)
-
-    def close(self) -> None:
-        if self._owned:
-            self._stream.close()
-
-
-class Spool:
-    """Keeps what comes from a stream that cannot rewind, until it is a payload."""
-
-    def __init__(self) -> None:
-        from tempfile import SpooledTemporaryFile
-
-        self._file: IO[bytes] = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 (outlives this)
-
-    def add(self, chunk: object) -> None:
-        """
-        Raises:
-            TypeError: the stream yields no bytes.
-        """
-        if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError("A body's stream must yield bytes; open a file in binary mode.")
-        self._file.write(cast("bytes", chunk))
-
-    def payload(self) -> Payload:
-        self._file.seek(0)
-        return StreamPayload(self._file, owned=True)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _exactly(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The next *size* bytes: a request must have as many as it has announced."""
-    left = size
-    while left:
-        try:
-            chunk = file.read(min(CHUNK_BYTES, left))
-        except (OSError, ValueError) as error:
-            raise errors.BodyUnreadable("The body cannot be read to its end.") from error
-        if not chunk:
-            raise errors.BodyUnreadable(f"The body has become shorter: {left:,} of {size:,} bytes are missing.")
-        left -= len(chunk)
-        yield chunk
+    def _opened(self) -> AbstractContextManager[IO[bytes]]:
+        self._stream.seek(self._start)
+        return nullcontext(self._stream)
 
 
 class Decoder:
@@ -162,72 +118,65 @@ def decoded(encoding: str | None, content: bytes) -> bytes:
     return plain
 
 
-def body_of(body: object) -> tuple[bytes | Payload, str] | None:
+def body_of(body: Any) -> tuple[bytes | Payload, str] | None:
     """What is sent of a caller's *body*, and its content type; None for a stream that cannot rewind.
 
     Raises:
         OSError: of a path: there is no such file.
         TypeError, ValueError: it is no body.
     """
-    if body is None:
-        return b"", "application/octet-stream"
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(cast("bytes", body)), "application/octet-stream"
+    if body is None or isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", body or b"")), _BYTES
     if isinstance(body, str):
         return body.encode(), "text/plain; charset=utf-8"
     if isinstance(body, os.PathLike):
         path = os.fspath(cast("os.PathLike[str]", body))
         return FilePayload(path), _type_of_name(path)
     if hasattr(body, "model_dump_json"):
-        return cast("Any", body).model_dump_json().encode(), "application/json"
+        return body.model_dump_json().encode(), _JSON
     if isinstance(body, (dict, list, tuple, int, float)):
         import json
 
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode(), "application/json"
-    if hasattr(body, "read") or hasattr(body, "__iter__") or hasattr(body, "__aiter__"):
-        return _rewound(cast("Any", body))
-    raise TypeError(f"A body cannot be made of {type(body).__name__}.")
-
-
-def _rewound(stream: Any) -> tuple[Payload, str] | None:
-    if isinstance(stream, io.TextIOBase):
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode(), _JSON
+    if not (hasattr(body, "read") or hasattr(body, "__iter__") or hasattr(body, "__aiter__")):
+        raise TypeError(f"A body cannot be made of {type(body).__name__}.")
+    if isinstance(body, io.TextIOBase):
         raise TypeError("A body's stream must yield bytes; open a file in binary mode.")
-    if hasattr(stream, "__aiter__") or not hasattr(stream, "seekable") or not stream.seekable():
+    if hasattr(body, "__aiter__") or not hasattr(body, "seekable") or not body.seekable():
         return None
-    return StreamPayload(stream), stream_type(stream)
+    return StreamPayload(body), stream_type(body)
 
 
-def stream_type(stream: object) -> str:
+def stream_type(stream: Any) -> str:
     """The content type that the name of a stream says."""
     name = getattr(stream, "name", None)
-    return _type_of_name(name) if isinstance(name, str) else "application/octet-stream"
+    return _type_of_name(name) if isinstance(name, str) else _BYTES
 
 
 def _type_of_name(name: str) -> str:
     from mimetypes import guess_type
 
     kind, encoding = guess_type(name)
-    return kind if kind and not encoding else "application/octet-stream"
+    return kind if kind and not encoding else _BYTES
 
 
-def iter_chunks(stream: Any) -> Iterator[Any]:
+def iter_chunks(stream: Any) -> Iterator[bytes]:
     """What a stream yields that has ``read`` or is an iterable."""
     return iter(lambda: stream.read(CHUNK_BYTES), b"") if hasattr(stream, "read") else iter(stream)
 
 
-async def aiter_chunks(stream: Any) -> AsyncIterator[Any]:
+async def aiter_chunks(stream: Any) -> AsyncIterator[bytes]:
     """The same, of a stream that may be asynchronous; one that is not is read in a thread."""
     import asyncio
     import inspect
 
-    if hasattr(stream, "__aiter__") and not hasattr(stream, "read"):
-        async for chunk in stream:
-            yield chunk
-        return
     if inspect.iscoroutinefunction(getattr(stream, "read", None)):
         while chunk := await stream.read(CHUNK_BYTES):
             yield chunk
-        return
-    loop, chunks = asyncio.get_running_loop(), iter_chunks(stream)
-    while (chunk := await loop.run_in_executor(None, next, chunks, None)) is not None:
-        yield chunk
+    elif hasattr(stream, "__aiter__"):
+        async for chunk in stream:
+            yield chunk
+    else:
+        loop, chunks = asyncio.get_running_loop(), iter_chunks(stream)
+        while (chunk := await loop.run_in_executor(None, next, chunks, None)) is not None:
+            yield chunk

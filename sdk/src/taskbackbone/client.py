@@ -2,19 +2,612 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._sync import Result, Task, TaskClient
+from . import errors
+from ._calls import Caller, Deadline, Query, TaskView, target_of
+from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Sleep, Steps, task_path
+from ._drivers import Aiohttp, Requests, run_async, run_sync
+from ._payload import SPOOL_BYTES, Decoder, StreamPayload, aiter_chunks, body_of, iter_chunks, stream_type
 
 if TYPE_CHECKING:
-    from ._async import AsyncResult, AsyncTask, AsyncTaskClient
+    from pathlib import Path
 
 __all__ = ["AsyncResult", "AsyncTask", "AsyncTaskClient", "Result", "Task", "TaskClient"]
 
+T = TypeVar("T")
+_Bytes = bytes
+_MAX_FAILURES = 6
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _async
 
-    return getattr(_async, name)
+def _pause(seconds: float) -> Steps[None]:
+    yield Sleep(seconds)
+
+
+class _AsyncLine(Caller):
+    """A caller and its connections."""
+
+    def __init__(self, backbone: Backbone, timeout_s: float, retry_for_s: float) -> None:
+        super().__init__(backbone, timeout_s, retry_for_s)
+        self.transport = Aiohttp()
+
+    async def run(self, steps: Steps[T]) -> T:
+        return await run_async(steps, self.transport)
+
+
+class AsyncTaskClient:
+    """Submits tasks to the backbone, and follows them. It may be shared by threads; needs the extra ``async``.
+
+    Parameters:
+        url: of the app or its gateway; without it, the environment's ``BACKBONE_URL``.
+        key: a function key; without it, ``BACKBONE_KEY``.
+        owner: for gateways: whom this client calls for.
+        gateway_key: for gateways: what allows them to name an owner.
+        timeout_s: for how long the backbone may be silent during a call.
+        retry_for_s: for how long a call is repeated that meets no answer, 408, 429 or 5xx.
+
+    Raises:
+        ValueError: the URL is missing, or one of these cannot be right.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        owner: str | None = None,
+        gateway_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+    ) -> None:
+        self._line = _AsyncLine(Backbone(url, key, owner=owner, gateway_key=gateway_key), timeout_s, retry_for_s)
+
+    async def submit(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncTask:
+        """Submit a task to the endpoint *path*.
+
+        Parameters:
+            body: bytes, a text, what JSON can say, the path of a file, a file open in binary mode, or an iterable of
+                bytes. What cannot rewind is read to its end first, so that it can be sent again.
+            content_type: of the body; without it, what its type or file name says.
+            query: for the model service: a mapping, pairs, or a text that is escaped already.
+            priority: 0 to 9; 9 goes first, 5 is usual.
+            idempotency_key: a name for this submit. The same submit again with the same one is the same task;
+                without one, each call has its own.
+
+        Raises:
+            Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
+            Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
+        """
+        return await self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=False)
+
+    async def run(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncResult:
+        """Submit a task, wait for its end, and return its result. The errors are those of both."""
+        deadline = Deadline(timeout_s)
+        is_patient = deadline.left_s() > 30
+        task = await self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=is_patient)
+        return await task.result(None if timeout_s is None else deadline.left_s())
+
+    async def task(self, task_id: str) -> AsyncTask:
+        """
+        Raises:
+            NotFound: there is no such task, or no longer.
+        """
+        return await AsyncTask(self._line, {"TaskId": task_id}).refresh()
+
+    async def tasks(
+        self, path: str | None = None, status: str | None = None, *, page_size: int | None = None
+    ) -> AsyncIterator[AsyncTask]:
+        """All tasks, newest first, a page at a time.
+
+        Parameters:
+            path: only those of this endpoint.
+            status: only those ``created``, ``running``, ``completed``, ``failed`` or ``cancelled``.
+            page_size: how many are asked for at a time, 200 at most.
+        """
+        cursor = None
+        while True:
+            page = await self._line.run(self._line.page(path, status, page_size, cursor))
+            for document in page["Tasks"]:
+                yield AsyncTask(self._line, document)
+            cursor = page.get("NextCursor")
+            if not cursor:
+                return
+
+    async def queues(self) -> list[dict[str, Any]]:
+        """All queues that have tasks, as the API's JSON objects."""
+        return await self._line.run(self._line.member("/api/v1/queues/", "Queues"))
+
+    async def queue(self, path: str) -> dict[str, Any]:
+        """The queue of one endpoint.
+
+        Raises:
+            NotFound: nothing is registered for this path.
+        """
+        return await self._line.run(self._line.queue(path))
+
+    async def max_body_bytes(self) -> int | None:
+        """How many bytes a body may have; None if the backbone does not say so now."""
+        return await self._line.run(self._line.max_body_bytes())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._line.transport.close()
+
+    async def __aenter__(self) -> AsyncTaskClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncTaskClient({self._line.backbone.url!r})"
+
+    async def _submit(
+        self, path: str, body: Any, content_type: str | None, *options: Any, prefers_end: bool
+    ) -> AsyncTask:
+        from tempfile import SpooledTemporaryFile
+
+        with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+            ready = body_of(body)
+            if ready is None:
+                async for chunk in aiter_chunks(body):
+                    spool.write(chunk)
+                spool.seek(0)
+                ready = StreamPayload(spool), stream_type(body)
+            steps = self._line.submit(path, ready[0], content_type or ready[1], *options, prefers_end=prefers_end)
+            return AsyncTask(self._line, await self._line.run(steps))
+
+
+class AsyncTask(TaskView):
+    """A submitted task. Its properties are those of when it was last seen."""
+
+    def __init__(self, line: _AsyncLine, seen: dict[str, Any] | Answer) -> None:
+        super().__init__(line, seen)
+        self._line = line
+
+    async def refresh(self) -> AsyncTask:
+        """See it as it is now."""
+        return await self._updated(self._line.demand("GET", task_path(self.id)))
+
+    async def wait(
+        self, timeout_s: float | None = None, on_change: Callable[[AsyncTask], object] | None = None
+    ) -> AsyncTask:
+        """Wait for its end, whatever that is. A backbone that is away meanwhile is waited for, too.
+
+        Parameters:
+            on_change: called with the task whenever its state, status, progress or position in the queue is new.
+
+        Raises:
+            WaitTimeout: it has not ended in *timeout_s* seconds; it goes on.
+            Unreachable: the backbone gave no answer for ``retry_for_s``.
+            NotFound: the backbone does not have it any more.
+        """
+        await self._line.run(self._until_end(timeout_s, on_change))
+        return self
+
+    async def result(self, timeout_s: float | None = None) -> AsyncResult:
+        """Wait for its end, and return its result.
+
+        Raises:
+            TaskFailed, TaskCancelled: it ended otherwise.
+            WaitTimeout: it has not ended in *timeout_s* seconds; it goes on.
+            NotFound: it has ended without a result; its ``status`` may say all.
+        """
+        await self.wait(timeout_s)
+        self._check_result()
+        return AsyncResult(self, self._line)
+
+    async def cancel(self) -> AsyncTask:
+        """End it, unless it has ended.
+
+        Raises:
+            Conflict: it has ended otherwise.
+        """
+        return await self._updated(self._line.demand("DELETE", task_path(self.id)))
+
+    async def replay(self) -> AsyncTask:
+        """Let a failed task begin again.
+
+        Raises:
+            Conflict: it has not failed.
+        """
+        return await self._updated(self._line.replay(self.id))
+
+    async def history(self) -> list[dict[str, Any]]:
+        """Its transitions, the first one first, as the API's JSON objects."""
+        return await self._line.run(self._line.member(task_path(self.id, "/history"), "Events"))
+
+    async def _updated(self, steps: Steps[Answer]) -> AsyncTask:
+        self._see(await self._line.run(steps))
+        return self
+
+
+class AsyncResult:
+    """What a model made of a task. Iterating yields its bytes in parts, as they come.
+
+    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was.
+    """
+
+    def __init__(self, task: AsyncTask, line: _AsyncLine) -> None:
+        self.task = task
+        self._line = line
+        self.content_type = str(task.document.get("ResultContentType") or "application/octet-stream")
+        self.size = int(task.document.get("ResultSize") or 0)
+        """How many bytes the backbone keeps of it."""
+        self._whole: _Bytes | None = None
+
+    async def bytes(self) -> _Bytes:
+        """All of it, which is kept for the next time."""
+        if self._whole is None:
+            self._whole = b"".join([part[:] async for part in self])
+        return self._whole
+
+    async def text(self, encoding: str | None = None) -> str:
+        """All of it as a text, in *encoding*, that of its content type, or UTF-8."""
+        charset = self.content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
+        return (await self.bytes()).decode(encoding or charset or "utf-8")
+
+    async def json(self) -> Any:
+        """
+        Raises:
+            ValueError: it is no JSON.
+        """
+        return json.loads(await self.bytes())
+
+    async def save(self, path: os.PathLike[str] | str) -> Path:
+        """Write it to a file, or into a folder under the task's id. The file is there only once it is whole.
+
+        Returns:
+            The path of the file.
+        """
+        target = target_of(path, self.task.id, self.content_type)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                async for chunk in self:
+                    file.write(chunk)
+            part.replace(target)
+        finally:
+            if part.exists():
+                part.unlink()
+        return target
+
+    async def __aiter__(self) -> AsyncIterator[_Bytes]:
+        received, etag, failures, decoder = 0, None, 0, None
+        while True:
+            answer = await self._line.run(self._line.open_result(self.task.id, received, etag))
+            etag = answer.headers.get("etag")
+            decoder = decoder or Decoder(answer.headers.get("content-encoding"))
+            try:
+                if received and answer.status != 206:
+                    raise errors.Conflict("The result has changed while it was read.", answer.status)
+                async for chunk in answer.stream:
+                    received, failures = received + len(chunk), 0
+                    yield decoder.feed(chunk)
+                decoder.end()
+                return
+            except NoAnswer as error:
+                failures += 1
+                if failures == _MAX_FAILURES:
+                    raise errors.Unreachable(f"The result broke off again and again: {error}") from error
+            finally:
+                await answer.stream.close()
+            await self._line.run(_pause(random.uniform(0, 0.25 * 2**failures)))
+
+    def __repr__(self) -> str:
+        return f"AsyncResult({self.task.id!r}, {self.content_type!r}, {self.size:,} bytes)"
+
+
+# Made of the classes above by tools/unasync.py: change those.
+
+
+class _Line(Caller):
+    """A caller and its connections."""
+
+    def __init__(self, backbone: Backbone, timeout_s: float, retry_for_s: float) -> None:
+        super().__init__(backbone, timeout_s, retry_for_s)
+        self.transport = Requests()
+
+    def run(self, steps: Steps[T]) -> T:
+        return run_sync(steps, self.transport)
+
+
+class TaskClient:
+    """Submits tasks to the backbone, and follows them. It may be shared by threads.
+
+    Parameters:
+        url: of the app or its gateway; without it, the environment's ``BACKBONE_URL``.
+        key: a function key; without it, ``BACKBONE_KEY``.
+        owner: for gateways: whom this client calls for.
+        gateway_key: for gateways: what allows them to name an owner.
+        timeout_s: for how long the backbone may be silent during a call.
+        retry_for_s: for how long a call is repeated that meets no answer, 408, 429 or 5xx.
+
+    Raises:
+        ValueError: the URL is missing, or one of these cannot be right.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        owner: str | None = None,
+        gateway_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+    ) -> None:
+        self._line = _Line(Backbone(url, key, owner=owner, gateway_key=gateway_key), timeout_s, retry_for_s)
+
+    def submit(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Submit a task to the endpoint *path*.
+
+        Parameters:
+            body: bytes, a text, what JSON can say, the path of a file, a file open in binary mode, or an iterable of
+                bytes. What cannot rewind is read to its end first, so that it can be sent again.
+            content_type: of the body; without it, what its type or file name says.
+            query: for the model service: a mapping, pairs, or a text that is escaped already.
+            priority: 0 to 9; 9 goes first, 5 is usual.
+            idempotency_key: a name for this submit. The same submit again with the same one is the same task;
+                without one, each call has its own.
+
+        Raises:
+            Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
+            Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
+        """
+        return self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=False)
+
+    def run(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Submit a task, wait for its end, and return its result. The errors are those of both."""
+        deadline = Deadline(timeout_s)
+        is_patient = deadline.left_s() > 30
+        task = self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=is_patient)
+        return task.result(None if timeout_s is None else deadline.left_s())
+
+    def task(self, task_id: str) -> Task:
+        """
+        Raises:
+            NotFound: there is no such task, or no longer.
+        """
+        return Task(self._line, {"TaskId": task_id}).refresh()
+
+    def tasks(
+        self, path: str | None = None, status: str | None = None, *, page_size: int | None = None
+    ) -> Iterator[Task]:
+        """All tasks, newest first, a page at a time.
+
+        Parameters:
+            path: only those of this endpoint.
+            status: only those ``created``, ``running``, ``completed``, ``failed`` or ``cancelled``.
+            page_size: how many are asked for at a time, 200 at most.
+        """
+        cursor = None
+        while True:
+            page = self._line.run(self._line.page(path, status, page_size, cursor))
+            for document in page["Tasks"]:
+                yield Task(self._line, document)
+            cursor = page.get("NextCursor")
+            if not cursor:
+                return
+
+    def queues(self) -> list[dict[str, Any]]:
+        """All queues that have tasks, as the API's JSON objects."""
+        return self._line.run(self._line.member("/api/v1/queues/", "Queues"))
+
+    def queue(self, path: str) -> dict[str, Any]:
+        """The queue of one endpoint.
+
+        Raises:
+            NotFound: nothing is registered for this path.
+        """
+        return self._line.run(self._line.queue(path))
+
+    def max_body_bytes(self) -> int | None:
+        """How many bytes a body may have; None if the backbone does not say so now."""
+        return self._line.run(self._line.max_body_bytes())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._line.transport.close()
+
+    def __enter__(self) -> TaskClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"TaskClient({self._line.backbone.url!r})"
+
+    def _submit(self, path: str, body: Any, content_type: str | None, *options: Any, prefers_end: bool) -> Task:
+        from tempfile import SpooledTemporaryFile
+
+        with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+            ready = body_of(body)
+            if ready is None:
+                for chunk in iter_chunks(body):
+                    spool.write(chunk)
+                spool.seek(0)
+                ready = StreamPayload(spool), stream_type(body)
+            steps = self._line.submit(path, ready[0], content_type or ready[1], *options, prefers_end=prefers_end)
+            return Task(self._line, self._line.run(steps))
+
+
+class Task(TaskView):
+    """A submitted task. Its properties are those of when it was last seen."""
+
+    def __init__(self, line: _Line, seen: dict[str, Any] | Answer) -> None:
+        super().__init__(line, seen)
+        self._line = line
+
+    def refresh(self) -> Task:
+        """See it as it is now."""
+        return self._updated(self._line.demand("GET", task_path(self.id)))
+
+    def wait(self, timeout_s: float | None = None, on_change: Callable[[Task], object] | None = None) -> Task:
+        """Wait for its end, whatever that is. A backbone that is away meanwhile is waited for, too.
+
+        Parameters:
+            on_change: called with the task whenever its state, status, progress or position in the queue is new.
+
+        Raises:
+            WaitTimeout: it has not ended in *timeout_s* seconds; it goes on.
+            Unreachable: the backbone gave no answer for ``retry_for_s``.
+            NotFound: the backbone does not have it any more.
+        """
+        self._line.run(self._until_end(timeout_s, on_change))
+        return self
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for its end, and return its result.
+
+        Raises:
+            TaskFailed, TaskCancelled: it ended otherwise.
+            WaitTimeout: it has not ended in *timeout_s* seconds; it goes on.
+            NotFound: it has ended without a result; its ``status`` may say all.
+        """
+        self.wait(timeout_s)
+        self._check_result()
+        return Result(self, self._line)
+
+    def cancel(self) -> Task:
+        """End it, unless it has ended.
+
+        Raises:
+            Conflict: it has ended otherwise.
+        """
+        return self._updated(self._line.demand("DELETE", task_path(self.id)))
+
+    def replay(self) -> Task:
+        """Let a failed task begin again.
+
+        Raises:
+            Conflict: it has not failed.
+        """
+        return self._updated(self._line.replay(self.id))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Its transitions, the first one first, as the API's JSON objects."""
+        return self._line.run(self._line.member(task_path(self.id, "/history"), "Events"))
+
+    def _updated(self, steps: Steps[Answer]) -> Task:
+        self._see(self._line.run(steps))
+        return self
+
+
+class Result:
+    """What a model made of a task. Iterating yields its bytes in parts, as they come.
+
+    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was.
+    """
+
+    def __init__(self, task: Task, line: _Line) -> None:
+        self.task = task
+        self._line = line
+        self.content_type = str(task.document.get("ResultContentType") or "application/octet-stream")
+        self.size = int(task.document.get("ResultSize") or 0)
+        """How many bytes the backbone keeps of it."""
+        self._whole: _Bytes | None = None
+
+    def bytes(self) -> _Bytes:
+        """All of it, which is kept for the next time."""
+        if self._whole is None:
+            self._whole = b"".join([part[:] for part in self])
+        return self._whole
+
+    def text(self, encoding: str | None = None) -> str:
+        """All of it as a text, in *encoding*, that of its content type, or UTF-8."""
+        charset = self.content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
+        return (self.bytes()).decode(encoding or charset or "utf-8")
+
+    def json(self) -> Any:
+        """
+        Raises:
+            ValueError: it is no JSON.
+        """
+        return json.loads(self.bytes())
+
+    def save(self, path: os.PathLike[str] | str) -> Path:
+        """Write it to a file, or into a folder under the task's id. The file is there only once it is whole.
+
+        Returns:
+            The path of the file.
+        """
+        target = target_of(path, self.task.id, self.content_type)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                for chunk in self:
+                    file.write(chunk)
+            part.replace(target)
+        finally:
+            if part.exists():
+                part.unlink()
+        return target
+
+    def __iter__(self) -> Iterator[_Bytes]:
+        received, etag, failures, decoder = 0, None, 0, None
+        while True:
+            answer = self._line.run(self._line.open_result(self.task.id, received, etag))
+            etag = answer.headers.get("etag")
+            decoder = decoder or Decoder(answer.headers.get("content-encoding"))
+            try:
+                if received and answer.status != 206:
+                    raise errors.Conflict("The result has changed while it was read.", answer.status)
+                for chunk in answer.stream:
+                    received, failures = received + len(chunk), 0
+                    yield decoder.feed(chunk)
+                decoder.end()
+                return
+            except NoAnswer as error:
+                failures += 1
+                if failures == _MAX_FAILURES:
+                    raise errors.Unreachable(f"The result broke off again and again: {error}") from error
+            finally:
+                answer.stream.close()
+            self._line.run(_pause(random.uniform(0, 0.25 * 2**failures)))
+
+    def __repr__(self) -> str:
+        return f"Result({self.task.id!r}, {self.content_type!r}, {self.size:,} bytes)"

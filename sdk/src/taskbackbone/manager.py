@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from . import errors
 from ._calls import Caller
-from ._core import LARGE_BYTES, RETRY_FOR_S, TIMEOUT_S, Backbone, Steps, task_path
+from ._core import RETRY_FOR_S, TIMEOUT_S, Backbone, Steps, task_path
 from ._drivers import run_sync
 from ._payload import Payload, body_of
 
 T = TypeVar("T")
-_JSON = "application/json"
 
 
 class TaskManager:
@@ -78,7 +77,7 @@ class TaskManager:
         if result is None:
             self._report("completed", status)
         else:
-            self._put("/result", result, content_type, {"X-Task-Complete": quote(status)})
+            self._put("/result", result, content_type, status)
 
     def fail(self, text: str = "") -> None:
         """End the task as failed, with the reason for its caller."""
@@ -86,8 +85,7 @@ class TaskManager:
 
     def heartbeat(self, progress: float | None = None, status: str | None = None) -> None:
         """Renew the lease. Do so three times as often as the lease is long, if there is nothing to report."""
-        told = {"Progress": progress, "Status": status}
-        self._post("/heartbeat", {name: value for name, value in told.items() if value is not None})
+        self._post(task_path(self.task_id, "/heartbeat"), {"Progress": progress, "Status": status})
 
     def result(self, result: Any, content_type: str | None = None) -> None:
         """Store the result before ``complete``, or of a pipeline's step.
@@ -105,7 +103,7 @@ class TaskManager:
             status: a text for the caller.
         """
         told = {"Failed": failed or None, "RetryAfterSeconds": after_s, "Status": status}
-        self._post("/release", {name: value for name, value in told.items() if value is not None})
+        self._post(task_path(self.task_id, "/release"), told)
 
     def checkpoint(self, data: Any, content_type: str | None = None) -> None:
         """Keep something for the next attempt."""
@@ -131,36 +129,26 @@ class TaskManager:
         """
         if not urlsplit(endpoint).scheme:
             query = f"taskId={quote(self.task_id, safe='')}"
-            own = self._run(self._caller.demand("GET", "/api/CacheConnectorGet", query=query)).json().get("Endpoint")
-            parts = urlsplit(str(own))
-            endpoint = f"{parts.scheme}://{parts.netloc}/{endpoint.lstrip('/')}"
-        content = None if body is None else self._content(body)[0]
-        text = None if content is None else (content if isinstance(content, bytes) else b"".join(content)).decode()
+            own = self._run(self._caller.member("/api/CacheConnectorGet", "Endpoint", query))
+            endpoint = urljoin(own, "/" + endpoint.lstrip("/"))
+        text = None if body is None else _text(_content(body)[0])
         self._report("created", "created", Endpoint=endpoint, PublishToGrid=True, Body=text)
 
     def _report(self, state: str, status: str, **members: Any) -> None:
-        told = {"TaskId": self.task_id, "Attempt": self.attempt, "BackendStatus": state, "Status": status, **members}
-        document = {name: value for name, value in told.items() if value is not None}
-        headers = {**self._headers, "Content-Type": _JSON}
-        self._run(self._caller.demand("POST", "/api/CacheConnectorUpsert", headers=headers, body=_json(document)))
+        told = {"TaskId": self.task_id, "Attempt": self.attempt, "BackendStatus": state, "Status": status}
+        self._post("/api/CacheConnectorUpsert", {**told, **members})
 
-    def _post(self, rest: str, document: dict[str, Any]) -> None:
-        headers = {**self._headers, "Content-Type": _JSON}
-        path = task_path(self.task_id, rest)
-        self._run(self._caller.demand("POST", path, headers=headers, body=_json(document)))
+    def _post(self, path: str, document: Mapping[str, Any]) -> None:
+        told = {name: value for name, value in document.items() if value is not None}
+        self._send("POST", path, json.dumps(told, allow_nan=False).encode(), {"Content-Type": "application/json"})
 
-    def _put(self, rest: str, data: Any, content_type: str | None, more: Mapping[str, str] | None = None) -> None:
-        body, kind = self._content(data)
-        if len(body) > LARGE_BYTES:
-            self._run(self._caller.within_limit(len(body)))
-        headers = {**self._headers, "Content-Type": content_type or kind, **(more or {})}
-        self._run(self._caller.demand("PUT", task_path(self.task_id, rest), headers=headers, body=body))
+    def _put(self, rest: str, data: Any, content_type: str | None, ends_as: str | None = None) -> None:
+        body, kind = _content(data)
+        more = {} if ends_as is None else {"X-Task-Complete": quote(ends_as)}
+        self._send("PUT", task_path(self.task_id, rest), body, {"Content-Type": content_type or kind, **more})
 
-    def _content(self, data: Any) -> tuple[bytes | Payload, str]:
-        ready = body_of(data)
-        if ready is None:
-            raise TypeError("A stream that cannot rewind cannot be sent again: read it first.")
-        return ready
+    def _send(self, method: str, path: str, body: bytes | Payload, headers: Mapping[str, str]) -> None:
+        self._run(self._caller.send(method, path, body, headers={**self._headers, **headers}))
 
     def _run(self, steps: Steps[T]) -> T:
         try:
@@ -173,8 +161,15 @@ class TaskManager:
         return f"TaskManager({self.task_id!r}, {self.attempt})"
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, allow_nan=False).encode()
+def _content(data: Any) -> tuple[bytes | Payload, str]:
+    ready = body_of(data)
+    if ready is None:
+        raise TypeError("A stream that cannot rewind cannot be sent again: read it first.")
+    return ready
+
+
+def _text(body: bytes | Payload) -> str:
+    return (body if isinstance(body, bytes) else b"".join(body)).decode()
 
 
 def _ended(word: str, text: str) -> str:
