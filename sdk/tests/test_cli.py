@@ -21,8 +21,9 @@ from model import Dispatch, Model, Models, Reply, done
 from scripted_server import ScriptedServer, answer
 
 from taskbackbone import TaskClient
-from taskbackbone._calls import Sight, TaskView
-from taskbackbone._progress import _line, plain
+from taskbackbone._calls import Caller, TaskView
+from taskbackbone._core import Backbone as Address
+from taskbackbone.cli import _line, _plain
 
 PATIENCE_S = 60.0
 SECRET = "the-secret-of-nobody"
@@ -245,13 +246,14 @@ class TestTheBar:
 
     def test_the_estimated_start_is_told(self) -> None:
         start = datetime.now(timezone.utc) + timedelta(minutes=5, seconds=2)
-        task = TaskView(Sight({"QueuePosition": 7, "EstimatedStart": start.isoformat().replace("+00:00", "Z")}))
+        document = {"QueuePosition": 7, "EstimatedStart": start.isoformat().replace("+00:00", "Z")}
+        task = TaskView(Caller(Address("http://b.example")), document)
         assert (
             _line(task, bar=False) == f"waiting, position 7, starts at about {start.astimezone():%H:%M:%S}, in 5 min"
         )
 
     def test_a_long_text_is_cut(self) -> None:
-        assert plain("x" * 100, 10) == "x" * 9 + "…"
+        assert _plain("x" * 100, 10) == "x" * 9 + "…"
 
 
 class TestCompletion:

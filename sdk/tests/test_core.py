@@ -231,13 +231,11 @@ class TestRefusals:
         assert str(status) in str(refused)
         assert "<" not in str(refused)
 
-    def test_a_redirect_to_what_is_no_url_is_told_too(self) -> None:
-        assert "redirects (307)" in str(refusal(Answer(307, {"location": "http://[::"})))
-
-    def test_a_redirect_names_the_host_and_nothing_else(self) -> None:
-        refused = refusal(Answer(301, {"location": f"https://elsewhere.example/api?code={KEY}"}))
-        assert "to https://elsewhere.example (301)" in str(refused)
-        assert KEY not in str(refused)
+    @pytest.mark.parametrize("target", ["http://[::", f"https://elsewhere.example/api?code={KEY}"])
+    def test_a_redirect_is_told_without_its_target(self, target: str) -> None:
+        refused = refusal(Answer(307, {"location": target}))
+        assert "redirects (307)" in str(refused)
+        assert target not in str(refused)
 
 
 class TestErrorsInAnotherProcess:

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from .service import Task as Task
     from .service import TaskService as TaskService
 
-_HOME = {
-    "AsyncTaskClient": "client",
-    "Cancelled": "errors",
-    "Fail": "errors",
-    "Result": "service",
-    "Task": "service",
-    "TaskClient": "client",
-    "TaskManager": "manager",
-    "TaskService": "service",
-    "TryAgain": "errors",
-}
-
 __all__ = [
     "AsyncTaskClient",
     "Cancelled",
@@ -50,13 +38,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module(".errors", __name__)
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("." + _HOME[name], __name__), name)
-    globals()[name] = value
-    return value
+    home = {"TaskClient": "client", "AsyncTaskClient": "client", "TaskManager": "manager"}.get(
+        name, "service" if name in ("Result", "Task", "TaskService") else "errors"
+    )
+    module = importlib.import_module("." + home, __name__)
+    return module if name == home else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -49,12 +49,7 @@ class Caller:
     def demand(
         self, method: str, path: str, *, wait_s: float = 0, retry_for_s: float | None = None, **options: Any
     ) -> Steps[Answer]:
-        """A call that is repeated, and may be answered so late as *wait_s*.
-
-        Raises:
-            Unreachable: there is no answer.
-            Refused: it is neither 2xx nor 304.
-        """
+        """A call that is repeated, and answered 2xx or 304, but perhaps only after *wait_s*."""
         call = self.backbone.call(method, path, timeout_s=self.timeout_s + wait_s, **options)
         answer = yield from request(call, retry_for_s=self.retry_for_s if retry_for_s is None else retry_for_s)
         if not answer.is_success and answer.status != 304:
@@ -85,11 +80,7 @@ class Caller:
         return self._max_body_bytes
 
     def send(self, method: str, path: str, body: bytes | Payload, **options: Any) -> Steps[Answer]:
-        """A call with a body, unless that has more bytes than the backbone takes.
-
-        Raises:
-            TooLarge: it has.
-        """
+        """A call with a body, unless that has more bytes than the backbone takes."""
         if len(body) > LARGE_BYTES:
             limit = yield from self.max_body_bytes()
             if limit is not None and len(body) > limit:
@@ -212,7 +203,6 @@ class TaskView:
         return any(self.document.get(name) != before.get(name) for name in _TOLD)
 
     def _until_end(self, timeout_s: float | None, on_change: Callable[[Any], object] | None) -> Steps[None]:
-        """Wait as ``Task.wait`` does."""
         deadline, patience_s = Deadline(timeout_s), self._caller.retry_for_s
         late = errors.WaitTimeout(f"Task {self.id} has not ended within {timeout_s} s; it goes on.", self)
         while not self.is_finished:
@@ -229,11 +219,7 @@ class TaskView:
                 raise late
 
     def _look(self, deadline: Deadline, *, closely: bool) -> Steps[bool]:
-        """Wait for the next change, or for as long as one wait lasts. Says whether anything is new.
-
-        Parameters:
-            closely: whether a new position in the queue is of interest too.
-        """
+        """Wait for the next change (*closely*: of the place in the queue, too) for as long as one wait lasts."""
         retry_after_s = 1.0 if self._retry_after_s is None else self._retry_after_s
         headers, wait_s = {"If-None-Match": self._etag or '"none"'}, LONGEST_POLL_S
         if closely and self.queue_position is not None:  # a new position ends no wait, and makes no new ETag
@@ -263,11 +249,6 @@ class TaskView:
         return is_new
 
     def _check_result(self) -> None:
-        """
-        Raises:
-            TaskFailed, TaskCancelled: it has ended so.
-            NotFound: it has ended without a result.
-        """
         if self.state == "failed":
             raise errors.TaskFailed(self.status, self)
         if self.state == "cancelled":
@@ -316,10 +297,6 @@ def _escaped(path: str) -> str:
 
 
 def _object(answer: Answer, name: str) -> dict[str, Any]:
-    """
-    Raises:
-        Unreachable: the answer is no JSON object with the member *name*.
-    """
     document = answer.json()
     if name not in document:
         raise errors.Unreachable("What answers is not the backbone: is the URL right?", answer.status)

@@ -1,7 +1,7 @@
 """How the backbone is called, without any input or output.
 
-A step that calls the backbone is a generator. It yields ``Call`` and ``Sleep`` and is sent the ``Answer``; where
-there is none, ``NoAnswer`` is thrown into it. ``_drivers`` runs such steps.
+Steps are a generator. It yields ``Call`` and ``Sleep`` and is sent the ``Answer``; where there is none, ``NoAnswer``
+is thrown into it. ``_drivers`` runs such steps.
 """
 
 from __future__ import annotations
@@ -27,33 +27,21 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
 _REASON_CHARS = 300
 
 
-class Call:
+class Call(NamedTuple):
     """One request. Its ``repr`` shows no headers, since these have the key.
 
     Attributes:
         headers: what goes out, but for ``Content-Length``.
         timeout_s: for how long the backbone may be silent.
-        streamed: whether the answer's body is left to be read from its ``stream``, if its status is 2xx.
+        streamed: whether the body of a 2xx is left to be read from the answer's ``stream``.
     """
 
-    __slots__ = ("body", "headers", "method", "streamed", "timeout_s", "url")
-
-    def __init__(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | Payload | None = None,
-        timeout_s: float = TIMEOUT_S,
-        *,
-        streamed: bool = False,
-    ) -> None:
-        self.method = method
-        self.url = url
-        self.headers = headers
-        self.body = body
-        self.timeout_s = timeout_s
-        self.streamed = streamed
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | Payload | None
+    timeout_s: float
+    streamed: bool
 
     @property
     def size(self) -> int:
@@ -125,14 +113,7 @@ Steps = Generator[Union[Call, Sleep], Any, T]
 
 
 class Backbone:
-    """Where the backbone is, and on whose behalf it is called.
-
-    Parameters:
-        url: of the app or of the gateway before it, such as ``https://example.azurewebsites.net``; without it,
-            ``BACKBONE_URL``.
-        key: a function key; without it, ``BACKBONE_KEY``. None is sent if neither is there.
-        owner: whom a gateway calls for.
-        gateway_key: what proves that it is the gateway.
+    """Where the backbone is, and on whose behalf it is called: the parameters are those of ``TaskClient``.
 
     Raises:
         ValueError: there is no URL, or it is none, or something cannot stand in a header. Never repeats a value.
@@ -175,7 +156,7 @@ class Backbone:
         """
         sent = {**self._headers, **{name: _header(name, value) for name, value in (headers or {}).items()}}
         url = self.url + path + ("?" + query if query else "")
-        return Call(method, url, sent, body, timeout_s, streamed=streamed)
+        return Call(method, url, sent, body, timeout_s, streamed)
 
     def __repr__(self) -> str:
         return f"Backbone({self.url!r})"
@@ -193,10 +174,9 @@ def task_path(task_id: str, rest: str = "") -> str:
 
 
 def request(call: Call, *, retry_for_s: float = RETRY_FOR_S) -> Steps[Answer]:
-    """Make a call that may be made twice, until it has an answer that stays.
+    """Make a call that may be made twice, until it has an answer that stays, or *retry_for_s* seconds are over.
 
-    Connection errors, 408, 429 and 5xx are repeated for *retry_for_s* seconds, with full jitter and not before the
-    time of ``Retry-After``. The answer of the last time is returned, whatever it is.
+    The answer of the last time is returned, whatever it is.
 
     Raises:
         Unreachable: there was none.
@@ -205,29 +185,26 @@ def request(call: Call, *, retry_for_s: float = RETRY_FOR_S) -> Steps[Answer]:
     give_up_s = time.monotonic() + retry_for_s
     pause_s, ends, repeated = _FIRST_PAUSE_S, 0, False
     while True:
-        answer, failure = None, None
+        answer, least_s = None, 0.0
         try:
-            answer = yield call
+            answer = (yield call)._replace(repeated=repeated)
+            if not is_transient(answer.status):
+                return answer
+            failure: object = f"status {answer.status}"
+            least_s = answer.retry_after_s or 0.0
+            ends += _is_platforms_limit(call, answer)
         except NoAnswer as error:
             failure = error
-        if answer is not None and not is_transient(answer.status):
-            return answer._replace(repeated=repeated)
-        if answer is not None and _is_platforms_limit(call, answer):
-            ends += 1
-            if ends == 2:
-                raise errors.TooLarge(
-                    f"The platform refused a body of {call.size:,} bytes twice, with an empty 500 and the end of the "
-                    "connection: it takes none so large.",
-                    answer.status,
-                )
-        least_s = (answer.retry_after_s if answer is not None else None) or 0.0
+        if ends == 2:
+            limit = f"The platform refused a body of {call.size:,} bytes twice: it takes none so large."
+            raise errors.TooLarge(limit, 500)
         left_s = give_up_s - time.monotonic()
         if left_s <= least_s:
-            if answer is not None:
-                return answer._replace(repeated=repeated)
-            raise errors.Unreachable(f"The backbone does not answer: {failure}") from failure
+            if answer is None:
+                raise errors.Unreachable(f"The backbone does not answer: {failure}")
+            return answer
         wait_s = min(least_s + random.uniform(0, pause_s), left_s)
-        _log_repetition(call, failure or f"status {answer.status if answer is not None else 0}", wait_s)
+        _log_repetition(call, failure, wait_s)
         yield Sleep(wait_s)
         pause_s, repeated = min(2 * pause_s, _LONGEST_PAUSE_S), True
 
@@ -275,20 +252,8 @@ def _message(answer: Answer, problem: Mapping[str, Any]) -> str:
     if told:
         return str(told)[:_REASON_CHARS]
     if 300 <= answer.status < 400:
-        try:
-            where = urlsplit(answer.headers.get("location", ""))
-        except ValueError:
-            where = urlsplit("")
-        target = f" to {where.scheme}://{where.hostname}" if where.hostname else ""
-        return f"The server redirects{target} ({answer.status}); nothing was sent there. Is the URL right?"
-    if answer.status == 401:
-        return "The key is missing or wrong (401)."
-    if answer.status == 404:
-        return "Nothing answers at this address (404). Is the URL right?"
-    if answer.status == 429:
-        return "The platform has more requests than it takes at a time (429)."
-    text = " without a word of the backbone" if not answer.body else ", and not in the backbone's words"
-    return f"The server answered {answer.status}{text}."
+        return f"The server redirects ({answer.status}); nothing was sent there. Is the URL right?"
+    return f"The server answered {answer.status}, and not in the backbone's words. Are URL and key right?"
 
 
 def _is_platforms_limit(call: Call, answer: Answer) -> bool:

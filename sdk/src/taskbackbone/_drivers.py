@@ -66,11 +66,7 @@ async def run_in_threads(steps: Steps[T], transport: Requests) -> T:
 
 
 class Requests:
-    """Calls by requests, from any number of threads. After a fork, each process has its own connections.
-
-    Parameters:
-        threads: how many calls ``run_in_threads`` makes at a time.
-    """
+    """Calls by requests, from any number of threads. After a fork, each process has its own connections."""
 
     def __init__(self, threads: int = 16) -> None:
         self._lock = threading.Lock()
@@ -190,10 +186,7 @@ def _sendable(body: bytes | Payload | None) -> Any:
 
 
 class _Stream:
-    """The bytes of an answer as they come over the wire.
-
-    Iterating raises NoAnswer when they break off, or come too slowly.
-    """
+    """The bytes of an answer as they come over the wire. NoAnswer is raised when they break off."""
 
     def __init__(self, response: Any, pace: _Pace) -> None:
         self._response = response
@@ -227,7 +220,7 @@ class _Stream:
 
 
 class _Pace:
-    """Looks whether an answer comes fast enough and whole, but not how long its reader takes in between."""
+    """Whether an answer comes fast enough and whole. The time that its reader takes in between does not count."""
 
     def __init__(self, call: Call, status: int, headers: Mapping[str, str]) -> None:
         length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
@@ -238,11 +231,7 @@ class _Pace:
         self._waited_s = 0.0
 
     def count(self, chunk: bytes, began_s: float) -> None:
-        """Count what a read returned that began then; nothing means the end.
-
-        Raises:
-            NoAnswer: it is not the whole, or took too long.
-        """
+        """Count what a read returned; nothing means the end."""
         self._waited_s += time.monotonic() - began_s
         self._received += len(chunk)
         if not chunk and self._expected is not None and self._received != self._expected:

@@ -10,17 +10,20 @@ import argparse
 import importlib
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import __version__, errors
-from ._calls import Deadline
-from ._progress import Progress, plain
+from ._calls import Deadline, TaskView
 from .client import Task, TaskClient
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
+_BAR_CHARS = 24
 _ELSEWHERE = {
     "serve": ("service", "serve", "run a service, such as words:service"),
     "sidecar": ("sidecar", "main", "make any HTTP server a task service"),
@@ -37,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, commands = _parsers()
     options = parser.parse_args(arguments)
     if options.command == "completion":
-        from ._completion import script
-
-        sys.stdout.write(script(options.shell, commands))
+        sys.stdout.write(_completion(options.shell, commands))
         return 0
     try:
-        code = _run(options)
+        # The key comes from the environment alone: others can read a command line.
+        with TaskClient(options.url, retry_for_s=options.retry_for) as client:
+            code = _COMMANDS[options.command](client, options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -60,12 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, USAGE)
 
 
-def _run(options: argparse.Namespace) -> int:
-    # The key comes from the environment alone: others can read a command line.
-    with TaskClient(options.url, retry_for_s=options.retry_for) as client:
-        return _COMMANDS[options.command](client, options)
-
-
 def _submit(client: TaskClient, options: argparse.Namespace) -> int:
     query = [tuple(pair.partition("=")[::2]) for pair in options.query]
     files = list(_files(options.file))
@@ -73,23 +70,20 @@ def _submit(client: TaskClient, options: argparse.Namespace) -> int:
         raise ValueError("An idempotency key is for one file.")
     tasks: list[tuple[str, Task]] = []
     for file in files:
-        body: Any = sys.stdin.buffer if file is None else file
         task = client.submit(
             options.path,
-            body,
+            file or sys.stdin.buffer,
             content_type=options.content_type,
             query=query,
             priority=options.priority,
             idempotency_key=options.idempotency_key,
         )
-        tasks.append(("" if file is None else file.name, task))
+        tasks.append((file.name if file else "", task))
         if options.output:
             sys.stderr.write(f"{task.id}  {tasks[-1][0]}".rstrip() + "\n")
         else:
             _print(task, options, task.id)
-    if not options.wait and not options.output:
-        return 0
-    return _follow(tasks, options)
+    return _follow(tasks, options) if options.wait or options.output else 0
 
 
 def _watch(client: TaskClient, options: argparse.Namespace) -> int:
@@ -98,21 +92,22 @@ def _watch(client: TaskClient, options: argparse.Namespace) -> int:
 
 def _follow(tasks: Sequence[tuple[str, Task]], options: argparse.Namespace) -> int:
     """Wait for the ends of *tasks*, and save their results if they are to be."""
-    deadline, failed = Deadline(options.timeout), False
+    deadline, code = Deadline(options.timeout), 0
     for number, (name, task) in enumerate(tasks, 1):
         label = f"{number}/{len(tasks)} {name or task.id} " if len(tasks) > 1 else ""
-        with Progress(sys.stderr, label, is_quiet=options.json) as progress:
+        progress = _Progress(label, is_quiet=options.json)
+        try:
             progress.show(task)
-            timeout_s = None if options.timeout is None else deadline.left_s(options.timeout)
-            task.wait(timeout_s, progress.show)
-        failed = failed or task.state != "completed"
+            task.wait(None if options.timeout is None else deadline.left_s(), progress.show)
+        finally:
+            progress.end()
         if options.json:
             _print(task, options, "")
-        elif task.state != "completed":
-            _say(f"{label}{task.status}", FAILED)
-        if options.output and task.state == "completed":
+        if task.state != "completed":
+            code = FAILED if options.json else _say(label + task.status, FAILED)
+        elif options.output:
             _save(task, options, name if len(tasks) > 1 else "")
-    return FAILED if failed else 0
+    return code
 
 
 def _save(task: Task, options: argparse.Namespace, name: str) -> None:
@@ -158,7 +153,7 @@ def _list(client: TaskClient, options: argparse.Namespace) -> int:
     tasks = client.tasks(options.path, options.status, page_size=min(200, max(1, options.limit)))
     for _, task in zip(range(options.limit), tasks):
         created = str(task.document.get("CreatedAt", ""))[:19]
-        _print(task, options, f"{task.id}  {task.state:<9}  {created}  {task.path}  {plain(task.status, 60)}")
+        _print(task, options, f"{task.id}  {task.state:<9}  {created}  {task.path}  {_plain(task.status, 60)}")
     return 0
 
 
@@ -208,8 +203,59 @@ def _print(task: Task, options: argparse.Namespace, line: str) -> None:
 
 
 def _say(error: object, code: int) -> int:
-    sys.stderr.write(f"taskbackbone: {plain(str(error), 1_000)}\n")
+    sys.stderr.write(f"taskbackbone: {_plain(str(error), 1_000)}\n")
     return code
+
+
+def _plain(text: str, length: int) -> str:
+    """One line of at most *length* characters, with nothing in it that a terminal would obey."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if len(line) <= length else line[: max(0, length - 1)] + "…"
+
+
+class _Progress:
+    """How a task goes on: on a terminal a bar that changes, elsewhere a line for each change."""
+
+    def __init__(self, label: str, *, is_quiet: bool) -> None:
+        self._label = label
+        self._is_quiet = is_quiet
+        self._is_live = sys.stderr.isatty()
+        self._last = ""
+
+    def show(self, task: TaskView) -> None:
+        text = self._label + _line(task, bar=self._is_live)
+        if self._is_quiet or text == self._last:
+            return
+        self._last = text
+        if self._is_live:
+            text = "\r\x1b[K" + _plain(text, shutil.get_terminal_size().columns - 1)
+        else:
+            text = _plain(text, 1_000) + "\n"
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._is_live and self._last:
+            sys.stderr.write("\n")
+
+
+def _line(task: TaskView, *, bar: bool) -> str:
+    if task.queue_position is not None:
+        return f"waiting, position {task.queue_position}{_start(task.estimated_start)}"
+    done = 1.0 if task.state == "completed" else task.progress
+    parts = [] if done is None else [f"{done:>4.0%}"]
+    if bar and done is not None:
+        full = round(_BAR_CHARS * done)
+        parts.insert(0, "█" * full + "░" * (_BAR_CHARS - full))
+    return " ".join([*parts, task.status])
+
+
+def _start(start: Any) -> str:
+    if start is None:
+        return ""
+    left_s = max(0.0, start.timestamp() - time.time())
+    left = f"{left_s:.0f} s" if left_s < 100 else f"{left_s / 60:.0f} min"
+    return f", starts at about {start.astimezone():%H:%M:%S}, in {left}"
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -257,3 +303,42 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     own["completion"] = commands.add_parser("completion", help=text, description=text)
     own["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser, own
+
+
+_SHELLS = "bash zsh fish"
+_BASH = """_taskbackbone() {
+    local words="%(commands)s" current="${COMP_WORDS[COMP_CWORD]}"
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -gt 1 ]; then
+        case "${COMP_WORDS[1]}:$current" in
+        completion:*) words="%(shells)s" ;;
+%(cases)s
+        *) return 0 ;;
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$current"))
+}
+complete -o default -F _taskbackbone taskbackbone
+"""
+_ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+
+
+def _completion(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    """The script by which *shell* completes the command line."""
+    flags = {
+        name: list(dict.fromkeys(re.findall(r"--[a-z][a-z-]+", parser.format_help())))
+        for name, parser in commands.items()
+    }
+    if shell == "fish":
+        begin = "complete -c taskbackbone -n "
+        lines = [
+            f'{begin}__fish_use_subcommand -f -a {name} -d "{parser.description}"'
+            for name, parser in commands.items()
+        ]
+        for name, own in flags.items():
+            lines += [f"{begin}'__fish_seen_subcommand_from {name}' -l {flag[2:]}" for flag in own]
+        lines.append(f"{begin}'__fish_seen_subcommand_from completion' -f -a '{_SHELLS}'")
+        return "\n".join(lines) + "\n"
+    cases = "\n".join(f'        {name}:-*) words="{" ".join(own)}" ;;' for name, own in flags.items() if own)
+    body = _BASH % {"commands": " ".join(commands), "shells": _SHELLS, "cases": cases}
+    return _ZSH + body if shell == "zsh" else body

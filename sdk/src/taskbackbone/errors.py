@@ -1,4 +1,4 @@
-"""What can go wrong: for callers below ``BackboneError``, for the functions of a service the three at the end.
+"""What can go wrong: for callers below ``BackboneError``; a service's functions raise the three at the end.
 
 No message holds a key.
 """
@@ -35,7 +35,7 @@ class BackboneError(Exception):
 
 
 class Refused(BackboneError):
-    """The backbone answered that it does not do this. To repeat the same call does not help.
+    """The backbone does not do this. To repeat the same call does not help.
 
     Attributes:
         status: of the HTTP answer; 0 if the call was not made at all.
@@ -92,7 +92,7 @@ class QueueFull(Refused):
 
 
 class Unreachable(BackboneError):
-    """The backbone gave no answer, or none but that it cannot work now, for as long as the call was repeated.
+    """The backbone gave no answer, or could not work, for as long as the call was repeated.
 
     Attributes:
         status: of the last HTTP answer; 0 if there was none.
@@ -119,7 +119,7 @@ class TaskError(BackboneError):
         self.task = task
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), None)  # a handle has connections, which do not go to another process
+        return type(self), (str(self), None)
 
 
 class TaskFailed(TaskError):
@@ -155,6 +155,6 @@ class TryAgain(Exception):
 class Cancelled(BaseException):
     """Raised in a service's function when the task is no longer this service's.
 
-    It is no ``Exception``, so that ``except Exception`` does not hold it up. Its text says why: ``cancelled``,
-    ``another attempt``, ``shutdown`` and the like.
+    It is no ``Exception``, so that ``except Exception`` lets it pass. Its text says why, such as ``cancelled``,
+    ``another attempt`` or ``shutdown``.
     """

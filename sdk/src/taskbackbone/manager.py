@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class TaskManager:
-    """Reports on one attempt of a task. Each call may be repeated, and is, if there is no answer.
+    """Reports on one attempt of a task. A call without an answer is repeated.
 
-    Whenever the backbone answers that the task is no longer this attempt's, the call raises ``Conflict``, and
-    ``cancelled`` is true from then on: stop the work.
+    When the task is no longer this attempt's, the call raises ``Conflict``, and ``cancelled`` is true from then on:
+    stop the work.
 
     Parameters:
         task_id: the header ``taskId`` of the dispatch.
