@@ -171,9 +171,8 @@ class Task:
             BackboneError: the backbone did not take it.
             Cancelled: the task is no longer this service's.
         """
-        if not isinstance(data, Path):
-            data = bytes(data)
-        self._desk.ask("checkpoint", data)
+        if self.id and self._desk.stop_reason in (None, "shutdown"):  # else it is another's to keep things for
+            self._desk.ask("checkpoint", data if isinstance(data, Path) else bytes(data))
 
     @property
     def restored(self) -> bytes | None:

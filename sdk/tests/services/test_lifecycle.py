@@ -84,6 +84,16 @@ def test_a_service_gives_back_what_does_not_end_in_time_with_its_checkpoint(tmp_
         assert "begins with" not in service.log
 
 
+def test_a_cancelled_task_keeps_nothing_and_that_is_no_error(tmp_path: Path) -> None:
+    with serving(tmp_path, code(1), lease_s=3) as (backbone, service):
+        task = begun(backbone, "/wait")
+        task.cancel()
+
+        service.until_log("attempt 1: stopped after")
+        assert [call.kind for call in task.calls if call.kind == "checkpoint"] == []
+        assert "ERROR" not in service.log
+
+
 def test_the_next_attempt_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     with PlayedBackbone() as backbone:
         with running(tmp_path, code(0.3), backbone.environment) as service:
