@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import quote, urlencode
 
 from . import errors
@@ -276,17 +276,12 @@ def _endpoint(path: str, query: Query) -> tuple[str, str]:
         text = query or ""
     else:
         pairs = query.items() if isinstance(query, Mapping) else query
-        text = urlencode([(name, one) for name, value in pairs for one in _texts(value)])
+        named = [(name, str(value).lower() if isinstance(value, bool) else value) for name, value in pairs]
+        text = urlencode(named, doseq=True)
     text = quote("&".join(part for part in (beside, text) if part), safe="%/:?@!$&'()*+,;=-._~")
     if any(part.partition("=")[0] in ("code", "clientId") for part in text.split("&")):
         raise ValueError("The backbone keeps the query parameters code and clientId to itself.")
     return _escaped(path), text
-
-
-def _texts(value: Any) -> list[str]:
-    """A parameter's value as it stands in a query; several of a list."""
-    values = cast("list[Any]", value if isinstance(value, (list, tuple)) else [value])
-    return [str(one).lower() if isinstance(one, bool) else str(one) for one in values]
 
 
 def _escaped(path: str) -> str:

@@ -241,9 +241,7 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
     409: errors.Conflict,
     411: errors.InvalidRequest,
     413: errors.TooLarge,
-    414: errors.InvalidRequest,
     422: errors.KeyReused,
-    431: errors.InvalidRequest,
 }
 
 
@@ -266,13 +264,10 @@ def _is_platforms_limit(call: Call, answer: Answer) -> bool:
 
 
 def _base_url(text: str) -> str:
-    if not text:
-        raise ValueError("The backbone's URL is missing: give url, or set BACKBONE_URL.")
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("The backbone's URL must begin with http:// or https:// and a host.")
-    if parts.username or parts.query or parts.fragment:
-        raise ValueError("The backbone's URL must have no user, query or fragment: give the key as key.")
+    is_plain = not (parts.username or parts.query or parts.fragment)  # a key belongs into its header
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
+        raise ValueError("url, or BACKBONE_URL, must be http:// or https://, a host, and perhaps a path.")
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path[:-4] if path.endswith('/api') else path}"
 

@@ -41,7 +41,7 @@ def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
         steps.close()
 
 
-async def run_async(steps: Steps[T], transport: Aiohttp | _InThreads) -> T:
+async def run_async(steps: Steps[T], transport: Aiohttp | Requests) -> T:
     """Run *steps* in this event loop."""
     import asyncio
 
@@ -49,7 +49,7 @@ async def run_async(steps: Steps[T], transport: Aiohttp | _InThreads) -> T:
         step = next(steps)
         while True:
             try:
-                value = await (asyncio.sleep(step.seconds) if isinstance(step, Sleep) else transport.send(step))
+                value = await (asyncio.sleep(step.seconds) if isinstance(step, Sleep) else transport.asend(step))
             except NoAnswer as error:
                 step = steps.throw(error)
             else:
@@ -60,9 +60,8 @@ async def run_async(steps: Steps[T], transport: Aiohttp | _InThreads) -> T:
         steps.close()
 
 
-async def run_in_threads(steps: Steps[T], transport: Requests) -> T:
-    """Run *steps* in this event loop, with each call in a thread and each pause in the loop."""
-    return await run_async(steps, _InThreads(transport))
+run_in_threads = run_async
+"""With a ``Requests``: each call is in a thread, and each pause in the loop."""
 
 
 class Requests:
@@ -105,15 +104,16 @@ class Requests:
         answer = Answer(response.status_code, headers, stream=stream)
         return answer if call.streamed and answer.is_success else answer._replace(body=b"".join(stream), stream=None)
 
+    async def asend(self, call: Call) -> Answer:
+        """As ``send``, which a thread does."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(self._of_process()[1], self.send, call)
+
     @property
     def session(self) -> Any:
         """The process's ``requests.Session``."""
         return self._of_process()[0]
-
-    @property
-    def threads(self) -> Any:
-        """The process's executor for calls."""
-        return self._of_process()[1]
 
     def close(self) -> None:
         """Close the connections, and the threads once they are done."""
@@ -147,17 +147,6 @@ def _new_session() -> Any:
 
 
 _shared = Requests()
-
-
-class _InThreads:
-    def __init__(self, transport: Requests) -> None:
-        self._transport = transport
-
-    async def send(self, call: Call) -> Answer:
-        import asyncio
-
-        threads = self._transport.threads
-        return await asyncio.get_running_loop().run_in_executor(threads, self._transport.send, call)
 
 
 class _Body:
@@ -271,7 +260,7 @@ class Aiohttp:
         self._session: Any = None
         self._loop: Any = None
 
-    async def send(self, call: Call) -> Answer:
+    async def asend(self, call: Call) -> Answer:
         """As ``Requests.send``; the stream of the answer is asynchronous."""
         response, failure = await self._head(call)
         if failure is not None:

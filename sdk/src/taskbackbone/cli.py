@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,6 @@ def _submit(client: TaskClient, options: argparse.Namespace) -> int:
         else:
             _print(task, options, task.id)
     return _follow(tasks, options) if options.wait or options.output else 0
-
-
-def _watch(client: TaskClient, options: argparse.Namespace) -> int:
-    return _follow([("", client.task(one)) for one in options.id], options)
 
 
 def _follow(tasks: Sequence[tuple[str, Task]], options: argparse.Namespace) -> int:
@@ -169,9 +165,9 @@ def _queues(client: TaskClient, options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[TaskClient, argparse.Namespace], int]] = {
     "submit": _submit,
-    "watch": _watch,
+    "watch": lambda client, options: _follow([("", client.task(one)) for one in options.id], options),
     "result": _result,
     "cancel": _cancel,
     "replay": _replay,
@@ -241,7 +237,7 @@ class _Progress:
 
 def _line(task: TaskView, *, bar: bool) -> str:
     if task.queue_position is not None:
-        return f"waiting, position {task.queue_position}{_start(task.estimated_start)}"
+        return f"waiting, position {task.queue_position}" + _start(task)
     done = 1.0 if task.state == "completed" else task.progress
     parts = [] if done is None else [f"{done:>4.0%}"]
     if bar and done is not None:
@@ -250,7 +246,8 @@ def _line(task: TaskView, *, bar: bool) -> str:
     return " ".join([*parts, task.status])
 
 
-def _start(start: Any) -> str:
+def _start(task: TaskView) -> str:
+    start = task.estimated_start
     if start is None:
         return ""
     left_s = max(0.0, start.timestamp() - time.time())
