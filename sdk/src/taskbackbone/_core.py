@@ -28,13 +28,7 @@ _REASON_CHARS = 300
 
 
 class Call(NamedTuple):
-    """One request. Its ``repr`` shows no headers, since these have the key.
-
-    Attributes:
-        headers: what goes out, but for ``Content-Length``.
-        timeout_s: for how long the backbone may be silent.
-        streamed: whether the body of a 2xx is left to be read from the answer's ``stream``.
-    """
+    """One request. Its ``repr`` shows no headers, since these have the key. The body of a 2xx may be streamed."""
 
     method: str
     url: str
@@ -45,7 +39,6 @@ class Call(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many bytes the body has."""
         return 0 if self.body is None else len(self.body)
 
     def __repr__(self) -> str:
@@ -53,19 +46,13 @@ class Call(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """A pause."""
-
     seconds: float
 
 
 class Answer(NamedTuple):
-    """What the backbone answered.
+    """What the backbone answered, with names of headers in small letters; *repeated* if not to the first call.
 
-    Attributes:
-        headers: by their names in small letters.
-        body: whole, as it came over the wire, unless it is streamed.
-        stream: of a streamed answer: an iterable of bytes with ``close()``; an asynchronous one from aiohttp.
-        repeated: whether the call was made more than once.
+    A *stream* is an iterable of bytes with ``close()``, an asynchronous one from aiohttp.
     """
 
     status: int
@@ -105,7 +92,7 @@ class Answer(NamedTuple):
 
 
 class NoAnswer(errors.BackboneError):
-    """A call got no whole answer: no connection, a broken one, or silence. The message says which, and no header."""
+    """A call got no whole answer. The message says why, and no header."""
 
 
 Steps = Generator[Union[Call, Sleep], Any, T]
@@ -149,11 +136,7 @@ class Backbone:
         timeout_s: float = TIMEOUT_S,
         streamed: bool = False,
     ) -> Call:
-        """A call of *path*, such as ``/api/v1/tasks/ID``, which is escaped already, as *query* is.
-
-        Raises:
-            ValueError: a header's value is not printable ASCII.
-        """
+        """A call of *path*, such as ``/api/v1/tasks/ID``, which is escaped already, as *query* is."""
         sent = {**self._headers, **{name: _header(name, value) for name, value in (headers or {}).items()}}
         url = self.url + path + ("?" + query if query else "")
         return Call(method, url, sent, body, timeout_s, streamed)
@@ -163,11 +146,6 @@ class Backbone:
 
 
 def task_path(task_id: str, rest: str = "") -> str:
-    """The path of a task, ``/api/v1/tasks/ID`` and *rest*.
-
-    Raises:
-        NotFound: no task can have this id, and its path would lead elsewhere.
-    """
     if not task_id or len(task_id) > LONGEST_ID or not task_id.strip("."):
         raise errors.NotFound("No task can have this id.", 404, {"type": "urn:task-backbone:problem:no-such-task"})
     return f"/api/v1/tasks/{quote(task_id, safe='')}{rest}"

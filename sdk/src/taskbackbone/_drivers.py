@@ -74,12 +74,7 @@ class Requests:
         self._own: Any = None
 
     def send(self, call: Call) -> Answer:
-        """
-        Raises:
-            NoAnswer: there was none, or no whole one.
-            Unreachable: there never will be one.
-            BodyUnreadable: by its source.
-        """
+        """Make the call. NoAnswer: there is none, or no whole one; Unreachable: there never will be one."""
         session = self.session
         from urllib3.exceptions import HTTPError
 
@@ -112,11 +107,9 @@ class Requests:
 
     @property
     def session(self) -> Any:
-        """The process's ``requests.Session``."""
         return self._of_process()[0]
 
     def close(self) -> None:
-        """Close the connections, and the threads once they are done."""
         with self._lock:
             own, self._own = self._own, None
         if own is not None:
@@ -245,11 +238,7 @@ def _words(error: BaseException) -> str:
 
 
 class Aiohttp:
-    """Calls by aiohttp, in one event loop at a time.
-
-    Raises:
-        ImportError: aiohttp is not installed.
-    """
+    """Calls by aiohttp, in one event loop at a time."""
 
     def __init__(self) -> None:
         try:
@@ -314,7 +303,6 @@ class Aiohttp:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
         import asyncio
         from contextlib import suppress
 

@@ -47,13 +47,6 @@ class Payload:
 
 
 class FilePayload(Payload):
-    """A file by its path.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is a folder, a pipe or the like, whose size says nothing.
-    """
-
     def __init__(self, path: os.PathLike[str] | str) -> None:
         self._path = Path(path)
         self._size = self._path.stat().st_size
@@ -79,11 +72,7 @@ class StreamPayload(Payload):
 
 
 class Decoder:
-    """Takes the ``Content-Encoding`` off what is fed to it, if that is gzip or deflate.
-
-    Raises:
-        ValueError: the content is not what the encoding says, or breaks off.
-    """
+    """Takes the ``Content-Encoding`` off what is fed to it, if that is gzip or deflate."""
 
     def __init__(self, encoding: str | None) -> None:
         self._encoding = encoding if encoding in ("gzip", "x-gzip", "deflate") else None
@@ -111,7 +100,6 @@ class Decoder:
 
 
 def decoded(encoding: str | None, content: bytes) -> bytes:
-    """The whole *content* without its encoding."""
     decoder = Decoder(encoding)
     plain = decoder.feed(content)
     decoder.end()
@@ -119,12 +107,7 @@ def decoded(encoding: str | None, content: bytes) -> bytes:
 
 
 def body_of(body: Any) -> tuple[bytes | Payload, str] | None:
-    """What is sent of a caller's *body*, and its content type; None for a stream that cannot rewind.
-
-    Raises:
-        OSError: of a path: there is no such file.
-        TypeError, ValueError: it is no body.
-    """
+    """What is sent of a caller's *body*, and its content type; None for a stream that cannot rewind."""
     if body is None or isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(cast("bytes", body or b"")), _BYTES
     if isinstance(body, str):
