@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import statistics
@@ -59,21 +60,39 @@ def build() -> Path:
 def check_wheel(wheel: Path) -> None:
     """
     Raises:
-        Failure: the wheel lacks a module, or has what belongs to the repository only.
+        Failure: the wheel lacks a module, or has another program, or what belongs to the repository only.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         described = Parser().parsestr(archive.read(metadata).decode())
+        modules = {name: archive.read(name) for name in names if name.endswith(".py")}
     source = SDK / "src"
     wanted = {file.relative_to(source).as_posix() for file in source.rglob("*.py")} | {"taskbackbone/py.typed"}
     has = {name for name in names if ".dist-info/" not in name}
     if has != wanted:
         raise Failure(f"the wheel has {sorted(has - wanted)} too much and lacks {sorted(wanted - has)}")
+    for name, built in modules.items():
+        if _program(built) != _program((source / name).read_bytes()):
+            raise Failure(f"{name} of the wheel is not the program of the source, line for line")
     requirements: list[str] = described.get_all("Requires-Dist") or []
     required = {line.split(";")[0].rstrip("<>=!~,.0123456789 ") for line in requirements if "extra ==" not in line}
     if required != REQUIRED:
         raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(REQUIRED)}")
+
+
+def _program(source: bytes) -> tuple[str, list[int]]:
+    """What a module does, without its docstrings, and at which lines."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body: object = getattr(node, "body", None)
+        if isinstance(body, list) and len(body) > 1:
+            body[:] = [part for part in body if not _is_text(part)]
+    return ast.dump(tree), [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+
+
+def _is_text(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def check_size(wheel: Path) -> None:
