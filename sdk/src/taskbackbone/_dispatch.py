@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, cast
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
-from taskbackbone._played import Content, Record, Tasks
+from ._played import LEASED, Content, Record, Tasks
 
-ACCEPTED, COMPLETED, BUSY, AWAY, ERRED, REJECTED = "accepted", "completed", "busy", "away", "erred", "rejected"
 _AWAITING = "Awaiting service availability"
 
 
@@ -28,7 +27,7 @@ class Answer:
         status: the HTTP status; 0 if there was no answer.
         headers: by their names in lower case.
         took_s: until the answer was there.
-        reason: why it was not accepted.
+        reason: what it did, if it did not accept.
     """
 
     meaning: str
@@ -38,56 +37,72 @@ class Answer:
     took_s: float = 0.0
     reason: str = ""
 
+    @property
+    def is_taken(self) -> bool:
+        return self.meaning in ("accepted", "completed")
+
     def settle(self, tasks: Tasks, record: Record, attempt: int) -> None:
         """Do to the task what follows from the answer."""
-        if self.meaning == ACCEPTED:
-            tasks.accept(record, attempt)
-        elif self.meaning == COMPLETED:
-            kind = self.headers.get("content-type") or "application/octet-stream"
-            content = Content(self.body, kind, self.headers.get("content-encoding", ""))
-            text = unquote(self.headers.get("x-task-complete", "")).strip()
-            tasks.answered(record, attempt, content, text or "completed")
-        elif self.meaning == BUSY:
-            tasks.requeue(record, attempt, _AWAITING)
-        elif self.meaning == AWAY:
-            tasks.requeue(record, attempt, f"{_AWAITING}: the backend {self.reason}")
-        elif self.meaning == ERRED:
-            failed = f"the backend {self.reason}"
-            tasks.requeue(record, attempt, f"Retrying - {failed}", failed=failed)
+        did = f"the backend {self.reason}"
+        if self.meaning == "completed" and record.attempt == attempt and record.state in LEASED:
+            kind, encoding = (self.headers.get(f"content-{name}", "") for name in ("type", "encoding"))
+            text = unquote(self.headers["x-task-complete"]).strip() or "completed"
+            tasks.end(record, "completed", text, Content(self.body, kind or Content.content_type, encoding))
+        elif not tasks.is_called(record, attempt):
+            pass
+        elif self.meaning == "accepted":
+            tasks.accept(record)
+        elif self.meaning == "erred":
+            tasks.requeue(record, f"Retrying - {did}", did)
+        elif self.meaning == "rejected":
+            tasks.end(record, "failed", f"Failed - {did.rstrip('.')}.")
         else:
-            tasks.reject(record, attempt, f"Failed - the backend {self.reason.rstrip('.')}.")
+            tasks.requeue(record, _AWAITING if self.meaning == "busy" else f"{_AWAITING}: {did}")
+
+
+def connection_to(url: str, timeout_s: float) -> HTTPConnection:
+    split = urlsplit(url)
+    kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
+    return kind(split.hostname or "", split.port, timeout=timeout_s)
+
+
+def target_of(url: str) -> str:
+    split = urlsplit(url)
+    return (split.path or "/") + (f"?{split.query}" if split.query else "")
+
+
+def with_slash(url: str, status: int, headers: Mapping[str, str]) -> str:
+    """Where a redirect leads that only adds a slash to the path; else nothing."""
+    other = urljoin(url, headers.get("location", ""))
+    path, _, query = url.partition("?")
+    return other if 300 < status < 400 and other == f"{path}/" + (f"?{query}" if query else "") else ""
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
     """POST a task. Follows a redirect that only adds a slash to the path."""
     started_s = time.monotonic()
     answer = _post(url, headers, body, timeout_s)
-    slashed = _with_slash(url, answer)
+    slashed = with_slash(url, answer.status, answer.headers)
     if slashed:
         answer = _post(slashed, headers, body, timeout_s)
     answer.took_s = time.monotonic() - started_s
     return answer
 
 
-def is_listening(url: str) -> bool:
-    split = urlsplit(url)
-    port = split.port or (443 if split.scheme == "https" else 80)
+def is_up(url: str, *, until_loaded: bool) -> bool:
+    """Whether a service listens; and, *until_loaded*, does not say at ``/readyz`` that it takes no tasks yet."""
+    connection = connection_to(url, 5)
     try:
-        socket.create_connection((split.hostname or "", port), timeout=5).close()
+        connection.connect()
     except OSError:
         return False
-    return True
-
-
-def is_loading(url: str) -> bool:
-    """Whether a service that has ``/readyz`` says there that it takes no tasks yet."""
-    split = urlsplit(url)
-    connection = (HTTPSConnection if split.scheme == "https" else HTTPConnection)(split.netloc, timeout=5)
     try:
+        if not until_loaded:
+            return True
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == 503
+        return connection.getresponse().status != 503
     except (OSError, HTTPException):
-        return False
+        return True
     finally:
         connection.close()
 
@@ -110,46 +125,26 @@ def text_of(content_type: str, body: bytes) -> str:
 
 
 def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-    split = urlsplit(url)
-    kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
-    connection = kind(split.hostname or "", split.port, timeout=timeout_s)
+    connection = connection_to(url, timeout_s)
     try:
-        target = urlunsplit(("", "", split.path or "/", split.query, ""))
-        connection.request("POST", target, body, {**headers, "Content-Length": str(len(body))})
+        connection.request("POST", target_of(url), body, {**headers, "Content-Length": str(len(body))})
         response = connection.getresponse()
         data = response.read()
     except socket.timeout:
-        return Answer(AWAY, reason="did not answer in time")
+        return Answer("away", reason="did not answer in time")
     except (OSError, HTTPException):
-        return Answer(AWAY, reason="could not be reached")
+        return Answer("away", reason="could not be reached")
     finally:
         connection.close()
-    found: dict[str, str] = {name.lower(): value for name, value in response.getheaders()}
-    meaning, reason = _meaning(response.status, found, data)
-    return Answer(meaning, response.status, found, data, reason=reason)
-
-
-def _meaning(status: int, headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    found = {name.lower(): value for name, value in response.getheaders()}
+    status, reason = response.status, f"answered {response.status}"
     if 200 <= status < 300:
-        return (COMPLETED if "x-task-complete" in headers else ACCEPTED), ""
-    reason = f"answered {status}"
-    if status in (429, 503):
-        return BUSY, reason
-    text = text_of(headers.get("content-type", ""), body)
-    if text and 400 <= status < 500:
+        return Answer("completed" if "x-task-complete" in found else "accepted", status, found, data)
+    text = text_of(found.get("content-type", ""), data)
+    if text and 400 <= status < 500 and status != 429:
         reason = f"{reason}: {text}"
-    if status in (404, 502, 504):
-        return AWAY, reason
-    return (ERRED if status == 408 or status >= 500 else REJECTED), reason
-
-
-def _with_slash(url: str, answer: Answer) -> str:
-    location = answer.headers.get("location")
-    if location is None or answer.status not in (301, 302, 307, 308):
-        return ""
-    called, target = urlsplit(url), urlsplit(urljoin(url, location))
-    is_same = (called.hostname, called.port, called.query) == (target.hostname, target.port, target.query)
-    return urlunsplit(called._replace(path=target.path)) if is_same and target.path == called.path + "/" else ""
+    meaning = {429: "busy", 503: "busy", 404: "away", 502: "away", 504: "away", 408: "erred"}.get(status)
+    return Answer(meaning or ("erred" if status >= 500 else "rejected"), status, found, data, reason=reason)
 
 
 def _detail(text: str) -> str:
@@ -158,11 +153,7 @@ def _detail(text: str) -> str:
     except (ValueError, RecursionError):
         return ""
     detail: Any = cast("dict[str, Any]", document).get("detail") if isinstance(document, dict) else document
-    if isinstance(detail, list):
-        return "; ".join(filter(None, map(_message, cast("list[Any]", detail))))
+    if isinstance(detail, list):  # FastAPI lists errors
+        errors = [cast("dict[str, Any]", each) for each in cast("list[Any]", detail) if isinstance(each, dict)]
+        return "; ".join(str(error["msg"]) for error in errors if "msg" in error)
     return detail if isinstance(detail, str) else ""
-
-
-def _message(error: Any) -> str:
-    """One of the errors that FastAPI lists."""
-    return str(cast("dict[str, Any]", error).get("msg", "")) if isinstance(error, dict) else ""

@@ -1,8 +1,6 @@
-"""The tasks of a played backbone: attempts, leases and ends, in memory.
+"""The tasks of a played backbone, in memory: each step is the one that the backbone takes (``docs/lifecycle.md``).
 
-Each step is the one that the backbone itself takes (``docs/lifecycle.md``). A step that the backbone refuses raises
-:class:`Problem`, which has the same status and document. Nothing here knows HTTP or runs in the background: a lease
-ends when :meth:`Tasks.sweep` is called and the clock has passed it.
+A step that the backbone refuses raises :class:`Problem`. A lease ends when :meth:`Tasks.sweep` is called late enough.
 """
 
 from __future__ import annotations
@@ -15,36 +13,27 @@ from typing import Any, Callable
 from urllib.parse import unquote
 
 ENDS = ("completed", "failed", "cancelled")
+LEASED = ("dispatched", "running")
 DEFERRED_END_S = 30.0
 UNCOUNTED_RELEASES = 20
-_LEASED = ("dispatched", "running")
 _SILENCE = "the backend was not heard of for too long"
 _TOLD_END = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
 
 
 class Problem(Exception):
-    """Raised when the backbone refuses a request.
-
-    Attributes:
-        document: the problem document (RFC 9457).
-    """
+    """The backbone refuses a request, with this problem document (RFC 9457)."""
 
     def __init__(self, status: int, slug: str, title: str, detail: str, **members: Any) -> None:
         super().__init__(detail)
         self.status = status
-        self.document: dict[str, Any] = {
-            "type": f"urn:task-backbone:problem:{slug}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            **members,
-        }
+        kind = f"urn:task-backbone:problem:{slug}"
+        self.document: dict[str, Any] = {"type": kind, "title": title, "status": status, "detail": detail, **members}
 
 
-def invalid(pointer: str, detail: str) -> Problem:
-    text = f"{pointer[1:] if pointer[:1] == '/' else pointer or 'body'}: {detail}"
-    errors = [{"pointer": pointer, "detail": detail}]
-    return Problem(400, "invalid-request", "The request is not valid.", text, errors=errors)
+def invalid(pointer: str, expected: str) -> Problem:
+    name = pointer[1:] if pointer[:1] == "/" else pointer or "body"
+    errors = [{"pointer": pointer, "detail": expected}]
+    return Problem(400, "invalid-request", "The request is not valid.", f"{name}: {expected}", errors=errors)
 
 
 @dataclass(frozen=True)
@@ -52,13 +41,23 @@ class Content:
     """Bytes with their type, as somebody sent them."""
 
     data: bytes = field(repr=False)
-    content_type: str
+    content_type: str = "application/octet-stream"
     encoding: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
-    """One task. Times are in seconds of the clock."""
+    """A task.
+
+    Attributes:
+        state: ``created``, ``dispatched``, ``running``, ``completed``, ``failed`` or ``cancelled``.
+        status: the text for the caller.
+        due_s: when its lease ends, or its wait if it was released for a while; by the clock.
+        deferred: the end that a text told, without an attempt: it takes effect after 30 s.
+        kept: what was stored for the next attempt.
+        released: the attempt that was given back last, and how many were in a row.
+        history: its transitions, as the backbone tells them.
+    """
 
     id: str
     path: str
@@ -75,24 +74,29 @@ class Record:
     progress: float | None = None
     result: Content | None = None
     is_earlier_result: bool = False
-    """Whether a pipeline's earlier step stored the result."""
-    checkpoint: Content | None = None
+    kept: Content | None = None
     due_s: float | None = None
-    """When the lease or the wait of a released task ends."""
     deferred: str | None = None
-    """The end that only a text told."""
     released: tuple[int, int] = (0, 0)
-    """The attempt that was given back last, and how many were in a row."""
     version: int = 1
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def checkpoint(self) -> bytes | None:
+        return self.kept.data if self.kept else None
 
     @property
     def has_ended(self) -> bool:
         return self.state in ENDS
 
     @property
+    def is_done(self) -> bool:
+        """Whether it has ended, or its text tells that it will."""
+        return self.has_ended or self.deferred is not None
+
+    @property
     def holds_slot(self) -> bool:
-        return self.state in _LEASED and not (self.deferred and self.state == "running")
+        return self.state in LEASED and not (self.deferred and self.state == "running")
 
     @property
     def etag(self) -> str:
@@ -101,109 +105,82 @@ class Record:
 
 @dataclass
 class Tasks:
-    """All tasks of a played backbone.
-
-    Args:
-        now_s: the clock, in seconds since 1970.
-        endpoint_url: what legacy clients see before a task's path.
-    """
+    """All tasks of a played backbone, by a clock in seconds since 1970."""
 
     now_s: Callable[[], float]
-    lease_s: float = 300.0
-    max_attempts: int = 10
+    lease_s: float
+    max_attempts: int
     endpoint_url: str = ""
-    records: dict[str, Record] = field(default_factory=dict)
+    """What stands before a path, for legacy clients."""
+    records: dict[str, Record] = field(default_factory=dict[str, Record])
 
-    def create(self, path: str, query: str, body: Content, task_id: str = "", traceparent: str = "") -> Record:
-        now_s = self.now_s()
-        traceparent = traceparent or f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-        task_id = task_id or str(uuid.uuid4())
-        record = Record(task_id, path, query, body, self.lease_s, traceparent, now_s, now_s)
+    def add(self, record: Record) -> None:
+        record.traceparent = record.traceparent or f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
         self._note(record, "client", record.status)
-        self.records[task_id] = record
-        return record
+        self.records[record.id] = record
 
     def find(self, task_id: str) -> Record:
-        """
-        Raises:
-            Problem: 404.
-        """
+        """Raises Problem, 404."""
         if task_id not in self.records:
-            title = "There is no such task."
-            raise Problem(404, "no-such-task", title, "The id is unknown, or the task is past retention.")
+            detail = "The id is unknown, or the task is past retention."
+            raise Problem(404, "no-such-task", "There is no such task.", detail)
         return self.records[task_id]
 
     def sweep(self) -> None:
-        """Take the steps that are due: ends of leases, deferred ends, waits that are over."""
+        """Take the steps that are due."""
         now_s = self.now_s()
         for record in self.records.values():
             if record.due_s is None or now_s < record.due_s:
                 continue
             record.due_s = None
             if record.deferred:
-                record.state, record.deferred = record.deferred, None
-                self._note(record, "client", record.status)
-            elif record.state in _LEASED:
-                record.failures += 1
-                if record.failures >= self.max_attempts:
-                    self._fail(record, f"Failed - {_SILENCE} (attempt {record.failures} of {self.max_attempts}).")
-                else:
-                    self._again(record, f"Retrying - {_SILENCE}", "reconciler")
+                self._turn(record, record.deferred, record.status, "client")
+            elif record.state in LEASED:
+                self._fail_attempt(record, f"Retrying - {_SILENCE}", f"Failed - {_SILENCE}", "reconciler", end=".")
 
     # What the dispatcher does.
 
     def claim(self, record: Record) -> None:
-        record.state, record.due_s = "dispatched", None
-        self._note(record, "dispatcher", "")
+        record.due_s = None
+        self._turn(record, "dispatched", None, "dispatcher")
 
-    def accept(self, record: Record, attempt: int) -> None:
-        if record.attempt == attempt and record.state == "dispatched":
-            record.due_s = self.now_s() + (DEFERRED_END_S if record.deferred else record.lease_s)
+    def is_called(self, record: Record, attempt: int) -> bool:
+        """Whether the answer to a dispatch still counts."""
+        return record.attempt == attempt and record.state == "dispatched"
 
-    def requeue(self, record: Record, attempt: int, status: str, *, failed: str = "") -> None:
-        """The dispatch was not accepted: a new attempt, or if it *failed* for the last time, the end."""
-        if record.attempt != attempt or record.state != "dispatched":
-            return
-        record.failures += bool(failed)
-        if failed and record.failures >= self.max_attempts:
-            self._fail(record, f"Failed - {failed} (attempt {record.failures} of {self.max_attempts}).")
+    def accept(self, record: Record) -> None:
+        record.due_s = self.now_s() + (DEFERRED_END_S if record.deferred else record.lease_s)
+
+    def requeue(self, record: Record, status: str, failed: str = "") -> None:
+        """The dispatch was not accepted, and *failed* says if that counts."""
+        if failed:
+            self._fail_attempt(record, status, f"Failed - {failed}", "dispatcher", end=".")
         else:
-            self._again(record, status, "dispatcher")
+            self._begin_again(record, status, "dispatcher")
 
-    def reject(self, record: Record, attempt: int, status: str) -> None:
-        if record.attempt == attempt and record.state == "dispatched":
-            self._fail(record, status)
-
-    def answered(self, record: Record, attempt: int, result: Content, status: str) -> None:
-        """The answer to the dispatch was the result."""
-        if record.attempt == attempt and record.state in _LEASED:
+    def end(self, record: Record, state: str, status: str, result: Content | None = None) -> None:
+        """The answer to the dispatch has ended the task."""
+        if result is not None:
             record.result, record.is_earlier_result = result, False
-            self._end(record, "completed", status, "dispatcher")
+        self._turn(record, state, status, "dispatcher")
 
     # What model services and callers do.
 
     def report(
-        self,
-        record: Record,
-        attempt: int | None,
-        *,
-        to: str = "",
-        status: str | None = None,
-        progress: float | None = None,
+        self, record: Record, attempt: int | None, to: str, status: str | None, progress: float | None = None
     ) -> None:
         """A report (contract A1)."""
-        told = _TOLD_END.match(status or "") if attempt is None and to not in ENDS else None
-        if self._refuses(record, attempt, told[1].lower() if told else to, status):
+        match = _TOLD_END.match(status or "") if attempt is None and to not in ENDS else None
+        told = match[1].lower() if match else None
+        if self._is_repeated(record, attempt, told or to, status):
             return
-        record.deferred = told[1].lower() if told else None
+        record.deferred, before = told, record.state
         if told or to == "running":
-            is_new, record.state = record.state != "running", "running"
-        else:
-            is_new = False
+            record.state = "running"
         self._tell(record, status, progress)
         if to in ENDS:
-            self._end(record, to, status, "client")
-        elif is_new:
+            self._turn(record, to, status, "client")
+        elif record.state != before:
             self._note(record, "client", status or "")
 
     def next_step(
@@ -216,69 +193,56 @@ class Tasks:
         status: str | None = None,
     ) -> None:
         """Send the task to a pipeline's next step (contract A1.21)."""
-        self._refuses(record, attempt, "created", None)
+        self._is_repeated(record, attempt, "created", None)
         record.path, record.query, record.body = path, query, body or record.body
-        record.failures, record.released, record.checkpoint = 0, (0, 0), None
+        record.failures, record.released, record.kept = 0, (0, 0), None
         record.is_earlier_result = record.result is not None
-        self._again(record, status, "client")
+        self._begin_again(record, status, "client")
 
     def heartbeat(self, record: Record, attempt: int | None, progress: float | None, status: str | None) -> None:
-        self._refuses(record, attempt)
-        self._check_leased(record)
+        self._check_leased(record, attempt)
         record.deferred = None
         self._tell(record, status, progress)
 
-    def put_result(self, record: Record, attempt: int | None, result: Content, completed: str | None = None) -> None:
-        """Args:
-        completed: the text with which the result completes the task, percent-encoded; None: it does not.
-        """
-        status = None if completed is None else completion_text(completed)
-        if self._refuses(record, attempt, "" if status is None else "completed", status, result):
+    def put_result(self, record: Record, attempt: int | None, result: Content, completed: str | None) -> None:
+        """*completed* is the text with which it completes the task, percent-encoded; None: it does not."""
+        try:
+            status = None if completed is None else unquote(completed, errors="strict").strip() or "completed"
+        except UnicodeDecodeError:
+            raise invalid("X-Task-Complete", "percent-encoded UTF-8 is expected") from None
+        if self._is_repeated(record, attempt, "" if status is None else "completed", status, result):
             return
         record.deferred, record.result, record.is_earlier_result = None, result, False
         if status is None:
-            self._tell(record, None, None)
+            self._tell(record)
         else:
-            self._end(record, "completed", status, "client")
+            self._turn(record, "completed", status, "client")
 
     def put_checkpoint(self, record: Record, attempt: int | None, checkpoint: Content) -> None:
-        self._refuses(record, attempt)
-        self._check_leased(record)
-        record.deferred, record.checkpoint = None, checkpoint
-        self._tell(record, None, None)
+        self._check_leased(record, attempt)
+        record.deferred, record.kept = None, checkpoint
+        self._tell(record)
 
-    def release(
-        self, record: Record, attempt: int, *, failed: bool = False, after_s: float = 0, status: str | None = None
-    ) -> None:
+    def release(self, record: Record, attempt: int, failed: bool, after_s: float, status: str | None) -> None:
         """An attempt is given back (contract B13)."""
         if record.released[0] == attempt:
             return
-        self._refuses(record, attempt)
-        self._check_leased(record)
+        self._check_leased(record, attempt)
         in_a_row = 0 if failed else record.released[1] + 1
-        counts = failed or in_a_row >= UNCOUNTED_RELEASES
         record.released = (attempt, in_a_row)
-        record.failures += counts
-        if counts and record.failures >= self.max_attempts:
-            text = "Failed - the backend failed at it" if status is None else status
-            self._end(record, "failed", f"{text} (attempt {record.failures} of {self.max_attempts})", "client")
-            return
-        if status is None:
-            status = (
-                "Retrying - the backend failed at it"
-                if failed
-                else "Awaiting service availability: the backend gave it back"
-            )
-        self._again(record, status, "client")
-        if after_s:
-            record.due_s = self.now_s() + after_s
+        if failed or in_a_row >= UNCOUNTED_RELEASES:
+            reason = "the backend failed at it"
+            self._fail_attempt(record, status or f"Retrying - {reason}", status or f"Failed - {reason}", "client")
+        else:
+            self._begin_again(record, status or "Awaiting service availability: the backend gave it back", "client")
+            record.due_s = self.now_s() + after_s if after_s else None
 
     def cancel(self, record: Record) -> None:
-        if not self._refuses(record, None, "cancelled", "Cancelled"):
-            self._end(record, "cancelled", "Cancelled", "client")
+        if not self._is_repeated(record, None, "cancelled", "Cancelled"):
+            self._turn(record, "cancelled", "Cancelled", "client")
 
     def view(self, record: Record, *, is_legacy: bool = False) -> dict[str, Any]:
-        """A task as clients see it; as legacy clients see it, with the URL that it goes to."""
+        """A task as clients see it; legacy clients see the URL that it goes to."""
         url = self.endpoint_url + record.path + ("?" + record.query if record.query else "")
         return {
             "TaskId": record.id,
@@ -298,94 +262,68 @@ class Tasks:
             "Progress": record.progress,
         }
 
-    def conflict(self, record: Record, detail: str) -> Problem:
-        title = "The task does not take this change."
-        return Problem(409, "conflict", title, detail, Task=self.view(record))
-
-    def _refuses(
-        self,
-        record: Record,
-        attempt: int | None,
-        to: str = "",
-        status: str | None = None,
-        result: Content | None = None,
+    def _is_repeated(
+        self, record: Record, attempt: int | None, to: str, status: str | None, result: Content | None = None
     ) -> bool:
-        """Whether the task has ended in that way already, so that nothing is left to do.
-
-        Raises:
-            Problem: 409. It has another attempt, or has ended in another way.
-        """
-        if attempt is not None and attempt != record.attempt:
-            detail = f"The update speaks for another attempt than the current one, {record.attempt}."
-            raise self.conflict(record, detail)
+        """Whether the task has ended in that way already. Raises Problem if it has not, and cannot."""
+        self._check_attempt(record, attempt)
         if not record.has_ended:
             return False
         is_same = result in (None, record.result) and status in (None, record.status)
         if to != record.state or not (is_same or attempt is None):
-            raise self.conflict(record, f"The task is {record.state} and stays so.")
-        if not is_same and status is not None:
-            self._turn(record, status, "client")
+            raise self._conflict(record, f"The task is {record.state} and stays so.")
+        if not is_same:
+            self._turn(record, to, status, "client")
         return True
 
-    def _check_leased(self, record: Record) -> None:
-        if record.state not in _LEASED:
-            raise self.conflict(record, "The task's state does not allow it.")
+    def _check_leased(self, record: Record, attempt: int | None) -> None:
+        self._check_attempt(record, attempt)
+        if record.has_ended:
+            raise self._conflict(record, f"The task is {record.state} and stays so.")
+        if record.state not in LEASED:
+            raise self._conflict(record, "The task's state does not allow it.")
 
-    def _tell(self, record: Record, status: str | None, progress: float | None) -> None:
-        if status is not None:
-            record.status = status
-        if progress is not None:
-            record.progress = progress
-        now_s = self.now_s()
-        record.changed_s, record.version = now_s, record.version + 1
-        if record.state in _LEASED:
-            record.due_s = now_s + (DEFERRED_END_S if record.deferred else record.lease_s)
+    def _check_attempt(self, record: Record, attempt: int | None) -> None:
+        if attempt not in (None, record.attempt):
+            other = f"The update speaks for another attempt than the current one, {record.attempt}."
+            raise self._conflict(record, other)
 
-    def _again(self, record: Record, status: str | None, who: str) -> None:
-        """A new attempt at the task."""
-        record.attempt, record.state = record.attempt + 1, "created"
-        record.progress, record.deferred, record.due_s = None, None, None
-        if record.result and not record.is_earlier_result:
+    def _conflict(self, record: Record, detail: str) -> Problem:
+        return Problem(409, "conflict", "The task does not take this change.", detail, Task=self.view(record))
+
+    def _tell(self, record: Record, status: str | None = None, progress: float | None = None) -> None:
+        record.status = record.status if status is None else status
+        record.progress = record.progress if progress is None else progress
+        record.changed_s, record.version = self.now_s(), record.version + 1
+        if record.state in LEASED:
+            self.accept(record)
+
+    def _fail_attempt(self, record: Record, status: str, last_status: str, who: str, end: str = "") -> None:
+        record.failures += 1
+        if record.failures >= self.max_attempts:
+            counted = f"{last_status} (attempt {record.failures} of {self.max_attempts}){end}"
+            self._turn(record, "failed", counted, who)
+        else:
+            self._begin_again(record, status, who)
+
+    def _begin_again(self, record: Record, status: str | None, who: str) -> None:
+        record.attempt, record.progress, record.deferred, record.due_s = record.attempt + 1, None, None, None
+        if not record.is_earlier_result:
             record.result = None
-        self._turn(record, status, who)
+        self._turn(record, "created", status, who)
 
-    def _fail(self, record: Record, status: str) -> None:
-        self._end(record, "failed", status, "dispatcher")
-
-    def _end(self, record: Record, state: str, status: str | None, who: str) -> None:
-        record.state, record.deferred, record.due_s, record.checkpoint = state, None, None, None
-        self._turn(record, status, who)
-
-    def _turn(self, record: Record, status: str | None, who: str) -> None:
-        if status is not None:
-            record.status = status
+    def _turn(self, record: Record, state: str, status: str | None, who: str) -> None:
+        record.state = state
+        if state in ENDS:
+            record.deferred, record.due_s, record.kept = None, None, None
+        record.status = record.status if status is None else status
         self._note(record, who, status or "")
 
-    def _note(self, record: Record, who: str, brief: str) -> None:
+    def _note(self, record: Record, who: str, text: str) -> None:
         """Add a transition to the history, with the text that came with it."""
-        now_s = self.now_s()
-        record.changed_s, record.version = now_s, record.version + 1
-        record.history.append(
-            {
-                "Timestamp": iso(now_s),
-                "State": record.state,
-                "Status": brief[:200],
-                "Attempt": record.attempt,
-                "Who": who,
-            }
-        )
-
-
-def completion_text(header: str) -> str:
-    """The text of an ``X-Task-Complete`` header.
-
-    Raises:
-        Problem: 400. It is not percent-encoded UTF-8.
-    """
-    try:
-        return unquote(header, errors="strict").strip() or "completed"
-    except UnicodeDecodeError:
-        raise invalid("X-Task-Complete", "percent-encoded UTF-8 is expected") from None
+        record.changed_s, record.version = self.now_s(), record.version + 1
+        at, told = iso(record.changed_s), (record.state, text[:200], record.attempt, who)
+        record.history.append(dict(zip(("Timestamp", "State", "Status", "Attempt", "Who"), (at, *told))))
 
 
 def iso(moment_s: float) -> str:

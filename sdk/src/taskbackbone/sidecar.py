@@ -29,13 +29,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Callable, cast
 from urllib.parse import urljoin, urlsplit
 
 from ._attempts import Attempt, Completed, Data, Events, Failed, Outcome, Released, Stopped
-from ._dispatch import text_of
+from ._dispatch import connection_to, target_of, text_of
 from ._server import App, Endpoint, Spool
 
 _CONNECT_S = 10.0
@@ -147,7 +147,7 @@ class Upstream:
         self._changed()
 
     def _is_there(self) -> bool:
-        connection = _connection(self._base, _CONNECT_S)
+        connection = connection_to(self._base, _CONNECT_S)
         try:
             if not self._ready:
                 connection.connect()
@@ -195,12 +195,10 @@ class _Request:
         return Stopped() if self._is_cancelled else outcome
 
     def _send_to(self, url: str, *, is_redirected: bool = False) -> Outcome | int:
-        split = urlsplit(url)
-        connection = _connection(url, _CONNECT_S)
+        connection = connection_to(url, _CONNECT_S)
         try:
             self._connect(connection)
-            target = split.path + (f"?{split.query}" if split.query else "")
-            response = self._exchange(connection, target or "/")
+            response = self._exchange(connection, target_of(url))
             target = urljoin(url, response.headers.get("Location", ""))
             if (
                 not is_redirected
@@ -284,12 +282,6 @@ class _Request:
 
 class _Unreached(Exception):
     """The server did not get the task."""
-
-
-def _connection(url: str, timeout_s: float) -> HTTPConnection:
-    split = urlsplit(url)
-    kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
-    return kind(split.hostname or "", split.port, timeout=timeout_s)
 
 
 def main(argv: Sequence[str]) -> int:

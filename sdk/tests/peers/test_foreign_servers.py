@@ -139,7 +139,7 @@ def until(case: Case, task: PlayedTask, condition: Callable[[PlayedTask], object
     while not case.backbone.wait_for(lambda: condition(task), 0.5):
         assert time.monotonic() < deadline_s, f"{task}: {case.log.read_text()[-2000:]}"
         for each in case.backbone.all_tasks:
-            each.end_wait()
+            each.due_s = None if each.state == "created" else each.due_s
     return task
 
 
