@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,10 @@ class TestExitCodes:
     def test_130_it_is_interrupted(self, backbone: Backbone, models: Models, client: TaskClient) -> None:
         task = client.submit(models.new_path(), b"x")
         environment = {**os.environ, **backbone.environment}
-        process = subprocess.Popen(command("watch", task.id), env=environment, stderr=subprocess.PIPE)
+        hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background is deaf to it
+        process = subprocess.Popen(
+            command("watch", task.id), env=environment, stderr=subprocess.PIPE, preexec_fn=hear
+        )
         assert process.stderr is not None
         assert any(b"waiting" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)

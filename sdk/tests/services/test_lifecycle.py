@@ -259,7 +259,7 @@ def test_the_address_comes_from_the_environment_and_must_be_free(tmp_path: Path)
 def test_a_url_that_is_none_ends_the_start_in_words(tmp_path: Path) -> None:
     with running(tmp_path, code(1), {"BACKBONE_URL": "nowhere"}, waits=False) as service:
         assert service.process.wait(60) == 1
-        assert "The backbone's URL must begin with http://" in service.log
+        assert "BACKBONE_URL, must be http://" in service.log
         assert "Traceback" not in service.log
 
 
