@@ -17,6 +17,8 @@ LEASED = ("dispatched", "running")
 DEFERRED_END_S = 30.0
 UNCOUNTED_RELEASES = 20
 _SILENCE = "the backend was not heard of for too long"
+_WHO = {"claim": "dispatcher", "answer": "dispatcher", "requeue": "dispatcher", "silence": "reconciler"}
+"""By the reason of a transition, where it is not the client."""
 _TOLD_END = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
 
 
@@ -116,7 +118,7 @@ class Tasks:
 
     def add(self, record: Record) -> None:
         record.traceparent = record.traceparent or f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-        self._note(record, "client", record.status)
+        self._note(record, "submit", record.status)
         self.records[record.id] = record
 
     def find(self, task_id: str) -> Record:
@@ -134,15 +136,15 @@ class Tasks:
                 continue
             record.due_s = None
             if record.deferred:
-                self._turn(record, record.deferred, record.status, "client")
+                self._turn(record, record.deferred, record.status, "report")
             elif record.state in LEASED:
-                self._fail_attempt(record, f"Retrying - {_SILENCE}", f"Failed - {_SILENCE}", "reconciler", end=".")
+                self._fail_attempt(record, f"Retrying - {_SILENCE}", f"Failed - {_SILENCE}", "silence", end=".")
 
     # What the dispatcher does.
 
     def claim(self, record: Record) -> None:
         record.due_s = None
-        self._turn(record, "dispatched", None, "dispatcher")
+        self._turn(record, "dispatched", None, "claim")
 
     def is_called(self, record: Record, attempt: int) -> bool:
         """Whether the answer to a dispatch still counts."""
@@ -154,15 +156,15 @@ class Tasks:
     def requeue(self, record: Record, status: str, failed: str = "") -> None:
         """The dispatch was not accepted, and *failed* says if that counts."""
         if failed:
-            self._fail_attempt(record, status, f"Failed - {failed}", "dispatcher", end=".")
+            self._fail_attempt(record, status, f"Failed - {failed}", "requeue", end=".")
         else:
-            self._begin_again(record, status, "dispatcher")
+            self._begin_again(record, status, "requeue")
 
     def end(self, record: Record, state: str, status: str, result: Content | None = None) -> None:
         """The answer to the dispatch has ended the task."""
         if result is not None:
             record.result, record.is_earlier_result = result, False
-        self._turn(record, state, status, "dispatcher")
+        self._turn(record, state, status, "answer")
 
     # What model services and callers do.
 
@@ -179,9 +181,9 @@ class Tasks:
             record.state = "running"
         self._tell(record, status, progress)
         if to in ENDS:
-            self._turn(record, to, status, "client")
+            self._turn(record, to, status, "report")
         elif record.state != before:
-            self._note(record, "client", status or "")
+            self._note(record, "report", status or "")
 
     def next_step(
         self,
@@ -197,7 +199,7 @@ class Tasks:
         record.path, record.query, record.body = path, query, body or record.body
         record.failures, record.released, record.kept = 0, (0, 0), None
         record.is_earlier_result = record.result is not None
-        self._begin_again(record, status, "client")
+        self._begin_again(record, status, "next-step")
 
     def heartbeat(self, record: Record, attempt: int | None, progress: float | None, status: str | None) -> None:
         self._check_leased(record, attempt)
@@ -216,7 +218,7 @@ class Tasks:
         if status is None:
             self._tell(record)
         else:
-            self._turn(record, "completed", status, "client")
+            self._turn(record, "completed", status, "report")
 
     def put_checkpoint(self, record: Record, attempt: int | None, checkpoint: Content) -> None:
         self._check_leased(record, attempt)
@@ -232,14 +234,14 @@ class Tasks:
         record.released = (attempt, in_a_row)
         if failed or in_a_row >= UNCOUNTED_RELEASES:
             reason = "the backend failed at it"
-            self._fail_attempt(record, status or f"Retrying - {reason}", status or f"Failed - {reason}", "client")
+            self._fail_attempt(record, status or f"Retrying - {reason}", status or f"Failed - {reason}", "release")
         else:
-            self._begin_again(record, status or "Awaiting service availability: the backend gave it back", "client")
+            self._begin_again(record, status or "Awaiting service availability: the backend gave it back", "release")
             record.due_s = self.now_s() + after_s if after_s else None
 
     def cancel(self, record: Record) -> None:
         if not self._is_repeated(record, None, "cancelled", "Cancelled"):
-            self._turn(record, "cancelled", "Cancelled", "client")
+            self._turn(record, "cancelled", "Cancelled", "cancel")
 
     def view(self, record: Record, *, is_legacy: bool = False) -> dict[str, Any]:
         """A task as clients see it; legacy clients see the URL that it goes to."""
@@ -273,7 +275,7 @@ class Tasks:
         if to != record.state or not (is_same or attempt is None):
             raise self._conflict(record, f"The task is {record.state} and stays so.")
         if not is_same:
-            self._turn(record, to, status, "client")
+            self._turn(record, to, status, "report")
         return True
 
     def _check_leased(self, record: Record, attempt: int | None) -> None:
@@ -298,32 +300,42 @@ class Tasks:
         if record.state in LEASED:
             self.accept(record)
 
-    def _fail_attempt(self, record: Record, status: str, last_status: str, who: str, end: str = "") -> None:
+    def _fail_attempt(self, record: Record, status: str, last_status: str, why: str, end: str = "") -> None:
         record.failures += 1
         if record.failures >= self.max_attempts:
             counted = f"{last_status} (attempt {record.failures} of {self.max_attempts}){end}"
-            self._turn(record, "failed", counted, who)
+            self._turn(record, "failed", counted, why)
         else:
-            self._begin_again(record, status, who)
+            self._begin_again(record, status, why)
 
-    def _begin_again(self, record: Record, status: str | None, who: str) -> None:
+    def _begin_again(self, record: Record, status: str | None, why: str) -> None:
         record.attempt, record.progress, record.deferred, record.due_s = record.attempt + 1, None, None, None
         if not record.is_earlier_result:
             record.result = None
-        self._turn(record, "created", status, who)
+        self._turn(record, "created", status, why)
 
-    def _turn(self, record: Record, state: str, status: str | None, who: str) -> None:
+    def _turn(self, record: Record, state: str, status: str | None, why: str) -> None:
         record.state = state
         if state in ENDS:
             record.deferred, record.due_s, record.kept = None, None, None
         record.status = record.status if status is None else status
-        self._note(record, who, status or "")
+        self._note(record, why, status or "")
 
-    def _note(self, record: Record, who: str, text: str) -> None:
+    def _note(self, record: Record, why: str, text: str) -> None:
         """Add a transition to the history, with the text that came with it."""
         record.changed_s, record.version = self.now_s(), record.version + 1
-        at, told = iso(record.changed_s), (record.state, text[:200], record.attempt, who)
-        record.history.append(dict(zip(("Timestamp", "State", "Status", "Attempt", "Who"), (at, *told))))
+        who = _WHO.get(why, "client")
+        record.history.append(
+            {
+                "Timestamp": iso(record.changed_s),
+                "State": record.state,
+                "Status": text[:200],
+                "Attempt": record.attempt,
+                "Who": who,
+                "EndpointPath": record.path,
+                "Reason": "give-up" if record.state == "failed" and who != "client" else why,
+            }
+        )
 
 
 def iso(moment_s: float) -> str:
