@@ -84,7 +84,7 @@ FLAWS = {
     "gives up after 429": ("repeats", "wrong", "gave up after 429"),
     "gives up without an answer": ("repeats", "wrong", "gave up after no answer"),
     "a result that is too large": ("size", "wrong", "sent the too large result"),
-    "chunks": ("size", "wrong", "411"),
+    "chunks": ("size", "wrong", "came in chunks"),
     "keeps its task at the end": ("gives back", "wrong", "ended with a task"),
     "does not end": ("gives back", "wrong", "after SIGTERM"),
     "runs an attempt twice": ("twice", "wrong", "it ran twice"),
@@ -199,7 +199,7 @@ def test_a_service_of_somebody_elses_process_is_told_where_the_backbone_is(
         (["ftp://127.0.0.1/v1/x"], 2),
         (["/v1/x"], 2),
         (["http://127.0.0.1:9/v1/x", "--body", "@no such file"], 2),
-        (["http://127.0.0.1:{free}/v1/x", "--start-timeout", "0.2"], 3),
+        (["http://127.0.0.1:{free}/v1/x", "--patience", "0.2"], 3),
         (["/v1/x", "--", sys.executable, "-c", "raise SystemExit('it cannot start')"], 3),
     ],
 )

@@ -71,18 +71,17 @@ def target_of(url: str) -> str:
     return (split.path or "/") + (f"?{split.query}" if split.query else "")
 
 
-def with_slash(url: str, status: int, headers: Mapping[str, str]) -> str:
+def with_slash(url: str, status: int, location: str) -> str:
     """Where a redirect leads that only adds a slash to the path; else nothing."""
-    other = urljoin(url, headers.get("location", ""))
-    path, _, query = url.partition("?")
-    return other if 300 < status < 400 and other == f"{path}/" + (f"?{query}" if query else "") else ""
+    other = urljoin(url, location)
+    return other if 300 < status < 400 and other.partition("?")[0] == url.partition("?")[0] + "/" else ""
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
     """POST a task. Follows a redirect that only adds a slash to the path."""
     started_s = time.monotonic()
     answer = _post(url, headers, body, timeout_s)
-    slashed = with_slash(url, answer.status, answer.headers)
+    slashed = with_slash(url, answer.status, answer.headers.get("location", ""))
     if slashed:
         answer = _post(slashed, headers, body, timeout_s)
     answer.took_s = time.monotonic() - started_s

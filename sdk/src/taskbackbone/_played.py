@@ -80,7 +80,6 @@ class Record:
     due_s: float | None = None
     deferred: str | None = None
     released: tuple[int, int] = (0, 0)
-    version: int = 1
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
@@ -99,10 +98,6 @@ class Record:
     @property
     def holds_slot(self) -> bool:
         return self.state in LEASED and not (self.deferred and self.state == "running")
-
-    @property
-    def etag(self) -> str:
-        return f'"{int(self.created_s * 1000):x}-{self.version}"'
 
 
 @dataclass
@@ -237,7 +232,8 @@ class Tasks:
             self._fail_attempt(record, status or f"Retrying - {reason}", status or f"Failed - {reason}", "release")
         else:
             self._begin_again(record, status or "Awaiting service availability: the backend gave it back", "release")
-            record.due_s = self.now_s() + after_s if after_s else None
+        if after_s and not record.has_ended:
+            record.due_s = self.now_s() + after_s
 
     def cancel(self, record: Record) -> None:
         if not self._is_repeated(record, None, "cancelled", "Cancelled"):
@@ -296,7 +292,7 @@ class Tasks:
     def _tell(self, record: Record, status: str | None = None, progress: float | None = None) -> None:
         record.status = record.status if status is None else status
         record.progress = record.progress if progress is None else progress
-        record.changed_s, record.version = self.now_s(), record.version + 1
+        record.changed_s = self.now_s()
         if record.state in LEASED:
             self.accept(record)
 
@@ -323,7 +319,7 @@ class Tasks:
 
     def _note(self, record: Record, why: str, text: str) -> None:
         """Add a transition to the history, with the text that came with it."""
-        record.changed_s, record.version = self.now_s(), record.version + 1
+        record.changed_s = self.now_s()
         who = _WHO.get(why, "client")
         record.history.append(
             {

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from ._played import Content, Problem, Tasks, invalid
 
 _MAX_SLOTS = 10_000
-_TASK = re.compile(r"/api/v1/tasks/([^/]+)(?:/(heartbeat|release|result|checkpoint|history))?")
+_TASK = re.compile(r"/api/v1/tasks/([^/]+)(?:/(heartbeat|release|result|checkpoint))?")
 _TASK_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _INSTANCE = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -47,9 +47,11 @@ class Call:
     problem: str = ""
 
     def of(self, task_id: str) -> bool:
+        """Whether it speaks for a task."""
         return any(task_id == named for named, _ in self.attempts)
 
     def status_of(self, task_id: str) -> int:
+        """What it got for a task."""
         return self.outcomes.get(task_id, self.status)
 
     @property
@@ -126,18 +128,11 @@ class Api:
             self._from_service(call, task_id, attempt)
         elif call.kind == "lookup" and part in ("result", "checkpoint"):
             return self._stored(task_id, part)
-        elif call.kind == "lookup" and part == "history":
-            task = tasks.find(task_id)
-            progress = {} if task.progress is None else {"Progress": task.progress}
-            return _reply({"TaskId": task_id, "Events": [*task.history[:-1], {**task.history[-1], **progress}]})
         elif call.kind == "cancel" and not part:
             tasks.cancel(tasks.find(task_id))
         elif call.kind != "lookup" or part:
             return Reply(404)
-        task = tasks.find(task_id)
-        reply = _reply(tasks.view(task))
-        reply.headers.update({"ETag": task.etag, **({} if task.has_ended else {"Retry-After": "1"})})
-        return reply
+        return _reply(tasks.view(tasks.find(task_id)))
 
     def _from_service(self, call: Call, task_id: str, attempt: int | None) -> None:
         tasks, kind = self.tasks, call.kind

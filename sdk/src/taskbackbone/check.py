@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         now_s=time.time,
     ) as backbone:
         try:
-            with _service(backbone, case, command, options.start_timeout):
+            with _service(backbone, case, command):
                 findings = Trial(backbone, case, _progress).run(options.only)
         except (ServiceEnded, TimeoutError) as error:
             _progress(str(error))
@@ -75,18 +75,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     add = parser.add_argument
-    add("url", metavar="URL", help="where the service takes tasks, such as http://127.0.0.1:8080/v1/words/count")
+    add("url", metavar="URL", help="such as http://127.0.0.1:8080/v1/words/count")
     add("--body", metavar="WORK", help="what the model can work on")
     add("--content-type", help="of the bodies (default: text/plain; application/octet-stream for a file)")
     add("--slow", metavar="WORK", help="what takes some seconds, best longer than the lease")
     add("--bad", metavar="WORK", help="what can never work (default: a body of no known type)")
     add("--large", metavar="WORK", help="what has a result of more than a MiB")
     add("--lease", metavar="S", type=float, default=10.0, help="X-Task-Lease in seconds (default: 10)")
-    add("--patience", metavar="S", type=float, default=60.0, help="for how long an end is awaited (default: 60)")
+    add(
+        "--patience",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="for how long its start and each end are awaited (default: 60)",
+    )
     add("--listen", metavar="[HOST:]PORT", default="127.0.0.1:0", help="where the backbone is played (default: free)")
     add("--key", default="", help="the key that the service has to send (default: any)")
-    add("--pid", type=int, default=0, help="the service's process, to see what becomes of its tasks at SIGTERM")
-    add("--start-timeout", metavar="S", type=float, default=60.0, help="how long the service may take to start")
+    add("--pid", type=int, default=0, help="the service's process, to be ended by SIGTERM")
     add("--only", metavar="RULE", action="append", default=[], choices=list(RULES), help=f"of {', '.join(RULES)}")
     add("--strict", action="store_true", help="advice counts as a broken rule")
     add("--json", action="store_true", help="print JSON")
@@ -125,27 +130,19 @@ def _case(options: argparse.Namespace, *, is_started: bool) -> tuple[Case, str]:
 
 
 @contextmanager
-def _service(
-    backbone: PlayedBackbone, case: Case, command: Sequence[str], within_s: float
-) -> Generator[None, None, None]:
+def _service(backbone: PlayedBackbone, case: Case, command: Sequence[str]) -> Generator[None, None, None]:
     """The service, once it takes tasks. Raises TimeoutError or ServiceEnded."""
     if command:
         port = urlsplit(backbone.service_url).port or 80
-        with (
-            backbone.start(command, port=port, stop_s=case.patience_s) as case.process,
-            _service(backbone, case, (), within_s),
-        ):
-            yield
-        return
-    if case.process is None:
+        starting = backbone.start(command, port=port, stop_s=case.patience_s)
+    else:
         variables = " ".join(f"{name}={value}" for name, value in backbone.environment.items())
         _progress(f"start the service with {variables}")
-    deadline_s = time.monotonic() + within_s
-    while not is_up(backbone.service_url, until_loaded=True):
-        if time.monotonic() > deadline_s:
+        starting = nullcontext()
+    with starting as case.process:
+        if not backbone.wait_for(lambda: is_up(backbone.service_url, until_loaded=True), case.patience_s):
             raise TimeoutError(f"{backbone.service_url} does not listen, or is not ready")
-        time.sleep(0.1)
-    yield
+        yield
 
 
 def _progress(text: str) -> None:

@@ -1,11 +1,7 @@
-"""A service within a Flask app: its process is the supervisor, and its workers import the module of the service.
+"""A service within a Flask app: ``mount(app, service)``. Its workers import the module of the service.
 
-    app = Flask(__name__)
-    mount(app, service)
-
-Each process of the WSGI server is an instance with slots of its own, so one process with several threads is best:
-``gunicorn --workers 1 --threads 8``. It needs more threads than the service has slots, and for ``drain_s`` a longer
-``--graceful-timeout``.
+Each process of the WSGI server is an instance with slots of its own, so one with threads is best: ``gunicorn
+--workers 1 --threads 8 --graceful-timeout 40``, with more threads than slots and more seconds than ``drain_s``.
 """
 
 from __future__ import annotations
@@ -32,8 +28,8 @@ _HEALTH = ("/livez", "/readyz", "/metrics")
 
 
 def mount(app: Any, service: TaskService, prefix: str = "") -> None:
-    """Adds the paths of the service's tasks to a Flask app, and ``/livez``, ``/readyz`` and ``/metrics``, all of them
-    below *prefix*. The service starts with the first request.
+    """Adds the paths of the service and its ``/livez``, ``/readyz`` and ``/metrics`` to a Flask app, below *prefix*.
+    It starts with the first request.
     """
     if LAUNCH is not None:
         return  # a worker serves nothing
@@ -43,7 +39,7 @@ def mount(app: Any, service: TaskService, prefix: str = "") -> None:
         app.add_url_rule(prefix + path, f"taskbackbone {prefix}{path}", bridge.view, methods=methods)
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # A server that does not care for SIGTERM would leave the workers and their tasks behind.
+        # Some servers do not care for it, and would leave the workers behind.
         signal.signal(signal.SIGTERM, _end)
 
 
@@ -52,8 +48,6 @@ def _end(number: int, frame: Any) -> None:
 
 
 class _Bridge:
-    """Passes requests on to the ASGI app of a service, whose event loop runs in a thread of its own."""
-
     def __init__(self, app: Any, service: TaskService, prefix: str) -> None:
         self._app = app
         self._service = service
@@ -84,13 +78,13 @@ class _Bridge:
         return self._app.response_class(answer.body(), status=begun["status"], headers=headers)
 
     def _started(self) -> tuple[asyncio.AbstractEventLoop, Mounted]:
-        """The event loop of this process, and the ASGI app in it. A server may fork after the app is made."""
+        # In this process: a server may fork after the app is made.
         with self._lock:
             if self._running is None or self._pid != os.getpid():
                 loop, asgi = self._running = asyncio.new_event_loop(), Mounted(self._service)
                 self._pid = os.getpid()
                 threading.Thread(target=loop.run_forever, name="taskbackbone", daemon=True).start()
-                # Before the threads that report are ended: that comes before what atexit calls.
+                # atexit comes after the threads that report are ended.
                 getattr(threading, "_register_atexit", atexit.register)(self._stop, loop, asgi, self._pid)
             return self._running
 
@@ -101,8 +95,6 @@ class _Bridge:
 
 
 class _Answer:
-    """The ASGI side of a WSGI request."""
-
     def __init__(self, stream: Any) -> None:
         self.sent: queue.Queue[Any] = queue.Queue()
         self._stream = stream

@@ -32,10 +32,10 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Callable, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from ._attempts import Attempt, Completed, Data, Events, Failed, Outcome, Released, Stopped
-from ._dispatch import connection_to, target_of, text_of
+from ._dispatch import connection_to, target_of, text_of, with_slash
 from ._server import App, Endpoint, Spool
 
 _CONNECT_S = 10.0
@@ -199,13 +199,9 @@ class _Request:
         try:
             self._connect(connection)
             response = self._exchange(connection, target_of(url))
-            target = urljoin(url, response.headers.get("Location", ""))
-            if (
-                not is_redirected
-                and 300 < response.status < 400
-                and target.partition("?")[0] == url.partition("?")[0] + "/"
-            ):
-                return self._send_to(target, is_redirected=True)
+            slashed = with_slash(url, response.status, response.headers.get("Location", ""))
+            if slashed and not is_redirected:
+                return self._send_to(slashed, is_redirected=True)
             return self._read(response)
         finally:
             with self._lock:
@@ -267,15 +263,13 @@ class _Request:
     def _has_failed(self, data: Data) -> bool:
         """Whether an answer says so in its JSON, and why."""
         name, _, value = self._failure
-        if not name or not isinstance(data, bytes):
+        told: Any = None
+        if name and isinstance(data, bytes):
+            with suppress(ValueError, RecursionError):
+                told = json.loads(data)
+        members = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+        if str(members.get(name)) != value:
             return False
-        try:
-            told = json.loads(data)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(told, dict) or str(cast("dict[str, Any]", told).get(name)) != value:
-            return False
-        members = cast("dict[str, Any]", told)
         self.text = str(members.get("error") or members.get("detail") or value)[:500]
         return True
 
@@ -288,16 +282,16 @@ def main(argv: Sequence[str]) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="taskbackbone sidecar", description="Make any HTTP server a task service.")
     add = parser.add_argument
-    add("--upstream", metavar="URL", required=True, help="the server; with a path, all tasks go to that path")
+    add("--upstream", metavar="URL", required=True, help="the server; with a path, all tasks go there")
     add("--slots", metavar="N", type=int, default=1, help="how many tasks it gets at a time (default: 1)")
     add(
         "--busy", metavar="STATUS", type=int, action="append", default=[], help="says, as 429 and 503, it has no room"
     )
     add("--ready", metavar="PATH", default="", help="is answered 2xx if it can work (default: it listens)")
-    add("--failure", metavar="MEMBER=TEXT", default="", help="JSON by which a 2xx answer says that it has failed")
+    add("--failure", metavar="MEMBER=TEXT", default="", help="JSON of a 2xx answer that has failed")
     add("--timeout", metavar="S", type=float, help="a task that takes longer fails")
     add("--max-body-bytes", metavar="N", type=int, help="the largest body")
-    add("--drain", metavar="S", type=float, default=20.0, help="for how long tasks go on after SIGTERM (default: 20)")
+    add("--drain", metavar="S", type=float, default=20.0, help="how long tasks go on after SIGTERM (default: 20)")
     add("--host", help="the address to listen at (SERVICE_HOST, or 127.0.0.1)")
     add("--port", type=int, help="the port (PORT, or 8080)")
     options = parser.parse_args(argv)

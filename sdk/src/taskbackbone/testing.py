@@ -1,7 +1,7 @@
 """The backbone in your own tests, without Redis or Azure.
 
-A :class:`PlayedBackbone` dispatches tasks to one model service and answers its calls as the backbone does: attempts,
-leases, results, checkpoints, releases, 409. Leases go by a clock that stands still until the test advances it::
+A :class:`PlayedBackbone` dispatches tasks to one model service and answers its calls as the backbone does. Leases go
+by a clock that stands still until the test advances it::
 
     from taskbackbone.testing import PlayedBackbone
 
@@ -87,7 +87,7 @@ class PlayedTask(Record):
             self.backbone.changed.notify_all()
 
     def dispatch_again(self) -> Answer:
-        """Send the attempt that the service has once more, as the backbone does if a connection breaks."""
+        """Send its attempt once more, as the backbone does if a connection breaks."""
         return self.backbone.send(self, self.attempt)
 
     def end_lease(self) -> None:
@@ -108,17 +108,15 @@ class PlayedBackbone:
         host, port: where it listens itself; port 0 is a free one.
         lease_s: how long a task may be silent.
         max_attempts: so many failed attempts make a task fail.
-        max_body_bytes: a larger body gets 413. Health tells it.
+        max_body_bytes: a larger body gets 413.
         host_body_bytes: a larger body gets an empty 500, and the connection ends.
         dispatch_timeout_s: how long the service may take to accept a task.
-        dispatches: whether it dispatches by itself: what the service has told that it holds, or one task after the
-            other until it refuses. If not, tasks wait for :meth:`dispatch`.
+        dispatches: whether it dispatches by itself; if not, tasks wait for :meth:`dispatch`.
         now_s: a clock, in seconds since 1970. Without one, time stands still until :meth:`advance`.
 
     Attributes:
         calls: all that the service has sent.
-        fault: is asked before a call is answered: for a status to answer in place of the backbone, 0 to hang up, or
-            None.
+        fault: is asked before a call is answered: for a status to answer with instead, 0 to hang up, or None.
         on_applied: is told of a call that has had its effect, before it is answered.
         slots: how many tasks each instance of the service has told that it holds.
     """
@@ -162,7 +160,7 @@ class PlayedBackbone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which a service finds the backbone; those of legacy services too."""
+        """The variables by which a service finds the backbone."""
         key = self.key or "any"
         legacy = {
             "CACHE_CONNECTOR_UPSERT_URI": "CacheConnectorUpsert",
@@ -190,7 +188,7 @@ class PlayedBackbone:
         query: str = "",
         traceparent: str = "",
     ) -> PlayedTask:
-        """A new task. Without a *content_type*, it is that of bytes, of text, or of JSON for a dict or a list."""
+        """A new task. A dict or a list goes as JSON."""
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if isinstance(body, str):
             kind, data = "text/plain; charset=utf-8", body.encode()
@@ -207,7 +205,7 @@ class PlayedBackbone:
         return task
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: leases end, and released tasks have waited. Dispatches on their way are answered first."""
+        """Let time pass, once the dispatches on their way are answered."""
         with self.changed:
             self.changed.wait_for(lambda: not self._on_the_way, self._timeout_s)
             self._advanced_s += seconds
@@ -265,8 +263,8 @@ class PlayedBackbone:
         cwd: Path | None = None,
         stop_s: float = PATIENCE_S,
     ) -> Generator[subprocess.Popen[bytes], None, None]:
-        """Run a service that listens on ``PORT``, a free *port* if none is given, and stop it afterwards. It is ready
-        when the port takes connections. What lives *stop_s* after SIGTERM is killed.
+        """Run a service that listens on ``PORT``, a free *port* if none is given. It is stopped afterwards, and after
+        *stop_s* killed.
 
         Raises:
             ServiceEnded: it has ended before that.
