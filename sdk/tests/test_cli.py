@@ -278,7 +278,7 @@ class TestCompletion:
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split() == completed
 
-    @pytest.mark.parametrize("shell", ["zsh", "fish"])
+    @pytest.mark.parametrize("shell", ["zsh"])
     def test_other_shells_have_scripts_too(self, run: Run, shell: str) -> None:
         script = run("completion", shell).stdout.decode()
         assert "taskbackbone" in script

@@ -298,11 +298,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         own[name] = commands.add_parser(name, help=text, description=text, add_help=False)
     text = "print a script by which a shell completes commands"
     own["completion"] = commands.add_parser("completion", help=text, description=text)
-    own["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
+    own["completion"].add_argument("shell", choices=_SHELLS.split())
     return parser, own
 
 
-_SHELLS = "bash zsh fish"
+_SHELLS = "bash zsh"
 _BASH = """_taskbackbone() {
     local words="%(commands)s" current="${COMP_WORDS[COMP_CWORD]}"
     COMPREPLY=()
@@ -326,16 +326,6 @@ def _completion(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> 
         name: list(dict.fromkeys(re.findall(r"--[a-z][a-z-]+", parser.format_help())))
         for name, parser in commands.items()
     }
-    if shell == "fish":
-        begin = "complete -c taskbackbone -n "
-        lines = [
-            f'{begin}__fish_use_subcommand -f -a {name} -d "{parser.description}"'
-            for name, parser in commands.items()
-        ]
-        for name, own in flags.items():
-            lines += [f"{begin}'__fish_seen_subcommand_from {name}' -l {flag[2:]}" for flag in own]
-        lines.append(f"{begin}'__fish_seen_subcommand_from completion' -f -a '{_SHELLS}'")
-        return "\n".join(lines) + "\n"
     cases = "\n".join(f'        {name}:-*) words="{" ".join(own)}" ;;' for name, own in flags.items() if own)
     body = _BASH % {"commands": " ".join(commands), "shells": _SHELLS, "cases": cases}
     return _ZSH + body if shell == "zsh" else body
