@@ -69,7 +69,7 @@ FLAWS = {
     "slots that are no number": ("told", "wrong", "'many'"),
     "more slots than it has": ("told", "wrong", "told 9 slots, and refused a task while it had 2"),
     "no slots": ("told", "wrong", "0 slots"),
-    "a name that changes": ("told", "wrong", "has to stay the same"),
+    "a name that changes": ("told", "wrong", "stays the same"),
     "500 for bad input": ("bad", "wrong", "answered 500"),
     "no end": ("reports", "wrong", "no end came"),
     "the end in the text only": ("reports", "advice", "only the text tells the end"),

@@ -115,7 +115,7 @@ class Api:
         if not (told.isascii() and told.isdigit() and len(told) < 9 and int(told) <= _MAX_SLOTS):
             raise invalid("X-Task-Slots", f"a number from 0 to {_MAX_SLOTS} is expected")
         if not _INSTANCE.fullmatch("-" if instance is None else instance):
-            raise invalid("X-Task-Instance", "1 to 128 printable ASCII characters without blanks are expected")
+            raise invalid("X-Task-Instance", "up to 128 characters without blanks are expected")
         self.slots[instance or ""] = int(told)
 
     def _of_task(self, call: Call, task_id: str, part: str) -> Reply:
@@ -165,9 +165,9 @@ class Api:
         attempt, status, body = _attempt(told.get("attempt"), "/Attempt"), _text(told, "Status"), _text(told, "Body")
         call.attempts.append((task_id, attempt))
         if to not in ("", "created", "running", "completed", "failed"):
-            raise invalid("/BackendStatus", "'created', 'running', 'completed' or 'failed' is expected")
+            raise invalid("/BackendStatus", "created, running, completed or failed is expected")
         if task_id and not _TASK_ID.fullmatch(task_id):
-            raise invalid("/TaskId", "up to 128 of A-Z a-z 0-9 _ . - are allowed")
+            raise invalid("/TaskId", "the id of a task is expected")
         progress = _members({"Progress": told.get("progress")}, "Progress")["Progress"]
         self._check_size((status or "").encode(), (body or "").encode())
         call.ends = to if to in ("completed", "failed") else ""
@@ -299,7 +299,7 @@ def _members(document: Any, *names: str, where: str = "") -> dict[str, Any]:
     for given, value in cast("dict[str, Any]", document).items():
         name = known.get(given.lower())
         if name is None:
-            raise invalid(f"{where}/{given}", f"there is no such member; this request takes {', '.join(names)}")
+            raise invalid(f"{where}/{given}", f"the members are {', '.join(names)}")
         is_right, expected = _KINDS.get(name, (lambda value: True, ""))
         if value is not None and not is_right(value):
             raise invalid(f"{where}/{name}", f"{expected} is expected")

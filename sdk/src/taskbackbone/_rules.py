@@ -213,9 +213,9 @@ class Trial:
             if len(told) == 1 and told[0] > at_work:
                 self._say("told", WRONG, f"it told {told[0]} slots, and refused a task while it had {at_work}")
             self._waits(lambda: after_end, self.case.patience_s)
-            after = "another task at the moment at which it reported an end"
+            after = "another task when it reported an end"
             if not after_end:
-                self._say("slot", UNSEEN, "no task ended while it was full")
+                self._say("slot", UNSEEN, "no task ended then")
             elif after_end[0].is_taken:
                 self._say("slot", RIGHT, f"it accepted {after}")
             else:
@@ -248,7 +248,7 @@ class Trial:
             return self._say("newer", UNSEEN, "no task was at work")
         task.end_lease()
         if not self._deliver(task).is_taken:
-            return self._say("newer", UNSEEN, "it was full while the older attempt was at work")
+            return self._say("newer", UNSEEN, "it was full")
         has_ended = self._ends(task) and task.attempt == 2
         return self._say("newer", RIGHT if has_ended else WRONG, f"attempt {task.attempt} is {task.state}")
 
@@ -365,7 +365,7 @@ class Trial:
         elif odd:
             self._say("told", WRONG, f"X-Task-Slots was {odd[0]!r}")
         elif len(names) > 8:
-            self._say("told", WRONG, f"{len(names)} instances: a name has to stay the same")
+            self._say("told", WRONG, f"{len(names)} instances: a name stays the same")
         elif values == ["0"]:
             self._say("told", WRONG, "it tells 0 slots")
         else:
