@@ -14,6 +14,7 @@ from typing import Callable
 from urllib.parse import unquote
 
 from ._dispatch import Answer
+from ._played import Problem
 from ._played_api import Call
 from .testing import PlayedBackbone, PlayedTask
 
@@ -224,7 +225,7 @@ class Trial:
             self._say("full", WRONG, f"with {at_work} tasks it {answer.reason[:120]}")
         for task in held:
             if not task.has_ended:
-                task.cancel()
+                _cancel(task)
 
     def _twice(self) -> None:
         task = self._dispatched(self.case.slow)
@@ -257,7 +258,7 @@ class Trial:
         self._waits(lambda: task is None or task.is_done or task.calls, _QUIET_S)
         if task is None or task.has_ended:
             return self._say("stops", UNSEEN, f"no task was at work. {_SLOWER}")
-        task.cancel()
+        _cancel(task)
         if not self._waits(lambda: self._refused(task), self.case.patience_s):
             return self._say("stops", UNSEEN, "no call came after the cancel")
         quiet_s = self._refused(task)[0].at_s + _QUIET_S
@@ -268,7 +269,7 @@ class Trial:
         after = self._dispatched(self.case.good)
         if after is None:
             return self._say("stops", WRONG, "it took no other task after that")
-        after.cancel()
+        _cancel(after)
         return self._say("stops", RIGHT, "nothing came of the task after the 409")
 
     def _too_large(self) -> None:
@@ -374,6 +375,7 @@ class Trial:
     # How tasks are given and awaited.
 
     def _submit(self, work: Work) -> PlayedTask:
+        self._sent_s = time.monotonic()
         return self.backbone.submit(self.case.path, work.body, content_type=work.content_type, query=work.query)
 
     def _dispatched(self, work: Work) -> PlayedTask | None:
@@ -431,3 +433,8 @@ def _named(calls: list[Call]) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _cancel(task: PlayedTask) -> None:
+    with suppress(Problem):  # it may have ended meanwhile
+        task.cancel()
