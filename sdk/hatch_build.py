@@ -1,4 +1,4 @@
-"""Builds the wheel without the comments and docstrings of modules that nobody imports.
+"""Builds the wheel without comments, and without the docstrings of modules that nobody imports.
 
 Only those read them who change the modules, and each model's image would have them.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tempfile
 import tokenize
 from pathlib import Path
@@ -26,10 +27,11 @@ class WithoutCommentsHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="taskbackbone-build-")
-        modules = Path(self.root, "src", PACKAGE)
-        for module in (*modules.glob("_[a-z]*.py"), *(modules / f"{name}.py" for name in COMMANDS)):
+        for module in Path(self.root, "src", PACKAGE).glob("*.py"):
+            is_imported = not re.match("_[a-z]", module.name) and module.stem not in COMMANDS
+            source = module.read_text(encoding="utf-8")
             bare = Path(self._folder.name, module.name)
-            bare.write_text(without_comments(module.read_text(encoding="utf-8")), encoding="utf-8")
+            bare.write_text(without_comments(source if is_imported else without_docstrings(source)), encoding="utf-8")
             build_data["force_include"][str(bare)] = f"{PACKAGE}/{module.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
@@ -37,13 +39,19 @@ class WithoutCommentsHook(BuildHookInterface[Any]):
             self._folder.cleanup()
 
 
-def without_comments(source: str) -> str:
-    """The same program, line by line, with nothing where its comments and docstrings are."""
+def without_docstrings(source: str) -> str:
+    """The same program, line by line, with nothing where its docstrings are."""
     lines = source.splitlines(keepends=True)
     for text in docstrings(ast.parse(source)):
         for number in range(text.lineno, (text.end_lineno or text.lineno) + 1):
             lines[number - 1] = "\n"
-    for token in tokenize.generate_tokens(io.StringIO("".join(lines)).readline):
+    return "".join(lines)
+
+
+def without_comments(source: str) -> str:
+    """The same program, line by line, with nothing where its comments are."""
+    lines = source.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             number, column = token.start
             lines[number - 1] = lines[number - 1][:column].rstrip() + "\n"
