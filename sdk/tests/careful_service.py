@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 URL, KEY, FLAW = os.environ["BACKBONE_URL"], os.environ["BACKBONE_KEY"], os.environ.get("FLAW", "")
 SLOTS = 2
+NUMBERLESS = ("no attempt", "no heartbeat and no attempt")
 LOCK = threading.Lock()
 AT_WORK: dict[tuple[str, int], Work] = {}
 SEEN: set[tuple[str, int]] = set()
@@ -36,7 +37,7 @@ def told() -> dict[str, str]:
 
 
 def call(method: str, path: str, attempt: int, body: bytes = b"", **headers: str) -> None:
-    number = {} if FLAW == "no attempt" else {"X-Task-Attempt": str(attempt)}
+    number = {} if FLAW in NUMBERLESS else {"X-Task-Attempt": str(attempt)}
     key = {} if FLAW == "no key" else {"x-functions-key": KEY}
     sent = {**key, **number, "Content-Type": "application/json", **told(), **headers}
     data = iter([body]) if FLAW == "chunks" and body else body
@@ -50,7 +51,9 @@ def call(method: str, path: str, attempt: int, body: bytes = b"", **headers: str
                 raise Stopped from None
             if error.code != 429 and error.code < 500:
                 return None
-            if FLAW == "gives up after 500" or (FLAW == "gives up after 429" and error.code == 429):
+            if FLAW in ("gives up after 500", "fails the task after 500") or (
+                FLAW == "gives up after 429" and error.code == 429
+            ):
                 raise
         except OSError:
             if FLAW == "gives up without an answer":
@@ -77,6 +80,10 @@ class Work(threading.Thread):
             self.work()
         except Stopped:
             pass
+        except urllib.error.HTTPError:
+            if FLAW != "fails the task after 500":
+                raise
+            self.report("failed", "failed - the backbone erred")
         finally:
             self.free()
 
@@ -88,7 +95,7 @@ class Work(threading.Thread):
         update = {"TaskId": self.task, "BackendStatus": backend_status, "Status": status}
         if FLAW == "a status of its own":
             update["BackendStatus"] = "finished"
-        number = {} if FLAW in ("no attempt", "the end in the text only") else {"Attempt": self.attempt}
+        number = {} if FLAW in (*NUMBERLESS, "the end in the text only") else {"Attempt": self.attempt}
         call("POST", "/api/CacheConnectorUpsert", self.attempt, json.dumps({**update, **number}).encode())
 
     def work(self) -> None:
@@ -96,7 +103,7 @@ class Work(threading.Thread):
         deadline_s = time.monotonic() + float(self.query.get("seconds", ["0"])[0])
         beat_s = time.monotonic()
         while time.monotonic() < deadline_s:
-            if FLAW != "no heartbeat" and time.monotonic() - beat_s > self.lease_s / 5:
+            if "no heartbeat" not in FLAW and time.monotonic() - beat_s > self.lease_s / 5:
                 call("POST", f"/api/v1/tasks/{self.task}/heartbeat", self.attempt)
                 beat_s = time.monotonic()
             if STOPPING.is_set() and FLAW != "keeps its task at the end":

@@ -77,10 +77,12 @@ FLAWS = {
     "no key": ("reports", "wrong", "without the key"),
     "no attempt": ("attempt", "wrong", "had none"),
     "no heartbeat": ("lease", "wrong", "silent for longer than X-Task-Lease"),
+    "no heartbeat and no attempt": ("lease", "wrong", "silent for longer than X-Task-Lease"),
     "the result after the end": ("result", "wrong", "came after the end"),
     "a slot that is freed too late": ("slot", "wrong", "refused another task"),
     "goes on after a 409": ("stops", "wrong", "after the 409"),
     "gives up after 500": ("repeats", "wrong", "gave up after 500"),
+    "fails the task after 500": ("repeats", "wrong", "gave up after 500"),
     "gives up after 429": ("repeats", "wrong", "gave up after 429"),
     "gives up without an answer": ("repeats", "wrong", "gave up after no answer"),
     "a result that is too large": ("size", "wrong", "sent the too large result"),
@@ -113,6 +115,7 @@ CONSEQUENCES = {
     "slots that are no number": {"reports"},
     "the end in the text only": {"attempt"},
     "chunks": {"reports"},
+    "no heartbeat and no attempt": {"attempt", "twice"},
     "runs an attempt twice": {"result"},
 }
 """Other rules that a flaw breaks too."""

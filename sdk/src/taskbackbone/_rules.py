@@ -89,6 +89,7 @@ class Trial:
     progress: Callable[[str], None] = lambda text: None
     findings: dict[str, tuple[str, str]] = field(default_factory=lambda: dict.fromkeys(RULES, (UNSEEN, "")))
     _sent_s: float = 0.0
+    _usual_end: str = ""
 
     def run(self, only: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
         """Try all rules, or *only* some; what is seen of others on the way is told too."""
@@ -120,7 +121,7 @@ class Trial:
 
     def _first_task(self) -> bool:
         """Whether the service does anything at all."""
-        task = self._submit(self.case.good)
+        task, self._sent_s = self._submit(self.case.good), time.monotonic()
         answer = self.backbone.dispatch(task)
         took = f"{answer.status} after {_ms(answer.took_s)}"
         patience = f"within {self.case.patience_s:g} s"
@@ -144,6 +145,7 @@ class Trial:
         ends = [call.at_s for call in task.calls if call.ends]
         how = f"{_ms(ends[-1] - self._sent_s)} after the dispatch" if ends else "by its answer"
         self._say("reports", RIGHT, f"{task.state} {how}")
+        self._usual_end = task.deferred or task.state
         if not task.has_ended:
             self._say("reports", ADVICE, "only the text tells the end. Send BackendStatus")
         return True
@@ -164,7 +166,7 @@ class Trial:
             has_ended = task is not None and self._ends(task)
             if task is None or not failed:
                 return self._say("repeats", UNSEEN, "it takes no task, or calls nobody")
-            if not has_ended:
+            if not has_ended or (task.deferred or task.state) != self._usual_end:
                 return self._say("repeats", WRONG, f"it gave up after {what}")
         return self._say("repeats", RIGHT, "after 500, 429 and no answer")
 
@@ -344,11 +346,11 @@ class Trial:
     def _look_at_silence(self, task: PlayedTask) -> None:
         lease_s = self.backbone.tasks.lease_s
         is_silent = any("not heard of" in event["Status"] for event in task.history)
-        if is_silent and not task.lease_was_ended and self._refused(task):  # it was at work all the same
+        spoken = [call.at_s for call in task.calls]
+        gap_s = max((after - before for before, after in zip(spoken, spoken[1:])), default=0.0)
+        if is_silent and not task.lease_was_ended and gap_s > lease_s:  # it was at work all the same
             self._say("lease", WRONG, f"it was silent for longer than X-Task-Lease: {lease_s:g}")
-        spoken = [call.at_s for call in task.calls if call.status == 200]
-        if len(spoken) > 1 and spoken[-1] - spoken[0] > lease_s:
-            gap_s = max(after - before for before, after in zip(spoken, spoken[1:]))
+        elif spoken and spoken[-1] - spoken[0] > lease_s:
             self._say("lease", RIGHT, f"silent for {gap_s:.1f} s of {lease_s:g} s")
         else:
             self._say("lease", UNSEEN, f"no task took {lease_s:g} s. {_SLOWER}")
