@@ -252,8 +252,10 @@ class Trial:
         task.end_lease()
         if not self._deliver(task).is_taken:
             return self._say("newer", UNSEEN, "it was full")
-        has_ended = self._ends(task) and task.attempt == 2
-        return self._say("newer", RIGHT if has_ended else WRONG, f"attempt {task.attempt} is {task.state}")
+        number = task.attempt
+        is_right = self._ends(task) and task.attempt == number
+        verdict = RIGHT if is_right else UNSEEN if task.failures > 1 else WRONG
+        return self._say("newer", verdict, f"attempt {task.attempt} is {task.state}")
 
     def _cancel(self) -> None:
         task = self._dispatched(self.case.slow)
