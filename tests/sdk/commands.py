@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from local.processes import free_port
 from tests.sdk.environments import Failure
+from tests.waiting import eventually
 
 PATIENCE_S = 180.0
 """How long a service may take until it listens, and a command until it ends."""
@@ -151,13 +151,10 @@ def _until_listening(process: subprocess.Popen[bytes], line: str, log: Path) -> 
     told = re.search(r"\bPORT=(\d+)", line) or re.search(r"\b(1\d{4}|20\d{3})\b", line)
     if told is None:
         raise Failure(f"$ {line}\nnames no port from 8081 to 8099")
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not _listens(int(told[1])):
-        if process.poll() is not None:
-            raise Failure(f"$ {line}\nended with {process.returncode}:\n{log.read_text()}")
-        if time.monotonic() > deadline_s:
-            raise Failure(f"$ {line}\ndoes not listen at {told[1]}:\n{log.read_text()}")
-        time.sleep(0.1)
+    port = int(told[1])
+    eventually(lambda: _listens(port) or process.poll() is not None)
+    if process.poll() is not None:
+        raise Failure(f"$ {line}\nended with {process.returncode}:\n{log.read_text()}")
 
 
 def _listens(port: int) -> bool:

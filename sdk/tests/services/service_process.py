@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taskbackbone.testing import PlayedBackbone
 
@@ -172,10 +172,10 @@ def serving(
     *,
     command: list[str] | None = None,
     ready: str = "/readyz",
-    **backbone: object,
+    **backbone: Any,
 ) -> Generator[tuple[PlayedBackbone, Service], None, None]:
     """A played backbone, and a service that it dispatches to."""
-    played = PlayedBackbone(**backbone)  # pyright: ignore[reportArgumentType]
+    played = PlayedBackbone(**backbone)
     known = {**played.environment, **(environment or {})}
     with played, running(folder, code, known, command=command, ready=ready) as service:
         played.service_url = service.url

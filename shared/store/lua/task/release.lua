@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the hash tag of the task's partition
 -- ARGV[1]  packed map, see task/apply (actor, attempt, allowed_from, status, owner, backoff and what every step carries),
---          and: failed (true: it counts as a failure), after (ms until it waits in its queue, at least; 0: it does so at once, or after the backoff),
+--          and: failed (true: it counts as a failure), after (ms until it waits in its queue, at least; 0: it does so at
+--          once, or after the backoff),
 --          due_in (ms until it is checked that it waits there), most (failures that end the task), exhausted (the status
 --          text of that end)
 -- Returns  what task/apply returns. A repeated release of the same attempt is 'same'. If the task waits in its queue at
