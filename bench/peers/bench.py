@@ -10,8 +10,9 @@ their payload is 500 bytes. The figures, for each peer and network:
   ``bench/delay_proxy.py``), divided by the number of tasks. Polls between the tasks count. Far only.
 - ``commands``: calls in ``INFO commandstats`` in that phase, divided by the number of tasks. Those within scripts
   count. Near only.
-- ``drain_10ms_per_s``: 20 tasks of 10 ms for each of 32 slots (100 for RQ's one slot), enqueued while the worker is
-  stopped (SIGSTOP); from the time when it continues (SIGCONT) to the end of the last one.
+- ``drain_10ms_per_s``: 50 tasks of 10 ms for each of 32 slots (250 for RQ's one slot), enqueued while the worker is
+  stopped (SIGSTOP); from the time when it continues (SIGCONT) to the end of the last one. Within this time, ours
+  finds how many slots there are.
 - ``enqueue_per_s``: no-op tasks until Redis has acknowledged them, while the worker is stopped; for a fixed time, or
   up to TASKS_MAX tasks.
 - ``drain_per_s``: the same tasks; from the time when the worker continues to the end of the last one. After a fixed
@@ -113,7 +114,7 @@ class Extent:
     """Whether there are a second producer and the HTTP path in the far network."""
 
 
-FULL = Extent(repeats=5, enqueue_s=1.0, drain_s=1.5, singles=40, per_slot=20, memory_tasks=2_000, thorough=True)
+FULL = Extent(repeats=5, enqueue_s=1.0, drain_s=1.5, singles=40, per_slot=50, memory_tasks=2_000, thorough=True)
 QUICK = Extent(repeats=1, enqueue_s=0.3, drain_s=0.4, singles=8, per_slot=3, memory_tasks=200, thorough=False)
 
 

@@ -102,52 +102,59 @@ def worker(url: str) -> None:
 class Consumer:
     def __init__(self, url: str) -> None:
         self._store = _open(url, side.SLOTS * _prefetch())
-        self._free = asyncio.Semaphore(side.SLOTS)
+        self._claimed: asyncio.Queue[Claimed] = asyncio.Queue()
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         await asyncio.start_unix_server(self._hear, MAILBOX)
+        for _ in range(side.SLOTS):
+            self._start(self._work())
         while True:
             async for change in self._store.queues.maintain(PATH):
-                self._dispatch(*change.granted)
-                self._dispatch(Granted(PATH, [SlotGrant.of(task) for task in change.unclaimed]))
+                self._claim(*change.granted)
+                self._claim(Granted(PATH, [SlotGrant.of(task) for task in change.unclaimed]))
             await asyncio.sleep(CHECK_S)
 
     async def _hear(self, notes: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         async for line in notes:
-            self._dispatch(Granted(PATH, [SlotGrant.parse(line.decode().strip())]))
-
-    def _dispatch(self, *granted: Granted) -> None:
-        for each in granted:
-            for grant in each.grants:
-                self._start(self._work(each, grant))
+            self._claim(Granted(PATH, [SlotGrant.parse(line.decode().strip())]))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _accept(self, task: Task) -> None:
-        self._dispatch(*await self._store.accept(task))
+    def _claim(self, *granted: Granted) -> None:
+        for each in granted:
+            for grant in each.grants:
+                self._start(self._claim_one(each, grant))
 
-    async def _work(self, granted: Granted, grant: SlotGrant) -> None:
+    async def _claim_one(self, granted: Granted, grant: SlotGrant) -> None:
+        claimed = await self._store.claim_granted(granted, grant)
+        if isinstance(claimed, Claimed):
+            self._claimed.put_nowait(claimed)
+            if _seconds(claimed.task):
+                self._start(self._accept(claimed.task))
+
+    async def _accept(self, task: Task) -> None:
+        self._claim(*await self._store.accept(task))
+
+    async def _work(self) -> None:
+        """One slot: the next task begins before the end of this one is reported."""
         while True:
-            claimed = await self._store.claim_granted(granted, grant)
-            if not isinstance(claimed, Claimed):
-                return
-            task, seconds = claimed.task, float(claimed.task.query)
-            if seconds:
-                self._start(self._accept(task))
-            async with self._free:
-                status = await side.perform_async((claimed.inline_body or b"").decode(), seconds)
-            await asyncio.sleep(0)  # the next task begins before the end of this one is reported
-            ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
-            if not ended.granted or not ended.granted[0].grants:
-                return
-            (granted,) = ended.granted
-            grant, *others = granted.grants
-            if others:
-                self._dispatch(replace(granted, grants=others))
+            claimed = await self._claimed.get()
+            status = await side.perform_async((claimed.inline_body or b"").decode(), _seconds(claimed.task))
+            self._start(self._report(claimed.task, status))
+
+    async def _report(self, task: Task, status: str) -> None:
+        ended = await self._store.update(task.id, state=State.COMPLETED, status=status, attempt=task.attempt)
+        for granted in ended.granted:
+            for grant in granted.grants:
+                await self._claim_one(granted, grant)  # needs no step, since this one has claimed it
+
+
+def _seconds(task: Task) -> float:
+    return float(task.query)
 
 
 if __name__ == "__main__":
