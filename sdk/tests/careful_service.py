@@ -135,6 +135,7 @@ class Service(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         task, attempt = self.headers["taskId"], int(self.headers["X-Task-Attempt"])
+        seen = (task, 1 if FLAW == "knows a task but not its attempts" else attempt)
         bad = 500 if FLAW == "500 for bad input" else 400
         if FLAW == "the result in the answer":
             return self.answer(200, json.dumps({"words": len(body.split())}).encode())
@@ -147,18 +148,18 @@ class Service(BaseHTTPRequestHandler):
         if not self.headers["Content-Type"].startswith("text/plain"):
             return self.answer(bad, b"a text is expected")
         with LOCK:
-            if (task, attempt) in SEEN and FLAW not in (
+            if seen in SEEN and FLAW not in (
                 "runs an attempt twice",
                 "refuses an attempt that comes twice",
             ):
                 status = 200
-            elif (task, attempt) in SEEN and FLAW == "refuses an attempt that comes twice":
+            elif seen in SEEN and FLAW == "refuses an attempt that comes twice":
                 status = 503
             elif STOPPING.is_set() or (len(AT_WORK) >= SLOTS and FLAW != "takes any number"):
                 status = 409 if FLAW == "409 when full" else 503
             else:
                 status = 202
-                SEEN.add((task, attempt))
+                SEEN.add(seen)
                 work = AT_WORK[task, attempt] = Work(task, attempt, float(self.headers["X-Task-Lease"]), body, query)
         if status == 202:
             work.start()

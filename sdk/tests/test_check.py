@@ -91,6 +91,7 @@ FLAWS = {
     "does not end": ("gives back", "wrong", "after SIGTERM"),
     "runs an attempt twice": ("twice", "wrong", "it ran twice"),
     "refuses an attempt that comes twice": ("twice", "wrong", "answered 503"),
+    "knows a task but not its attempts": ("newer", "wrong", "nothing came of it"),
 }
 """What each of the flaws of the careful service is noticed as."""
 

@@ -253,8 +253,11 @@ class Trial:
         if not self._deliver(task).is_taken:
             return self._say("newer", UNSEEN, "it was full")
         number = task.attempt
-        is_right = self._ends(task) and task.attempt == number
-        verdict = RIGHT if is_right else UNSEEN if task.failures > 1 else WRONG
+        if self._ends(task) and task.attempt == number:
+            return self._say("newer", RIGHT, f"attempt {task.attempt} is {task.state}")
+        if not any((task.id, said) in call.attempts for call in task.calls for said in (number, None)):
+            return self._say("newer", WRONG, f"it took attempt {number}, and nothing came of it")
+        verdict = UNSEEN if task.failures > 1 else WRONG
         return self._say("newer", verdict, f"attempt {task.attempt} is {task.state}")
 
     def _cancel(self) -> None:
