@@ -82,17 +82,50 @@ def check_wheel(wheel: Path) -> None:
 
 
 def _program(source: bytes) -> tuple[str, list[int]]:
-    """What a module does, without its docstrings, and at which lines."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    """What a module does, and at which lines, without docstrings, annotations, and imports that only they need."""
+    tree = _Bare().visit(ast.parse(source))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {_FOR_TYPES}
+    tree.body = [node for node in tree.body if _is_needed(node, used)]
+    return ast.dump(tree), [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+
+
+_FOR_TYPES = "TYPE_CHECKING"
+
+
+class _Bare(ast.NodeTransformer):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
         body: object = getattr(node, "body", None)
         if isinstance(body, list) and len(body) > 1:
             body[:] = [part for part in body if not _is_text(part)]
-    return ast.dump(tree), [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        for block in (body, getattr(node, "orelse", None), getattr(node, "finalbody", None)):
+            if isinstance(block, list) and not isinstance(node, ast.ClassDef):  # whose own may make its fields
+                block[:] = [_assignment(part) for part in block]
+        return super().generic_visit(node)
 
 
 def _is_text(node: object) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _assignment(node: object) -> object:
+    if not isinstance(node, ast.AnnAssign) or node.value is None:
+        return node
+    return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+
+def _is_needed(node: ast.stmt, used: set[str]) -> bool:
+    """Whether a statement imports what is used, or does anything else. What else it imports is taken out of it."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == _FOR_TYPES:
+        node.body = [part for part in node.body if _is_needed(part, used)]
+        return bool(node.body)
+    if not isinstance(node, (ast.Import, ast.ImportFrom)) or getattr(node, "module", "") == "__future__":
+        return True
+    node.names = [alias for alias in node.names if (alias.asname or alias.name).partition(".")[0] in used]
+    return bool(node.names)
 
 
 def check_size(wheel: Path) -> None:
