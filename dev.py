@@ -89,6 +89,15 @@ COMMANDS = {
   What this needs on top goes into .local/sdk. The Pythons have to be on PATH, or in pyenv.
 """,
     ),
+    "r": (
+        "[ARGUMENTS]",
+        "install R, lint and test what is in R, and run services in R before the app",
+        """
+  ARGUMENTS          go to pytest; with them, only the tests before the app are run
+
+  R comes from Debian's packages, where this is root; where it cannot be installed, this says so and ends well.
+""",
+    ),
     "examples": (
         "[NAME...]",
         "run the examples against a stack, and test what they answer",
@@ -143,6 +152,7 @@ def main():
         "judges": ["tests.judges"],
         "bench": ["bench"],
         "sdk": ["tests.sdk"],
+        "r": ["tests.r"],
         "examples": ["tests.sdk.examples"],
     }.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])

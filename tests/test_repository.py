@@ -54,7 +54,7 @@ def test_ci_runs_every_command_that_judges_and_the_first_commands_of_the_readme(
     promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
     assert promised == ["python3 dev.py demo", "python3 dev.py test"]
     run = re.findall(r"- run: (.+)", WORKFLOW)
-    others = {f"python3 dev.py {command}" for command in ("check", "judges", "test --slow", "sdk", "examples")}
+    others = {f"python3 dev.py {command}" for command in ("check", "judges", "test --slow", "sdk", "r", "examples")}
     assert {*promised, *others} == {*run}
     alone = (ROOT / ".ci" / "run").read_text()
     assert {line for line in alone.splitlines() if line.startswith("python3 ")} == {*run} - {"python3 dev.py demo"}

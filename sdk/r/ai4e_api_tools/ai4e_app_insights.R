@@ -1,0 +1,24 @@
+# Log lines to Application Insights, by the names of the legacy images.
+
+.task_backbone <- local({
+  # source() has the path that it was given in its frame.
+  path <- Find(is.character, rev(lapply(sys.frames(), function(frame) frame[["ofile"]])))
+  if (!is.null(path) && !file.exists(path)) path <- basename(path) # it has changed the folder
+  folder <- Sys.getenv("AI4E_API_TOOLS", "/ai4e_api_tools")
+  if (!is.null(path)) folder <- dirname(normalizePath(path))
+  tools <- get0(".task_backbone", globalenv(), inherits = FALSE)
+  if (is.null(tools)) {
+    tools <- new.env(parent = baseenv())
+    tools$tools_folder <- folder
+    sys.source(file.path(folder, "backbone", "load.R"), tools, keep.source = FALSE)
+    assign(".task_backbone", tools, globalenv())
+  }
+  tools$tools_loaded <- union(tools$tools_loaded, file.path(folder, "ai4e_app_insights.R"))
+  tools
+})
+
+log_debug <- .task_backbone$log_debug
+log_info <- .task_backbone$log_info
+log_warn <- .task_backbone$log_warn
+log_error <- .task_backbone$log_error
+log_exception <- .task_backbone$log_exception
