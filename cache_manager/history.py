@@ -34,11 +34,13 @@ class HistoryEntry(BaseModel):
         "silence",
         "replay",
         "cancel",
+        "children",
         "give-up",
     ]
     """Why: what the caller, the model service or the app did. `answer`: the answer to the dispatch was the result.
-    `requeue`: the dispatch came to nothing. `silence`: nothing was heard of the attempt. `give-up`: the app gave the
-    task up. In the latter three, the status says more."""
+    `children`: those of the batch have ended, or the first of them. `requeue`: the dispatch came to nothing.
+    `silence`: nothing was heard of the attempt. `give-up`: the app gave the task up. In the latter three, the status
+    says more."""
     progress: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.tasks.outcomes import Created, Draining, Existing, Full, Refused
+from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, Refused
 from shared.tasks.task import Task
 from shared.tasks.value import value
 
@@ -27,5 +27,5 @@ class IdempotencyKeyReused:
     task: Task
 
 
-SubmitOutcome = Created | Existing | Full | Draining | BodyTooLarge | IdempotencyKeyReused
-UpsertOutcome = Task | Refused | Full | Draining | BodyTooLarge | Unacceptable
+SubmitOutcome = Created | Existing | Full | Draining | BatchRefused | BodyTooLarge | IdempotencyKeyReused
+UpsertOutcome = Task | Refused | Full | Draining | BatchRefused | BodyTooLarge | Unacceptable

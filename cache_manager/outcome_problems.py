@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from cache_manager.batch_schemas import view_of
 from cache_manager.operation_outcomes import BodyTooLarge, IdempotencyKeyReused, Unacceptable
 from cache_manager.schemas import TaskView
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
-from shared.tasks.outcomes import Applied, Created, Draining, Existing, Full, Refusal, Refused
+from shared.store import MOST_CHILDREN
+from shared.tasks.outcomes import Applied, BatchRefused, Created, Draining, Existing, Full, Refusal, Refused
 from shared.tasks.task import Task
 
 _UNKNOWN_WAIT_S: Final = 10
@@ -27,6 +29,7 @@ OperationOutcome = (
     | BodyTooLarge
     | IdempotencyKeyReused
     | Unacceptable
+    | BatchRefused
     | None
 )
 
@@ -72,8 +75,19 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
                 "An earlier request with the same Idempotency-Key had another body.",
                 members={"TaskId": outcome.task.id},
             )
+        case BatchRefused(reason="unknown"):
+            raise unknown_batch()
+        case BatchRefused(reason="sealed"):
+            detail = "It was sealed or cancelled, or has ended."
+            raise Problem(409, "batch-sealed", "The batch takes no more tasks.", detail)
+        case BatchRefused():
+            raise Problem(409, "batch-full", "The batch is full.", f"It has {MOST_CHILDREN:,} tasks already.")
         case None:
             raise no_such_task()
+
+
+def unknown_batch() -> Problem:
+    return Problem(404, "unknown-batch", "There is no such batch.", "The id is unknown, or the batch was removed.")
 
 
 def unknown_endpoint(path: str, reason: str) -> Problem:
@@ -120,6 +134,10 @@ def retry_after_s(wait_s: float | None) -> int:
     return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))
 
 
+def _view(task: Task, registry: BackendRegistry | None) -> TaskView:
+    return view_of(task) if task.children is not None else TaskView.of(task, registry=registry)
+
+
 def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
     if refused.task is None:
         return no_such_task()
@@ -128,6 +146,8 @@ def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
     detail = {
         Refusal.FINISHED: f"The task is {refused.task.state} and stays so.",
         Refusal.STALE: f"The update speaks for another attempt than the current one, {refused.task.attempt}.",
+        Refusal.UNFINISHED: "Only a finished task is removed, and a batch only with its children.",
+        Refusal.BATCH: "It is a batch, and no model service has it.",
         Refusal.RESULTLESS: "The task has no result that could become the next step's body.",
     }.get(refused.reason, "The task's state does not allow it.")
     return Problem(
@@ -135,5 +155,5 @@ def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
         "conflict",
         "The task does not take this change.",
         detail,
-        members={"Task": TaskView.of(refused.task, registry=registry).document()},
+        members={"Task": _view(refused.task, registry).document()},
     )

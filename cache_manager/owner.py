@@ -8,6 +8,7 @@ import re
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.batch_service import BatchService
 from cache_manager.task_service import TaskService
 from shared.http.functions import header
 from shared.http.problems import Problem, invalid
@@ -39,6 +40,11 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
     if not _OWNER.fullmatch(owner):
         raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
     return TaskService(services, owner)
+
+
+def batches_for(req: func.HttpRequest, services: Services) -> BatchService:
+    """The operations on batches for this request's caller, as :func:`service_for`."""
+    return BatchService(services, service_for(req, services).owner)
 
 
 def _client(req: func.HttpRequest) -> str:

@@ -90,6 +90,10 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             if swept.unpublished:
                 publishing = dispatcher.publish_completions(swept.unpublished, bypass_circuit=True)
                 consequences.append(services.run_beside(publishing))
+            dispatcher.batches.report(swept.ends)
+            consequences += [services.run_beside(dispatcher.batches.attend(batch)) for batch in swept.batches]
+            if swept.children:
+                consequences.append(services.run_beside(dispatcher.batches.remove_orphans(swept.children)))
             if swept.with_blobs:
                 removal = services.run_beside(_remove(services, swept.with_blobs))
                 consequences.append(removal)

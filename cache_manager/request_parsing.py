@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote_plus
 
 import azure.functions as func
 
-from cache_manager.outcome_problems import range_not_satisfiable, unknown_endpoint
+from cache_manager.outcome_problems import range_not_satisfiable, unknown_batch, unknown_endpoint
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
 from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
@@ -86,7 +86,7 @@ def backend_query(url: str) -> str:
 
 def location(req: func.HttpRequest, task_id: str) -> str:
     """The URL of the task's status, below the same root as that of the submit."""
-    root = re.split("/v1/submit/", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
+    root = re.split("/v1/(?:submit/|batches)", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     return f"{quote(root, safe=string.punctuation)}/v1/tasks/{task_id}"  # the Functions host sends ASCII only
 
 
@@ -123,11 +123,14 @@ def idempotency_key(req: func.HttpRequest) -> str | None:
     return key
 
 
-def fingerprint(content_type: str, query: str, body: bytes, encoding: str = "", pipeline: str = "") -> str:
+def fingerprint(
+    content_type: str, query: str, body: bytes, encoding: str = "", pipeline: str = "", batch: str = ""
+) -> str:
     """What tells whether two submits with the same idempotency key are the same."""
     # None of these has a line break.
     kind = f"{content_type}\nContent-Encoding: {encoding}" if encoding else content_type
     kind = f"{kind}\nPipeline: {pipeline}" if pipeline else kind
+    kind = f"{kind}\nBatch: {batch}" if batch else kind
     return hashlib.sha256(b"\n".join((kind.encode(), query.encode(), body))).hexdigest()[:32]
 
 
@@ -192,6 +195,26 @@ def wait_s(req: func.HttpRequest) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
         raise invalid("wait", "a number of seconds is expected")
     return min(LONGEST_WAIT_S, float(text))
+
+
+def purge(req: func.HttpRequest) -> bool:
+    """Whether a task is to be removed instead of cancelled."""
+    text = req.params.get("purge")
+    if text not in (None, "true", "false"):
+        raise invalid("purge", "true or false is expected")
+    return text == "true"
+
+
+def listed_batch(req: func.HttpRequest) -> str | None:
+    """The batch whose children are to be listed; None: any task.
+
+    Raises:
+        Problem: 404 if it cannot be one.
+    """
+    text = req.params.get("batch")
+    if text is not None and not is_task_id(text):
+        raise unknown_batch()
+    return text
 
 
 def limit(req: func.HttpRequest) -> int:

@@ -162,6 +162,8 @@ class TaskView(BaseModel):
     """How many steps its pipeline has."""
     pipeline: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The name of its pipeline. Absent if that has none."""
+    batch: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The batch that it is a child of. Absent if of none."""
     max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     """The largest body or result that the app takes. Only in an answer 202."""
 
@@ -199,6 +201,7 @@ class TaskView(BaseModel):
             step=task.place.step if task.place else None,
             steps=task.place.steps if task.place else None,
             pipeline=task.pipeline or None,
+            batch=task.batch or None,
             queue_position=position.ahead + 1 if position else None,
             estimated_start=(
                 iso(round((time.time() + position.wait_s) * 1000))

@@ -11,14 +11,17 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import unknown_endpoint
+from cache_manager.outcome_problems import unknown_batch, unknown_endpoint
 from shared.backend_settings import MAX_STEPS
 from shared.dispatch.registry import BackendRegistry, Endpoint, Route, UnknownBackend
 from shared.http.functions import header
 from shared.http.problems import invalid
 from shared.store import SentOn
+from shared.tasks.ids import is_task_id
+from shared.tasks.task import PipelineStep, ThenTask
 
 PIPELINE_HEADER: Final = "Pipeline"
+BATCH_HEADER: Final = "Batch"
 NEXT_BODY_HEADER: Final = "X-Next-Body"
 _BETWEEN_STEPS: Final = re.compile(r"\s*,\s*(?=/|\Z)")
 """A query may have commas too, but a slash behind one has to be escaped."""
@@ -55,6 +58,32 @@ def way(req: func.HttpRequest, registry: BackendRegistry) -> Way:
         raise invalid(PIPELINE_HEADER, f"it leads a task through more than {MAX_STEPS + 1} endpoints")
     asked = ", ".join(f"{route.path}?{route.endpoints[0].query}" for route in routes)
     return Way(Route(endpoints, first.name), asked)
+
+
+def then_task(text: str, registry: BackendRegistry) -> ThenTask:
+    """What a batch is to begin when its children have ended.
+
+    Raises:
+        Problem: 404 that names the path that is no endpoint.
+    """
+    path, query = _parted(text)
+    route = _route(path, query, registry)
+    first = route.endpoints[0]
+    asked = f"{route.path}?{first.query}" if first.query else route.path
+    steps = tuple(PipelineStep(step.path, step.query, step.backend.lease_s) for step in route.endpoints)
+    return ThenTask(asked, route.name, steps)
+
+
+def batch_of(req: func.HttpRequest) -> str | None:
+    """The batch that a submitted task is to be a child of.
+
+    Raises:
+        Problem: 404 if it cannot be one.
+    """
+    text = header(req, BATCH_HEADER)
+    if text is not None and not is_task_id(text):
+        raise unknown_batch()
+    return text
 
 
 def next_endpoint(req: func.HttpRequest, registry: BackendRegistry) -> Endpoint:

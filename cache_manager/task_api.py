@@ -11,9 +11,16 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.batch_schemas import view_of
+from cache_manager.batch_service import is_of_batch
 from cache_manager.history import TaskHistory
-from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of
-from cache_manager.owner import service_for
+from cache_manager.outcome_problems import (
+    OperationOutcome,
+    retry_after_s,
+    task_of,
+    unknown_batch,
+)
+from cache_manager.owner import batches_for, service_for
 from cache_manager.schemas import (
     Heartbeat,
     HeartbeatOutcome,
@@ -24,7 +31,7 @@ from cache_manager.schemas import (
     TaskView,
 )
 from cache_manager.stored_response import CHECKPOINT, RESULT, Stored, stored_response
-from cache_manager.submitting import Way, next_endpoint, sent_on, way
+from cache_manager.submitting import Way, batch_of, next_endpoint, sent_on, way
 from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.http.functions import HttpFunctions, header, json_response
@@ -36,14 +43,14 @@ from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, PipelineStep, State, Task
 
 _LONGEST_RETRY_AFTER_S: Final = 30
-_IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
+IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
     functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True, query=None)
     functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"])
-    functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"])
+    functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"], query=["purge"])
     functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
     heartbeat = "v1/tasks/{id}/heartbeat"
     functions.add("TaskHeartbeat", task_heartbeat, route=heartbeat, methods=["POST"], takes_body=True)
@@ -51,7 +58,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     following = "v1/tasks/{id}/next/{*path}"
     functions.add("NextStep", next_step, route=following, methods=["POST"], takes_body=True, query=None)
     functions.add("ReleaseTask", release_task, route="v1/tasks/{id}/release", methods=["POST"], takes_body=True)
-    listing = ["path", "status", "limit", "cursor"]
+    listing = ["path", "status", "batch", "limit", "cursor"]
     functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
@@ -98,17 +105,26 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    return _outcome_response(await service_for(req, services).cancel(parse.task_id(req)), services)
+    batches, task_id = batches_for(req, services), parse.task_id(req)
+    if parse.purge(req):
+        unfinished = await batches.purge(task_id)
+        return func.HttpResponse(status_code=204) if unfinished is None else outcome_response(unfinished, services)
+    outcome = await service_for(req, services).cancel(task_id)
+    return outcome_response(await batches.cancel(task_id) if is_of_batch(outcome) else outcome, services)
 
 
 async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    return _outcome_response(await service_for(req, services).replay(parse.task_id(req)), services, 202)
+    task_id = parse.task_id(req)
+    outcome = await service_for(req, services).replay(task_id)
+    if is_of_batch(outcome):
+        outcome = await batches_for(req, services).replay(task_id)
+    return outcome_response(outcome, services, 202)
 
 
 async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     beat = Heartbeat.parse(req.get_body() or b"{}")
-    return _outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req), beat), services)
+    return outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req), beat), services)
 
 
 async def task_heartbeats(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -121,7 +137,7 @@ async def task_heartbeats(req: func.HttpRequest, services: Services) -> func.Htt
 async def release_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     attempt = parse.required_attempt(req)
-    return _outcome_response(
+    return outcome_response(
         await service.release(parse.task_id(req), attempt, TaskRelease.parse(req.get_body() or b"{}")), services
     )
 
@@ -134,7 +150,7 @@ async def next_step(req: func.HttpRequest, services: Services) -> func.HttpRespo
     outcome = await service.send_on(
         parse.task_id(req), attempt, endpoint, sent, content_type, req.get_body(), encoding
     )
-    return _outcome_response(outcome, services)
+    return outcome_response(outcome, services)
 
 
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -145,7 +161,10 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
         state=parse.state(req),
         before=parse.list_cursor(req),
     )
-    page = await service.page(listing)
+    batches, batch_id = batches_for(req, services), parse.listed_batch(req)
+    page = await service.page(listing) if batch_id is None else await batches.page_of_children(batch_id, listing)
+    if page is None:
+        raise unknown_batch()
     listed = TaskList(
         tasks=[TaskView.of(task) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
@@ -168,7 +187,7 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
         parse.content_encoding(req),
         parse.completion_text(req),
     )
-    return _outcome_response(outcome, services)
+    return outcome_response(outcome, services)
 
 
 async def put_checkpoint(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -179,7 +198,7 @@ async def put_checkpoint(req: func.HttpRequest, services: Services) -> func.Http
         req.get_body(),
         parse.content_encoding(req),
     )
-    return _outcome_response(outcome, services)
+    return outcome_response(outcome, services)
 
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -193,6 +212,8 @@ async def get_checkpoint(req: func.HttpRequest, services: Services) -> func.Http
 async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.find(parse.task_id(req)))
+    if (then := await batches_for(req, services).find_then(task)) is not None:
+        task = then  # whose result is the batch's
     while True:
         try:
             return await stored_response(req, task, kind, services)
@@ -207,16 +228,23 @@ async def _new_task(req: func.HttpRequest, way: Way, content_type: str, key: str
     route = way.route
     endpoint = route.endpoints[0]
     # In a thread: it takes a while for a large body, and other requests must not stand still.
+    batch = batch_of(req) or ""
     fingerprint = (
         await asyncio.to_thread(
-            parse.fingerprint, content_type, endpoint.query, req.get_body(), parse.content_encoding(req), way.asked
+            parse.fingerprint,
+            content_type,
+            endpoint.query,
+            req.get_body(),
+            parse.content_encoding(req),
+            way.asked,
+            batch,
         )
         if key
         else ""
     )
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
-        str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{owner}\n{route.path}\n{key}")) if key else new_task_id(),
+        str(uuid.uuid5(IDEMPOTENCY_NAMESPACE, f"{owner}\n{route.path}\n{key}")) if key else new_task_id(),
         endpoint.path,
         endpoint.backend.lease_s,
         query=endpoint.query,
@@ -226,11 +254,14 @@ async def _new_task(req: func.HttpRequest, way: Way, content_type: str, key: str
         priority=parse.priority(req),
         steps=[PipelineStep(step.path, step.query, step.backend.lease_s) for step in steps],
         pipeline=route.name,
+        batch=batch,
     )
 
 
-def _outcome_response(outcome: OperationOutcome, services: Services, status: int = 200) -> func.HttpResponse:
-    return _task_response(task_of(outcome), services, status)
+def outcome_response(
+    outcome: OperationOutcome, services: Services, status: int = 200, headers: Mapping[str, str] | None = None
+) -> func.HttpResponse:
+    return _task_response(task_of(outcome), services, status, headers)
 
 
 def _task_response(
@@ -241,7 +272,7 @@ def _task_response(
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
-    view = TaskView.of(task, position, outage)
+    view = TaskView.of(task, position, outage) if task.children is None else view_of(task)
     if status == 202:
         view.max_body_bytes = services.settings.largest_body_bytes
     return json_response(view.encoded(), status, {**_task_headers(task, services, position), **(headers or {})})

@@ -27,6 +27,7 @@ from shared.store import Listing, Page, QueueStatus, SentOn, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
+    BatchRefused,
     Created,
     Draining,
     Existing,
@@ -380,7 +381,7 @@ class TaskService:
             await self._publish_if_granted(outcome)
         return outcome
 
-    async def _create(self, new: NewTask) -> Created | Existing | Full | Draining:
+    async def _create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
         try:
             created = await self.services.store.create(new)
         except StoreUnavailable as error:

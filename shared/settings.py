@@ -239,6 +239,11 @@ class Settings(BaseModel):
     retention_s: Seconds = Field(
         default=7 * 86_400, description="How long the app keeps a finished task with its body and result."
     )
+    batch_idle_s: Seconds = Field(
+        default=86_400,
+        description="After how long without a new or an ended task the app seals a [batch](batches.md) that its "
+        "caller has not sealed.",
+    )
     reconciler_interval_s: Seconds = Field(
         default=5,
         description="How often the reconciler looks for what is overdue. Each process that is awake can run it; one "

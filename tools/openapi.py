@@ -27,6 +27,7 @@ import cache_manager
 import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
+from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
 from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN
@@ -44,7 +45,7 @@ from cache_manager.schemas import (
     TaskUpsert,
     TaskView,
 )
-from cache_manager.submitting import NEXT_BODY_HEADER, PIPELINE_HEADER
+from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
 from request_reporter.api import ProcessingReport
 from shared.backend_settings import MAX_STEPS
 from shared.dispatch.dispatcher import Dispatched
@@ -72,11 +73,13 @@ Json = dict[str, Any]
 
 LEGACY = "Existing model services"
 TASKS = "Tasks"
+BATCHES = "Batches"
 RESULTS = "Results"
 NUMBERS = "Queues and health"
 EVENTS = "Event Grid"
 TAGS = {
     TASKS: "Submit tasks and follow them.",
+    BATCHES: "Many tasks that are one thing to wait for.",
     RESULTS: "The results of the models.",
     NUMBERS: "For dashboards, autoscalers, operators and probes.",
     LEGACY: "The contract of the legacy *AI for Earth API Platform*, for its model services and gateways. The app "
@@ -118,6 +121,22 @@ COMPLETED = TASK | {
 AT_ITS_URL = {"Endpoint": ENDPOINT}
 """What the legacy functions answer as a task's endpoint."""
 CANCELLED = TASK | {"Status": "Cancelled", "BackendStatus": "cancelled"}
+BATCH = TASK | {
+    "Status": "running",
+    "Endpoint": "batches",
+    "EndpointPath": "batches",
+    "PublishToGrid": False,
+    "LeaseSeconds": 0,
+    "Progress": 0.97,
+    "Name": "scenes of May",
+    "Sealed": True,
+    "Total": 200,
+    "Completed": 191,
+    "Failed": 3,
+    "Cancelled": 0,
+    "Unfinished": 6,
+    "Then": "/v1/landcover/mosaic",
+}
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
     "Waiting": 17,
@@ -424,6 +443,12 @@ UNKNOWN_ENDPOINT = problem(
     "There is no such endpoint.",
     "'/v1/unheard-of': no backend is registered for this path.",
 )
+UNKNOWN_BATCH = problem(
+    HTTPStatus.NOT_FOUND,
+    "unknown-batch",
+    "There is no such batch.",
+    "The id is unknown, or the batch was removed.",
+)
 QUEUE_FULL = problem(
     HTTPStatus.TOO_MANY_REQUESTS,
     "queue-full",
@@ -439,6 +464,34 @@ QUEUE_DRAINING = problem(
     "The queue takes no new tasks.",
     "The endpoint is being drained: tasks that wait there are still done.",
 ) | {"description": "The queue takes no new tasks, or the app is overloaded, or a dependency does not answer."}
+IDEMPOTENCY_KEY = parameter(
+    "header",
+    "Idempotency-Key",
+    "Makes it safe to repeat a request: the same key, path and body again gives the same task.",
+    TEXT | {"pattern": r"^[\x20-\x7e]{1,255}$"},
+    "8e03978e-40d5-43e8-bc93-6894a57f9324",
+)
+PRIORITY = parameter(
+    "header",
+    "Priority",
+    "A digit. 9 goes before 0; a task without a priority has 5. The app ignores values of RFC 9218 in this header.",
+    TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
+    "7",
+)
+LIST_CURSOR = parameter(
+    "query",
+    "cursor",
+    "`NextCursor` of the previous page.",
+    TEXT | {"pattern": "^[0-9a-f]{1,12}-[A-Za-z0-9_.-]{1,128}$"},
+    f"1a2033330a9-{ID}",
+)
+NO_CHILDREN = {
+    "Status": "created",
+    "BackendStatus": "created",
+    "Progress": None,
+    "Sealed": False,
+    **dict.fromkeys(("Total", "Completed", "Failed", "Unfinished"), 0),
+}
 ATTEMPT_HEADER = parameter(
     "header",
     "X-Task-Attempt",
@@ -558,21 +611,8 @@ OPERATIONS: list[Operation] = [
                 PATH,
                 **ENDPOINT_PATH,
             ),
-            parameter(
-                "header",
-                "Idempotency-Key",
-                "Makes it safe to repeat a request: the same key, path and body again gives the same task.",
-                TEXT | {"pattern": r"^[\x20-\x7e]{1,255}$"},
-                "8e03978e-40d5-43e8-bc93-6894a57f9324",
-            ),
-            parameter(
-                "header",
-                "Priority",
-                "A digit. 9 goes before 0; a task without a priority has 5. The app ignores values of RFC 9218 in "
-                "this header.",
-                TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
-                "7",
-            ),
+            IDEMPOTENCY_KEY,
+            PRIORITY,
             parameter(
                 "header",
                 PIPELINE_HEADER,
@@ -581,6 +621,13 @@ OPERATIONS: list[Operation] = [
                 "result as its body.",
                 TEXT | {"pattern": "^/"},
                 "/v1/landcover/vectorize?simplify=2, /v1/landcover/publish",
+            ),
+            parameter(
+                "header",
+                BATCH_HEADER,
+                "The batch that the task is to be a child of. The batch is of the same owner, and not sealed.",
+                TASK_ID,
+                ID,
             ),
             parameter(
                 "header",
@@ -602,7 +649,17 @@ OPERATIONS: list[Operation] = [
             200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
             202: response("The task is safe.", schema(TaskView), WAITING | LIMIT, headers=SUBMIT_HEADERS),
             400: invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed"),
-            404: UNKNOWN_ENDPOINT,
+            404: UNKNOWN_ENDPOINT | {"description": "There is no such endpoint, or no such batch (`unknown-batch`)."},
+            409: problem(
+                HTTPStatus.CONFLICT,
+                "batch-sealed",
+                "The batch takes no more tasks.",
+                "It was sealed or cancelled, or has ended.",
+            )
+            | {
+                "description": "The batch takes no more tasks: it was sealed (`batch-sealed`), or has as many as it "
+                "may (`batch-full`)."
+            },
             422: problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
@@ -691,11 +748,23 @@ OPERATIONS: list[Operation] = [
         "DELETE",
         "/v1/tasks/{id}",
         TASKS,
-        "Cancel a task",
+        "Cancel or remove a task",
         description="The app never dispatches the task any more. A model service that works on it gets a 409 at its "
-        "next update. Cancelling the task again changes nothing.",
-        parameters=(TASK_ID_IN_PATH,),
+        "next update. Cancelling the task again changes nothing. Of a batch, all children that have not ended are "
+        "cancelled. With `purge`, a finished task is removed instead, and a finished batch with its children.",
+        parameters=(
+            TASK_ID_IN_PATH,
+            parameter(
+                "query",
+                "purge",
+                "Remove the finished task at once, with body, result, history and all else that is kept of it.",
+                TEXT | {"enum": ["true", "false"]},
+                "true",
+            ),
+        ),
         responses={
+            204: response("The task is removed."),
+            400: invalid("purge", "true or false is expected"),
             200: response("The task is cancelled.", schema(TaskView), CANCELLED, headers=("ETag",)),
             404: common("NoSuchTask"),
             409: common("Conflict"),
@@ -707,7 +776,8 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/replay",
         TASKS,
         "Start a failed task again",
-        description="The task begins again at its endpoint, with its body, as a new attempt and without its result.",
+        description="The task begins again at its endpoint, with its body, as a new attempt and without its result. "
+        "Of a failed batch, all failed children begin again, and the batch with them.",
         parameters=(TASK_ID_IN_PATH,),
         responses={
             202: response(
@@ -839,6 +909,7 @@ OPERATIONS: list[Operation] = [
                 TEXT | {"enum": [state.value for state in State]},
                 "failed",
             ),
+            parameter("query", "batch", "Only children of this batch, the one that came last first.", TASK_ID, ID),
             parameter(
                 "query",
                 "limit",
@@ -846,17 +917,83 @@ OPERATIONS: list[Operation] = [
                 {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
                 20,
             ),
-            parameter(
-                "query",
-                "cursor",
-                "`NextCursor` of the previous page.",
-                TEXT | {"pattern": "^[0-9a-f]{1,12}-[A-Za-z0-9_.-]{1,128}$"},
-                f"1a2033330a9-{ID}",
-            ),
+            LIST_CURSOR,
         ),
         responses={
             200: response("A page of tasks.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
             400: invalid("limit", "a number from 1 to 200 is expected"),
+            404: UNKNOWN_BATCH,
+        },
+    ),
+    Operation(
+        "CreateBatch",
+        "POST",
+        "/v1/batches",
+        BATCHES,
+        "Begin a batch",
+        description="A batch is a task whose work are its children: the tasks that are submitted with the header "
+        "`Batch`. It ends once it is sealed and all of them have ended.",
+        parameters=(IDEMPOTENCY_KEY, PRIORITY),
+        body={
+            "required": False,
+            "content": {
+                "application/json": {
+                    "schema": schema(NewBatchRequest),
+                    "example": {"Name": "scenes of May", "Then": "/v1/landcover/mosaic"},
+                }
+            },
+        },
+        responses={
+            202: response(
+                "The batch takes children.",
+                schema(BatchView),
+                BATCH | NO_CHILDREN | LIMIT,
+                headers=(*TASK_HEADERS, "Location"),
+            ),
+            400: invalid("/Name", "at most 200 characters are expected"),
+            404: UNKNOWN_ENDPOINT | {"description": "There is no such endpoint as `Then`."},
+            422: problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key was used before.",
+                "An earlier request with the same Idempotency-Key had another body.",
+                TaskId=ID,
+            ),
+        },
+    ),
+    Operation(
+        "ListBatches",
+        "GET",
+        "/v1/batches",
+        BATCHES,
+        "List batches, newest first",
+        description="Paged as the list of tasks, in which no batch is.",
+        parameters=(
+            parameter(
+                "query",
+                "limit",
+                f"How many batches a page has at most; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            LIST_CURSOR,
+        ),
+        responses={
+            200: response("A page.", schema(BatchList), {"Batches": [BATCH], "NextCursor": f"1a2033330a9-{ID}"}),
+            400: invalid("limit", "a number from 1 to 200 is expected"),
+        },
+    ),
+    Operation(
+        "SealBatch",
+        "POST",
+        "/v1/batches/{id}/seal",
+        BATCHES,
+        "Seal a batch",
+        description="It takes no more children, and ends with the last of them. To seal it again changes nothing.",
+        parameters=(TASK_ID_IN_PATH,),
+        responses={
+            200: response("The batch is sealed.", schema(BatchView), BATCH, headers=TASK_HEADERS),
+            404: UNKNOWN_BATCH,
         },
     ),
     Operation(
@@ -1350,6 +1487,9 @@ def _schemas() -> Json:
             (Heartbeats, "validation"),
             (HeartbeatOutcomes, "serialization"),
             (TaskRelease, "validation"),
+            (NewBatchRequest, "validation"),
+            (BatchView, "serialization"),
+            (BatchList, "serialization"),
             (Health, "serialization"),
             (ProblemDocument, "serialization"),
             (ConflictDocument, "serialization"),

@@ -26,6 +26,7 @@ from shared.dispatch.backend_client import (
     Unreachable,
     described,
 )
+from shared.dispatch.batches import Batches
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
@@ -84,7 +85,11 @@ class _ResultRoom(ExitStack):
 
 
 class Dispatcher:
-    """One per event loop."""
+    """One per event loop.
+
+    Attributes:
+        batches: what follows from the steps of batches and their children.
+    """
 
     def __init__(
         self,
@@ -108,6 +113,7 @@ class Dispatcher:
         self._begun = 0
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.batches = Batches(store, bodies, self)
 
     async def begin(self, task: Task) -> None:
         """Have new work dispatched that found a slot when it came: by an event, which spreads work over the
@@ -169,7 +175,7 @@ class Dispatcher:
                 if grant == but:
                     is_granted = True
                 else:
-                    self._start(self._dispatch_one_granted(each, grant), _UNFILLED)
+                    self.start(self._dispatch_one_granted(each, grant), _UNFILLED)
             if each.ask_again_s is not None and each.ask_again_s <= _LONGEST_TIMER_S:
                 self._ask_again(each.path, each.ask_again_s)
         return is_granted
@@ -197,8 +203,10 @@ class Dispatcher:
         is_granted = self.dispatch_granted(applied.granted, but=but)
         if applied.is_transition:
             await self.publish_completions([applied.task])
+            if applied.task.batch:
+                self.batches.note(applied.task)
         for blob in applied.unnamed_blobs:
-            self._start(self._bodies.discard_blob(blob), "an unused blob could not be deleted")
+            self.start(self._bodies.discard_blob(blob), "an unused blob could not be deleted")
         return is_granted
 
     async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
@@ -364,11 +372,11 @@ class Dispatcher:
 
         def ask() -> None:
             del self._timers[path]
-            self._start(self._grant_free_slots(path), _UNFILLED)
+            self.start(self._grant_free_slots(path), _UNFILLED)
 
         self._timers[path] = loop.call_later(in_s, ask)
 
-    def _start(self, work: Coroutine[Any, Any, None], failed: str) -> None:
+    def start(self, work: Coroutine[Any, Any, None], failed: str) -> asyncio.Task[None]:
         """Do *work* in the background. The log says that it *failed* if Redis does not answer, or by a bug."""
 
         async def run() -> None:
@@ -382,3 +390,4 @@ class Dispatcher:
         task = asyncio.get_running_loop().create_task(run())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task

@@ -3,11 +3,21 @@
 :class:`TaskStore` is its face. Nothing outside knows whether one server or a cluster answers, or in how many steps.
 """
 
+from shared.store.batch_steps import (
+    CHILDREN_AT_ONCE,
+    MOST_CHILDREN,
+    BatchSteps,
+    Child,
+    ChildEnd,
+    ChildReport,
+    then_task_id,
+)
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
 from shared.store.queue_steps import QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
+from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.reports import SentOn
@@ -21,13 +31,21 @@ from shared.store.requeue import (
     RequeueReason,
     ResultUnstored,
 )
-from shared.store.store import Swept, TaskStore
+from shared.store.store import TaskStore
+from shared.store.swept import Swept
 
 __all__ = [
+    "BATCHES",
+    "CHILDREN_AT_ONCE",
+    "MOST_CHILDREN",
     "BackendAway",
     "BackendBusy",
     "BackendFailed",
+    "BatchSteps",
     "BodyUnavailable",
+    "Child",
+    "ChildEnd",
+    "ChildReport",
     "Depth",
     "DispatcherFull",
     "ListCursor",
@@ -49,4 +67,5 @@ __all__ = [
     "TaskQueues",
     "TaskStore",
     "connect",
+    "then_task_id",
 ]

@@ -7,7 +7,7 @@ The scripts' heads say what the keys mean. Times are milliseconds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from shared.tasks.task import Actor, Reason, State
@@ -103,6 +103,7 @@ class CreateArgument(Stamp):
     actor: Actor
     brief: str
     steps: NotRequired[list[Any]]
+    until: NotRequired[int]
 
 
 class ClaimArgument(Stamp):
@@ -122,6 +123,8 @@ class SweepArgument(Stamp):
     completion: int
     blob_grace: int
     step_grace: int
+    batch_grace: int
+    end_grace: int
     retrying: str
     excused: str
     silent: str
@@ -276,3 +279,60 @@ class ReportArgument(Stamp):
     delta: int
     instance: NotRequired[str]
     keep: NotRequired[int]
+
+
+class CreateBatchArgument(Stamp):
+    id: str
+    rec: dict[str, Any]
+    actor: Actor
+    brief: str
+    idle: int
+    look: int
+
+
+class BatchUpkeep(TypedDict):
+    """What follows from a step of a batch. Times are ms."""
+
+    again: int
+    grace: int
+    look: int
+    idle: int
+    retention: int
+    completion: int
+    texts: dict[str, str]
+
+
+class BatchArgument(Stamp, BatchUpkeep):
+    """The argument of most scripts in ``batch/``."""
+
+    id: str
+    owner: NotRequired[str]
+    status: NotRequired[str]
+    reports: NotRequired[Sequence[tuple[str, int, str]]]
+    is_refused: NotRequired[bool]
+    limit: NotRequired[int]
+    checked: NotRequired[int]
+    look_again: NotRequired[bool]
+    is_cancelled: NotRequired[bool]
+
+
+class RegisterArgument(BatchArgument):
+    child: str
+    most: int
+
+
+class ChildrenArgument(TypedDict):
+    id: str
+    limit: int
+    newest_first: bool
+    is_removed: bool
+    owner: NotRequired[str]
+    behind: NotRequired[int]
+    last: NotRequired[int]
+
+
+class EraseArgument(Stamp):
+    ids: list[str]
+    blob_grace: int
+    owner: NotRequired[str]
+    batch: NotRequired[str]

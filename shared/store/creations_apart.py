@@ -11,7 +11,7 @@ from shared.store.informing import informed
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.task_steps import TaskSteps
-from shared.tasks.outcomes import Created, Draining, Enqueued, Existing, Full, Granted, SlotGrant
+from shared.tasks.outcomes import Created, Draining, Enqueued, Existing, Full, Granted, SlotGrant, TooLate
 from shared.tasks.task import NewTask, Task
 
 log = logging.getLogger("task_backbone")
@@ -22,7 +22,7 @@ class CreationsApart:
         self._tasks = tasks
         self._queues = queues
 
-    async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
+    async def create(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate:
         """Write the record on one node and the queue entry on another, at the same time. Nothing can claim the entry
         of a task that does not come to be."""
         grant = SlotGrant(new.id, 1)
@@ -38,6 +38,11 @@ class CreationsApart:
             if isinstance(created, StoreUnavailable):
                 created.granted = granted
             raise created
+        if isinstance(created, TooLate):
+            if not granted:
+                return created
+            release = self._queues.release(new.path, grant, new.owner)
+            return TooLate([*_without(granted, grant), await informed(release, new.path)])
         if isinstance(created, Existing):
             return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
         if isinstance(enqueued, Enqueued):

@@ -39,6 +39,8 @@ class StorePolicy:
     """How often the reconciler looks for what is overdue."""
     max_backlog: int | None
     """How many tasks may wait at one endpoint."""
+    batch_idle_s: float = 86_400
+    """After how long a batch is sealed in which nothing happens."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -56,6 +58,7 @@ class StorePolicy:
             max_unregistered_s=settings.max_unregistered_s or settings.retention_s,
             reconciler_interval_s=settings.reconciler_interval_s,
             max_backlog=settings.max_backlog,
+            batch_idle_s=settings.batch_idle_s,
         )
 
     @property

@@ -6,8 +6,25 @@ from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
 from shared.store.redis.partitions import to_ms, unpack, unpack_each
-from shared.tasks.task import DEFAULT_PRIORITY, Actor, Content, Event, LongStatus, NewTask, Place, Reason, State, Task
+from shared.tasks.task import (
+    DEFAULT_PRIORITY,
+    Actor,
+    BatchState,
+    Content,
+    Event,
+    LongStatus,
+    NewBatch,
+    NewTask,
+    PipelineStep,
+    Place,
+    Reason,
+    State,
+    Task,
+    ThenTask,
+)
 
+BATCHES: Final = "batches"
+"""Where batches are listed. No endpoint's path, which would begin with a slash."""
 BRIEF_CHARS: Final = 200
 """How much of a status text the history keeps."""
 HISTORY_NUMBERS: Final = {
@@ -23,13 +40,14 @@ HISTORY_NUMBERS: Final = {
     "next-step": 1,
     "release": 2,
     "replay": 3,
+    "children": 4,
 }
 """The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
 _STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
 _ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor for actor in Actor}
 _STORED_REASONS: Final[dict[int, Reason]] = {
-    HISTORY_NUMBERS[reason]: reason for reason in (Reason.NEXT_STEP, Reason.RELEASE, Reason.REPLAY)
+    HISTORY_NUMBERS[reason]: reason for reason in (Reason.NEXT_STEP, Reason.RELEASE, Reason.REPLAY, Reason.CHILDREN)
 }
 _TOLD_REASONS: Final = {
     (Actor.DISPATCHER, State.CREATED): Reason.REQUEUE,
@@ -81,7 +99,32 @@ def new_record(new: NewTask) -> dict[str, Any]:
         record["N"] = [1, len(new.steps)]
     if new.pipeline:
         record["Y"] = new.pipeline
+    if new.batch:
+        record["B"] = new.batch
     return record
+
+
+def new_batch_record(new: NewBatch) -> dict[str, Any]:
+    """A new batch's record without its times, version and history, which the script adds."""
+    batch: dict[str, Any] = dict.fromkeys("ntcfxrKMQ", 0)
+    if new.name:
+        batch["N"] = new.name
+    if new.then:
+        steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.then.steps]
+        batch["T"] = [new.then.asked, new.then.pipeline, *steps]
+    record: dict[str, Any] = {
+        "s": "created",
+        "p": BATCHES,
+        "x": "created",
+        "a": 1,
+        "f": 0,
+        "n": 0,
+        "w": False,
+        "l": 0,
+    }
+    fields = {"o": new.owner, "t": new.traceparent, "i": new.fingerprint}
+    priority = {} if new.priority == DEFAULT_PRIORITY else {"j": new.priority}
+    return {**record, **{key: text for key, text in fields.items() if text}, **priority, "G": batch}
 
 
 def new_task(new: NewTask, now_ms: int) -> Task:
@@ -113,6 +156,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         lease_ms=to_ms(new.lease_s),
         place=Place(1, len(new.steps)) if new.steps else None,
         pipeline=new.pipeline,
+        batch=new.batch,
     )
 
 
@@ -150,6 +194,34 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         Place(*record["N"][:2]) if "N" in record else None,
         record.get("Y", ""),
         [(attempt, str(token)) for attempt, token in record["M"]] if "M" in record else (),
+        record.get("B", ""),
+        _unpack_batch(record["G"]) if "G" in record else None,
+        "Z" in record,
+    )
+
+
+def _unpack_batch(packed: dict[str, Any]) -> BatchState:
+    then = packed.get("T")
+    how_it_ended = packed.get("h")
+    return BatchState(
+        packed.get("N", ""),
+        ThenTask(then[0], then[1], tuple(PipelineStep(path, query, ms / 1000) for path, query, ms in then[2:]))
+        if then
+        else None,
+        packed.get("S", False),
+        packed["n"],
+        packed["t"],
+        packed["c"],
+        packed["f"],
+        packed["x"],
+        packed["r"],
+        packed["K"],
+        packed["M"],
+        packed.get("J"),
+        packed.get("g", 0),
+        packed.get("d", ""),
+        packed.get("e", False),
+        _STATES[how_it_ended] if how_it_ended else None,
     )
 
 

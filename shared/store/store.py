@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Unpack
 
 from shared.store.arguments import Clock
 from shared.store.away_dispatches import AwayDispatches
+from shared.store.batch_steps import BatchSteps
 from shared.store.changes import Changes
+from shared.store.child_creations import ChildCreations, created_in_time
+from shared.store.child_lists import ChildLists
 from shared.store.creations_apart import CreationsApart
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
@@ -35,10 +38,12 @@ from shared.store.requeue import (
     ResultUnstored,
 )
 from shared.store.rounds import Rounds
+from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
+    BatchRefused,
     Claimed,
     Created,
     Draining,
@@ -50,6 +55,7 @@ from shared.tasks.outcomes import (
     Refusal,
     Refused,
     SlotGrant,
+    TooLate,
 )
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
@@ -63,25 +69,6 @@ _RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
 so long before the record exists."""
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """A part of what a sweep did, and of what it leaves to the caller.
-
-    Attributes:
-        count: how many overdue tasks are dealt with, with this part.
-        applied: transitions that were made.
-        granted: slots that were granted to tasks that wait again.
-        unpublished: finished tasks whose completions are to be published again.
-        with_blobs: ids of tasks past retention. Their blobs are to be deleted, then the tasks purged.
-    """
-
-    count: int = 0
-    applied: Sequence[Applied] = field(default_factory=list["Applied"])
-    granted: Sequence[Granted] = field(default_factory=list["Granted"])
-    unpublished: Sequence[Task] = field(default_factory=list["Task"])
-    with_blobs: Sequence[str] = field(default_factory=list["str"])
-
-
 class TaskStore:
     """All tasks of one Redis. Raises :class:`StoreUnavailable` from every method if Redis does not answer; whether
     the step was taken is then unknown, and to repeat it is safe.
@@ -93,6 +80,7 @@ class TaskStore:
 
     Attributes:
         queues: the queues of the same Redis.
+        batches: its batches.
         rounds: the reconciler's rounds, of all processes.
     """
 
@@ -108,21 +96,30 @@ class TaskStore:
         self._changes = Changes(link, self._tasks)
         self._outages = Outages(link, now_ms)
         self._creations_apart = CreationsApart(self._tasks, self._queues)
+        self.batches = BatchSteps(link, policy, now_ms)
+        self._child_creations = ChildCreations(self.batches, self._tasks)
+        self._child_lists = ChildLists(self.batches, self._tasks)
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
-    async def create(self, new: NewTask) -> Created | Existing | Full | Draining:
-        """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched."""
+    async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
+        """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched. A child is registered
+        at its batch first."""
+        if new.batch:
+            return await self._child_creations.create(new, self._create)
+        return created_in_time(await self._create(new))
+
+    async def create_unqueued(self, new: NewTask) -> Created | Existing:
+        """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
+        return created_in_time(await self._tasks.create(new))
+
+    async def _create(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate:
         if not new.dispatch_requested:
             return await self._tasks.create(new)
         created = await self._tasks.create_and_enqueue(new)
         return await self._creations_apart.create(new) if created is None else created
-
-    async def create_unqueued(self, new: NewTask) -> Created | Existing:
-        """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
-        return await self._tasks.create(new)
 
     async def enqueue(self, task: Task) -> Granted:
         """Let a task wait in its endpoint's queue, as new work that is published if it gets a slot now. Nothing
@@ -252,9 +249,10 @@ class TaskStore:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
         return await self._inform_queues(await self._tasks.cancel(task_id, owner=owner))
 
-    async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
-        """Let a failed task begin again at its endpoint, with the body it has."""
-        return await self._inform_queues(await self._tasks.replay(task_id, owner=owner))
+    async def replay(self, task_id: str, *, owner: str | None = None, attempt: int | None = None) -> Outcome:
+        """Let a failed task begin again at its endpoint, with the body it has; if an *attempt* is given, after that
+        one."""
+        return await self._inform_queues(await self._tasks.replay(task_id, owner=owner, attempt=attempt))
 
     async def put_result(
         self,
@@ -304,6 +302,10 @@ class TaskStore:
         else comes, goes or changes meanwhile."""
         return await self._queries.page(listing)
 
+    async def page_of_children(self, batch_id: str, listing: Listing) -> Page | None:
+        """A page of a batch's children, the last one first; None if the owner has no such batch."""
+        return await self._child_lists.page(batch_id, listing)
+
     async def sweep(self) -> AsyncGenerator[Swept, None]:
         """Take the next step for every overdue task, batch by batch. Two sweeps at once do no harm: each overdue task
         is handed out once.
@@ -320,7 +322,7 @@ class TaskStore:
             batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
             async for settled in self._settle([item for batch in batches for item in batch]):
                 yield settled
-            partitions = [p for p, batch in zip(partitions, batches, strict=True) if len(batch) == SWEEP_LIMIT]
+            partitions = [p for p, batch in zip(partitions, batches, strict=True) if len(batch) >= SWEEP_LIMIT]
             if not partitions:
                 break
         if unavailable is not None:
@@ -420,11 +422,7 @@ class TaskStore:
         waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
         for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in batches(waiting)]):
             yield Swept(granted=[await granted])
-        yield Swept(
-            count=len(overdue),
-            unpublished=[item.task for item in overdue if item.task and item.what == "completion"],
-            with_blobs=[item.id for item in overdue if item.what == "blobs"],
-        )
+        yield Swept.left_of(overdue)
 
     async def _end_step(self, task_id: str) -> Sequence[Applied]:
         try:

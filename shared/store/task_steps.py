@@ -37,6 +37,7 @@ from shared.tasks.outcomes import (
     Outcome,
     Refusal,
     Refused,
+    TooLate,
 )
 from shared.tasks.task import Actor, Content, NewTask, Reason, State, Task
 
@@ -68,13 +69,16 @@ class TaskSteps:
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
 
-    async def create(self, new: NewTask) -> Created | Existing:
+    async def create(self, new: NewTask) -> Created | Existing | TooLate:
         """Store a task with its body and deadline. From here it is safe."""
-        kind, stored = await self._link.script("task/create", tag_of(new.id), *self._create(new))
+        kind, *more = await self._link.script("task/create", tag_of(new.id), *self._create(new))
+        if kind == b"late":
+            return TooLate()
+        (stored,) = more
         task = created_task(new, stored)
         return Existing(task) if kind == b"exists" else Created(task)
 
-    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
+    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate | None:
         """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
 
         None if several servers have the partitions: nothing was done.
@@ -86,7 +90,10 @@ class TaskSteps:
         reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
         if reply is None:
             return None
-        (kind, stored), enqueued_reply = reply
+        (kind, *more), enqueued_reply = reply
+        if kind == b"late":
+            return TooLate()
+        (stored,) = more
         task = created_task(new, stored)
         if kind == b"exists":
             return Existing(task)
@@ -108,6 +115,8 @@ class TaskSteps:
         if new.steps:
             steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.steps]
             argument["steps"] = [self._republish_ms, *steps]
+        if new.create_until_ms is not None:
+            argument["until"] = new.create_until_ms
         return pack(argument), new.inline_body if new.body and not new.body.blob else b""
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
@@ -250,9 +259,10 @@ class TaskSteps:
         step["to"] = State.CANCELLED
         return await self._apply(task_id, step)
 
-    async def replay(self, task_id: str, *, owner: str | None = None) -> Outcome:
-        """Let a failed task begin again at its endpoint, with the body it has."""
-        step = report_step({"status": State.CREATED.value, "owner": owner})
+    async def replay(self, task_id: str, *, owner: str | None = None, attempt: int | None = None) -> Outcome:
+        """Let a failed task begin again at its endpoint, with the body it has; if an *attempt* is given, only after
+        that one."""
+        step = report_step({"status": State.CREATED.value, "owner": owner, "attempt": attempt})
         step["allowed_from"] = (State.FAILED,)
         step["to"] = State.CREATED
         step["revive"] = True
@@ -326,7 +336,8 @@ class TaskSteps:
 
     async def get(self, task_id: str) -> Task | None:
         raw = await self._link.get(tag_of(task_id), record_key(task_id))
-        return unpack_task(task_id, raw) if raw else None
+        task = unpack_task(task_id, raw) if raw else None
+        return None if task is None or task.is_removed else task
 
     async def inline_result(self, task_id: str) -> bytes | None:
         tag = tag_of(task_id)

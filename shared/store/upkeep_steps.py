@@ -32,6 +32,10 @@ BLOB_GRACE_S: Final = 120.0
 """How long the deletion of a task's blobs may take, before it is begun again."""
 STEP_GRACE_S: Final = 30.0
 """The same for the next step of a pipeline."""
+BATCH_GRACE_S: Final = 30.0
+"""The same for what is to be done with a batch."""
+END_GRACE_S: Final = 10.0
+"""After which it is reported again to its batch how a child ended."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -41,10 +45,13 @@ WAIT_CAP_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
-    or to delete its blobs, or to let it go on to the next step of its pipeline."""
+    or to delete its blobs, or to let it go on to the next step of its pipeline, or what a batch needs."""
 
-    what: Literal["waits", "retry", "failed", "ended", "next step", "completion", "purged", "blobs"]
+    what: Literal[
+        "waits", "retry", "failed", "ended", "next step", "completion", "purged", "blobs", "batch", "child", "end"
+    ]
     id: str
+    """Of an end that is to be reported to a batch: as :class:`ChildEnd` has it."""
     task: Task | None
     service_ms: int | None = None
     unnamed_blobs: Sequence[str] = ()
@@ -99,6 +106,8 @@ class UpkeepSteps:
             "completion": self._completion_ms,
             "blob_grace": to_ms(BLOB_GRACE_S),
             "step_grace": to_ms(STEP_GRACE_S),
+            "batch_grace": to_ms(BATCH_GRACE_S),
+            "end_grace": to_ms(END_GRACE_S),
             "retrying": status_texts.SILENT_RETRYING,
             "excused": status_texts.SILENT_EXCUSED,
             "silent": status_texts.SILENT_FAILED,

@@ -20,6 +20,10 @@ class Refusal(StrEnum):
     STATE = "state"
     BODILESS = "bodiless"
     RESULTLESS = "resultless"
+    BATCH = "batch"
+    """It is a batch, which takes no such step."""
+    UNFINISHED = "unfinished"
+    """It can be removed only once it has ended."""
 
 
 @value
@@ -118,6 +122,20 @@ class Existing:
 
     task: Task
     granted: Sequence[Granted] = ()
+
+
+@value
+class TooLate:
+    """The child's registration at its batch does not count any more. Nothing was created."""
+
+    granted: Sequence[Granted] = ()
+
+
+@value
+class BatchRefused:
+    """The batch does not take the child. Nothing was created."""
+
+    reason: Literal["unknown", "sealed", "full"]
 
 
 @value

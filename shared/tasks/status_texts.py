@@ -30,6 +30,11 @@ SILENT_EXHAUSTED: Final = f"Failed - {_SILENCE} (attempt %d of %d)."
 RELEASED: Final = f"{AWAITING_SERVICE}: the backend gave it back"
 RELEASED_FAILED: Final = "Retrying - the backend failed at it"
 
+CHILDREN_FAILED: Final = "%d of %d failed"
+CHILDREN_CANCELLED: Final = "%d of %d cancelled"
+THEN_ENDED: Final = "Then %s"
+"""Of a batch that has failed. Filled in by Lua: how many of how many, the state."""
+
 UNREGISTERED: Final = "no backend is registered for this path"
 """Why a queue is held, as for a backend that is away."""
 NO_SUCH_ENDPOINT: Final = "Failed - the backend answers 404 at this path, and serves others."

@@ -93,6 +93,8 @@ class Reason(StrEnum):
     """The lease is over."""
     REPLAY = "replay"
     CANCEL = "cancel"
+    CHILDREN = "children"
+    """The children of a batch have ended, or the first of them, or its Then task."""
     GIVE_UP = "give-up"
     """The backbone gave it up; the status says why."""
 
@@ -124,6 +126,54 @@ class Place(NamedTuple):
     step: int
     """1 for the first."""
     steps: int
+
+
+class ThenTask(NamedTuple):
+    """The task that a batch begins when its children have ended."""
+
+    asked: str
+    """Its path and query as they were given, written in one way."""
+    pipeline: str
+    """The name of the pipeline that it goes through; empty if that has none."""
+    steps: tuple[PipelineStep, ...]
+    """The endpoints that it goes through."""
+
+
+class BatchState(NamedTuple):
+    """What a batch knows of its children."""
+
+    name: str
+    then: ThenTask | None
+    sealed: bool
+    last_place: int
+    """The place of the child that was registered last."""
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    replayable: int
+    """How many failed ones are to be replayed, and are neither failed nor begun now."""
+    seen: int
+    """Up to which place it was seen that the children exist."""
+    checked_next: int
+    """Up to which place that is checked next."""
+    job: Literal["cancel", "replay"] | None
+    """What is being done with all of them."""
+    then_tasks: int
+    """How many Then tasks it has had."""
+    then_id: str
+    """That of the Then task which it has, or is to get now; empty before."""
+    then_exists: bool
+    then_state: State | None
+    """How the Then task has ended."""
+
+    @property
+    def ended(self) -> int:
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def unfinished(self) -> int:
+        return self.total - self.ended
 
 
 @value
@@ -178,6 +228,12 @@ class Task:
     """The name of that pipeline; empty if it has none."""
     sent_on: Sequence[tuple[int, str]] = ()
     """The attempts that sent it on to another step, and by what: a token that a repetition has too."""
+    batch: str = ""
+    """The batch that it is a child of; empty if of none."""
+    children: BatchState | None = None
+    """What it knows of its children, if it is a batch itself."""
+    is_removed: bool = False
+    """Whether nothing is left of it but blobs or children that are being removed."""
 
     def holds(self, attempt: int) -> bool:
         """Whether a backend has this attempt, and it is the current one."""
@@ -217,3 +273,21 @@ class NewTask:
     """The steps of its pipeline. The first is where it goes to now."""
     pipeline: str = ""
     """The name of the pipeline, under which the task is counted and listed too."""
+    batch: str = ""
+    """The batch that it is to be a child of."""
+    create_until_ms: int | None = None
+    """When it is too late to create it: a child's registration at its batch counts so long."""
+
+
+@value
+class NewBatch:
+    """What a batch is created from."""
+
+    id: str
+    name: str = ""
+    then: ThenTask | None = None
+    priority: int = DEFAULT_PRIORITY
+    """That of its Then task."""
+    traceparent: str = ""
+    owner: str = ""
+    fingerprint: str = ""

@@ -18,7 +18,7 @@ return each_step(5, function(tag, packed_new, body, path_tag, packed_enqueue)
   arg.entries, arg.new = { { entry, rec.o or '', 0, rec.j or DEFAULT_PRIORITY } }, true
   arg.published = true
   local created = create_task(tag, new, body)
-  if created[1] == 'exists' then return { created, false } end
+  if created[1] ~= 'created' then return { created, false } end
   arg.just_created = not created.replay
   local enqueued = enqueue_entries(path_tag, arg)
   -- If somebody learned of the task between this and the first try, it stays, and its deadline finds it.

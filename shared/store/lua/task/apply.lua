@@ -52,6 +52,7 @@
 --          the latter. Blobs are those that the record named before; a replay does not know them
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
+--          {'batch', record}                  it is a batch, which takes no such step
 --          {'finished' | 'stale' | 'state' | 'bodiless' | 'resultless', record}   refused: nothing changed
 --          A replay is answered as the first time.
 -- @include common/now_ms
@@ -85,7 +86,8 @@ if arg.fetch_body then
 else
   rec, raw = load_record(id)
 end
-if not rec or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
+if not rec or rec.Z or arg.owner and arg.owner ~= rec.o then return { 'unknown' } end
+if rec.G then return { 'batch', raw } end
 
 if rec.k == arg.op then
   local kind = rec.d and 'applied' or 'kept'
@@ -165,6 +167,10 @@ end
 if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', task_key('r:' .. id))
+  if rec.B then
+    local begun = table.concat({ rec.B, id, rec.a + 1, 'created' }, ' ')
+    redis.call('ZADD', task_key('ends'), string.format('%d', now), begun)
+  end
 end
 if arg.next_step then
   begin_next_step(id, rec, now, arg)

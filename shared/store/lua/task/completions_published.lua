@@ -11,6 +11,7 @@ for i = 2, #ARGV do
   if rec and rec.y then
     rec.y = nil
     save_record(ARGV[i], rec)
-    set_due(ARGV[i], rec.m + ARGV[1])
+    -- A cancelled batch has a deadline for its children.
+    if not (rec.G and rec.G.J) then set_due(ARGV[i], rec.m + ARGV[1]) end
   end
 end

@@ -4,11 +4,15 @@
 --   created      it has waited long, or long enough on its own: make sure that it stands in its endpoint's queue
 --   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt; or its deferred
 --                end takes effect
---   finished     its completion is to be published (again), or it was kept long enough: remove it
+--   finished     its completion is to be published (again), or it was kept long enough: remove it, but a child not
+--                before its batch
+--   a batch      see batch/set_batch_due.lua: the caller goes on with it
+--
+-- What became of children and was reported to no batch is found too.
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace,
---          step_grace (ms),
+--          step_grace, batch_grace, end_grace (ms),
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
@@ -18,6 +22,9 @@
 --          blobs: those that the record of a new attempt or an ended task named before;
 --          'next step': the deferred end of a pipeline's step is to take effect, which the caller sees to, see apply.lua;
 --          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
+--          'batch': the caller goes on with the batch;
+--          'child': a child was kept for a retention: the caller removes it if its batch is gone;
+--          'end': in the place of the id, what became of a child, as in 'ends' in keys.lua: the caller reports it;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 -- @include common/now_ms
 -- @include task/append_event
@@ -86,12 +93,20 @@ local function take_deferred_end(id, rec)
   done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms, blobs }
 end
 
-local function take_next_step(id, rec)
-  if is_terminal(rec.s) then
+local function take_next_step(id, rec, raw)
+  if rec.G and (not is_terminal(rec.s) or rec.Z or rec.G.J or now >= rec.m + arg.retention) then
+    set_due(id, now + arg.batch_grace)
+    done[#done + 1] = { 'batch', id, raw }
+  elseif rec.G and not rec.y then
+    set_due(id, rec.m + arg.retention)
+  elseif is_terminal(rec.s) then
     if rec.y and now < rec.m + arg.retention then
       rec.n = rec.n + 1
       set_due(id, math.min(now + backoff(arg.publish_base, arg.cap, rec.n), rec.m + arg.retention))
       done[#done + 1] = { 'completion', id, save_record(id, rec) }
+    elseif rec.B and not rec.Z then
+      set_due(id, now + arg.retention)
+      done[#done + 1] = { 'child', id, raw }
     elseif rec.g then
       set_due(id, now + arg.blob_grace)
       done[#done + 1] = { 'blobs', id }
@@ -123,7 +138,13 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'L
   -- A full Redis refuses a script's first write if that needs room. This one never does, so a full Redis is still swept,
   -- and gets room again.
   redis.call('ZREM', task_key('due'), id)
-  local rec = load_record(id)
-  if rec then take_next_step(id, rec) end
+  local rec, raw = load_record(id)
+  if rec then take_next_step(id, rec, raw) end
+end
+local ends, old = task_key('ends'), time_text(now - arg.end_grace)
+for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 0, arg.limit)) do
+  redis.call('ZREM', ends, report)
+  redis.call('ZADD', ends, time_text(now), report)
+  done[#done + 1] = { 'end', report }
 end
 return done

@@ -1,5 +1,5 @@
 -- Sets a finished task's deadline: the end of its retention, or when to publish its completion again. Its checkpoint goes.
--- `completion_ms` is 0 if nobody wants a completion event.
+-- `completion_ms` is 0 if nobody wants a completion event. The end of a batch's child is kept until the batch knows it.
 -- @include task/checkpoint
 -- @include task/set_due
 local function begin_retention(id, rec, now, retention_ms, completion_ms)
@@ -7,4 +7,5 @@ local function begin_retention(id, rec, now, retention_ms, completion_ms)
   rec.y = completion_ms > 0 or nil
   rec.n = completion_ms > 0 and 1 or rec.n
   set_due(id, now + (completion_ms > 0 and completion_ms or retention_ms))
+  if rec.B then redis.call('ZADD', task_key('ends'), time_text(now), table.concat({ rec.B, id, rec.a, rec.s }, ' ')) end
 end

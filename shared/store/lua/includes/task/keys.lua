@@ -9,10 +9,14 @@
 --   <tag>k:<id>             string   the checkpoint, up to the inline limit, see checkpoint.lua
 --   <tag>n:<id>             string   the steps of its pipeline, packed: {deadline in ms of one that begins, {path, query,
 --                                    lease in ms}, …}
---   <tag>z:<path>:<state>   zset     ids by the time of creation; <path> is an endpoint's, or the name of a pipeline
+--   <tag>z:<path>:<state>   zset     ids by the time of creation; <path> is an endpoint's, or the name of a pipeline, or
+--                                    'batches'
 --   <tag>z:<path>:again     zset     the same for tasks that wait anew, after a next step or a replay; these are not in
 --                                    'created'
 --   <tag>z:<path>:since     zset     the tasks in 'again' by the time they entered the queue
+--   <tag>c:<id>             zset     the children of a batch, see batch/children.lua
+--   <tag>ends               zset     what became of children and was not yet reported to their batches: '<batch> <child>
+--                                    <attempt> <state>' by when that was, or when it was reported last
 --   <tag>due                zset     one deadline per task, see sweep.lua
 --   <tag>paths              set      the endpoint paths that have tasks here
 --   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by

@@ -7,6 +7,7 @@ local function purge_task(id, rec)
   local keys = { task_key('t:' .. id) }
   if rec.b and not rec.b[3] then table.insert(keys, task_key('b:' .. id)) end
   if rec.r and not rec.r[3] then table.insert(keys, task_key('r:' .. id)) end
+  if rec.G then table.insert(keys, task_key('c:' .. id)) end
   if rec.N then table.insert(keys, task_key('n:' .. id)) end
   redis.call('DEL', unpack(keys))
   redis.call('ZREM', task_key('due'), id)

@@ -34,6 +34,13 @@
 --      ms}; the last two from the second step on
 --   Y  the name of its pipeline, if that has one
 --   M  the attempts that sent it on to another step, and by what: {{attempt, token}, …}
+--   B  the batch that it is a child of
+--   G  what makes it a batch: {N name?, T Then task?: {as asked, name of the pipeline, {path, query, lease in ms}, …},
+--      S true once sealed, n the last place, t children, c completed, f failed, x cancelled, r to be replayed (of these),
+--      K up to which place it was seen that they exist, M up to which that is checked next and Q since when, J what is
+--      being done with all of them ('cancel' or 'replay'), P up to which place; g Then tasks so far, d the last one's id,
+--      e true once it exists, h how it ended}
+--   Z  true of a task that is removed, but for its blobs; or of a batch that is removed, but for its children
 -- @include task/keys
 
 local function pack_record(rec)

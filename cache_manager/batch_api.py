@@ -1,0 +1,64 @@
+"""The batches of the v1 API (contract B17)."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+import azure.functions as func
+
+from cache_manager import request_parsing as parse
+from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
+from cache_manager.outcome_problems import task_of, unknown_batch
+from cache_manager.owner import batches_for
+from cache_manager.submitting import then_task
+from cache_manager.task_api import IDEMPOTENCY_NAMESPACE, outcome_response
+from shared import telemetry
+from shared.http.functions import HttpFunctions, json_response
+from shared.services import Services, ServicesByLoop
+from shared.store import Listing
+from shared.tasks.ids import new_task_id
+from shared.tasks.outcomes import Refused
+from shared.tasks.task import NewBatch
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    functions = HttpFunctions(app, services)
+    functions.add("CreateBatch", create_batch, route="v1/batches", methods=["POST"], takes_body=True)
+    functions.add("ListBatches", list_batches, route="v1/batches", methods=["GET"], query=["limit", "cursor"])
+    functions.add("SealBatch", seal_batch, route="v1/batches/{id}/seal", methods=["POST"])
+
+
+async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    request, key = NewBatchRequest.parse(req.get_body() or b"{}"), parse.idempotency_key(req)
+    then = None if request.then is None else then_task(request.then, services.registry)
+    batches = batches_for(req, services)
+    owner = batches.owner or ""
+    asked = f"{request.name or ''}\n{then.asked if then else ''}".encode()
+    new = NewBatch(
+        str(uuid.uuid5(IDEMPOTENCY_NAMESPACE, f"{owner}\nbatches\n{key}")) if key else new_task_id(),
+        request.name or "",
+        then,
+        parse.priority(req),
+        telemetry.traceparent(),
+        owner,
+        hashlib.sha256(asked).hexdigest()[:32] if key else "",
+    )
+    batch = task_of(await batches.create(new))
+    return outcome_response(batch, services, 202, {"Location": parse.location(req, batch.id)})
+
+
+async def list_batches(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    page = await batches_for(req, services).page(Listing(limit=parse.limit(req), before=parse.list_cursor(req)))
+    listed = BatchList(
+        batches=[BatchView.of_batch(batch) for batch in page.tasks],
+        next_cursor=parse.cursor_text(page.next) if page.next else None,
+    )
+    return json_response(listed.model_dump_json(by_alias=True).encode())
+
+
+async def seal_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    outcome = await batches_for(req, services).seal(parse.task_id(req))
+    if isinstance(outcome, Refused):
+        raise unknown_batch()
+    return outcome_response(outcome, services)

@@ -1,0 +1,77 @@
+"""How a batch's child is created: it is registered at its batch first, so that the batch waits for it from then on.
+
+Whoever creates it may die between the two. So a registration counts for a while only, and a create that comes later
+is refused: the batch forgets the child, unless it is registered again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from shared.store.batch_steps import BatchSteps, ChildReport
+from shared.store.redis.link import StoreUnavailable
+from shared.store.task_steps import TaskSteps
+from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, Granted, TooLate
+from shared.tasks.task import NewTask
+
+log = logging.getLogger("task_backbone")
+
+_REGISTRATIONS: Final = 3
+"""How often one call registers a child. Each counts for a minute: Redis does not answer."""
+
+Create = Callable[[NewTask], Awaitable[Created | Existing | Full | Draining | TooLate]]
+
+
+T = TypeVar("T")
+
+
+def created_in_time(created: T | TooLate) -> T:
+    """What a create without a time limit came to."""
+    assert not isinstance(created, TooLate)
+    return created
+
+
+class ChildCreations:
+    def __init__(self, batches: BatchSteps, tasks: TaskSteps) -> None:
+        self._batches = batches
+        self._tasks = tasks
+
+    async def create(self, new: NewTask, create: Create) -> Created | Existing | Full | Draining | BatchRefused:
+        """Register a child, and create it as *create* does.
+
+        Raises:
+            StoreUnavailable: Redis does not answer in time.
+        """
+        if new.fingerprint:
+            # Its id may be taken: then nothing is registered. This creates nothing, since it is too late for that.
+            existing = await self._tasks.create(replace(new, create_until_ms=0))
+            if isinstance(existing, Existing):
+                return existing
+        granted: list[Granted] = []
+        for _ in range(_REGISTRATIONS):
+            registered = await self._batches.register(new.batch, new.id, new.owner)
+            if isinstance(registered, BatchRefused):
+                return registered
+            created = await create(replace(new, create_until_ms=registered.until_ms))
+            if isinstance(created, (Full, Draining)):
+                await self._drop(new, registered.number)
+            if isinstance(created, TooLate):
+                granted += created.granted
+            elif isinstance(created, (Created, Existing)):
+                return replace(created, granted=[*granted, *created.granted]) if granted else created
+            else:
+                return created
+        error = StoreUnavailable("the registration of a child has expired each time")
+        error.granted = granted
+        raise error
+
+    async def _drop(self, new: NewTask, number: int) -> None:
+        """Its queue refused it. If that cannot be told now, the batch will find out."""
+        try:
+            report = ChildReport(new.id, number, "dropped")
+            await self._batches.report(new.batch, [report], is_refused=True)
+        except StoreUnavailable as error:
+            log.warning("a batch could not be told that a child was not created, and will find out: %s", error)

@@ -1,0 +1,53 @@
+"""What a sweep of overdue tasks hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from shared.store.batch_steps import ChildEnd
+from shared.store.upkeep_steps import Overdue
+from shared.tasks.outcomes import Applied, Granted
+from shared.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A part of what a sweep did, and of what it leaves to the caller.
+
+    Attributes:
+        count: how many overdue tasks are dealt with, with this part.
+        applied: transitions that were made.
+        granted: slots that were granted to tasks that wait again.
+        unpublished: finished tasks whose completions are to be published again.
+        with_blobs: ids of tasks past retention. Their blobs are to be deleted, then the tasks purged.
+        batches: those that need something.
+        children: finished children of batches that were kept for a retention; to be removed if their batch is gone.
+        ends: what became of children, to be reported to their batches.
+    """
+
+    count: int = 0
+    applied: Sequence[Applied] = field(default_factory=list["Applied"])
+    granted: Sequence[Granted] = field(default_factory=list["Granted"])
+    unpublished: Sequence[Task] = field(default_factory=list["Task"])
+    with_blobs: Sequence[str] = field(default_factory=list["str"])
+    batches: Sequence[Task] = field(default_factory=list["Task"])
+    children: Sequence[Task] = field(default_factory=list["Task"])
+    ends: Sequence[ChildEnd] = field(default_factory=list["ChildEnd"])
+
+    @classmethod
+    def left_of(cls, overdue: Sequence[Overdue]) -> Self:
+        """All that is left to the caller of what a sweep found."""
+
+        def tasks(what: str) -> list[Task]:
+            return [item.task for item in overdue if item.task and item.what == what]
+
+        return cls(
+            count=len(overdue),
+            unpublished=tasks("completion"),
+            with_blobs=[item.id for item in overdue if item.what == "blobs"],
+            batches=tasks("batch"),
+            children=tasks("child"),
+            ends=[ChildEnd.parse(item.id) for item in overdue if item.what == "end"],
+        )
