@@ -163,6 +163,27 @@ class TestSubmit:
             client.submit("/v1/test/0", b"")
         assert refused.value.kind == "not-the-gateway"
 
+    def test_a_pipeline_goes_on_to_the_next_model_with_the_result(self, client: Any, models: Models) -> None:
+        with models.model() as first, models.model() as second:
+            first.reply = lambda dispatch: done(dispatch.body + b" first", "image/x-any")
+            second.reply = lambda dispatch: done(dispatch.body + b" second")
+            way = [second.path + "?band=1,/2&a=b c", second.path + "/a,"]
+            task = client.submit(first.path, b"body", pipeline=way)
+            assert (task.step, task.steps) == (1, 3)
+            assert task.result(PATIENCE_S).bytes() == b"body first second second"
+            assert (task.step, task.steps, task.path) == (3, 3, second.path + "/a,")
+            dispatches = [second.dispatches.get(timeout=PATIENCE_S) for _ in way]
+            assert dispatches[0].path == second.path + "?band=1%2C/2&a=b%20c"
+            assert dispatches[0].headers["content-type"] == "image/x-any"
+            assert client.run(first.path, b"body", pipeline=second.path).bytes() == b"body first second"
+            assert client.submit(first.path, b"body").steps is None
+
+    def test_a_pipeline_to_nowhere_is_not_found(self, client: Any, path: str) -> None:
+        with pytest.raises(errors.NotFound, match="/v9/nothing"):
+            client.submit(path, b"", pipeline=[path, "/v9/nothing"])
+        with pytest.raises(ValueError, match="dots"):
+            client.submit(path, b"", pipeline=["/v1/../x"])
+
     def test_one_key_is_one_task(self, client: Any, path: str) -> None:
         key = os.urandom(8).hex()
         first, second, other = (client.submit(path, b"a", idempotency_key=one) for one in (key, key, None))

@@ -81,6 +81,14 @@ class TestSubmit:
         assert printed == dispatch.task_id + "\n"
         assert (dispatch.path, dispatch.headers["content-type"]) == (model.path + "?least=2", "text/plain")
 
+    def test_a_pipeline_leads_on(self, run: Run, models: Models, model: Model) -> None:
+        with models.model() as second:
+            second.reply = lambda dispatch: done(dispatch.body + b"!", "text/plain")
+            way = ["--pipeline", second.path + "?x=1", "--pipeline", second.path]
+            said = run("submit", model.path, "-", *way, "-o", "out.txt", input=b"to be").stderr.decode()
+            assert "step 1 of 3, " in said
+            assert run("result", said.split()[0]).stdout == b"TO BE!!"
+
     def test_the_standard_input_is_one(self, run: Run, model: Model) -> None:
         run("submit", model.path, "-", "--content-type", "image/x-any", input=b"bytes")
         dispatch = model.dispatches.get(timeout=PATIENCE_S)

@@ -27,12 +27,19 @@ def public() -> Iterator[Any]:
                     yield member
 
 
-@pytest.mark.parametrize("subject", {id(each): each for each in public()}.values(), ids=repr)
+SUBJECTS = list({id(each): each for each in public()}.values())
+
+
+def name_of(subject: Any) -> str:
+    return getattr(subject, "__qualname__", subject.__name__)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=name_of)
 def test_everything_public_has_a_text(subject: Any) -> None:
     assert (subject.__doc__ or "").strip()
 
 
-@pytest.mark.parametrize("function", {id(each): each for each in public() if inspect.isfunction(each)}.values())
+@pytest.mark.parametrize("function", filter(inspect.isfunction, SUBJECTS), ids=name_of)
 def test_everything_public_tells_its_types(function: Any) -> None:
     assert function.__annotations__
 

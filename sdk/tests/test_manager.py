@@ -129,7 +129,7 @@ def test_a_released_task_begins_again_with_its_checkpoint(
 
 @pytest.mark.parametrize(
     ("body", "arrives"),
-    [(None, b"the body"), ("another text", b"another text"), ({"bands": 3}, b'{"bands": 3}')],
+    [(None, b"the body"), ("another text", b"another text"), ({"bands": 3}, b'{"bands": 3}'), (b"\xff", b"\xff")],
 )
 def test_a_task_is_sent_on_to_the_next_step(
     at_work: tuple[Task, TaskManager], models: Models, backbone: Backbone, body: Any, arrives: bytes
@@ -137,16 +137,39 @@ def test_a_task_is_sent_on_to_the_next_step(
     task, manager = at_work
     with models.model() as step:
         manager.result(b"of the first step")
-        manager.send_on(step.path + "?fine=1", body)
+        manager.next(step.path + "?fine=1", body, query={"band": [1, 2]})
         sent = step.dispatches.get(timeout=PATIENCE_S)
-        assert (sent.task_id, sent.path, sent.body) == (task.id, step.path + "?fine=1", arrives)
+        assert (sent.task_id, sent.path) == (task.id, step.path + "?fine=1&band=1&band=2")
+        assert (sent.body, sent.attempt) == (arrives, 2)
         manager_of(sent, backbone).complete("in two steps")
         assert task.result(PATIENCE_S).bytes() == b"of the first step"
 
 
+def test_a_task_is_sent_on_with_its_result(
+    at_work: tuple[Task, TaskManager], models: Models, backbone: Backbone
+) -> None:
+    task, manager = at_work
+    with models.model() as step:
+        with pytest.raises(errors.Conflict, match="no result"):
+            manager.next(step.path, takes_result=True)
+        assert not manager.cancelled
+        manager.result(b"of the first step", "image/x-any")
+        manager.next(step.path, takes_result=True)
+        sent = step.dispatches.get(timeout=PATIENCE_S)
+        assert (sent.body, sent.headers["content-type"]) == (b"of the first step", "image/x-any")
+        with pytest.raises(errors.Conflict):
+            manager.heartbeat()
+        assert manager.cancelled
+        manager_of(sent, backbone).complete()
+        with pytest.raises(errors.NotFound):
+            task.result(PATIENCE_S)
+
+
 def test_a_task_is_not_sent_where_nothing_is_registered(at_work: tuple[Task, TaskManager]) -> None:
     with pytest.raises(errors.InvalidRequest):
-        at_work[1].send_on("/v9/nothing")
+        at_work[1].next("/v9/nothing")
+    with pytest.raises(ValueError, match="dots"):
+        at_work[1].next("/v1/../nothing")
 
 
 def test_a_direct_call_has_no_task() -> None:

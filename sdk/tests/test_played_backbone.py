@@ -27,8 +27,13 @@ class Side:
     service: ScriptedService
     dispatch: Dispatch
 
+    @property
+    def prefix(self) -> str:
+        """Below it are the paths of the service."""
+        return self.dispatch.path.rpartition("/")[0]
+
     def call(self, method: str, path: str, headers: dict[str, str], body: Any) -> requests.Response:
-        filled = path.replace("{id}", self.dispatch.task_id)
+        filled = path.replace("{id}", self.dispatch.task_id).replace("{prefix}", self.prefix)
         data = json.dumps(body).replace("{id}", self.dispatch.task_id) if isinstance(body, (dict, list)) else body
         data = iter(data.pieces) if isinstance(data, Pieces) else data
         sent = {"x-functions-key": self.key, **headers}
@@ -57,6 +62,17 @@ class NextDispatch:
     attempt: int
 
 
+class Pipeline:
+    """At the beginning of a story: where the task goes on by itself, below the place of its service."""
+
+    def __init__(self, *steps: str) -> None:
+        self.steps = steps
+
+    @classmethod
+    def of(cls, story: list[Any], prefix: str) -> list[str]:
+        return [prefix + step for step in (story[0].steps if isinstance(story[0], cls) else ())]
+
+
 @dataclass(frozen=True)
 class History:
     """Asks for all transitions of the task."""
@@ -82,6 +98,10 @@ def put(what: str, body: bytes, attempt: Any = 1, **headers: str) -> Exchange:
 
 def post(what: str, attempt: Any = 1, body: Any = b"", **headers: str) -> Exchange:
     return Exchange("POST", f"{TASK}/{what}", {"X-Task-Attempt": str(attempt), **headers}, body)
+
+
+def send_on(to: str, attempt: Any = 1, body: Any = b"", **headers: str) -> Exchange:
+    return post(f"next{{prefix}}{to}", attempt, body, **headers)
 
 
 def get(what: str = "", **headers: str) -> Exchange:
@@ -273,6 +293,73 @@ STORIES: dict[str, list[Any]] = {
         report("completed", 2),
         get(),
     ],
+    "a service sends its task on with a body": [
+        put("checkpoint", b"of the first step"),
+        send_on("/second?x=1", body=b"for the second", **{"Content-Type": "a/b", "Content-Encoding": "x-own"}),
+        NextDispatch(2),
+        send_on("/second?x=1", body=b"for the second", **{"Content-Type": "a/b", "Content-Encoding": "x-own"}),
+        send_on("/second?x=1", body=b"another"),
+        get("/result"),
+        Exchange("GET", f"{TASK}/checkpoint"),
+        completed_with("", attempt=2),
+        send_on("/third", 2),
+        History(),
+    ],
+    "a service sends its task on with its result": [
+        send_on("/second", **{"X-Next-Body": "result"}),
+        put("result", b"result"),
+        send_on("/second", **{"X-Next-Body": "result"}),
+        NextDispatch(2),
+        send_on("/second", **{"X-Next-Body": "result"}),
+        get("/result"),
+        put("result", b"of the second", 2),
+        send_on("/third", 2, **{"X-Next-Body": "current"}),
+        NextDispatch(3),
+        get("/result"),
+        report("completed", 3),
+        get("/result"),
+        History(),
+    ],
+    "a service sends its task on in a way that makes no sense": [
+        Exchange("POST", f"{TASK}/next{{prefix}}/second"),
+        send_on("/second", "one"),
+        send_on("/second", 2),
+        send_on("/second", **{"X-Next-Body": "given"}),
+        send_on("/second", body=b"x", **{"X-Next-Body": "result"}),
+        Exchange("PUT", f"{TASK}/next{{prefix}}/second", {"X-Task-Attempt": "1"}),
+        get(),
+    ],
+    "a pipeline goes on by itself": [
+        Pipeline("/second?x=1", "/third"),
+        get(),
+        put("result", b"early"),
+        completed_with("first%20words", b"of the first"),
+        NextDispatch(2),
+        completed_with("first%20words", b"of the first"),
+        completed_with("", b"another"),
+        report("completed", 1),
+        get(),
+        get("/result"),
+        report("running", 2, Status="halfway", Progress=0.5),
+        report("completed", 2, Status="completed - second"),
+        NextDispatch(3),
+        get(),
+        completed_with("", b"of the third", 3),
+        completed_with("", b"of the third", 3),
+        get(),
+        get("/result"),
+        History(),
+    ],
+    "a step of a pipeline fails": [
+        Pipeline("/second"),
+        report("completed"),
+        NextDispatch(2),
+        post("release", 2, {"Failed": True}),
+        NextDispatch(3),
+        report("failed", 3, Status="failed - here"),
+        get(),
+        History(),
+    ],
     "bad reports are refused": [
         Exchange("POST", UPSERT, {}, b""),
         Exchange("POST", UPSERT, {}, b"{}"),
@@ -324,27 +411,30 @@ ONLY_OF_A_QUEUE = {"QueuePosition", "EstimatedStart"}
 
 
 @contextmanager
-def real_side(backbone: Backbone, is_brief: bool) -> Iterator[Side]:
+def real_side(backbone: Backbone, story: list[Any]) -> Iterator[Side]:
+    is_brief = any(isinstance(step, Silence) for step in story)
     place = backbone.place(brief_lease=is_brief)
     with ScriptedService(place.port) as service:
         headers = {"x-functions-key": backbone.key, "Content-Type": "text/plain"}
+        pipeline = ", ".join(Pipeline.of(story, place.path))
+        headers.update({"Pipeline": pipeline} if pipeline else {})
         url = f"{backbone.url}/api/v1/submit{place.path}/first"
         requests.post(url, data=b"a body", headers=headers, timeout=PATIENCE_S).raise_for_status()
         yield Side(backbone.url, backbone.key, service, service.next())
 
 
 @contextmanager
-def played_side() -> Iterator[tuple[Side, PlayedBackbone]]:
+def played_side(story: list[Any]) -> Iterator[tuple[Side, PlayedBackbone]]:
     with ScriptedService() as service, PlayedBackbone(service.url, lease_s=LEASE_S) as played:
-        played.submit("/v1/test/first", b"a body", content_type="text/plain")
+        pipeline = Pipeline.of(story, "/v1/test")
+        played.submit("/v1/test/first", b"a body", content_type="text/plain", pipeline=pipeline)
         yield Side(played.url, played.key, service, service.next()), played
 
 
 def with_endpoint(exchange: Exchange, side: Side) -> Exchange:
     if not isinstance(exchange.body, dict):
         return exchange
-    prefix = side.dispatch.path.rpartition("/")[0]
-    body = json.loads(json.dumps(exchange.body).replace("{endpoint}", side.service.url + prefix))
+    body = json.loads(json.dumps(exchange.body).replace("{endpoint}", side.service.url + side.prefix))
     return Exchange(exchange.method, exchange.path, exchange.headers, body)
 
 
@@ -383,9 +473,13 @@ def history_of(side: Side, played: PlayedBackbone | None) -> Any:
     return [*task.history[:-1], {**task.history[-1], **told}]
 
 
+def without_pipeline(story: list[Any]) -> list[Any]:
+    return [step for step in story if not isinstance(step, Pipeline)]
+
+
 def run(story: list[Any], side: Side, played: PlayedBackbone | None) -> list[Any]:
     seen: list[Any] = []
-    for step in story:
+    for step in without_pipeline(story):
         if isinstance(step, NextDispatch):
             dispatch = side.service.next()
             assert dispatch.task_id == side.dispatch.task_id
@@ -404,10 +498,10 @@ def run(story: list[Any], side: Side, played: PlayedBackbone | None) -> list[Any
 @pytest.mark.parametrize("name", STORIES)
 def test_the_played_backbone_answers_as_the_real_one(name: str, backbone: Backbone) -> None:
     story = STORIES[name]
-    is_brief = any(isinstance(step, Silence) for step in story)
-    with real_side(backbone, is_brief) as real:
+    with real_side(backbone, story) as real:
         expected = run(story, real, None)
-    with played_side() as (side, played):
+    with played_side(story) as (side, played):
         found = run(story, side, played)
-    for step, ours, theirs in zip([step for step in story if not isinstance(step, Silence)], found, expected):
+    told = [step for step in without_pipeline(story) if not isinstance(step, Silence)]
+    for step, ours, theirs in zip(told, found, expected):
         assert ours == theirs, step

@@ -25,6 +25,9 @@ from typing import Any, Callable, Optional, Protocol, Union
 
 Data = Union[bytes, Path]
 """Bytes, or the file that has them."""
+NextStep = tuple[str, str, str, str]
+"""The path and query of another endpoint, the type of the body there, and the file that has it. No file: it gets the
+result, or, if there is none, the same body once more."""
 Key = tuple[str, Optional[int]]
 """A task and the number of its attempt, or None if the backbone does not number attempts."""
 
@@ -68,8 +71,8 @@ class Completed:
     content_encoding: str = ""
     text: str = ""
     """What the caller reads beside the word *completed*."""
-    next_step: tuple[str, str | None] | None = None
-    """The path of the pipeline's next step, and its body; without that, it gets the body that this step got."""
+    next_step: NextStep | None = None
+    """Where the task goes on, if it does not end."""
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ def completed(value: Any) -> Completed:
         FileNotFoundError: it is the path of no file.
     """
     result = value if isinstance(value, Result) else Result(value)
-    body, content_type = _encoded(result.body)
+    body, content_type = encoded(result.body)
     content_type = result.content_type or content_type
     for header in (content_type, result.content_encoding):
         if len(header) > 255 or not (header.isascii() and header.isprintable() and header == header.strip()):
@@ -363,7 +363,8 @@ def completed(value: Any) -> Completed:
     return Completed(body, content_type, result.content_encoding, str(result.status or ""))
 
 
-def _encoded(value: Any) -> tuple[Data | None, str]:
+def encoded(value: Any) -> tuple[Data | None, str]:
+    """Its bytes, or the file that has them, and its content type. Raises as `completed`."""
     if value is None:
         return None, ""
     if isinstance(value, (bytes, bytearray)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
@@ -22,9 +23,10 @@ _LONGEST_SLEEP_S = 600.0
 _POSITION_POLL_S = 5.0
 _LEAST_LOOK_S = 0.2
 _PREFERRED_WAIT_S = 20
-_TOLD = ("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "ResultSize")
+_TOLD = ("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "Step", "ResultSize")
 
 Query = Union[str, Mapping[str, Any], Sequence["tuple[str, Any]"], None]
+Pipeline = Union[str, Sequence[str], None]
 
 
 class Deadline:
@@ -96,21 +98,24 @@ class Caller:
         path: str,
         body: bytes | Payload,
         content_type: str,
+        *,
         query: Query,
         priority: int | None,
         idempotency_key: str | None,
-        *,
-        prefers_end: bool,
+        pipeline: Pipeline,
+        prefers_end: bool = False,
     ) -> Steps[Answer]:
         """With *prefers_end*, the answer may come at the task's end, if that is soon."""
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or os.urandom(16).hex()}
         if priority is not None:
             headers["Priority"] = str(priority)
+        if pipeline:
+            headers["Pipeline"] = _steps(pipeline)
         wait_s = 0
         if prefers_end and len(body) <= LARGE_BYTES:  # else it is sent again if the connection breaks meanwhile
             wait_s = _PREFERRED_WAIT_S
             headers["Prefer"] = f"wait={wait_s}"
-        target, text = _endpoint(path, query)
+        target, text = endpoint(path, query)
         path = "/api/v1/submit" + target
         return (yield from self.send("POST", path, body, query=text, headers=headers, wait_s=wait_s))
 
@@ -169,6 +174,16 @@ class TaskView:
     @property
     def attempt(self) -> int:
         return int(self.document.get("Attempt", 0))
+
+    @property
+    def step(self) -> int | None:
+        """In which step of its pipeline it is, 1 for the first; None if it is in none."""
+        return self.document.get("Step")
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps its pipeline has."""
+        return self.document.get("Steps")
 
     @property
     def progress(self) -> float | None:
@@ -269,7 +284,14 @@ def target_of(path: os.PathLike[str] | str, task_id: str, content_type: str) -> 
     return target / (task_id + (guess_extension(content_type.partition(";")[0].strip().lower()) or ""))
 
 
-def _endpoint(path: str, query: Query) -> tuple[str, str]:
+def _steps(pipeline: Pipeline) -> str:
+    """The header that names these endpoints, with commas between."""
+    paths = [pipeline] if isinstance(pipeline, str) else pipeline or ()
+    named = ["?".join(filter(None, endpoint(path, None))) for path in paths]
+    return ", ".join(re.sub(",(?=/|$)", "%2C", step) for step in named)
+
+
+def endpoint(path: str, query: Query) -> tuple[str, str]:
     """*path* and *query* as they stand in a URL; *path* may have a query, too."""
     path, _, beside = path.partition("?")
     if query is None or isinstance(query, str):

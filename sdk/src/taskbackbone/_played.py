@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -58,6 +59,9 @@ class Record:
         deferred: the end that a text told, without an attempt: it takes effect after 30 s.
         kept: what was stored for the next attempt.
         released: the attempt that was given back last, and how many were in a row.
+        pipeline: the paths and queries where it goes on, each once the step before has completed.
+        step: in which step it is: 1 for the first.
+        sent_on: by attempts that a next step has followed, how that came.
         history: its transitions, as the backbone tells them.
     """
 
@@ -80,6 +84,9 @@ class Record:
     due_s: float | None = None
     deferred: str | None = None
     released: tuple[int, int] = (0, 0)
+    pipeline: Sequence[tuple[str, str]] = ()
+    step: int = 1
+    sent_on: dict[int, tuple[Any, ...]] = field(default_factory=dict[int, Any])
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
@@ -159,7 +166,7 @@ class Tasks:
         """The answer to the dispatch has ended the task."""
         if result is not None:
             record.result, record.is_earlier_result = result, False
-        self._turn(record, state, status, "answer")
+        self._turn(record, state, status, "answer", result)
 
     # What model services and callers do.
 
@@ -189,12 +196,24 @@ class Tasks:
         body: Content | None,
         status: str | None = None,
     ) -> None:
-        """Send the task to a pipeline's next step (contract A1.21)."""
+        """Send the task on by a report (contract A1.21)."""
         self._is_repeated(record, attempt, "created", None)
-        record.path, record.query, record.body = path, query, body or record.body
-        record.failures, record.released, record.kept = 0, (0, 0), None
-        record.is_earlier_result = record.result is not None
-        self._begin_again(record, status, "next-step")
+        self._go_on(record, path, query, body, status)
+
+    def send_on(
+        self, record: Record, attempt: int, path: str, query: str, body: Content | None, takes_result: bool
+    ) -> None:
+        """Send the task on with a body, with its result as the body, or with the same one (contract B16.10)."""
+        way = path, query, body, takes_result
+        if record.sent_on.get(attempt) == way:
+            return
+        self._check_leased(record, attempt)
+        if takes_result and record.result is None:
+            raise self._conflict(record, "The task has no result that could become the next step's body.")
+        record.sent_on[attempt] = way
+        if takes_result:
+            body, record.result = record.result, None
+        self._go_on(record, path, query, body, "created")
 
     def heartbeat(self, record: Record, attempt: int | None, progress: float | None, status: str | None) -> None:
         self._check_leased(record, attempt)
@@ -213,7 +232,7 @@ class Tasks:
         if status is None:
             self._tell(record)
         else:
-            self._turn(record, "completed", status, "report")
+            self._turn(record, "completed", status, "report", result)
 
     def put_checkpoint(self, record: Record, attempt: int | None, checkpoint: Content) -> None:
         self._check_leased(record, attempt)
@@ -258,12 +277,16 @@ class Tasks:
             "Priority": 5,
             "LeaseSeconds": record.lease_s,
             "Progress": record.progress,
+            **({"Step": record.step, "Steps": 1 + len(record.pipeline)} if record.pipeline else {}),
         }
 
     def _is_repeated(
         self, record: Record, attempt: int | None, to: str, status: str | None, result: Content | None = None
     ) -> bool:
         """Whether the task has ended in that way already. Raises Problem if it has not, and cannot."""
+        sent_on = record.sent_on.get(attempt or 0)
+        if sent_on == ("completed", result) and to == "completed":
+            return True
         self._check_attempt(record, attempt)
         if not record.has_ended:
             return False
@@ -310,7 +333,20 @@ class Tasks:
             record.result = None
         self._turn(record, "created", status, why)
 
-    def _turn(self, record: Record, state: str, status: str | None, why: str) -> None:
+    def _go_on(self, record: Record, path: str, query: str, body: Content | None, status: str | None) -> None:
+        record.path, record.query, record.body = path, query, body or record.body
+        record.failures, record.released, record.kept = 0, (0, 0), None
+        record.is_earlier_result = record.result is not None
+        self._begin_again(record, status, "next-step")
+
+    def _turn(self, record: Record, state: str, status: str | None, why: str, result: Content | None = None) -> None:
+        if state == "completed" and record.step <= len(record.pipeline):
+            body = None if record.is_earlier_result else record.result
+            record.sent_on[record.attempt] = state, result
+            record.result, record.step = record.result if body is None else None, record.step + 1
+            self._go_on(record, *record.pipeline[record.step - 2], body, status)
+            record.status = record.state
+            return
         record.state = state
         if state in ENDS:
             record.deferred, record.due_s, record.kept = None, None, None

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from ._played import Content, Problem, Tasks, invalid
 
 _MAX_SLOTS = 10_000
-_TASK = re.compile(r"/api/v1/tasks/([^/]+)(?:/(heartbeat|release|result|checkpoint))?")
+_TASK = re.compile(r"/api/v1/tasks/([^/]+)(?:/(heartbeat|release|result|checkpoint|next(?=/)))?(/.*)?")
 _TASK_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _INSTANCE = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -23,8 +23,8 @@ class Call:
     """A request that the model service sent. Header names are in lower case.
 
     Attributes:
-        kind: ``report``, ``result``, ``heartbeat``, ``release``, ``checkpoint``, ``lookup``, ``health``, ``count``,
-            ``cancel``, or ``unknown``.
+        kind: ``report``, ``result``, ``heartbeat``, ``release``, ``checkpoint``, ``next``, ``lookup``, ``health``,
+            ``count``, ``cancel``, or ``unknown``.
         attempts: the tasks that it speaks for, each with its attempt; None if it names none.
         ends: the end that it reports: ``completed``, ``failed``, or nothing.
         at_s: when it came, by ``time.monotonic``.
@@ -93,8 +93,8 @@ class Api:
             return Reply(401)
         try:
             match = _TASK.fullmatch(call.path)
-            if match:
-                return self._of_task(call, match[1], match[2] or "")
+            if match and bool(match[3]) == (match[2] == "next"):
+                return self._of_task(call, match[1], match[2] or "", match[3])
             routes: dict[str, Callable[[Call], Reply]] = {
                 "POST /api/CacheConnectorUpsert": self._report,
                 "GET /api/CacheConnectorGet": self._look_up,
@@ -118,14 +118,14 @@ class Api:
             raise invalid("X-Task-Instance", "up to 128 characters without blanks are expected")
         self.slots[instance or ""] = int(told)
 
-    def _of_task(self, call: Call, task_id: str, part: str) -> Reply:
+    def _of_task(self, call: Call, task_id: str, part: str, path: str) -> Reply:
         tasks, method = self.tasks, call.method
         call.kind = "cancel" if method == "DELETE" else "lookup" if method in ("GET", "HEAD") else part
         attempt = _attempt(call.headers.get("x-task-attempt"), "X-Task-Attempt")
         call.attempts.append((task_id, attempt))
-        put = {"result": "PUT", "checkpoint": "PUT", "heartbeat": "POST", "release": "POST"}.get(part)
+        put = "PUT" if part in ("result", "checkpoint") else "POST" if part else ""
         if method == put:
-            self._from_service(call, task_id, attempt)
+            self._from_service(call, task_id, attempt, path)
         elif call.kind == "lookup" and part in ("result", "checkpoint"):
             return self._stored(task_id, part)
         elif call.kind == "cancel" and not part:
@@ -134,20 +134,27 @@ class Api:
             return Reply(404)
         return _reply(tasks.view(tasks.find(task_id)))
 
-    def _from_service(self, call: Call, task_id: str, attempt: int | None) -> None:
+    def _from_service(self, call: Call, task_id: str, attempt: int | None, path: str) -> None:
         tasks, kind = self.tasks, call.kind
         self._check_size(call.body)
         if kind == "heartbeat":
             told = _members(_parsed(call.body or b"{}"), "Progress", "Status")
             self.take_told(call.headers)
             tasks.heartbeat(tasks.find(task_id), attempt, told.get("Progress"), told.get("Status"))
+        elif kind in ("release", "next") and attempt is None:
+            raise invalid("X-Task-Attempt", "it is missing")
+        elif kind == "next":
+            named = call.headers.get("x-next-body")
+            if named not in (None, "result", "current") or (named and call.body):
+                raise invalid("X-Next-Body", "result or current is expected, and no body")
+            self.take_told(call.headers)
+            content = None if named else call.content
+            tasks.send_on(tasks.find(task_id), attempt or 0, path, call.query, content, named == "result")
         elif kind == "release":
-            if attempt is None:
-                raise invalid("X-Task-Attempt", "it is missing")
             told = _members(_parsed(call.body or b"{}"), "Failed", "RetryAfterSeconds", "Status")
             self.take_told(call.headers)
             failed, after_s = bool(told.get("Failed")), told.get("RetryAfterSeconds") or 0
-            tasks.release(tasks.find(task_id), attempt, failed, after_s, told.get("Status"))
+            tasks.release(tasks.find(task_id), attempt or 0, failed, after_s, told.get("Status"))
         elif kind == "checkpoint":
             self.take_told(call.headers)
             tasks.put_checkpoint(tasks.find(task_id), attempt, call.content)

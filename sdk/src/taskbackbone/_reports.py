@@ -20,8 +20,9 @@ import random
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Callable
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from . import errors
 from ._attempts import Attempt, Completed, Data, Failed, Outcome, Released, Stopped
@@ -305,17 +306,27 @@ class Reporter:
             if completes or not answer.is_success:
                 return answer
         if done.next_step is not None:
-            return await self._send_on(watch, *done.next_step)
+            return await self._next(watch, *done.next_step, is_result=done.body is not None)
         return await self._upsert(watch, self._update(watch, "completed", text))
 
     async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer:
+        return await self._hand_in(watch, "PUT", task_path(watch.task_id, "/result"), headers, body, "the result")
+
+    async def _next(self, watch: Watch, target: str, query: str, kind: str, file: str, *, is_result: bool) -> Answer:
+        headers = {"Content-Type": kind} if file else {"X-Next-Body": "result" if is_result else "current"}
+        body, path = Path(file) if file else b"", task_path(watch.task_id, "/next" + target)
+        return await self._hand_in(watch, "POST", path, headers, body, f"the next step, {target}", query=query)
+
+    async def _hand_in(
+        self, watch: Watch, method: str, path: str, headers: dict[str, str], body: Data, what: str, **options: Any
+    ) -> Answer:
+        """Send what the work has made. If that cannot be, the task has failed."""
         try:
-            path = task_path(watch.task_id, "/result")
-            answer = await self.call(watch, "PUT", path, headers, payload(body), is_end=True)
+            answer = await self.call(watch, method, path, headers, payload(body), is_end=True, **options)
         except (OSError, errors.BodyUnreadable) as error:
-            return await self._tell_failed(watch, f"the file of the result cannot be read ({type(error).__name__})")
+            return await self._tell_failed(watch, f"the file of {what} cannot be read ({type(error).__name__})")
         if answer.status in (400, 413, 415):
-            return await self._tell_failed(watch, f"the backbone refused the result: {refusal(answer)}")
+            return await self._tell_failed(watch, f"the backbone refused {what}: {refusal(answer)}")
         return answer
 
     async def _tell_failed(self, watch: Watch, reason: str) -> Answer:
@@ -331,18 +342,6 @@ class Reporter:
             body["RetryAfterSeconds"] = math.ceil(released.after_s)
         path = task_path(watch.task_id, "/release")
         return await self._post(watch, path, body)
-
-    async def _send_on(self, watch: Watch, path: str, body: str | None) -> Answer:
-        query = f"taskId={quote(watch.task_id, safe='')}"
-        answer = await self.call(watch, "GET", "/api/CacheConnectorGet", {}, None, query=query)
-        if not answer.is_success:
-            return answer
-        here = urlsplit(str(answer.json().get("Endpoint", "")))
-        update = self._update(watch, "created", "created")
-        update.update(Endpoint=f"{here.scheme}://{here.netloc}{path}", PublishToGrid=True)
-        if body is not None:
-            update["Body"] = body
-        return await self._upsert(watch, update)
 
     def _update(self, watch: Watch, backend_status: str, status: str) -> dict[str, Any]:
         update: dict[str, Any] = {"TaskId": watch.task_id, "BackendStatus": backend_status, "Status": status}

@@ -321,7 +321,7 @@ class Trial:
 
     def _look_at_all_calls(self) -> None:
         calls = self.backbone.calls
-        spoken = [call for call in calls if call.kind in ("report", "result", "heartbeat", "release", "checkpoint")]
+        spoken = [call for call in calls if call.kind not in ("lookup", "health", "count", "cancel", "unknown")]
         without = [call for call in spoken if any(attempt is None for _, attempt in call.attempts)]
         if without:
             self._say("attempt", WRONG, f"{len(without)} of {len(spoken)} calls had none: {_named(without)}")

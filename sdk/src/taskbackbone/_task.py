@@ -6,7 +6,6 @@ context that it returns. `_tracing` replaces it where OpenTelemetry is in use; e
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -17,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._attempts import Attempt, Data, Failed, Outcome, Released, Stopped
-from ._bodies import BadInput, Given, completed
+from ._attempts import Attempt, Data, Failed, NextStep, Outcome, Released, Stopped
+from ._bodies import BadInput, Given, completed, encoded
 from .errors import Cancelled, Fail, TryAgain
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class Task:
         self.query = attempt.query
         self._desk = desk
         self._kept: dict[str, bytes | None] = {}
-        self.next_step: tuple[str, str | None] | None = None
+        self.next_step: NextStep | None = None
 
     def progress(self, fraction: float | None = None, text: str | None = None) -> None:
         """Tells the caller how far the task is, 0 to 1, and what is being done. It may be called at any rate.
@@ -184,18 +183,25 @@ class Task:
         """The result of the pipeline's previous step; None if there is none. Raises what `checkpoint` raises."""
         return self._once("previous")
 
-    def send_on(self, path: str, body: Any = None) -> None:
-        """Makes the task go on to the next step of its pipeline when the function returns.
-
-        What it returns is stored as the result until a later step stores its own.
+    def next(self, path: str, body: Any = None, *, query: Any = None, content_type: str | None = None) -> None:
+        """Makes the task go on to another endpoint when the function returns.
 
         Parameters:
-            path: of the next step, at the same host as this one.
-            body: text, or what JSON can tell; without it, the next step gets the body that this one got.
+            path: of that endpoint, perhaps with a query.
+            body: what it gets: anything that a function may return. What this function returns is then its
+                `previous_result`. Without *body*, it gets what this function returns, or, if that is None, the body
+                that came here.
+            query: for that endpoint: a mapping, pairs, or a text that is escaped already.
+            content_type: of the body; without it, what fits its type.
         """
-        if body is not None and not isinstance(body, str):
-            body = json.dumps(body, ensure_ascii=False)
-        self.next_step = path, body
+        from ._calls import endpoint
+
+        data, kind = encoded(body)
+        if isinstance(data, bytes):
+            file = self.folder / ".next"
+            file.write_bytes(data)
+            data = file
+        self.next_step = *endpoint(path, query), content_type or kind, "" if data is None else str(data)
 
     @property
     def folder(self) -> Path:

@@ -76,6 +76,7 @@ def _submit(client: TaskClient, options: argparse.Namespace) -> int:
             content_type=options.content_type,
             query=query,
             priority=options.priority,
+            pipeline=options.pipeline,
             idempotency_key=options.idempotency_key,
         )
         tasks.append((file.name if file else "", task))
@@ -236,14 +237,15 @@ class _Progress:
 
 
 def _line(task: TaskView, *, bar: bool) -> str:
+    step = f"step {task.step} of {task.steps}, " if task.steps and not task.is_finished else ""
     if task.queue_position is not None:
-        return f"waiting, position {task.queue_position}" + _start(task)
+        return f"{step}waiting, position {task.queue_position}" + _start(task)
     done = 1.0 if task.state == "completed" else task.progress
     parts = [] if done is None else [f"{done:>4.0%}"]
     if bar and done is not None:
         full = round(_BAR_CHARS * done)
         parts.insert(0, "█" * full + "░" * (_BAR_CHARS - full))
-    return " ".join([*parts, task.status])
+    return " ".join([*parts, step + task.status])
 
 
 def _start(task: TaskView) -> str:
@@ -282,6 +284,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     add("file", metavar="FILE|DIR|-", nargs="+", help="each file is a task; a folder is all files in it")
     add("--query", metavar="NAME=VALUE", action="append", default=[], help="a parameter for the model service")
     add("--content-type", metavar="TYPE", help="of the files (default: by their names)")
+    add("--pipeline", metavar="PATH", action="append", help="where it goes on afterwards; may be repeated")
     add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
     add("--idempotency-key", metavar="KEY", help="the same submit with the same key is the same task")
     add("--wait", action="store_true", help="wait for the ends of the tasks, as --output does")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import errors
-from ._calls import Caller, Deadline, Query, TaskView, target_of
+from ._calls import Caller, Deadline, Pipeline, Query, TaskView, target_of
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Sleep, Steps, task_path
 from ._drivers import Aiohttp, Requests, run_async, run_sync
 from ._payload import SPOOL_BYTES, Decoder, StreamPayload, aiter_chunks, body_of, iter_chunks, stream_type
@@ -75,6 +75,7 @@ class AsyncTaskClient:
         query: Query = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
+        pipeline: Pipeline = None,
     ) -> AsyncTask:
         """Submit a task to the endpoint *path*.
 
@@ -86,12 +87,22 @@ class AsyncTaskClient:
             priority: 0 to 9; 9 goes first, 5 is usual.
             idempotency_key: a name for this submit. The same submit again with the same one is the same task;
                 without one, each call has its own.
+            pipeline: the paths of the endpoints where the task goes on afterwards, each perhaps with a query. The
+                result of one is the body of the next; that of the last one is the task's.
 
         Raises:
             Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
             Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
         """
-        return await self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=False)
+        return await self._submit(
+            path,
+            body,
+            content_type,
+            query=query,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            pipeline=pipeline,
+        )
 
     async def run(
         self,
@@ -102,12 +113,22 @@ class AsyncTaskClient:
         query: Query = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
+        pipeline: Pipeline = None,
         timeout_s: float | None = None,
     ) -> AsyncResult:
         """Submit a task, wait for its end, and return its result. The errors are those of both."""
         deadline = Deadline(timeout_s)
         is_patient = deadline.left_s() > 30
-        task = await self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=is_patient)
+        task = await self._submit(
+            path,
+            body,
+            content_type,
+            query=query,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            pipeline=pipeline,
+            prefers_end=is_patient,
+        )
         return await task.result(None if timeout_s is None else deadline.left_s())
 
     async def task(self, task_id: str) -> AsyncTask:
@@ -165,9 +186,7 @@ class AsyncTaskClient:
     def __repr__(self) -> str:
         return f"AsyncTaskClient({self._line.backbone.url!r})"
 
-    async def _submit(
-        self, path: str, body: Any, content_type: str | None, *options: Any, prefers_end: bool
-    ) -> AsyncTask:
+    async def _submit(self, path: str, body: Any, content_type: str | None, **options: Any) -> AsyncTask:
         from tempfile import SpooledTemporaryFile
 
         with SpooledTemporaryFile(SPOOL_BYTES) as spool:
@@ -177,7 +196,7 @@ class AsyncTaskClient:
                     spool.write(chunk)
                 spool.seek(0)
                 ready = StreamPayload(spool), stream_type(body)
-            steps = self._line.submit(path, ready[0], content_type or ready[1], *options, prefers_end=prefers_end)
+            steps = self._line.submit(path, ready[0], content_type or ready[1], **options)
             return AsyncTask(self._line, await self._line.run(steps))
 
 
@@ -371,6 +390,7 @@ class TaskClient:
         query: Query = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
+        pipeline: Pipeline = None,
     ) -> Task:
         """Submit a task to the endpoint *path*.
 
@@ -382,12 +402,22 @@ class TaskClient:
             priority: 0 to 9; 9 goes first, 5 is usual.
             idempotency_key: a name for this submit. The same submit again with the same one is the same task;
                 without one, each call has its own.
+            pipeline: the paths of the endpoints where the task goes on afterwards, each perhaps with a query. The
+                result of one is the body of the next; that of the last one is the task's.
 
         Raises:
             Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
             Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
         """
-        return self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=False)
+        return self._submit(
+            path,
+            body,
+            content_type,
+            query=query,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            pipeline=pipeline,
+        )
 
     def run(
         self,
@@ -398,12 +428,22 @@ class TaskClient:
         query: Query = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
+        pipeline: Pipeline = None,
         timeout_s: float | None = None,
     ) -> Result:
         """Submit a task, wait for its end, and return its result. The errors are those of both."""
         deadline = Deadline(timeout_s)
         is_patient = deadline.left_s() > 30
-        task = self._submit(path, body, content_type, query, priority, idempotency_key, prefers_end=is_patient)
+        task = self._submit(
+            path,
+            body,
+            content_type,
+            query=query,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            pipeline=pipeline,
+            prefers_end=is_patient,
+        )
         return task.result(None if timeout_s is None else deadline.left_s())
 
     def task(self, task_id: str) -> Task:
@@ -461,7 +501,7 @@ class TaskClient:
     def __repr__(self) -> str:
         return f"TaskClient({self._line.backbone.url!r})"
 
-    def _submit(self, path: str, body: Any, content_type: str | None, *options: Any, prefers_end: bool) -> Task:
+    def _submit(self, path: str, body: Any, content_type: str | None, **options: Any) -> Task:
         from tempfile import SpooledTemporaryFile
 
         with SpooledTemporaryFile(SPOOL_BYTES) as spool:
@@ -471,7 +511,7 @@ class TaskClient:
                     spool.write(chunk)
                 spool.seek(0)
                 ready = StreamPayload(spool), stream_type(body)
-            steps = self._line.submit(path, ready[0], content_type or ready[1], *options, prefers_end=prefers_end)
+            steps = self._line.submit(path, ready[0], content_type or ready[1], **options)
             return Task(self._line, self._line.run(steps))
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from . import errors
-from ._calls import Caller
+from ._calls import Caller, Query, endpoint
 from ._core import RETRY_FOR_S, TIMEOUT_S, Backbone, Steps, task_path
 from ._drivers import run_sync
 from ._payload import Payload, body_of
 
 T = TypeVar("T")
+_GOES_ON = ("created", "running")
 
 
 class TaskManager:
     """Reports on one attempt of a task. A call without an answer is repeated.
 
-    When the task is no longer this attempt's, the call raises ``Conflict``, and ``cancelled`` is true from then on:
+    If the task is no longer this attempt's, the call raises ``Conflict``, and ``cancelled`` is true from then on:
     stop the work.
 
     Parameters:
@@ -116,23 +117,34 @@ class TaskManager:
         except errors.NotFound:
             return None
 
-    def send_on(self, endpoint: str, body: Any = None) -> None:
-        """Send the task to the next step of its pipeline, whose queue it then waits in.
+    def next(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        query: Query = None,
+        content_type: str | None = None,
+        takes_result: bool = False,
+    ) -> None:
+        """Send the task on to another endpoint, whose queue it then waits in. It needs the attempt.
 
         Parameters:
-            endpoint: the path of the next step, or its URL.
-            body: a text, what JSON can say, or bytes of UTF-8, which arrives as JSON; without one, the step gets what
-                this one got.
+            path: of that endpoint, perhaps with a query.
+            body: anything that ``TaskClient.submit`` takes; without one, the endpoint gets the body that came here.
+            query: as of ``TaskClient.submit``.
+            content_type: of the body; without it, what its type or file name says.
+            takes_result: the stored result is the body.
 
         Raises:
-            InvalidRequest: the endpoint is not registered.
+            InvalidRequest: there is no such endpoint.
+            Conflict: there is no result, or as always.
         """
-        if not urlsplit(endpoint).scheme:
-            query = f"taskId={quote(self.task_id, safe='')}"
-            own = self._run(self._caller.member("/api/CacheConnectorGet", "Endpoint", query))
-            endpoint = urljoin(own, "/" + endpoint.lstrip("/"))
-        text = None if body is None else _text(_content(body)[0])
-        self._report("created", "created", Endpoint=endpoint, PublishToGrid=True, Body=text)
+        path, text = endpoint(path, query)
+        data, kind = _content(body)
+        headers = {"Content-Type": content_type or kind}
+        if body is None:
+            headers = {"X-Next-Body": "result" if takes_result else "current"}
+        self._send("POST", task_path(self.task_id, "/next" + path), data, headers, query=text)
 
     def _report(self, state: str, status: str, **members: Any) -> None:
         told = {"TaskId": self.task_id, "Attempt": self.attempt, "BackendStatus": state, "Status": status}
@@ -147,14 +159,17 @@ class TaskManager:
         more = {} if ends_as is None else {"X-Task-Complete": quote(ends_as)}
         self._send("PUT", task_path(self.task_id, rest), body, {"Content-Type": content_type or kind, **more})
 
-    def _send(self, method: str, path: str, body: bytes | Payload, headers: Mapping[str, str]) -> None:
-        self._run(self._caller.send(method, path, body, headers={**self._headers, **headers}))
+    def _send(
+        self, method: str, path: str, body: bytes | Payload, headers: Mapping[str, str], query: str = ""
+    ) -> None:
+        self._run(self._caller.send(method, path, body, headers={**self._headers, **headers}, query=query))
 
     def _run(self, steps: Steps[T]) -> T:
         try:
             return run_sync(steps)
-        except errors.Conflict:
-            self.cancelled = True
+        except errors.Conflict as error:
+            is_ours = error.task.get("Attempt") == self.attempt and error.task.get("BackendStatus") in _GOES_ON
+            self.cancelled = self.cancelled or not is_ours
             raise
 
     def __repr__(self) -> str:
@@ -166,10 +181,6 @@ def _content(data: Any) -> tuple[bytes | Payload, str]:
     if ready is None:
         raise TypeError("A stream that cannot rewind cannot be sent again: read it first.")
     return ready
-
-
-def _text(body: bytes | Payload) -> str:
-    return (body if isinstance(body, bytes) else b"".join(body)).decode()
 
 
 def _ended(word: str, text: str) -> str:

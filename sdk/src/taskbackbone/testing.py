@@ -186,9 +186,11 @@ class PlayedBackbone:
         *,
         content_type: str = "",
         query: str = "",
+        pipeline: Sequence[str] = (),
         traceparent: str = "",
     ) -> PlayedTask:
-        """A new task. A dict or a list goes as JSON."""
+        """A new task. A dict or a list goes as JSON. The *pipeline* is where it goes on: paths, each perhaps with a
+        query."""
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if isinstance(body, str):
             kind, data = "text/plain; charset=utf-8", body.encode()
@@ -199,6 +201,7 @@ class PlayedBackbone:
         given = str(uuid.uuid4()), path, query, content, self.tasks.lease_s, traceparent, now_s, now_s
         task = PlayedTask(*given)
         task.backbone, task.answers = self, []
+        task.pipeline = [(step.partition("?")[0], step.partition("?")[2]) for step in pipeline]
         with self.changed:
             self.tasks.add(task)
             self.changed.notify_all()
@@ -313,7 +316,7 @@ class PlayedBackbone:
             reply = refusal or (self.api.answer(call) if fault is None else Reply(fault))
             call.status = reply.status
             self.calls.append(call)
-            if call.ends or call.kind == "release" or "x-task-slots" in call.headers:
+            if call.ends or call.kind in ("release", "next") or "x-task-slots" in call.headers:
                 is_gone = call.headers.get("x-task-slots") == "0"
                 self._refused, self._paused_until_s = 0, time.monotonic() + 0.2 if is_gone else 0.0
             self.changed.notify_all()

@@ -44,8 +44,17 @@ def fail() -> None:
 
 @service.task(at + "/map")
 def map_(task: Task) -> Result:
-    task.send_on(at + "/legend", {"classes": 3})
+    task.next(at + "/legend", {"classes": 3})
     return Result(b"a map", "image/png")
+
+@service.task(at + "/draw")
+def draw(body: bytes, task: Task, *, to: str) -> Result:
+    task.next(to)
+    return Result(body * 2, "image/x-any")
+
+@service.task(at + "/size")
+def size(body: bytes, task: Task) -> str:
+    return f"{len(body)} bytes of {task.content_type}"
 
 @service.task(at + "/legend")
 def legend(body: dict, task: Task) -> Result:
@@ -118,6 +127,18 @@ def test_a_pipeline_goes_from_step_to_step(backbone: Backbone, place: Place, tmp
 
         assert task["EndpointPath"] == place.path + "/legend"
         assert caller.result(task_id).content == b"a map with 3 classes"
+
+
+def test_what_a_step_returns_is_the_body_of_the_next_one(backbone: Backbone, place: Place, tmp_path: Path) -> None:
+    caller = Caller(backbone, place)
+    with pod(tmp_path, backbone, place):
+        task_id = caller.submit("/draw", b"a map", f"to={place.path}/size")
+        caller.until(task_id, "completed")
+        assert caller.result(task_id).content == b"10 bytes of image/x-any"
+
+        task_id = caller.submit("/draw", b"a map", "to=/v9/nothing")
+        task = caller.until(task_id, "failed")
+        assert task["Status"].startswith("failed - the backbone refused the next step, /v9/nothing: ")
 
 
 def test_a_caller_sees_progress_and_may_cancel(backbone: Backbone, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from service_process import Service, eventually, running, serving
@@ -77,12 +78,29 @@ def checkpoint(body: str, task: Task) -> str:
 
 @service.task("/first")
 def first(task: Task) -> bytes:
-    task.send_on("/second", {"from": "the first"})
+    task.next("/second?least=1", {"from": "the first"}, query={"most": 2})
     return b"a map"
 
 @service.task("/second")
-def second(body: dict, task: Task) -> str:
-    return f"{task.previous_result.decode()} {body['from']}"
+def second(body: dict, task: Task, *, least: int, most: int) -> str:
+    return f"{task.previous_result.decode()} {body['from']} {least} {most}"
+
+@service.task("/draw")
+def draw(body: bytes, task: Task, *, size: int) -> Result:
+    task.next("/look")
+    return Result(body * size, "image/png")
+
+@service.task("/pass")
+def pass_(task: Task, *, file: str = "") -> None:
+    task.next("/look", Path(file) if file else None)
+
+@service.task("/look")
+def look(body: bytes, task: Task) -> dict:
+    return {"bytes": len(body), "type": task.content_type, "attempt": task.attempt}
+
+@service.task("/nowhere")
+def nowhere(task: Task, *, path: str) -> None:
+    task.next(path)
 
 service.run()
 """
@@ -229,8 +247,67 @@ def test_a_step_sends_its_task_on_with_its_result(served: tuple[PlayedBackbone, 
     task = backbone.submit("/first").wait()
 
     assert task.result is not None
-    assert task.result.data == b"a map the first"
+    assert task.result.data == b"a map the first 1 2"
     assert task.attempt == 2
+    assert kinds(task) == ["result", "next", "lookup", "result"]
+
+
+def test_what_a_function_returns_is_the_body_of_the_next_one(served: tuple[PlayedBackbone, Service]) -> None:
+    backbone, _ = served
+    task = backbone.submit("/draw", b"abc", query="size=1000000").wait()
+
+    assert task.json() == {"bytes": 3_000_000, "type": "image/png", "attempt": 2}
+    assert task.calls[1].headers["x-next-body"] == "result"
+
+
+def test_a_function_that_returns_nothing_passes_its_body_on(served: tuple[PlayedBackbone, Service]) -> None:
+    backbone, _ = served
+    task = backbone.submit("/pass", b"abc", content_type="image/x-any").wait()
+
+    assert task.json() == {"bytes": 3, "type": "image/x-any", "attempt": 2}
+    assert kinds(task) == ["next", "result"]
+
+
+def test_a_file_goes_on_as_the_next_body(served: tuple[PlayedBackbone, Service], tmp_path: Path) -> None:
+    backbone, _ = served
+    (tmp_path / "a file.txt").write_bytes(b"x" * 2_000_000)
+    task = backbone.submit("/pass", query="file=a%20file.txt").wait()
+
+    assert task.json() == {"bytes": 2_000_000, "type": "text/plain", "attempt": 2}
+
+
+def test_a_next_step_that_was_taken_is_not_taken_twice(served: tuple[PlayedBackbone, Service]) -> None:
+    backbone, _ = served
+    lost: list[Call] = []
+
+    def lose_one(call: Call) -> None:
+        if call.kind == "next" and not lost:
+            lost.append(call)
+            raise ConnectionError("the answer is lost")
+
+    backbone.on_applied = lose_one
+    task = backbone.submit("/pass", b"abc").wait()
+    backbone.until(lambda: kinds(task).count("next") == 2)
+
+    assert [call.status for call in task.calls if call.kind == "next"] == [200, 200]
+    assert task.attempt == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/../other", "/look?code=1"])
+def test_a_path_that_cannot_be_is_an_error_of_the_function(served: tuple[PlayedBackbone, Service], path: str) -> None:
+    backbone, _ = served
+    task = backbone.submit("/nowhere", query=f"path={quote(path)}").wait()
+
+    assert (task.state, task.status) == ("failed", "failed - ValueError; see the service's log")
+
+
+def test_a_next_step_that_is_refused_fails_the_task(served: tuple[PlayedBackbone, Service]) -> None:
+    backbone, _ = served
+    backbone.fault = lambda call: 400 if "/next/" in call.path else None
+    task = backbone.submit("/nowhere", query="path=/v9/nothing").wait()
+
+    assert task.state == "failed"
+    assert task.status.startswith("failed - the backbone refused the next step")
 
 
 def test_a_file_is_sent_as_the_result_and_its_folder_removed(served: tuple[PlayedBackbone, Service]) -> None:
