@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.bodies import BlobsUnavailable, BodyStore
-from shared.store import CHILDREN_AT_ONCE, Child, ChildEnd, ChildReport, TaskStore, then_task_id
+from shared.store import CHILDREN_AT_ONCE, Child, ChildEnd, ChildReport, StoreUnavailable, TaskStore, then_task_id
 from shared.tasks.outcomes import Applied, Created, Outcome, Refusal, SlotGrant
 from shared.tasks.task import Content, NewTask, Reason, State, Task
 
@@ -88,8 +88,17 @@ class Batches:
 
         Returns:
             'unfinished' or 'unknown' if it was not removed.
+
+        Raises:
+            StoreUnavailable: also if it is a child whose batch cannot be told now how it has ended.
         """
         what = (await self._steps.erase([task_id], owner=owner))[task_id]
+        if what == "unreported" and (child := await self._store.get(task_id)) is not None:
+            self.note(child)
+            await self._reported(child.batch)
+            what = (await self._steps.erase([task_id], owner=owner))[task_id]
+            if what == "unreported":
+                raise StoreUnavailable("a batch does not know the end of a child that is to be removed")
         if what == "blobs":
             await self._remove_blobs([task_id])
         elif what == "batch":

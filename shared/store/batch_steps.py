@@ -28,7 +28,7 @@ from shared.store.policy import StorePolicy
 from shared.store.record_codec import new_batch_record, unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import by_tag, pack, tag_of, to_ms
-from shared.store.replies import outcome_of
+from shared.store.replies import existing, outcome_of
 from shared.store.upkeep_steps import BLOB_GRACE_S
 from shared.tasks import status_texts
 from shared.tasks.outcomes import BatchRefused, Created, Existing, Outcome, Refusal, Refused
@@ -56,6 +56,10 @@ _KNOWN: Final = ("registered", "open", "completed", "failed", "cancelled", "agai
 def then_task_id(batch_id: str, nth: int) -> str:
     """The id of a batch's Then task, as ``lua/includes/batch/settle.lua`` makes it."""
     return str(uuid.UUID(hashlib.sha1(f"then {nth} {batch_id}".encode(), usedforsecurity=False).hexdigest()[:32]))
+
+
+Erased = Literal["gone", "blobs", "batch", "unfinished", "unreported", "unknown"]
+"""What ``lua/task/erase.lua`` did."""
 
 
 class ChildReport(NamedTuple):
@@ -146,7 +150,7 @@ class BatchSteps:
         }
         kind, stored = await self._link.script("batch/create", tag_of(new.id), pack(argument))
         task = unpack_task(new.id, stored)
-        return Existing(task) if kind == b"exists" else Created(task)
+        return existing(task) if kind == b"exists" else Created(task)
 
     async def register(self, batch_id: str, child_id: str, owner: str) -> Registration | BatchRefused:
         """Register a child at its batch, before it is created."""
@@ -253,7 +257,7 @@ class BatchSteps:
 
     async def erase(
         self, task_ids: Iterable[str], *, owner: str | None = None, batch_id: str | None = None
-    ) -> dict[str, Literal["gone", "blobs", "batch", "unfinished", "unknown"]]:
+    ) -> dict[str, Erased]:
         """Remove finished tasks now. What came of it, by their ids.
 
         Args:

@@ -52,4 +52,5 @@ def _shown(task: Task) -> tuple[Any, ...]:
     """All that a caller sees of a task, but for the time of its last change. A step publishes any change of it."""
     text = task.status, task.long_status
     step = task.state.backend_status, task.path, task.query, task.attempt
-    return task.created_ms, *step, text, task.progress, task.result
+    children = None if task.children is None else task.children.shown
+    return task.created_ms, *step, text, task.progress, task.result, children

@@ -7,7 +7,8 @@ from typing import Any, Final, cast
 
 from shared.store.queue_steps import granted_of
 from shared.store.record_codec import new_task, unpack_task
-from shared.tasks.outcomes import Applied, Claimed, Granted, Origin, Outcome, Refusal, Refused
+from shared.store.redis.link import StoreUnavailable
+from shared.tasks.outcomes import Applied, Claimed, Existing, Granted, Origin, Outcome, Refusal, Refused
 from shared.tasks.task import NewTask, Task
 
 _BRIEF_REPLY: Final = 3
@@ -17,6 +18,17 @@ _BRIEF_REPLY: Final = 3
 def created_task(new: NewTask, stored: int | bytes) -> Task:
     """The task of a create's reply: the time at which it was stored, or the record of one that was stored earlier."""
     return unpack_task(new.id, stored) if isinstance(stored, bytes) else new_task(new, stored)
+
+
+def existing(task: Task) -> Existing:
+    """The task that has the id.
+
+    Raises:
+        StoreUnavailable: it is being removed: its blobs or its children are still there.
+    """
+    if task.is_removed:
+        raise StoreUnavailable("a former task of the same id is being removed")
+    return Existing(task)
 
 
 def claimed_of(task_id: str, reply: list[Any]) -> Claimed | Refused:

@@ -23,7 +23,7 @@ from shared.store.queue_steps import QueueSteps, enqueued_of
 from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
-from shared.store.replies import claimed_of, combined_outcome_of, created_task, outcome_of
+from shared.store.replies import claimed_of, combined_outcome_of, created_task, existing, outcome_of
 from shared.store.reports import Report, SentOn, report_step, token_of
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
@@ -76,7 +76,7 @@ class TaskSteps:
             return TooLate()
         (stored,) = more
         task = created_task(new, stored)
-        return Existing(task) if kind == b"exists" else Created(task)
+        return existing(task) if kind == b"exists" else Created(task)
 
     async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate | None:
         """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
@@ -96,7 +96,7 @@ class TaskSteps:
         (stored,) = more
         task = created_task(new, stored)
         if kind == b"exists":
-            return Existing(task)
+            return existing(task)
         enqueued = enqueued_of(new.path, enqueued_reply)
         if isinstance(enqueued, Enqueued):
             return Created(task, enqueued.position, (enqueued.granted,))

@@ -175,6 +175,12 @@ class BatchState(NamedTuple):
     def unfinished(self) -> int:
         return self.total - self.ended
 
+    @property
+    def shown(self) -> tuple[int, bool, bool]:
+        """What a waiting caller is told of, beside transitions."""
+        percent = 100 * self.ended // self.total if self.total else 0
+        return percent, self.sealed, self.then_exists
+
 
 @value
 class Task:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from local.redis_server import RedisCluster, RedisServer
+from shared.store.batch_steps import BatchSteps
 from shared.store.policy import StorePolicy
 from shared.store.queries import Queries
 from shared.store.redis import client as connection
@@ -89,6 +90,7 @@ class Store(TaskSteps, UpkeepSteps):
         self.link = link
         self.is_repeating = isinstance(link, RepeatingLink)
         self.queries = Queries(link, clock)
+        self.batches = BatchSteps(link, policy, clock)
         self.request_counts = RequestCounts(link, clock)
 
     async def ping(self) -> None:

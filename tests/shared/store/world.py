@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from textwrap import dedent
@@ -22,6 +22,8 @@ from local.redis_server import RedisCluster, RedisServer
 from shared.store.redis.partitions import TAGS, unpack, unpack_each
 
 START_MS = 1_700_000_000_000
+_KNOWN = ("registered", "open", "completed", "failed", "cancelled", "again")
+_COUNTED = (("completed", "c"), ("failed", "f"), ("cancelled", "x"), ("again", "r"))
 Server = RedisServer | RedisCluster
 
 
@@ -44,6 +46,8 @@ class World:
         self.paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.pipelines: dict[str, list[Any]] = {}
+        self.children: dict[str, dict[str, float]] = {}
+        self.ends: set[str] = set()
         self.requests: dict[str, int] = {}
         self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
@@ -67,6 +71,12 @@ class World:
         elif kind == "n":
             self.pipelines[rest] = unpack(value)
             members = [rest]
+        elif kind == "c":
+            self.children[rest] = value
+            members = [rest]
+        elif name == "ends":
+            self.ends |= value.keys()
+            members = [end.split(" ")[1] for end in value]
         elif name == "due":
             self.due_s |= value
             members = [*value]
@@ -117,6 +127,11 @@ class World:
             yield f"n:{task_id} due{due_ms / 1000:g} {listed}"
         for name, index in sorted(self.indexes.items()):
             yield f"{name} " + " ".join(f"{member}@{at:g}" for member, at in sorted(index.items()))
+        for batch_id in sorted(self.children):
+            listed = " ".join(f"{child}={known}:{number}" for child, known, number in self.children_of(batch_id))
+            yield f"c:{batch_id} {listed}"
+        for end in sorted(self.ends):
+            yield f"end {end}"
         if self.due_s:
             yield "due " + " ".join(f"{member}@{self._due(member)}" for member in sorted(self.due_s))
         if self.paths:
@@ -130,11 +145,19 @@ class World:
             return f"{bounds[0]:g}..{bounds[1]:g}"
         return f"{due_s:g}"
 
+    def children_of(self, batch_id: str) -> Iterator[tuple[str, str, int]]:
+        """The children of a batch in the order of registration: id, what is known of it, the number that goes with
+        that."""
+        for child, score in sorted(self.children.get(batch_id, {}).items(), key=lambda each: each[1]):
+            yield child, _KNOWN[int(score) >> 30 & 7], int(score) & (1 << 30) - 1
+
     def assert_consistent(self) -> None:
-        """Check that each record is in the right index and has one deadline and its contents, and that nothing else
-        is left."""
+        """Check that each record is in the right index and has one deadline and its contents, that each batch counts
+        its children right, and that nothing else is left."""
         indexes: dict[str, dict[str, float]] = defaultdict(dict)
         for task_id, rec in self.records.items():
+            if "Z" in rec:
+                continue
             waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
             for path in (rec["p"], rec["Y"]) if "Y" in rec else (rec["p"],):
                 indexes[f"z:{path}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
@@ -154,7 +177,14 @@ class World:
         assert {name: len(data) for name, data in self.contents.items()} == inline
         paths: dict[str, set[str]] = defaultdict(set)
         for task_id, rec in self.records.items():
-            paths[tag_of(task_id)].add(rec["p"])
+            if "G" not in rec and "Z" not in rec:
+                paths[tag_of(task_id)].add(rec["p"])
+        assert self.children.keys() <= {task_id for task_id, rec in self.records.items() if "G" in rec}
+        for batch_id, rec in self.records.items():
+            if "G" in rec and "Z" not in rec:
+                known = Counter(known for _, known, _ in self.children_of(batch_id))
+                counted = {name: rec["G"][key] for name, key in (*_COUNTED, ("total", "t"))}
+                assert counted == {name: known[name] for name, _ in _COUNTED} | {"total": known.total()}
         assert {tag: names for tag, names in self.paths.items() if names} == paths
 
 
@@ -203,12 +233,18 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"step:{rec['N'][0]}/{rec['N'][1]}" + (f":{rec['N'][3] / 1000:g}" if len(rec["N"]) > 3 else "")
     if "Y" in rec:
         yield f"of:{rec['Y']}"
+    if "B" in rec:
+        yield f"child-of:{rec['B']}"
+    if "G" in rec:
+        yield "batch:" + ",".join(f"{key}{rec['G'][key]}" for key in sorted(rec["G"], key=str.swapcase))
+    if rec.get("Z"):
+        yield "removed"
     for attempt, token in rec.get("M", ()):
         yield f"sent-on:a{attempt}:{str(token)[:4]}"
 
 
 def _reason(number: int = 0, path: str = "") -> str:
-    reason = ("", " next-step", " release", " replay")[number]
+    reason = ("", " next-step", " release", " replay", " children")[number]
     return f"{reason} at {path}" if path else reason
 
 
@@ -249,5 +285,8 @@ def _everything(client: redis.Redis) -> Iterator[tuple[bytes, Any]]:
                 pipe.get(key)
         values: list[Any] = pipe.execute()
     for key, kind, value in zip(keys, kinds, values, strict=True):
+        if kind == b"zset" and b"}c:" in key:
+            yield key, {member.decode(): score for member, score in value}
+            continue
         is_index = kind == b"zset"
         yield key, {m.decode(): _since_start_s(at) for m, at in value} if is_index else value

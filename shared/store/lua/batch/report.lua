@@ -28,7 +28,7 @@ local now = now_ms(arg.now)
 
 local function take(child, number, what)
   if child == batch.d then
-    if what == 'created' or is_terminal(what) and batch.h then return false end
+    if what == 'created' or batch.h or what == 'begun' and batch.e then return false end
     batch.e = true
     if is_terminal(what) then batch.h = what end
     return true

@@ -5,7 +5,8 @@
 -- ARGV[1]  packed map: now, ids, owner (absent: any), batch (absent, or only its children), blob_grace (ms, within which the
 --          caller removes the blobs, or a batch's children)
 -- Returns  for each id 'gone', 'blobs' (the caller deletes them, and calls purge.lua), 'batch' (the caller removes its
---          children, and calls purge.lua), 'unfinished' or 'unknown' (nothing changed)
+--          children, and calls purge.lua), 'unfinished', 'unreported' (its batch does not know its end yet), 'unknown'
+--          (nothing changed)
 -- @include common/now_ms
 -- @include task/purge_task
 -- @include task/record
@@ -19,6 +20,10 @@ local function erase(id)
   local rec = load_record(id)
   if not rec or rec.Z or arg.owner and arg.owner ~= rec.o or arg.batch and arg.batch ~= rec.B then return 'unknown' end
   if not is_terminal(rec.s) or rec.G and rec.G.J then return 'unfinished' end
+  if rec.B and not arg.batch then
+    local report = table.concat({ rec.B, id, rec.a, rec.s }, ' ')
+    if redis.call('ZSCORE', task_key('ends'), report) then return 'unreported' end
+  end
   if not rec.g and not rec.G then
     purge_task(id, rec)
     return 'gone'
