@@ -52,10 +52,10 @@ WriteBlob <- function(sas_uri, value = NULL, file = NULL, type = NULL) {
   place <- checked(sas_uri)
   if (is.null(file)) {
     bytes <- if (is.raw(value)) value else charToRaw(as_text(value) %or% "")
-    type <- type %or% if (is.raw(value)) "application/octet-stream" else "text/plain; charset=utf-8"
+    type <- type %or% if (is.raw(value)) BYTES else "text/plain; charset=utf-8"
     source <- rawConnection(bytes, "rb")
   } else {
-    type <- type %or% mime::guess_type(file)
+    type <- type %or% type_of_file(file)
     source <- file(file, "rb")
   }
   on.exit(close(source))
@@ -89,7 +89,7 @@ md5_of <- function(bytes) {
 storage_call <- function(place, method, query = "", headers = list(), body = NULL) {
   url <- if (nzchar(query)) paste0(place$url, if (nzchar(place$query)) "&" else "?", query) else place$url
   headers <- c(headers, list("x-ms-version" = STORAGE_API))
-  if (method == "PUT" && is.null(headers[["Content-Type"]])) headers[["Content-Type"]] <- "application/octet-stream"
+  if (method == "PUT" && is.null(headers[["Content-Type"]])) headers[["Content-Type"]] <- BYTES
   call <- new_call(method, url, headers, body, timeout_s = 60)
   call$streamed <- TRUE
   call$options <- place$options

@@ -21,7 +21,7 @@ perform <- function(call, save = NULL) {
   sent <- if (!is.list(call$body)) {
     call$body
   } else {
-    crul::upload(call$body$file, call$headers[["Content-Type"]] %or% "application/octet-stream")
+    crul::upload(call$body$file, call$headers[["Content-Type"]] %or% BYTES)
   }
   answer <- tryCatch(
     switch(call$method,

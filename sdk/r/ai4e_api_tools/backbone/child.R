@@ -82,7 +82,7 @@ result_of <- function(value) {
   outcome <- list(kind = "completed", text = result$status)
   if (!is.null(result$file)) {
     outcome$file <- kept_file(normalizePath(result$file, mustWork = TRUE))
-    outcome$type <- result$type %or% "application/octet-stream"
+    outcome$type <- result$type %or% BYTES
   } else if (!is.null(result$value) && !inherits(result$value, "TaskText")) {
     bytes <- bytes_of(result$value)
     outcome$file <- file.path(job$folder, "result")
@@ -104,7 +104,7 @@ kept_file <- function(file) {
 
 bytes_of <- function(value) {
   if (is.raw(value)) {
-    list(body = value, type = "application/octet-stream")
+    list(body = value, type = BYTES)
   } else if (is.character(value) && length(value) == 1L && is.null(names(value))) {
     list(body = charToRaw(enc2utf8(value)), type = "text/plain; charset=utf-8")
   } else {

@@ -122,9 +122,9 @@ read_as <- function(bytes, type) {
 
 sent_bytes <- function(body) {
   if (inherits(body, "sent_file")) {
-    list(body = body, type = mime::guess_type(body$file))
+    list(body = body, type = type_of_file(body$file))
   } else if (is.null(body)) {
-    list(body = raw(), type = "application/octet-stream")
+    list(body = raw(), type = BYTES)
   } else {
     bytes_of(body)
   }

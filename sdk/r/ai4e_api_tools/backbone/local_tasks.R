@@ -9,7 +9,7 @@ local_task <- function(request) {
 }
 
 local_set <- function(id, ...) {
-  task <- get0(id, local_tasks, inherits = FALSE) %or%
+  task <- looked_up(id, local_tasks) %or%
     list(TaskId = id, Timestamp = "", Status = "", BackendStatus = "created", Endpoint = "uri", PublishToGrid = FALSE)
   task <- utils::modifyList(task, list(Timestamp = timestamp(), ...))
   assign(id, task, envir = local_tasks)
@@ -18,7 +18,7 @@ local_set <- function(id, ...) {
 
 local_view <- function(taskId) {
   hear_from_children()
-  get0(as_text(taskId) %or% "", local_tasks, inherits = FALSE) %or% NOT_FOUND
+  looked_up(as_text(taskId), local_tasks) %or% NOT_FOUND
 }
 
 # A process of the model has no memory of the service's: it tells what is to change there.

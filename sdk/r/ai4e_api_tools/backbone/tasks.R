@@ -171,18 +171,18 @@ header_of <- function(request, name) {
 
 remember <- function(task_id, attempt) {
   # A process that serves for months does not keep every task.
-  known <- ls(attempts)
-  if (length(known) >= MOST_REMEMBERED) {
+  if (length(attempts) >= MOST_REMEMBERED) {
+    known <- ls(attempts)
     has_ended <- vapply(mget(known, attempts), function(each) isTRUE(each$has_ended), logical(1L))
     rm(list = known[has_ended], envir = attempts)
   }
   assign(task_id, list(attempt = number_of(attempt), pid = Sys.getpid()), envir = attempts)
 }
 
-attempt_of <- function(task_id) get0(task_id, attempts, inherits = FALSE)$attempt
+attempt_of <- function(task_id) looked_up(task_id, attempts)$attempt
 
 forget <- function(task_id) {
-  known <- get0(task_id, attempts, inherits = FALSE)
+  known <- looked_up(task_id, attempts)
   if (!is.null(known)) assign(task_id, c(known, has_ended = TRUE), envir = attempts)
 }
 

@@ -62,6 +62,16 @@ percent_encoded <- function(text) {
 
 timestamp <- function() format(Sys.time(), "%Y-%m-%dT%H:%M:%OS3Z", tz = "UTC")
 
+BYTES <- "application/octet-stream"
+
+# The content type that a file's name says.
+type_of_file <- function(file) mime::guess_type(file, unknown = BYTES, empty = BYTES)
+
+# What an environment has by a name; NULL without it, or without a name.
+looked_up <- function(name, environment) {
+  if (length(name) == 1L && !is.na(name) && nzchar(name)) get0(name, environment, inherits = FALSE)
+}
+
 # A line for the log of the service. Nothing of a body, a key or a query is to come here.
 say <- function(...) message(format(Sys.time(), "%Y-%m-%d %H:%M:%S "), ...)
 
