@@ -58,6 +58,8 @@ class Health(BaseModel):
     dependencies: Dependencies
     max_body_bytes: int
     """The largest body or result that the app takes."""
+    max_upload_bytes: int
+    """The largest one that clients can [upload themselves](docs/large-files.md); 0 if they can upload none."""
     host_body_bytes: int | None
     """How many bytes of bodies the Functions host may hold at a time in an instance: its largest body times its HTTP
     concurrency. Null: any number."""
@@ -112,6 +114,7 @@ async def look(services: Services) -> Health:
         status=status,
         dependencies=found,
         max_body_bytes=services.settings.largest_body_bytes,
+        max_upload_bytes=services.bodies.most_upload_bytes,
         host_body_bytes=services.settings.host_body_bytes,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, Refused
 from shared.tasks.task import Task
+from shared.tasks.uploads import Upload
 from shared.tasks.value import value
 
 
@@ -27,5 +28,34 @@ class IdempotencyKeyReused:
     task: Task
 
 
-SubmitOutcome = Created | Existing | Full | Draining | BatchRefused | BodyTooLarge | IdempotencyKeyReused
+@value
+class TakesNoReference:
+    """The upload is larger than what passes through the app, and a backend on the task's way takes no reference."""
+
+    path: str
+    limit_bytes: int
+
+
+@value
+class UploadUnknown:
+    """There is no such upload, nobody can use it any more, or it is another owner's."""
+
+
+@value
+class UploadUsed:
+    """The upload is another task's, or for another purpose."""
+
+    upload: Upload
+
+
+@value
+class UploadMismatch:
+    """What was written is not what was declared. ``detail`` says in what."""
+
+    detail: str
+
+
+SubmitOutcome = (
+    Created | Existing | Full | Draining | BatchRefused | BodyTooLarge | IdempotencyKeyReused | TakesNoReference
+)
 UpsertOutcome = Task | Refused | Full | Draining | BatchRefused | BodyTooLarge | Unacceptable

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from cache_manager.batch_schemas import view_of
-from cache_manager.operation_outcomes import BodyTooLarge, IdempotencyKeyReused, Unacceptable
+from cache_manager.operation_outcomes import (
+    BodyTooLarge,
+    IdempotencyKeyReused,
+    TakesNoReference,
+    Unacceptable,
+    UploadMismatch,
+    UploadUnknown,
+    UploadUsed,
+)
 from cache_manager.schemas import TaskView
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
@@ -30,6 +38,10 @@ OperationOutcome = (
     | IdempotencyKeyReused
     | Unacceptable
     | BatchRefused
+    | TakesNoReference
+    | UploadUnknown
+    | UploadUsed
+    | UploadMismatch
     | None
 )
 
@@ -63,8 +75,8 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
                 "The endpoint is being drained: tasks that wait there are still done.",
                 headers={"Retry-After": str(retry_after_s(None))},
             )
-        case BodyTooLarge():
-            raise too_large(outcome.limit_bytes)
+        case BodyTooLarge() | None:
+            raise problem_for(outcome)
         case Unacceptable():
             raise invalid(outcome.pointer, outcome.detail)
         case IdempotencyKeyReused():
@@ -82,8 +94,51 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
             raise Problem(409, "batch-sealed", "The batch takes no more tasks.", detail)
         case BatchRefused():
             raise Problem(409, "batch-full", "The batch is full.", f"It has {MOST_CHILDREN:,} tasks already.")
+        case TakesNoReference() | UploadUnknown() | UploadUsed() | UploadMismatch():
+            raise upload_problem(outcome)
+
+
+def problem_for(outcome: BodyTooLarge | Refused | None) -> Problem:
+    match outcome:
+        case BodyTooLarge():
+            return too_large(outcome.limit_bytes)
+        case Refused():
+            return _refused(outcome, None)
         case None:
-            raise no_such_task()
+            return no_such_task()
+
+
+def upload_problem(outcome: TakesNoReference | UploadUnknown | UploadUsed | UploadMismatch) -> Problem:
+    match outcome:
+        case TakesNoReference():
+            return Problem(
+                409,
+                "no-reference",
+                "The backend takes no reference.",
+                f"{outcome.path}: the backend takes bodies of at most {outcome.limit_bytes} bytes.",
+            )
+        case UploadUnknown():
+            return Problem(
+                404,
+                "unknown-upload",
+                "There is no such upload.",
+                "The id is unknown, or the upload can no longer be used.",
+            )
+        case UploadUsed():
+            taken_by = {"TaskId": outcome.upload.task_id} if outcome.upload.task_id else {}
+            return Problem(
+                409,
+                "upload-used",
+                "The upload is for something else.",
+                "Another task has it, or it is for another task or attempt.",
+                members=taken_by,
+            )
+        case UploadMismatch():
+            return Problem(409, "upload-mismatch", "What was written is not what was declared.", f"{outcome.detail}.")
+
+
+def no_body(task: Task) -> Problem:
+    return Problem(404, "no-body", "There is no body.", "The task has none.", members={"TaskId": task.id})
 
 
 def unknown_batch() -> Problem:

@@ -18,6 +18,8 @@ from shared.bodies import BlobsUnavailable
 from shared.services import Services, ServicesByLoop
 from shared.store import StoreUnavailable
 from shared.tasks.outcomes import Applied
+from shared.tasks.task import Task
+from shared.tasks.uploads import Upload
 
 log = logging.getLogger("task_backbone")
 
@@ -100,6 +102,9 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
                 await asyncio.wait((removal,), timeout=REMOVAL_PATIENCE_S)
                 if not removal.done():
                     break
+            if swept.uploads:
+                # Not waited for: so many uploads as somebody makes, no task waits for their removal.
+                consequences.append(services.run_beside(_remove_uploads(services, swept.uploads)))
     await asyncio.gather(*(_maintain(services, path, consequences) for path in await services.store.queues.paths()))
     return count
 
@@ -118,13 +123,29 @@ async def _maintain(services: Services, path: str, consequences: list[asyncio.Ta
             consequences.append(services.run_beside(services.dispatcher.begin_again(change.unclaimed)))
 
 
-async def _remove(services: Services, task_ids: Sequence[str]) -> None:
+async def _remove(services: Services, tasks: Sequence[Task]) -> None:
     removed: list[str] = []
-    for task_id in task_ids:
+    for task in tasks:
         try:
-            await services.bodies.delete_all(task_id)
+            await services.bodies.delete_all(task)
         except BlobsUnavailable as error:
             log.warning("the blobs of finished tasks could not be deleted, and will be: %s", error)
             break
-        removed.append(task_id)
+        removed.append(task.id)
     await services.store.purge(removed)
+
+
+async def _remove_uploads(services: Services, uploads: Sequence[Upload]) -> None:
+    """Forget uploads that nobody can use any more, and delete what no task has: those that nobody has handed in, and
+    what somebody has written by a URL after its task was removed."""
+    forgotten: list[str] = []
+    for upload in uploads:
+        task = await services.store.get(upload.task_id) if upload.task_id else None
+        if task is None or not task.names(upload.snapshot):
+            try:
+                await services.bodies.delete(upload.blob)
+            except BlobsUnavailable as error:
+                log.warning("the blobs of unused uploads could not be deleted, and will be: %s", error)
+                break
+        forgotten.append(upload.id)
+    await services.store.uploads.forget(forgotten)

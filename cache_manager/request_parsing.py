@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote_plus
 
 import azure.functions as func
 
-from cache_manager.outcome_problems import range_not_satisfiable, unknown_batch, unknown_endpoint
+from cache_manager.operation_outcomes import UploadUnknown
+from cache_manager.outcome_problems import range_not_satisfiable, unknown_batch, unknown_endpoint, upload_problem
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
 from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
@@ -27,6 +28,8 @@ DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
+UPLOAD_HEADER: Final = "X-Upload"
+_YES_OR_NO: Final = {"1": True, "true": True, "0": False, "false": False}
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,4000})\s*-\s*(\d{0,4000})\s*", re.ASCII | re.IGNORECASE)
 
@@ -123,14 +126,58 @@ def idempotency_key(req: func.HttpRequest) -> str | None:
     return key
 
 
+def upload_id(req: func.HttpRequest) -> str | None:
+    """The upload that the request hands in in place of a body.
+
+    Raises:
+        Problem: 404 if there cannot be one of that name; 400 if there is a body beside it.
+    """
+    text = header(req, UPLOAD_HEADER)
+    if text is None:
+        return None
+    if not is_task_id(text):
+        raise upload_problem(UploadUnknown())
+    if req.get_body():
+        raise invalid(UPLOAD_HEADER, "with it, the request has no body")
+    return text
+
+
+def no_upload(req: func.HttpRequest) -> None:
+    """
+    Raises:
+        Problem: the request hands in an upload, which this operation does not take.
+    """
+    if header(req, UPLOAD_HEADER) is not None:
+        raise invalid(UPLOAD_HEADER, "only a submit and a result take an upload")
+
+
+def wants_link(req: func.HttpRequest) -> bool:
+    """Whether a GET of stored content asks for where to read it."""
+    text = (req.params.get("link") or "0").lower()
+    if text not in _YES_OR_NO:
+        raise invalid("link", "1 or 0 is expected")
+    return _YES_OR_NO[text]
+
+
 def fingerprint(
-    content_type: str, query: str, body: bytes, encoding: str = "", pipeline: str = "", batch: str = ""
+    content_type: str,
+    query: str,
+    body: bytes,
+    encoding: str = "",
+    pipeline: str = "",
+    batch: str = "",
+    upload: str = "",
 ) -> str:
-    """What tells whether two submits with the same idempotency key are the same."""
+    """What tells whether two submits with the same idempotency key are the same.
+
+    Args:
+        upload: what tells whether two uploads are the same; empty if there is a body.
+    """
     # None of these has a line break.
     kind = f"{content_type}\nContent-Encoding: {encoding}" if encoding else content_type
     kind = f"{kind}\nPipeline: {pipeline}" if pipeline else kind
     kind = f"{kind}\nBatch: {batch}" if batch else kind
+    kind = f"{kind}\nUpload: {upload}" if upload else kind
     return hashlib.sha256(b"\n".join((kind.encode(), query.encode(), body))).hexdigest()[:32]
 
 

@@ -137,7 +137,7 @@ class TaskView(BaseModel):
     """The endpoint's path, the same as ``EndpointPath``. In the answers of the legacy functions: the URL that the app
     calls."""
     body: str | None = None
-    """Always null: no answer shows the body."""
+    """Always null: only `GetTaskBody` answers the body."""
     publish_to_grid: bool
     endpoint_path: str
     attempt: int
@@ -166,6 +166,8 @@ class TaskView(BaseModel):
     """The batch that it is a child of. Absent if of none."""
     max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     """The largest body or result that the app takes. Only in an answer 202."""
+    max_upload_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The largest one that clients can upload themselves; 0 if they can upload none. Only in an answer 202."""
 
     @classmethod
     def of(

@@ -1,4 +1,4 @@
-"""How a result or a checkpoint is answered: whole, in part, or not again (RFC 9110)."""
+"""How a body, a result or a checkpoint is answered: whole, in part, or not again (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
-from cache_manager.outcome_problems import no_checkpoint, no_result
-from shared.bodies import BodyMissing
+from cache_manager.outcome_problems import no_body, no_checkpoint, no_result
+from shared.bodies import BodyMissing, NoSas
 from shared.http.functions import header
 from shared.http.problems import Problem
 from shared.services import Services
 from shared.store import TaskStore
+from shared.tasks.digests import repr_digest
 from shared.tasks.task import Content, Task
 
 # The content is a model's: no browser may run it in this app's name.
@@ -24,13 +25,14 @@ _SAFETY: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One of the things that model services store with a task."""
+    """One of the things that are stored with a task."""
 
     of: Callable[[Task], Content | None]
     inline: Callable[[TaskStore, str], Awaitable[bytes | None]]
     missing: Callable[[Task], Problem]
 
 
+BODY: Final = Stored(lambda task: task.body, TaskStore.inline_body, no_body)
 RESULT: Final = Stored(lambda task: task.result, TaskStore.inline_result, no_result)
 CHECKPOINT: Final = Stored(lambda task: task.checkpoint, TaskStore.inline_checkpoint, no_checkpoint)
 
@@ -40,8 +42,9 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
     Raises:
         Problem: 404 if there is none, 416 if the request asks for bytes that it does not have.
         BodyMissing: the one that the task names is gone.
+        NoSas: it is too large to pass through the app, and no URL can be given in its place.
     """
-    content = kind.of(task)
+    content, wants_link = kind.of(task), parse.wants_link(req)
     if content is None:
         raise kind.missing(task)
     inline = None
@@ -56,18 +59,37 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "no-cache",
+        **repr_digest(content.sha256),
         **_SAFETY,
     }
     known = header(req, "if-none-match")
     if known is not None and parse.matches(known, etag):
         return func.HttpResponse(status_code=304, headers=headers)
+    part = parse.byte_range(req, size_bytes, etag)
+    passing_bytes = size_bytes if part is None else len(part)
+    is_too_large = content.is_upload and passing_bytes > services.settings.largest_body_bytes
+    if content.blob is not None and (wants_link or is_too_large):
+        link = await _link(content, services, is_too_large=is_too_large)
+        if link is not None:
+            told = {"TaskId": task.id, "ETag": etag, **repr_digest(content.sha256)}
+            headers = {**told, "Cache-Control": "no-store", "Content-Type": "", "Location": link}
+            return func.HttpResponse(status_code=303, headers=headers)
     if req.method == "HEAD":
         return func.HttpResponse(headers={**headers, "Content-Length": str(size_bytes)})
-    part = parse.byte_range(req, size_bytes, etag)
     if part is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size_bytes}"
     data = await _data(content, inline, part, services)
     return func.HttpResponse(data, status_code=200 if part is None else 206, headers=headers)
+
+
+async def _link(content: Content, services: Services, *, is_too_large: bool) -> str | None:
+    """Where to read the blob; None if no URL can be made, and it can pass through the app."""
+    try:
+        return (await services.bodies.read_url(content, services.settings.read_url_s)).url
+    except NoSas:
+        if is_too_large:
+            raise
+        return None
 
 
 async def _data(content: Content, inline: bytes | None, part: range | None, services: Services) -> bytes:
@@ -79,7 +101,9 @@ async def _data(content: Content, inline: bytes | None, part: range | None, serv
 
 def _etag(content: Content, inline: bytes | None) -> str:
     """The same for the same bytes of the same kind. Each blob has a name of its own."""
-    if content.blob is not None:
+    if content.blob is not None and not content.is_upload:
         return f'"{content.blob.rpartition("/")[2]}"'
+    if content.blob is not None:  # the name of an upload's blob is part of its URL
+        return f'"{hashlib.sha256(content.blob.encode()).hexdigest()[:32]}"'
     kind = f"{content.content_type}\n{content.encoding}\n".encode()
     return f'"{hashlib.sha256(kind + (inline or b"")).hexdigest()[:32]}"'

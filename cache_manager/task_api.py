@@ -30,8 +30,11 @@ from cache_manager.schemas import (
     TaskRelease,
     TaskView,
 )
-from cache_manager.stored_response import CHECKPOINT, RESULT, Stored, stored_response
+from cache_manager.stored_response import BODY, CHECKPOINT, RESULT, Stored, stored_response
 from cache_manager.submitting import Way, batch_of, next_endpoint, sent_on, way
+from cache_manager.task_service import TaskService
+from cache_manager.upload_api import handed_in
+from cache_manager.uploads import Uploads
 from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.http.functions import HttpFunctions, header, json_response
@@ -41,6 +44,7 @@ from shared.store import Listing, Outage, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, QueuePosition
 from shared.tasks.task import NewTask, PipelineStep, State, Task
+from shared.tasks.uploads import Purpose, Upload
 
 _LONGEST_RETRY_AFTER_S: Final = 30
 IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
@@ -65,15 +69,18 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     checkpoint = "v1/tasks/{id}/checkpoint"
     functions.add("PutCheckpoint", put_checkpoint, route=checkpoint, methods=["PUT"], takes_body=True)
     functions.add("GetCheckpoint", get_checkpoint, route=checkpoint, methods=["GET", "HEAD"])
-    functions.add("GetTaskResult", get_task_result, route="v1/tasks/{id}/result", methods=["GET", "HEAD"])
+    result, body, reading = "v1/tasks/{id}/result", "v1/tasks/{id}/body", ["GET", "HEAD"]
+    functions.add("GetTaskResult", get_task_result, route=result, methods=reading, query=["link"])
+    functions.add("GetTaskBody", get_task_body, route=body, methods=reading, query=["link"])
 
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     endpoints = way(req, services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
-    new = await _new_task(req, endpoints, content_type, key, service.owner or "")
-    created = await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
+    upload = await handed_in(req, service) if parse.upload_id(req) is not None else None
+    new = await _new_task(req, endpoints, content_type, key, service.owner or "", upload)
+    created = await _submitted(req, service, new, content_type, endpoints, upload)
     task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
     if (wait_s := parse.preferred_wait_s(req)) is not None:
@@ -143,6 +150,7 @@ async def release_task(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 
 async def next_step(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    parse.no_upload(req)
     endpoint = next_endpoint(req, services.registry)
     content_type, encoding = parse.content_type(req), parse.content_encoding(req)
     service, attempt = service_for(req, services), parse.required_attempt(req)
@@ -178,9 +186,14 @@ async def get_task_history(req: func.HttpRequest, services: Services) -> func.Ht
 
 
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    service = service_for(req, services)
+    service, task_id = service_for(req, services), parse.task_id(req)
+    if parse.upload_id(req) is not None:
+        purpose, completed = Purpose(task_id, parse.required_attempt(req)), parse.completion_text(req)
+        upload = await handed_in(req, service, purpose)
+        assert upload is not None
+        return outcome_response(await Uploads(service).put_result(upload, completed), services)
     outcome = await service.put_result(
-        parse.task_id(req),
+        task_id,
         parse.attempt(req),
         parse.content_type(req),
         req.get_body(),
@@ -191,6 +204,7 @@ async def put_task_result(req: func.HttpRequest, services: Services) -> func.Htt
 
 
 async def put_checkpoint(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    parse.no_upload(req)
     outcome = await service_for(req, services).put_checkpoint(
         parse.task_id(req),
         parse.attempt(req),
@@ -203,6 +217,10 @@ async def put_checkpoint(req: func.HttpRequest, services: Services) -> func.Http
 
 async def get_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     return await _stored(req, services, RESULT)
+
+
+async def get_task_body(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    return await _stored(req, services, BODY)
 
 
 async def get_checkpoint(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -224,24 +242,33 @@ async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> fu
             task = now  # another one has replaced it meanwhile
 
 
-async def _new_task(req: func.HttpRequest, way: Way, content_type: str, key: str | None, owner: str) -> NewTask:
+async def _submitted(
+    req: func.HttpRequest, service: TaskService, new: NewTask, content_type: str, way: Way, upload: Upload | None
+) -> OperationOutcome:
+    if upload is not None:
+        return await Uploads(service).submit(new, upload, way.route.endpoints)
+    return await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
+
+
+async def _fingerprint(
+    req: func.HttpRequest, content_type: str, query: str, asked: str, batch: str, upload: Upload | None
+) -> str:
+    if upload is not None:
+        declared = f"{upload.size_bytes} {upload.sha256}"
+        return parse.fingerprint(upload.content_type, query, b"", upload.encoding, asked, batch, declared)
+    # In a thread: it takes a while for a large body, and other requests must not stand still.
+    return await asyncio.to_thread(
+        parse.fingerprint, content_type, query, req.get_body(), parse.content_encoding(req), asked, batch
+    )
+
+
+async def _new_task(
+    req: func.HttpRequest, way: Way, content_type: str, key: str | None, owner: str, upload: Upload | None
+) -> NewTask:
     route = way.route
     endpoint = route.endpoints[0]
-    # In a thread: it takes a while for a large body, and other requests must not stand still.
     batch = batch_of(req) or ""
-    fingerprint = (
-        await asyncio.to_thread(
-            parse.fingerprint,
-            content_type,
-            endpoint.query,
-            req.get_body(),
-            parse.content_encoding(req),
-            way.asked,
-            batch,
-        )
-        if key
-        else ""
-    )
+    fingerprint = await _fingerprint(req, content_type, endpoint.query, way.asked, batch, upload) if key else ""
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
         str(uuid.uuid5(IDEMPOTENCY_NAMESPACE, f"{owner}\n{route.path}\n{key}")) if key else new_task_id(),
@@ -275,6 +302,7 @@ def _task_response(
     view = TaskView.of(task, position, outage) if task.children is None else view_of(task)
     if status == 202:
         view.max_body_bytes = services.settings.largest_body_bytes
+        view.max_upload_bytes = services.bodies.most_upload_bytes
     return json_response(view.encoded(), status, {**_task_headers(task, services, position), **(headers or {})})
 
 

@@ -85,7 +85,7 @@ class TaskService:
         content = await self._store_body(new.id, content_type, body, encoding)
         if isinstance(content, BodyTooLarge):
             return content
-        created = await self._create(replace(new, body=content, inline_body=body))
+        created = await self.create(replace(new, body=content, inline_body=body))
         if not isinstance(created, Created):
             await self._discard_unless_named(content, created.task if isinstance(created, Existing) else None)
         if isinstance(created, Existing) and created.task.fingerprint != new.fingerprint:
@@ -149,7 +149,7 @@ class TaskService:
         )
         if isinstance(outcome, Applied):
             telemetry.join(outcome.task, "store result", started_ns)
-        return await self._after_put(content, outcome)
+        return await self.after_put(content, outcome)
 
     async def put_checkpoint(
         self, task_id: str, attempt: int | None, content_type: str, data: bytes, encoding: str
@@ -159,7 +159,7 @@ class TaskService:
         if isinstance(content, BodyTooLarge):
             return content
         outcome = await self.services.store.put_checkpoint(task_id, content, data, attempt=attempt, owner=self.owner)
-        return await self._after_put(content, outcome)
+        return await self.after_put(content, outcome)
 
     async def send_on(
         self,
@@ -189,7 +189,7 @@ class TaskService:
             inline_body=data,
             owner=self.owner,
         )
-        return await self._after_put(content, outcome)
+        return await self.after_put(content, outcome)
 
     async def find(self, task_id: str) -> Task | None:
         task = await self.services.store.get(task_id)
@@ -316,7 +316,7 @@ class TaskService:
         if request.publish_to_grid and upsert.body is None:
             return Unacceptable("/Body", "a task to be published needs one, and none was kept")
         state = State.CREATED if request.publish_to_grid else request.state or State.CREATED
-        created = await self._create(
+        created = await self.create(
             NewTask(
                 upsert.task_id,
                 endpoint.path,
@@ -381,7 +381,8 @@ class TaskService:
             await self._publish_if_granted(outcome)
         return outcome
 
-    async def _create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
+    async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
+        """Create a task whose body is stored already if it is large, and have it dispatched."""
         try:
             created = await self.services.store.create(new)
         except StoreUnavailable as error:
@@ -414,7 +415,8 @@ class TaskService:
         origin = outcome.origin if isinstance(outcome, Applied) else None
         await self.services.dispatcher.take_told((origin or outcome.task).path, self.told)
 
-    async def _after_put(self, content: Content | None, outcome: Outcome) -> Outcome:
+    async def after_put(self, content: Content | None, outcome: Outcome) -> Outcome:
+        """Do what follows from a step that was to keep the *content*, which was stored for it."""
         await self._take_told(outcome)
         if isinstance(outcome, Applied):
             await self._publish_if_granted(outcome)

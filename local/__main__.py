@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from local import demo
 from local.processes import LocalStackError
@@ -39,7 +40,8 @@ def main() -> int:
         action="append",
         default=[],
         metavar="PATH=URL",
-        help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; may be repeated",
+        help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; in place of the URL, a "
+        "JSON object as in BACKENDS; may be repeated",
     )
     app = up.add_mutually_exclusive_group()
     _offer_core_tools(app)
@@ -82,11 +84,19 @@ def _up(port: int, backends: dict[str, str], *, core_tools: bool, with_app: bool
             return 0
 
 
-def _backend(text: str) -> tuple[str, str]:
-    path, _, url = text.partition("=")
-    if not path.startswith("/") or not url.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError("PATH=URL is expected, such as /v1/mine=http://127.0.0.1:8081")
-    return path, url
+def _backend(text: str) -> tuple[str, object]:
+    path, _, entry = text.partition("=")
+    if path.startswith("/") and entry.startswith(("http://", "https://")):
+        return path, entry
+    try:
+        options: object = json.loads(entry)
+    except ValueError:
+        options = None
+    if not path.startswith("/") or not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(
+            "PATH=URL is expected, such as /v1/mine=http://127.0.0.1:8081, or PATH=JSON as in BACKENDS"
+        )
+    return path, cast("object", options)
 
 
 def _refuse_taken_port(port: int) -> None:

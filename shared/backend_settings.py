@@ -26,6 +26,8 @@ class BackendSettings(BaseModel):
     """The paths that the model service has. None: any path below the prefix."""
     busy: list[Annotated[int, Field(ge=400, le=599)]] = []
     """The statuses, beside 429 and 503, by which it says that it has no room."""
+    reference: bool = False
+    """Whether it takes a body that lies in Blob Storage by its URL (``X-Task-Body``), and not in the request."""
     answer: Literal["acceptance", "result"] = "acceptance"
     """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
 

@@ -5,18 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from shared.blobs import (
+    BlobStream,
+    BlobsUnavailable,
+    BodyMissing,
+    Snapshot,
+    Unreadable,
+    base_of,
+    client_of,
+    create_container,
+    delete_blob,
+    parted,
+)
 from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
 from shared.settings import INLINE_LIMIT_BYTES, Settings
-from shared.tasks.task import Content
+from shared.signed_urls import NoSas, SignedUrl, UrlSigner
+from shared.tasks.task import SNAPSHOT_MARK, Content, Task
 
 if TYPE_CHECKING:
-    from azure.storage.blob.aio import ContainerClient, StorageStreamDownloader
+    from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-    Download = StorageStreamDownloader[bytes]
+    from shared.blobs import Download
+
+__all__ = ["BlobStream", "BlobsUnavailable", "BodyMissing", "BodyStore", "NoSas", "Unreadable", "upload_blob"]
 
 log = logging.getLogger("task_backbone")
 
@@ -26,70 +41,25 @@ CALL_TIMEOUT_S = 30.0
 """How long a call may take in all. It may have to move 100 MiB."""
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 5.0
-PIECE_TIMEOUT_S = 10.0
-"""How long each 4 MiB piece of a stream may take."""
-_SLICE_BYTES = 256 * 1024
-"""The size of the slices of a stream. The socket would not take all of a larger one, and the rest would be copied."""
+_BLOCK_BLOB = "BlockBlob"
+_OF_THE_BLOB = (409, 412)
+"""Answers that say that something is odd with the blob: archived, encrypted with a key of its client, …"""
 _PATIENCE_S = 1.0
 """How long a call waits after an earlier one got no answer."""
 
 
-class BlobsUnavailable(Exception):
-    """Raised if Blob Storage does not answer now, or if the app has no storage account."""
-
-
-class BodyMissing(Exception):
-    """Raised if a record names a blob that is gone, or one of another length."""
-
-
-class BlobStream:
-    """A blob's content, piece by piece. A second iteration reads the blob once more.
-
-    Attributes:
-        is_broken: whether Blob Storage failed before the end.
-    """
-
-    def __init__(self, size_bytes: int, opened: Download, open_again: Callable[[], Awaitable[Download]]) -> None:
-        self._size_bytes = size_bytes
-        self._opened: Download | None = opened
-        self._open_again = open_again
-        self.is_broken = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """
-        Raises:
-            BlobsUnavailable: Blob Storage does not answer any more, or gives less or more than it said.
-            BodyMissing: the blob has gone since the last iteration.
-        """
-        from azure.core.exceptions import AzureError
-
-        try:
-            left_bytes = self._size_bytes
-            download, self._opened = self._opened or await self._open_again(), None
-            pieces = download.chunks()
-            while piece := await asyncio.wait_for(anext(pieces, b""), PIECE_TIMEOUT_S):
-                left_bytes -= len(piece)
-                if left_bytes < 0:
-                    break
-                for start in range(0, len(piece), _SLICE_BYTES):
-                    yield piece[start : start + _SLICE_BYTES]
-            if left_bytes:
-                raise BlobsUnavailable("the blob has another length than recorded")
-        except (AzureError, OSError) as error:
-            self.is_broken = True
-            raise BlobsUnavailable(type(error).__name__) from error
-        except (BlobsUnavailable, BodyMissing):
-            self.is_broken = True
-            raise
-
-
 class BodyStore:
     """Stores bodies and results as blobs. All blobs of a task have one prefix, so they can be removed together,
-    whatever happened before."""
+    whatever happened before; but for a body that its caller has uploaded, before there was a task.
+
+    Of an upload, only a snapshot is ever read: what its client writes afterwards changes nothing."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._container: ContainerClient | None = None
+        self._signer: UrlSigner | None = None
+        self._why_never = _why_never(settings)
+        self._is_container_there = False
         self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
     async def put(self, task_id: str, content_type: str, data: bytes, encoding: str = "") -> Content:
@@ -140,11 +110,19 @@ class BodyStore:
     async def discard_blob(self, blob: str) -> None:
         """Delete a blob that no record names, as :meth:`discard` does."""
         try:
-            await self._ask(lambda container: self._delete(container, blob))
+            await self.delete(blob)
         except BlobsUnavailable:
             log.warning("an unused blob could not be deleted: %s", blob)
 
-    async def delete_all(self, task_id: str) -> None:
+    async def delete(self, blob: str) -> None:
+        """Delete a blob with its snapshots.
+
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        await self._ask(lambda container: delete_blob(container, blob))
+
+    async def delete_all(self, task: Task) -> None:
         """Delete every blob of a task.
 
         Raises:
@@ -152,15 +130,113 @@ class BodyStore:
         """
         from azure.core.exceptions import ResourceNotFoundError
 
+        contents = (task.body, task.result, task.checkpoint)
+        uploads = [each.blob for each in contents if each is not None and each.blob is not None and each.is_upload]
+
         async def delete(container: ContainerClient) -> None:
-            names = [name async for name in container.list_blob_names(name_starts_with=_prefix(task_id))]
-            for name in names:
-                await self._delete(container, name)
+            names = [name async for name in container.list_blob_names(name_starts_with=_prefix(task.id))]
+            for name in dict.fromkeys([*names, *map(base_of, uploads)]):
+                await delete_blob(container, name)
 
         try:
             await self._ask(delete)
         except ResourceNotFoundError:  # of the container
             return
+
+    @property
+    def why_no_sas(self) -> str | None:
+        """Why clients can neither write nor read blobs themselves, as far as that is known; None if they can."""
+        return self._signer.refusal if self._why_never is None and self._signer is not None else self._why_never
+
+    @property
+    def most_upload_bytes(self) -> int:
+        """The largest body or result that clients can write themselves; 0 if they can write none."""
+        return self._settings.max_upload_bytes if self.why_no_sas is None else 0
+
+    async def upload_url(self, blob: str, valid_s: float) -> SignedUrl:
+        """A URL by which a client can write the *blob*, and nothing else.
+
+        Raises:
+            NoSas: no SAS can be made.
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        self._check_signing()
+
+        async def sign(container: ContainerClient) -> SignedUrl:
+            if not self._is_container_there:
+                await create_container(container)
+                self._is_container_there = True
+            return await self._signing.writing(blob, valid_s)
+
+        return await self._ask(sign)
+
+    async def read_url(self, content: Content, valid_s: float) -> SignedUrl:
+        """A URL by which a client can read the blob of *content*, which is there.
+
+        Raises:
+            NoSas: no SAS can be made.
+            BodyMissing: there is no such blob of that length.
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        blob = content.blob
+        assert blob is not None
+        self._check_signing()
+
+        async def sign(container: ContainerClient) -> SignedUrl:
+            name, snapshot = parted(blob)
+            url = await self._signing.reading(
+                name, snapshot, valid_s, content_type=content.content_type, encoding=content.encoding
+            )
+            try:
+                size_bytes = (await client_of(container, blob).get_blob_properties()).size
+            except ResourceNotFoundError:
+                raise BodyMissing(blob) from None
+            if size_bytes != content.size_bytes:
+                raise BodyMissing(blob)
+            return url
+
+        return await self._ask(sign)
+
+    async def snapshot(self, blob: str) -> Snapshot:
+        """Take a snapshot of what a client has written.
+
+        Raises:
+            BodyMissing: it has written nothing.
+            Unreadable: it has written what cannot be read.
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+        async def take(container: ContainerClient) -> Snapshot:
+            try:
+                taken = await client_of(container, blob).create_snapshot()
+                name = f"{blob}{SNAPSHOT_MARK}{taken['snapshot']}"
+                found = await client_of(container, name).get_blob_properties()
+            except ResourceNotFoundError:
+                raise BodyMissing(blob) from None
+            except HttpResponseError as error:
+                if error.status_code not in _OF_THE_BLOB:
+                    raise
+                raise Unreadable(str(getattr(error, "error_code", None) or error.status_code)) from None
+            if found.blob_type != _BLOCK_BLOB:
+                raise Unreadable(f"it is a {found.blob_type}, not a {_BLOCK_BLOB}")
+            settings = found.content_settings
+            return Snapshot(name, found.size, settings.content_type or "", settings.content_encoding or "")
+
+        return await self._ask(take)
+
+    async def discard_snapshot(self, blob: str) -> None:
+        """Delete a snapshot that no record names. If that fails, it goes with its blob."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        async def delete(container: ContainerClient) -> None:
+            with suppress(ResourceNotFoundError):
+                await client_of(container, blob).delete_blob()
+
+        with suppress(BlobsUnavailable):
+            await self._ask(delete)
 
     async def ping(self) -> None:
         """
@@ -194,28 +270,30 @@ class BodyStore:
             raise BlobsUnavailable(type(error).__name__) from error
 
     async def _put(self, container: ContainerClient, name: str, data: bytes) -> None:
-        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+        from azure.core.exceptions import ResourceNotFoundError
 
         try:
             await self._upload(container, name, data)
         except ResourceNotFoundError:
-            with suppress(ResourceExistsError):
-                await container.create_container()
+            await create_container(container)
             await self._upload(container, name, data)
 
     async def _upload(self, container: ContainerClient, name: str, data: bytes) -> None:
         await container.upload_blob(name, data, overwrite=True, max_concurrency=4)
 
-    async def _delete(self, container: ContainerClient, name: str) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
+    def _check_signing(self) -> None:
+        if self._why_never is not None:
+            raise NoSas(self._why_never)
 
-        with suppress(ResourceNotFoundError):
-            await container.delete_blob(name)
+    @property
+    def _signing(self) -> UrlSigner:
+        assert self._signer is not None
+        return self._signer
 
     def _open(self) -> ContainerClient:
         if self._container is not None:
             return self._container
-        from azure.storage.blob.aio import ContainerClient
+        from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
         settings = self._settings
         options: dict[str, Any] = {
@@ -246,7 +324,14 @@ class BodyStore:
             self._container = ContainerClient(url, settings.blob_container, credential=credential, **options)
         else:
             raise BlobsUnavailable("no storage account is set")
-        return self._container
+
+        def open_account() -> BlobServiceClient:
+            assert url is not None
+            return BlobServiceClient(url, credential=container.credential, **options)
+
+        container = self._container
+        self._signer = UrlSigner(container, open_account)
+        return container
 
 
 async def _download(
@@ -255,20 +340,35 @@ async def _download(
     from azure.core.exceptions import ResourceNotFoundError
 
     assert content.blob is not None
+    blob = client_of(container, content.blob)
     try:
         if part is None:
-            download = await container.download_blob(content.blob, max_concurrency=max_concurrency)
+            download = await blob.download_blob(max_concurrency=max_concurrency)
             size_bytes = download.size
         else:
-            download = await container.download_blob(
-                content.blob, offset=part.start, length=len(part), max_concurrency=max_concurrency
-            )
+            download = await blob.download_blob(offset=part.start, length=len(part), max_concurrency=max_concurrency)
             size_bytes = int((download.properties.content_range or "").rpartition("/")[2])
     except ResourceNotFoundError:
         raise BodyMissing(content.blob) from None
     if size_bytes != content.size_bytes:
         raise BodyMissing(content.blob)
     return download
+
+
+def _why_never(settings: Settings) -> str | None:
+    """Why no SAS can ever be made with these settings; None if one may."""
+    if settings.azurewebjobsstorage:
+        parts = settings.azurewebjobsstorage.get_secret_value().split(";")
+        names = {part.partition("=")[0].strip().lower() for part in parts}
+        has_key = not names.isdisjoint(("accountkey", "usedevelopmentstorage"))
+        return None if has_key else "AzureWebJobsStorage has no account key, and a SAS makes no other SAS"
+    has_identity = settings.azurewebjobsstorage__blobserviceuri or settings.azurewebjobsstorage__accountname
+    return None if has_identity else "no storage account is set"
+
+
+def upload_blob(upload_id: str, task_id: str | None) -> str:
+    """The blob of an upload: of a body, or of the result of a task."""
+    return f"u-{upload_id}" if task_id is None else f"{_prefix(task_id)}u-{upload_id}"
 
 
 def _prefix(task_id: str) -> str:

@@ -27,10 +27,13 @@ from shared.backend_settings import BackendsSettings, parse_backends
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
+LONGEST_URL_S: Final = 7 * 86_400
+"""How long a URL of an upload, a body or a result may be valid: Azure delegates no key for longer."""
 LONGEST_WAIT_S: Final = 60
 """How long a request may wait for a task's change, at most."""
 
 _MIB: Final = 1024 * 1024
+_GIB: Final = 1024 * _MIB
 _HOST_BODY_BYTES_PER_2_GB: Final = 240 * _MIB
 """How many bytes of bodies the Functions host can hold at a time with 2 GB. With 400 MiB it ran out of memory."""
 _HOST_JSON: Final = Path(__file__).parent.parent / "host.json"
@@ -41,6 +44,7 @@ class SettingsError(Exception):
 
 
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
+UrlSeconds = Annotated[float, Field(ge=1, le=LONGEST_URL_S)]
 
 
 class Settings(BaseModel):
@@ -104,8 +108,8 @@ class Settings(BaseModel):
     backends: Annotated[BackendsSettings, BeforeValidator(parse_backends)] = Field(
         default_factory=BackendsSettings,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …}`; and `"pipelines"` → '
-        "name → endpoints. The app never calls anything outside this registry.",
+        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …, "reference": …}`; and '
+        '`"pipelines"` → name → endpoints. The app never calls anything outside this registry.',
     )
     backend_base_url: str | None = Field(
         default=None,
@@ -138,6 +142,21 @@ class Settings(BaseModel):
         le=100 * _MIB,
         description="Largest request body or result, if `FUNCTIONS_REQUEST_BODY_SIZE_LIMIT` is not smaller. The app "
         "answers 413 to more.",
+    )
+    max_upload_bytes: int = Field(
+        default=100 * _GIB,
+        ge=0,
+        description="Largest body or result that clients write to Blob Storage [themselves](large-files.md). The app "
+        "answers 413 to more; with 0, there are no uploads.",
+    )
+    upload_url_s: UrlSeconds = Field(
+        default=86_400,
+        description="How long the URL of an upload can be written to, and the upload be used.",
+    )
+    read_url_s: UrlSeconds = Field(
+        default=86_400,
+        description="How long a URL can be read from that the app gives for a body or result in Blob Storage. That "
+        "of a dispatch is valid for twice the task's lease at least. Each dispatch and each answer has a new one.",
     )
     functions_request_body_size_limit: int = Field(
         default=100 * _MIB,

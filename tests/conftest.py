@@ -107,6 +107,7 @@ def stack(
         azurite=azurite,
         backends={
             "/v1/test": backend.url,
+            "/v1/reference": {"url": backend.url, "reference": True},
             "/v1/listed": {"url": backend.url, "endpoints": ["/v1/listed/model"]},
             "/v1/foreign": {"url": backend.url, "answer": "result", "busy": [409]},
             "pipelines": {NAMED_PIPELINE: [f"{NAMED_STEPS[0]}?min=0.5", NAMED_STEPS[1]]},

@@ -30,7 +30,7 @@ from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVEN
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
-from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN
+from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN, UPLOAD_HEADER
 from cache_manager.schemas import (
     MAX_HEARTBEATS,
     ConflictDocument,
@@ -46,6 +46,7 @@ from cache_manager.schemas import (
     TaskView,
 )
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
+from cache_manager.upload_schemas import UploadRequest, UploadView
 from request_reporter.api import ProcessingReport
 from shared.backend_settings import MAX_STEPS
 from shared.dispatch.dispatcher import Dispatched
@@ -80,7 +81,7 @@ EVENTS = "Event Grid"
 TAGS = {
     TASKS: "Submit tasks and follow them.",
     BATCHES: "Many tasks that are one thing to wait for.",
-    RESULTS: "The results of the models.",
+    RESULTS: "The bodies and results of tasks, and how to upload large ones.",
     NUMBERS: "For dashboards, autoscalers, operators and probes.",
     LEGACY: "The contract of the legacy *AI for Earth API Platform*, for its model services and gateways. The app "
     "reads bodies as JSON whatever their content type: an object, or an array whose first element counts. Property "
@@ -110,7 +111,7 @@ TASK: Json = {
 }
 CREATED = TASK | {"Progress": None, "Status": "created", "BackendStatus": "created", "Timestamp": TASK["CreatedAt"]}
 WAITING = CREATED | {"QueuePosition": 17, "EstimatedStart": "2026-11-22T10:13:20.157000Z"}
-LIMIT = {"MaxBodyBytes": 104_857_600}
+LIMIT = {"MaxBodyBytes": 104_857_600, "MaxUploadBytes": 107_374_182_400}
 COMPLETED = TASK | {
     "Progress": 1,
     "Status": "completed",
@@ -349,6 +350,12 @@ HEADERS: Json = {
         "schema": TEXT,
         "example": "bytes 0-1023/1048576",
     },
+    "Repr-Digest": {
+        "description": "The SHA-256 of all of it, as the client of an upload has declared it (RFC 9530). Absent if "
+        "it was not declared. The app has not checked it.",
+        "schema": TEXT,
+        "example": "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:",
+    },
     "Accept-Ranges": {"description": "Always `bytes`.", "schema": TEXT, "example": "bytes"},
     "TaskId": {"description": "The task's id.", "schema": TASK_ID, "example": ID},
     "WebHook-Allowed-Origin": {
@@ -360,7 +367,7 @@ HEADERS: Json = {
 }
 TASK_HEADERS = ("ETag", "Retry-After")
 SUBMIT_HEADERS = (*TASK_HEADERS, "Location", "Preference-Applied")
-RESULT_HEADERS = ("X-Content-Type-Options", "TaskId", "Accept-Ranges", "Content-Encoding")
+RESULT_HEADERS = ("X-Content-Type-Options", "TaskId", "Accept-Ranges", "Content-Encoding", "Repr-Digest")
 RESULT_ETAG: Json = {
     "ETag": {"description": "The same as long as the result is.", "schema": TEXT, "example": '"8f14e45fceea167a"'}
 }
@@ -407,7 +414,7 @@ COMMON_RESPONSES: Json = {
     "Conflict": conflict(COMPLETED),
 }
 
-HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "HostBodyBytes": 251_658_240}
+HEALTH_LIMITS = {"MaxBodyBytes": 15_728_640, "MaxUploadBytes": 107_374_182_400, "HostBodyBytes": 251_658_240}
 
 
 def result(description: str, *headers: str) -> Json:
@@ -415,6 +422,21 @@ def result(description: str, *headers: str) -> Json:
     return answer | {"headers": answer["headers"] | RESULT_ETAG, "content": ANY_CONTENT}
 
 
+LINKED: Json = response("Where it can be read for a while: a URL of Blob Storage.", headers=("TaskId", "Repr-Digest"))
+LINKED["headers"] |= {
+    "Location": {
+        "description": "The URL. Whoever has it can read it: keep it to yourself, and send it no key.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": "https://account.blob.core.windows.net/task-backbone/u-3fa85f64?snapshot=…&sp=r&sig=…",
+    }
+}
+NO_SAS = problem(
+    HTTPStatus.NOT_IMPLEMENTED,
+    "no-sas",
+    "Clients cannot use Blob Storage themselves.",
+    "No SAS can be made: AzureWebJobsStorage has no account key, and a SAS makes no other SAS.",
+)
+NO_BODY = problem(HTTPStatus.NOT_FOUND, "no-body", "There is no body.", "The task has none.", TaskId=ID)
 NO_RESULT = problem(
     HTTPStatus.NOT_FOUND,
     "no-result",
@@ -542,6 +564,20 @@ RANGE = parameter(
     TEXT,
     "bytes=0-1023",
 )
+LINK = parameter(
+    "query",
+    "link",
+    "1: answer with where it can be read, if it lies in Blob Storage.",
+    {"type": "string", "enum": ["1", "0", "true", "false"]},
+    "1",
+)
+UPLOAD = parameter(
+    "header",
+    UPLOAD_HEADER,
+    "An upload that takes the place of the body, which is then empty. Its declared type and encoding count.",
+    TASK_ID,
+    ID,
+)
 IF_RANGE = parameter(
     "header",
     "If-Range",
@@ -599,6 +635,7 @@ OPERATIONS: list[Operation] = [
         "once the task is safe.",
         parameters=(
             CONTENT_ENCODING,
+            UPLOAD,
             parameter(
                 "path",
                 "path",
@@ -649,7 +686,11 @@ OPERATIONS: list[Operation] = [
             200: response("The task has ended in time.", schema(TaskView), COMPLETED, headers=SUBMIT_HEADERS),
             202: response("The task is safe.", schema(TaskView), WAITING | LIMIT, headers=SUBMIT_HEADERS),
             400: invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed"),
-            404: UNKNOWN_ENDPOINT | {"description": "There is no such endpoint, or no such batch (`unknown-batch`)."},
+            404: UNKNOWN_ENDPOINT
+            | {
+                "description": "There is no such endpoint, no such batch (`unknown-batch`), or no such upload "
+                "(`unknown-upload`)."
+            },
             409: problem(
                 HTTPStatus.CONFLICT,
                 "batch-sealed",
@@ -658,7 +699,8 @@ OPERATIONS: list[Operation] = [
             )
             | {
                 "description": "The batch takes no more tasks: it was sealed (`batch-sealed`), or has as many as it "
-                "may (`batch-full`)."
+                "may (`batch-full`). Or the upload is another task's (`upload-used`), is not what was declared "
+                "(`upload-mismatch`), or is too large for a backend that takes no reference (`no-reference`)."
             },
             422: problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -1011,6 +1053,7 @@ OPERATIONS: list[Operation] = [
             ATTEMPT_HEADER,
             CONTENT_ENCODING,
             COMPLETION_HEADER,
+            UPLOAD,
             *TOLD_SLOTS,
         ),
         body=any_body("The model's result: any bytes, or none."),
@@ -1027,14 +1070,17 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/result",
         RESULTS,
         "A task's result",
-        description="What the model service stored, also while the task still runs.",
-        parameters=(TASK_ID_IN_PATH, RANGE, IF_RANGE, IF_NONE_MATCH),
+        description="What the model service stored, also while the task still runs. One that was uploaded and is "
+        "larger than `MaxBodyBytes` is answered with where it can be read, as with `link`.",
+        parameters=(TASK_ID_IN_PATH, LINK, RANGE, IF_RANGE, IF_NONE_MATCH),
         responses={
             200: result("The result, byte for byte with its content type."),
             206: result("The part of the result that `Range` names.", "Content-Range"),
+            303: LINKED,
             304: response("The result still has the ETag in `If-None-Match`."),
             404: NO_RESULT,
             416: OUT_OF_RANGE,
+            501: NO_SAS,
         },
     ),
     Operation(
@@ -1045,11 +1091,89 @@ OPERATIONS: list[Operation] = [
         "A task's result, without its bytes",
         description="What GET answers, without the bytes.",
         operation_id="HeadTaskResult",
-        parameters=(TASK_ID_IN_PATH, IF_NONE_MATCH),
+        parameters=(TASK_ID_IN_PATH, LINK, IF_NONE_MATCH),
         responses={
             200: without_content(result("There is one, with this `Content-Length`.")),
+            303: LINKED,
             304: response("The result still has the ETag in `If-None-Match`."),
             404: without_content(NO_RESULT),
+            501: NO_SAS,
+        },
+    ),
+    Operation(
+        "GetTaskBody",
+        "GET",
+        "/v1/tasks/{id}/body",
+        RESULTS,
+        "A task's body",
+        description="For callers: what the task was submitted with; in a pipeline, the body of its present step. Not "
+        "for model services, which get it with the dispatch.",
+        parameters=(TASK_ID_IN_PATH, LINK, RANGE, IF_RANGE, IF_NONE_MATCH),
+        responses={
+            200: result("The body, byte for byte with its content type."),
+            206: result("The part of the body that `Range` names.", "Content-Range"),
+            303: LINKED,
+            304: response("The body still has the ETag in `If-None-Match`."),
+            404: NO_BODY,
+            416: OUT_OF_RANGE,
+            501: NO_SAS,
+        },
+    ),
+    Operation(
+        "GetTaskBody",
+        "HEAD",
+        "/v1/tasks/{id}/body",
+        RESULTS,
+        "A task's body, without its bytes",
+        description="What GET answers, without the bytes.",
+        operation_id="HeadTaskBody",
+        parameters=(TASK_ID_IN_PATH, LINK, IF_NONE_MATCH),
+        responses={
+            200: without_content(result("There is one, with this `Content-Length`.")),
+            303: LINKED,
+            304: response("The body still has the ETag in `If-None-Match`."),
+            404: without_content(NO_BODY),
+            501: NO_SAS,
+        },
+    ),
+    Operation(
+        "CreateUpload",
+        "POST",
+        "/v1/uploads",
+        RESULTS,
+        "Upload a large body or result",
+        description="The client writes it to the URL of the answer, as a block blob with the declared content type "
+        "and encoding, and then hands it in: `X-Upload` with a submit, or with the result of a task. What it writes "
+        "afterwards changes nothing.",
+        parameters=(
+            {
+                **ATTEMPT_HEADER,
+                "description": "Of a result: the attempt whose result it is to be, as in the dispatch.",
+            },
+        ),
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schema(UploadRequest),
+                    "example": {"Size": 2_147_483_648, "ContentType": "image/tiff"},
+                }
+            },
+        },
+        responses={
+            201: response(
+                "Where to write it.",
+                schema(UploadView),
+                {
+                    "UploadId": ID,
+                    "Url": f"https://account.blob.core.windows.net/task-backbone/u-{ID}?sp=cw&sig=…",
+                    "ExpiresAt": "2026-11-23T10:12:44.000000Z",
+                },
+            ),
+            400: invalid("/Size", "it is missing"),
+            404: common("NoSuchTask"),
+            409: common("Conflict"),
+            501: NO_SAS,
         },
     ),
     Operation(
@@ -1486,6 +1610,8 @@ def _schemas() -> Json:
             (Heartbeat, "validation"),
             (Heartbeats, "validation"),
             (HeartbeatOutcomes, "serialization"),
+            (UploadRequest, "validation"),
+            (UploadView, "serialization"),
             (TaskRelease, "validation"),
             (NewBatchRequest, "validation"),
             (BatchView, "serialization"),

@@ -92,18 +92,18 @@ class Batches:
         Raises:
             StoreUnavailable: also if it is a child whose batch cannot be told now how it has ended.
         """
-        what = (await self._steps.erase([task_id], owner=owner))[task_id]
-        if what == "unreported" and (child := await self._store.get(task_id)) is not None:
+        erased = (await self._steps.erase([task_id], owner=owner))[task_id]
+        if erased.what == "unreported" and (child := await self._store.get(task_id)) is not None:
             self.note(child)
             await self._reported(child.batch)
-            what = (await self._steps.erase([task_id], owner=owner))[task_id]
-            if what == "unreported":
+            erased = (await self._steps.erase([task_id], owner=owner))[task_id]
+            if erased.what == "unreported":
                 raise StoreUnavailable("a batch does not know the end of a child that is to be removed")
-        if what == "blobs":
-            await self._remove_blobs([task_id])
-        elif what == "batch":
+        if erased.left is not None:
+            await self._remove_blobs([erased.left])
+        elif erased.what == "batch":
             await self._remove_children(task_id)
-        return what
+        return erased.what
 
     async def remove_orphans(self, children: Sequence[Task]) -> None:
         """Remove those of the finished children whose batches are gone."""
@@ -112,7 +112,7 @@ class Batches:
         ids = [child.id for child in children if child.batch in gone]
         if ids:
             erased = await self._steps.erase(ids)
-            await self._remove_blobs([task_id for task_id, what in erased.items() if what == "blobs"])
+            await self._remove_blobs([each.left for each in erased.values() if each.left is not None])
 
     async def _report_all(self, batch_id: str) -> None:
         unreported = self._unreported[batch_id]
@@ -283,19 +283,19 @@ class Batches:
     async def _remove_pieces(self, batch_id: str, ids: Sequence[str]) -> None:
         # One that goes on by itself, since it was replayed after the batch had ended, is left.
         erased = await self._steps.erase(ids, batch_id=batch_id)
-        with_blobs = [task_id for task_id, what in erased.items() if what == "blobs"]
+        with_blobs = [each.left for each in erased.values() if each.left is not None]
         if with_blobs:
             self._dispatcher.start(self._remove_blobs(with_blobs), "blobs of removed tasks could not be deleted")
 
-    async def _remove_blobs(self, task_ids: Sequence[str]) -> None:
-        for first in range(0, len(task_ids), _REMOVALS_AT_ONCE):
-            some = task_ids[first : first + _REMOVALS_AT_ONCE]
+    async def _remove_blobs(self, tasks: Sequence[Task]) -> None:
+        for first in range(0, len(tasks), _REMOVALS_AT_ONCE):
+            some = tasks[first : first + _REMOVALS_AT_ONCE]
             try:
                 await asyncio.gather(*map(self._bodies.delete_all, some))
             except BlobsUnavailable as error:
                 log.warning("the blobs of removed tasks could not be deleted, and will be: %s", error)
                 return
-            await self._store.purge(some)
+            await self._store.purge([task.id for task in some])
 
     async def _pieces(
         self, batch_id: str, behind: int | None = None, last: int | None = None

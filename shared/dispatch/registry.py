@@ -57,6 +57,8 @@ class Backend:
     """The statuses, beside 429 and 503, by which it says that it has no room."""
     answers_result: bool = False
     """Whether every 2xx answer is the result of the task."""
+    takes_reference: bool = False
+    """Whether it takes the URL of a body that lies in Blob Storage."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -238,6 +240,7 @@ class BackendRegistry:
             None if entry.endpoints is None else frozenset(_checked_path(name, path) for path in entry.endpoints),
             frozenset(entry.busy),
             entry.answer == "result",
+            entry.reference,
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from shared.bodies import BlobsUnavailable
-from shared.http.problems import Problem, overloaded, unavailable
+from shared.bodies import BlobsUnavailable, NoSas
+from shared.http.problems import Problem, no_sas, overloaded, unavailable
 from shared.resilience.limits import Overloaded
 from shared.store import StoreUnavailable
 
@@ -26,6 +26,7 @@ PROBLEM_OF_ERROR: Final[dict[type[Exception], Callable[[Exception], Problem]]] =
     Overloaded: lambda error: overloaded(str(error)),
     StoreUnavailable: _unavailable("The task store"),
     BlobsUnavailable: _unavailable("Blob Storage"),
+    NoSas: lambda error: no_sas(str(error)),
 }
 
 

@@ -107,6 +107,10 @@ def no_such_task() -> Problem:
     return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
 
 
+def no_sas(reason: str) -> Problem:
+    return Problem(501, "no-sas", "Clients cannot use Blob Storage themselves.", f"No SAS can be made: {reason}.")
+
+
 def overloaded(what: str) -> Problem:
     return Problem(
         503,

@@ -265,6 +265,25 @@ class BeginRoundArgument(TypedDict):
     ms: int
 
 
+class CreateUploadArgument(TypedDict):
+    now: int
+    id: str
+    rec: dict[str, Any]
+    valid: int
+    grace: int
+
+
+class TakeUploadArgument(Stamp):
+    id: str
+    taker: str
+    snapshot: str
+
+
+class GiveBackUploadArgument(TypedDict):
+    id: str
+    op: int
+
+
 class ListArgument(TypedDict):
     limit: int
     look: int

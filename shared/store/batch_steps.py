@@ -12,7 +12,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, cast
 
 from shared.store.arguments import (
     BatchArgument,
@@ -58,16 +58,20 @@ def then_task_id(batch_id: str, nth: int) -> str:
     return str(uuid.UUID(hashlib.sha1(f"then {nth} {batch_id}".encode(), usedforsecurity=False).hexdigest()[:32]))
 
 
-Erased = Literal["gone", "blobs", "batch", "unfinished", "unreported", "unknown"]
-"""What ``lua/task/erase.lua`` did."""
-
-
 class ChildReport(NamedTuple):
     """What became of a child, as ``lua/batch/report.lua`` says."""
 
     child_id: str
     number: int
     what: News
+
+
+class Erased(NamedTuple):
+    """What came of the removal of a task."""
+
+    what: Literal["gone", "blobs", "batch", "unfinished", "unreported", "unknown"]
+    left: Task | None
+    """What is left of one with blobs: their names."""
 
 
 class ChildEnd(NamedTuple):
@@ -264,14 +268,14 @@ class BatchSteps:
             batch_id: only its children.
         """
 
-        async def erase(tag: str, ids: list[str]) -> list[tuple[str, Any]]:
+        async def erase(tag: str, ids: list[str]) -> list[tuple[str, Erased]]:
             argument: EraseArgument = {"ids": ids, "blob_grace": to_ms(BLOB_GRACE_S), **stamp(self._now_ms)}
             if owner is not None:
                 argument["owner"] = owner
             if batch_id is not None:
                 argument["batch"] = batch_id
-            reply = await self._link.script("task/erase", tag, pack(argument))
-            return [(task_id, what.decode()) for task_id, what in zip(ids, reply, strict=True)]
+            reply: list[list[Any]] = await self._link.script("task/erase", tag, pack(argument))
+            return [(task_id, _erased(task_id, *row)) for task_id, row in zip(ids, reply, strict=True)]
 
         parts = await asyncio.gather(*(erase(tag, ids) for tag, ids in by_tag(task_ids).items()))
         return dict(found for part in parts for found in part)
@@ -286,3 +290,7 @@ class BatchSteps:
         batch_id = argument["id"]
         reply = await self._link.script(script, tag_of(batch_id), pack(argument))
         return Refused(Refusal.UNKNOWN, None) if reply == [b"unknown"] else outcome_of(batch_id, reply)
+
+
+def _erased(task_id: str, what: bytes, left: bytes | None = None) -> Erased:
+    return Erased(cast("Any", what.decode()), None if left is None else unpack_task(task_id, left))

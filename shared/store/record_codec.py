@@ -64,6 +64,8 @@ _TOLD_REASONS: Final = {
 def pack_content(content: Content) -> list[Any]:
     kind = [content.content_type, content.encoding] if content.encoding else content.content_type
     packed: list[Any] = [kind, content.size_bytes]
+    if content.sha256:
+        return [*packed, content.blob, content.sha256]
     return [*packed, content.blob] if content.blob else packed
 
 
@@ -228,12 +230,16 @@ def _unpack_batch(packed: dict[str, Any]) -> BatchState:
 def _unpack_content(packed: list[Any] | None) -> Content | None:
     if not packed:
         return None
-    if isinstance(packed[0], list):
-        (content_type, encoding), size_bytes, *blob = packed
-        return Content(content_type, size_bytes, blob[0] if blob else None, encoding)
-    return Content(*packed)
+    kind, *where = packed
+    if len(where) < _WHERE_PARTS and not isinstance(kind, list):
+        return Content(*packed)
+    content_type, encoding = cast("list[str]", kind) if isinstance(kind, list) else (kind, "")
+    size_bytes, *named = where
+    return Content(content_type, size_bytes, named[0] if named else None, encoding, named[1] if named[1:] else "")
 
 
+_WHERE_PARTS: Final = 3
+"""What a packed content may have beside its kind: its size, its blob, its digest."""
 _PATH: Final = 6
 """Where a packed event has the path to which it brought the task."""
 

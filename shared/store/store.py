@@ -41,6 +41,7 @@ from shared.store.rounds import Rounds
 from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
+from shared.store.uploads import Uploads
 from shared.tasks.outcomes import (
     Applied,
     BatchRefused,
@@ -82,6 +83,7 @@ class TaskStore:
         queues: the queues of the same Redis.
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
+        uploads: what clients write to Blob Storage themselves.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class TaskStore:
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
+        self.uploads = Uploads(link, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
@@ -290,6 +293,9 @@ class TaskStore:
         meanwhile, and goes on while Redis does not answer.
         """
         return await self._changes.wait(known, is_enough)
+
+    async def inline_body(self, task_id: str) -> bytes | None:
+        return await self._tasks.inline_body(task_id)
 
     async def inline_result(self, task_id: str) -> bytes | None:
         return await self._tasks.inline_result(task_id)

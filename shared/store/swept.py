@@ -10,6 +10,7 @@ from shared.store.batch_steps import ChildEnd
 from shared.store.upkeep_steps import Overdue
 from shared.tasks.outcomes import Applied, Granted
 from shared.tasks.task import Task
+from shared.tasks.uploads import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class Swept:
         applied: transitions that were made.
         granted: slots that were granted to tasks that wait again.
         unpublished: finished tasks whose completions are to be published again.
-        with_blobs: ids of tasks past retention. Their blobs are to be deleted, then the tasks purged.
+        with_blobs: tasks past retention. Their blobs are to be deleted, then the tasks purged.
+        uploads: uploads that nobody can use any more. Their blobs are to be deleted, unless a task has them; then
+            they are to be forgotten.
         batches: those that need something.
         children: finished children of batches that were kept for a retention; to be removed if their batch is gone.
         ends: what became of children, to be reported to their batches.
@@ -31,7 +34,8 @@ class Swept:
     applied: Sequence[Applied] = field(default_factory=list["Applied"])
     granted: Sequence[Granted] = field(default_factory=list["Granted"])
     unpublished: Sequence[Task] = field(default_factory=list["Task"])
-    with_blobs: Sequence[str] = field(default_factory=list["str"])
+    with_blobs: Sequence[Task] = field(default_factory=list["Task"])
+    uploads: Sequence[Upload] = field(default_factory=list["Upload"])
     batches: Sequence[Task] = field(default_factory=list["Task"])
     children: Sequence[Task] = field(default_factory=list["Task"])
     ends: Sequence[ChildEnd] = field(default_factory=list["ChildEnd"])
@@ -46,7 +50,8 @@ class Swept:
         return cls(
             count=len(overdue),
             unpublished=tasks("completion"),
-            with_blobs=[item.id for item in overdue if item.what == "blobs"],
+            with_blobs=tasks("blobs"),
+            uploads=[item.upload for item in overdue if item.upload],
             batches=tasks("batch"),
             children=tasks("child"),
             ends=[ChildEnd.parse(item.id) for item in overdue if item.what == "end"],

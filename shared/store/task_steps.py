@@ -339,6 +339,10 @@ class TaskSteps:
         task = unpack_task(task_id, raw) if raw else None
         return None if task is None or task.is_removed else task
 
+    async def inline_body(self, task_id: str) -> bytes | None:
+        tag = tag_of(task_id)
+        return await self._link.get(tag, f"{tag}b:{task_id}")
+
     async def inline_result(self, task_id: str) -> bytes | None:
         tag = tag_of(task_id)
         return await self._link.get(tag, f"{tag}r:{task_id}")

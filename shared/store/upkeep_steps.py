@@ -21,9 +21,11 @@ from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
 from shared.store.replies import unnamed_blobs
 from shared.store.task_steps import BACKOFF_CAP_S
+from shared.store.uploads import unpack_upload
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Origin, SlotGrant
 from shared.tasks.task import State, Task
+from shared.tasks.uploads import Upload
 
 SWEEP_LIMIT: Final = 64
 """How many overdue tasks of a partition one sweep takes."""
@@ -45,10 +47,22 @@ WAIT_CAP_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
-    or to delete its blobs, or to let it go on to the next step of its pipeline, or what a batch needs."""
+    or to delete its blobs, or to let it go on to the next step of its pipeline, or what a batch needs. Or what it
+    found of an upload."""
 
     what: Literal[
-        "waits", "retry", "failed", "ended", "next step", "completion", "purged", "blobs", "batch", "child", "end"
+        "waits",
+        "retry",
+        "failed",
+        "ended",
+        "next step",
+        "completion",
+        "purged",
+        "blobs",
+        "batch",
+        "child",
+        "end",
+        "upload",
     ]
     id: str
     """Of an end that is to be reported to a batch: as :class:`ChildEnd` has it."""
@@ -56,6 +70,8 @@ class Overdue:
     service_ms: int | None = None
     unnamed_blobs: Sequence[str] = ()
     """As in :class:`Applied`."""
+    upload: Upload | None = None
+    """An upload that nobody can use any more. All else is of tasks."""
 
     @property
     def applied(self) -> Applied | None:
@@ -204,6 +220,8 @@ def _overdue(
     named: Sequence[bytes | None] | None = None,
 ) -> Overdue:
     name = task_id.decode()
+    if what == b"upload":
+        return Overdue("upload", name, None, upload=None if raw is None else unpack_upload(name, raw))
     task = None if raw is None else unpack_task(name, raw)
     return Overdue(
         cast("Any", what.decode()), name, task, service_ms, () if task is None else unnamed_blobs(task, named)

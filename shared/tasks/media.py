@@ -7,6 +7,7 @@ from typing import Final
 
 MAX_HEADER_CHARS: Final = 255
 CODINGS_PATTERN: Final = r"([A-Za-z0-9!#$%&'*+.^_`|~-]+( *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*)?"
+HEADER_PATTERN: Final = r"^[\x20-\x7e]{1,255}$"
 _VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _CODINGS: Final = re.compile(CODINGS_PATTERN)
 

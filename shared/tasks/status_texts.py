@@ -17,6 +17,7 @@ AWAITING_DISPATCHER: Final = "Awaiting a free dispatcher"
 AWAITING_BODY: Final = "Awaiting the request body"
 AWAITING_RESULT: Final = "Awaiting room for the result"
 BODY_GONE: Final = "Failed - the request body is gone."
+BODY_TOO_LARGE: Final = "Failed - the request body is too large for this backend, which takes no reference to it."
 UNDELIVERED: Final = "Failed - unable to send to backend service."
 
 _SILENCE: Final = "the backend was not heard of for too long"

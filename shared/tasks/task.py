@@ -18,6 +18,8 @@ LONG_STATUS_CHARS: Final = 1_024
 """How much of a longer one the record has. The whole lies in Blob Storage."""
 MAX_ATTEMPT: Final = 999_999_999
 """No task gets that far; a larger number is not an attempt."""
+SNAPSHOT_MARK: Final = "?snapshot="
+"""Stands between the name of a blob and that of its snapshot; no blob's name has it."""
 BackendStatus = Literal["created", "running", "completed", "failed", "cancelled"]
 
 
@@ -64,6 +66,14 @@ class Content(NamedTuple):
     blob: str | None = None
     encoding: str = ""
     """Its ``Content-Encoding``; empty if it came without one."""
+    sha256: str = ""
+    """In hexadecimal digits, as the client of an upload has declared it; nobody here has checked it. Empty if it was
+    not declared."""
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether it is the snapshot of an uploaded blob."""
+        return self.blob is not None and SNAPSHOT_MARK in self.blob
 
 
 class LongStatus(NamedTuple):
@@ -240,6 +250,11 @@ class Task:
     """What it knows of its children, if it is a batch itself."""
     is_removed: bool = False
     """Whether nothing is left of it but blobs or children that are being removed."""
+
+    def names(self, blob: str) -> bool:
+        """Whether its body, its result, its checkpoint or its status lies in this blob."""
+        contents = (self.body, self.result, self.checkpoint, self.long_status)
+        return any(each is not None and each.blob == blob for each in contents)
 
     def holds(self, attempt: int) -> bool:
         """Whether a backend has this attempt, and it is the current one."""

@@ -14,7 +14,7 @@ from local.redis_server import RedisServer
 from shared.bodies import BlobsUnavailable
 from shared.services import Services
 from shared.settings import Settings
-from shared.tasks.task import Content, NewTask
+from shared.tasks.task import Content, NewTask, Task
 
 PATH = "/v1/test"
 HOUR_S = 3600.0
@@ -38,14 +38,14 @@ class Storage:
         self.most_hangs = 0
         self.removed: set[str] = set()
 
-    async def delete_all(self, task_id: str) -> None:
+    async def delete_all(self, task: Task) -> None:
         if self.is_away:
             self.hangs += 1
             self.most_hangs = max(self.most_hangs, self.hangs)
             await asyncio.sleep(BLOB_TIMEOUT_S)
             self.hangs -= 1
             raise BlobsUnavailable("timed out")
-        self.removed.add(task_id)
+        self.removed.add(task.id)
 
 
 def process(client: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Services:

@@ -18,7 +18,7 @@ from cache_manager.reconciler import keep_reconciling, reconcile
 from shared.services import Services, ServicesByLoop
 from shared.settings import Settings
 from shared.store import RedisLink, StoreUnavailable
-from shared.tasks.task import Content, NewTask
+from shared.tasks.task import Content, NewTask, Task
 from tests.cache_manager.process import POLICY, REPUBLISH_S, Process
 from tests.shared.store.conftest import Clock, opener
 from tests.waiting import PATIENCE_S
@@ -177,7 +177,7 @@ async def test_what_is_overdue_does_not_wait_for_a_blob_storage_that_hangs(
     services = Services.compose(settings_of(redis_url, RETENTION_S="0.05"))
     hanging = 0
 
-    async def hang(task_id: str) -> None:
+    async def hang(task: Task) -> None:
         nonlocal hanging
         hanging += 1
         await asyncio.Event().wait()

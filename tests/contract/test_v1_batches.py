@@ -128,7 +128,7 @@ def test_a_batch_ends_once_it_is_sealed_and_all_its_children_have_ended(app: htt
     batch = response.json()
     batch_id = batch["TaskId"]
     assert response.headers["location"].endswith(f"/api/v1/tasks/{batch_id}")
-    assert batch.keys() == TASK_KEYS | BATCH_KEYS | {"MaxBodyBytes"}
+    assert batch.keys() == TASK_KEYS | BATCH_KEYS | {"MaxBodyBytes", "MaxUploadBytes"}
     assert (batch["Name"], batch["Sealed"], batch["Progress"], batch["Then"]) == ("scenes", False, None, None)
     assert (batch["BackendStatus"], batch["PublishToGrid"], counts(batch)) == ("created", False, {})
     first = submit(app, path, Batch=batch_id).json()

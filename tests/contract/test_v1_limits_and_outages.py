@@ -76,7 +76,7 @@ def health(stack: Stack) -> tuple[int, str, dict[str, str]]:
     assert response.headers["content-type"] == "application/json"
     assert_no_secrets(response, stack)
     document = response.json()
-    assert document.keys() == {"Status", "Dependencies", "MaxBodyBytes", "HostBodyBytes"}
+    assert document.keys() == {"Status", "Dependencies", "MaxBodyBytes", "MaxUploadBytes", "HostBodyBytes"}
     return response.status_code, document["Status"], document["Dependencies"]
 
 

@@ -117,7 +117,7 @@ def test_submit_answers_202_with_the_task_and_its_location(
     assert response.status_code == 202
     assert response.headers["content-type"] == "application/json"
     task = response.json()
-    assert task.keys() == TASK_KEYS | {"MaxBodyBytes"}
+    assert task.keys() == TASK_KEYS | {"MaxBodyBytes", "MaxUploadBytes"}
     assert task["EndpointPath"] == path
     assert task["Endpoint"] == path
     assert task["BackendStatus"] == task["Status"] == "created"

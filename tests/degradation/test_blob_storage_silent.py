@@ -10,9 +10,12 @@ from contextlib import suppress
 import pytest
 
 from local.azurite import Azurite
+from shared import blobs
 from shared import bodies as bodies_module
 from shared.bodies import BlobsUnavailable, BodyStore
 from shared.settings import INLINE_LIMIT_BYTES, Settings
+from shared.store.record_codec import new_task
+from shared.tasks.task import NewTask
 from tests.degradation.conftest import SHORT_S
 from tests.degradation.switch import Switch
 from tests.waiting import PATIENCE_S
@@ -29,7 +32,7 @@ def switch(azurite: Azurite) -> Iterator[Switch]:
 
 def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> None:
     monkeypatch.setattr(bodies_module, "CALL_TIMEOUT_S", seconds)
-    monkeypatch.setattr(bodies_module, "PIECE_TIMEOUT_S", seconds)
+    monkeypatch.setattr(blobs, "PIECE_TIMEOUT_S", seconds)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ async def test_silent_blob_storage_fails_large_bodies_only(bodies: BodyStore, si
         for call in (
             lambda: bodies.put("t1", "image/tiff", LARGE),
             lambda: bodies.read(content),
-            lambda: bodies.delete_all("t1"),
+            lambda: bodies.delete_all(new_task(NewTask("t1", "/v1/a", 60), 0)),
             bodies.ping,
         ):
             with pytest.raises(BlobsUnavailable):

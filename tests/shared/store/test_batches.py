@@ -537,13 +537,20 @@ async def test_a_child_is_kept_as_long_as_its_batch(store: Store, clock: Clock) 
     assert [item for item in await sweep_all(store) if item.what == "child"] == []
 
 
+async def erased(store: Store, ids: list[str], **of: str) -> dict[str, str]:
+    """What came of the removal of tasks, by their ids. Of those with blobs, the names of these are left."""
+    found = await store.batches.erase(ids, **of)
+    assert all((each.left is not None) == (each.what == "blobs") for each in found.values())
+    return {task_id: each.what for task_id, each in found.items()}
+
+
 async def test_a_finished_task_is_erased(store: Store, redis_server: Server) -> None:
     await store.create(replace(CHILD, batch=""))
-    assert await store.batches.erase(["c1", "c2"]) == {"c1": "unfinished", "c2": "unknown"}
+    assert await erased(store, ["c1", "c2"]) == {"c1": "unfinished", "c2": "unknown"}
     await end_child(store, "c1", DONE)
-    assert await store.batches.erase(["c1"], owner="bob") == {"c1": "unknown"}
-    assert await store.batches.erase(["c1"], batch_id="b") == {"c1": "unknown"}
-    assert await store.batches.erase(["c1"]) == {"c1": "unknown" if store.is_repeating else "gone"}
+    assert await erased(store, ["c1"], owner="bob") == {"c1": "unknown"}
+    assert await erased(store, ["c1"], batch_id="b") == {"c1": "unknown"}
+    assert await erased(store, ["c1"]) == {"c1": "unknown" if store.is_repeating else "gone"}
     assert str(check(redis_server)) == ""
 
 
@@ -554,14 +561,14 @@ async def test_of_an_erased_task_with_blobs_nothing_shows(
     await store.create(replace(CHILD, batch="", body=Content("text/plain", 99_999, "blob"), owner="alice"))
     await store.put_result("c1", Content("text/plain", 6), b"secret")
     await end_child(store, "c1", DONE)
-    assert await store.batches.erase(["c1"]) == {"c1": "blobs"}
+    assert await erased(store, ["c1"]) == {"c1": "blobs"}
     assert await store.get("c1") is None
     assert await store.inline_result("c1") is None
     world = check(redis_server)
     assert (world.indexes, world.contents, world.records["c1"]["h"]) == ({}, {}, [])
     for outcome in (await store.cancel("c1"), await store.replay("c1"), await store.update("c1", state=FAILED)):
         assert outcome == Refused(Refusal.UNKNOWN, None)
-    assert await store.batches.erase(["c1"]) == {"c1": "unknown"}
+    assert await erased(store, ["c1"]) == {"c1": "unknown"}
     clock.advance(121)
     assert [(item.what, item.id) for item in await sweep_all(store)] == [("blobs", "c1")]
     assert await store.purge(["c1"]) == 1
@@ -573,10 +580,10 @@ async def test_a_child_is_not_erased_before_its_batch_knows_its_end(open_store: 
     await begin(store, "c1")
     await store.create(CHILD)
     end = ChildEnd.of((await end_child(store, "c1", DONE)).task)
-    assert await store.batches.erase(["c1"]) == {"c1": "unreported"}
+    assert await erased(store, ["c1"]) == {"c1": "unreported"}
     await report(store, ("c1", 1, DONE))
     await store.batches.acknowledge([end])
-    assert await store.batches.erase(["c1"]) == {"c1": "gone"}
+    assert await erased(store, ["c1"]) == {"c1": "gone"}
 
 
 async def test_an_erased_batch_shows_nowhere_and_keeps_its_children_to_be_removed(
@@ -585,13 +592,13 @@ async def test_an_erased_batch_shows_nowhere_and_keeps_its_children_to_be_remove
     store = open_store()
     await begin(store, "c1")
     await store.create(CHILD)
-    assert await store.batches.erase(["b"]) == {"b": "unfinished"}
+    assert await erased(store, ["b"]) == {"b": "unfinished"}
     await store.batches.cancel("b", None)
-    assert await store.batches.erase(["b"]) == {"b": "unfinished"}, "its children are still being cancelled"
+    assert await erased(store, ["b"]) == {"b": "unfinished"}, "its children are still being cancelled"
     await store.cancel("c1")
     await report(store, ("c1", 1, CANCELLED))
     await store.batches.rest("b", is_cancelled=True)
-    assert await store.batches.erase(["b"]) == {"b": "batch"}
+    assert await erased(store, ["b"]) == {"b": "batch"}
     assert await store.get("b") is None
     assert await store.batches.register("b", "c2", "") == BatchRefused("unknown")
     assert await store.batches.children("b") is None
@@ -599,7 +606,7 @@ async def test_an_erased_batch_shows_nowhere_and_keeps_its_children_to_be_remove
     found = await store.batches.children("b", is_removed=True)
     assert found
     assert [child.id for child in found[1]] == ["c1"]
-    assert await store.batches.erase(["c1"], batch_id="b") == {"c1": "gone"}
+    assert await erased(store, ["c1"], batch_id="b") == {"c1": "gone"}
     await store.batches.forget("b", ["c1"])
     assert await store.purge(["b"]) == 1
     world = check(redis_server)

@@ -405,12 +405,13 @@ async def test_a_task_with_blobs_is_kept_until_they_are_deleted(
     await store.update("t1", state=State.FAILED, status="failed", attempt=2)
     clock.advance(1000)
     before = world(redis_server)
-    assert await sweep_all(store) == [Overdue("blobs", "t1", None)]
+    kept = await store.get("t1")
+    assert await sweep_all(store) == [Overdue("blobs", "t1", kept)]
     assert world(redis_server) == before.replace("due t1@1000", "due t1@1120")
     # The blobs were not deleted: the sweep finds them again.
     assert await sweep_all(store) == []
     clock.advance(120)
-    assert await sweep_all(store) == [Overdue("blobs", "t1", None)]
+    assert await sweep_all(store) == [Overdue("blobs", "t1", kept)]
     assert await store.purge(["t1"]) == 1
     assert world(redis_server) == ""
     assert await store.purge(["t1"]) == 0

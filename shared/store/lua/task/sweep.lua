@@ -8,7 +8,7 @@
 --                before its batch
 --   a batch      see batch/set_batch_due.lua: the caller goes on with it
 --
--- What became of children and was reported to no batch is found too.
+-- What became of children and was reported to no batch is found too, and uploads that nobody can use any more.
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace,
@@ -26,6 +26,8 @@
 --          'child': a child was kept for a retention: the caller removes it if its batch is gone;
 --          'end': in the place of the id, what became of a child, as in 'ends' in keys.lua: the caller reports it;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
+--          'upload': nobody can use it any more: its blob has to go, unless a task has it; then upload/forget.lua. The
+--          record is the upload's
 -- @include common/now_ms
 -- @include task/append_event
 -- @include task/backoff
@@ -109,7 +111,7 @@ local function take_next_step(id, rec, raw)
       done[#done + 1] = { 'child', id, raw }
     elseif rec.g then
       set_due(id, now + arg.blob_grace)
-      done[#done + 1] = { 'blobs', id }
+      done[#done + 1] = { 'blobs', id, raw }
     else
       purge_task(id, rec)
       done[#done + 1] = { 'purged', id }
@@ -138,8 +140,16 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'L
   -- A full Redis refuses a script's first write if that needs room. This one never does, so a full Redis is still swept,
   -- and gets room again.
   redis.call('ZREM', task_key('due'), id)
-  local rec, raw = load_record(id)
-  if rec then take_next_step(id, rec, raw) end
+  if string.sub(id, 1, 2) == 'u/' then
+    local raw = redis.call('GET', task_key('u:' .. string.sub(id, 3)))
+    if raw then
+      set_due(id, now + arg.blob_grace)
+      done[#done + 1] = { 'upload', string.sub(id, 3), raw }
+    end
+  else
+    local rec, raw = load_record(id)
+    if rec then take_next_step(id, rec, raw) end
+  end
 end
 local ends, old = task_key('ends'), time_text(now - arg.end_grace)
 for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 0, arg.limit)) do

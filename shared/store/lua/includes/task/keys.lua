@@ -17,7 +17,8 @@
 --   <tag>c:<id>             zset     the children of a batch, see batch/children.lua
 --   <tag>ends               zset     what became of children and was not yet reported to their batches: '<batch> <child>
 --                                    <attempt> <state>' by when that was, or when it was reported last
---   <tag>due                zset     one deadline per task, see sweep.lua
+--   <tag>due                zset     one deadline per task, see sweep.lua; and per upload, as 'u/<id>'
+--   <tag>u:<id>             string   an upload, a packed map, see upload/upload.lua; it lies where its own id belongs
 --   <tag>paths              set      the endpoint paths that have tasks here
 --   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by
 --                                    when that was noted, see note_fenced.lua
