@@ -13,9 +13,17 @@ from dataclasses import replace
 from typing import NoReturn
 
 from bench.commands import BODY, LEASE_S, PATH, claim, complete, create, default_policy, heartbeat, open_redis
-from shared.store import RedisAddress, RedisLink, TaskStore, connect
+from shared.store import (
+    CHILDREN_AT_ONCE,
+    ChildEnd,
+    ChildReport,
+    RedisAddress,
+    RedisLink,
+    TaskStore,
+    connect,
+)
 from shared.tasks.outcomes import Applied, Claimed, Created, Granted
-from shared.tasks.task import Content, NewTask, State
+from shared.tasks.task import Content, NewBatch, NewTask, State
 
 Step = Callable[[str], Awaitable[None]]
 
@@ -34,6 +42,8 @@ class Steps:
         self._queued = TaskStore(link, replace(default_policy(), slot_claim_s=600), lambda _: callers)
         self._granted: list[Granted] = []
         self._at_work: asyncio.Queue[Claimed] = asyncio.Queue()
+        self._unreported: list[ChildEnd] = []
+        self._reporting = asyncio.Lock()
 
     @property
     def stages(self) -> Sequence[Mapping[str, Step]]:
@@ -49,11 +59,17 @@ class Steps:
                 "create + enqueue": self._create_and_enqueue,
                 "complete + grant + claim": self._complete_and_claim_next,
             },
+            {
+                "child: create + enqueue": self._create_child,
+                "child: complete + grant + claim": self._complete_child,
+            },
         )
 
     async def prepare(self, step: str) -> None:
         """Make the preparations for the first of these steps, which do not count."""
-        if step == "complete + grant + claim":
+        if step == "child: create + enqueue":
+            await self._queued.batches.create(NewBatch("batch"))
+        if step.endswith("complete + grant + claim"):
             granted, self._granted = self._granted, []
             for each in granted:
                 await self._start(each)
@@ -91,6 +107,29 @@ class Steps:
         assert isinstance(ended, Applied), ended
         for granted in ended.granted:
             await self._start(granted)
+
+    async def _create_child(self, task_id: str) -> None:
+        content = Content("application/octet-stream", len(BODY))
+        new = NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY, batch="batch")
+        created = await self._queued.create(new)
+        assert isinstance(created, Created), created
+        self._granted += [granted for granted in created.granted if granted.grants]
+
+    async def _complete_child(self, _: str) -> None:
+        """As for any task, and the batch hears of it; as in the app, ends of the same moment share a report."""
+        task = (await self._at_work.get()).task
+        ended = await self._queued.update(task.id, state=State.COMPLETED, status="completed", attempt=task.attempt)
+        assert isinstance(ended, Applied), ended
+        for granted in ended.granted:
+            await self._start(granted)
+        self._unreported.append(ChildEnd.of(ended.task))
+        if not self._reporting.locked():
+            async with self._reporting:
+                while self._unreported:
+                    ends, self._unreported = self._unreported[:CHILDREN_AT_ONCE], self._unreported[CHILDREN_AT_ONCE:]
+                    reports = [ChildReport(end.child_id, end.attempt, end.state) for end in ends]
+                    _expect(await self._queued.batches.report("batch", reports), Applied)
+                    await self._queued.batches.acknowledge(ends)
 
     async def _start(self, granted: Granted) -> None:
         for grant in granted.grants:

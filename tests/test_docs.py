@@ -174,16 +174,18 @@ class Example(ChildProcess):
 
 @pytest.fixture(scope="module")
 def stack_of_examples(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Stack]:
-    directory, words, text = tmp_path_factory.mktemp("examples"), free_port(), free_port()
+    directory, words, text, pages = tmp_path_factory.mktemp("examples"), free_port(), free_port(), free_port()
     backends = {
         "/v1/words": f"http://127.0.0.1:{words}",
         "/v1/text": f"http://127.0.0.1:{text}",
+        "/v1/pages": f"http://127.0.0.1:{pages}",
         "pipelines": {"/v1/count": ["/v1/text/split", "/v1/text/count"]},
     }
     with (
         Stack(directory / "stack", azurite=azurite, backends=backends, with_model=False) as stack,
         Example("model-services", "A minimal one", directory, stack, words),
         Example("pipelines", "Try it", directory, stack, text),
+        Example("batches", "Try it", directory, stack, pages),
     ):
         yield stack
 
@@ -207,9 +209,14 @@ def test_the_example_model_service_does_what_its_page_says(app_of_example: httpx
     )
 
 
-def test_the_commands_of_the_page_on_pipelines_answer_what_it_says(stack_of_examples: Stack, tmp_path: Path):
-    page = (ROOT / "docs" / "pipelines.md").read_text()
-    [block] = [text for language, text in _CODE_BLOCK.findall(page) if language == "console" and "task.json" in text]
+@pytest.mark.parametrize(
+    ("name", "file", "answers_shown"), [("pipelines", "task.json", 4), ("batches", "batch.json", 7)]
+)
+def test_the_commands_of_a_page_answer_what_it_says(
+    stack_of_examples: Stack, tmp_path: Path, name: str, file: str, answers_shown: int
+):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    [block] = [text for language, text in _CODE_BLOCK.findall(page) if language == "console" and file in text]
     environment = {**os.environ, "API": f"{stack_of_examples.url}/api", "KEY": stack_of_examples.key}
     commands, expected = _commands_and_answers(block)
     # The commands' own text is not shown: each is followed by a mark, behind which its answer ends.
@@ -218,7 +225,7 @@ def test_the_commands_of_the_page_on_pipelines_answer_what_it_says(stack_of_exam
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     answers = [answer.strip() for answer in shown.stdout.split(_MARK)]
-    assert len(expected) == 4
+    assert len(expected) == answers_shown
     for command, answer, pattern in zip(commands, answers, expected, strict=False):
         assert re.fullmatch(pattern, answer, re.DOTALL), (command, answer)
 

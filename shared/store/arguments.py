@@ -336,7 +336,7 @@ class BatchArgument(Stamp, BatchUpkeep):
 
 
 class RegisterArgument(BatchArgument):
-    child: str
+    children: Sequence[tuple[str, str]]
     most: int
 
 

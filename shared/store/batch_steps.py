@@ -29,6 +29,7 @@ from shared.store.record_codec import new_batch_record, unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import by_tag, pack, tag_of, to_ms
 from shared.store.replies import existing, outcome_of
+from shared.store.together import Together
 from shared.store.upkeep_steps import BLOB_GRACE_S
 from shared.tasks import status_texts
 from shared.tasks.outcomes import BatchRefused, Created, Existing, Outcome, Refusal, Refused
@@ -127,6 +128,7 @@ class BatchSteps:
     def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
         self._link = link
         self._now_ms = now_ms
+        self._registrations = Together(self._register, CHILDREN_AT_ONCE)
         self._upkeep: BatchUpkeep = {
             "again": to_ms(AGAIN_S),
             "grace": to_ms(REGISTRATION_GRACE_S),
@@ -157,18 +159,19 @@ class BatchSteps:
         return existing(task) if kind == b"exists" else Created(task)
 
     async def register(self, batch_id: str, child_id: str, owner: str) -> Registration | BatchRefused:
-        """Register a child at its batch, before it is created."""
-        argument: RegisterArgument = {
-            **self._argument(batch_id),
-            "child": child_id,
-            "owner": owner,
-            "most": MOST_CHILDREN,
-        }
-        kind, *more = await self._link.script("batch/register", tag_of(batch_id), pack(argument))
-        if kind == b"registered":
-            now, number = more
-            return Registration(now + to_ms(REGISTRATION_S), number)
-        return BatchRefused(kind.decode())
+        """Register a child at its batch, before it is created. Registrations of the same moment share a script."""
+        return await self._registrations.ask(batch_id, (child_id, owner))
+
+    async def _register(
+        self, batch_id: str, children: Sequence[tuple[str, str]]
+    ) -> Sequence[Registration | BatchRefused]:
+        argument: RegisterArgument = {**self._argument(batch_id), "children": children, "most": MOST_CHILDREN}
+        now, replies = await self._link.script("batch/register", tag_of(batch_id), pack(argument))
+        until_ms = now + to_ms(REGISTRATION_S)
+        return [
+            Registration(until_ms, reply) if isinstance(reply, int) else BatchRefused(reply.decode())
+            for reply in replies
+        ]
 
     async def report(self, batch_id: str, reports: Sequence[ChildReport], *, is_refused: bool = False) -> Outcome:
         """Report to a batch what became of its children.

@@ -47,7 +47,8 @@ class ChildCreations:
         """
         if new.fingerprint:
             # Its id may be taken: then nothing is registered. This creates nothing, since it is too late for that.
-            existing = await self._tasks.create(replace(new, create_until_ms=0))
+            lookup = replace(new, create_until_ms=0, body=None, inline_body=b"", steps=())
+            existing = await self._tasks.create(lookup)
             if isinstance(existing, Existing):
                 return existing
         granted: list[Granted] = []
