@@ -98,6 +98,16 @@ COMMANDS = {
   R comes from Debian's packages, where this is root; where it cannot be installed, this says so and ends well.
 """,
     ),
+    "ai4e": (
+        "[OPTIONS] [ARGUMENTS]",
+        "test the drop-in for the legacy images' tools in each Python that it is for",
+        """
+  --python VERSION   only this one of 3.7, 3.11 and 3.13; may be repeated
+  ARGUMENTS          go to pytest
+
+  What this needs on top goes into .local/sdk. The Pythons have to be on PATH, or in pyenv.
+""",
+    ),
     "examples": (
         "[NAME...]",
         "run the examples against a stack, and test what they answer",
@@ -153,6 +163,7 @@ def main():
         "bench": ["bench"],
         "sdk": ["tests.sdk"],
         "r": ["tests.r"],
+        "ai4e": ["tests.sdk.ai4e"],
         "examples": ["tests.sdk.examples"],
     }.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])

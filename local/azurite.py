@@ -106,30 +106,35 @@ class Azurite(ChildProcess):
     Azurite writes its indexes every 5 s and when it stops, so `kill` may lose newer data. It writes the index of
     blobs and the index of the files with their bytes one after the other. So a `kill` in between may leave a blob
     that cannot be read (500).
+
+    With *tls*, the files of a certificate and its key, it takes tokens of Entra ID too, whoever signed them.
     """
 
-    def __init__(self, directory: Path, blob_port: int = 0, *, in_memory: bool = False) -> None:
+    def __init__(
+        self, directory: Path, blob_port: int = 0, *, in_memory: bool = False, tls: tuple[Path, Path] | None = None
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.blob_port = blob_port or free_port()
+        self._scheme = "https" if tls else "http"
         node, _ = find_node()
         command = [
             *(node, ensure_azurite(), "--blobHost", "127.0.0.1", "--blobPort", str(self.blob_port)),
             *(("--inMemoryPersistence",) if in_memory else ("--location", directory.resolve())),
             *("--skipApiVersionCheck", "--disableTelemetry", "--silent"),
+            *(("--cert", tls[0], "--key", tls[1], "--oauth", "basic") if tls else ()),
         ]
         super().__init__(f"Azurite on port {self.blob_port}", command, log_path=directory / "azurite.log")
 
     @property
     def url(self) -> str:
         """The address of the blob service's account."""
-        return f"http://127.0.0.1:{self.blob_port}/{_ACCOUNT}"
+        return f"{self._scheme}://127.0.0.1:{self.blob_port}/{_ACCOUNT}"
 
     @property
     def connection_string(self) -> str:
         """For `BlobServiceClient.from_connection_string`."""
-        return (
-            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={self.url};"
-        )
+        account = f"AccountName={_ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={self.url};"
+        return f"DefaultEndpointsProtocol={self._scheme};{account}"
 
     def is_ready(self) -> bool:
         """Whether the service accepts connections."""

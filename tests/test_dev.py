@@ -74,7 +74,20 @@ host = create_host(
 )
 Func(host).run([listen(int(port))])
 """
-COMMANDS = ("demo", "test", "up", "check", "format", "faults", "bench", "judges", "sdk", "examples", "install")
+COMMANDS = (
+    "demo",
+    "test",
+    "up",
+    "check",
+    "format",
+    "faults",
+    "bench",
+    "judges",
+    "sdk",
+    "ai4e",
+    "examples",
+    "install",
+)
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +318,7 @@ def test_the_help_of_a_command_is_shown_and_nothing_is_installed(
         ("faults", "tests.faults"),
         ("bench", "bench"),
         ("sdk", "tests.sdk"),
+        ("ai4e", "tests.sdk.ai4e"),
     ],
 )
 def test_the_help_of_a_command_names_every_option_that_it_takes(command: str, module: str) -> None:

@@ -22,7 +22,13 @@ from tools.settings_table import TARGET, table, variable, with_table
 
 EXAMPLES = ROOT / "examples"
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *EXAMPLES.rglob("*.md"), ROOT / "sdk" / "README.md"]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *EXAMPLES.rglob("*.md"),
+        ROOT / "sdk" / "README.md",
+        ROOT / "sdk" / "ai4e" / "README.md",
+    ]
 )
 DECISIONS = ROOT / "docs" / "decisions"
 ROOMS = ("backend_webhook", "cache_manager", "request_reporter", "shared", "task_logger")

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 import pytest
 
 from local.stack import ROOT
+from tests.sdk.ai4e import PYTHONS as AI4E_PYTHONS
 from tests.sdk.environments import PYTHONS as SDK_PYTHONS
 from tests.test_lock import PYTHONS
 
@@ -44,9 +45,9 @@ def test_ci_tests_on_every_supported_python() -> None:
     assert matrix == ", ".join(f'"{python}"' for python in PYTHONS)
 
 
-def test_ci_tests_the_sdk_on_each_of_its_pythons() -> None:
-    [installed] = re.findall(r"python-version: \|\n((?:\s+\d\.\d+\n)+)", WORKFLOW)
-    assert {*installed.split()} == {*SDK_PYTHONS}
+def test_ci_tests_the_sdk_and_the_drop_in_on_each_of_their_pythons() -> None:
+    installed = re.findall(r"python-version: \|\n((?:\s+\d\.\d+\n)+)", WORKFLOW)
+    assert [{*pythons.split()} for pythons in installed] == [{*SDK_PYTHONS}, {*AI4E_PYTHONS}]
 
 
 def test_ci_runs_every_command_that_judges_and_the_first_commands_of_the_readme() -> None:
@@ -54,7 +55,8 @@ def test_ci_runs_every_command_that_judges_and_the_first_commands_of_the_readme(
     promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
     assert promised == ["python3 dev.py demo", "python3 dev.py test"]
     run = re.findall(r"- run: (.+)", WORKFLOW)
-    others = {f"python3 dev.py {command}" for command in ("check", "judges", "test --slow", "sdk", "r", "examples")}
+    commands = ("check", "judges", "test --slow", "sdk", "r", "ai4e", "examples")
+    others = {f"python3 dev.py {command}" for command in commands}
     assert {*promised, *others} == {*run}
     alone = (ROOT / ".ci" / "run").read_text()
     assert {line for line in alone.splitlines() if line.startswith("python3 ")} == {*run} - {"python3 dev.py demo"}
