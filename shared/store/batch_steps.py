@@ -36,9 +36,9 @@ from shared.tasks.outcomes import BatchRefused, Created, Existing, Outcome, Refu
 from shared.tasks.task import Actor, NewBatch, State, Task
 
 MOST_CHILDREN: Final = 10_000
-REGISTRATION_S: Final = 60.0
+REGISTRATION_S: Final = 15.0
 """Within which a registered child is created."""
-REGISTRATION_GRACE_S: Final = 120.0
+REGISTRATION_GRACE_S: Final = 30.0
 """After which it is checked at the earliest whether it was. The clocks of two nodes of a cluster may differ by less
 than the time between."""
 LOOK_S: Final = 3600.0

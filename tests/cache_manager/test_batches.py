@@ -369,12 +369,12 @@ async def test_a_replayed_batch_whose_failed_child_was_removed_ends_as_it_was(pr
 
 
 async def erased_alone(process: Process) -> None:
-    assert await process.store.batches.erase(["b"]) == {"b": "batch"}
+    assert (await process.store.batches.erase(["b"]))["b"].what == "batch"
 
 
 async def erased_in_part(process: Process) -> None:
     await erased_alone(process)
-    assert await process.store.batches.erase(["c1"], batch_id="b") == {"c1": "gone"}
+    assert (await process.store.batches.erase(["c1"], batch_id="b"))["c1"].what == "gone"
 
 
 async def children_forgotten(process: Process) -> None:
@@ -441,10 +441,10 @@ async def test_blobs_that_could_not_be_deleted_are_deleted_later(
     deleted: list[str] = []
     is_down = True
 
-    async def delete_all(task_id: str) -> None:
+    async def delete_all(task: Task) -> None:
         if is_down:
             raise BlobsUnavailable("down")
-        deleted.append(task_id)
+        deleted.append(task.id)
 
     monkeypatch.setattr(process.services.bodies, "delete_all", delete_all)
     await begin(process)

@@ -26,6 +26,8 @@ REQUEST_TIMEOUT_S = 20.0
 REPEAT_FOR_S = 60.0
 """How long a caller with an idempotency key repeats a submit that is not acknowledged."""
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
+BATCH_SHARE = 0.4
+"""Of the tasks that are submitted with an idempotency key to a modern service: those that are children of a batch."""
 _PATHS: Final = {
     f"{MODERN}/only": 4,
     f"{MODERN}{FIRST}": 2,
@@ -46,6 +48,8 @@ class Submission:
     body: bytes
     task_id: str | None = None
     """The task's id, once the submit is acknowledged."""
+    batch_id: str | None = None
+    """The batch that it is to be a child of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Load:
     def __init__(self, rig: Rig, seed: str) -> None:
         self.endings: dict[str, Ending] = {}
         """Each finished task, as the watcher first saw it."""
+        self.batch_id: str | None = None
+        """The batch of some of the tasks, once it is acknowledged that it has begun."""
         self.wrong: list[str] = []
         self._rig = rig
         self._over = threading.Event()
@@ -77,6 +83,7 @@ class Load:
             self._thread(lambda n=n, own=own: self._submit_all(random.Random(f"{seed} {n}"), own))
             for n, own in enumerate(self._lists)
         ]
+        self._batcher = self._thread(lambda: self._begin_batch(seed))
         self._watcher = self._thread(lambda: self._watch(random.Random(f"{seed} watcher")))
 
     @property
@@ -90,8 +97,10 @@ class Load:
     def finish(self) -> None:
         """Submit nothing new, and return when the last submit is acknowledged or given up."""
         self._over.set()
-        for caller in self._callers:
+        for caller in (self._batcher, *self._callers):
             caller.join()
+        if self.batch_id is not None:
+            self._seal_batch(self.batch_id)
         self._raise()
 
     def stop_watching(self) -> None:
@@ -100,7 +109,7 @@ class Load:
         self._raise()
 
     def __enter__(self) -> Self:
-        for thread in (*self._callers, self._watcher):
+        for thread in (self._batcher, *self._callers, self._watcher):
             thread.start()
         return self
 
@@ -127,12 +136,37 @@ class Load:
             base_url=stack.url, headers={"x-functions-key": stack.key}, timeout=REQUEST_TIMEOUT_S, verify=NO_TLS
         )
 
+    def _begin_batch(self, seed: str) -> None:
+        with self._client() as app:
+            while self.batch_id is None and not self._over.is_set():
+                headers = {"Idempotency-Key": f"batch of {seed}"}
+                self.batch_id = self._post(
+                    app, "/api/v1/batches", 202, json={"Then": f"{MODERN}/only"}, headers=headers
+                )
+                self._over.wait(PAUSE_S)
+
+    def _seal_batch(self, batch_id: str) -> None:
+        deadline_s = time.monotonic() + REPEAT_FOR_S
+        with self._client() as app:
+            while self._post(app, f"/api/v1/batches/{batch_id}/seal", 200) is None:
+                if time.monotonic() > deadline_s:
+                    self.wrong.append(f"batch {batch_id} could not be sealed")
+                    return
+                time.sleep(PAUSE_S)
+
+    def has_batch_ended(self) -> bool:
+        with self._client() as app, suppress(httpx.TransportError):
+            return app.get(f"/api/v1/tasks/{self.batch_id}").json()["BackendStatus"] in _ENDED
+        return False
+
     def _submit_all(self, chance: random.Random, own: list[Submission]) -> None:
         with self._client() as app:
             while not self._over.is_set():
                 submission = Submission(chance.choices([*_PATHS], [*_PATHS.values()])[0], _body(chance))
                 own.append(submission)
                 if chance.random() < KEYED_SHARE:
+                    if submission.path.startswith(MODERN) and chance.random() < BATCH_SHARE:
+                        submission.batch_id = self.batch_id
                     self._submit_until_acknowledged(app, submission, f"{chance.getrandbits(64):x}", chance)
                 else:
                     submission.task_id = self._submit_once(app, submission)
@@ -165,6 +199,8 @@ class Load:
 
     def _submit(self, app: httpx.Client, submission: Submission, headers: dict[str, str]) -> str | None:
         json_headers = {"Content-Type": "application/json", **headers}
+        if submission.batch_id is not None:
+            json_headers["Batch"] = submission.batch_id
         if submission.path.endswith(PIPED):
             json_headers["Pipeline"] = f"{MODERN}{SECOND}"
         return self._post(app, f"/api/v1/submit{submission.path}", 202, content=submission.body, headers=json_headers)

@@ -7,11 +7,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from shared.store import then_task_id
+from shared.store.batch_steps import REGISTRATION_GRACE_S
 from tests.faults.load import Load
 from tests.faults.model_service import MODERN, PIPED, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import Rig, Usage
@@ -133,6 +136,9 @@ class Trials:
             if now_s > repaired_s + SETTLE_S:
                 break
             time.sleep(0.05)
+        if load.batch_id is not None:
+            with suppress(AssertionError):  # it is found to be stuck
+                eventually(load.has_batch_ended, within_s=SETTLE_S + 2 * REGISTRATION_GRACE_S)
         eventually(self._rig.model_is_idle, within_s=SETTLE_S)
         try:
             eventually(lambda: not any(self._rig.world().holding.values()), within_s=IDLE_S)
@@ -169,6 +175,7 @@ class Trials:
             *_wrong_reports(journal, records),
             *self._changed_since(world),
             *self._wrong_results(load, records),
+            *_wrong_batch(world, load),
         ]
         if not report.stuck:  # a stuck task may move on while it is counted
             report.wrong += [*_inconsistencies(world), *self._wrong_depths(world)]
@@ -193,7 +200,9 @@ class Trials:
     def _wrong_depths(self, world: World) -> Iterator[str]:
         shown = +self._rig.depths()
         counted = Counter(
-            (rec["p"], "waiting" if rec["s"] == "created" else rec["s"]) for rec in world.records.values()
+            (rec["p"], "waiting" if rec["s"] == "created" else rec["s"])
+            for rec in world.records.values()
+            if "G" not in rec
         )
         for key in sorted(shown | counted):
             if shown[key] != counted[key]:
@@ -230,8 +239,36 @@ def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: 
         if rec and rec["s"] == "completed" and rec["x"] != last_status(submission.path, submission.body):
             yield f"{submission.task_id} did not get the body that it was submitted with"
     for task_id, rec in records.items():
-        if rec["s"] in ("failed", "cancelled") and rec["x"] not in fault.may_fail_with:
+        if rec["s"] in ("failed", "cancelled") and "G" not in rec and rec["x"] not in fault.may_fail_with:
             yield f"{task_id} {rec['s']} for no good reason: {rec['x']}"
+
+
+def _wrong_batch(world: World, load: Load) -> Iterator[str]:
+    """The batch has ended after all its children, counts each once by its end, and had one Then task after them."""
+    batch = world.records.get(load.batch_id or "")
+    if batch is None or batch["s"] not in _ENDED:
+        return
+    children = {child: known for child, known, _ in world.children_of(load.batch_id or "")}
+    for submission in load.submissions:
+        if submission.batch_id and submission.task_id and submission.task_id not in children:
+            yield f"{submission.task_id} was acknowledged as a child and is not counted"
+    for child, known in children.items():
+        if child not in world.records or world.records[child]["s"] != known:
+            yield f"child {child} is counted as {known}, and is not"
+    belonging = {task_id for task_id, rec in world.records.items() if rec.get("B") == load.batch_id}
+    then_id = then_task_id(load.batch_id or "", 1)
+    if belonging != children.keys() | {then_id} or batch["G"]["g"] != 1:
+        yield f"{len(belonging)} tasks belong to a batch that counts {len(children)} and had one Then task"
+    elif (batch["s"] == "completed") != ({*children.values(), world.records[then_id]["s"]} == {"completed"}):
+        yield f"a batch is {batch['s']} whose children are {Counter(children.values())}"
+    else:
+        ended_ms = max((_ended_ms(world.records[child]) for child in children), default=0)
+        if world.records[then_id]["c"] < ended_ms:
+            yield "the Then task began before all children had ended"
+
+
+def _ended_ms(rec: Mapping[str, Any]) -> int:
+    return rec["c"] + rec["h"][-1][0]
 
 
 def _wrong_dispatches(journal: Iterable[Entry]) -> Iterator[str]:

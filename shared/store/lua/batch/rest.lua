@@ -11,9 +11,10 @@
 -- @include common/now_ms
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local rec = load_batch(arg.id)
+local rec, raw = load_batch(arg.id)
 if not rec then return { 'unknown' } end
 local now, batch, shown = now_ms(arg.now), rec.G, shown_of(rec.G)
+local had_job = batch.J
 local is_settled = ended_children(batch) == batch.t
 if arg.checked and now >= batch.Q + arg.grace then batch.K = math.max(batch.K, math.min(arg.checked, batch.M)) end
 if arg.look_again and batch.K == batch.n and not is_settled then batch.K, batch.M = 0, 0 end
@@ -28,4 +29,5 @@ if is_sealed then
   return save_batch(arg.id, rec, now, shown, is_transition)
 end
 set_batch_due(arg.id, rec, now, arg)
+if is_terminal(rec.s) and not had_job then return { 'kept', raw } end
 return { 'kept', save_record(arg.id, rec) }
