@@ -208,6 +208,7 @@ class BodyStore:
             BlobsUnavailable: Blob Storage does not answer.
         """
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+        from azure.storage.blob import BlobType
 
         async def take(container: ContainerClient) -> Snapshot:
             try:
@@ -221,7 +222,7 @@ class BodyStore:
                     raise
                 raise Unreadable(str(getattr(error, "error_code", None) or error.status_code)) from None
             if found.blob_type != _BLOCK_BLOB:
-                raise Unreadable(f"it is a {found.blob_type}, not a {_BLOCK_BLOB}")
+                raise Unreadable(f"it is a {BlobType(found.blob_type).value}, not a {_BLOCK_BLOB}")
             settings = found.content_settings
             return Snapshot(name, found.size, settings.content_type or "", settings.content_encoding or "")
 

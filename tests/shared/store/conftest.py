@@ -20,6 +20,7 @@ from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
+from shared.store.uploads import Uploads
 from tests.patience import patient
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
@@ -91,6 +92,7 @@ class Store(TaskSteps, UpkeepSteps):
         self.is_repeating = isinstance(link, RepeatingLink)
         self.queries = Queries(link, clock)
         self.batches = BatchSteps(link, policy, clock)
+        self.uploads = Uploads(link, clock)
         self.request_counts = RequestCounts(link, clock)
 
     async def ping(self) -> None:

@@ -48,6 +48,7 @@ class World:
         self.pipelines: dict[str, list[Any]] = {}
         self.children: dict[str, dict[str, float]] = {}
         self.ends: set[str] = set()
+        self.uploads: dict[str, dict[str, Any]] = {}
         self.requests: dict[str, int] = {}
         self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
@@ -77,9 +78,12 @@ class World:
         elif name == "ends":
             self.ends |= value.keys()
             members = [end.split(" ")[1] for end in value]
+        elif kind == "u":
+            self.uploads[rest] = unpack(value)
+            members = [rest]
         elif name == "due":
             self.due_s |= value
-            members = [*value]
+            members = [member.removeprefix("u/") for member in value]
         elif kind == "z":
             self.indexes[name] |= value
             members = [*value]
@@ -136,6 +140,9 @@ class World:
             yield "due " + " ".join(f"{member}@{self._due(member)}" for member in sorted(self.due_s))
         if self.paths:
             yield "paths " + " ".join(sorted(set().union(*self.paths.values())))
+        for upload_id, upload in sorted(self.uploads.items()):
+            shown = " ".join(f"{key}={value}" for key, value in sorted(upload.items()) if key not in ("e", "k"))
+            yield f"u:{upload_id} e{_since_start_s(upload['e']):g} {shown}"
         for field, count in sorted(self.requests.items()):
             yield f"requests {field} = {count}"
 
@@ -167,7 +174,7 @@ class World:
             task_id: rec["N"][1] for task_id, rec in self.records.items() if "N" in rec
         }
         assert self.indexes == indexes
-        assert self.due_s.keys() == self.records.keys()
+        assert self.due_s.keys() == {*self.records, *(f"u/{upload_id}" for upload_id in self.uploads)}
         inline = {
             f"{name}:{task_id}": rec[key][1]
             for task_id, rec in self.records.items()

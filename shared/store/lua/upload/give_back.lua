@@ -7,7 +7,9 @@
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local upload = load_upload(arg.id)
-if not upload or upload.k ~= arg.op then return 0 end
-upload.T, upload.S, upload.k = nil, nil, nil
-save_upload(arg.id, upload)
-return 1
+if not upload then return 0 end
+if upload.k == arg.op then
+  upload.T, upload.S, upload.k = nil, nil, nil
+  save_upload(arg.id, upload)
+end
+return upload.T and 0 or 1
