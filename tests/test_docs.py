@@ -28,6 +28,7 @@ PAGES = sorted(
         *EXAMPLES.rglob("*.md"),
         ROOT / "sdk" / "README.md",
         ROOT / "sdk" / "ai4e" / "README.md",
+        ROOT / "sdk" / "r" / "README.md",
     ]
 )
 DECISIONS = ROOT / "docs" / "decisions"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 from fnmatch import fnmatch
@@ -15,6 +16,7 @@ from local.stack import ROOT
 
 FILES = sorted((ROOT / "images").glob("*.Dockerfile"))
 SERVICES = [file for file in FILES if file.name != "function-app.Dockerfile"]
+IN_R = ROOT / "images" / "r.Dockerfile"
 IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
 APP = {
     "backend_webhook",
@@ -90,10 +92,14 @@ def test_an_image_runs_as_somebody_else_than_root_and_says_whether_it_works(file
     assert int(user) > 0
     assert names.index("USER") < names.index("CMD")
     [health] = [value for name, value in last_stage(file) if name == "HEALTHCHECK"]
-    python, *options, code = json.loads(health.partition(" CMD ")[2])
-    assert python == "python"
-    assert options[-1] == "-c"
-    compile(code, "HEALTHCHECK", "exec")
+    program, *options, last = json.loads(health.partition(" CMD ")[2])
+    if file == IN_R:
+        assert program == "sh"
+        assert last.split()[0] == "curl"
+    else:
+        assert program == "python"
+        assert options[-1] == "-c"
+        compile(last, "HEALTHCHECK", "exec")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -109,7 +115,18 @@ def test_a_service_is_reached_from_outside_of_its_container(file: Path) -> None:
     assert environment(file)["PORT"] == port
 
 
-@pytest.mark.parametrize("file", SERVICES, ids=lambda file: file.name)
+def test_the_image_of_a_service_in_r_has_its_tools_launcher_and_script() -> None:
+    [target] = [value.split()[1] for name, value in last_stage(IN_R) if name == "COPY" and "/serve" in value]
+    [command] = [value for name, value in last_stage(IN_R) if name == "CMD"]
+    assert json.loads(command) == [target.rpartition("/")[2]]
+    assert os.access(ROOT / "sdk" / "r" / "serve", os.X_OK)
+    variables = environment(IN_R)
+    assert (ROOT / "sdk" / "r" / "example" / variables["SERVICE_SCRIPT"]).is_file()
+    [tools] = [value.split() for name, value in last_stage(IN_R) if name == "COPY" and "ai4e_api_tools" in value]
+    assert tools == ["sdk/r/ai4e_api_tools/", variables["AI4E_API_TOOLS"] + "/"]
+
+
+@pytest.mark.parametrize("file", [file for file in SERVICES if file != IN_R], ids=lambda file: file.name)
 def test_what_a_service_starts_is_in_its_image(file: Path) -> None:
     words = [word for name, value in last_stage(file) if name in ("ENTRYPOINT", "CMD") for word in json.loads(value)]
     assert words[0] == "python"
@@ -130,4 +147,5 @@ def test_what_belongs_to_the_machine_is_not_sent_to_the_builder() -> None:
     assert [path for path in kept if is_sent(path)] == []
     assert [path for path in ("sdk/src/taskbackbone/service.py", "shared/settings.py") if not is_sent(path)] == []
     assert not is_sent("sdk/tests/conftest.py")
+    assert not is_sent("sdk/r/tests/testthat/setup.R")
     assert not is_sent("shared/__pycache__/settings.cpython-312.pyc")

@@ -20,7 +20,7 @@ from tests.r.installing import ASKED_FOR, SDK
 
 SERVICE = Path(__file__).parent / "service" / "service.R"
 PLACES = 40
-LEASE_S = 6.0
+LEASE_S, LONG_LEASE_S = 6.0, 120.0
 
 
 def pytest_ignore_collect() -> bool | None:
@@ -29,10 +29,15 @@ def pytest_ignore_collect() -> bool | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a service in R may be: the app sends tasks of ``/v1/r/NAME`` and below to *port*."""
+    """Where a service in R may be: the app sends tasks of ``/v1/r/NAME`` and below to *port*.
+
+    ``lease_s`` is how long a task may be silent there: it ends neither with a slow machine, if it is long, nor does a
+    test wait for it, if it is brief.
+    """
 
     name: str
     port: int
+    lease_s: float = LEASE_S
 
     @property
     def path(self) -> str:
@@ -78,8 +83,9 @@ class Pod(PolledProcess):
 
 @pytest.fixture(scope="session")
 def places() -> list[Place]:
-    """Those that no test has taken."""
-    return [Place(f"p{number}", free_port()) for number in range(PLACES)]
+    """Those that no test has taken. The first ones have a long lease."""
+    leases_s = [LONG_LEASE_S] * 4 + [LEASE_S] * PLACES
+    return [Place(f"p{number}", free_port(), lease_s) for number, lease_s in enumerate(leases_s)]
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +96,7 @@ def house(
     places: list[Place],
 ) -> Iterator[Stack]:
     """The app, which knows a service in R at each place."""
-    backends = {each.path: {"url": f"http://127.0.0.1:{each.port}", "lease_s": LEASE_S} for each in places}
+    backends = {each.path: {"url": f"http://127.0.0.1:{each.port}", "lease_s": each.lease_s} for each in places}
     with Stack(
         tmp_path_factory.mktemp("house"),
         redis=redis_server,
@@ -106,6 +112,12 @@ def house(
 def place(house: Stack, places: list[Place]) -> Place:
     """A place of this test's own."""
     return places.pop()
+
+
+@pytest.fixture
+def patient_place(house: Stack, places: list[Place]) -> Place:
+    """Likewise, with a long lease."""
+    return places.pop(0)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_the_example_keeps_every_rule(drain_s: str) -> None:
         "120",
     ]
     only = ["--only", "gives back"] if drain_s == "1" else []
-    service = [str(SDK / "serve"), str(SDK / "example" / "service.R")]
+    service = [str(SDK / "serve"), str(SDK / "example" / "words.R")]
     command = [sys.executable, "-m", "taskbackbone", "check", "--json", "--strict", *check, *only, "/v1/r/count"]
     done = subprocess.run(
         [*command, "--", *service],

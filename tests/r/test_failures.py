@@ -165,16 +165,17 @@ def test_an_older_attempt_gets_the_task_and_changes_nothing(
 
 
 def test_an_end_that_the_app_does_not_hear_is_told_again(
-    house: Stack, pod: Pod, place: Place, caller: TaskClient
+    house: Stack, patient_place: Place, variables: dict[str, str], caller: TaskClient, tmp_path: Path
 ) -> None:
-    task, child = at_work(pod, caller, place, 3)
-    house.host.kill()
-    try:
-        eventually(lambda: has_ended(child))
-    finally:
-        house.host.start()
-    assert task.result(PATIENCE_S).json()["pid"] == child
-    assert task.attempt == 1
+    with Pod(tmp_path / "pod", patient_place, variables) as pod:
+        task, child = at_work(pod, caller, patient_place, 3)
+        house.host.kill()
+        try:
+            eventually(lambda: has_ended(child))
+        finally:
+            house.host.start()
+        assert task.result(PATIENCE_S).json()["pid"] == child
+        assert task.attempt == 1
 
 
 def test_tasks_of_two_pods_survive_the_death_of_one(

@@ -1,4 +1,4 @@
-# Counts words. Serve it: sdk/r/serve sdk/r/example/service.R
+# Counts words, with progress and log lines. Serve it: sdk/r/serve sdk/r/example/words.R
 
 tools <- Sys.getenv("AI4E_API_TOOLS", "/ai4e_api_tools")
 source(file.path(tools, "task_management", "api_task.R"))
