@@ -13,6 +13,7 @@ from local.azurite import ACCOUNT_KEY
 
 _PLANTED = rb"planted-[a-z-]+-[0-9a-f]{16}"
 _BEARER_TOKEN = rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}"
+_SIGNATURE = rb"[?&]sig=[\w%+/]{16,}"
 _LEAST_KEY_CHARS = 16
 
 exported: list[str] = []
@@ -27,12 +28,12 @@ def planted(what: str) -> str:
 def leaks(directory: Path, sent: Iterable[str] = ()) -> list[str]:
     """The positions of secrets in the log files below *directory* and in the *sent* texts, without the secrets.
 
-    This finds planted secrets, bearer tokens, the storage account's key, and the keys of the stacks below
-    *directory*.
+    This finds planted secrets, bearer tokens, signed URLs, the storage account's key, and the keys of the stacks
+    below *directory*.
     """
     keys = {file.read_bytes() for file in directory.rglob("key") if file.is_file()}
     known = (re.escape(key) for key in (ACCOUNT_KEY.encode(), *keys) if len(key) >= _LEAST_KEY_CHARS)
-    secret = re.compile(b"|".join((_PLANTED, _BEARER_TOKEN, *known)))
+    secret = re.compile(b"|".join((_PLANTED, _BEARER_TOKEN, _SIGNATURE, *known)))
     found: list[str] = []
     for log in sorted(directory.rglob("*.log")):
         with log.open("rb") as lines:

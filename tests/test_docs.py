@@ -181,10 +181,12 @@ class Example(ChildProcess):
 
 @pytest.fixture(scope="module")
 def stack_of_examples(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Stack]:
-    directory, words, text, pages = tmp_path_factory.mktemp("examples"), free_port(), free_port(), free_port()
+    directory = tmp_path_factory.mktemp("examples")
+    words, text, scenes, pages = (free_port() for _ in range(4))
     backends = {
         "/v1/words": f"http://127.0.0.1:{words}",
         "/v1/text": f"http://127.0.0.1:{text}",
+        "/v1/scenes": {"url": f"http://127.0.0.1:{scenes}", "reference": True},
         "/v1/pages": f"http://127.0.0.1:{pages}",
         "pipelines": {"/v1/count": ["/v1/text/split", "/v1/text/count"]},
     }
@@ -192,6 +194,7 @@ def stack_of_examples(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite
         Stack(directory / "stack", azurite=azurite, backends=backends, with_model=False) as stack,
         Example("model-services", "A minimal one", directory, stack, words),
         Example("pipelines", "Try it", directory, stack, text),
+        Example("large-files", "Try it", directory, stack, scenes),
         Example("batches", "Try it", directory, stack, pages),
     ):
         yield stack
@@ -217,7 +220,8 @@ def test_the_example_model_service_does_what_its_page_says(app_of_example: httpx
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "answers_shown"), [("pipelines", "task.json", 4), ("batches", "batch.json", 7)]
+    ("name", "file", "answers_shown"),
+    [("pipelines", "task.json", 4), ("batches", "batch.json", 7), ("large-files", "upload.json", 9)],
 )
 def test_the_commands_of_a_page_answer_what_it_says(
     stack_of_examples: Stack, tmp_path: Path, name: str, file: str, answers_shown: int

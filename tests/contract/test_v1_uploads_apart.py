@@ -67,7 +67,7 @@ class App:
         )
         kind = response.headers.get("Content-Type") or ""
         content = json.loads(response.get_body()) if "json" in kind else response.get_body()
-        return response.status_code, content, response.headers
+        return response.status_code, content, dict(response.headers)
 
     async def declare(
         self, size_bytes: int = len(LARGE), headers: Mapping[str, str] | None = None, **more: Any
