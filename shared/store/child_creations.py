@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from shared.store.batch_steps import BatchSteps, ChildReport
 from shared.store.redis.link import StoreUnavailable
@@ -23,15 +23,6 @@ _REGISTRATIONS: Final = 3
 """How often one call registers a child. Each counts for a minute: Redis does not answer."""
 
 Create = Callable[[NewTask], Awaitable[Created | Existing | Full | Draining | TooLate]]
-
-
-T = TypeVar("T")
-
-
-def created_in_time(created: T | TooLate) -> T:
-    """What a create without a time limit came to."""
-    assert not isinstance(created, TooLate)
-    return created
 
 
 class ChildCreations:

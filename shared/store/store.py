@@ -16,7 +16,7 @@ from shared.store.arguments import Clock
 from shared.store.away_dispatches import AwayDispatches
 from shared.store.batch_steps import BatchSteps
 from shared.store.changes import Changes
-from shared.store.child_creations import ChildCreations, created_in_time
+from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
 from shared.store.creations_apart import CreationsApart
 from shared.store.fenced_paths import FencedPaths
@@ -112,11 +112,15 @@ class TaskStore:
         at its batch first."""
         if new.batch:
             return await self._child_creations.create(new, self._create)
-        return created_in_time(await self._create(new))
+        created = await self._create(new)
+        assert not isinstance(created, TooLate)
+        return created
 
     async def create_unqueued(self, new: NewTask) -> Created | Existing:
         """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
-        return created_in_time(await self._tasks.create(new))
+        created = await self._tasks.create(new)
+        assert not isinstance(created, TooLate)
+        return created
 
     async def _create(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate:
         if not new.dispatch_requested:
