@@ -27,6 +27,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "taskbackbone"
 COMMANDS = ("check", "cli", "sidecar")
+TESTING = ("_played_api", "_played_storage", "_rules", "check", "pytest_plugin", "testing")
+"""Modules of the wheel that ``testing/pyproject.toml`` describes, and of no other one."""
 ROUNDS = 15
 """Of Zopfli: more make no difference."""
 
@@ -36,11 +38,13 @@ class SlimHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="taskbackbone-build-")
-        files = Path(self.root, "src", PACKAGE).glob("*.py")
+        home = Path(__file__).parent
+        files = Path(home, "src", PACKAGE).glob("*.py")
         for name, source in slim({file.stem: file.read_text(encoding="utf-8") for file in files}).items():
-            bare = Path(self._folder.name, f"{name}.py")
-            bare.write_text(source, encoding="utf-8")
-            build_data["force_include"][str(bare)] = f"{PACKAGE}/{name}.py"
+            if (name in TESTING) == (Path(self.root) != home):
+                bare = Path(self._folder.name, f"{name}.py")
+                bare.write_text(source, encoding="utf-8")
+                build_data["force_include"][str(bare)] = f"{PACKAGE}/{name}.py"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":
@@ -172,6 +176,7 @@ def idle_imports(tree: ast.Module, asked: set[str]) -> Iterator[Edit]:
     """Take away what a module imports and no longer needs, except for what others import of it (*asked*)."""
     for_types = [part for part in tree.body if isinstance(part, ast.If) and ast.unparse(part.test) == "TYPE_CHECKING"]
     tests = {part.test for part in for_types}
+    has_annotations = any(isinstance(part, (ast.AnnAssign, ast.arg)) and part.annotation for part in ast.walk(tree))
     used = asked | {part.id for part in ast.walk(tree) if isinstance(part, ast.Name) and part not in tests}
 
     def needed(part: ast.stmt) -> list[ast.alias]:
@@ -184,9 +189,11 @@ def idle_imports(tree: ast.Module, asked: set[str]) -> Iterator[Edit]:
         else:
             yield Edit.of(block)
     for part in tree.body:
-        if not isinstance(part, (ast.Import, ast.ImportFrom)) or getattr(part, "module", "") == "__future__":
+        if not isinstance(part, (ast.Import, ast.ImportFrom)):
             continue
         kept = needed(part)
+        if getattr(part, "module", "") == "__future__":
+            kept = part.names if has_annotations else []
         if len(kept) < len(part.names):
             part.names = kept
             yield Edit.of(part, ast.unparse(part) if kept else "")

@@ -39,7 +39,7 @@ def main() -> int:
             failed.append(name)
 
     try:
-        wheel = package.build()
+        wheel, for_tests = package.build(), package.build(package.TESTING)
     except Failure as failure:
         say(f"wheel: {failure}")
         return 1
@@ -50,7 +50,7 @@ def main() -> int:
         step("beside " + ", ".join(package.BESIDE), lambda: beside(wheel))
         step("telemetry", lambda: telemetry.check(wheel))
     for version in versions:
-        step(f"Python {version}", lambda version=version: run_tests(wheel, version, arguments))
+        step(f"Python {version}", lambda version=version: run_tests(wheel, for_tests, version, arguments))
     say(f"\nFailed: {', '.join(failed)}." if failed else "\nThe SDK is right.")
     return 1 if failed else 0
 
@@ -67,8 +67,8 @@ def beside(wheel: Path) -> None:
     say("They resolve, and every module of the SDK can be imported beside them.")
 
 
-def run_tests(wheel: Path, version: str, arguments: list[str]) -> None:
-    """Run the tests with the wheel in a Python.
+def run_tests(wheel: Path, for_tests: Path, version: str, arguments: list[str]) -> None:
+    """Run the tests with the wheels in a Python.
 
     Raises:
         Failure: a test failed.
@@ -76,7 +76,8 @@ def run_tests(wheel: Path, version: str, arguments: list[str]) -> None:
     name = f"python-{version}"
     python = environment(name, interpreter(version), [REQUIREMENTS])
     with locked(name):
-        install(python, [str(wheel)], "--force-reinstall", "--no-deps")
+        for each in (wheel, for_tests):
+            install(python, [str(each)], "--force-reinstall", "--no-deps")
         install(python, [f"{wheel}[async,otel]"])
         done = subprocess.run(
             [python, "-m", "pytest", *(arguments or all_tests(version))],

@@ -147,7 +147,7 @@ class Page:
     def _python(self) -> Path:
         if self.name != ALONE:
             return Path(sys.executable)
-        return package.installed("alone", sys.executable, package.build())
+        return package.installed("alone", sys.executable, package.build(), package.build(package.TESTING))
 
 
 def section(page: str, heading: str) -> str:

@@ -19,6 +19,9 @@ from local.stack import ROOT
 from tests.sdk.environments import INSTALLED, Failure, call, clean_environment, environment, install, locked
 
 SDK = ROOT / "sdk"
+TESTING = SDK / "testing"
+FOR_TESTS = {"_played_api", "_played_storage", "_rules", "check", "pytest_plugin", "testing"}
+"""The modules that the SDK's own wheel leaves to the one of ``TESTING``."""
 MOST_BYTES = 100 * 1024
 MOST_PACKAGES = 8
 """Beside the SDK itself. (Below Python 3.11, uvicorn needs one more.)"""
@@ -41,23 +44,23 @@ class Footprint:
     client_cpu_ms: float
 
 
-def build() -> Path:
-    """The wheel of the working tree.
+def build(source: Path = SDK) -> Path:
+    """The wheel of the working tree: that of the SDK, or the one that is for tests of model services.
 
     Raises:
         Failure: it cannot be built, or has what it must not have, or lacks what it must have.
     """
-    folder = INSTALLED / "wheel"
-    with locked("wheel"):
+    folder = INSTALLED / f"wheel-{source.name}"
+    with locked(folder.name):
         shutil.rmtree(folder, ignore_errors=True)
         pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps"]
-        call([*pip, "-w", str(folder), str(SDK)])
+        call([*pip, "-w", str(folder), str(source)])
     [wheel] = folder.glob("*.whl")
-    check_wheel(wheel)
+    check_wheel(wheel, is_for_tests=source == TESTING)
     return wheel
 
 
-def check_wheel(wheel: Path) -> None:
+def check_wheel(wheel: Path, *, is_for_tests: bool) -> None:
     """
     Raises:
         Failure: the wheel lacks a module, or has another program, or what belongs to the repository only.
@@ -68,7 +71,9 @@ def check_wheel(wheel: Path) -> None:
         described = Parser().parsestr(archive.read(metadata).decode())
         modules = {name: archive.read(name) for name in names if name.endswith(".py")}
     source = SDK / "src"
-    wanted = {file.relative_to(source).as_posix() for file in source.rglob("*.py")} | {"taskbackbone/py.typed"}
+    modules_of_both = {file.relative_to(source).as_posix() for file in source.rglob("*.py")}
+    for_tests = {name for name in modules_of_both if Path(name).stem in FOR_TESTS}
+    wanted = for_tests if is_for_tests else modules_of_both - for_tests | {"taskbackbone/py.typed"}
     has = {name for name in names if ".dist-info/" not in name}
     if has != wanted:
         raise Failure(f"the wheel has {sorted(has - wanted)} too much and lacks {sorted(wanted - has)}")
@@ -76,9 +81,12 @@ def check_wheel(wheel: Path) -> None:
         if _program(built) != _program((source / name).read_bytes()):
             raise Failure(f"{name} of the wheel is not the program of the source, line for line")
     requirements: list[str] = described.get_all("Requires-Dist") or []
+    if is_for_tests and requirements != [f"taskbackbone=={described['Version']}"]:
+        raise Failure(f"the wheel requires {requirements}, and must require the SDK of its own version")
     required = {line.split(";")[0].rstrip("<>=!~,.0123456789 ") for line in requirements if "extra ==" not in line}
-    if required != REQUIRED:
-        raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(REQUIRED)}")
+    may_require = {"taskbackbone"} if is_for_tests else REQUIRED
+    if required != may_require:
+        raise Failure(f"the wheel requires {sorted(required)}, and may require {sorted(may_require)}")
 
 
 def _program(source: bytes) -> tuple[str, list[int]]:
@@ -122,7 +130,7 @@ def _is_needed(node: ast.stmt, used: set[str]) -> bool:
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == _FOR_TYPES:
         node.body = [part for part in node.body if _is_needed(part, used)]
         return bool(node.body)
-    if not isinstance(node, (ast.Import, ast.ImportFrom)) or getattr(node, "module", "") == "__future__":
+    if not isinstance(node, (ast.Import, ast.ImportFrom)):
         return True
     node.names = [alias for alias in node.names if (alias.asname or alias.name).partition(".")[0] in used]
     return bool(node.names)
@@ -140,12 +148,12 @@ def check_size(wheel: Path) -> None:
         raise Failure(f"it has {wheel.stat().st_size:,} bytes, and may have {MOST_BYTES:,}. The largest: {largest}")
 
 
-def installed(name: str, python: str | Path, wheel: Path) -> Path:
-    """The Python of an environment with the wheel as it is now, and what it brings along."""
-    made = environment(name, python, ())
+def installed(name: str, python: str | Path, *wheels: Path) -> Path:
+    """The Python of an environment with the wheels as they are now, and what they bring along."""
+    made, named = environment(name, python, ()), [str(wheel) for wheel in wheels]
     with locked(name):
-        install(made, [str(wheel)])
-        install(made, [str(wheel)], "--force-reinstall", "--no-deps")
+        install(made, named)
+        install(made, named, "--force-reinstall", "--no-deps")
     return made
 
 
@@ -166,6 +174,11 @@ def footprint(wheel: Path) -> Footprint:
         if len(brought) > MOST_PACKAGES:
             raise Failure(f"{len(brought)} packages come along, {MOST_PACKAGES} may: {', '.join(brought)}")
         bare_ms = cpu_ms(python, "")
+        asked = subprocess.run(
+            [python, "-m", "taskbackbone", "check"], stderr=subprocess.PIPE, text=True, check=False
+        )
+        if (asked.returncode, "taskbackbone-testing" in asked.stderr) != (2, True):
+            raise Failure(f"check does not say where it is: {asked.stderr}")
         import_ms = cpu_ms(python, "import taskbackbone") - bare_ms
         client_ms = cpu_ms(python, "from taskbackbone import TaskClient") - bare_ms
     return Footprint(brought, install_s, import_ms, client_ms)

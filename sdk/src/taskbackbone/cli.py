@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _ELSEWHERE:
         module, name, _ = _ELSEWHERE[arguments[0]]
-        return getattr(importlib.import_module("." + module, __package__), name)(arguments[1:])
+        try:
+            return getattr(importlib.import_module("." + module, __package__), name)(arguments[1:])
+        except ModuleNotFoundError as error:
+            if error.name != f"{__package__}.{module}":
+                raise
+            return _say(f"{module} is in another package: pip install taskbackbone-testing", USAGE)
     parser, commands = _parsers()
     options = parser.parse_args(arguments)
     if options.command == "completion":
