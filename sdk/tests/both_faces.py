@@ -19,7 +19,7 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._subject, name)
-        return self._call(value) if callable(value) else value
+        return self._call(value) if callable(value) else self._wrapped(value)
 
     def __iter__(self) -> Iterator[Any]:
         iterator = aiter_of(self._subject)
@@ -41,6 +41,8 @@ class Blocking:
         return call
 
     def _wrapped(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(self._wrapped, value))
         is_ours = isinstance(value, (AsyncTask, AsyncResult)) or inspect.isasyncgen(value)
         return Blocking(value, self._loop) if is_ours else value
 

@@ -13,7 +13,7 @@ import taskbackbone
 from taskbackbone._calls import TaskView
 from taskbackbone._played import Record
 
-MODULES = ("", "client", "errors", "service", "testing")
+MODULES = ("", "batch", "client", "errors", "service", "testing")
 
 
 def public() -> Iterator[Any]:

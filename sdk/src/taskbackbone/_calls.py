@@ -23,7 +23,10 @@ _LONGEST_SLEEP_S = 600.0
 _POSITION_POLL_S = 5.0
 _LEAST_LOOK_S = 0.2
 _PREFERRED_WAIT_S = 20
-_TOLD = ("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "Step", "ResultSize")
+_TOLD = (
+    *("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "Step", "ResultSize"),
+    *("Total", "Unfinished", "Failed", "Sealed", "ThenTaskId"),
+)
 
 Query = Union[str, Mapping[str, Any], Sequence["tuple[str, Any]"], None]
 Pipeline = Union[str, Sequence[str], None]
@@ -33,6 +36,7 @@ class Deadline:
     """When a wait is to end; never with None."""
 
     def __init__(self, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
         self._end_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
 
     def left_s(self, at_most: float = float("inf")) -> float:
@@ -62,10 +66,10 @@ class Caller:
         """The member *name* of the JSON object at *path*."""
         return _object((yield from self.demand("GET", path, query=query)), name)[name]
 
-    def page(self, path: str | None, status: str | None, limit: int | None, cursor: str | None) -> Steps[Any]:
-        members = {"path": path, "status": status, "limit": limit, "cursor": cursor}
+    def page(self, what: str, **members: Any) -> Steps[Any]:
+        """A page of ``Tasks`` or ``Batches``."""
         query = urlencode({name: value for name, value in members.items() if value is not None})
-        return _object((yield from self.demand("GET", "/api/v1/tasks", query=query)), "Tasks")
+        return _object((yield from self.demand("GET", "/api/v1/" + what.lower(), query=query)), what)
 
     def queue(self, path: str) -> Steps[dict[str, Any]]:
         return _object((yield from self.demand("GET", "/api/v1/queues" + _escaped(path))), "EndpointPath")
@@ -103,6 +107,7 @@ class Caller:
         priority: int | None,
         idempotency_key: str | None,
         pipeline: Pipeline,
+        batch: str | None = None,
         prefers_end: bool = False,
     ) -> Steps[Answer]:
         """With *prefers_end*, the answer may come at the task's end, if that is soon."""
@@ -111,6 +116,8 @@ class Caller:
             headers["Priority"] = str(priority)
         if pipeline:
             headers["Pipeline"] = _steps(pipeline)
+        if batch is not None:
+            headers["Batch"] = batch
         wait_s = 0
         if prefers_end and len(body) <= LARGE_BYTES:  # else it is sent again if the connection breaks meanwhile
             wait_s = _PREFERRED_WAIT_S
@@ -129,6 +136,12 @@ class Caller:
         if is_lost and task.get("BackendStatus") in ("created", "running"):
             return (yield from self.demand("GET", task_path(task_id)))
         raise refusal(answer)
+
+    def purge(self, task_id: str) -> Steps[None]:
+        call = self.backbone.call("DELETE", task_path(task_id), query="purge=true", timeout_s=self.timeout_s)
+        answer = yield from request(call, retry_for_s=self.retry_for_s)
+        if not answer.is_success and not (answer.status == 404 and answer.repeated):
+            raise refusal(answer)
 
     def open_result(self, task_id: str, start: int, etag: str | None) -> Steps[Answer]:
         """The streamed result from its byte *start*, or the whole of it if this *etag* is no longer its."""
@@ -198,12 +211,7 @@ class TaskView:
     @property
     def estimated_start(self) -> Any:
         """When the waiting task will start, as a ``datetime`` in UTC; None if that is unknown."""
-        text = self.document.get("EstimatedStart")
-        if not text:
-            return None
-        from datetime import datetime
-
-        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return moment(self.document.get("EstimatedStart"))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r}, {self.state!r}, {self.status[:100]!r})"
@@ -218,9 +226,14 @@ class TaskView:
         return any(self.document.get(name) != before.get(name) for name in _TOLD)
 
     def _until_end(self, timeout_s: float | None, on_change: Callable[[Any], object] | None) -> Steps[None]:
-        deadline, patience_s = Deadline(timeout_s), self._caller.retry_for_s
-        late = errors.WaitTimeout(f"Task {self.id} has not ended within {timeout_s} s; it goes on.", self)
-        while not self.is_finished:
+        return self._until(lambda: self.is_finished, Deadline(timeout_s), on_change)
+
+    def _until(
+        self, is_so: Callable[[], bool], deadline: Deadline, on_change: Callable[[Any], object] | None
+    ) -> Steps[None]:
+        patience_s = self._caller.retry_for_s
+        late = errors.WaitTimeout(f"Task {self.id} has not ended within {deadline.timeout_s} s; it goes on.", self)
+        while not is_so():
             is_last = deadline.left_s() < patience_s
             try:
                 is_new = yield from self._look(deadline, closely=on_change is not None)
@@ -230,8 +243,10 @@ class TaskView:
                 raise
             if is_new and on_change is not None:
                 on_change(self)
-            if not self.is_finished and not deadline.left_s():
+            if not is_so() and not deadline.left_s():
                 raise late
+            if not is_so() and self.is_finished:  # then no wait lasts: its tasks are still being cancelled
+                yield Sleep(deadline.left_s(_POSITION_POLL_S / 5))
 
     def _look(self, deadline: Deadline, *, closely: bool) -> Steps[bool]:
         """Wait for the next change (*closely*: of the place in the queue, too) for as long as one wait lasts."""
@@ -275,13 +290,25 @@ class TaskView:
 
 def target_of(path: os.PathLike[str] | str, task_id: str, content_type: str) -> Path:
     """The file that a result is saved to: *path*, or one in it if it is a folder."""
-    from mimetypes import guess_extension
     from pathlib import Path
 
     target = Path(path)
-    if not target.is_dir():
-        return target
-    return target / (task_id + (guess_extension(content_type.partition(";")[0].strip().lower()) or ""))
+    return target / (task_id + suffix_of(content_type)) if target.is_dir() else target
+
+
+def suffix_of(content_type: str) -> str:
+    from mimetypes import guess_extension
+
+    return guess_extension(content_type.partition(";")[0].strip().lower()) or ""
+
+
+def moment(text: str | None) -> Any:
+    """What the API says of a time, as a ``datetime`` in UTC."""
+    if not text:
+        return None
+    from datetime import datetime
+
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _steps(pipeline: Pipeline) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from typing import Any, Callable, TypeVar
 
 from . import errors
 from ._core import Answer, Call, NoAnswer, Sleep, Steps
@@ -364,3 +364,39 @@ class _AsyncStream:
 
     async def close(self) -> None:
         self._response.close()
+
+
+def each(work: Callable[[Any], T], items: Iterable[Any], limit: int) -> Iterator[T]:
+    """What *work* returns for each of *items*, in their order; *limit* of them are at work at a time."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    threads, waiting = ThreadPoolExecutor(limit, "backbone-item"), deque["Future[T]"]()
+    try:
+        for item in items:
+            waiting.append(threads.submit(work, item))
+            while len(waiting) > limit or (waiting and waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def aeach(work: Callable[[Any], Awaitable[T]], items: AsyncIterator[Any], limit: int) -> AsyncIterator[T]:
+    """The same in an event loop."""
+    import asyncio
+    from collections import deque
+
+    waiting = deque["asyncio.Future[T]"]()
+    try:
+        async for item in items:
+            waiting.append(asyncio.ensure_future(work(item)))
+            while len(waiting) >= limit or (waiting and waiting[0].done()):
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        for future in waiting:
+            future.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)

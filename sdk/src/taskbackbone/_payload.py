@@ -136,6 +136,48 @@ def stream_type(stream: Any) -> str:
     return _type_of_name(name) if isinstance(name, str) else _BYTES
 
 
+def ready(body: Any, spool: Any) -> tuple[bytes | Payload, str]:
+    """What is sent of *body*, which is read into *spool* first if it cannot rewind, and its content type."""
+    found = body_of(body)
+    if found is not None:
+        return found
+    for chunk in iter_chunks(body):
+        spool.write(chunk)
+    return _of_spool(body, spool)
+
+
+async def aready(body: Any, spool: Any) -> tuple[bytes | Payload, str]:
+    """The same, of a stream that may be asynchronous."""
+    found = body_of(body)
+    if found is not None:
+        return found
+    async for chunk in aiter_chunks(body):
+        spool.write(chunk)
+    return _of_spool(body, spool)
+
+
+def _of_spool(body: Any, spool: Any) -> tuple[Payload, str]:
+    spool.seek(0)
+    return StreamPayload(spool), stream_type(body)
+
+
+def digest(body: bytes | Payload) -> str:
+    """Its SHA-256, in hexadecimal digits."""
+    import hashlib
+
+    whole = hashlib.sha256()
+    for chunk in [body] if isinstance(body, bytes) else body:
+        whole.update(chunk)
+    return whole.hexdigest()
+
+
+async def adigest(body: bytes | Payload) -> str:
+    """The same, in a thread."""
+    import asyncio
+
+    return await asyncio.get_running_loop().run_in_executor(None, digest, body)
+
+
 def _type_of_name(name: str) -> str:
     from mimetypes import guess_type
 

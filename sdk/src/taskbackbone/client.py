@@ -12,10 +12,12 @@ from . import errors
 from ._calls import Caller, Deadline, Pipeline, Query, TaskView, target_of
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Sleep, Steps, task_path
 from ._drivers import Aiohttp, Requests, run_async, run_sync
-from ._payload import SPOOL_BYTES, Decoder, StreamPayload, aiter_chunks, body_of, iter_chunks, stream_type
+from ._payload import SPOOL_BYTES, Decoder, aready, ready
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .batch import AsyncBatch, Batch
 
 __all__ = ["AsyncResult", "AsyncTask", "AsyncTaskClient", "Result", "Task", "TaskClient"]
 
@@ -37,6 +39,16 @@ class _AsyncLine(Caller):
 
     async def run(self, steps: Steps[T]) -> T:
         return await run_async(steps, self.transport)
+
+    async def pages(self, what: str, **members: Any) -> AsyncIterator[list[dict[str, Any]]]:
+        """All ``Tasks`` or ``Batches``, page by page."""
+        cursor = None
+        while True:
+            page = await self.run(self.page(what, cursor=cursor, **members))
+            yield page[what]
+            cursor = page.get("NextCursor")
+            if not cursor:
+                return
 
 
 class AsyncTaskClient:
@@ -131,6 +143,63 @@ class AsyncTaskClient:
         )
         return await task.result(None if timeout_s is None else deadline.left_s())
 
+    async def map(
+        self,
+        path: str,
+        items: Any,
+        *,
+        pipeline: Pipeline = None,
+        then: str | None = None,
+        name: str | None = None,
+        concurrency: int = 8,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+    ) -> AsyncBatch:
+        """Submit each of many items, and return the batch of their tasks.
+
+        With a *name*, a map that broke off goes on when it is called again: an item that has a task already, by its
+        bytes and content type, gets no other, for as long as the backbone keeps that one. What is new is added to the
+        batch, or, if that takes no more, to another one of this name, which ``Batch`` has with the ``earlier`` ones.
+
+        Parameters:
+            path, content_type, query, priority, pipeline: of each task, as of ``submit``.
+            items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
+                iterable of what ``submit`` takes, which is read while items are submitted.
+            then: the endpoint of one more task, which gets the list of all results once all have ended.
+            name: of the batch. Another path, query, pipeline or *then* makes it another batch.
+            concurrency: how many items are submitted at a time.
+
+        Raises:
+            ValueError: there are no items to be read there.
+            BackboneError: those of ``submit``, with the item's name; but a full queue is waited for. The batch takes
+                more of the same name then.
+        """
+        from ._batching import Filling
+        from .batch import afill
+
+        filling = Filling(self._line, path, query, priority, pipeline, then, name)
+        return await afill(self._line, filling, items, content_type, concurrency)
+
+    async def batch(self, batch_id: str) -> AsyncBatch:
+        """
+        Raises:
+            NotFound: there is no such batch, or no longer.
+        """
+        from .batch import AsyncBatch
+
+        batch = AsyncBatch(self._line, {"TaskId": batch_id})
+        await batch.refresh()
+        return batch
+
+    async def batches(self, *, page_size: int | None = None) -> AsyncIterator[AsyncBatch]:
+        """All batches, newest first, a page at a time, of at most *page_size*."""
+        from .batch import AsyncBatch
+
+        async for page in self._line.pages("Batches", limit=page_size):
+            for document in page:
+                yield AsyncBatch(self._line, document)
+
     async def task(self, task_id: str) -> AsyncTask:
         """
         Raises:
@@ -139,23 +208,24 @@ class AsyncTaskClient:
         return await AsyncTask(self._line, {"TaskId": task_id}).refresh()
 
     async def tasks(
-        self, path: str | None = None, status: str | None = None, *, page_size: int | None = None
+        self,
+        path: str | None = None,
+        status: str | None = None,
+        *,
+        batch: str | None = None,
+        page_size: int | None = None,
     ) -> AsyncIterator[AsyncTask]:
         """All tasks, newest first, a page at a time.
 
         Parameters:
             path: only those of this endpoint.
             status: only those ``created``, ``running``, ``completed``, ``failed`` or ``cancelled``.
+            batch: only those of the batch with this id.
             page_size: how many are asked for at a time, 200 at most.
         """
-        cursor = None
-        while True:
-            page = await self._line.run(self._line.page(path, status, page_size, cursor))
-            for document in page["Tasks"]:
+        async for page in self._line.pages("Tasks", path=path, status=status, batch=batch, limit=page_size):
+            for document in page:
                 yield AsyncTask(self._line, document)
-            cursor = page.get("NextCursor")
-            if not cursor:
-                return
 
     async def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
@@ -190,13 +260,8 @@ class AsyncTaskClient:
         from tempfile import SpooledTemporaryFile
 
         with SpooledTemporaryFile(SPOOL_BYTES) as spool:
-            ready = body_of(body)
-            if ready is None:
-                async for chunk in aiter_chunks(body):
-                    spool.write(chunk)
-                spool.seek(0)
-                ready = StreamPayload(spool), stream_type(body)
-            steps = self._line.submit(path, ready[0], content_type or ready[1], **options)
+            content, kind = await aready(body, spool)
+            steps = self._line.submit(path, content, content_type or kind, **options)
             return AsyncTask(self._line, await self._line.run(steps))
 
 
@@ -254,6 +319,14 @@ class AsyncTask(TaskView):
             Conflict: it has not failed.
         """
         return await self._updated(self._line.replay(self.id))
+
+    async def purge(self) -> None:
+        """Remove the finished task at once, with all that the backbone keeps of it; of a batch, with its tasks.
+
+        Raises:
+            Conflict: it has not ended.
+        """
+        await self._line.run(self._line.purge(self.id))
 
     async def history(self) -> list[dict[str, Any]]:
         """Its transitions, the first one first, as the API's JSON objects."""
@@ -353,6 +426,16 @@ class _Line(Caller):
     def run(self, steps: Steps[T]) -> T:
         return run_sync(steps, self.transport)
 
+    def pages(self, what: str, **members: Any) -> Iterator[list[dict[str, Any]]]:
+        """All ``Tasks`` or ``Batches``, page by page."""
+        cursor = None
+        while True:
+            page = self.run(self.page(what, cursor=cursor, **members))
+            yield page[what]
+            cursor = page.get("NextCursor")
+            if not cursor:
+                return
+
 
 class TaskClient:
     """Submits tasks to the backbone, and follows them. It may be shared by threads.
@@ -446,6 +529,63 @@ class TaskClient:
         )
         return task.result(None if timeout_s is None else deadline.left_s())
 
+    def map(
+        self,
+        path: str,
+        items: Any,
+        *,
+        pipeline: Pipeline = None,
+        then: str | None = None,
+        name: str | None = None,
+        concurrency: int = 8,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+    ) -> Batch:
+        """Submit each of many items, and return the batch of their tasks.
+
+        With a *name*, a map that broke off goes on when it is called again: an item that has a task already, by its
+        bytes and content type, gets no other, for as long as the backbone keeps that one. What is new is added to the
+        batch, or, if that takes no more, to another one of this name, which ``Batch`` has with the ``earlier`` ones.
+
+        Parameters:
+            path, content_type, query, priority, pipeline: of each task, as of ``submit``.
+            items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
+                iterable of what ``submit`` takes, which is read while items are submitted.
+            then: the endpoint of one more task, which gets the list of all results once all have ended.
+            name: of the batch. Another path, query, pipeline or *then* makes it another batch.
+            concurrency: how many items are submitted at a time.
+
+        Raises:
+            ValueError: there are no items to be read there.
+            BackboneError: those of ``submit``, with the item's name; but a full queue is waited for. The batch takes
+                more of the same name then.
+        """
+        from ._batching import Filling
+        from .batch import fill
+
+        filling = Filling(self._line, path, query, priority, pipeline, then, name)
+        return fill(self._line, filling, items, content_type, concurrency)
+
+    def batch(self, batch_id: str) -> Batch:
+        """
+        Raises:
+            NotFound: there is no such batch, or no longer.
+        """
+        from .batch import Batch
+
+        batch = Batch(self._line, {"TaskId": batch_id})
+        batch.refresh()
+        return batch
+
+    def batches(self, *, page_size: int | None = None) -> Iterator[Batch]:
+        """All batches, newest first, a page at a time, of at most *page_size*."""
+        from .batch import Batch
+
+        for page in self._line.pages("Batches", limit=page_size):
+            for document in page:
+                yield Batch(self._line, document)
+
     def task(self, task_id: str) -> Task:
         """
         Raises:
@@ -454,23 +594,24 @@ class TaskClient:
         return Task(self._line, {"TaskId": task_id}).refresh()
 
     def tasks(
-        self, path: str | None = None, status: str | None = None, *, page_size: int | None = None
+        self,
+        path: str | None = None,
+        status: str | None = None,
+        *,
+        batch: str | None = None,
+        page_size: int | None = None,
     ) -> Iterator[Task]:
         """All tasks, newest first, a page at a time.
 
         Parameters:
             path: only those of this endpoint.
             status: only those ``created``, ``running``, ``completed``, ``failed`` or ``cancelled``.
+            batch: only those of the batch with this id.
             page_size: how many are asked for at a time, 200 at most.
         """
-        cursor = None
-        while True:
-            page = self._line.run(self._line.page(path, status, page_size, cursor))
-            for document in page["Tasks"]:
+        for page in self._line.pages("Tasks", path=path, status=status, batch=batch, limit=page_size):
+            for document in page:
                 yield Task(self._line, document)
-            cursor = page.get("NextCursor")
-            if not cursor:
-                return
 
     def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
@@ -505,13 +646,8 @@ class TaskClient:
         from tempfile import SpooledTemporaryFile
 
         with SpooledTemporaryFile(SPOOL_BYTES) as spool:
-            ready = body_of(body)
-            if ready is None:
-                for chunk in iter_chunks(body):
-                    spool.write(chunk)
-                spool.seek(0)
-                ready = StreamPayload(spool), stream_type(body)
-            steps = self._line.submit(path, ready[0], content_type or ready[1], **options)
+            content, kind = ready(body, spool)
+            steps = self._line.submit(path, content, content_type or kind, **options)
             return Task(self._line, self._line.run(steps))
 
 
@@ -567,6 +703,14 @@ class Task(TaskView):
             Conflict: it has not failed.
         """
         return self._updated(self._line.replay(self.id))
+
+    def purge(self) -> None:
+        """Remove the finished task at once, with all that the backbone keeps of it; of a batch, with its tasks.
+
+        Raises:
+            Conflict: it has not ended.
+        """
+        self._line.run(self._line.purge(self.id))
 
     def history(self) -> list[dict[str, Any]]:
         """Its transitions, the first one first, as the API's JSON objects."""

@@ -5,11 +5,12 @@ No message holds a key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
     "BackboneError",
+    "BatchFailed",
     "BodyUnreadable",
     "Cancelled",
     "Conflict",
@@ -124,6 +125,22 @@ class TaskError(BackboneError):
 
 class TaskFailed(TaskError):
     """The task has failed; the message is its status text."""
+
+
+class BatchFailed(TaskFailed):
+    """Some tasks of a batch have no result. The message names the first of them, with their status texts.
+
+    Attributes:
+        tasks: their handles by the names of their items; empty in another process.
+        saved: the files of the others, if they were saved.
+    """
+
+    def __init__(
+        self, message: str, task: Any, tasks: Mapping[str, Any] | None = None, saved: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message, task)
+        self.tasks: dict[str, Any] = dict(tasks or {})
+        self.saved: list[Any] = list(saved)
 
 
 class TaskCancelled(TaskError):
