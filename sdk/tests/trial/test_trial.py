@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +15,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
 from balancer import Balancer
-from conftest import Backbone, Place
+from conftest import REPOSITORY, Backbone, Place
 from services.service_process import descendants, eventually, is_alive
 from words import NoSuchWord, work
 
@@ -31,6 +33,23 @@ HERE = Path(__file__).parent
 TASKS = 1000
 END_S = 400.0
 KINDS = ("service", "sidecar", "manager")
+R_EVERY = 10
+"""Each so many tasks, one is for R: it starts a process for each."""
+R = REPOSITORY / "sdk" / "r"
+
+
+@cache
+def kinds() -> tuple[str, ...]:
+    """With R, where it is installed, as ``python3 dev.py r`` does."""
+    if shutil.which("Rscript") is None:
+        return KINDS
+    needs = "for (name in c('plumber', 'crul', 'callr', 'urltools')) loadNamespace(name)"
+    found = subprocess.run(["Rscript", "--vanilla", "-e", needs], capture_output=True, check=False)
+    return KINDS if found.returncode else (*KINDS, "r")
+
+
+def kind_of(number: int) -> str:
+    return "r" if "r" in kinds() and number % R_EVERY == 7 else KINDS[number % len(KINDS)]
 
 
 def free_port() -> int:
@@ -58,6 +77,13 @@ class Pod:
             self._run([sys.executable, str(script)])
         elif self.kind == "manager":
             self._run([sys.executable, "manager_pod.py"])
+        elif self.kind == "r":
+            self.environment = {
+                **self.environment,
+                "POD_PATH": self.path,
+                "AI4E_API_TOOLS": str(R / "ai4e_api_tools"),
+            }
+            self._run([str(R / "serve"), str(HERE / "r_pod.R")])
         else:
             bind = f"127.0.0.1:{self.server_port}"
             self._run([str(self.flask_python), "-m", "gunicorn", "--workers", "2", "--bind", bind, "flask_pod:app"])
@@ -73,7 +99,7 @@ class Pod:
         """Returns what was killed, and what must end with it."""
         started = [process.pid for process in self.processes]
         family = [*started, *(pid for each in started for pid in descendants(each))]
-        direct = family if self.kind == "sidecar" else started
+        direct = family if self.kind in ("sidecar", "r") else started
         for pid in direct:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -107,13 +133,13 @@ def plan() -> list[Given]:
         start = b"no " if number % 7 == 3 else b"go "
         seconds = 1.5 if number % 50 == 9 else chance.choice((0, 0, 0.02, 0.1))
         body = start + b"%d " % number + chance.randbytes(size)
-        given.append(Given(KINDS[number % len(KINDS)], body, seconds))
+        given.append(Given(kind_of(number), body, seconds))
     return given
 
 
 @pytest.fixture
 def places(backbone: Backbone) -> dict[str, Place]:
-    return {kind: backbone.place(brief_lease=True) for kind in KINDS}
+    return {kind: backbone.place(brief_lease=True) for kind in kinds()}
 
 
 @pytest.fixture
@@ -140,7 +166,7 @@ def pods(
 
 @contextmanager
 def killed_on_the_way(
-    client: TaskClient, pods: dict[str, list[Pod]], places: dict[str, Place]
+    client: TaskClient, pods: dict[str, list[Pod]], places: dict[str, Place], given: list[Given]
 ) -> Iterator[list[str]]:
     """Kills and replaces a pod of each kind, one after the other, when so many of its tasks have ended."""
     killed: list[str] = []
@@ -150,8 +176,9 @@ def killed_on_the_way(
         return queue["Completed"] + queue["Failed"]
 
     def kill() -> None:
-        for share, kind in zip((0.15, 0.35, 0.55), KINDS):
-            eventually(lambda kind=kind, share=share: ended(kind) > share * TASKS / len(KINDS), kind, END_S)
+        counts = Counter(each.kind for each in given)
+        for share, kind in zip((0.15, 0.35, 0.55, 0.3), kinds()):
+            eventually(lambda kind=kind, share=share: ended(kind) > share * counts[kind], kind, END_S)
             pods[kind][0].kill()
             killed.append(kind)
             pods[kind][0].start()
@@ -172,7 +199,7 @@ def test_a_thousand_tasks_survive_the_death_of_pods_of_each_kind(
 ) -> None:
     given, began_s = plan(), time.monotonic()
     with TaskClient(backbone.url, backbone.key) as client, ThreadPoolExecutor(8) as pool:
-        with killed_on_the_way(client, pods, places) as killed:
+        with killed_on_the_way(client, pods, places, given) as killed:
 
             def submit(each: Given) -> Task:
                 return client.submit(f"{places[each.kind].path}/model", each.body, query={"seconds": each.seconds})
@@ -180,18 +207,20 @@ def test_a_thousand_tasks_survive_the_death_of_pods_of_each_kind(
             tasks = list(pool.map(submit, given))
             outcomes = list(pool.map(outcome, tasks))
 
-        assert killed == list(KINDS)
+        assert killed == list(kinds())
         wrong = [
             (each.kind, task.id, found[0], found[1][:80])
             for each, task, found in zip(given, tasks, outcomes)
             if found != each.expected
         ]
         assert wrong == []
-        for kind in KINDS:
+        for kind in kinds():
             queue = client.queue(f"{places[kind].path}/model")
             assert (queue["Waiting"], queue["Dispatched"], queue["Running"], queue["InFlight"]) == (0, 0, 0, 0)
         attempts = Counter(task.attempt for task in tasks)
     took_s = time.monotonic() - began_s
-    sys.stdout.write(f"{TASKS} tasks in {took_s:.0f} s; by attempts: {dict(sorted(attempts.items()))}\n")
+    sys.stdout.write(
+        f"{TASKS} tasks of {', '.join(kinds())} in {took_s:.0f} s; by attempts: {dict(sorted(attempts.items()))}\n"
+    )
     assert sum(attempts.values()) == TASKS
     assert max(attempts) > 1  # the pods had tasks when they were killed
