@@ -155,6 +155,7 @@ def elsewhere() -> Iterator[Path]:
     [
         pytest.param(f"connecting to redis://:{planted('redis-password')}@127.0.0.1", id="a planted secret"),
         pytest.param("Bearer eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2ln", id="a bearer token"),
+        pytest.param("PUT https://a.blob.core.windows.net/b/u?sp=cw&sig=c2lnbmF0dXJlLW9mLWE%3D", id="a signed URL"),
         pytest.param(f"AccountKey={ACCOUNT_KEY}", id="the storage account's key"),
         pytest.param("/api/BackendWebhook?code=the-key-of-this-stack", id="a stack's key"),
         pytest.param("/admin/functions?code=the-key-of-this-stack-master", id="a stack's master key"),

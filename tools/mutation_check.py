@@ -44,6 +44,10 @@ COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
 RELEASE_TESTS = ("tests/shared/store/test_releases.py",)
+UPLOAD_STORE_TESTS = ("tests/shared/store/test_uploads.py",)
+UPLOAD_TESTS = ("tests/contract/test_v1_uploads_apart.py",)
+UPLOAD_WIRE_TESTS = ("tests/contract/test_v1_uploads.py",)
+SIGNING_TESTS = ("tests/shared/test_signed_urls.py",)
 BATCH_TESTS = ("tests/shared/store/test_batches.py", "tests/cache_manager/test_batches.py")
 PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
@@ -658,13 +662,13 @@ MUTATIONS = [
     Mutation(
         "body: a blob has its length",
         "shared/bodies.py",
-        "if size_bytes != content.size_bytes:",
-        "if False:",
+        "    if size_bytes != content.size_bytes:\n        raise BodyMissing(content.blob)",
+        "    if False:\n        raise BodyMissing(content.blob)",
         BODY_TESTS,
     ),
     Mutation(
         "body: a stream has its length",
-        "shared/bodies.py",
+        "shared/blobs.py",
         "            if left_bytes:\n",
         "            if False:\n",
         BODY_TESTS,
@@ -1433,7 +1437,7 @@ MUTATIONS = [
     Mutation(
         "removal: no child before its batch knows its end",
         f"{TASK}/erase.lua",
-        "then return 'unreported' end",
+        "then return { 'unreported' } end",
         "then end",
         BATCH_TESTS,
     ),
@@ -1450,6 +1454,154 @@ MUTATIONS = [
         "if task.is_removed:",
         "if False:",
         BATCH_TESTS,
+    ),
+    *(
+        Mutation(f"upload: {name}", f"{LUA}/{file}.lua", guard, broken, UPLOAD_STORE_TESTS)
+        for name, file, guard, broken in (
+            ("one taker has it", "upload/take", "if upload.T and upload.T ~= arg.taker then", "if false then"),
+            ("with its first snapshot", "upload/take", "if not upload.T then upload.T", "if true then upload.T"),
+            (
+                "nobody takes it without a snapshot",
+                "upload/take",
+                "if not upload.T and arg.snapshot == '' then return raw end\n",
+                "",
+            ),
+            ("the last taker gives it back", "upload/give_back", "if upload.k == arg.op then", "if true then"),
+            ("it ends", "includes/upload/upload", "return upload.T or now < upload.e", "return true"),
+            ("its taker may repeat itself", "includes/upload/upload", "return upload.T or now", "return now"),
+            (
+                "its deadline finds it until it is forgotten",
+                "task/sweep",
+                "      set_due(id, now + arg.blob_grace)\n      done[#done + 1] = { 'upload'",
+                "      done[#done + 1] = { 'upload'",
+            ),
+        )
+    ),
+    Mutation(
+        "upload: what was declared is checked",
+        "cache_manager/uploads.py",
+        "if not wrong:",
+        "if True:",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_what_was_written_must_be_what_was_declared",),
+    ),
+    Mutation(
+        "upload: it is its owner's",
+        "cache_manager/uploads.py",
+        "or upload.owner != self._owner",
+        "",
+        (f"{UPLOAD_TESTS[0]}::test_an_upload_and_a_body_are_their_owners",),
+    ),
+    Mutation(
+        "upload: it is for one purpose",
+        "cache_manager/uploads.py",
+        "if upload.purpose == purpose else",
+        "if True else",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_an_upload_is_for_the_result_of_one_attempt",),
+    ),
+    Mutation(
+        "upload: a refused task leaves it",
+        "cache_manager/uploads.py",
+        "if not is_kept and await",
+        "if False and await",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_a_queue_that_refuses_the_task_leaves_the_upload_as_it_was",),
+    ),
+    Mutation(
+        "upload: a known key needs no bytes",
+        "cache_manager/uploads.py",
+        "if new.fingerprint and (known",
+        "if '' and (known",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_the_fingerprint_is_what_was_declared_and_not_the_upload",),
+    ),
+    Mutation(
+        "upload: no backend gets more than it takes",
+        "cache_manager/uploads.py",
+        "if not endpoint.backend.takes_reference:",
+        "if False:",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_no_backend_gets_more_than_it_takes",),
+    ),
+    Mutation(
+        "upload: a later step gets no more either",
+        "shared/dispatch/dispatcher.py",
+        "                raise TooLarge\n",
+        "",
+        (f"{UPLOAD_TESTS[0]}::test_a_result_that_is_too_large_for_the_next_backend_fails_the_task",),
+    ),
+    Mutation(
+        "upload: only the snapshot is read",
+        "shared/blobs.py",
+        "snapshot=snapshot) if snapshot else",
+        "snapshot=None) if snapshot else",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_what_is_written_after_handing_in_changes_nothing",),
+    ),
+    Mutation(
+        "upload: only the snapshot is signed for",
+        "shared/signed_urls.py",
+        "blob_client(name, snapshot=snapshot)",
+        "blob_client(name)",
+        (f"{UPLOAD_WIRE_TESTS[0]}::test_what_is_written_after_handing_in_changes_nothing",),
+    ),
+    Mutation(
+        "upload: a body is there when its reference goes out",
+        "shared/bodies.py",
+        "size_bytes = (await client_of(container, blob).get_blob_properties()).size",
+        "size_bytes = content.size_bytes",
+        (f"{UPLOAD_TESTS[0]}::test_without_blob_storage_an_upload_stays_as_it_is",),
+    ),
+    Mutation(
+        "upload: a reference takes no room",
+        "shared/dispatch/dispatcher.py",
+        "and self._bodies.why_no_sas is None):\n            return 0",
+        "and False):\n            return 0",
+        (f"{UPLOAD_TESTS[0]}::test_bodies_that_go_by_reference_take_no_room",),
+    ),
+    Mutation(
+        "upload: what a task has is kept",
+        "cache_manager/reconciler.py",
+        "if task is None or not task.names(upload.snapshot):",
+        "if True:",
+        (f"{UPLOAD_TESTS[0]}::test_an_upload_that_a_task_has_goes_with_the_task",),
+    ),
+    Mutation(
+        "upload: what no task has is deleted",
+        "cache_manager/reconciler.py",
+        "if task is None or not task.names(upload.snapshot):",
+        "if not upload.task_id:",
+        (f"{UPLOAD_TESTS[0]}::test_what_is_written_after_the_task_is_gone_is_deleted_too",),
+    ),
+    Mutation(
+        "upload: a purge knows its blob",
+        f"{TASK}/erase.lua",
+        "b = rec.b and rec.b[3] and rec.b or nil, r",
+        "r",
+        (f"{UPLOAD_TESTS[0]}::test_what_is_written_after_the_task_is_gone_is_deleted_too",),
+    ),
+    Mutation(
+        "upload: a lease keeps no blob",
+        "shared/blobs.py",
+        '!= "LeaseIdMissing"',
+        '!= ""',
+        (f"{UPLOAD_TESTS[0]}::test_a_lease_that_its_writer_has_taken_keeps_no_blob",),
+    ),
+    Mutation(
+        "upload: a large one never passes through",
+        "cache_manager/stored_response.py",
+        "is_too_large = content.is_upload and",
+        "is_too_large = False and",
+        (f"{UPLOAD_TESTS[0]}::test_what_is_too_large_for_the_app_is_answered_by_a_link_or_in_parts",),
+    ),
+    Mutation(
+        "upload: a delegated key is renewed in time",
+        "shared/signed_urls.py",
+        "_DELEGATED_S - age_s < valid_s",
+        "False",
+        SIGNING_TESTS,
+    ),
+    Mutation(
+        "upload: no URL outlives its key",
+        "shared/signed_urls.py",
+        "expires_s = min(expires_s, self._delegated_s + _DELEGATED_S)",
+        "pass",
+        SIGNING_TESTS,
     ),
     Mutation(
         "host: a lease that cannot be renewed ends it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -432,3 +433,19 @@ async def test_the_url_of_a_dispatch_outlives_its_lease(open_app: Open, backend:
         ends = time.strptime(httpx.URL(url).params["se"], "%Y-%m-%dT%H:%M:%SZ")
         left_s = time.mktime(ends) - time.mktime(time.gmtime())
         assert valid_s - PATIENCE_S < left_s <= valid_s
+
+
+@pytest.mark.contract("B18.12")
+async def test_bodies_that_go_by_reference_take_no_room(open_app: Open) -> None:
+    app, hold = open_app(MAX_BODY_BYTES_IN_FLIGHT="1"), threading.Event()
+    app.backend.script(PATH, Answer(hold=hold))
+    for _ in range(2):
+        assert (await app.hand_in(await app.uploaded()))[0] == 202
+
+    async def are_both_there() -> bool:
+        return app.backend.untaken(PATH) == 2
+
+    try:
+        await app.until(are_both_there)
+    finally:
+        hold.set()

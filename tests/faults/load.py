@@ -15,7 +15,17 @@ import httpx
 
 from local.stack import NO_TLS
 from shared.settings import INLINE_LIMIT_BYTES
-from tests.faults.model_service import ANSWER, FIRST, LEGACY, MODERN, PIPED, SECOND
+from tests.faults.model_service import (
+    ANSWER,
+    CONTENT_TYPE,
+    FIRST,
+    LEGACY,
+    MODERN,
+    PIPED,
+    SECOND,
+    UPLOADED,
+    write_blob,
+)
 from tests.faults.rig import Rig
 
 CALLERS = 3
@@ -33,6 +43,7 @@ _PATHS: Final = {
     f"{MODERN}{FIRST}": 2,
     f"{MODERN}{ANSWER}": 2,
     f"{MODERN}{PIPED}": 2,
+    f"{MODERN}{UPLOADED}": 2,
     f"{LEGACY}/only": 3,
     f"{LEGACY}{FIRST}": 1,
 }
@@ -48,6 +59,8 @@ class Submission:
     body: bytes
     task_id: str | None = None
     """The task's id, once the submit is acknowledged."""
+    upload_id: str | None = None
+    """What is handed in in place of the body, if the endpoint takes uploads."""
     batch_id: str | None = None
     """The batch that it is to be a child of."""
 
@@ -164,7 +177,7 @@ class Load:
             while not self._over.is_set():
                 submission = Submission(chance.choices([*_PATHS], [*_PATHS.values()])[0], _body(chance))
                 own.append(submission)
-                if chance.random() < KEYED_SHARE:
+                if chance.random() < KEYED_SHARE or submission.path.endswith(UPLOADED):
                     if submission.path.startswith(MODERN) and chance.random() < BATCH_SHARE:
                         submission.batch_id = self.batch_id
                     self._submit_until_acknowledged(app, submission, f"{chance.getrandbits(64):x}", chance)
@@ -203,7 +216,22 @@ class Load:
             json_headers["Batch"] = submission.batch_id
         if submission.path.endswith(PIPED):
             json_headers["Pipeline"] = f"{MODERN}{SECOND}"
+        if submission.path.endswith(UPLOADED):
+            if submission.upload_id is None:
+                submission.upload_id = self._upload(app, submission.body)
+            if submission.upload_id is None:
+                return None
+            json_headers = {**json_headers, "X-Upload": submission.upload_id}
+            return self._post(app, f"/api/v1/submit{submission.path}", 202, headers=json_headers)
         return self._post(app, f"/api/v1/submit{submission.path}", 202, content=submission.body, headers=json_headers)
+
+    def _upload(self, app: httpx.Client, body: bytes) -> str | None:
+        """The id of a new upload with this body, or None if it could not be made now."""
+        with suppress(httpx.TransportError):
+            response = app.post("/api/v1/uploads", json={"Size": len(body), "ContentType": CONTENT_TYPE})
+            if response.status_code == 201 and write_blob(response.json()["Url"], body):
+                return response.json()["UploadId"]
+        return None
 
     def _post(self, app: httpx.Client, url: str, acknowledged: int, **content: Any) -> str | None:
         """The task's id, or None if the request was not acknowledged."""

@@ -3,7 +3,8 @@
 Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
 ``first`` step sends its task to the ``second`` as its next step, with a new body. A ``piped`` step completes, with
 that body as its result, and the task's pipeline goes on to the ``second``. An ``answer`` endpoint answers with the
-result. Some attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
+result. An ``uploaded`` endpoint gets the URL of a body that its caller has uploaded, and uploads its result. Some
+attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
 it finds another checkpoint. A modern service tells on each path how many tasks it holds, though the paths share that.
 The last status text of a task holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the
 number of workers.
@@ -32,6 +33,8 @@ import httpx
 PREFIX: Final = "/v1/fault"
 MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
 FIRST, SECOND, ANSWER, PIPED = "/first", "/second", "/answer", "/piped"
+UPLOADED: Final = "/uploaded"
+CONTENT_TYPE: Final = "application/json"
 SLOTS = 48
 WORK_S = 0.05
 STALL_S = 3.0
@@ -39,6 +42,7 @@ RELEASED_SHARE, COMPLETING_SHARE = 0.1, 0.5
 """Of the attempts: those that are given back, and those whose result completes the task in one step."""
 REPEAT_S = 0.1
 GIVE_UP_S = 60.0
+REPEAT_FOR_S = 10.0
 TELLING: Final = {"X-Task-Slots": str(SLOTS), "X-Task-Instance": f"service-{os.getpid()}"}
 
 
@@ -128,6 +132,22 @@ def checkpoint_of(body: bytes) -> bytes:
     return hashlib.shake_128(body).digest(len(body))
 
 
+def write_blob(url: str, data: bytes) -> bool:
+    """Write an upload; returns whether Blob Storage took it."""
+    with suppress(httpx.TransportError):
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-blob-content-type": CONTENT_TYPE}
+        return httpx.put(url, content=data, headers=headers, timeout=REPEAT_FOR_S).status_code == 201
+    return False
+
+
+def read_blob(url: str) -> bytes | None:
+    """What is at a URL of Blob Storage; None if it does not answer."""
+    with suppress(httpx.TransportError):
+        response = httpx.get(url, timeout=REPEAT_FOR_S)
+        return response.content if response.status_code == 200 else None
+    return None
+
+
 _WORKER: Final = "worker"
 
 
@@ -214,11 +234,18 @@ class _Service:
             is_piped = path.endswith(PIPED)
             result = next_body(body) if is_piped else result_of(path, body)
             status = "completed" if is_piped else last_status(path, body)
+            upload: dict[str, str] = {}
+            if path.endswith(UPLOADED):
+                upload_id = self._upload(task_id, attempt, result)
+                if upload_id is None:
+                    self._slots.release()
+                    return  # another attempt has the task, or the lease ends
+                result, upload = b"", {"X_Upload": upload_id}
             if not is_legacy and random.random() < COMPLETING_SHARE:
-                steps.append(("completed", put("result", result, X_Task_Complete=quote(status))))
+                steps.append(("completed", put("result", result, X_Task_Complete=quote(status), **upload)))
             else:
                 if not is_legacy:
-                    steps.append(("", put("result", result)))
+                    steps.append(("", put("result", result, **upload)))
                 steps.append(update("completed", Status=status))
         try:
             for state, request in steps:
@@ -228,6 +255,23 @@ class _Service:
                 time.sleep(WORK_S)
         finally:
             self._slots.release()
+
+    def _upload(self, task_id: str, attempt: int, result: bytes) -> str | None:
+        """Upload the result of an attempt; None if that is over, or after ``GIVE_UP_S``."""
+        deadline_s = time.monotonic() + GIVE_UP_S
+        declared = {"Size": len(result), "ContentType": CONTENT_TYPE, "TaskId": task_id}
+        while time.monotonic() < deadline_s:
+            with suppress(httpx.TransportError):
+                headers = {"X-Task-Attempt": str(attempt)}
+                response = self._app.post("/api/v1/uploads", json=declared, headers=headers)
+                if response.status_code == 201:
+                    upload = response.json()
+                    if write_blob(upload["Url"], result):
+                        return upload["UploadId"]
+                elif response.status_code < 500 and response.status_code != 429:
+                    return None
+            time.sleep(REPEAT_S)
+        return None
 
     def _has_another_checkpoint(self, task_id: str, body: bytes) -> bool:
         with suppress(httpx.TransportError):
@@ -262,8 +306,13 @@ def main() -> None:
             self._answer(200, str(service.workers).encode())
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body: bytes | None = self.rfile.read(int(self.headers["Content-Length"]))
             path = self.path
+            if (url := self.headers["X-Task-Body"]) is not None:
+                body = read_blob(url)
+                if body is None or len(body) != int(self.headers["X-Task-Body-Length"]):
+                    self._answer(503)
+                    return
             call = self.headers["taskId"], int(self.headers["X-Task-Attempt"]), path
             match service.behaviour:
                 case Behaviour.WORK | Behaviour.STALL if path.endswith(ANSWER):

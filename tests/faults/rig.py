@@ -21,7 +21,7 @@ from local.azurite import Azurite
 from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import NO_TLS, ROOT, Stack
-from tests.faults.model_service import PREFIX, Behaviour, Entry, read_journal
+from tests.faults.model_service import MODERN, PREFIX, UPLOADED, Behaviour, Entry, read_journal
 from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
 
@@ -71,7 +71,10 @@ class Rig:
             directory,
             redis=self.redis,
             azurite=self.azurite,
-            backends={PREFIX: f"http://127.0.0.1:{port}"},
+            backends={
+                PREFIX: f"http://127.0.0.1:{port}",
+                MODERN + UPLOADED: {"url": f"http://127.0.0.1:{port}", "reference": True},
+            },
             with_model=False,
             settings=SETTINGS,
             time_scale=GRID_TIME_SCALE,
