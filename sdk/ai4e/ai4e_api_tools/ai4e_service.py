@@ -10,6 +10,7 @@ back what has not ended, so that another pod begins with it at once.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -61,6 +62,7 @@ class APIService:
         self.func_properties: Dict[str, Dict[str, Any]] = {}
         self.func_request_counts: Dict[str, int] = {}
         self.api_task_manager = TaskManager()
+        self._api: Any = None
         self._counting = threading.Lock()
         self._requests = RequestCounts()
         self._runs = _Runs()
@@ -76,10 +78,9 @@ class APIService:
     @property
     def api(self) -> Any:
         """The Flask-RESTful ``Api`` of the app, for services that add resources to it."""
-        from flask_restful import Api
-
-        self.__dict__["api"] = made = Api(self.app)
-        return made
+        if self._api is None:
+            self._api = importlib.import_module("flask_restful").Api(self.app)
+        return self._api
 
     def health_check(self) -> str:
         return "Health check OK"
@@ -267,7 +268,7 @@ class APIService:
 
     def _create_and_execute_thread(self, trace_name: str | None, *args: Any, **kwargs: Any) -> None:
         # The thread outlives the request, so it gets the request itself, with its body.
-        this_request = request._get_current_object()
+        this_request = _unwrapped(request)
         this_request.get_data()
         kwargs["request"] = this_request
         slot = g.ai4e_slot
@@ -279,7 +280,7 @@ class APIService:
             run.held = manager.run(kwargs["taskId"], slots=most, free_slot=slot.free)
         thread = threading.Thread(
             target=self._run_task,
-            args=(current_app._get_current_object(), run, trace_name, args, kwargs),
+            args=(_unwrapped(current_app), run, trace_name, args, kwargs),
             name="ai4e-" + kwargs["taskId"],
             daemon=True,  # the departure waits for it, within limits
         )
@@ -407,6 +408,11 @@ class _Runs:
     def all(self) -> list[_Run]:
         with self._lock:
             return list(self._runs)
+
+
+def _unwrapped(proxy: Any) -> Any:
+    """What a proxy of Flask stands for in this thread, so that another one can have it."""
+    return proxy._get_current_object()
 
 
 def _dispatch_of(this_request: Any) -> tuple[str, str]:

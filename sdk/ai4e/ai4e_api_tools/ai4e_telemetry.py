@@ -8,6 +8,7 @@ imported when they are needed. Without them, one line in the log says so, and th
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import os
 import re
@@ -143,11 +144,11 @@ def telemetry(key: str | None = None, endpoint: str | None = None) -> Telemetry 
 def _handler(provider: Any, owner: Telemetry) -> logging.Handler:
     """A handler that sends records, with what stands in their ``custom_dimensions`` as properties of their own."""
     try:
-        from opentelemetry.sdk._logs import LoggingHandler
-    except ImportError:
-        from opentelemetry.instrumentation.logging.handler import LoggingHandler
+        made: Any = importlib.import_module("opentelemetry.sdk._logs").LoggingHandler
+    except AttributeError:  # it has moved
+        made = importlib.import_module("opentelemetry.instrumentation.logging.handler").LoggingHandler
 
-    class Handler(LoggingHandler):
+    class Handler(made):
         ai4e_telemetry = owner
 
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,5 +1,6 @@
 """A service of words, built as those of the AI for Earth images are: one asynchronous function after the other."""
 
+import ctypes
 import json
 import os
 import time
@@ -57,6 +58,9 @@ def words(*args, **kwargs):
     if "until" in data:
         wait_for(data, data["until"])
     time.sleep(data.get("seconds", 0))
+    if "keeps" in data and not Path(data["marks"], "kept").exists():
+        Path(data["marks"], "kept").touch()
+        ctypes.PyDLL(None).sleep(data["keeps"])  # as a library in C that does not let go of the interpreter
     if "error" in data:
         raise ValueError(data["error"])
     ended = ai4e_service.api_task_manager.CompleteTask(
