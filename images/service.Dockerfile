@@ -15,7 +15,7 @@ COPY ${SERVICE}/ service/
 RUN if [ -f service/requirements.txt ]; then \
         /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check -r service/requirements.txt; fi
 COPY sdk/ sdk/
-RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check "./sdk[otel]"
+RUN /opt/service/bin/pip install --no-cache-dir --disable-pip-version-check "./sdk[otel,blob]"
 
 FROM python:3.12-slim-bookworm
 

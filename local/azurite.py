@@ -146,9 +146,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m local.azurite", description=Azurite.__doc__)
     parser.add_argument("--port", type=int, default=10000, help="0 takes a free port")
     parser.add_argument("--directory", type=Path, default=Path(".local/azurite"))
+    parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"), help="speak HTTPS, take tokens")
     options = parser.parse_args()
-    service = Azurite(options.directory, options.port)
-    serve(service, f"http://127.0.0.1:{service.blob_port}")
+    service = Azurite(options.directory, options.port, tls=tuple(options.tls) if options.tls else None)
+    serve(service, service.url.rpartition("/")[0])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Backbone:
 
     url: str
     key: str
+    storage: str
+    """Where its bodies and results lie."""
     free: dict[str, list[Place]]
     process: subprocess.Popen[str]
 
@@ -59,11 +61,13 @@ class Backbone:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that tell a process of the app."""
-        return {"BACKBONE_URL": self.url, "BACKBONE_KEY": self.key}
+        return {"BACKBONE_URL": self.url, "BACKBONE_KEY": self.key, "SERVICE_STORAGE": self.storage}
 
-    def place(self, *, brief_lease: bool = False) -> Place:
-        """A place of the caller's own, with a lease of 60 s, or a brief one of 5 s."""
-        return self.free["/v1/brief" if brief_lease else "/v1/test"].pop(0)
+    def place(self, *, brief_lease: bool = False, by_reference: bool = False) -> Place:
+        """A place of the caller's own, with a lease of 60 s, or a brief one of 5 s; or one that takes the URLs of
+        bodies.
+        """
+        return self.free["/v1/brief" if brief_lease else "/v1/large" if by_reference else "/v1/test"].pop(0)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +85,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
         free: dict[str, list[Place]] = {}
         for path, place in told["places"].items():
             free.setdefault(path.rpartition("/")[0], []).append(Place(path, place["port"], place["lease_s"]))
-        yield Backbone(told["url"], told["key"], free, process)
+        yield Backbone(told["url"], told["key"], told["storage"], free, process)
     finally:
         process.stdin.close()  # which ends it
         process.wait()

@@ -192,12 +192,21 @@ class TestSubmit:
             client.submit(path, b"b", idempotency_key=key)
 
     def test_a_body_over_the_limit_is_not_sent(self, client: Any, path: str, tmp_path: Path) -> None:
-        limit = client.max_body_bytes()
         file = tmp_path / "large"
         file.touch()
-        os.truncate(file, limit + 1)
+        os.truncate(file, 100 * 1024**3 + 1)
         with pytest.raises(errors.TooLarge, match="at most"):
             client.submit(path, file)
+
+    def test_one_that_the_service_would_not_take_is_not_uploaded(
+        self, client: Any, path: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "large"
+        file.touch()
+        os.truncate(file, client.max_body_bytes() + 1)
+        with pytest.raises(errors.Conflict) as refused:
+            client.submit(path, file)
+        assert refused.value.kind == "no-reference"
 
 
 class TestWait:

@@ -87,10 +87,10 @@ def test_a_task_fails_with_the_reason(at_work: tuple[Task, TaskManager]) -> None
         task.result()
 
 
-def test_a_result_over_the_limit_is_not_sent(at_work: tuple[Task, TaskManager], client: TaskClient) -> None:
+def test_a_checkpoint_over_the_limit_is_not_sent(at_work: tuple[Task, TaskManager], client: TaskClient) -> None:
     task, manager = at_work
     with pytest.raises(errors.TooLarge):
-        manager.complete("done", bytes(client.max_body_bytes() or 0) + b"x")
+        manager.checkpoint(bytes(client.max_body_bytes() or 0) + b"x")
     assert not task.refresh().is_finished
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from azurite import azurite
 from conftest import REPOSITORY
 
 from taskbackbone.testing import PlayedBackbone, PlayedTask
@@ -64,6 +65,29 @@ def test_bodies_and_parameters_are_taken_by_their_annotations(tmp_path: Path) ->
         assert ended(raster) == ("completed", "completed - reversed")
         assert raster.result is not None
         assert (raster.result.data, raster.result.content_type) == (b"\2\1\0", "image/x-raw")
+
+
+def test_blobs_that_a_request_names_are_read_and_written(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(code("Read and write blobs that a request names"))
+    command = [sys.executable, "service.py"]
+    with azurite(tmp_path / "azurite") as storage, PlayedBackbone() as backbone:
+        storage.put("2026/scene.tif", b"II*\0 and so on")
+        scene = storage.signed("2026/scene.tif", "r")
+        with backbone.start(command, cwd=tmp_path, environment={"SERVICE_STORAGE": storage.url}):
+            first = backbone.submit("/v1/blobs/first-bytes", {"scene": scene}).wait()
+            copied = backbone.submit(
+                "/v1/blobs/copy", {"scene": scene, "target": storage.signed("copy.tif", "cw")}
+            ).wait()
+            names = backbone.submit("/v1/blobs/names", {"container": storage.signed_container("rl")}).wait()
+            foreign = backbone.submit("/v1/blobs/first-bytes", {"scene": "https://example.org/x"})
+            ended(foreign)
+
+        assert first.result is not None, first.status
+        assert first.result.data == b"II*\0 and".hex().encode()
+        assert copied.state == "completed"
+        assert (storage.content("copy.tif"), storage.content_type("copy.tif")) == (b"II*\0 and so on", "image/tiff")
+        assert names.json() == ["2026/scene.tif"]
+        assert foreign.status == "failed - NotAllowed; see the service's log"
 
 
 def test_a_task_ends_as_the_table_says(tmp_path: Path) -> None:

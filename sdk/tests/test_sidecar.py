@@ -120,6 +120,18 @@ def test_what_may_work_another_time_is_tried_again_and_counts(port: int, body: s
     assert task.result is None
 
 
+def test_a_body_that_is_only_named_is_fetched_and_a_large_answer_is_uploaded(port: int) -> None:
+    body = b"echo " + bytes(9 * 1024**2)
+    url = f"http://127.0.0.1:{port}"
+    with PlayedBackbone(max_body_bytes=1024**2) as backbone, server(port), sidecar(backbone, url):
+        task = backbone.submit(PATH, body, by_reference=True).wait()
+
+    assert task.state == "completed", task.status
+    assert task.result is not None
+    assert task.result.data == f"{PATH} ".encode() + body
+    assert [call.kind for call in task.calls if call.kind != "heartbeat"] == ["upload", "result"]
+
+
 def test_a_large_body_and_a_large_result_go_by_file(ready: PlayedBackbone) -> None:
     body = b"echo " + bytes(LARGE_BYTES)
     tasks = [ready.submit(PATH, body), ready.submit(PATH, "large")]

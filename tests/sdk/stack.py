@@ -1,8 +1,8 @@
 """``python -m tests.sdk.stack FOLDER``: the app for tests whose Python is not the app's.
 
-Once it is up, it prints a line of JSON: ``{"url", "key", "places": {path: {"port", "lease_s"}}}``. It knows a model
-service at each place, and nothing listens there yet. The lines ``kill`` and ``start`` of its standard input do so to
-the app, and are repeated when it is done. It ends with its standard input, so with whoever started it.
+Once it is up, it prints a line of JSON: ``{"url", "key", "storage", "places": {path: {"port", "lease_s"}}}``. It
+knows a model service at each place, and nothing listens there yet. The lines ``kill`` and ``start`` of its standard
+input do so to the app, and are repeated when it is done. It ends with its standard input, so with whoever started it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from tests.conftest import IN_A_HURRY
 
 PLACES = 40
 """Of each kind."""
-LEASES_S = {"/v1/test": 60.0, "/v1/brief": 5.0}
+LEASES_S = {"/v1/test": 60.0, "/v1/brief": 5.0, "/v1/large": 60.0}
 """By kind: how long a task may be silent there."""
+REFERENCES = "/v1/large"
+"""The kind that takes the URL of a body in its place."""
 
 
 def main() -> int:
@@ -28,12 +30,17 @@ def main() -> int:
         for number in range(PLACES)
     }
     backends = {
-        path: {"url": f"http://127.0.0.1:{place['port']}", "lease_s": place["lease_s"]}
+        path: {
+            "url": f"http://127.0.0.1:{place['port']}",
+            "lease_s": place["lease_s"],
+            "reference": path.startswith(REFERENCES),
+        }
         for path, place in places.items()
     }
     try:
         with Stack(Path(sys.argv[1]), backends=backends, with_model=False, settings=IN_A_HURRY) as stack:
-            sys.stdout.write(json.dumps({"url": stack.url, "key": stack.key, "places": places}) + "\n")
+            told = {"url": stack.url, "key": stack.key, "storage": stack.azurite.url, "places": places}
+            sys.stdout.write(json.dumps(told) + "\n")
             sys.stdout.flush()
             for line in sys.stdin:
                 {"kill": stack.host.kill, "start": stack.host.start}[line.strip()]()

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import quote, urlencode
 
@@ -44,13 +45,21 @@ class Deadline:
 
 
 class Caller:
-    """Whom the calls go to, and how patiently: *timeout_s* and *retry_for_s* are those of ``TaskClient``."""
+    """Whom the calls go to, and how patiently: the parameters are those of ``TaskClient``."""
 
-    def __init__(self, backbone: Backbone, timeout_s: float = TIMEOUT_S, retry_for_s: float = RETRY_FOR_S) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+        upload_over_bytes: int | None = None,
+    ) -> None:
         self.backbone = backbone
         self.timeout_s = timeout_s
         self.retry_for_s = retry_for_s
+        self._upload_over_bytes = upload_over_bytes
         self._max_body_bytes: int | None = None
+        self._max_upload_bytes = 0
 
     def demand(
         self, method: str, path: str, *, wait_s: float = 0, retry_for_s: float | None = None, **options: Any
@@ -78,21 +87,45 @@ class Caller:
         """``MaxBodyBytes`` of health, read once; None if health does not tell it now."""
         if self._max_body_bytes is None:
             call = self.backbone.call("GET", "/api/v1/health", timeout_s=self.timeout_s)
-            try:
-                told = (yield from request(call, retry_for_s=self.timeout_s / 10)).json().get("MaxBodyBytes")
-            except errors.Unreachable:
-                told = None  # then the submit tells
-            self._max_body_bytes = told if isinstance(told, int) else None
+            told: dict[str, Any] = {}
+            with suppress(errors.Unreachable):  # then the submit tells
+                told = (yield from request(call, retry_for_s=self.timeout_s / 10)).json()
+            most, most_uploaded = told.get("MaxBodyBytes"), told.get("MaxUploadBytes")
+            self._max_body_bytes = most if isinstance(most, int) else None
+            self._max_upload_bytes = most_uploaded if isinstance(most_uploaded, int) else 0
         return self._max_body_bytes
 
-    def send(self, method: str, path: str, body: bytes | Payload, **options: Any) -> Steps[Answer]:
-        """A call with a body, unless that has more bytes than the backbone takes."""
-        if len(body) > LARGE_BYTES:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Payload,
+        *,
+        headers: Mapping[str, str],
+        uploaded: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Steps[Answer]:
+        """A call with a body, which is uploaded if it has more bytes than the backbone takes.
+
+        Parameters:
+            uploaded: what is told of an upload beside its body; None: it cannot be one.
+        """
+        over, limit = self._upload_over_bytes, None
+        if len(body) > (LARGE_BYTES if over is None else min(over, LARGE_BYTES)):
             limit = yield from self.max_body_bytes()
-            if limit is not None and len(body) > limit:
-                raise errors.TooLarge(f"The body has {len(body):,} bytes; the backbone takes {limit:,} at most.")
+            most = max(limit or 0, self._max_upload_bytes) if uploaded is not None else limit
+            if most and len(body) > most:
+                raise errors.TooLarge(f"The body has {len(body):,} bytes; the backbone takes {most:,} at most.")
+        bounds = [bound for bound in (over, limit) if bound is not None]
         try:
-            return (yield from self.demand(method, path, body=body, **options))
+            if uploaded is not None and self._max_upload_bytes and bounds and len(body) > min(bounds):
+                from ._blobs import upload
+
+                def hand_in(headers: Mapping[str, str]) -> Steps[Answer]:
+                    return self.demand(method, path, body=b"", headers=headers, **options)
+
+                return (yield from upload(self, hand_in, body, headers, uploaded))
+            return (yield from self.demand(method, path, body=body, headers=headers, **options))
         except errors.TooLarge:
             self._max_body_bytes = None  # it was lowered
             raise
@@ -124,7 +157,7 @@ class Caller:
             headers["Prefer"] = f"wait={wait_s}"
         target, text = endpoint(path, query)
         path = "/api/v1/submit" + target
-        return (yield from self.send("POST", path, body, query=text, headers=headers, wait_s=wait_s))
+        return (yield from self.send("POST", path, body, query=text, headers=headers, uploaded={}, wait_s=wait_s))
 
     def replay(self, task_id: str) -> Steps[Answer]:
         call = self.backbone.call("POST", task_path(task_id, "/replay"), body=b"", timeout_s=self.timeout_s)
@@ -142,11 +175,6 @@ class Caller:
         answer = yield from request(call, retry_for_s=self.retry_for_s)
         if not answer.is_success and not (answer.status == 404 and answer.repeated):
             raise refusal(answer)
-
-    def open_result(self, task_id: str, start: int, etag: str | None) -> Steps[Answer]:
-        """The streamed result from its byte *start*, or the whole of it if this *etag* is no longer its."""
-        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
-        return (yield from self.demand("GET", task_path(task_id, "/result"), headers=headers, streamed=True))
 
 
 class TaskView:

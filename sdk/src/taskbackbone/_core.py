@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, TypeVar, Union, cast
 from urllib.parse import quote, urlsplit
 
@@ -28,7 +28,10 @@ _REASON_CHARS = 300
 
 
 class Call(NamedTuple):
-    """One request. Its ``repr`` shows no headers, since these have the key. The body of a 2xx may be streamed."""
+    """One request. Its ``repr`` shows no headers, since these have the key, and no query.
+
+    The body of a 2xx may be streamed.
+    """
 
     method: str
     url: str
@@ -42,11 +45,21 @@ class Call(NamedTuple):
         return 0 if self.body is None else len(self.body)
 
     def __repr__(self) -> str:
-        return f"Call({self.method} {self.url})"
+        return f"Call({self.method} {self.url.partition('?')[0]})"  # a query may carry a permission
 
 
 class Sleep(NamedTuple):
     seconds: float
+
+
+class Work(NamedTuple):
+    """Something that takes long and is no call. It is done in a thread where others would be held up.
+
+    ``halt`` makes it stop: whoever waits for it does so no longer.
+    """
+
+    do: Callable[[], Any]
+    halt: Callable[[], None]
 
 
 class Answer(NamedTuple):
@@ -95,7 +108,7 @@ class NoAnswer(errors.BackboneError):
     """A call got no whole answer. The message says why, and no header."""
 
 
-Steps = Generator[Union[Call, Sleep], Any, T]
+Steps = Generator[Union[Call, Sleep, Work], Any, T]
 """Steps that end in a T."""
 
 
@@ -196,7 +209,7 @@ def _log_repetition(call: Call, why: object, wait_s: float) -> None:
 
 def is_transient(status: int) -> bool:
     """Whether the same call may be answered otherwise later."""
-    return status in (408, 429) or status >= 500
+    return status in (408, 429) or (status >= 500 and status != 501)
 
 
 def refusal(answer: Answer) -> errors.BackboneError:
@@ -206,6 +219,8 @@ def refusal(answer: Answer) -> errors.BackboneError:
     message = _message(answer, problem)
     if kind in ("queue-full", "queue-draining"):
         return errors.QueueFull(message, answer.status, problem)
+    if kind.startswith("upload-"):
+        return errors.Refused(message, answer.status, problem)
     if is_transient(answer.status):
         return errors.Unreachable(message, answer.status)
     return _REFUSALS.get(answer.status, errors.Refused)(message, answer.status, problem)

@@ -6,13 +6,14 @@ None follows a redirect, keeps a cookie, or decodes content. Proxies of the envi
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from typing import Any, Callable, TypeVar
 
 from . import errors
-from ._core import Answer, Call, NoAnswer, Sleep, Steps
+from ._core import Answer, Call, NoAnswer, Sleep, Steps, Work
 from ._payload import CHUNK_BYTES, Payload
 
 T = TypeVar("T")
@@ -21,16 +22,21 @@ _LEAST_BYTES_PER_S = 16 * 1024
 """An answer that comes more slowly, on the whole, counts as silence."""
 _CLOSE_S = 1.0
 _NOT_TRUSTED = "The server's certificate is not trusted."
+_QUERY = re.compile(r"\?[^\s'\"]+")
+"""Of a URL in an error's text: it may carry a permission."""
 
 
-def run_sync(steps: Steps[T], transport: Requests | None = None) -> T:
+def run_sync(steps: Steps[T], transport: Requests | None = None, pause: Callable[[float], None] = time.sleep) -> T:
     """Run *steps* in this thread."""
-    transport = transport or _shared
+    transport = transport or SHARED
     try:
         step = next(steps)
         while True:
             try:
-                value = time.sleep(step.seconds) if isinstance(step, Sleep) else transport.send(step)
+                if isinstance(step, Work):
+                    value = step.do()
+                else:
+                    value = pause(step.seconds) if isinstance(step, Sleep) else transport.send(step)
             except NoAnswer as error:
                 step = steps.throw(error)
             else:
@@ -49,7 +55,10 @@ async def run_async(steps: Steps[T], transport: Aiohttp | Requests) -> T:
         step = next(steps)
         while True:
             try:
-                value = await (asyncio.sleep(step.seconds) if isinstance(step, Sleep) else transport.asend(step))
+                if isinstance(step, Work):
+                    value = await done(step)
+                else:
+                    value = await (asyncio.sleep(step.seconds) if isinstance(step, Sleep) else transport.asend(step))
             except NoAnswer as error:
                 step = steps.throw(error)
             else:
@@ -60,6 +69,17 @@ async def run_async(steps: Steps[T], transport: Aiohttp | Requests) -> T:
         steps.close()
 
 
+async def done(work: Work) -> Any:
+    """Do it in a thread. If this is cancelled, the work is halted, and not waited for."""
+    import asyncio
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, work.do)
+    except asyncio.CancelledError:
+        work.halt()
+        raise
+
+
 run_in_threads = run_async
 """With a ``Requests``: each call is in a thread, and each pause in the loop."""
 
@@ -67,9 +87,10 @@ run_in_threads = run_async
 class Requests:
     """Calls by requests, from any number of threads. After a fork, each process has its own connections."""
 
-    def __init__(self, threads: int = 16) -> None:
+    def __init__(self, threads: int = 16, make: Callable[[], Any] | None = None) -> None:
         self._lock = threading.Lock()
         self._number = threads
+        self._make = make or new_session
         self._pid = 0
         self._own: Any = None
 
@@ -78,6 +99,7 @@ class Requests:
         session = self.session
         from urllib3.exceptions import HTTPError
 
+        failure: Exception
         try:
             response = session.request(
                 call.method,
@@ -89,11 +111,15 @@ class Requests:
                 stream=True,
             )
         except ValueError as error:  # such as a bad proxy in the environment
-            raise errors.Unreachable(f"No call can be made: {_words(error)}") from error
+            failure = errors.Unreachable(f"No call can be made: {_words(error)}")
         except (OSError, HTTPError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise errors.Unreachable(_NOT_TRUSTED) from error
-            raise NoAnswer(_words(error)) from error
+            is_trusted = "CERTIFICATE_VERIFY_FAILED" not in str(error)
+            failure = NoAnswer(_words(error)) if is_trusted else errors.Unreachable(_NOT_TRUSTED)
+        else:
+            return self._answer(call, response)
+        raise failure  # without a cause, since the text of that has the URL, and so the permission that it carries
+
+    def _answer(self, call: Call, response: Any) -> Answer:
         headers = {name.lower(): value for name, value in response.headers.items()}
         stream = _Stream(response, _Pace(call, response.status_code, headers))
         answer = Answer(response.status_code, headers, stream=stream)
@@ -122,11 +148,11 @@ class Requests:
         with self._lock:
             if self._own is None or self._pid != os.getpid():
                 threads = ThreadPoolExecutor(self._number, thread_name_prefix="backbone-call")
-                self._own, self._pid = (_new_session(), threads), os.getpid()
+                self._own, self._pid = (self._make(), threads), os.getpid()
             return self._own
 
 
-def _new_session() -> Any:
+def new_session() -> Any:
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
@@ -139,7 +165,7 @@ def _new_session() -> Any:
     return session
 
 
-_shared = Requests()
+SHARED = Requests()
 
 
 class _Body:
@@ -234,7 +260,7 @@ def _words(error: BaseException) -> str:
         inner = [cause for cause in within if isinstance(cause, BaseException)] or inner
     number = getattr(inner[0], "errno", None) or 0  # below 0: of a name that is unknown
     text = os.strerror(number) if number > 0 and "SSL" not in type(inner[0]).__name__ else str(inner[0])
-    return f"{type(inner[0]).__name__}: {text[:200]}"
+    return f"{type(inner[0]).__name__}: {_QUERY.sub('?…', text)[:200]}"
 
 
 class Aiohttp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,6 +22,9 @@ class Payload:
     """Bytes that are read anew for each time that they are sent: ``len`` says how many, iterating yields them."""
 
     _size: int
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._size
@@ -42,12 +46,28 @@ class Payload:
         except (OSError, ValueError) as error:
             raise errors.BodyUnreadable("The body cannot be read.") from error
 
+    def part(self, start: int, size: int) -> bytes:
+        """Some of them. It may be called by several threads."""
+        parts, left = list[bytes](), size
+        try:
+            with self._lock, self._opened() as file:
+                file.seek(start, os.SEEK_CUR)
+                while left and (chunk := file.read(left)):
+                    parts.append(chunk)
+                    left -= len(chunk)
+        except (OSError, ValueError) as error:
+            raise errors.BodyUnreadable("The body cannot be read.") from error
+        if left:
+            raise errors.BodyUnreadable("The body has become shorter.")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def _opened(self) -> AbstractContextManager[IO[bytes]]:
         raise NotImplementedError
 
 
 class FilePayload(Payload):
     def __init__(self, path: os.PathLike[str] | str) -> None:
+        super().__init__()
         self._path = Path(path)
         self._size = self._path.stat().st_size
         if not self._path.is_file():
@@ -61,6 +81,7 @@ class StreamPayload(Payload):
     """What is left in a stream that can rewind."""
 
     def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__()
         self._stream = stream
         self._start = stream.tell()
         stream.seek(0, os.SEEK_END)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, cast
 from urllib.parse import parse_qs, urlsplit
 
-from ._played import Content, Problem, Tasks, invalid
+from ._played import Content, Problem, Tasks, invalid, iso
+from ._played_storage import ROOT, Storage
 
 _MAX_SLOTS = 10_000
 _TASK = re.compile(r"/api/v1/tasks/([^/]+)(?:/(heartbeat|release|result|checkpoint|next(?=/)))?(/.*)?")
@@ -23,8 +25,8 @@ class Call:
     """A request that the model service sent. Header names are in lower case.
 
     Attributes:
-        kind: ``report``, ``result``, ``heartbeat``, ``release``, ``checkpoint``, ``next``, ``lookup``, ``health``,
-            ``count``, ``cancel``, or ``unknown``.
+        kind: ``report``, ``result``, ``upload``, ``heartbeat``, ``release``, ``checkpoint``, ``next``, ``lookup``,
+            ``health``, ``count``, ``cancel``, or ``unknown``; for ``fault`` alone ``storage``.
         attempts: the tasks that it speaks for, each with its attempt; None if it names none.
         ends: the end that it reports: ``completed``, ``failed``, or nothing.
         at_s: when it came, by ``time.monotonic``.
@@ -79,8 +81,11 @@ class Api:
     ``slots`` is what each instance told last, ``in_flight`` what was counted by cluster and path.
     """
 
-    def __init__(self, tasks: Tasks, key: str, max_body_bytes: int) -> None:
+    def __init__(self, tasks: Tasks, key: str, max_body_bytes: int, max_upload_bytes: int) -> None:
         self.tasks = tasks
+        self.storage = Storage()
+        self.url = ""
+        self._max_upload_bytes = max_upload_bytes
         self.slots: dict[str, int] = {}
         self.in_flight: dict[tuple[str, str], int] = {}
         self._key = key
@@ -101,6 +106,7 @@ class Api:
                 "POST /api/v1/heartbeats": self._heartbeats,
                 "POST /api/CurrentProcessingUpsert": self._count,
                 "GET /api/v1/health": self._health,
+                "POST /api/v1/uploads": self._upload,
             }
             return routes.get(f"{call.method} {call.path}", lambda call: Reply(404))(call)
         except Problem as problem:
@@ -162,7 +168,28 @@ class Api:
             completed = call.headers.get("x-task-complete")
             call.ends = "" if completed is None else "completed"
             self.take_told(call.headers)
-            tasks.put_result(tasks.find(task_id), attempt, call.content, completed)
+            content, upload = call.content, call.headers.get("x-upload")
+            if upload is not None:
+                content = self.storage.take(upload, task_id, attempt)
+            tasks.put_result(tasks.find(task_id), attempt, content, completed)
+
+    def _upload(self, call: Call) -> Reply:
+        call.kind = "upload"
+        told = _parsed(call.body)
+        if not isinstance(told, dict):
+            raise invalid("", "a JSON object is expected")
+        document = cast("dict[str, Any]", told)
+        attempt = _attempt(call.headers.get("x-task-attempt"), "X-Task-Attempt")
+        task_id = _text(_lowered(document), "TaskId") or ""
+        call.attempts.append((task_id, attempt))
+        if attempt is None:
+            raise invalid("X-Task-Attempt", "it is missing")
+        self.take_told(call.headers)
+        self.tasks.heartbeat(self.tasks.find(task_id), attempt, None, None)
+        name = self.storage.open(document, attempt, self._max_upload_bytes)
+        expires_at = iso(self.tasks.now_s() + 3600)
+        url = f"{self.url}{ROOT}{name}?sp=cw&sig={secrets.token_urlsafe(8)}"
+        return _reply({"UploadId": name, "Url": url, "ExpiresAt": expires_at}, 201)
 
     def _report(self, call: Call) -> Reply:
         """``CacheConnectorUpsert`` for a task that there is."""
@@ -210,7 +237,11 @@ class Api:
     def _health(self, call: Call) -> Reply:
         call.kind = "health"
         fine = dict.fromkeys(("Redis", "BlobStorage", "EventGrid", "Backends"), "ok")
-        told = {"MaxBodyBytes": self._max_body_bytes, "HostBodyBytes": None}
+        told = {
+            "MaxBodyBytes": self._max_body_bytes,
+            "MaxUploadBytes": self._max_upload_bytes,
+            "HostBodyBytes": None,
+        }
         return _reply({"Status": "ok", "Dependencies": fine, **told})
 
     def _heartbeats(self, call: Call) -> Reply:

@@ -19,15 +19,19 @@ import math
 import random
 import time
 from collections.abc import Coroutine, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import quote
 
 from . import errors
 from ._attempts import Attempt, Completed, Data, Failed, Outcome, Released, Stopped
+from ._blobs import UPLOADS, Opened, Sums, described, opened_by
 from ._core import LARGE_BYTES, Answer, Backbone, is_transient, refusal, request, task_path
 from ._drivers import Requests, run_in_threads
+from ._payload import Payload
+from ._storage import Halted
+from ._transfers import NotStored, Transfers
 from ._watch import RUNNING_AFTER_S, STATUS_CHARS, Watch, payload
 
 _BATCH = 200
@@ -58,17 +62,19 @@ class Reporter:
         slots: tells how many tasks it holds at a time, now.
     """
 
-    def __init__(self, backbone: Backbone, instance: str, slots: Callable[[], int]) -> None:
+    def __init__(self, backbone: Backbone, instance: str, slots: Callable[[], int], transfers: Transfers) -> None:
         self.retried = 0
         """How many calls had to be made again."""
         self._backbone = backbone
         self._instance = instance
         self._slots = slots
+        self._transfers = transfers
         self._watches: set[Watch] = set()
         self._calls = Requests()
         self._beats = Requests(4)  # of their own, so that no upload keeps a heartbeat from being sent
         self._news = asyncio.Event()
         self._max_body_bytes: int | None = None
+        self._max_upload_bytes = 0
         self._is_leaving = False
         self._sending: set[asyncio.Task[None]] = set()
         self._beating: asyncio.Task[None] | None = None
@@ -108,6 +114,7 @@ class Reporter:
             for watch in due:
                 if watch.lease_left_s <= 0:
                     self.forget(watch)
+                    self._transfers.halt(watch.attempt)
                     if not watch.is_ending:
                         watch.lost("lease")
             due = [watch for watch in due if not watch.is_being_told and watch in self._watches]
@@ -194,9 +201,11 @@ class Reporter:
     def _judge(self, watch: Watch, status: int, sent_s: float) -> None:
         if 200 <= status < 300:
             watch.is_taken(sent_s)
-        elif status in (404, 409) and not watch.is_ending:
-            watch.lost("cancelled")
-            self.forget(watch)
+        elif status in (404, 409):
+            self._transfers.halt(watch.attempt)
+            if not watch.is_ending:
+                watch.lost("cancelled")
+                self.forget(watch)
 
     async def call(
         self,
@@ -257,8 +266,10 @@ class Reporter:
         if self._max_body_bytes is None:
             try:
                 call = self._backbone.call("GET", "/api/v1/health", timeout_s=_TIMEOUT_S)
-                told = (await run_in_threads(request(call, retry_for_s=5), self._calls)).json().get("MaxBodyBytes")
+                health = (await run_in_threads(request(call, retry_for_s=5), self._calls)).json()
+                told = health.get("MaxBodyBytes")
                 self._max_body_bytes = int(told) if told else None
+                self._max_upload_bytes = int(health.get("MaxUploadBytes") or 0)
             except (errors.BackboneError, ValueError):
                 return math.inf
         return math.inf if self._max_body_bytes is None else self._max_body_bytes
@@ -270,8 +281,13 @@ class Reporter:
             answer = await self._tell_end(watch, outcome)
         except errors.TooLarge as error:
             answer = await self._tell_failed(watch, f"the result is too large: {error}")
+        except Halted:
+            if not self._transfers.is_leaving:
+                return
+            answer = await self._release(watch, Released("the service is stopping", counted=False))
         except errors.BackboneError as error:
-            logger.error("the end of %s was not reported: %s", watch.attempt, error)
+            level = logging.INFO if isinstance(error, errors.Conflict) else logging.ERROR
+            logger.log(level, "the end of %s was not reported: %s", watch.attempt, error)
             return
         except Exception:
             logger.exception("the end of %s was not reported", watch.attempt)
@@ -303,14 +319,30 @@ class Reporter:
             if completes:
                 headers["X-Task-Complete"] = told
             answer = await self._put_result(watch, headers, done.body)
-            if completes or not answer.is_success:
+            if completes or answer is None or not answer.is_success:
                 return answer
         if done.next_step is not None:
             return await self._next(watch, *done.next_step, is_result=done.body is not None)
         return await self._upsert(watch, self._update(watch, "completed", text))
 
-    async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer:
-        return await self._hand_in(watch, "PUT", task_path(watch.task_id, "/result"), headers, body, "the result")
+    async def _put_result(self, watch: Watch, headers: dict[str, str], body: Data) -> Answer | None:
+        path, what = task_path(watch.task_id, "/result"), "the result"
+        size = _size(body)
+        if size <= LARGE_BYTES or not (await self.max_body_bytes() < size <= self._max_upload_bytes):
+            return await self._hand_in(watch, "PUT", path, headers, body, what)
+        kept = {name: value for name, value in headers.items() if not name.startswith("Content-")}
+        try:
+            kept["X-Upload"] = await self._upload(watch, headers, payload(body))
+            answer = await self.call(watch, "PUT", path, kept, b"", is_end=True)
+        except NotStored as error:
+            reason = str(error)
+        except (OSError, errors.BodyUnreadable) as error:
+            return await self._tell_failed(watch, _unreadable(what, error))
+        else:
+            if "upload" not in str(answer.json().get("type", "")):
+                return answer
+            reason = str(refusal(answer))  # it is gone, or is another
+        return await self._tell_end(watch, Released(f"the result could not be stored: {reason}", counted=True))
 
     async def _next(self, watch: Watch, target: str, query: str, kind: str, file: str, *, is_result: bool) -> Answer:
         headers = {"Content-Type": kind} if file else {"X-Next-Body": "result" if is_result else "current"}
@@ -324,10 +356,23 @@ class Reporter:
         try:
             answer = await self.call(watch, method, path, headers, payload(body), is_end=True, **options)
         except (OSError, errors.BodyUnreadable) as error:
-            return await self._tell_failed(watch, f"the file of {what} cannot be read ({type(error).__name__})")
+            return await self._tell_failed(watch, _unreadable(what, error))
         if answer.status in (400, 413, 415):
             return await self._tell_failed(watch, f"the backbone refused {what}: {refusal(answer)}")
         return answer
+
+    async def _upload(self, watch: Watch, headers: Mapping[str, str], body: bytes | Payload) -> str:
+        """Uploads a result, and returns the upload's id."""
+        kind, encoding = headers["Content-Type"], headers.get("Content-Encoding", "")
+
+        async def open_upload(sums: Sums) -> Opened:
+            document = described(len(body), kind, encoding, sums, {"TaskId": watch.task_id})
+            answer = await self._post(watch, UPLOADS, document)
+            if not answer.is_success:
+                raise refusal(answer)
+            return opened_by(answer.json())
+
+        return await self._transfers.upload(watch.attempt, body, kind, encoding, open_upload)
 
     async def _tell_failed(self, watch: Watch, reason: str) -> Answer:
         text = reason if reason.lower().startswith("failed") else f"failed - {reason}" if reason else "failed"
@@ -365,3 +410,16 @@ class Reporter:
         if content_type:
             headers["Content-Type"] = content_type
         return headers
+
+
+def _size(body: Data) -> int:
+    """0 for a file that is gone."""
+    if isinstance(body, bytes):
+        return len(body)
+    with suppress(OSError):
+        return body.stat().st_size
+    return 0
+
+
+def _unreadable(what: str, error: Exception) -> str:
+    return f"the file of {what} cannot be read ({type(error).__name__})"

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, NamedTuple
 from urllib.parse import quote
 
-from . import _metrics
+from . import _metrics, errors
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released
+from ._blobs import Source, source_of
 from ._supervisor import Refusal, Supervisor
 from ._worker import INLINE_BYTES
 
@@ -45,6 +46,11 @@ class Endpoint(NamedTuple):
     max_body_bytes: int | None = None
     timeout_s: float | None = None
     stall_s: float | None = None
+
+    def check_size(self, size: int) -> None:
+        """Raises Refusal."""
+        if self.max_body_bytes is not None and size > self.max_body_bytes:
+            raise Refusal(413, f"The body may have at most {self.max_body_bytes:,} bytes.")
 
 
 class App:
@@ -94,17 +100,35 @@ class App:
         if is_known:
             await request.drain()
         else:
+            source = self._source(request, endpoint)
             attempt = await self._attempt(request, endpoint, key)
             is_known = self._supervisor.knows(key)  # it came twice, and the other one was read first
             if is_known:
                 self._supervisor.unreserve(attempt.folder)
             else:
-                self._supervisor.begin(attempt)
+                self._supervisor.begin(attempt, source)
         told = json.dumps({"TaskId": key[0]}).encode()
         return await request.answer(200 if is_known else 202, told, "application/json", self._told())
 
+    def _source(self, request: _Request, endpoint: Endpoint) -> Source | None:
+        """Where the body of a dispatch lies, if that is not its own body."""
+        if "x-task-body" not in request.headers:
+            return None
+        length = request.headers.get("x-task-body-length", "")
+        if not length.isdecimal() or len(length) > 15:
+            raise Refusal(400, "X-Task-Body-Length: a number of bytes is expected.")
+        endpoint.check_size(int(length))
+        source = source_of(request.headers)
+        try:
+            self._supervisor.transfers.check(source)
+        except errors.NotAllowed as error:
+            raise Refusal(403, f"X-Task-Body: {error}") from None
+        return source
+
     async def _call(self, request: _Request, endpoint: Endpoint) -> None:
         """Answers a direct call with what its work came to, unless the caller goes away."""
+        if "x-task-body" in request.headers:
+            raise Refusal(400, "X-Task-Body is for tasks of the backbone.")
         attempt = await self._attempt(request, endpoint, None)
         work = asyncio.ensure_future(self._supervisor.call(attempt))
         await asyncio.wait({work}, timeout=_WATCH_CALLER_AFTER_S)
@@ -148,7 +172,7 @@ class App:
         supervisor.reserve(is_task=key is not None)
         folder = supervisor.new_folder()
         try:
-            body = await request.body(endpoint.max_body_bytes, folder)
+            body = await request.body(endpoint, folder)
             supervisor.check_open()  # it may have begun to stop meanwhile
         except BaseException:
             supervisor.unreserve(folder)
@@ -214,22 +238,21 @@ class _Request:
         self._is_leaving = is_leaving
         self._is_read = False
 
-    async def body(self, most_bytes: int | None, folder: Path) -> Data:
+    async def body(self, endpoint: Endpoint, folder: Path) -> Data:
         """The body: bytes, or over 1 MiB a file in that folder.
 
         Raises:
             Refusal: it is too large, or does not come.
         """
         length = self.headers.get("content-length", "")
-        if most_bytes is not None and length.isdecimal() and int(length) > most_bytes:
-            raise Refusal(413, f"The body may have at most {most_bytes:,} bytes.")
+        if length.isdecimal():
+            endpoint.check_size(int(length))
         spool = Spool(folder / "body")
         try:
             while True:
                 chunk, more = await self._chunk()
                 spool.add(chunk)
-                if most_bytes is not None and spool.size > most_bytes:
-                    raise Refusal(413, f"The body may have at most {most_bytes:,} bytes.")
+                endpoint.check_size(spool.size)
                 if not more:
                     return spool.data()
         except OSError as error:

@@ -17,13 +17,18 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from ._attempts import Attempt, Completed, Events, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
 from ._in_flight import InFlight
 from ._reports import Reporter
+from ._transfers import Transfers
+
+if TYPE_CHECKING:
+    from ._blobs import Source
 
 _REMEMBERED = 2_000
 _LOOK_EVERY_S = 0.1
@@ -75,10 +80,11 @@ class Counts:
 
 
 class _Work:
-    """An attempt that a runner has."""
+    """An attempt that a runner has, or will have once its body is there."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, source: Source | None = None) -> None:
         self.attempt = attempt
+        self.source = source
         self.stop_reason: str | None = None
         self.has_stopped = False
 
@@ -109,7 +115,10 @@ class Supervisor:
         self.instance = uuid.uuid4().hex
         self.changed = asyncio.Event()
         """Set when the runner's slots have changed."""
-        self.reporter = Reporter(backbone, self.instance, lambda: self.told_slots) if backbone else None
+        self.transfers = Transfers()
+        self.reporter = None
+        if backbone:
+            self.reporter = Reporter(backbone, self.instance, lambda: self.told_slots, self.transfers)
         self._drain_s = drain_s
         self._cancel_grace_s = cancel_grace_s
         self._in_flight = InFlight(backbone, cluster, self.instance) if backbone and cluster else None
@@ -188,10 +197,16 @@ class Supervisor:
         self.taken -= 1
         self.clean(folder)
 
-    def begin(self, attempt: Attempt) -> None:
-        """Works on a task, in the slot that was reserved."""
+    def begin(self, attempt: Attempt, source: Source | None = None) -> None:
+        """Works on a task, in the slot that was reserved.
+
+        Parameters:
+            source: where its body is fetched from, instead of the attempt's own.
+        """
         self.counts.accepted["task"] += 1
-        work = self._works[attempt] = self._known[attempt.key] = _Work(attempt)
+        if source is not None:
+            attempt = replace(attempt, body=attempt.folder / "body")
+        work = self._works[attempt] = self._known[attempt.key] = _Work(attempt, source)
         task = asyncio.get_running_loop().create_task(self._work_on(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -238,6 +253,7 @@ class Supervisor:
             logger.exception("%s: the supervisor failed", attempt)
         finally:
             reporter.forget(watch)
+            self.changed.set()
             self.clean(attempt.folder)
 
     def _remember(self, key: Key) -> None:
@@ -254,7 +270,9 @@ class Supervisor:
         if work.attempt.timeout_s or work.attempt.stall_s:
             limits = asyncio.get_running_loop().create_task(self._keep_limits(work, events))
         try:
-            outcome = await self.runner.run(work.attempt, events)
+            outcome = None if work.source is None else await self.transfers.fetch(work.attempt, work.source)
+            if outcome is None:
+                outcome = Stopped() if work.stop_reason else await self.runner.run(work.attempt, events)
         finally:
             if limits is not None:
                 limits.cancel()
@@ -300,6 +318,7 @@ class Supervisor:
             await asyncio.sleep(end_s - time.monotonic())
 
     def _stop(self, work: _Work, reason: str, grace_s: float | None = None) -> None:
+        self.transfers.halt(work.attempt)
         if work.stop_reason is not None or work.has_stopped:
             return
         work.stop_reason = reason
@@ -328,7 +347,7 @@ class Supervisor:
         logger.info("stopping: %s at work", self.taken)
         give_up_s = time.monotonic() + self._drain_s
         hurrying = asyncio.ensure_future(hurry.wait())
-        while self.taken and not hurry.is_set() and time.monotonic() < give_up_s:
+        while (self.taken or self.transfers) and not hurry.is_set() and time.monotonic() < give_up_s:
             self.changed.clear()
             changing = asyncio.ensure_future(self.changed.wait())
             await asyncio.wait(
@@ -338,6 +357,7 @@ class Supervisor:
         hurrying.cancel()
         if self.reporter is not None:
             self.reporter.leave()
+        self.transfers.leave()
         hurry.clear()
         for work in list(self._works.values()):
             if work.stop_reason is None:

@@ -33,8 +33,8 @@ def _pause(seconds: float) -> Steps[None]:
 class _AsyncLine(Caller):
     """A caller and its connections."""
 
-    def __init__(self, backbone: Backbone, timeout_s: float, retry_for_s: float) -> None:
-        super().__init__(backbone, timeout_s, retry_for_s)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.transport = Aiohttp()
 
     async def run(self, steps: Steps[T]) -> T:
@@ -61,6 +61,8 @@ class AsyncTaskClient:
         gateway_key: for gateways: what allows them to name an owner.
         timeout_s: for how long the backbone may be silent during a call.
         retry_for_s: for how long a call is repeated that meets no answer, 408, 429 or 5xx.
+        upload_over_bytes: a body over this goes to the storage directly; without it, what is more than the backbone
+            itself takes.
 
     Raises:
         ValueError: the URL is missing, or one of these cannot be right.
@@ -75,8 +77,10 @@ class AsyncTaskClient:
         gateway_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry_for_s: float = RETRY_FOR_S,
+        upload_over_bytes: int | None = None,
     ) -> None:
-        self._line = _AsyncLine(Backbone(url, key, owner=owner, gateway_key=gateway_key), timeout_s, retry_for_s)
+        backbone = Backbone(url, key, owner=owner, gateway_key=gateway_key)
+        self._line = _AsyncLine(backbone, timeout_s, retry_for_s, upload_over_bytes)
 
     async def submit(
         self,
@@ -93,7 +97,8 @@ class AsyncTaskClient:
 
         Parameters:
             body: bytes, a text, what JSON can say, the path of a file, a file open in binary mode, or an iterable of
-                bytes. What cannot rewind is read to its end first, so that it can be sent again.
+                bytes. What cannot rewind is read to its end first, so that it can be sent again. What is more than
+                the backbone takes is uploaded to its storage in parts, if it has one for that.
             content_type: of the body; without it, what its type or file name says.
             query: for the model service: a mapping, pairs, or a text that is escaped already.
             priority: 0 to 9; 9 goes first, 5 is usual.
@@ -240,7 +245,7 @@ class AsyncTaskClient:
         return await self._line.run(self._line.queue(path))
 
     async def max_body_bytes(self) -> int | None:
-        """How many bytes a body may have; None if the backbone does not say so now."""
+        """How many bytes a body may have that is not uploaded; None if the backbone does not say so now."""
         return await self._line.run(self._line.max_body_bytes())
 
     async def close(self) -> None:
@@ -340,16 +345,21 @@ class AsyncTask(TaskView):
 class AsyncResult:
     """What a model made of a task. Iterating yields its bytes in parts, as they come.
 
-    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was.
+    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was. A large one
+    comes from the storage directly, if that can be reached. If the SHA-256 of the result is known, what comes is
+    compared with it: ``Corrupted`` is raised at the end if it is another.
     """
 
     def __init__(self, task: AsyncTask, line: _AsyncLine) -> None:
+        from ._blobs import Opener
+
         self.task = task
         self._line = line
         self.content_type = str(task.document.get("ResultContentType") or "application/octet-stream")
         self.size = int(task.document.get("ResultSize") or 0)
         """How many bytes the backbone keeps of it."""
         self._whole: _Bytes | None = None
+        self._opener = Opener(line, task.id, self.size)
 
     async def bytes(self) -> _Bytes:
         """All of it, which is kept for the next time."""
@@ -378,9 +388,10 @@ class AsyncResult:
         target = target_of(path, self.task.id, self.content_type)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
-                async for chunk in self:
-                    file.write(chunk)
+            if not await self._line.run(self._opener.save(part)):
+                with part.open("wb") as file:
+                    async for chunk in self:
+                        file.write(chunk)
             part.replace(target)
         finally:
             if part.exists():
@@ -388,18 +399,19 @@ class AsyncResult:
         return target
 
     async def __aiter__(self) -> AsyncIterator[_Bytes]:
-        received, etag, failures, decoder = 0, None, 0, None
+        received, failures, decoder, whole = 0, 0, None, self._opener.sha256()
         while True:
-            answer = await self._line.run(self._line.open_result(self.task.id, received, etag))
-            etag = answer.headers.get("etag")
+            answer = await self._line.run(self._opener.open(received))
             decoder = decoder or Decoder(answer.headers.get("content-encoding"))
             try:
                 if received and answer.status != 206:
                     raise errors.Conflict("The result has changed while it was read.", answer.status)
                 async for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
+                    whole.update(chunk)
                     yield decoder.feed(chunk)
                 decoder.end()
+                self._opener.check(whole)
                 return
             except NoAnswer as error:
                 failures += 1
@@ -419,8 +431,8 @@ class AsyncResult:
 class _Line(Caller):
     """A caller and its connections."""
 
-    def __init__(self, backbone: Backbone, timeout_s: float, retry_for_s: float) -> None:
-        super().__init__(backbone, timeout_s, retry_for_s)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.transport = Requests()
 
     def run(self, steps: Steps[T]) -> T:
@@ -447,6 +459,8 @@ class TaskClient:
         gateway_key: for gateways: what allows them to name an owner.
         timeout_s: for how long the backbone may be silent during a call.
         retry_for_s: for how long a call is repeated that meets no answer, 408, 429 or 5xx.
+        upload_over_bytes: a body over this goes to the storage directly; without it, what is more than the backbone
+            itself takes.
 
     Raises:
         ValueError: the URL is missing, or one of these cannot be right.
@@ -461,8 +475,10 @@ class TaskClient:
         gateway_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry_for_s: float = RETRY_FOR_S,
+        upload_over_bytes: int | None = None,
     ) -> None:
-        self._line = _Line(Backbone(url, key, owner=owner, gateway_key=gateway_key), timeout_s, retry_for_s)
+        backbone = Backbone(url, key, owner=owner, gateway_key=gateway_key)
+        self._line = _Line(backbone, timeout_s, retry_for_s, upload_over_bytes)
 
     def submit(
         self,
@@ -479,7 +495,8 @@ class TaskClient:
 
         Parameters:
             body: bytes, a text, what JSON can say, the path of a file, a file open in binary mode, or an iterable of
-                bytes. What cannot rewind is read to its end first, so that it can be sent again.
+                bytes. What cannot rewind is read to its end first, so that it can be sent again. What is more than
+                the backbone takes is uploaded to its storage in parts, if it has one for that.
             content_type: of the body; without it, what its type or file name says.
             query: for the model service: a mapping, pairs, or a text that is escaped already.
             priority: 0 to 9; 9 goes first, 5 is usual.
@@ -626,7 +643,7 @@ class TaskClient:
         return self._line.run(self._line.queue(path))
 
     def max_body_bytes(self) -> int | None:
-        """How many bytes a body may have; None if the backbone does not say so now."""
+        """How many bytes a body may have that is not uploaded; None if the backbone does not say so now."""
         return self._line.run(self._line.max_body_bytes())
 
     def close(self) -> None:
@@ -724,16 +741,21 @@ class Task(TaskView):
 class Result:
     """What a model made of a task. Iterating yields its bytes in parts, as they come.
 
-    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was.
+    A ``Content-Encoding`` gzip or deflate is taken off. A download that breaks off goes on where it was. A large one
+    comes from the storage directly, if that can be reached. If the SHA-256 of the result is known, what comes is
+    compared with it: ``Corrupted`` is raised at the end if it is another.
     """
 
     def __init__(self, task: Task, line: _Line) -> None:
+        from ._blobs import Opener
+
         self.task = task
         self._line = line
         self.content_type = str(task.document.get("ResultContentType") or "application/octet-stream")
         self.size = int(task.document.get("ResultSize") or 0)
         """How many bytes the backbone keeps of it."""
         self._whole: _Bytes | None = None
+        self._opener = Opener(line, task.id, self.size)
 
     def bytes(self) -> _Bytes:
         """All of it, which is kept for the next time."""
@@ -762,9 +784,10 @@ class Result:
         target = target_of(path, self.task.id, self.content_type)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
-                for chunk in self:
-                    file.write(chunk)
+            if not self._line.run(self._opener.save(part)):
+                with part.open("wb") as file:
+                    for chunk in self:
+                        file.write(chunk)
             part.replace(target)
         finally:
             if part.exists():
@@ -772,18 +795,19 @@ class Result:
         return target
 
     def __iter__(self) -> Iterator[_Bytes]:
-        received, etag, failures, decoder = 0, None, 0, None
+        received, failures, decoder, whole = 0, 0, None, self._opener.sha256()
         while True:
-            answer = self._line.run(self._line.open_result(self.task.id, received, etag))
-            etag = answer.headers.get("etag")
+            answer = self._line.run(self._opener.open(received))
             decoder = decoder or Decoder(answer.headers.get("content-encoding"))
             try:
                 if received and answer.status != 206:
                     raise errors.Conflict("The result has changed while it was read.", answer.status)
                 for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
+                    whole.update(chunk)
                     yield decoder.feed(chunk)
                 decoder.end()
+                self._opener.check(whole)
                 return
             except NoAnswer as error:
                 failures += 1

@@ -14,6 +14,7 @@ __all__ = [
     "BodyUnreadable",
     "Cancelled",
     "Conflict",
+    "Corrupted",
     "Fail",
     "InvalidRequest",
     "KeyReused",
@@ -106,6 +107,10 @@ class Unreachable(BackboneError):
 
 class BodyUnreadable(BackboneError):
     """What a body is read from failed, or has become shorter. The cause is its own error."""
+
+
+class Corrupted(BackboneError):
+    """What came is not what was stored: it has another length, or another SHA-256. Nothing of it is kept."""
 
 
 class TaskError(BackboneError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -28,7 +30,7 @@ class TaskManager:
         attempt: its header ``X-Task-Attempt``; without it, the backbone trusts that this is the current attempt.
         url, key: of the backbone; without them, ``BACKBONE_URL`` and ``BACKBONE_KEY``.
         slots, instance: tell with each report how many tasks this instance of the service holds at a time.
-        timeout_s, retry_for_s: as of ``TaskClient``.
+        timeout_s, retry_for_s, upload_over_bytes: as of ``TaskClient``.
 
     Raises:
         ValueError: the URL is missing, or one of these cannot be right.
@@ -45,11 +47,13 @@ class TaskManager:
         instance: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry_for_s: float = RETRY_FOR_S,
+        upload_over_bytes: int | None = None,
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.cancelled = False
-        self._caller = Caller(Backbone(url, key), timeout_s, retry_for_s)
+        self._caller = Caller(Backbone(url, key), timeout_s, retry_for_s, upload_over_bytes)
+        self._dispatch: Mapping[str, str] = {}
         told = {"X-Task-Attempt": attempt, "X-Task-Slots": slots, "X-Task-Instance": instance}
         self._headers = {name: str(value) for name, value in told.items() if value is not None}
 
@@ -62,7 +66,26 @@ class TaskManager:
         """
         named = {name.lower(): value for name, value in headers.items()}
         attempt = named.get("x-task-attempt")
-        return cls(named["taskid"], int(attempt) if attempt else None, **options)
+        manager = cls(named["taskid"], int(attempt) if attempt else None, **options)
+        manager._dispatch = named
+        return manager
+
+    @property
+    def has_large_body(self) -> bool:
+        """Whether the dispatch only names its body, since that is large: ``save_body`` fetches it."""
+        return "x-task-body" in self._dispatch
+
+    def save_body(self, path: os.PathLike[str] | str) -> Path:
+        """Fetch the large body that the dispatch names into a file, in several parts at a time.
+
+        Raises:
+            NotAllowed: it does not lie where ``SERVICE_STORAGE`` says, or the storage does not give it.
+            Corrupted, NotFound, Unreachable: it cannot be fetched, or is another.
+            KeyError: the dispatch names none.
+        """
+        from ._blobs import fetch
+
+        return fetch(self._dispatch, Path(path), self._caller.retry_for_s)
 
     def update(self, status: str, progress: float | None = None) -> None:
         """Report that the task is at work, with a text for the caller, and how far it is: 0 to 1."""
@@ -157,12 +180,21 @@ class TaskManager:
     def _put(self, rest: str, data: Any, content_type: str | None, ends_as: str | None = None) -> None:
         body, kind = _content(data)
         more = {} if ends_as is None else {"X-Task-Complete": quote(ends_as)}
-        self._send("PUT", task_path(self.task_id, rest), body, {"Content-Type": content_type or kind, **more})
+        uploaded = {"TaskId": self.task_id} if rest == "/result" and self.attempt is not None else None
+        headers = {"Content-Type": content_type or kind, **more}
+        self._send("PUT", task_path(self.task_id, rest), body, headers, uploaded=uploaded)
 
     def _send(
-        self, method: str, path: str, body: bytes | Payload, headers: Mapping[str, str], query: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes | Payload,
+        headers: Mapping[str, str],
+        query: str = "",
+        uploaded: Mapping[str, str] | None = None,
     ) -> None:
-        self._run(self._caller.send(method, path, body, headers={**self._headers, **headers}, query=query))
+        sent = {**self._headers, **headers}
+        self._run(self._caller.send(method, path, body, headers=sent, query=query, uploaded=uploaded))
 
     def _run(self, steps: Steps[T]) -> T:
         try:

@@ -33,6 +33,8 @@ from urllib.parse import urlsplit
 from ._dispatch import Answer, free_port, is_up, post
 from ._played import Content, Problem, Record, Tasks
 from ._played_api import Api, Call, Reply, chunked
+from ._played_storage import ROOT, digest
+from ._storage import PLACES
 
 __all__ = ["Answer", "Call", "Content", "PlayedBackbone", "PlayedTask", "ServiceEnded"]
 
@@ -57,6 +59,7 @@ class PlayedTask(Record):
     backbone: PlayedBackbone
     answers: list[Answer]
     lease_was_ended = False
+    is_by_reference = False
 
     def __repr__(self) -> str:
         return f"<task {self.id}: {self.state}, attempt {self.attempt}, {self.status!r}>"
@@ -109,6 +112,7 @@ class PlayedBackbone:
         lease_s: how long a task may be silent.
         max_attempts: so many failed attempts make a task fail.
         max_body_bytes: a larger body gets 413.
+        max_upload_bytes: a larger upload gets 413; 0: there are none.
         host_body_bytes: a larger body gets an empty 500, and the connection ends.
         dispatch_timeout_s: how long the service may take to accept a task.
         dispatches: whether it dispatches by itself; if not, tasks wait for :meth:`dispatch`.
@@ -131,6 +135,7 @@ class PlayedBackbone:
         lease_s: float = 300.0,
         max_attempts: int = 10,
         max_body_bytes: int = 100 * 1024**2,
+        max_upload_bytes: int = 100 * 1024**3,
         host_body_bytes: int = 100 * 1024**2,
         dispatches: bool = True,
         dispatch_timeout_s: float = 25.0,
@@ -144,7 +149,7 @@ class PlayedBackbone:
         self.changed = threading.Condition(threading.RLock())
         self._advanced_s, started_s = 0.0, time.time()
         self.tasks = Tasks(now_s or (lambda: started_s + self._advanced_s), lease_s, max_attempts)
-        self.api = Api(self.tasks, self.key, min(max_body_bytes, host_body_bytes))
+        self.api = Api(self.tasks, self.key, min(max_body_bytes, host_body_bytes), max_upload_bytes)
         self.slots: Mapping[str, int] = self.api.slots
         self.host_body_bytes = host_body_bytes
         self._timeout_s = dispatch_timeout_s
@@ -152,7 +157,7 @@ class PlayedBackbone:
         self._refused, self._paused_until_s = 0, 0.0
         self._is_closed = False
         self._server = _Server((host, port), _handler(self))
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        self.url = self.api.url = f"http://{host}:{self._server.server_address[1]}"
         runs = [lambda: self._server.serve_forever(_LOOK_EVERY_S), *([self._dispatch_all] if dispatches else [])]
         self._threads = [threading.Thread(target=run, daemon=True) for run in runs]
         for thread in self._threads:
@@ -168,7 +173,7 @@ class PlayedBackbone:
             "REQUEST_REPORTER_URI": "CurrentProcessingUpsert",
         }
         urls = {name: f"{self.url}/api/{function}?code={key}" for name, function in legacy.items()}
-        return {"BACKBONE_URL": self.url, "BACKBONE_KEY": key, **urls}
+        return {"BACKBONE_URL": self.url, "BACKBONE_KEY": key, PLACES: self.url + ROOT, **urls}
 
     @property
     def all_tasks(self) -> list[PlayedTask]:
@@ -188,9 +193,14 @@ class PlayedBackbone:
         query: str = "",
         pipeline: Sequence[str] = (),
         traceparent: str = "",
+        by_reference: bool = False,
     ) -> PlayedTask:
-        """A new task. A dict or a list goes as JSON. The *pipeline* is where it goes on: paths, each perhaps with a
-        query."""
+        """A new task. A dict or a list goes as JSON.
+
+        Args:
+            pipeline: where it goes on: paths, each perhaps with a query.
+            by_reference: the dispatch only names the body, as that of a large one does, and the service fetches it.
+        """
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if isinstance(body, str):
             kind, data = "text/plain; charset=utf-8", body.encode()
@@ -200,7 +210,7 @@ class PlayedBackbone:
         content = Content(data, content_type or kind)
         given = str(uuid.uuid4()), path, query, content, self.tasks.lease_s, traceparent, now_s, now_s
         task = PlayedTask(*given)
-        task.backbone, task.answers = self, []
+        task.backbone, task.answers, task.is_by_reference = self, [], by_reference
         task.pipeline = [(step.partition("?")[0], step.partition("?")[2]) for step in pipeline]
         with self.changed:
             self.tasks.add(task)
@@ -253,8 +263,13 @@ class PlayedBackbone:
             "traceparent": task.traceparent,
             **({"Content-Encoding": task.body.encoding} if task.body.encoding else {}),
         }
+        data = task.body.data
+        if task.is_by_reference:
+            headers["X-Task-Body"] = self.url + self.api.storage.link(task.body)
+            headers.update({"X-Task-Body-Length": str(len(data)), "Repr-Digest": digest(task.body)})
+            data = b""
         url = self.service_url + task.path + (f"?{task.query}" if task.query else "")
-        return post(url, headers, task.body.data, self._timeout_s)
+        return post(url, headers, data, self._timeout_s)
 
     @contextmanager
     def start(
@@ -311,7 +326,12 @@ class PlayedBackbone:
     def answer(self, call: Call, refusal: Reply | None = None) -> Reply:
         """What a call gets; status 0: the connection is closed."""
         call.at_s = time.monotonic()
+        is_stored = call.path.startswith(ROOT) and refusal is None
+        if is_stored:
+            call.kind = "storage"
         fault = self.fault(call) if self.fault and not refusal else None
+        if is_stored:
+            return Reply(*self.api.storage.answer(call)) if fault is None else Reply(fault)
         with self.changed:
             reply = refusal or (self.api.answer(call) if fault is None else Reply(fault))
             call.status = reply.status

@@ -342,7 +342,7 @@ def test_a_status_text_that_no_header_holds_comes_with_a_report(
 
 
 def test_a_result_that_the_backbone_does_not_take_fails_the_task_in_words(tmp_path: Path) -> None:
-    with serving(tmp_path, CODE, max_body_bytes=2_000_000) as (backbone, _):
+    with serving(tmp_path, CODE, max_body_bytes=2_000_000, max_upload_bytes=0) as (backbone, _):
         small = backbone.submit("/large", query="size=2000000").wait()
         large = backbone.submit("/large", query="size=2000001").wait()
 
