@@ -24,7 +24,9 @@ from scripted_server import ScriptedServer, answer
 from taskbackbone import TaskClient
 from taskbackbone._calls import Caller, TaskView
 from taskbackbone._core import Backbone as Address
-from taskbackbone.cli import _line, _plain
+from taskbackbone.batch import Batch
+from taskbackbone.cli import _line, _line_of_batch, _plain
+from taskbackbone.client import _Line as Line
 
 PATIENCE_S = 60.0
 SECRET = "the-secret-of-nobody"
@@ -99,9 +101,15 @@ class TestSubmit:
         (folder / "below").mkdir(parents=True)
         for name in ("b.txt", "a.json", ".hidden"):
             (folder / name).write_text(f'"{name}"')
-        saved = run("submit", model.path, "photos", "--output", "out").stdout.decode().splitlines()
-        assert saved == ["out/a.json.json", "out/b.txt.txt"]
+        done = run("submit", model.path, "photos", "--out", "out")
+        saved = ["out/a.json.json", "out/b.txt.txt"]
+        assert sorted(done.stdout.decode().splitlines()) == saved
+        assert done.stderr.decode().splitlines()[-1] == "2 of 2 ended"
         assert (tmp_path / "out" / "a.json.json").read_text() == '"A.JSON"'
+        again = run("submit", model.path, "photos", "--out", "out")
+        assert again.stdout.decode().splitlines() == saved
+        assert again.stderr.split()[0] == done.stderr.split()[0]
+        assert len(model.dispatches.queue) == 2
 
     def test_the_result_of_one_file_goes_where_it_is_to(self, run: Run, model: Model, tmp_path: Path) -> None:
         (tmp_path / "text.txt").write_text("to be")
@@ -111,6 +119,25 @@ class TestSubmit:
     def test_the_same_key_is_the_same_task(self, run: Run, model: Model) -> None:
         first, second = (run("submit", model.path, "-", "--idempotency-key", "k", input=b"x").stdout for _ in "12")
         assert first == second
+
+    def test_several_files_are_a_batch_whose_id_is_printed(
+        self, run: Run, model: Model, models: Models, tmp_path: Path
+    ) -> None:
+        for name in ("one", "two", "three"):
+            (tmp_path / name).write_text(name)
+        with models.model() as gather:
+            gather.reply = lambda dispatch: done(dispatch.body)
+            arguments = ["submit", model.path, "one", "two", "--name", "numbers", "--then", gather.path]
+            batch = run(*arguments).stdout.decode().strip()
+            assert run(*arguments).stdout.decode().strip() == batch
+            assert run("watch", batch).stderr.decode().splitlines()[-1] == "2 of 2 ended"
+            listed = json.loads(run("batches", "--json", "--limit", "1").stdout)
+            assert (listed["TaskId"], listed["Name"], listed["Total"]) == (batch, "numbers", 2)
+            assert b"2 of     2 ended" in run("batches").stdout
+            assert len(run("list", "--batch", batch).stdout.splitlines()) == 2
+            assert run("watch", batch, "-o", "numbers").stdout.count(b"\n") == 2
+            other = run("submit", model.path, "one", "three", "--json").stdout.decode()
+            assert json.loads(other)["Total"] == 2
 
     def test_json_has_the_task_at_its_submit_and_at_its_end(self, run: Run, model: Model) -> None:
         lines = run("submit", model.path, "-", "--wait", "--json", input=b"x").stdout.decode().splitlines()
@@ -147,6 +174,21 @@ class TestOtherCommands:
             failed = client.submit(model.path, b"x").wait(PATIENCE_S)
             assert run("replay", failed.id).stdout.decode() == f"{failed.id}  created  attempt 2\n"
 
+    def test_a_batch_is_cancelled_replayed_and_purged_by_its_id(
+        self, run: Run, models: Models, client: TaskClient
+    ) -> None:
+        batch = client.map(models.new_path(), [b"x", b"y"])
+        run("purge", batch.id, code=1)
+        assert run("cancel", batch.id).stdout.decode() == f"{batch.id}  cancelled\n"
+        with models.model() as model:
+            model.reply = failing("too many bands")
+            failed = client.map(model.path, [b"x", b"y"]).wait(PATIENCE_S)
+            model.reply = lambda dispatch: done(b"fine")
+            assert run("replay", failed.id).stdout.decode().startswith(f"{failed.id}  running")
+            run("watch", failed.id)
+        assert run("purge", failed.id).stdout.decode() == f"{failed.id}  purged\n"
+        run("watch", failed.id, code=1)
+
     def test_queues_are_shown(self, run: Run, models: Models, client: TaskClient) -> None:
         path = models.new_path()
         client.submit(path, b"x")
@@ -166,6 +208,17 @@ class TestExitCodes:
         done = run("submit", model.path, "-", "--wait", input=b"x", code=1)
         assert b"too many bands" in done.stderr
 
+    def test_1_tasks_of_a_batch_have_failed(self, run: Run, model: Model, tmp_path: Path) -> None:
+        for name in ("good", "bad"):
+            (tmp_path / name).write_text(name)
+        good = model.reply
+        model.reply = lambda dispatch: failing("no bands")(dispatch) if dispatch.body == b"bad" else good(dispatch)
+        ended = run("submit", model.path, "good", "bad", "-o", "out", code=1)
+        assert ended.stdout == b"out/good.bin\n"
+        assert b"1 of 2 have no result: bad (" in ended.stderr
+        ended = run("submit", model.path, "good", "bad", "--wait", code=1)
+        assert b"failed - 1 of 2 failed" in ended.stderr
+
     def test_1_the_backbone_refuses(self, run: Run) -> None:
         assert b"id is unknown" in run("watch", "nobody", code=1).stderr
 
@@ -180,6 +233,7 @@ class TestExitCodes:
             ("submit", "/v1/../x", "-"),
             ("submit", "/v1/x", "-", "--query", "code=1"),
             ("submit", "/v1/x", "-", "-", "--idempotency-key", "k"),
+            ("submit", "/v1/x", "-", "--name", "n"),
             ("list", "--url", "backbone"),
             ("serve",),
             ("sidecar",),
@@ -192,6 +246,13 @@ class TestExitCodes:
     def test_3_nobody_answers(self, run: Run, backbone: Backbone) -> None:
         done = run("list", "--url", "http://127.0.0.1:9", "--retry-for", "0", code=3)
         assert backbone.key.encode() not in done.stderr
+
+    def test_that_nobody_answers_is_told_once_while_calls_are_repeated(self, run: Run) -> None:
+        said = run("list", "--url", "http://127.0.0.1:9", "--retry-for", "1.5", code=3).stderr.decode().splitlines()
+        assert said[0] == (
+            "taskbackbone: no answer yet (ConnectionRefusedError: Connection refused); trying for 1.5 s"
+        )
+        assert len(said) == 2
 
     def test_4_the_time_is_up(self, run: Run, models: Models, client: TaskClient) -> None:
         task = client.submit(models.new_path(), b"x")
@@ -255,6 +316,14 @@ class TestTheBar:
         assert frames[1] == "█" * 12 + "░" * 12 + "  50% features  [2J  and more"
         assert frames[2].strip() == "█" * 24 + " 100% completed"
         assert SECRET not in shown.decode()
+
+    def test_a_batch_has_its_rate_and_its_estimated_end(self) -> None:
+        document = {"Total": 200, "Completed": 90, "Failed": 10, "Cancelled": 0, "Unfinished": 100}
+        batch = Batch(Line(Address("http://b.example"), 1, 1), {"TaskId": "b", **document})
+        line = _line_of_batch(batch, [(0.0, 0), (50.0, 100)], bar=True)
+        assert line.startswith("█" * 12 + "░" * 12 + " 100 of 200 ended, 10 failed, 100 to go, 2.0/s, ends at about ")
+        assert line.endswith(", in 50 s")
+        assert _line_of_batch(batch, [(0.0, 100)], bar=False) == "100 of 200 ended, 10 failed, 100 to go"
 
     def test_the_estimated_start_is_told(self) -> None:
         start = datetime.now(timezone.utc) + timedelta(minutes=5, seconds=2)

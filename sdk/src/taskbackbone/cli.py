@@ -7,23 +7,32 @@ if a task failed or the backbone refused; 2 for usage; 3 if the backbone cannot 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import __version__, errors
+from ._batching import files_in
 from ._calls import Deadline, TaskView
+from .batch import Batch
 from .client import Task, TaskClient
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
-_BAR_CHARS = 24
+_BAR_CHARS, _FULL, _EMPTY = 24, "█", "░"
+_CALM_S = 60.0
+"""After a call that was repeated: the next one is of another outage."""
+_LOOKS = 60
+"""At a batch, of which its rate is made."""
 _ELSEWHERE = {
     "serve": ("service", "serve", "run a service, such as words:service"),
     "sidecar": ("sidecar", "main", "make any HTTP server a task service"),
@@ -49,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         # The key comes from the environment alone: others can read a command line.
-        with TaskClient(options.url, retry_for_s=options.retry_for) as client:
+        with TaskClient(options.url, retry_for_s=options.retry_for) as client, _outages_told(options.retry_for):
             code = _COMMANDS[options.command](client, options)
         sys.stdout.flush()
         return code
@@ -69,58 +78,87 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _submit(client: TaskClient, options: argparse.Namespace) -> int:
-    query = [tuple(pair.partition("=")[::2]) for pair in options.query]
+    how: dict[str, Any] = {
+        "content_type": options.content_type,
+        "query": [tuple(pair.partition("=")[::2]) for pair in options.query],
+        "priority": options.priority,
+        "pipeline": options.pipeline,
+    }
     files = list(_files(options.file))
-    if options.idempotency_key and len(files) > 1:
-        raise ValueError("An idempotency key is for one file.")
-    tasks: list[tuple[str, Task]] = []
-    for file in files:
-        task = client.submit(
-            options.path,
-            file or sys.stdin.buffer,
-            content_type=options.content_type,
-            query=query,
-            priority=options.priority,
-            pipeline=options.pipeline,
-            idempotency_key=options.idempotency_key,
-        )
-        tasks.append((file.name if file else "", task))
-        if options.output:
-            sys.stderr.write(f"{task.id}  {tasks[-1][0]}".rstrip() + "\n")
-        else:
-            _print(task, options, task.id)
-    return _follow(tasks, options) if options.wait or options.output else 0
+    if len(files) > 1 or Path(options.file[0]).is_dir():
+        return _submit_all(client, options, files, how)
+    if options.name or options.then:
+        raise ValueError("--name and --then are for several files.")
+    [file] = files
+    task = client.submit(options.path, file or sys.stdin.buffer, idempotency_key=options.idempotency_key, **how)
+    if options.output:
+        sys.stderr.write(f"{task.id}  {file.name if file else ''}".rstrip() + "\n")
+    else:
+        _print(task, options, task.id)
+    return _follow([task], options) if options.wait or options.output else 0
 
 
-def _follow(tasks: Sequence[tuple[str, Task]], options: argparse.Namespace) -> int:
+def _submit_all(
+    client: TaskClient, options: argparse.Namespace, files: Sequence[Path | None], how: Mapping[str, Any]
+) -> int:
+    """Submit a batch. The same command with the same output goes on with the same one."""
+    if options.idempotency_key:
+        raise ValueError("An idempotency key is for one file; --name is for several.")
+    name = options.name
+    if options.output and not name:
+        places = [str(Path(place).resolve()) for place in (*options.file, options.output)]
+        told = hashlib.sha256("\n".join(places).encode()).hexdigest()[:8]
+        name = f"{Path(places[0]).name[:80]} {told}"
+    progress = _Progress("", is_quiet=options.json)
+
+    def items() -> Iterator[Any]:
+        for number, file in enumerate(files, 1):
+            progress.tell(f"submitting {number} of {len(files)}", live_only=True)
+            yield file or sys.stdin.buffer
+
+    try:
+        batch = client.map(options.path, items(), name=name, then=options.then, **how)
+    finally:
+        progress.end()
+    if options.output:
+        sys.stderr.write(f"{batch.id}  batch of {batch.total}\n")
+    else:
+        _print(batch, options, batch.id)
+    return _follow([batch], options) if options.wait or options.output else 0
+
+
+def _follow(tasks: Sequence[Task], options: argparse.Namespace) -> int:
     """Wait for the ends of *tasks*, and save their results if they are to be."""
     deadline, code = Deadline(options.timeout), 0
-    for number, (name, task) in enumerate(tasks, 1):
-        label = f"{number}/{len(tasks)} {name or task.id} " if len(tasks) > 1 else ""
+    for number, task in enumerate(tasks, 1):
+        label = f"{number}/{len(tasks)} {task.id} " if len(tasks) > 1 else ""
         progress = _Progress(label, is_quiet=options.json)
+        left_s = None if options.timeout is None else deadline.left_s()
+        saved, lost = list[Path](), ""
         try:
             progress.show(task)
-            task.wait(None if options.timeout is None else deadline.left_s(), progress.show)
+            if isinstance(task, Batch) and options.output:
+                saved = task.save(options.output, left_s, progress.show)
+            task.wait(left_s, progress.show)
+        except errors.BatchFailed as error:
+            saved, lost = error.saved, str(error)
         finally:
             progress.end()
         if options.json:
             _print(task, options, "")
-        if task.state != "completed":
-            code = FAILED if options.json else _say(label + task.status, FAILED)
-        elif options.output:
-            _save(task, options, name if len(tasks) > 1 else "")
+        if options.output and not isinstance(task, Batch) and task.state == "completed":
+            saved = [task.result().save(options.output)]
+        for file in () if options.json else saved:
+            sys.stdout.write(f"{file}\n")
+        if lost or task.state != "completed":
+            code = FAILED if options.json else _say(label + (lost or task.status), FAILED)
     return code
 
 
-def _save(task: Task, options: argparse.Namespace, name: str) -> None:
-    target = Path(options.output)
-    if name:
-        target.mkdir(parents=True, exist_ok=True)
-    saved = task.result().save(target)
-    if name:
-        saved = saved.replace(saved.with_name(name + saved.suffix))
-    if not options.json:
-        sys.stdout.write(f"{saved}\n")
+def _found(client: TaskClient, task_id: str) -> Task:
+    """A task, or the batch that it is."""
+    task = client.task(task_id)
+    return client.batch(task_id) if "Total" in task.document else task
 
 
 def _result(client: TaskClient, options: argparse.Namespace) -> int:
@@ -151,8 +189,25 @@ def _replay(client: TaskClient, options: argparse.Namespace) -> int:
     return 0
 
 
+def _purge(client: TaskClient, options: argparse.Namespace) -> int:
+    for one in options.id:
+        task = client.task(one)
+        task.purge()
+        _print(task, options, f"{task.id}  purged")
+    return 0
+
+
+def _batches(client: TaskClient, options: argparse.Namespace) -> int:
+    for _, batch in zip(range(options.limit), client.batches(page_size=min(200, max(1, options.limit)))):
+        created = str(batch.document.get("CreatedAt", ""))[:19]
+        counts = f"{batch.total - batch.unfinished:>5} of {batch.total:>5} ended {batch.failed:>5} failed"
+        _print(batch, options, f"{batch.id}  {batch.state:<9}  {created} {counts}  {_plain(batch.name or '', 60)}")
+    return 0
+
+
 def _list(client: TaskClient, options: argparse.Namespace) -> int:
-    tasks = client.tasks(options.path, options.status, page_size=min(200, max(1, options.limit)))
+    size = min(200, max(1, options.limit))
+    tasks = client.tasks(options.path, options.status, batch=options.batch, page_size=size)
     for _, task in zip(range(options.limit), tasks):
         created = str(task.document.get("CreatedAt", ""))[:19]
         _print(task, options, f"{task.id}  {task.state:<9}  {created}  {task.path}  {_plain(task.status, 60)}")
@@ -173,11 +228,13 @@ def _queues(client: TaskClient, options: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[TaskClient, argparse.Namespace], int]] = {
     "submit": _submit,
-    "watch": lambda client, options: _follow([("", client.task(one)) for one in options.id], options),
+    "watch": lambda client, options: _follow([_found(client, one) for one in options.id], options),
     "result": _result,
     "cancel": _cancel,
     "replay": _replay,
+    "purge": _purge,
     "list": _list,
+    "batches": _batches,
     "queues": _queues,
 }
 
@@ -189,10 +246,7 @@ def _files(names: Sequence[str]) -> Iterator[Path | None]:
         if name == "-":
             yield None
         elif path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
-            if not found:
-                raise ValueError(f"There is no file in {name}.")
-            yield from found
+            yield from files_in(path)
         elif not path.exists():
             raise ValueError(f"There is no file {name}.")
         else:
@@ -209,6 +263,27 @@ def _say(error: object, code: int) -> int:
     return code
 
 
+@contextmanager
+def _outages_told(retry_for_s: float) -> Generator[None, None, None]:
+    """Say once of each outage that calls are being repeated: nothing else happens meanwhile."""
+    logger, last_s = logging.getLogger("taskbackbone"), [-_CALM_S]
+
+    def tell(record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and len(record.args) == 4 and record.created - last_s[0] > _CALM_S:
+            before = "\r\x1b[K" if sys.stderr.isatty() else ""
+            why = _plain(str(record.args[2]), 200)
+            sys.stderr.write(f"{before}taskbackbone: no answer yet ({why}); trying for {retry_for_s:g} s\n")
+        last_s[0] = record.created
+        return False
+
+    logger.addFilter(tell)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeFilter(tell)
+
+
 def _plain(text: str, length: int) -> str:
     """One line of at most *length* characters, with nothing in it that a terminal would obey."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
@@ -223,10 +298,17 @@ class _Progress:
         self._is_quiet = is_quiet
         self._is_live = sys.stderr.isatty()
         self._last = ""
+        self._seen: list[tuple[float, int]] = []
 
     def show(self, task: TaskView) -> None:
-        text = self._label + _line(task, bar=self._is_live)
-        if self._is_quiet or text == self._last:
+        if isinstance(task, Batch):
+            self._seen = [*self._seen[-_LOOKS:], (time.monotonic(), task.total - task.unfinished)]
+            self.tell(self._label + _line_of_batch(task, self._seen, bar=self._is_live))
+        else:
+            self.tell(self._label + _line(task, bar=self._is_live))
+
+    def tell(self, text: str, *, live_only: bool = False) -> None:
+        if self._is_quiet or text == self._last or (live_only and not self._is_live):
             return
         self._last = text
         if self._is_live:
@@ -246,20 +328,39 @@ def _line(task: TaskView, *, bar: bool) -> str:
     if task.queue_position is not None:
         return f"{step}waiting, position {task.queue_position}" + _start(task)
     done = 1.0 if task.state == "completed" else task.progress
-    parts = [] if done is None else [f"{done:>4.0%}"]
-    if bar and done is not None:
-        full = round(_BAR_CHARS * done)
-        parts.insert(0, "█" * full + "░" * (_BAR_CHARS - full))
+    parts = [] if done is None else [*_bar(done, bar), f"{done:>4.0%}"]
     return " ".join([*parts, step + task.status])
+
+
+def _line_of_batch(batch: Batch, seen: Sequence[tuple[float, int]], *, bar: bool) -> str:
+    """How many of its tasks have ended, and how fast by what was *seen*: moments with the numbers of then."""
+    ended = batch.total - batch.unfinished
+    parts = [f"{ended} of {batch.total} ended"]
+    parts += [f"{batch.failed} failed"] if batch.failed else []
+    parts += [f"{batch.cancelled} cancelled"] if batch.cancelled else []
+    parts += [f"{batch.unfinished} to go"] if batch.unfinished else []
+    (since_s, before), (now_s, _) = seen[0], seen[-1]
+    if ended > before and now_s - since_s > 1 and batch.unfinished:
+        rate = (ended - before) / (now_s - since_s)
+        parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
+        parts.append(_when("ends", time.time() + batch.unfinished / rate))
+    return " ".join([*_bar(batch.progress or 0.0, bar), ", ".join(parts)])
+
+
+def _bar(done: float, is_shown: bool) -> list[str]:
+    full = round(_BAR_CHARS * done)
+    return [_FULL * full + _EMPTY * (_BAR_CHARS - full)] if is_shown else []
 
 
 def _start(task: TaskView) -> str:
     start = task.estimated_start
-    if start is None:
-        return ""
-    left_s = max(0.0, start.timestamp() - time.time())
+    return "" if start is None else ", " + _when("starts", start.timestamp())
+
+
+def _when(what: str, moment_s: float) -> str:
+    left_s = max(0.0, moment_s - time.time())
     left = f"{left_s:.0f} s" if left_s < 100 else f"{left_s / 60:.0f} min"
-    return f", starts at about {start.astimezone():%H:%M:%S}, in {left}"
+    return f"{what} at about {time.strftime('%H:%M:%S', time.localtime(moment_s))}, in {left}"
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -284,12 +385,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         own[name] = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
         return own[name].add_argument
 
-    add = command("submit", "submit files as tasks, and print their ids", waiting, saving)
+    add = command("submit", "submit a file as a task, or several as a batch, and print its id", waiting, saving)
     add("path", metavar="PATH", help="the endpoint, such as /v1/words/count")
-    add("file", metavar="FILE|DIR|-", nargs="+", help="each file is a task; a folder is all files in it")
+    add("file", metavar="FILE|DIR|-", nargs="+", help="a folder is all files in it")
     add("--query", metavar="NAME=VALUE", action="append", default=[], help="a parameter for the model service")
     add("--content-type", metavar="TYPE", help="of the files (default: by their names)")
     add("--pipeline", metavar="PATH", action="append", help="where it goes on afterwards; may be repeated")
+    add("--then", metavar="PATH", help="of several files: the endpoint that gets the list of all results at the end")
+    add(
+        "--name",
+        help="of several files: with the same name, what was submitted is not submitted again"
+        " (default with --output: made of both places)",
+    )
     add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
     add("--idempotency-key", metavar="KEY", help="the same submit with the same key is the same task")
     add("--wait", action="store_true", help="wait for the ends of the tasks, as --output does")
@@ -297,9 +404,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     command("result", "wait for a task's result, and print it", waiting, saving)("id", metavar="ID", nargs=1)
     command("cancel", "cancel tasks")("id", metavar="ID", nargs="+")
     command("replay", "let failed tasks begin again")("id", metavar="ID", nargs="+")
+    command("purge", "remove finished tasks with all that is kept of them")("id", metavar="ID", nargs="+")
     add = command("list", "list tasks, newest first")
     add("--path", help="of this endpoint only")
+    add("--batch", metavar="ID", help="of this batch only")
     add("--status", choices=("created", "running", "completed", "failed", "cancelled"))
+    add("--limit", type=int, default=50, metavar="N", help="how many (default: 50)")
+    add = command("batches", "list batches, newest first")
     add("--limit", type=int, default=50, metavar="N", help="how many (default: 50)")
     command("queues", "show the queues")("path", metavar="PATH", nargs="?", help="this one only")
     for name, (_, _, text) in _ELSEWHERE.items():
