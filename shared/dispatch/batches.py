@@ -207,21 +207,30 @@ class Batches:
         """Cancel the children of a cancelled batch that have not ended, and its Then task. Returns whether no Then
         task can go on any more."""
         async for children in self._pieces(batch.id):
-            awaited = [child.id for child in children if child.is_awaited]
+            awaited = [child for child in children if child.is_awaited]
             for first in range(0, len(awaited), _AT_ONCE):
-                await asyncio.gather(*map(self._cancel, awaited[first : first + _AT_ONCE]))
+                cancels = map(self._cancel_child, awaited[first : first + _AT_ONCE])
+                if failed := [report for report in await asyncio.gather(*cancels) if report is not None]:
+                    await self._steps.report(batch.id, failed)
         state = batch.children
         assert state is not None
-        return not state.then_id or state.then_state is not None or await self._cancel(state.then_id)
+        return not state.then_id or state.then_state is not None or await self._cancel(state.then_id) is not None
 
-    async def _cancel(self, task_id: str) -> bool:
-        """Cancel a task, unless it has ended; returns False if it does not exist."""
+    async def _cancel_child(self, child: Child) -> ChildReport | None:
+        """Cancel a child, unless it has ended. What is to be reported if it was to be replayed, and will not be."""
+        task = await self._cancel(child.id)
+        if task is not None and child.known == "again" and task.attempt == child.number:
+            return ChildReport(child.id, child.number, "unreplayable")
+        return None
+
+    async def _cancel(self, task_id: str) -> Task | None:
+        """Cancel a task, unless it has ended; returns it if it exists."""
         outcome = await self._store.cancel(task_id)
         if isinstance(outcome, Applied):
             await self._dispatcher.after_transition(outcome)
         elif outcome.task is not None and outcome.task.state.is_terminal:
             self.note(outcome.task)
-        return outcome.task is not None
+        return outcome.task
 
     async def _replay_children(self, batch: Task) -> None:
         state = batch.children

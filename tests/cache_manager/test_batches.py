@@ -328,8 +328,10 @@ async def replayed_in_part(process: Process) -> None:
 
 
 async def replayed_and_failed_again(process: Process) -> None:
+    """And nobody has told the batch."""
     await replayed_in_part(process)
-    await end_and_die(process, "c1", State.FAILED)
+    failed = await end_and_die(process, "c1", State.FAILED)
+    await process.store.batches.acknowledge([failed, failed._replace(state=State.CREATED)])
 
 
 @pytest.mark.parametrize("dies", [opened, marked, replayed_in_part, replayed_and_failed_again])
@@ -354,6 +356,23 @@ async def test_a_replayed_batch_replays_each_failed_child_once_wherever_a_proces
     assert (task.state, task.status) == (
         (State.FAILED, "failed - 1 of 3 failed") if again else (State.COMPLETED, "completed")
     )
+    World(redis_server).assert_consistent()
+
+
+@pytest.mark.parametrize("dies", [opened, marked, replayed_in_part])
+async def test_a_batch_is_cancelled_while_its_children_are_being_replayed(
+    process: Process, clock: Clock, redis_server: Server, dies: Callable[[Process], Awaitable[None]]
+) -> None:
+    await begin(process, "c1", "c2")
+    await seal(process)
+    await end(process, "c1", State.FAILED)
+    await end(process, "c2", State.FAILED)
+    await dies(process)
+    await follow(process, await process.store.batches.cancel("b", None))
+    await go_on(process, clock)
+    is_begun = dies is replayed_in_part
+    assert await counts(process) == (2, 0, 2 - is_begun, is_begun)
+    assert (await state(process)).job is None
     World(redis_server).assert_consistent()
 
 

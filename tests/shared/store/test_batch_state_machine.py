@@ -256,7 +256,10 @@ class BatchMachine(RuleBasedStateMachine):
             while self.state.job == "replay":
                 self.run(store.batches.mark_replays("b"))
             for child_id, what, number in [*World(self.server).children_of("b")]:
-                if what == "again":
+                if what == "again" and self.state.job == "cancel":
+                    self.run(store.batches.report("b", [ChildReport(child_id, number, "unreplayable")]))
+                    self.replay_again(store, child_id, what, number)
+                elif what == "again":
                     self.replay_again(store, child_id, what, number)
                 elif (task := self.record(child_id)) is not None and not task.state.is_terminal:
                     self.run(store.cancel(child_id) if self.state.job == "cancel" else self.complete(child_id))

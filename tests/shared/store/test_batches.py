@@ -84,6 +84,8 @@ async def test_a_batch_counts_its_children_and_ends_with_the_last_of_them(store:
     outcome = await report(store, ("c1", 1, DONE))
     assert isinstance(outcome, Applied)
     assert (outcome.task.state, outcome.is_transition) == (State.RUNNING, not store.is_repeating)
+    await register(store, "c3")
+    await report(store, ("c3", 1, DONE))
     await store.batches.seal("b", None)
     ended = await report(store, ("c2", 3, DONE))
     assert isinstance(ended, Applied)
@@ -93,7 +95,20 @@ async def test_a_batch_counts_its_children_and_ends_with_the_last_of_them(store:
         (State.RUNNING, Reason.CHILDREN),
         (DONE, Reason.CHILDREN),
     ]
-    assert [*check(redis_server).children_of("b")] == [("c1", "completed", 1), ("c2", "completed", 3)]
+    assert [*check(redis_server).children_of("b")] == [
+        ("c1", "completed", 1),
+        ("c2", "completed", 3),
+        ("c3", "completed", 1),
+    ]
+
+
+async def test_a_batch_does_not_end_before_it_is_sealed(store: Store) -> None:
+    await begin(store, "c1")
+    await report(store, ("c1", 1, DONE))
+    assert (await batch(store)).state is State.RUNNING
+    await register(store, "c2")
+    await store.batches.seal("b", None)
+    assert (await batch(store)).state is State.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -269,7 +284,11 @@ async def test_a_registered_child_that_never_came_is_dropped(
     await report(store, ("c1", 1, DONE), ("c2", number, "dropped"))
     assert await counts(store) == {"total": 2, "completed": 1, "unfinished": 1}, "it may still come"
     await store.batches.seal("b", None)
-    await grow_old(store, clock)
+    clock.advance(REGISTRATION_GRACE_S)
+    await store.batches.rest("b")
+    await report(store, ("c2", number, "dropped"))
+    assert (await counts(store))["unfinished"] == 1, "another one may have come a moment before this look"
+    clock.advance(REGISTRATION_GRACE_S)
     ended = await report(store, ("c2", number, "dropped"))
     assert ended.task
     assert (ended.task.state, await counts(store)) == (DONE, {"total": 1, "completed": 1})
