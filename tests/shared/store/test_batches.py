@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shared.store.batch_steps import (
+    AGAIN_S,
     CHILDREN_AT_ONCE,
     LOOK_S,
     REGISTRATION_GRACE_S,
@@ -438,14 +439,48 @@ async def test_failed_children_are_marked_piece_by_piece(open_store: StoreFactor
 @pytest.mark.parametrize("ends", [(DONE, DONE), (CANCELLED, DONE)])
 async def test_a_batch_in_which_nothing_failed_is_not_replayed(store: Store, ends: tuple[State, State]) -> None:
     await begin(store, "c1", "c2")
-    outcome = await store.batches.replay("b", None)
-    assert isinstance(outcome, Refused)
-    assert outcome.reason is Refusal.STATE
     await store.batches.seal("b", None)
     await report(store, ("c1", 1, ends[0]), ("c2", 1, ends[1]))
     outcome = await store.batches.replay("b", None)
     assert isinstance(outcome, Refused)
     assert outcome.reason is Refusal.STATE
+
+
+async def test_a_batch_is_replayed_only_once_it_has_failed(store: Store) -> None:
+    await begin(store, "c1", "c2")
+    await report(store, ("c1", 1, FAILED))
+    for _ in range(2):
+        outcome = await store.batches.replay("b", None)
+        assert isinstance(outcome, Refused)
+        assert outcome.reason is Refusal.STATE
+        await store.batches.cancel("b", None)
+
+
+async def test_the_completion_of_a_batch_is_published_before_its_retention(
+    open_store: StoreFactory, clock: Clock, redis_server: Server
+) -> None:
+    store = open_store(replace(POLICY, publish_completions=True))
+    await begin(store)
+    await store.batches.seal("b", None)
+    clock.advance(POLICY.republish_s)
+    assert [(item.what, item.id) for item in await sweep_all(store)] == [("completion", "b")]
+    await store.mark_completions_published(["b"])
+    assert check(redis_server).due_s["b"] == POLICY.retention_s
+    clock.advance(POLICY.retention_s)
+    assert [(item.what, item.id) for item in await sweep_all(store)] == [("batch", "b")]
+
+
+async def test_the_cancel_of_a_batch_goes_on_after_its_completion_is_published(
+    open_store: StoreFactory, clock: Clock
+) -> None:
+    store = open_store(replace(POLICY, publish_completions=True))
+    await begin(store, "c1")
+    cancelled = await store.batches.cancel("b", None)
+    assert cancelled.task
+    assert cancelled.task.completion_unpublished
+    await store.mark_completions_published(["b"])
+    clock.advance(AGAIN_S)
+    assert [(item.what, item.id) for item in await sweep_all(store)] == [("batch", "b")]
 
 
 async def test_a_batch_is_sealed_when_nothing_has_happened_for_long(store: Store, clock: Clock) -> None:
