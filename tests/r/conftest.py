@@ -20,6 +20,8 @@ from tests.r.installing import ASKED_FOR, SDK
 
 SERVICE = Path(__file__).parent / "service" / "service.R"
 PLACES = 40
+MOST_BYTES = 5_000_000
+"""What goes through the app; larger bodies and results are uploaded."""
 LEASE_S, LONG_LEASE_S = 6.0, 120.0
 
 
@@ -96,14 +98,17 @@ def house(
     places: list[Place],
 ) -> Iterator[Stack]:
     """The app, which knows a service in R at each place."""
-    backends = {each.path: {"url": f"http://127.0.0.1:{each.port}", "lease_s": each.lease_s} for each in places}
+    backends = {
+        each.path: {"url": f"http://127.0.0.1:{each.port}", "lease_s": each.lease_s, "reference": True}
+        for each in places
+    }
     with Stack(
         tmp_path_factory.mktemp("house"),
         redis=redis_server,
         azurite=azurite,
         backends=backends,
         with_model=False,
-        settings=IN_A_HURRY,
+        settings={**IN_A_HURRY, "MAX_BODY_BYTES": str(MOST_BYTES)},
     ) as stack:
         yield stack
 

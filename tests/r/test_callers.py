@@ -27,6 +27,7 @@ def place(house: Stack, places: list[Place]) -> Place:
 @pytest.fixture(scope="module")
 def pod(house: Stack, place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     environment = {"BACKBONE_URL": house.url, "BACKBONE_KEY": house.key, "SLOTS": "2"}
+    environment["SERVICE_STORAGE"] = house.azurite.url
     with Pod(tmp_path_factory.mktemp("callers"), place, environment) as pod:
         yield pod
 
@@ -47,6 +48,9 @@ def test_a_caller_submits_waits_and_reads_each_kind_of_result(
       stopifnot(is.null(client$run(path("nothing"), timeout_s = 100)))
       file <- client$submit(path("large"))$result(file = Sys.getenv("FILE"), timeout_s = 100)
       stopifnot(file.size(file) == 3e6, !file.exists(paste0(file, ".part")))
+      huge <- client$submit(path("huge"))
+      stopifnot(identical(huge$result(timeout_s = 100), as.raw(rep(7L, 12e6))))
+      stopifnot(file.size(huge$result(file = Sys.getenv("FILE"))) == 12e6)
       events <- client$task(task$id)$history()
       stopifnot(tail(events$State, 1) == "completed")
       cat("all right\\n")
@@ -63,6 +67,9 @@ def test_a_caller_sends_bodies_of_any_kind_with_its_query(pod: Pod, place: Place
       file <- tempfile(fileext = ".tif")
       writeBin(raw(2e6), file)
       stopifnot(size(sent_file(file)) == 2e6)
+      large <- as.raw(rep(0:199, 4e4))
+      writeBin(large, file)
+      stopifnot(size(sent_file(file)) == 8e6, size(large) == 8e6)
       found <- client$run(paste0(Sys.getenv("PLACE"), "/work"), query = list(seconds = "0.25"), timeout_s = 100)
       stopifnot(found$seconds == 0.25)
       cat("all right\\n")

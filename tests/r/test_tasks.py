@@ -27,6 +27,7 @@ def shared(
         "BACKBONE_URL": house.url,
         "BACKBONE_KEY": house.key,
         "SLOTS": "2",
+        "SERVICE_STORAGE": house.azurite.url,
         "APPLICATIONINSIGHTS_CONNECTION_STRING": ingestion.connection_string,
         "SERVICE_OWNER": "somebody",
         "SERVICE_MODEL_FRAMEOWRK_VERSION": "R 4",
@@ -76,6 +77,7 @@ def test_a_model_that_says_nothing_for_two_leases_keeps_its_task(pod: Pod, place
         ),
         ("file", "completed", "completed - one picture", "image/tiff", bytes(range(1, 101))),
         ("large", "completed", "completed", "application/octet-stream", b"\7" * 3_000_000),
+        ("lost", "failed", "failed - an error in R; see the service's log", None, None),
         ("told", "completed", "completed - by its text", None, None),
         ("complete", "completed", "completed - by hand", None, None),
         ("failtask", "failed", "failed - by hand", None, None),
@@ -109,6 +111,19 @@ def test_the_model_knows_its_task_and_what_its_file_has_defined(
     _, place = shared
     task = caller.submit(f"{place.path}/ends/context")
     assert task.result(PATIENCE_S).json() == {"task": task.id, "attempt": 1, "helper": "The Title"}
+
+
+def test_a_result_that_is_too_large_for_the_app_goes_to_blob_storage(
+    shared: tuple[Pod, Place], caller: TaskClient, app: httpx.Client
+) -> None:
+    _, place = shared
+    task = caller.submit(f"{place.path}/ends/huge")
+    task.wait(PATIENCE_S)
+    assert (task.state, task.status, task.attempt) == ("completed", "completed - one scene", 1)
+    answer = app.get(f"/api/v1/tasks/{task.id}/result?link=1")
+    assert answer.status_code == 303
+    assert httpx.get(answer.headers["location"]).content == b"\7" * 12_000_000
+    assert answer.headers["repr-digest"].startswith("sha-256=:")
 
 
 @pytest.mark.parametrize("size", [0, 5, 300_000])

@@ -51,6 +51,8 @@ ends <- function(task_id, kind) {
       TaskResult(file = made, type = "image/tiff", status = "one picture")
     },
     large = TaskResult(as.raw(rep(7L, 3e6))),
+    huge = TaskResult(as.raw(rep(7L, 12e6)), type = "image/tiff", status = "one scene"),
+    lost = TaskResult(file = "/nowhere/at/all"),
     told = {
       UpdateTaskStatus(task_id, "running - nearly")
       UpdateTaskStatus(task_id, "completed - by its text")

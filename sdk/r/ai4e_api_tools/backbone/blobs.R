@@ -12,12 +12,14 @@ AZURE <- paste0(
 )
 
 # The blob's bytes, or with `file` its path: read in parts, so that any size fits, and there only once it is whole.
-ReadBlob <- function(sas_uri, file = NULL) {
+ReadBlob <- function(sas_uri, file = NULL) read_blob(checked(sas_uri), file)
+
+read_blob <- function(place, file = NULL) {
   target <- file %or% tempfile("blob-")
   part <- paste0(target, ".part")
   if (is.null(file)) on.exit(unlink(target))
   on.exit(unlink(part), add = TRUE)
-  read_parts(checked(sas_uri), part)
+  read_parts(place, part)
   if (!file.rename(part, target)) stop(failure("BlobError", "The blob's file cannot be written."))
   if (is.null(file)) readBin(target, "raw", file.size(target)) else invisible(file)
 }
@@ -49,7 +51,11 @@ read_parts <- function(place, part) {
 
 # Writes bytes, a text (as UTF-8), or with `file` a file to a blob. Each block carries its hash.
 WriteBlob <- function(sas_uri, value = NULL, file = NULL, type = NULL) {
-  place <- checked(sas_uri)
+  write_blob(checked(sas_uri), value, file, type)
+  invisible(sas_uri)
+}
+
+write_blob <- function(place, value = NULL, file = NULL, type = NULL) {
   if (is.null(file)) {
     bytes <- if (is.raw(value)) value else charToRaw(as_text(value) %or% "")
     type <- type %or% if (is.raw(value)) BYTES else "text/plain; charset=utf-8"
@@ -75,7 +81,6 @@ WriteBlob <- function(sas_uri, value = NULL, file = NULL, type = NULL) {
   if (!length(blocks)) list_of_blocks <- "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList></BlockList>"
   headers <- list("x-ms-blob-content-type" = type, "Content-Type" = "application/xml")
   demand(storage_call(place, "PUT", "comp=blocklist", headers, charToRaw(list_of_blocks)))
-  invisible(sas_uri)
 }
 
 md5_of <- function(bytes) {
@@ -105,6 +110,9 @@ demand <- function(answer) {
   told <- if (answer$status == 0L) "does not answer" else paste("answered", answer$status, word)
   stop(failure("BlobError", paste0("The storage ", trimws(told), "."), status = answer$status))
 }
+
+# A URL that the backbone itself has answered: wherever it keeps its blobs.
+trusted <- function(url) list(url = url, query = parts_of(url)$query)
 
 # A URL that may be called. Raises BlobError, whose text has its host at most.
 checked <- function(sas_uri) {

@@ -36,7 +36,9 @@ perform <- function(call, save = NULL) {
   if (is.null(answer)) {
     return(no_answer())
   }
-  new_answer(answer$status_code, answer$response_headers, if (is.null(save)) answer$content)
+  body <- if (is.null(save)) answer$content
+  if (!is.null(save) && answer$status_code >= 300L) body <- readBin(save, "raw", LARGE_BYTES)
+  new_answer(answer$status_code, answer$response_headers, body)
 }
 
 options_of <- function(call) {

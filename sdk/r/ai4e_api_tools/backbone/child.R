@@ -19,9 +19,8 @@ child_main <- function(file) {
 }
 
 work_on <- function(given) {
-  arguments <- lapply(given$arguments, function(each) if (inherits(each, "TaskBody")) body_file(each) else each)
   value <- tryCatch(
-    list(is = do.call(given$run, arguments, quote = TRUE)),
+    list(outcome = ending(given, do.call(given$run, lapply(given$arguments, argument), quote = TRUE))),
     TaskFailure = function(failure) list(outcome = list(kind = "failed", text = conditionMessage(failure))),
     TaskTryAgain = function(again) {
       list(outcome = list(kind = "again", text = conditionMessage(again), after_s = again$after_s))
@@ -33,11 +32,14 @@ work_on <- function(given) {
       list(outcome = list(kind = "failed", text = "an error in R; see the service's log"))
     }
   )
-  if (file.exists(file.path(given$folder, "ended"))) {
-    return(list(kind = "told"))
-  }
-  value$outcome %or% result_of(value$is)
+  if (has_told_its_end(given)) list(kind = "told") else value$outcome
 }
+
+ending <- function(given, value) if (!has_told_its_end(given)) result_of(value)
+
+has_told_its_end <- function(given) file.exists(file.path(given$folder, "ended"))
+
+argument <- function(each) if (inherits(each, "TaskBody")) body_file(each) else each
 
 free_slot <- function(task_id) mark(task_id, "ended")
 
@@ -89,7 +91,35 @@ result_of <- function(value) {
     writeBin(bytes$body, outcome$file)
     outcome$type <- result$type %or% bytes$type
   }
-  if (is_too_large(outcome$file)) list(kind = "failed", text = "the result is too large") else outcome
+  if (is.null(outcome$file)) outcome else fitting(outcome)
+}
+
+# A body over the platform's limit is lost without a word: a large one goes to Blob Storage, or the task fails.
+fitting <- function(outcome) {
+  backbone <- backbone()
+  size <- file.size(outcome$file)
+  if (is.null(backbone) || size <= LARGE_BYTES) {
+    return(outcome)
+  }
+  most <- limits(backbone)
+  if (size <= most$body) {
+    return(outcome)
+  }
+  if (size > most$upload) {
+    return(list(kind = "failed", text = "the result is too large"))
+  }
+  outcome$upload <- or_again(
+    upload(backbone, outcome$file, outcome$type, job$task_id, speaking_for(job$task_id)),
+    "the result could not be stored"
+  )
+  outcome
+}
+
+# What the storage refuses now, it may take from the next attempt.
+or_again <- function(code, text) {
+  tryCatch(code, BackboneError = function(error) {
+    stop(if (is_transient(error$status %or% 0L) || inherits(error, "BlobError")) TryAgain(text) else error)
+  })
 }
 
 # R deletes its folder for temporary files when it ends, which is before the result is sent.
@@ -112,24 +142,13 @@ bytes_of <- function(value) {
   }
 }
 
-# A body over the platform's limit is lost without a word, so a large one is not sent before the limit is known.
-is_too_large <- function(file) {
-  backbone <- backbone()
-  if (is.null(file) || is.null(backbone) || file.size(file) <= LARGE_BYTES) {
-    return(FALSE)
-  }
-  file.size(file) > (max_body_bytes(backbone) %or% Inf)
-}
-
-max_body_bytes <- function(backbone) {
-  answer <- request(new_call("GET", paste0(backbone$api, "/v1/health")), retry_for_s = 10)
-  from_json(answer$body)$MaxBodyBytes
-}
-
 # The body of a dispatch, for an argument of the model's: there it is the path of a file.
 TaskBody <- function(req) {
   structure(
-    list(url = header_of(req, "HTTP_X_TASK_BODY"), bytes = req$bodyRaw %or% charToRaw(req$postBody %or% "")),
+    list(
+      url = header_of(req, "HTTP_X_TASK_BODY"), digest = header_of(req, "HTTP_REPR_DIGEST"),
+      bytes = req$bodyRaw %or% charToRaw(req$postBody %or% "")
+    ),
     class = "TaskBody"
   )
 }
@@ -139,7 +158,8 @@ body_file <- function(body) {
   if (is.null(body$url)) {
     writeBin(body$bytes, file)
   } else {
-    ReadBlob(body$url, file)
+    or_again(ReadBlob(body$url, file), "the body could not be read")
+    check_digest(file, body$digest)
   }
   file
 }

@@ -18,7 +18,7 @@ TaskClient <- function(url = Sys.getenv("BACKBONE_URL"), key = Sys.getenv("BACKB
   call <- function(method, url, document = NULL, headers = list(), type = API_JSON, wait_s = 0, save = NULL) {
     made <- api_call(backbone, method, url, document, headers, type, timeout_s = 30 + wait_s)
     answer <- request(made, retry_for_s, save)
-    if (is_success(answer) || answer$status == 304L) answer else stop(refusal(answer))
+    if (is_success(answer) || answer$status %in% c(303L, 304L)) answer else stop(refusal(answer))
   }
   # Submits a task; returns it. `body`: bytes, a text, what JSON can say, or sent_file("a.tif") for a file.
   # `query`: a named list, for the model. `pipeline`: the paths of the steps that follow.
@@ -26,11 +26,6 @@ TaskClient <- function(url = Sys.getenv("BACKBONE_URL"), key = Sys.getenv("BACKB
   submit <- function(path, body = NULL, type = NULL, query = NULL, priority = NULL, pipeline = NULL,
                      idempotency_key = NULL) {
     given <- sent_bytes(body)
-    size <- size_of(given$body)
-    limit <- if (size > LARGE_BYTES) max_body_bytes(backbone) %or% Inf else Inf
-    if (size > limit) {
-      stop(failure("TooLarge", sprintf("The body has %.0f bytes; the backbone takes %.0f at most.", size, limit)))
-    }
     headers <- list(
       "Idempotency-Key" = idempotency_key %or% random_hex(16L), Priority = as_text(priority),
       Pipeline = if (length(pipeline)) paste(pipeline, collapse = ", ")
@@ -38,7 +33,9 @@ TaskClient <- function(url = Sys.getenv("BACKBONE_URL"), key = Sys.getenv("BACKB
     url <- paste0(backbone$api, "/v1/submit/", utils::URLencode(sub("^/+", "", path)))
     if (length(query)) url <- with_query(url, query)
     headers <- headers[!vapply(headers, is.null, logical(1L))]
-    new_task(call, backbone, from_json(call("POST", url, given$body, headers, type %or% given$type)$body))
+    sent <- fitting_body(backbone, given$body, type %or% given$type)
+    answer <- call("POST", url, sent$body, c(headers, sent$headers), type %or% given$type)
+    new_task(call, backbone, from_json(answer$body))
   }
   list(
     submit = submit,
@@ -98,15 +95,35 @@ new_task <- function(call, backbone, view) {
     if (is.null(view$ResultSize)) {
       return(NULL)
     }
-    part <- if (!is.null(file)) paste0(file, ".part")
-    answer <- call("GET", paste0(url, "/result"), save = part)
+    target <- file %or% tempfile("result-")
+    saved <- paste0(target, ".saved")
+    on.exit(unlink(c(saved, if (is.null(file)) target)))
+    save_answer(call("GET", paste0(url, "/result"), save = saved), saved, target)
     if (!is.null(file)) {
-      file.rename(part, file)
       return(invisible(file))
     }
-    read_as(answer$body, answer$headers[["content-type"]] %or% "")
+    read_as(readBin(target, "raw", file.size(target)), view$ResultContentType %or% "")
   }
   self
+}
+
+# A body as it is sent: itself, or, if it is too large for the app, as an upload. Raises TooLarge.
+fitting_body <- function(backbone, body, type) {
+  size <- size_of(body)
+  most <- if (size > LARGE_BYTES) limits(backbone)
+  if (is.null(most) || size <= most$body) {
+    return(list(body = body))
+  }
+  if (size > most$upload) {
+    at_most <- max(most$body, most$upload)
+    stop(failure("TooLarge", sprintf("The body has %.0f bytes; the backbone takes %.0f at most.", size, at_most)))
+  }
+  file <- if (is.list(body)) body$file else tempfile("body-")
+  if (is.raw(body)) {
+    on.exit(unlink(file))
+    writeBin(body, file)
+  }
+  list(body = raw(), headers = list("X-Upload" = upload(backbone, file, type)))
 }
 
 read_as <- function(bytes, type) {

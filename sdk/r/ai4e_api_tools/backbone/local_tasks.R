@@ -26,7 +26,7 @@ local_update <- function(task_id, status, state) {
   if (state %in% ENDED) free_slot(task_id)
   change <- list(TaskId = task_id, Status = status, BackendStatus = state)
   if (is_child()) {
-    cat(to_json(change), "\n", file = file.path(job$folder, "reports"), sep = "", append = TRUE)
+    append_line(to_json(change), file.path(job$folder, "reports"))
     return(task_text(to_json(c(change, Timestamp = timestamp()))))
   }
   task_text(to_json(local_set(task_id, Status = status, BackendStatus = state)))

@@ -81,7 +81,7 @@ dispatch_of <- function(req) {
   attempt <- header_of(req, "HTTP_X_TASK_ATTEMPT")
   remember(task_id, attempt)
   list(
-    key = paste(task_id, attempt %or% random_hex(4L)), task_id = task_id, attempt = number_of(attempt),
+    key = paste(task_id, attempt %or% random_hex(4L)), task_id = task_id, attempt = whole_number(attempt),
     lease_s = number_of(header_of(req, "HTTP_X_TASK_LEASE"), 300), trace = header_of(req, "HTTP_TRACEPARENT")
   )
 }
@@ -155,11 +155,21 @@ start_ticking <- function() {
 }
 
 tick <- function() {
+  # Whatever goes wrong here: the service goes on.
+  pause_s <- tryCatch(turn(), error = function(error) {
+    say("the supervisor: ", conditionMessage(error))
+    IDLE_PAUSE_S
+  })
+  later::later(tick, pause_s)
+}
+
+# One turn of the event loop. Returns for how long the next one may wait, in seconds.
+turn <- function() {
   if (!is_stopping() && is_told_to_stop()) {
     begin_to_stop()
   }
   for (key in names(supervisor$held)) {
-    tryCatch(look_after(key), error = function(error) say("task ", key, ": ", conditionMessage(error)))
+    tryCatch(look_after(key), error = function(error) give_up(key, error))
   }
   flush_telemetry()
   # A few milliseconds for a call that is under way: less than a request to the service would notice.
@@ -167,8 +177,13 @@ tick <- function() {
   if (is_stopping() && !length(supervisor$held) && !is_calling) {
     quit(save = "no", status = 0L)
   }
-  is_busy <- length(supervisor$held) || is_calling
-  later::later(tick, if (is_calling) 0 else if (is_busy) FULL_PAUSE_S else IDLE_PAUSE_S)
+  if (is_calling) 0 else if (length(supervisor$held)) FULL_PAUSE_S else IDLE_PAUSE_S
+}
+
+# What cannot be looked after any more is left to the end of its lease.
+give_up <- function(key, error) {
+  say("task ", key, ": ", conditionMessage(error))
+  if (is.null(supervisor$held[[key]]$process)) drop(key)
 }
 
 look_after <- function(key) {
@@ -272,6 +287,10 @@ complete <- function(key, outcome) {
   body <- sent_file(outcome$file)
   if (file.size(outcome$file) <= LARGE_BYTES) body <- readBin(outcome$file, "raw", file.size(outcome$file))
   headers <- c(headers_for(held), list("X-Task-Complete" = percent_encoded(text)))
+  if (!is.null(outcome$upload)) {
+    body <- raw() # it is there already
+    headers[["X-Upload"]] <- outcome$upload
+  }
   url <- task_url(backbone, held$task_id, "/result")
   deliver(key, api_call(backbone, "PUT", url, body, headers, outcome$type, timeout_s = 60), function(answer) {
     if (answer$status == 413L) {

@@ -176,7 +176,7 @@ remember <- function(task_id, attempt) {
     has_ended <- vapply(mget(known, attempts), function(each) isTRUE(each$has_ended), logical(1L))
     rm(list = known[has_ended], envir = attempts)
   }
-  assign(task_id, list(attempt = number_of(attempt), pid = Sys.getpid()), envir = attempts)
+  assign(task_id, list(attempt = whole_number(attempt), pid = Sys.getpid()), envir = attempts)
 }
 
 attempt_of <- function(task_id) looked_up(task_id, attempts)$attempt

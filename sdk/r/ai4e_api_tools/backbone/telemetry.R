@@ -105,7 +105,7 @@ service_properties <- function(task_id) {
 # A model's process leaves its lines to the supervisor, which lives longer, and has the time.
 take_line <- function(line) {
   if (is_child()) {
-    cat(line, "\n", file = file.path(job$folder, "telemetry"), sep = "", append = TRUE)
+    append_line(line, file.path(job$folder, "telemetry"))
   } else {
     queue_telemetry(line)
     start_ticking()

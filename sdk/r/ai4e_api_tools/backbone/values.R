@@ -72,12 +72,24 @@ looked_up <- function(name, environment) {
   if (length(name) == 1L && !is.na(name) && nzchar(name)) get0(name, environment, inherits = FALSE)
 }
 
+# Appends a line of UTF-8 to a file, in whatever locale.
+append_line <- function(text, file) {
+  target <- file(file, "ab")
+  on.exit(close(target))
+  writeBin(charToRaw(paste0(enc2utf8(text), "\n")), target)
+}
+
 # A line for the log of the service. Nothing of a body, a key or a query is to come here.
 say <- function(...) message(format(Sys.time(), "%Y-%m-%d %H:%M:%S "), ...)
 
 # An error that callers can tell from others by its class.
 failure <- function(class, message, ...) {
   structure(class = c(class, "BackboneError", "error", "condition"), list(message = message, call = NULL, ...))
+}
+
+whole_number <- function(text) {
+  number <- number_of(text)
+  if (!is.null(number)) as.integer(number)
 }
 
 number_of <- function(text, otherwise = NULL) {

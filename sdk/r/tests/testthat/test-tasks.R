@@ -75,6 +75,6 @@ test_that("tasks that have ended are forgotten before those at work", {
     inside$forget(paste0("ended-", number))
   }
   inside$remember("one-more", "1")
-  expect_identical(inside$attempt_of("at-work"), 3)
+  expect_identical(inside$attempt_of("at-work"), 3L)
   expect_lt(length(ls(inside$attempts)), 100)
 })
