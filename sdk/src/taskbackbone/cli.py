@@ -148,7 +148,7 @@ def _follow(tasks: Sequence[Task], options: argparse.Namespace) -> int:
             _print(task, options, "")
         if options.output and not isinstance(task, Batch) and task.state == "completed":
             saved = [task.result().save(options.output)]
-        for file in () if options.json else saved:
+        for file in () if options.json else sorted(saved):
             sys.stdout.write(f"{file}\n")
         if lost or task.state != "completed":
             code = FAILED if options.json else _say(label + (lost or task.status), FAILED)
