@@ -14,7 +14,10 @@ from local.redis_server import RedisServer
 from shared.bodies import BlobsUnavailable
 from shared.services import Services
 from shared.settings import Settings
+from shared.store.upkeep_steps import BLOB_GRACE_S
+from shared.store.uploads import UPLOAD_GRACE_S
 from shared.tasks.task import Content, NewTask, Task
+from shared.tasks.uploads import NewUpload
 
 PATH = "/v1/test"
 HOUR_S = 3600.0
@@ -39,13 +42,16 @@ class Storage:
         self.removed: set[str] = set()
 
     async def delete_all(self, task: Task) -> None:
+        await self.delete(task.id)
+
+    async def delete(self, name: str) -> None:
         if self.is_away:
             self.hangs += 1
             self.most_hangs = max(self.most_hangs, self.hangs)
             await asyncio.sleep(BLOB_TIMEOUT_S)
             self.hangs -= 1
             raise BlobsUnavailable("timed out")
-        self.removed.add(task.id)
+        self.removed.add(name)
 
 
 def process(client: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Services:
@@ -61,6 +67,7 @@ def process(client: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPat
     )
     services = Services.compose(settings, link=SteppingLink(client), now_ms=lambda: START_MS + round(now_s() * 1000))
     monkeypatch.setattr(services.bodies, "delete_all", storage.delete_all)
+    monkeypatch.setattr(services.bodies, "delete", storage.delete)
     return services
 
 
@@ -83,6 +90,7 @@ def test_what_is_overdue_is_taken_up_within_two_intervals_and_blobs_are_removed_
             large = Content("text/plain", 100_000, f"old{number}/blob")
             await store.create_unqueued(NewTask(f"old{number}", "/v1/ended", lease_s=60, body=large))
             await store.cancel(f"old{number}")
+            await store.uploads.create(NewUpload(f"up{number}", f"u-{number}", 1, "a/b"), valid_s=1)
             await store.create_unqueued(NewTask(f"new{number}", PATH, lease_s=60))
             due_s = now_s() + REPUBLISH_S
             while (await store.queues.status(PATH)).waiting == number:  # noqa: ASYNC110 (the time is simulated)
@@ -90,7 +98,7 @@ def test_what_is_overdue_is_taken_up_within_two_intervals_and_blobs_are_removed_
             delays_s.append(now_s() - due_s)
         await asyncio.sleep(HOUR_S - now_s())
         storage.is_away = False
-        await asyncio.sleep(RETENTION_S + BLOB_TIMEOUT_S + 2 * INTERVAL_S)
+        await asyncio.sleep(max(RETENTION_S, UPLOAD_GRACE_S) + BLOB_GRACE_S + BLOB_TIMEOUT_S + 2 * INTERVAL_S)
         for each in rounds:
             each.cancel()
 
@@ -100,5 +108,6 @@ def test_what_is_overdue_is_taken_up_within_two_intervals_and_blobs_are_removed_
         client.close()
     assert len(delays_s) == TASKS
     assert max(delays_s) <= 2 * INTERVAL_S + SLACK_S
-    assert storage.removed == {f"old{number}" for number in range(TASKS)}
-    assert storage.most_hangs <= BLOB_TIMEOUT_S / INTERVAL_S + 1
+    assert storage.removed == {f"{kind}{number}" for kind in ("old", "u-") for number in range(TASKS)}
+    # Of the tasks that are removed and of the uploads: one call for each round that is not yet given up.
+    assert storage.most_hangs <= 2 * (BLOB_TIMEOUT_S / INTERVAL_S + 1)

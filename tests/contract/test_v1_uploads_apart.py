@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from azure.storage.blob.aio import BlobClient, BlobLeaseClient, ContainerClient
 
 from cache_manager.reconciler import reconcile
 from local.azurite import Azurite
+from local.redis_server import RedisCluster, RedisServer
 from local.stack import NO_TLS
 from shared.services import Services
 from shared.settings import Settings
@@ -26,6 +28,7 @@ from tests.degradation.switch import Switch
 from tests.in_process import InProcessApp
 from tests.scripted_backend import Answer, Call, ScriptedBackend
 from tests.secrecy import planted
+from tests.shared.store.world import Server
 from tests.waiting import PATIENCE_S
 
 CONTAINER = "uploads-apart"
@@ -120,6 +123,14 @@ async def read(url: str) -> bytes:
 
 
 Open = Callable[..., App]
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server apart from that of the other tests: the reconciler of a stack there would look after these uploads."""
+    kind = RedisCluster if os.environ.get("BACKBONE_TEST_REDIS") == "cluster" else RedisServer
+    with kind(tmp_path_factory.mktemp("redis-of-uploads")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -37,7 +37,13 @@ PIPELINE = (PipelineStep(PATHS[0], "", 60), PipelineStep(PATHS[1], "", 60), Pipe
 REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
 WAIT_CAP_MS = 3_600_000
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
-contents = st.sampled_from([Content("text/plain", 2), Content("text/plain", 99_999, "blob")])
+contents = st.sampled_from(
+    [
+        Content("text/plain", 2),
+        Content("text/plain", 99_999, "blob"),
+        Content("text/plain", 2**41, "u-u1?snapshot=1", "gzip", "ab" * 32),
+    ]
+)
 attempts = st.sampled_from([0, 0, 0, 0, 0, 0, None, None, -1, 1])
 """The attempt that a caller names: none, or its distance from the current one."""
 
