@@ -216,8 +216,13 @@ class DistributedApiTaskManager:
         threads: list[threading.Thread] = []
         for held in tasks:
             if not held.has_ended:
-                threads.append(threading.Thread(target=self._give_back, args=(held, text), daemon=True))
-                threads[-1].start()
+                thread = threading.Thread(target=self._give_back, args=(held, text), daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is about to end, and begins no thread any more
+                    self._give_back(held, text)
+                else:
+                    threads.append(thread)
         for thread in threads:
             thread.join()
 
