@@ -94,6 +94,8 @@ class Trials:
             time.sleep(seconds)
             load.finish()
         eventually(self._have_all_ended, within_s=SETTLE_S)
+        if load.batch_id is not None:
+            eventually(load.has_batch_ended, within_s=SETTLE_S)
         self._earlier = self._rig.world().raw
         self._usage = {name: self._rig.usage(name) for name in ("host", "event_grid")}
 
