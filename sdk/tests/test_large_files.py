@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -11,6 +12,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from conftest import HOUSE, REPOSITORY, Backbone
 from model import Dispatch, Model, Models, Reply, done
 from scripted_server import ScriptedServer, answer, raw, reset
 
-from taskbackbone import TaskClient, TaskManager, errors
+from taskbackbone import AsyncTaskClient, TaskClient, TaskManager, errors
 
 PATIENCE_S = 60.0
 MIB = 1024 * 1024
@@ -134,6 +136,41 @@ class TestBodies:
         with pytest.raises(errors.BodyUnreadable, match="changed"):
             client.submit(model.path, file)
         assert model.dispatches.empty()
+
+
+async def test_a_submit_that_is_cancelled_stops_its_upload() -> None:
+    holding, released = threading.Event(), threading.Event()
+
+    def hold(connection: Any, request: Any) -> bool:
+        holding.set()
+        released.wait(PATIENCE_S)
+        return bool(answer(201)(connection, request))
+
+    content = os.urandom(40 * MIB)
+    told = {"MaxBodyBytes": MIB, "MaxUploadBytes": 100 * MIB}
+    with ScriptedServer([hold]) as storage:
+        upload = {"UploadId": "u", "Url": storage.url + "/c/b?sig=secret"}
+        mismatch = {"type": "urn:task-backbone:problem:upload-mismatch"}
+        deeds = [answer(200, told), answer(201, upload), answer(409, mismatch)]
+        with ScriptedServer(deeds) as server:
+            client = AsyncTaskClient(server.url, "the-key")
+            submitting = asyncio.ensure_future(client.submit("/v1/any", content))
+            await asyncio.get_running_loop().run_in_executor(None, holding.wait, PATIENCE_S)
+            submitting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await submitting
+            released.set()
+            await asyncio.get_running_loop().run_in_executor(None, join_transfers)
+            await client.close()
+    assert len(storage.requests) <= 4  # those that were on their way, of ten blocks
+    assert len(server.requests) == 3
+
+
+def join_transfers() -> None:
+    """Wait for the ends of the threads that transfer."""
+    for thread in threading.enumerate():
+        if thread.name == "transfer":
+            thread.join(PATIENCE_S)
 
 
 class TestResults:

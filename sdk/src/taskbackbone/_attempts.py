@@ -119,7 +119,7 @@ class Events:
         """How far it is, 0 to 1, and a text for the caller. With None for both: it is alive."""
         self.active_s = time.monotonic()
 
-    async def ask(self, what: str, data: Data | None = None) -> bytes | None:
+    async def ask(self, what: str, data: Data | None = None) -> Data | None:
         """Keeps a `checkpoint` for the next attempt, or answers with what was `restored` or the `previous` result.
 
         Raises:

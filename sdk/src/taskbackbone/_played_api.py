@@ -89,7 +89,7 @@ class Api:
         self.slots: dict[str, int] = {}
         self.in_flight: dict[tuple[str, str], int] = {}
         self._key = key
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
 
     def answer(self, call: Call) -> Reply:
         self.tasks.sweep()
@@ -238,7 +238,7 @@ class Api:
         call.kind = "health"
         fine = dict.fromkeys(("Redis", "BlobStorage", "EventGrid", "Backends"), "ok")
         told = {
-            "MaxBodyBytes": self._max_body_bytes,
+            "MaxBodyBytes": self.max_body_bytes,
             "MaxUploadBytes": self._max_upload_bytes,
             "HostBodyBytes": None,
         }
@@ -279,12 +279,14 @@ class Api:
         if content is None:
             detail = "No attempt has stored one, or not yet."
             raise Problem(404, f"no-{part}", f"There is no {part}.", detail, TaskId=task_id)
+        if len(content.data) > self.max_body_bytes:
+            return Reply(303, headers={"Location": self.url + self.storage.link(content)})
         encoding = {"Content-Encoding": content.encoding} if content.encoding else {}
         return Reply(200, content.data, {"Content-Type": content.content_type, "TaskId": task_id, **encoding})
 
     def _check_size(self, *bodies: bytes) -> None:
-        if max(map(len, bodies)) > self._max_body_bytes:
-            detail = f"At most {self._max_body_bytes} bytes are taken."
+        if max(map(len, bodies)) > self.max_body_bytes:
+            detail = f"At most {self.max_body_bytes} bytes are taken."
             raise Problem(413, "too-large", "The body is too large.", detail)
 
 

@@ -68,7 +68,7 @@ class Reporter:
         self._backbone = backbone
         self._instance = instance
         self._slots = slots
-        self._transfers = transfers
+        self.transfers = transfers
         self._watches: set[Watch] = set()
         self._calls = Requests()
         self._beats = Requests(4)  # of their own, so that no upload keeps a heartbeat from being sent
@@ -114,7 +114,7 @@ class Reporter:
             for watch in due:
                 if watch.lease_left_s <= 0:
                     self.forget(watch)
-                    self._transfers.halt(watch.attempt)
+                    self.transfers.halt(watch.attempt)
                     if not watch.is_ending:
                         watch.lost("lease")
             due = [watch for watch in due if not watch.is_being_told and watch in self._watches]
@@ -202,7 +202,7 @@ class Reporter:
         if 200 <= status < 300:
             watch.is_taken(sent_s)
         elif status in (404, 409):
-            self._transfers.halt(watch.attempt)
+            self.transfers.halt(watch.attempt)
             if not watch.is_ending:
                 watch.lost("cancelled")
                 self.forget(watch)
@@ -282,7 +282,7 @@ class Reporter:
         except errors.TooLarge as error:
             answer = await self._tell_failed(watch, f"the result is too large: {error}")
         except Halted:
-            if not self._transfers.is_leaving:
+            if not self.transfers.is_leaving:
                 return
             answer = await self._release(watch, Released("the service is stopping", counted=False))
         except errors.BackboneError as error:
@@ -372,7 +372,7 @@ class Reporter:
                 raise refusal(answer)
             return opened_by(answer.json())
 
-        return await self._transfers.upload(watch.attempt, body, kind, encoding, open_upload)
+        return await self.transfers.upload(watch.attempt, body, kind, encoding, open_upload)
 
     async def _tell_failed(self, watch: Watch, reason: str) -> Answer:
         text = reason if reason.lower().startswith("failed") else f"failed - {reason}" if reason else "failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._attempts import Attempt, Events, Outcome, Stopped
@@ -32,7 +33,8 @@ class _ThreadDesk(Desk):
 
     def ask(self, what: str, data: Any = None) -> bytes | None:
         self.check()
-        return asyncio.run_coroutine_threadsafe(self._events.ask(what, data), self._loop).result()
+        answer = asyncio.run_coroutine_threadsafe(self._events.ask(what, data), self._loop).result()
+        return answer.read_bytes() if isinstance(answer, Path) else answer
 
 
 class ThreadPool:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 from . import errors
-from ._attempts import Attempt, Failed, Outcome, Released, Stopped
-from ._blobs import Blob, Opened, Source, Sums, put, sums_of
-from ._payload import Payload
+from ._attempts import Attempt, Data, Failed, Outcome, Released, Stopped
+from ._blobs import Blob, Opened, Source, Sums, digest_of, put, sums_of
+from ._core import Answer
+from ._payload import Payload, decoded
 from ._storage import PLACES, Gate, Halted, Places, Transfer
 
 T = TypeVar("T")
@@ -64,15 +65,10 @@ class Transfers:
     async def fetch(self, attempt: Attempt, source: Source) -> Outcome | None:
         """Writes the body to the attempt's file. If that cannot be, what becomes of the attempt is returned."""
         assert isinstance(attempt.body, Path)
-        path, transfer = attempt.body, Transfer(_FETCH_FOR_S, self._gate.transport(source.url))
-
-        def fetch() -> None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            Blob(transfer, source).save(path)
-
+        transfer = Transfer(_FETCH_FOR_S, self._gate.transport(source.url))
         try:
             with self._noted(attempt, transfer):
-                await _in_thread(transfer, fetch)
+                await _in_thread(transfer, partial(_save, transfer, source, attempt.body))
         except Halted:
             return Stopped()
         except errors.Refused as error:
@@ -82,6 +78,18 @@ class Transfers:
         except OSError as error:
             return Released(f"the body cannot be kept in a file ({type(error).__name__})", counted=True)
         return None
+
+    async def fetch_result(self, attempt: Attempt, answer: Answer) -> Data:
+        """The earlier step's result that a 303 of the backbone leads to: a file, or bytes if it was compressed.
+
+        Raises:
+            BackboneError: it cannot be fetched.
+        """
+        path, transfer = attempt.folder / ".previous", Transfer(_FETCH_FOR_S)
+        source = Source(answer.headers.get("location", ""), None, digest_of(answer.headers))
+        with self._noted(attempt, transfer):
+            encoding = await _in_thread(transfer, partial(_save, transfer, source, path))
+        return decoded(encoding, path.read_bytes()) if encoding else path
 
     async def upload(
         self,
@@ -126,6 +134,14 @@ class Transfers:
             yield
         finally:
             del self._running[attempt]
+
+
+def _save(transfer: Transfer, source: Source, path: Path) -> str:
+    """Returns its content encoding."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    blob = Blob(transfer, source)
+    blob.save(path)
+    return blob.encoding
 
 
 async def _in_thread(transfer: Transfer, do: Callable[[], T]) -> T:

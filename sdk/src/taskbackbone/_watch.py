@@ -87,7 +87,7 @@ class Watch(Events):
             self._has_news = True
             self._reporter.wake()
 
-    async def ask(self, what: str, data: Data | None = None) -> bytes | None:
+    async def ask(self, what: str, data: Data | None = None) -> Data | None:
         path = task_path(self.task_id, "/result" if what == "previous" else "/checkpoint")
         self.is_asking += 1
         try:
@@ -96,6 +96,8 @@ class Watch(Events):
             else:
                 headers = {"Content-Type": "application/octet-stream"}
                 answer = await self._reporter.call(self, "PUT", path, headers, payload(data))
+            if answer.status == 303:  # it is larger than the backbone passes on
+                return await self._reporter.transfers.fetch_result(self.attempt, answer)
             if answer.is_success:
                 return decoded(answer.headers.get("content-encoding"), answer.body) if data is None else None
             if answer.status == 404 and data is None:

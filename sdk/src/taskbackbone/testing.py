@@ -264,7 +264,7 @@ class PlayedBackbone:
             **({"Content-Encoding": task.body.encoding} if task.body.encoding else {}),
         }
         data = task.body.data
-        if task.is_by_reference:
+        if task.is_by_reference or len(data) > self.api.max_body_bytes:
             headers["X-Task-Body"] = self.url + self.api.storage.link(task.body)
             headers.update({"X-Task-Body-Length": str(len(data)), "Repr-Digest": digest(task.body)})
             data = b""

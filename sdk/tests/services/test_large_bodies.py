@@ -294,6 +294,32 @@ class TestResults:
         assert (task.state, task.failures) == ("created", 0)
 
 
+def test_a_large_result_goes_on_to_the_next_step(tmp_path: Path) -> None:
+    code = """
+    service = TaskService()
+
+    @service.task("/make")
+    def make() -> bytes:
+        return b"x" * 3_000_000
+
+    @service.task("/make-beside")
+    def make_beside(task: Task) -> bytes:
+        task.next("/measure", "a text beside it")
+        return b"x" * 3_000_000
+
+    @service.task("/measure")
+    def measure(body: bytes, task: Task) -> dict:
+        return {"body": len(body), "previous": len(task.previous_result or b"")}
+
+    service.run()
+    """
+    with serving(tmp_path, code, max_body_bytes=2 * MIB) as (backbone, _):
+        as_body = backbone.submit("/make", pipeline=["/measure"])
+        beside = backbone.submit("/make-beside")
+        assert as_body.wait().json() == {"body": 3_000_000, "previous": 0}
+        assert beside.wait().json() == {"body": 16, "previous": 3_000_000}
+
+
 def test_no_signature_is_in_the_log(played: Played) -> None:
     backbone, service = played
     faulty(backbone, 0, 1)
