@@ -5,7 +5,7 @@
 # followed. A public name that leads to a private address is refused, unless SERVICE_STORAGE names it.
 
 STORAGE_API <- "2021-12-02"
-BLOCK_BYTES <- 8 * 1024^2
+BLOCK_BYTES <- 4 * 1024^2
 AZURE <- paste0(
   "^https://[a-z0-9-]{3,34}([.]z[0-9]+)?[.]blob[.]",
   "(core[.]windows[.]net|core[.]usgovcloudapi[.]net|core[.]chinacloudapi[.]cn|storage[.]azure[.]net)$"
@@ -39,6 +39,7 @@ read_parts <- function(place, part) {
     }
     demand(answer)
     writeBin(answer$body, target)
+    sweep(at)
     at <- at + length(answer$body)
     etag <- answer$headers[["etag"]]
     size <- number_of(sub("^.*/", "", answer$headers[["content-range"]] %or% ""), at)
@@ -73,6 +74,7 @@ write_blob <- function(place, value = NULL, file = NULL, type = NULL) {
     query <- paste0("comp=block&blockid=", percent_encoded(id))
     demand(storage_call(place, "PUT", query, list("Content-MD5" = md5_of(bytes)), bytes))
     blocks <- c(blocks, id)
+    sweep(length(blocks) * BLOCK_BYTES)
   }
   list_of_blocks <- paste0(
     "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>", paste0("<Latest>", blocks, "</Latest>", collapse = ""),
@@ -82,6 +84,9 @@ write_blob <- function(place, value = NULL, file = NULL, type = NULL) {
   headers <- list("x-ms-blob-content-type" = type, "Content-Type" = "application/xml")
   demand(storage_call(place, "PUT", "comp=blocklist", headers, charToRaw(list_of_blocks)))
 }
+
+# Now and then: R alone would let 100 MB of garbage pile up, since each call's block hangs on its handle.
+sweep <- function(at) if (at %% (4 * BLOCK_BYTES) == 0) gc()
 
 md5_of <- function(bytes) {
   file <- tempfile()
