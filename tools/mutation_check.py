@@ -1545,7 +1545,7 @@ MUTATIONS = [
         "shared/bodies.py",
         "size_bytes = (await client_of(container, blob).get_blob_properties()).size",
         "size_bytes = content.size_bytes",
-        (f"{UPLOAD_TESTS[0]}::test_without_blob_storage_an_upload_stays_as_it_is",),
+        (f"{UPLOAD_TESTS[0]}::test_a_body_that_is_gone_is_noticed_before_its_reference_goes_out",),
     ),
     Mutation(
         "upload: a reference takes no room",

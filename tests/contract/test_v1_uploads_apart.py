@@ -458,5 +458,25 @@ async def test_bodies_that_go_by_reference_take_no_room(open_app: Open) -> None:
 
     try:
         await app.until(are_both_there)
+        calls = [await app.dispatched() for _ in range(2)]
     finally:
         hold.set()
+    assert len({call.task_id for call in calls}) == 2
+    assert {call.attempt for call in calls} == {1}, "none had to wait for room"
+
+
+@pytest.mark.contract("B18.12")
+async def test_a_body_that_is_gone_is_noticed_before_its_reference_goes_out(app: App) -> None:
+    await app.services.store.queues.configure(PATH, {"paused": True})
+    upload = await app.uploaded()
+    task_id = (await app.hand_in(upload))[1]["TaskId"]
+    await app.services.bodies.delete(f"u-{upload['UploadId']}")
+    await app.services.store.queues.configure(PATH, {"paused": False})
+
+    async def failed() -> bool:
+        task = await app.services.store.get(task_id)
+        return task is not None and (task.state, task.status) == ("failed", status_texts.BODY_GONE)
+
+    await app.until(failed)
+    assert app.backend.untaken(PATH) == 0
+    problem(await app.call("GetTaskBody", "GET", id=task_id), 404, "no-body")
