@@ -23,6 +23,7 @@ _LEASE_S = 90.0
 """Of a dispatch that does not say how long its lease is."""
 _AFTER_NO_ANSWER_S = 1.0
 _BATCH = 200
+_BATCHES_AGAIN_S = 600.0
 _MOST_REMEMBERED = 10000
 
 logger = logging.getLogger("ai4e")
@@ -194,7 +195,7 @@ class Heart:
         self._changed = threading.Condition()
         self._beaten_for: dict[Held, Urls] = {}
         self._pid = 0
-        self._has_batches = True
+        self._batches_from_s = 0.0
 
     def begin(self, held: Held, urls: Urls) -> None:
         if held.id.attempt is None:
@@ -253,19 +254,20 @@ class Heart:
 
     def _beat_for(self, urls: Urls, slots: int | None, beaten_for: list[Held]) -> set[Held]:
         url = urls.v1("/heartbeats")
-        if url is None or not self._has_batches:
+        if url is None or time.monotonic() < self._batches_from_s:
             return {held for held in beaten_for if self._report_for(urls, held)}
         beats = [{"TaskId": held.id, "Attempt": held.id.attempt} for held in beaten_for]
         status, answer = call(
             "POST", url, {"Heartbeats": beats}, slots_headers(slots), timeout_s=_BEAT_TIMEOUT_S, retry_for_s=0
         )
         if status in (401, 403, 404, 405):
-            logger.warning(
-                "the key of CACHE_CONNECTOR_UPSERT_URI opens this one function (heartbeats: %d). Leases are renewed "
-                "by reports, and no task can be given back: take a key of the host.",
-                status,
-            )
-            self._has_batches = False
+            if not self._batches_from_s:
+                logger.warning(
+                    "the key of CACHE_CONNECTOR_UPSERT_URI opens this one function (heartbeats: %d). Leases are "
+                    "renewed by reports, and no task can be given back: take a key of the host.",
+                    status,
+                )
+            self._batches_from_s = time.monotonic() + _BATCHES_AGAIN_S  # a host that is starting may say so too
             return {held for held in beaten_for if self._report_for(urls, held)}
         if status != 200:
             return set()
