@@ -259,8 +259,8 @@ class TaskView:
     def _until(
         self, is_so: Callable[[], bool], deadline: Deadline, on_change: Callable[[Any], object] | None
     ) -> Steps[None]:
-        patience_s = self._caller.retry_for_s
-        late = errors.WaitTimeout(f"Task {self.id} has not ended within {deadline.timeout_s} s; it goes on.", self)
+        patience_s, given_s = self._caller.retry_for_s, deadline.timeout_s or 0.0
+        late = errors.WaitTimeout(f"Task {self.id} has not ended within {given_s:g} s; it goes on.", self)
         while not is_so():
             is_last = deadline.left_s() < patience_s
             try:
