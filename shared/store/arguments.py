@@ -321,10 +321,14 @@ class BatchUpkeep(TypedDict):
     texts: dict[str, str]
 
 
-class BatchArgument(Stamp, BatchUpkeep):
+class BatchArgument(TypedDict):
     """The argument of most scripts in ``batch/``."""
 
+    now: int
     id: str
+    after: bytes
+    """A :class:`BatchUpkeep`, packed."""
+    op: NotRequired[int]
     owner: NotRequired[str]
     status: NotRequired[str]
     reports: NotRequired[Sequence[tuple[str, int, str]]]

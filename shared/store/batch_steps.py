@@ -22,6 +22,7 @@ from shared.store.arguments import (
     CreateBatchArgument,
     EraseArgument,
     RegisterArgument,
+    now_of,
     stamp,
 )
 from shared.store.policy import StorePolicy
@@ -129,7 +130,7 @@ class BatchSteps:
         self._link = link
         self._now_ms = now_ms
         self._registrations = Together(self._register, CHILDREN_AT_ONCE)
-        self._upkeep: BatchUpkeep = {
+        upkeep: BatchUpkeep = {
             "again": to_ms(AGAIN_S),
             "grace": to_ms(REGISTRATION_GRACE_S),
             "look": to_ms(LOOK_S),
@@ -142,6 +143,8 @@ class BatchSteps:
                 "then": status_texts.THEN_ENDED,
             },
         }
+        self._packed_upkeep: bytes = pack(upkeep)
+        self._idle_ms = upkeep["idle"]
 
     async def create(self, new: NewBatch) -> Created | Existing:
         """Store a batch."""
@@ -149,8 +152,8 @@ class BatchSteps:
             "id": new.id,
             "actor": Actor.CLIENT,
             "brief": State.CREATED.value,
-            "idle": self._upkeep["idle"],
-            "look": self._upkeep["look"],
+            "idle": self._idle_ms,
+            "look": to_ms(LOOK_S),
             "rec": new_batch_record(new),
             **stamp(self._now_ms),
         }
@@ -195,7 +198,9 @@ class BatchSteps:
         return await self._step("batch/cancel", argument)
 
     async def replay(self, batch_id: str, owner: str | None) -> Outcome:
-        return await self._step("batch/replay", self._argument(batch_id, owner))
+        argument = self._argument(batch_id, owner)
+        argument["op"] = stamp(self._now_ms)["op"]
+        return await self._step("batch/replay", argument)
 
     async def mark_replays(self, batch_id: str) -> Outcome:
         """Mark the next piece of a batch's failed children as to be replayed."""
@@ -284,7 +289,7 @@ class BatchSteps:
         return dict(found for part in parts for found in part)
 
     def _argument(self, batch_id: str, owner: str | None = None) -> BatchArgument:
-        argument: BatchArgument = {"id": batch_id, **stamp(self._now_ms), **self._upkeep}
+        argument: BatchArgument = {"id": batch_id, "now": now_of(self._now_ms), "after": self._packed_upkeep}
         if owner is not None:
             argument["owner"] = owner
         return argument

@@ -1,7 +1,7 @@
 -- Cancels a batch. From here it takes no child and begins no Then task; its children are cancelled piece by piece.
 --
 -- KEYS[1]  the hash tag of its partition
--- ARGV[1]  packed map: now, id, owner (absent: any), status, and what settle takes
+-- ARGV[1]  packed map: now, id, owner (absent: any), status, after (see batch/upkeep)
 -- Returns  what batch/report returns; {'finished', record} if it has ended otherwise
 -- @include batch/load_batch
 -- @include batch/settle
@@ -15,6 +15,6 @@ if is_terminal(rec.s) then return { 'finished', raw } end
 local now, shown = now_ms(arg.now), shown_of(rec.G)
 rec.G.S, rec.G.J = true, 'cancel'
 transition(arg.id, rec, 'cancelled', arg.status, now, 'client')
-begin_retention(arg.id, rec, now, arg.retention, arg.completion)
+begin_retention(arg.id, rec, now, upkeep(arg).retention, upkeep(arg).completion)
 set_batch_due(arg.id, rec, now, arg)
 return save_batch(arg.id, rec, now, shown, true)

@@ -1,7 +1,7 @@
 -- Marks the next piece of a batch's failed children as to be replayed. From then on the batch waits for them.
 --
 -- KEYS[1]  the hash tag of the batch's partition
--- ARGV[1]  packed map: now, id, limit (how many children it looks at), and what settle takes
+-- ARGV[1]  packed map: now, id, limit (how many children it looks at), after (see batch/upkeep)
 -- Returns  what batch/report returns
 -- @include batch/children
 -- @include batch/load_batch

@@ -2,7 +2,8 @@
 -- registered again; its earlier registrations do not count any more.
 --
 -- KEYS[1]  the hash tag of the batch's partition
--- ARGV[1]  packed map: now, id, children {{child, owner}, …}, most (children of a batch), and what set_batch_due takes
+-- ARGV[1]  packed map: now, id, children {{child, owner}, …}, most (children of a batch), after (see
+--          batch/upkeep)
 -- Returns  {now, for each child: which registration of the child it is; or 'unknown' (there is no such batch of that
 --          owner), 'sealed', 'full'}
 -- @include batch/children

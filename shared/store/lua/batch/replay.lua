@@ -1,7 +1,7 @@
 -- Opens a failed batch again: its failed children are to be replayed, see mark.lua, and then its Then task begins anew.
 --
 -- KEYS[1]  the hash tag of its partition
--- ARGV[1]  packed map: now, id, op, owner (absent: any), and what settle takes
+-- ARGV[1]  packed map: now, id, op, owner (absent: any), after (see batch/upkeep)
 -- Returns  what batch/report returns; {'state', record} if nothing in it has failed, or it has not ended
 -- @include batch/load_batch
 -- @include batch/settle

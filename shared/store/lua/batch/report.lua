@@ -1,7 +1,7 @@
 -- Reports to a batch what became of its children. Each report may come again, late, and after a later one.
 --
 -- KEYS[1]  the hash tag of the batch's partition
--- ARGV[1]  packed map: now, id, reports {{child, number, what}, …}, and what settle takes. What:
+-- ARGV[1]  packed map: now, id, reports {{child, number, what}, …}, after (see batch/upkeep). What:
 --            'completed', 'failed', 'cancelled'   the attempt of that number ended so
 --            'created'       it begins again, as the attempt of that number
 --            'dropped'       it does not exist; the number is its registration, or what is known of its attempt. It counts
@@ -38,7 +38,7 @@ local function take(child, number, what)
   local is_awaited = known == REGISTERED or known == OPEN or known == AGAIN
   local now_known = KNOWN[what]
   if what == 'dropped' then
-    local is_old = place <= batch.M and now >= batch.Q + arg.grace
+    local is_old = place <= batch.M and now >= batch.Q + upkeep(arg).grace
     if not is_awaited or sequence ~= number or not (is_old or arg.is_refused) then return false end
     redis.call('ZREM', task_key('c:' .. arg.id), child)
     count_child(batch, known, -1)

@@ -3,7 +3,7 @@
 -- KEYS[1]  the hash tag of its partition
 -- ARGV[1]  packed map: now, id, checked (absent, or up to which place it was seen that the children exist, or reported what
 --          became of them), look_again (true: the deadline was that of looking at all of them once more), is_cancelled
---          (true: the Then task of a cancelled batch is, too, or has ended), and what settle takes
+--          (true: the Then task of a cancelled batch is, too, or has ended), after (see batch/upkeep)
 -- Returns  what batch/report returns
 -- @include batch/children
 -- @include batch/load_batch
@@ -16,12 +16,12 @@ if not rec then return { 'unknown' } end
 local now, batch, shown = now_ms(arg.now), rec.G, shown_of(rec.G)
 local had_job = batch.J
 local is_settled = ended_children(batch) == batch.t
-if arg.checked and now >= batch.Q + arg.grace then batch.K = math.max(batch.K, math.min(arg.checked, batch.M)) end
+if arg.checked and now >= batch.Q + upkeep(arg).grace then batch.K = math.max(batch.K, math.min(arg.checked, batch.M)) end
 if arg.look_again and batch.K == batch.n and not is_settled then batch.K, batch.M = 0, 0 end
 if batch.K >= batch.M and batch.M < batch.n then batch.M, batch.Q = batch.n, now end
 -- Whoever was about to create the Then task has seen by then that the batch is cancelled, or never will.
-if batch.J == 'cancel' and is_settled and (arg.is_cancelled or now >= rec.m + arg.grace) then batch.J = nil end
-local is_sealed = not batch.S and now >= rec.m + arg.idle
+if batch.J == 'cancel' and is_settled and (arg.is_cancelled or now >= rec.m + upkeep(arg).grace) then batch.J = nil end
+local is_sealed = not batch.S and now >= rec.m + upkeep(arg).idle
 if is_sealed then
   batch.S = true
   local is_transition = settle(arg.id, rec, now, arg)

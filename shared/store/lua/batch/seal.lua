@@ -1,7 +1,7 @@
 -- Seals a batch: it takes no more children, and ends with the last of them.
 --
 -- KEYS[1]  the hash tag of its partition
--- ARGV[1]  packed map: now, id, owner (absent: any), and what settle takes
+-- ARGV[1]  packed map: now, id, owner (absent: any), after (see batch/upkeep)
 -- Returns  what batch/report returns. One that is sealed stays so
 -- @include batch/children
 -- @include batch/load_batch

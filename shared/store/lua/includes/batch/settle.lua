@@ -1,5 +1,5 @@
--- Goes on with a batch whose children have changed: its first end, its Then task, its own end. `arg` is that of
--- set_batch_due, with: texts {failed, cancelled, then} for the status. Returns whether the batch has another state.
+-- Goes on with a batch whose children have changed: its first end, its Then task, its own end. Returns whether
+-- the batch has another state.
 -- @include batch/children
 -- @include batch/set_batch_due
 -- @include task/append_event
@@ -36,9 +36,10 @@ local function settle(id, rec, now, arg)
   if batch.S and not batch.J and ended_children(batch) == batch.t then
     if not batch.T or batch.h then
       local is_completed = batch.c == batch.t and (not batch.T or batch.h == 'completed')
-      local text = is_completed and 'completed' or end_text(batch, arg.texts)
+      local after = upkeep(arg)
+      local text = is_completed and 'completed' or end_text(batch, after.texts)
       transition(id, rec, is_completed and 'completed' or 'failed', text, now, 'reconciler', 'children')
-      begin_retention(id, rec, now, arg.retention, arg.completion)
+      begin_retention(id, rec, now, after.retention, after.completion)
     elseif not batch.d then
       batch.g = (batch.g or 0) + 1
       batch.d = then_id(id, batch.g)
