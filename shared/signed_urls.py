@@ -24,7 +24,8 @@ _CLOCKS_DIFFER_S: Final = 300.0
 _DELEGATED_S: Final = LONGEST_URL_S - _CLOCKS_DIFFER_S
 """How long a delegated key is valid; Blob Storage gives none for longer than seven days. No SAS outlives its key."""
 _FRESH_S: Final = 3600.0
-"""A delegated key that is younger is good for any SAS."""
+"""After this time another key is asked for, though the old one would still do: an operator may have revoked it, since
+that is how a signed URL is stopped."""
 _FORBIDDEN: Final = 403
 
 
@@ -118,13 +119,20 @@ class UrlSigner:
         return SignedUrl(f"{blob.url}{'&' if '?' in blob.url else '?'}{sas}", int(expires_s) * 1000)
 
     async def _delegated_key(self, valid_s: float) -> UserDelegationKey:
+        from azure.core.exceptions import AzureError
+
         async with self._asking:  # all callers of the moment share one key
-            age_s = self._now_s() - self._delegated_s
-            if self._delegated is None or (age_s > _FRESH_S and _DELEGATED_S - age_s < valid_s):
-                now_s = self._now_s()
-                self._delegated = await self._ask_for_key(now_s)
-                self._delegated_s = now_s
-            return self._delegated
+            now_s = self._now_s()
+            age_s = now_s - self._delegated_s
+            known = self._delegated
+            if known is None or age_s > _FRESH_S:
+                try:
+                    known = await self._ask_for_key(now_s)
+                    self._delegated, self._delegated_s = known, now_s
+                except AzureError:
+                    if known is None or _DELEGATED_S - age_s < valid_s:
+                        raise
+            return known
 
     async def _ask_for_key(self, now_s: float) -> UserDelegationKey:
         from azure.core.exceptions import HttpResponseError
