@@ -1206,7 +1206,7 @@ MUTATIONS = [
     Mutation(
         "batch: a child that may still come is not dropped",
         f"{BATCH}/report.lua",
-        "local is_old = place <= batch.M and now >= batch.Q + arg.grace",
+        "local is_old = place <= batch.M and now >= batch.Q + upkeep(arg).grace",
         "local is_old = place <= batch.M",
         BATCH_TESTS,
     ),
@@ -1339,7 +1339,7 @@ MUTATIONS = [
     Mutation(
         "batch: its cancel goes on until no Then task can begin",
         f"{BATCH}/rest.lua",
-        "(arg.is_cancelled or now >= rec.m + arg.grace)",
+        "(arg.is_cancelled or now >= rec.m + upkeep(arg).grace)",
         "true",
         BATCH_TESTS,
     ),
@@ -1367,14 +1367,14 @@ MUTATIONS = [
     Mutation(
         "batch: it is sealed when nothing happens",
         f"{BATCH}/rest.lua",
-        "local is_sealed = not batch.S and now >= rec.m + arg.idle",
+        "local is_sealed = not batch.S and now >= rec.m + upkeep(arg).idle",
         "local is_sealed = false",
         BATCH_TESTS,
     ),
     Mutation(
         "batch: it is not sealed while something happens",
         f"{BATCH}/rest.lua",
-        "local is_sealed = not batch.S and now >= rec.m + arg.idle",
+        "local is_sealed = not batch.S and now >= rec.m + upkeep(arg).idle",
         "local is_sealed = not batch.S",
         BATCH_TESTS,
     ),
