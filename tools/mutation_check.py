@@ -859,7 +859,7 @@ MUTATIONS = [
             (
                 "a taken id gets no entry",
                 "combined/create_and_enqueue",
-                "if created[1] == 'exists' then",
+                "if created[1] ~= 'created' then",
                 "if false then",
             ),
             (
