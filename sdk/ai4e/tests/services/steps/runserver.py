@@ -71,12 +71,12 @@ def words(*args, **kwargs):
     mark(data, "returned")
 
 
-@ai4e_service.api_async_func(api_path="/by_text", methods=["POST"], request_processing_function=process_request_data)
+@ai4e_service.api_async_func(api_path="/by_text", methods=["POST"])
 def by_text(*args, **kwargs):
-    """Ends its task as many services do: by the text alone."""
+    """Reads the request itself, and ends its task as many services do: by the text alone."""
     manager = ai4e_service.api_task_manager
     manager.UpdateTaskStatus(kwargs["taskId"], "counting")
-    if kwargs["data"].get("text"):
+    if kwargs["request"].get_json()["text"]:
         manager.UpdateTaskStatus(kwargs["taskId"], "completed - see https://example.org/result")
     else:
         manager.UpdateTaskStatus(kwargs["taskId"], "failed: no text")
