@@ -337,26 +337,26 @@ def coded(document: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
 
 
-class TestByIdentity:
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-        """An Azurite that takes tokens of Entra ID, over TLS."""
-        trustme = pytest.importorskip("trustme")
-        folder = tmp_path_factory.mktemp("secure")
-        authority = trustme.CA()
-        certificate = authority.issue_cert("127.0.0.1")
-        certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-        for pem in certificate.cert_chain_pems:
-            pem.write_to_path(str(folder / "certificate.pem"), append=True)
-        authority.cert_pem.write_to_path(str(folder / "authority.pem"))
-        tls = ("--tls", folder / "certificate.pem", folder / "key.pem")
-        trusted = str(folder / "authority.pem")
-        with azurite(folder / "azurite", *tls, connection_verify=trusted) as started:
-            os.environ["REQUESTS_CA_BUNDLE"] = trusted
-            yield started
-            del os.environ["REQUESTS_CA_BUNDLE"]
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """An Azurite that takes tokens of Entra ID, over TLS."""
+    trustme = pytest.importorskip("trustme")
+    folder = tmp_path_factory.mktemp("secure")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(str(folder / "certificate.pem"), append=True)
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    tls = ("--tls", folder / "certificate.pem", folder / "key.pem")
+    trusted = str(folder / "authority.pem")
+    with azurite(folder / "azurite", *tls, connection_verify=trusted) as started:
+        os.environ["REQUESTS_CA_BUNDLE"] = trusted
+        yield started
+        del os.environ["REQUESTS_CA_BUNDLE"]
 
+
+class TestByIdentity:
     @pytest.fixture
     def identity(self, secure: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Identity]:
         """One that may be used for the container."""

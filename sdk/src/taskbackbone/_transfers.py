@@ -29,7 +29,11 @@ lose.
 
 
 class NotStored(errors.BackboneError):
-    """The storage does not take a result."""
+    """The storage does not take a result; *is_refused* if that is because of the URL."""
+
+    def __init__(self, message: str, *, is_refused: bool) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
 
 
 class Transfers:
@@ -109,21 +113,26 @@ class Transfers:
             BodyUnreadable: it cannot be read.
             Halted: the task is no longer this service's, or the service stops.
         """
-        sums = None
-        for is_last in (False, True):
+        transfer = Transfer(_UPLOAD_FOR_S)
+        with self._noted(attempt, transfer):
+            sums = await _in_thread(transfer, partial(sums_of, body, transfer))
+
+        async def once() -> str:
             transfer = Transfer(_UPLOAD_FOR_S)
             with self._noted(attempt, transfer):
-                sums = sums or await _in_thread(transfer, partial(sums_of, body, transfer))
                 opened = await open_upload(sums)
-                whole = partial(put, transfer, opened.url, body, sums, content_type, encoding)
                 try:
-                    await _in_thread(transfer, whole)
+                    await _in_thread(transfer, partial(put, transfer, opened.url, body, sums, content_type, encoding))
                 except (errors.Refused, errors.Unreachable) as error:
-                    if is_last or not isinstance(error, errors.NotAllowed):  # the time of its URL may be over
-                        raise NotStored(str(error)) from None
-                else:
-                    return opened.id
-        raise AssertionError
+                    raise NotStored(str(error), is_refused=isinstance(error, errors.NotAllowed)) from None
+            return opened.id
+
+        try:
+            return await once()
+        except NotStored as error:
+            if not error.is_refused:
+                raise
+        return await once()  # the time of its URL may have been over
 
     @contextmanager
     def _noted(self, attempt: Attempt, transfer: Transfer) -> Generator[None, None, None]:
