@@ -126,6 +126,15 @@ def test_sigterm_gives_back_what_does_not_end_in_time(
         task.cancel()
 
 
+def test_ctrl_c_at_a_terminal_gives_back_at_once(pod: Pod, place: Place, caller: TaskClient) -> None:
+    task, child = at_work(pod, caller, place, 60)
+    os.killpg(pod.pid, signal.SIGINT)  # the terminal tells all of its processes
+    eventually(lambda: not pod.is_running)
+    eventually(lambda: has_ended(child))
+    assert "the service is stopping" in reasons(task)
+    task.cancel()
+
+
 def test_a_script_that_ends_gives_back_what_it_was_added(
     house: Stack, place: Place, caller: TaskClient, r: Callable[..., str]
 ) -> None:
