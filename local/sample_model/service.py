@@ -38,7 +38,7 @@ def segment_picture(body: bytes, task: Task, *, classes: int = 5, then: Literal[
         raise Fail(str(error)) from error
     if then == "legend":
         width, height = found.map.size
-        task.send_on(LEGEND_PATH, MapDescription(width=width, height=height, classes=found.classes).model_dump_json())
+        task.next(LEGEND_PATH, MapDescription(width=width, height=height, classes=found.classes).model_dump())
     return picture(found.map, ", ".join(map(str, found.classes)))
 
 
