@@ -317,7 +317,8 @@ def _guarded_pools(private: bool) -> dict[str, Any]:
                 name, error = self._dns_host, None
                 addresses = _looked_up(name, self.port)
                 if not all(is_allowed(address, private=private) for address in addresses):
-                    raise errors.NotAllowed(f"{name} leads to an address that is not allowed.")
+                    why = "" if private else f", unless {PLACES} names it"
+                    raise errors.NotAllowed(f"{name} leads to an address that is not allowed{why}.")
                 try:
                     for address in addresses:
                         self._dns_host = address
