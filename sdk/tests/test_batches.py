@@ -150,11 +150,8 @@ class TestItems:
     def test_an_error_names_the_item(self, client: Any, model: Model, photos: Path) -> None:
         with pytest.raises(TypeError, match="000002: A body cannot be made of object"):
             client.map(model.path, [b"x", object()])
-        large = photos / "large.bin"
-        large.touch()
-        os.truncate(large, client.max_body_bytes() + 1)
-        with pytest.raises(errors.TooLarge, match=r"large\.bin: "):
-            client.map(model.path, photos)
+        with pytest.raises(ValueError, match=r"below: .* is no file"):
+            client.map(model.path, [photos / "a.txt", photos / "below"])
         with pytest.raises(errors.NotFound, match="/v9/nothing"):
             client.map("/v9/nothing", [b"x"])
 
