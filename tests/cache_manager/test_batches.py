@@ -16,7 +16,7 @@ from shared.bodies import BlobsUnavailable
 from shared.store import CHILDREN_AT_ONCE, ChildEnd, ChildReport, RedisLink, StoreUnavailable, then_task_id
 from shared.store.batch_steps import LOOK_S, REGISTRATION_GRACE_S
 from shared.tasks.outcomes import Applied, Created, Outcome
-from shared.tasks.task import BatchState, Content, NewBatch, NewTask, PipelineStep, State, Task, ThenTask
+from shared.tasks.task import BatchState, Content, NewBatch, NewTask, PipelineStep, Place, State, Task, ThenTask
 from tests.cache_manager.process import POLICY, REPUBLISH_S, Process
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import Server, World
@@ -54,9 +54,9 @@ async def create(process: Process, child_id: str, **change: Any) -> None:
     process.dispatcher.dispatch_granted(created.granted)
 
 
-async def end(process: Process, task_id: str, state: State = State.COMPLETED) -> None:
+async def end(process: Process, task_id: str, state: State = State.COMPLETED, attempt: int | None = None) -> None:
     """A task ends, with all that follows from it."""
-    outcome = await process.store.update(task_id, state=state, status=state.value)
+    outcome = await process.store.update(task_id, state=state, status=state.value, attempt=attempt)
     assert isinstance(outcome, Applied)
     await process.dispatcher.after_transition(outcome)
     await settled(process)
@@ -242,6 +242,18 @@ async def test_the_then_task_gets_the_children_in_the_order_in_which_they_came(p
         ],
     }
     assert process.published.task_ids[-1:] == [then_task_id("b", 1)]
+
+
+async def test_a_then_task_goes_through_the_pipeline_that_it_names(process: Process) -> None:
+    steps = tuple(PipelineStep(path, query, 60) for path, query in (("/v1/then", "x=1"), ("/v1/last", "")))
+    await begin(process, then=ThenTask("/v1/whole?x=1", "/v1/whole", steps))
+    await seal(process)
+    then = await known(process, then_task_id("b", 1))
+    assert (then.path, then.query, then.place, then.pipeline) == ("/v1/then", "x=1", Place(1, 2), "/v1/whole")
+    await end(process, then.id)
+    assert (await known(process)).state is State.RUNNING, "its pipeline has another step"
+    await end(process, then.id, attempt=2)
+    assert (await known(process)).state is State.COMPLETED
 
 
 async def test_two_processes_at_once_begin_one_then_task(process: Process, clock: Clock) -> None:
