@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from local.stack import ROOT, Stack
-from tests.r.installing import SDK
-from tests.sdk.commands import Ports, Terminal, commands_in
+from tests.r.installing import SDK, run_r
+from tests.sdk.commands import Command, Ports, Terminal, commands_in
 
 PAGE = (SDK / "README.md").read_text()
 _ELSEWHERE = ("sudo apt-get", "python3 dev.py", "export ")
@@ -38,6 +39,21 @@ def test_the_five_minute_start_works_as_it_is_printed(tmp_path: Path) -> None:
         terminal = Terminal(ROOT, variables, ports)
         with terminal.going_on(serve, tmp_path / "service.log"):
             terminal.call(call)
+
+
+def test_what_the_page_for_callers_shows_of_r_works_with_its_service(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "calling.md").read_text()
+    [service] = re.findall(r"```python\n([^`]*?service\.run\(\)\n)```", page)
+    [code] = re.findall(r"```r\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "words.py").write_text(service)
+    ports = Ports()
+    serve = Command(f"PORT=8081 {sys.executable} {tmp_path}/words.py")
+    backends = {"/v1/words": ports.rewrite("http://127.0.0.1:8081")}
+    with Stack(tmp_path / "stack", backends=backends, with_model=False) as stack:
+        variables = {"BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key}
+        with Terminal(ROOT, {**os.environ, **variables}, ports).going_on(serve, tmp_path / "service.log"):
+            printed = run_r(["--vanilla", "-e", code], variables)
+    assert printed.split() == ["$words", "[1]", "1"]
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -151,6 +151,13 @@ def test_a_body_of_a_pipelines_step_arrives(shared: tuple[Pod, Place], caller: T
     assert (task.state, task.status) == ("completed", 'completed - {"boxes":3}')
     assert eventually(lambda: pod.trace(f"{task.id}.sent")).strip() == "created"
     assert [event["EndpointPath"] for event in task.history()][-1] == place.path
+
+
+def test_a_script_that_ends_has_sent_its_lines(ingestion: IngestionDouble, r: Callable[..., str]) -> None:
+    code = "for (number in 1:150) log_info(paste('of a script', number))"
+    r(code, APPLICATIONINSIGHTS_CONNECTION_STRING=ingestion.connection_string, BACKBONE_URL="")
+    sent = {each.data["message"] for each in ingestion.items("Message")}
+    assert {f"of a script {number}" for number in range(1, 151)} <= sent
 
 
 def test_log_lines_go_to_application_insights(

@@ -6,6 +6,7 @@ STOPPING <- "the service is stopping"
 FULL_PAUSE_S <- 0.05
 IDLE_PAUSE_S <- 0.5
 LONGEST_HEARTBEAT_S <- 30
+LAST_CALLS_S <- 5
 MOST_SEEN <- 10000L
 
 supervisor <- new.env()
@@ -396,26 +397,35 @@ give_back_in_time <- function(key) {
   if (is_stopping() && now_s() > supervisor$stop_at_s) stop_work(key, STOPPING, gives_back = TRUE)
 }
 
-# At any other end of the process that R hears of, what it holds goes back at once.
-release_everything <- function(...) {
-  backbone <- backbone()
-  if (is_child() || is.null(backbone) || Sys.getpid() != supervisor$pid) {
+# At any other end of the process that R hears of, what it holds goes back at once, and the last log lines are sent.
+# Calls that were under way are lost with curl's pool, which R may have taken down: so these are made one by one.
+at_exit <- function(...) {
+  if (is_child() || Sys.getpid() != supervisor$pid) {
     return(invisible())
   }
+  until_s <- now_s() + LAST_CALLS_S
+  if (!is.null(backbone())) release_everything(backbone(), until_s)
+  send_last_lines(until_s)
+}
+
+release_everything <- function(backbone, until_s) {
   supervisor$stop_at_s <- supervisor$stop_at_s %or% now_s()
   for (held in supervisor$held) {
-    if (!is.null(held$process)) held$process$kill_tree()
-    request_later(release_call(backbone, held$task_id, headers_for(held), STOPPING), function(answer) NULL, 5)
+    if (!is.null(held$process)) try(held$process$kill_tree(), silent = TRUE)
+    call_last(release_call(backbone, held$task_id, headers_for(held), STOPPING), until_s)
   }
   # So do tasks that a handler works on by itself, if it has not told their end.
   for (task_id in setdiff(ls(attempts), vapply(supervisor$held, function(held) held$task_id, ""))) {
     known <- get(task_id, attempts)
     if (is.null(known$attempt) || isTRUE(known$has_ended) || known$pid != Sys.getpid()) next
-    request_later(release_call(backbone, task_id, speaking_for(task_id), STOPPING), function(answer) NULL, 5)
+    call_last(release_call(backbone, task_id, speaking_for(task_id), STOPPING), until_s)
   }
-  flush_telemetry()
-  until_s <- now_s() + 5
-  while (advance(0.1) && now_s() < until_s) NULL
 }
 
-reg.finalizer(supervisor, release_everything, onexit = TRUE)
+# One call of the last ones, in the time that is left for all of them.
+call_last <- function(call, until_s) {
+  call$timeout_s <- max(0.1, until_s - now_s())
+  request(call, retry_for_s = call$timeout_s)
+}
+
+reg.finalizer(supervisor, at_exit, onexit = TRUE)

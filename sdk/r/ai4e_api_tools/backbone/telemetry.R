@@ -14,6 +14,7 @@ MOST_CHARACTERS <- 32768L
 
 telemetry <- new.env()
 telemetry$pending <- character()
+telemetry$sending <- character()
 telemetry$sent_at_s <- 0
 telemetry$calls <- 0L
 
@@ -122,14 +123,35 @@ flush_telemetry <- function() {
   if (!length(telemetry$pending) || telemetry$calls > 0L || now_s() < telemetry$sent_at_s + FLUSH_EVERY_S) {
     return(invisible())
   }
-  ingestion <- ingestion()
+  telemetry$sent_at_s <- now_s()
+  call <- next_lines()
+  if (!is.null(call)) {
+    telemetry$calls <- telemetry$calls + 1L
+    done <- function(answer) {
+      telemetry$calls <- telemetry$calls - 1L
+      telemetry$sending <- character()
+    }
+    request_later(call, done, retry_for_s = 30)
+  }
+}
+
+# Takes the next lines off the queue. Returns the call that sends them; NULL if they go nowhere.
+next_lines <- function() {
   lines <- utils::head(telemetry$pending, MOST_IN_A_CALL)
   telemetry$pending <- telemetry$pending[-seq_along(lines)]
-  telemetry$sent_at_s <- now_s()
+  telemetry$sending <- lines
+  ingestion <- ingestion()
   if (!is.null(ingestion)) {
-    telemetry$calls <- telemetry$calls + 1L
     body <- charToRaw(paste0("[", paste(lines, collapse = ","), "]"))
-    call <- new_call("POST", ingestion$url, list("Content-Type" = API_JSON), body, timeout_s = 10)
-    request_later(call, function(answer) telemetry$calls <- telemetry$calls - 1L, retry_for_s = 30)
+    new_call("POST", ingestion$url, list("Content-Type" = API_JSON), body, timeout_s = 10)
+  }
+}
+
+# At the end of the process: what is left, and what was on its way.
+send_last_lines <- function(until_s) {
+  telemetry$pending <- c(telemetry$sending, telemetry$pending)
+  while (length(telemetry$pending) && now_s() < until_s) {
+    call <- next_lines()
+    if (!is.null(call)) call_last(call, until_s)
   }
 }
