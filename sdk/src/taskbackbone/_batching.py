@@ -233,6 +233,7 @@ class BatchView(TaskView):
         return self.items.get(task.id, (0, task.id))[1]
 
     def _lost(self, lost: Mapping[str, Any], saved: Sequence[Path] = ()) -> errors.BatchFailed:
+        lost = dict(sorted(lost.items(), key=lambda pair: self._number_of(pair[1])))
         named = [f"{name} ({task.status})" for name, task in list(lost.items())[:_SHOWN]]
         named += [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
         text = f"{len(lost)} of {self.total} have no result: {', '.join(named)}"
