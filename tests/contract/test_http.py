@@ -77,6 +77,8 @@ TAKE_A_BODY = {
     "TaskHeartbeats": ("POST", "v1/heartbeats"),
     "ReleaseTask": ("POST", "v1/tasks/{id}/release"),
     "NextStep": ("POST", "v1/tasks/{id}/next/v1/test/chunked"),
+    "CreateBatch": ("POST", "v1/batches"),
+    "CreateUpload": ("POST", "v1/uploads"),
     "ConfigureQueue": ("PATCH", "v1/queues/v1/test/chunked"),
     "CacheConnectorUpsert": ("POST", "CacheConnectorUpsert"),
     "CurrentProcessingUpsert": ("POST", "CurrentProcessingUpsert"),
