@@ -15,6 +15,7 @@ HEALTHY = Health(
     status="ok",
     dependencies=Dependencies(redis="ok", blob_storage="ok", event_grid="ok", backends="ok"),
     max_body_bytes=1,
+    max_upload_bytes=1,
     host_body_bytes=None,
 )
 
