@@ -6,7 +6,7 @@ STOPPING <- "the service is stopping"
 FULL_PAUSE_S <- 0.05
 IDLE_PAUSE_S <- 0.5
 LONGEST_HEARTBEAT_S <- 30
-LAST_CALLS_S <- 5
+LAST_CALLS_S <- 10
 MOST_SEEN <- 10000L
 
 supervisor <- new.env()
