@@ -23,13 +23,15 @@ def app(
     azurite: Azurite,
     backend: ScriptedBackend,
 ) -> Iterator[httpx.Client]:
-    """An app that keeps finished tasks for two seconds, and batches in which nothing happens open for six."""
+    """An app that keeps finished tasks for two seconds, and batches in which nothing happens open for six. It has a
+    Redis of its own: another app that is awake would attend to its batches, and keep them open for longer."""
     settings = {**IN_A_HURRY, "RETENTION_S": "2", "BATCH_IDLE_S": "6"}
     directory = tmp_path_factory.mktemp("kept")
     with (
+        type(redis_server)(directory / "redis") as own_redis,
         Stack(
             directory,
-            redis=redis_server,
+            redis=own_redis,
             azurite=azurite,
             backends={"/v1/test": backend.url},
             with_model=False,

@@ -27,7 +27,7 @@ from tests.contract.v1_support import (
     task_of,
 )
 from tests.scripted_backend import Answer, Call, ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 LARGE = pattern_bytes(2 * INLINE_LIMIT_BYTES + 1)
 SHA256 = hashlib.sha256(LARGE).hexdigest()
@@ -88,10 +88,11 @@ def test_an_upload_is_a_url_that_permits_to_write_one_blob(app: httpx.Client) ->
     assert write(upload["Url"], b"abc", "text/plain").status_code == 201
     assert write(upload["Url"], b"xyz", "text/plain").status_code == 201
     assert read(upload["Url"]).status_code == 403
-    assert httpx.delete(upload["Url"], verify=NO_TLS).status_code == 403
+    assert httpx.delete(upload["Url"], verify=NO_TLS, timeout=PATIENCE_S).status_code == 403
     parts = urlsplit(upload["Url"])
     container = f"{parts.scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}"
-    assert httpx.get(f"{container}?restype=container&comp=list&{parts.query}", verify=NO_TLS).status_code == 403
+    listing = f"{container}?restype=container&comp=list&{parts.query}"
+    assert httpx.get(listing, verify=NO_TLS, timeout=PATIENCE_S).status_code == 403
     other = f"{container}/u-{UNKNOWN_ID}?{parts.query}"
     assert write(other, b"abc", "text/plain").status_code == 403
 

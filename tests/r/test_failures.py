@@ -98,7 +98,7 @@ def test_one_task_too_many_is_answered_503_and_another_is_taken_once_there_is_ro
 ) -> None:
     _, child = at_work(pod, caller, place, 6)
     headers = {"taskId": "one-too-many", "X-Task-Attempt": "1"}
-    answer = httpx.post(f"{pod.url}{place.path}/work", headers=headers)
+    answer = httpx.post(f"{pod.url}{place.path}/work", headers=headers, timeout=PATIENCE_S)
     assert (answer.status_code, answer.headers["x-task-slots"]) == (503, "1")
     assert caller.submit(f"{place.path}/ends/text").result(PATIENCE_S).text() == "café"
     assert has_ended(child)

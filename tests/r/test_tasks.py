@@ -47,7 +47,7 @@ def test_the_model_works_in_a_process_of_its_own_and_the_server_stays_free(
 ) -> None:
     task = caller.submit(f"{place.path}/work", query={"seconds": 4})
     [child] = eventually(lambda: pod.pids_of(task.id))
-    assert httpx.get(f"{pod.url}/readyz").text == "ready"
+    assert httpx.get(f"{pod.url}/readyz", timeout=PATIENCE_S).text == "ready"
     assert task.refresh().state in ("created", "running")
     assert task.result(PATIENCE_S).json() == {"seconds": 4, "pid": child}
     assert child != pod.pid
@@ -122,7 +122,7 @@ def test_a_result_that_is_too_large_for_the_app_goes_to_blob_storage(
     assert (task.state, task.status, task.attempt) == ("completed", "completed - one scene", 1)
     answer = app.get(f"/api/v1/tasks/{task.id}/result?link=1")
     assert answer.status_code == 303
-    assert httpx.get(answer.headers["location"]).content == b"\7" * 12_000_000
+    assert httpx.get(answer.headers["location"], timeout=PATIENCE_S).content == b"\7" * 12_000_000
     assert answer.headers["repr-digest"].startswith("sha-256=:")
 
 
