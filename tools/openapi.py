@@ -427,7 +427,7 @@ LINKED["headers"] |= {
     "Location": {
         "description": "The URL. Whoever has it can read it: keep it to yourself, and send it no key.",
         "schema": {"type": "string", "format": "uri-reference"},
-        "example": "https://account.blob.core.windows.net/task-backbone/u-3fa85f64?snapshot=…&sp=r&sig=…",
+        "example": "https://account.blob.core.windows.net/task-backbone/u-3fa85f64?snapshot=2026-11-29T09%3A00%3A00.0000000Z&sp=r&sig=a1b2c3",
     }
 }
 NO_SAS = problem(

@@ -17,7 +17,7 @@ await run({
     return answer.status === 200 ? answer.data : refused(answer);
   },
   async result(id) {
-    const answer = await getTaskResult(id, options);
+    const answer = await getTaskResult(id, {}, options);
     return answer.status === 200 ? answer.data : refused(answer);
   },
   async list(path, status) {
@@ -29,7 +29,7 @@ await run({
     return answer.status === 200 ? answer.data : refused(answer);
   },
   async conflict(id) {
-    const answer = await cancelTask(id, options);
+    const answer = await cancelTask(id, {}, options);
     return answer.status === 409 ? answer.data : refused(answer);
   },
   async unknownQueue(path) {
