@@ -239,7 +239,9 @@ def test_a_checkpoint_is_there_for_the_next_attempt(served: tuple[PlayedBackbone
 
     assert task.result is not None
     assert task.result.data == b"1400000 bytes, attempt 2"
-    assert kinds(task) == ["lookup", "checkpoint", "release", "lookup", "result"]
+    # What takes longer than a second, as it may on a loaded machine, is reported as running besides.
+    calls = [kind for kind in kinds(task) if kind != "report"]
+    assert calls == ["lookup", "checkpoint", "release", "lookup", "result"]
 
 
 def test_a_step_sends_its_task_on_with_its_result(served: tuple[PlayedBackbone, Service]) -> None:
