@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import pytest
@@ -525,15 +525,19 @@ def test_no_answer_but_that_of_the_upload_and_the_link_has_a_url(
 ) -> None:
     path = reference_path()
     backend.script(path, Answer(status=500, headers={"Content-Type": "text/plain"}, body=b"no"), Answer())
-    task_id = hand_in(app, path, uploaded(app)).json()["TaskId"]
-    for _ in range(2):
-        backend.next_call(path)
+    upload = declare(app, LARGE, "image/tiff")
+    assert write(upload["Url"], LARGE, "image/tiff").status_code == 201
+    task_id = hand_in(app, path, upload["UploadId"]).json()["TaskId"]
+    urls = [upload["Url"]]
+    urls += [backend.next_call(path).headers["x-task-body"] for _ in range(2)]
     shown = [task_of(app, task_id), app.get(f"/api/v1/tasks/{task_id}/history").json()]
     shown += [app.get("/api/v1/tasks", params={"path": path}).json(), app.get("/api/v1/health").json()]
     assert "sig=" not in json.dumps(shown)
     printed = b"".join(file.read_bytes() for file in Path(stack.directory).rglob("*.log"))
     assert printed
-    assert b"sig=" not in printed
+    # Other tests of this app have model services that put URLs into the texts of their own answers.
+    signatures = [parse_qs(urlsplit(url).query)["sig"][0] for url in urls]
+    assert not [text for text in signatures if text.encode() in printed or quote(text, safe="").encode() in printed]
 
 
 @pytest.mark.contract("B18.25")
