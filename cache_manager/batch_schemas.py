@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from cache_manager.schemas import Progress, RequestModel, TaskView
+from shared.dispatch.registry import BackendRegistry
+from shared.store import Outage
+from shared.tasks.outcomes import QueuePosition
 from shared.tasks.task import Task
 
 MAX_NAME_CHARS = 200
@@ -60,9 +63,17 @@ class BatchView(TaskView):
         )
 
 
-def view_of(task: Task) -> TaskView:
-    """A task or a batch as clients see it, with nothing of its queue."""
-    return TaskView.of(task) if task.children is None else BatchView.of_batch(task)
+def view_of(
+    task: Task,
+    position: QueuePosition | None = None,
+    outage: Outage | None = None,
+    *,
+    registry: BackendRegistry | None = None,
+) -> TaskView:
+    """A task as clients see it, as ``TaskView.of``; or a batch, which is in no queue."""
+    if task.children is not None:
+        return BatchView.of_batch(task)
+    return TaskView.of(task, position, outage, registry=registry)
 
 
 class BatchList(BaseModel):

@@ -16,7 +16,6 @@ from cache_manager.operation_outcomes import (
     UploadUnknown,
     UploadUsed,
 )
-from cache_manager.schemas import TaskView
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
 from shared.store import MOST_CHILDREN
@@ -189,10 +188,6 @@ def retry_after_s(wait_s: float | None) -> int:
     return _UNKNOWN_WAIT_S if wait_s is None else max(1, math.ceil(wait_s))
 
 
-def _view(task: Task, registry: BackendRegistry | None) -> TaskView:
-    return view_of(task) if task.children is not None else TaskView.of(task, registry=registry)
-
-
 def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
     if refused.task is None:
         return no_such_task()
@@ -210,5 +205,5 @@ def _refused(refused: Refused, registry: BackendRegistry | None) -> Problem:
         "conflict",
         "The task does not take this change.",
         detail,
-        members={"Task": _view(refused.task, registry).document()},
+        members={"Task": view_of(refused.task, registry=registry).document()},
     )

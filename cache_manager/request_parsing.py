@@ -151,11 +151,15 @@ def no_upload(req: func.HttpRequest) -> None:
         raise invalid(UPLOAD_HEADER, "only a submit and a result take an upload")
 
 
-def wants_link(req: func.HttpRequest) -> bool:
-    """Whether a GET of stored content asks for where to read it."""
-    text = (req.params.get("link") or "0").lower()
+def flag(req: func.HttpRequest, name: str) -> bool:
+    """Whether the query asks for what *name* stands for.
+
+    Raises:
+        Problem: it says neither yes nor no.
+    """
+    text = req.params.get(name, "0").lower()
     if text not in _YES_OR_NO:
-        raise invalid("link", "1 or 0 is expected")
+        raise invalid(name, "true or false is expected, or 1 or 0")
     return _YES_OR_NO[text]
 
 
@@ -219,11 +223,11 @@ def completion_text(req: func.HttpRequest) -> str | None:
 
 def told_slots(req: func.HttpRequest) -> ToldSlots | None:
     """What an instance of a model service tells of itself with a report."""
-    slots = header(req, SLOTS_HEADER)
-    if slots is None:
+    slots, instance = header(req, SLOTS_HEADER), header(req, INSTANCE_HEADER)
+    if slots is None and instance is None:
         return None
     try:
-        return ToldSlots.parse(slots, header(req, INSTANCE_HEADER))
+        return ToldSlots.parse(slots, instance)
     except BadSlots as error:
         raise invalid(error.header, error.expected) from None
 
@@ -242,14 +246,6 @@ def wait_s(req: func.HttpRequest) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
         raise invalid("wait", "a number of seconds is expected")
     return min(LONGEST_WAIT_S, float(text))
-
-
-def purge(req: func.HttpRequest) -> bool:
-    """Whether a task is to be removed instead of cancelled."""
-    text = req.params.get("purge")
-    if text not in (None, "true", "false"):
-        raise invalid("purge", "true or false is expected")
-    return text == "true"
 
 
 def listed_batch(req: func.HttpRequest) -> str | None:

@@ -44,7 +44,7 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
         BodyMissing: the one that the task names is gone.
         NoSas: it is too large to pass through the app, and no URL can be given in its place.
     """
-    content, wants_link = kind.of(task), parse.wants_link(req)
+    content, wants_link = kind.of(task), parse.flag(req, "link")
     if content is None:
         raise kind.missing(task)
     inline = None

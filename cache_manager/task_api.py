@@ -14,12 +14,7 @@ from cache_manager import request_parsing as parse
 from cache_manager.batch_schemas import view_of
 from cache_manager.batch_service import is_of_batch
 from cache_manager.history import TaskHistory
-from cache_manager.outcome_problems import (
-    OperationOutcome,
-    retry_after_s,
-    task_of,
-    unknown_batch,
-)
+from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of, unknown_batch
 from cache_manager.owner import batches_for, service_for
 from cache_manager.schemas import (
     Heartbeat,
@@ -78,7 +73,8 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     endpoints = way(req, services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
-    upload = await handed_in(req, service) if parse.upload_id(req) is not None else None
+    upload_id = parse.upload_id(req)
+    upload = None if upload_id is None else await handed_in(upload_id, service)
     new = await _new_task(req, endpoints, content_type, key, service.owner or "", upload)
     created = await _submitted(req, service, new, content_type, endpoints, upload)
     task = task_of(created)
@@ -113,7 +109,7 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     batches, task_id = batches_for(req, services), parse.task_id(req)
-    if parse.purge(req):
+    if parse.flag(req, "purge"):
         unfinished = await batches.purge(task_id)
         return func.HttpResponse(status_code=204) if unfinished is None else outcome_response(unfinished, services)
     outcome = await service_for(req, services).cancel(task_id)
@@ -187,10 +183,9 @@ async def get_task_history(req: func.HttpRequest, services: Services) -> func.Ht
 
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service, task_id = service_for(req, services), parse.task_id(req)
-    if parse.upload_id(req) is not None:
+    if (upload_id := parse.upload_id(req)) is not None:
         purpose, completed = Purpose(task_id, parse.required_attempt(req)), parse.completion_text(req)
-        upload = await handed_in(req, service, purpose)
-        assert upload is not None
+        upload = await handed_in(upload_id, service, purpose)
         return outcome_response(await Uploads(service).put_result(upload, completed), services)
     outcome = await service.put_result(
         task_id,
@@ -230,7 +225,7 @@ async def get_checkpoint(req: func.HttpRequest, services: Services) -> func.Http
 async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.find(parse.task_id(req)))
-    if (then := await batches_for(req, services).find_then(task)) is not None:
+    if kind is RESULT and (then := await batches_for(req, services).find_then(task)) is not None:
         task = then  # whose result is the batch's
     while True:
         try:
@@ -299,7 +294,7 @@ def _task_response(
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
-    view = TaskView.of(task, position, outage) if task.children is None else view_of(task)
+    view = view_of(task, position, outage)
     if status == 202:
         view.max_body_bytes = services.settings.largest_body_bytes
         view.max_upload_bytes = services.bodies.most_upload_bytes

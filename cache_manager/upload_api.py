@@ -31,15 +31,12 @@ async def create_upload(req: func.HttpRequest, services: Services) -> func.HttpR
     return json_response(view.model_dump(by_alias=True), 201, {"Cache-Control": "no-store"})
 
 
-async def handed_in(req: func.HttpRequest, service: TaskService, purpose: Purpose | None = None) -> Upload | None:
-    """The upload that a request hands in in place of a body; None if it hands in none.
+async def handed_in(upload_id: str, service: TaskService, purpose: Purpose | None = None) -> Upload:
+    """The upload that a request hands in in place of a body.
 
     Raises:
         Problem: 404 if there is no such upload, 409 if it is for something else.
     """
-    upload_id = parse.upload_id(req)
-    if upload_id is None:
-        return None
     found = await Uploads(service).find(upload_id, purpose)
     if not isinstance(found, Upload):
         raise upload_problem(found)

@@ -806,7 +806,7 @@ OPERATIONS: list[Operation] = [
         ),
         responses={
             204: response("The task is removed."),
-            400: invalid("purge", "true or false is expected"),
+            400: invalid("purge", "true or false is expected, or 1 or 0"),
             200: response("The task is cancelled.", schema(TaskView), CANCELLED, headers=("ETag",)),
             404: common("NoSuchTask"),
             409: common("Conflict"),

@@ -25,15 +25,18 @@ class ToldSlots:
     instance: str
 
     @classmethod
-    def parse(cls, slots: str, instance: str | None) -> Self:
-        """
+    def parse(cls, slots: str | None, instance: str | None) -> Self | None:
+        """None if no slots are told.
+
         Raises:
             BadSlots: one of the headers makes no sense.
         """
-        if not (slots.isascii() and slots.isdigit() and len(slots) < 9 and int(slots) <= MOST_SLOTS):
-            raise BadSlots(SLOTS_HEADER, f"a number from 0 to {MOST_SLOTS} is expected")
         if instance is not None and not _INSTANCE.fullmatch(instance):
             raise BadSlots(INSTANCE_HEADER, "1 to 128 printable ASCII characters without blanks are expected")
+        if slots is None:
+            return None
+        if not (slots.isascii() and slots.isdigit() and len(slots) < 9 and int(slots) <= MOST_SLOTS):
+            raise BadSlots(SLOTS_HEADER, f"a number from 0 to {MOST_SLOTS} is expected")
         return cls(int(slots), instance or "")
 
 

@@ -160,8 +160,9 @@ def test_an_instance_that_gives_a_task_back_and_tells_0_gets_nothing_more(
         ({"X-Task-Slots": "10001"}, "X-Task-Slots"),
         ({"X-Task-Slots": "1", "X-Task-Instance": "x" * 129}, "X-Task-Instance"),
         ({"X-Task-Slots": "1", "X-Task-Instance": "a b"}, "X-Task-Instance"),
+        ({"X-Task-Instance": ""}, "X-Task-Instance"),
     ],
-    ids=["text", "negative", "too-many", "long-name", "blank"],
+    ids=["text", "negative", "too-many", "long-name", "blank", "name-alone"],
 )
 def test_a_request_that_tells_nonsense_is_refused_by_the_name_of_the_header(
     app: httpx.Client, backend: ScriptedBackend, path: str, what: str, headers: dict[str, str], field: str
