@@ -15,10 +15,10 @@ import azure.functions as func
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable
+from shared.dispatch.removal import remove_with_blobs
 from shared.services import Services, ServicesByLoop
 from shared.store import StoreUnavailable
 from shared.tasks.outcomes import Applied
-from shared.tasks.task import Task
 from shared.tasks.uploads import Upload
 
 log = logging.getLogger("task_backbone")
@@ -97,7 +97,8 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             if swept.children:
                 consequences.append(services.run_beside(dispatcher.batches.remove_orphans(swept.children)))
             if swept.with_blobs:
-                removal = services.run_beside(_remove(services, swept.with_blobs))
+                removing = remove_with_blobs(services.store, services.bodies, swept.with_blobs)
+                removal = services.run_beside(removing)
                 consequences.append(removal)
                 await asyncio.wait((removal,), timeout=REMOVAL_PATIENCE_S)
                 if not removal.done():
@@ -121,18 +122,6 @@ async def _maintain(services: Services, path: str, consequences: list[asyncio.Ta
             consequences.append(services.run_beside(_follow(services, applied)))
         if change.unclaimed:
             consequences.append(services.run_beside(services.dispatcher.begin_again(change.unclaimed)))
-
-
-async def _remove(services: Services, tasks: Sequence[Task]) -> None:
-    removed: list[str] = []
-    for task in tasks:
-        try:
-            await services.bodies.delete_all(task)
-        except BlobsUnavailable as error:
-            log.warning("the blobs of finished tasks could not be deleted, and will be: %s", error)
-            break
-        removed.append(task.id)
-    await services.store.purge(removed)
 
 
 async def _remove_uploads(services: Services, uploads: Sequence[Upload]) -> None:

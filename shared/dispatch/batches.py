@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.bodies import BlobsUnavailable, BodyStore
+from shared.dispatch.removal import remove_with_blobs
 from shared.store import CHILDREN_AT_ONCE, Child, ChildEnd, ChildReport, StoreUnavailable, TaskStore, then_task_id
 from shared.tasks.outcomes import Applied, Created, Outcome, Refusal, SlotGrant
 from shared.tasks.task import Content, NewTask, Reason, State, Task
@@ -27,8 +28,6 @@ _BATCHES_AT_ONCE: Final = 8
 """How many batches a process attends to at a time."""
 _AT_ONCE: Final = 50
 """How many children are cancelled or replayed at a time: what follows from each may call a backend."""
-_REMOVALS_AT_ONCE: Final = 8
-"""Of how many tasks the blobs are deleted at a time."""
 MANIFEST_TYPE: Final = "application/json"
 
 
@@ -100,7 +99,7 @@ class Batches:
             if erased.what == "unreported":
                 raise StoreUnavailable("a batch does not know the end of a child that is to be removed")
         if erased.left is not None:
-            await self._remove_blobs([erased.left])
+            await remove_with_blobs(self._store, self._bodies, [erased.left])
         elif erased.what == "batch":
             await self._remove_children(task_id)
         return erased.what
@@ -112,7 +111,9 @@ class Batches:
         ids = [child.id for child in children if child.batch in gone]
         if ids:
             erased = await self._steps.erase(ids)
-            await self._remove_blobs([each.left for each in erased.values() if each.left is not None])
+            await remove_with_blobs(
+                self._store, self._bodies, [each.left for each in erased.values() if each.left is not None]
+            )
 
     async def _report_all(self, batch_id: str) -> None:
         unreported = self._unreported[batch_id]
@@ -294,17 +295,10 @@ class Batches:
         erased = await self._steps.erase(ids, batch_id=batch_id)
         with_blobs = [each.left for each in erased.values() if each.left is not None]
         if with_blobs:
-            self._dispatcher.start(self._remove_blobs(with_blobs), "blobs of removed tasks could not be deleted")
-
-    async def _remove_blobs(self, tasks: Sequence[Task]) -> None:
-        for first in range(0, len(tasks), _REMOVALS_AT_ONCE):
-            some = tasks[first : first + _REMOVALS_AT_ONCE]
-            try:
-                await asyncio.gather(*map(self._bodies.delete_all, some))
-            except BlobsUnavailable as error:
-                log.warning("the blobs of removed tasks could not be deleted, and will be: %s", error)
-                return
-            await self._store.purge([task.id for task in some])
+            self._dispatcher.start(
+                remove_with_blobs(self._store, self._bodies, with_blobs),
+                "blobs of removed tasks could not be deleted",
+            )
 
     async def _pieces(
         self, batch_id: str, behind: int | None = None, last: int | None = None

@@ -226,7 +226,6 @@ class BatchSteps:
         owner: str | None = None,
         behind: int | None = None,
         last: int | None = None,
-        limit: int = CHILDREN_AT_ONCE,
         newest_first: bool = False,
         is_removed: bool = False,
     ) -> tuple[Task, list[Child]] | None:
@@ -239,7 +238,7 @@ class BatchSteps:
         """
         argument: ChildrenArgument = {
             "id": batch_id,
-            "limit": limit,
+            "limit": CHILDREN_AT_ONCE,
             "newest_first": newest_first,
             "is_removed": is_removed,
         }

@@ -20,7 +20,7 @@ from shared.tasks.task import NewTask
 log = logging.getLogger("task_backbone")
 
 _REGISTRATIONS: Final = 3
-"""How often one call registers a child. Each counts for a minute: Redis does not answer."""
+"""How often one call registers a child, if Redis answers too late to create it each time."""
 
 Create = Callable[[NewTask], Awaitable[Created | Existing | Full | Draining | TooLate]]
 
