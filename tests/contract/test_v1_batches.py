@@ -262,6 +262,7 @@ def test_the_then_task_gets_the_list_of_the_children_and_its_result_is_the_batch
     assert children(app, batch_id) == [failed, done]
     result = app.get(f"/api/v1/tasks/{batch_id}/result")
     assert (result.content, result.headers["content-type"]) == (b"<map/>", "text/html")
+    assert_problem(app.get(f"/api/v1/tasks/{batch_id}/body"), 404, "no-body")
     assert backend.untaken(gather) == 0
 
 
