@@ -154,6 +154,18 @@ def test_a_service_that_loads_its_model_is_checked_when_it_is_ready(
     assert capsys.readouterr().out.startswith("right")
 
 
+def test_the_quickest_model_is_at_work_when_its_task_is_cancelled_lost_or_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "service.py").write_text(LOADING.replace("time.sleep(1)", "pass"))
+    arguments = ["/v1/words/count", "--body", "to be", "--json"]
+    tried = [argument for rule in ("newer", "stops", "gives back") for argument in ("--only", rule)]
+    assert check.main([*arguments, *tried, "--", sys.executable, str(tmp_path / "service.py")]) == 0
+
+    rules = {each["Rule"]: each["Verdict"] for each in json.loads(capsys.readouterr().out)["Rules"]}
+    assert [rules[rule] for rule in ("newer", "stops", "gives back")] == ["right"] * 3
+
+
 def test_a_quick_answer_is_the_completed_task() -> None:
     code, rules = checked("a quick answer")
 

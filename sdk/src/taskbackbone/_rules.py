@@ -77,6 +77,24 @@ class Case:
     patience_s: float = 60.0
 
 
+class _Hold:
+    """Answers a service late, so that even the quickest task is at work when something happens to it.
+
+    ``began`` is set with the first call, and none is answered before ``over`` is set, or a moment is past.
+    """
+
+    def __init__(self, backbone: PlayedBackbone) -> None:
+        self.began, self.over, self._backbone = threading.Event(), threading.Event(), backbone
+
+    def __call__(self, call: Call) -> None:
+        if call.method == "GET" or self.over.is_set():
+            return
+        self.began.set()
+        with self._backbone.changed:
+            self._backbone.changed.notify_all()
+        self.over.wait(_QUIET_S)
+
+
 @dataclass
 class Trial:
     """One service on trial. *backbone* dispatches nothing by itself, and its clock runs.
@@ -246,10 +264,12 @@ class Trial:
         return self._say("twice", RIGHT, f"{answer.status} to the second, and one end")
 
     def _newer_attempt(self) -> None:
+        hold = self._hold()
         task = self._dispatched(self.case.slow)
         if task is None or task.is_done:
             return self._say("newer", UNSEEN, "no task was at work")
         task.end_lease()
+        hold.over.set()
         if not self._deliver(task).is_taken:
             return self._say("newer", UNSEEN, "it was full")
         number = task.attempt
@@ -261,11 +281,13 @@ class Trial:
         return self._say("newer", verdict, f"attempt {task.attempt} is {task.state}")
 
     def _cancel(self) -> None:
+        hold = self._hold()
         task = self._dispatched(self.case.slow)
-        self._waits(lambda: task is None or task.is_done or task.calls, _QUIET_S)
+        self._waits(lambda: task is None or task.is_done or hold.began.is_set(), _QUIET_S)
         if task is None or task.has_ended:
             return self._say("stops", UNSEEN, f"no task was at work. {_SLOWER}")
         _cancel(task)
+        hold.over.set()
         if not self._waits(lambda: self._refused(task), self.case.patience_s):
             return self._say("stops", UNSEEN, "no call came after the cancel")
         quiet_s = self._refused(task)[0].at_s + _QUIET_S
@@ -297,12 +319,14 @@ class Trial:
     def _end_of_the_process(self) -> None:
         process = self.case.process
         pid = process.pid if process else self.case.pid
+        hold = self._hold()
         task = self._dispatched(self.case.slow) if pid else None
         if task is None:
             return self._say("gives back", UNSEEN, "give its process with --pid")
-        self._waits(lambda: task.is_done or task.calls, _QUIET_S)
+        self._waits(lambda: task.is_done or hold.began.is_set(), _QUIET_S)
         was_done = task.is_done
         os.kill(pid, signal.SIGTERM)
+        hold.over.set()
         self._waits(lambda: not self._lives(pid), _QUIET_S / 2)
         late = self._submit(self.case.good)
         takes_late = self.backbone.dispatch(late).meaning == "accepted"
@@ -399,6 +423,11 @@ class Trial:
             if answer.meaning != "busy" or time.monotonic() > deadline_s:
                 return answer
             self._waits(lambda: False, 0.05)
+
+    def _hold(self) -> _Hold:
+        hold = _Hold(self.backbone)
+        self.backbone.fault = hold
+        return hold
 
     def _ends(self, task: PlayedTask) -> bool:
         return self._waits(lambda: task.is_done, self.case.patience_s)
