@@ -59,7 +59,7 @@ def print_json(document: object) -> None:
     print(json.dumps(document), flush=True)
 
 
-async def measure(steps: Any, server: redis.Redis, tasks: int) -> dict[str, dict[str, float]]:
+async def measure(steps: Any, server: redis.Redis, tasks: int, callers: int = CALLERS) -> dict[str, dict[str, float]]:
     """Take all steps with *tasks* tasks, and return their costs."""
     costs: dict[str, dict[str, float]] = {}
     task_ids = [f"{'a' * 19}{number:012}" for number in range(tasks)]
@@ -67,13 +67,13 @@ async def measure(steps: Any, server: redis.Redis, tasks: int) -> dict[str, dict
         server.flushall()
         for name, step in stage.items():
             await steps.prepare(name)
-            costs[name] = await cost(step, server, task_ids)
+            costs[name] = await cost(step, server, task_ids, callers)
         if (completed := await steps.completed()) != tasks:
             raise AssertionError(f"{completed} tasks are completed, not {tasks}: some steps had no effect")
     return costs
 
 
-async def cost(step: Step, server: redis.Redis, task_ids: list[str]) -> dict[str, float]:
+async def cost(step: Step, server: redis.Redis, task_ids: list[str], callers: int) -> dict[str, float]:
     todo: Iterator[str] = iter(task_ids)
 
     async def caller() -> None:
@@ -83,7 +83,7 @@ async def cost(step: Step, server: redis.Redis, task_ids: list[str]) -> dict[str
     gc.collect()
     server.config_resetstat()
     began_ns = time.process_time_ns()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
     client_us = (time.process_time_ns() - began_ns) / 1000
     stats: Any = server.info("commandstats")
     # The time of a script includes its commands, which are listed too.

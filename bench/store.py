@@ -38,12 +38,16 @@ from bench.commands import (
 )
 from bench.harness import Figure, Report, Unmeasured, ratios, side_by_side, with_spread
 from bench.plausibility import Limits, require
+from bench.step_driver import measure
+from bench.steps import Steps
 from local.redis_server import RedisServer
 
 STEPS: Final[dict[str, Step]] = {"create": create, "claim": claim, "heartbeat": heartbeat, "complete": complete}
 CALLERS: Final = (1, 32, 128)
 PIPELINES: Final = (1, 16)
 CONNECTIONS: Final = 128
+CALLERS_OF_A_BATCH: Final = 8
+"""As many as the SDK's ``map`` has by itself. The more there are, the more of its steps share a script."""
 _PREFIX_CHARS: Final = ID_CHARS - 12
 _MOST_REFUSED: Final = 0.1
 _SERVER_THREADS: Final = 2
@@ -96,6 +100,7 @@ def run(quick: bool) -> list[Figure]:
             for depth in PIPELINES
         }
         taken = side_by_side(repeats, {**store_runs, **benchmark_runs})
+        children = [asyncio.run(_child(server, 250 * scale)) for _ in range(4 * repeats)]
     for phase in (*STEPS, "all"):
         report.table(
             f"{phase}: steps a second" if phase != "all" else "all four together: steps a second",
@@ -106,6 +111,7 @@ def run(quick: bool) -> list[Figure]:
         [_rate(_phase(phases, "all")) for phases in taken[name]] for name in ("store, 128 callers", "redis-benchmark")
     )
     report.figure(Figure.of("store", ratios(ours, theirs)))
+    report.figure(Figure.of("child", children))
     report.note("redis-benchmark's refused steps are cheaper than real ones, so they count in its favour.")
     return report.finish(
         samples={
@@ -164,6 +170,17 @@ async def _store_phases(server: RedisServer, callers: int, steps: int) -> Phases
         phases[name] = meter.cost(steps, resource.RUSAGE_SELF, round_trips=round_trips[0])
     await redis.aclose()
     return phases
+
+
+async def _child(server: RedisServer, tasks: int) -> float:
+    """Redis' time for a batch's child ÷ for a task on its own, from the submit to the end."""
+    steps = Steps(server.url, CALLERS_OF_A_BATCH)
+    with server.connect() as client:
+        costs = await measure(steps, client, tasks, CALLERS_OF_A_BATCH)
+    await steps.aclose()
+    whole = ("create + enqueue", "complete + grant + claim")
+    child, alone = (sum(costs[kind + step]["redis_us"] for step in whole) for kind in ("child: ", ""))
+    return child / alone
 
 
 def _redis_benchmark(program: str, server: RedisServer, depth: int, calls: int, prepared: int) -> Phases:
