@@ -79,6 +79,16 @@ COMMANDS = {
   What this needs on top goes into .local/judges, once: 300 MB. It takes two to four minutes.
 """,
     ),
+    "infra": (
+        "[ARGUMENTS]",
+        "judge what goes to Azure: Bicep, policies, the chart, workflows and scripts",
+        """
+  ARGUMENTS          go to pytest
+
+  The compiler of Bicep has to be on PATH, or BICEP has to name it: its tests are skipped otherwise. What else this
+  needs goes into .local/sdk/infra, once.
+""",
+    ),
     "sdk": (
         "[OPTIONS] [ARGUMENTS]",
         "build the SDK, install it into each Python that it is for, and run its tests there",
@@ -161,6 +171,7 @@ def main():
         "faults": ["tests.faults"],
         "judges": ["tests.judges"],
         "bench": ["bench"],
+        "infra": ["tests.infra"],
         "sdk": ["tests.sdk"],
         "r": ["tests.r"],
         "ai4e": ["tests.sdk.ai4e"],
