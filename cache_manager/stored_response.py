@@ -44,7 +44,8 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
         BodyMissing: the one that the task names is gone.
         NoSas: it is too large to pass through the app, and no URL can be given in its place.
     """
-    content, wants_link = kind.of(task), parse.flag(req, "link")
+    content = kind.of(task)
+    wants_link = parse.flag(req, "link") and services.settings.max_upload_bytes > 0
     if content is None:
         raise kind.missing(task)
     inline = None

@@ -308,13 +308,9 @@ class BodyStore:
             "max_single_put_size": 4 * 1024 * 1024,
             "max_single_get_size": 4 * 1024 * 1024,
         }
-        url = settings.azurewebjobsstorage__blobserviceuri or (
-            f"https://{settings.azurewebjobsstorage__accountname}.blob.core.windows.net"
-            if settings.azurewebjobsstorage__accountname
-            else None
-        )
+        url = _endpoint(settings)
         # Not a service's client of the container, which would leave the connections open when it is closed.
-        if settings.azurewebjobsstorage:
+        if settings.azurewebjobsstorage and not settings.blob_service_uri:
             self._container = ContainerClient.from_connection_string(
                 settings.azurewebjobsstorage.get_secret_value(), settings.blob_container, **options
             )
@@ -356,15 +352,23 @@ async def _download(
     return download
 
 
+def _endpoint(settings: Settings) -> str | None:
+    """The blob endpoint for the managed identity; None if no account is named for it."""
+    name = settings.azurewebjobsstorage__accountname
+    of_the_host = settings.azurewebjobsstorage__blobserviceuri or (
+        f"https://{name}.blob.core.windows.net" if name else None
+    )
+    return settings.blob_service_uri or of_the_host
+
+
 def _why_never(settings: Settings) -> str | None:
     """Why no SAS can ever be made with these settings; None if one may."""
-    if settings.azurewebjobsstorage:
+    if settings.azurewebjobsstorage and not settings.blob_service_uri:
         parts = settings.azurewebjobsstorage.get_secret_value().split(";")
         names = {part.partition("=")[0].strip().lower() for part in parts}
         has_key = not names.isdisjoint(("accountkey", "usedevelopmentstorage"))
         return None if has_key else "AzureWebJobsStorage has no account key, and a SAS makes no other SAS"
-    has_identity = settings.azurewebjobsstorage__blobserviceuri or settings.azurewebjobsstorage__accountname
-    return None if has_identity else "no storage account is set"
+    return None if _endpoint(settings) else "no storage account is set"
 
 
 def upload_blob(upload_id: str, task_id: str | None) -> str:

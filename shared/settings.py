@@ -131,6 +131,12 @@ class Settings(BaseModel):
     azurewebjobsstorage__accountname: str | None = Field(
         default=None, description="The same account, for a managed identity: its name."
     )
+    blob_service_uri: str | None = Field(
+        default=None,
+        description="Blob endpoint of an account of its own for bodies and results, which the app uses with its "
+        "managed identity. Without it, they lie in that of `AzureWebJobsStorage`.",
+        pattern=r"^https?://[^/?#\s]+",
+    )
     blob_container: str = Field(
         default="task-backbone",
         description="Container for bodies and results.",
@@ -147,7 +153,7 @@ class Settings(BaseModel):
         default=100 * _GIB,
         ge=0,
         description="Largest body or result that clients write to Blob Storage [themselves](large-files.md). The app "
-        "answers 413 to more; with 0, there are no uploads.",
+        "answers 413 to more; with 0, there are no uploads, and no URLs of results or bodies for callers.",
     )
     upload_url_s: UrlSeconds = Field(
         default=86_400,

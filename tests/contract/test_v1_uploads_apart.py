@@ -224,8 +224,12 @@ async def test_what_is_stored_is_answered_itself_if_no_url_can_be_signed(
 
 @pytest.mark.contract("B18.3")
 async def test_uploads_can_be_switched_off_or_limited(open_app: Open) -> None:
-    off = await open_app(MAX_UPLOAD_BYTES="0").call("CreateUpload", body={"Size": 0, "ContentType": "a/b"})
+    without = open_app(MAX_UPLOAD_BYTES="0")
+    off = await without.call("CreateUpload", body={"Size": 0, "ContentType": "a/b"})
     assert "MAX_UPLOAD_BYTES" in problem(off, 501, "no-sas")["detail"]
+    _, task, _ = await without.call("SubmitTask", body=LARGE[:MOST_BYTES], path=PLAIN_PATH.removeprefix("/"))
+    answer = await without.call("GetTaskBody", "GET", params={"link": "1"}, id=task["TaskId"])
+    assert answer[:2] == (200, LARGE[:MOST_BYTES]), "nobody is given a URL of the storage account"
     app = open_app(MAX_UPLOAD_BYTES="5")
     await app.declare(5)
     problem(await app.call("CreateUpload", body={"Size": 6, "ContentType": "a/b"}), 413, "too-large")

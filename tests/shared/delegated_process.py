@@ -29,7 +29,7 @@ async def main() -> None:
     assert bodies.most_upload_bytes == settings.max_upload_bytes
     name = upload_blob("u1", None)
     written = await bodies.upload_url(name, 600)
-    account = settings.azurewebjobsstorage__blobserviceuri or ""
+    account = settings.blob_service_uri or settings.azurewebjobsstorage__blobserviceuri or ""
     async with (
         DefaultAzureCredential() as identity,
         BlobServiceClient(account, credential=cast("Any", identity)) as client,

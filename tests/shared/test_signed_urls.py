@@ -174,7 +174,8 @@ async def test_a_url_is_signed_as_the_service_describes_it() -> None:
         assert parts_of(signed.url)["sig"] == signature_of(signed.url, "a2V5")
 
 
-def test_a_managed_identity_stores_reads_and_signs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_their_own", [False, True], ids=["the account of the host", "an account of their own"])
+def test_a_managed_identity_stores_reads_and_signs(tmp_path: Path, of_their_own: bool) -> None:
     """Azurite with ``--oauth basic`` over TLS, and a double of the identity's endpoint."""
     cert, key = certificate(tmp_path)
     with Azurite(tmp_path / "azurite", in_memory=True, tls=(cert, key)) as azurite, IdentityEndpoint() as identity:
@@ -183,7 +184,8 @@ def test_a_managed_identity_stores_reads_and_signs(tmp_path: Path) -> None:
             "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
             "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
             "BACKENDS": '{"/v1": "https://models.example.org"}',
-            "AzureWebJobsStorage__blobServiceUri": azurite.url,
+            "AzureWebJobsStorage__blobServiceUri": "https://host.example.org" if of_their_own else azurite.url,
+            **({"BLOB_SERVICE_URI": azurite.url} if of_their_own else {}),
             "SSL_CERT_FILE": str(cert),
             **identity.environment,
         }
