@@ -6,11 +6,8 @@ Each variable is a field of :class:`Settings`. ``python -m tools.settings_table`
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -24,6 +21,7 @@ from pydantic import (
 )
 
 from shared.backend_settings import BackendsSettings, parse_backends
+from shared.host_json import of_time_span, read_host_json, settings_of
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
@@ -36,7 +34,9 @@ _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
 _HOST_BODY_BYTES_PER_2_GB: Final = 240 * _MIB
 """How many bytes of bodies the Functions host can hold at a time with 2 GB. With 400 MiB it ran out of memory."""
-_HOST_JSON: Final = Path(__file__).parent.parent / "host.json"
+_KEY_VAULT_REFERENCE: Final = "@microsoft.keyvault("
+_UNRESOLVED: Final = "its reference to Key Vault was not resolved"
+"""Azure then leaves the reference itself as the value. As a key it could be guessed."""
 
 
 class SettingsError(Exception):
@@ -78,6 +78,11 @@ class Settings(BaseModel):
         default=None,
         description="Key that the gateway sends as `X-Gateway-Key`. The app believes `X-Task-Owner` only beside this "
         "key, and believes nobody's if the setting is absent. At least 16 characters.",
+    )
+    gateway_key_previous: SecretStr | None = Field(
+        default=None,
+        description="A second key that the app believes as it believes `GATEWAY_KEY`, while [a new key takes the old "
+        "one's place](operations.md#rotate-the-gateways-key). At least 16 characters.",
     )
     event_grid_topic_id: str | None = Field(
         default=None,
@@ -288,6 +293,14 @@ class Settings(BaseModel):
         "then logs from `DEBUG` on.",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_reference(cls, value: Any) -> Any:
+        # Anywhere in it: nobody resolves one within a connection string or within BACKENDS.
+        if isinstance(value, str) and _KEY_VAULT_REFERENCE in value.lower():
+            raise ValueError(_UNRESOLVED)
+        return value
+
     @field_validator("azurewebjobsstorage")
     @classmethod
     def _is_connection_string(cls, value: SecretStr | None) -> SecretStr | None:
@@ -295,12 +308,18 @@ class Settings(BaseModel):
             raise ValueError("must be a storage account's connection string, `Name=value;…`")
         return value
 
-    @field_validator("gateway_key")
+    @field_validator("gateway_key", "gateway_key_previous")
     @classmethod
     def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value and len(value.get_secret_value()) < 16:
             raise ValueError("it must have at least 16 characters")
         return value
+
+    @model_validator(mode="after")
+    def _a_previous_key_has_a_successor(self) -> Self:
+        if self.gateway_key_previous and not self.gateway_key:
+            raise ValueError("setting GATEWAY_KEY: GATEWAY_KEY_PREVIOUS needs it")
+        return self
 
     @model_validator(mode="after")
     def _completions_have_a_topic(self) -> Self:
@@ -316,7 +335,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _functions_may_wait(self) -> Self:
-        timeout_s = _seconds(self.azurefunctionsjobhost__functiontimeout or "")
+        timeout_s = of_time_span(self.azurefunctionsjobhost__functiontimeout or "")
         if timeout_s is not None and timeout_s <= LONGEST_WAIT_S:
             raise ValueError(
                 f"functionTimeout of host.json: it must be longer than the longest wait, {LONGEST_WAIT_S} s, or a "
@@ -337,6 +356,11 @@ class Settings(BaseModel):
         if not self.webhook_authority.startswith("https://") and not self.allow_loopback_backends:
             raise ValueError("setting WEBHOOK_AUTHORITY: it must be an https URL")
         return self
+
+    @property
+    def gateway_keys(self) -> list[SecretStr]:
+        """Each key by which the gateway may prove itself."""
+        return [key for key in (self.gateway_key, self.gateway_key_previous) if key]
 
     @property
     def largest_body_bytes(self) -> int:
@@ -402,16 +426,24 @@ class Settings(BaseModel):
             SettingsError: a setting is missing or bad. One line names all such settings.
         """
         values = {
-            **_of_host_json(_read_host_json() if host_json is None else host_json),
+            **settings_of(read_host_json() if host_json is None else host_json),
             **{name.lower(): value for name, value in environ.items() if value.strip()},
         }
+        # Of every variable, since libraries and the platform read more of them than the app does.
+        problems = [
+            f"setting {name}: {_UNRESOLVED}"
+            for name, value in environ.items()
+            if name.lower() not in cls.model_fields and value.strip().lower().startswith(_KEY_VAULT_REFERENCE)
+        ]
         try:
-            return cls.model_validate(values)
+            settings = cls.model_validate(values)
         except ValidationError as error:
-            problems = "; ".join(
-                _explain(e["loc"], e["msg"]) for e in error.errors(include_input=False, include_url=False)
-            )
-            raise SettingsError(f"The app cannot start: {problems}.") from None
+            found = error.errors(include_input=False, include_url=False)
+            problems = [*(_explain(problem["loc"], problem["msg"]) for problem in found), *problems]
+        else:
+            if not problems:
+                return settings
+        raise SettingsError(f"The app cannot start: {'; '.join(problems)}.")
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
@@ -420,34 +452,3 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
     keys = location[2:] if location[1:2] == ("entries",) else location[1:]
     name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in keys)
     return f"setting {name}: {message.removeprefix('Value error, ')}"
-
-
-def _read_host_json() -> Mapping[str, Any]:
-    try:
-        return json.loads(_HOST_JSON.read_text())
-    except (OSError, ValueError):  # what is wrong with it, the Functions host says
-        return {}
-
-
-_OF_HOST_JSON: Final = ("functionTimeout", "telemetryMode", "extensions__http__maxConcurrentRequests")
-
-
-def _of_host_json(host_json: Any) -> dict[str, Any]:
-    """The settings that ``host.json`` has, under the names by which the environment replaces them."""
-    found: dict[str, Any] = {}
-    for name in _OF_HOST_JSON:
-        value = host_json
-        for part in name.split("__"):
-            value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
-        if value is not None:
-            found[f"azurefunctionsjobhost__{name.lower()}"] = value
-    return found
-
-
-def _seconds(time_span: str) -> float | None:
-    """Of a time span as .NET writes it, ``[d.]hh:mm:ss``; None if it is none, such as ``-1``, which means no end."""
-    match = re.fullmatch(r"(?:(\d+)\.)?(\d+):(\d+)(?::(\d+(?:\.\d+)?))?", time_span.strip())
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

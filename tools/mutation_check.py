@@ -59,6 +59,8 @@ BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
 ROUND_TESTS = ("tests/cache_manager/test_reconciler_rounds.py",)
 EVENT_TESTS = ("tests/cache_manager/test_unclaimed_events.py",)
 LEASE_TESTS = ("tests/local/test_functions_host_leases.py",)
+SETTINGS_TESTS = ("tests/shared/test_settings.py",)
+ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -501,9 +503,58 @@ MUTATIONS = [
     Mutation(
         "owner: the gateway's key",
         "cache_manager/owner.py",
-        "not hmac.compare_digest(given.encode(), expected.get_secret_value().encode())",
+        "not sum(hmac.compare_digest(given, key) for key in keys)",
         "False",
         OWNER_TESTS,
+    ),
+    Mutation(
+        "owner: the gateway's key by which it was known before",
+        "shared/settings.py",
+        "for key in (self.gateway_key, self.gateway_key_previous) if key",
+        "for key in (self.gateway_key,) if key",
+        ROTATION_TESTS,
+    ),
+    Mutation(
+        "settings: a previous key has a successor",
+        "shared/settings.py",
+        "if self.gateway_key_previous and not self.gateway_key:",
+        "if False:",
+        SETTINGS_TESTS,
+    ),
+    Mutation(
+        "settings: a previous key is long enough",
+        "shared/settings.py",
+        '@field_validator("gateway_key", "gateway_key_previous")',
+        '@field_validator("gateway_key")',
+        SETTINGS_TESTS,
+    ),
+    Mutation(
+        "settings: a reference that was not resolved, in a setting of the app",
+        "shared/settings.py",
+        "if isinstance(value, str) and _KEY_VAULT_REFERENCE in value.lower():",
+        "if False:",
+        SETTINGS_TESTS,
+    ),
+    Mutation(
+        "settings: a reference that was not resolved, within a setting of the app",
+        "shared/settings.py",
+        "_KEY_VAULT_REFERENCE in value.lower()",
+        "value.lower().startswith(_KEY_VAULT_REFERENCE)",
+        SETTINGS_TESTS,
+    ),
+    Mutation(
+        "settings: a reference that was not resolved, in a setting of the platform",
+        "shared/settings.py",
+        "            if not problems:\n",
+        "            if True:\n",
+        SETTINGS_TESTS,
+    ),
+    Mutation(
+        "settings: what the platform says of its references is no reference",
+        "shared/settings.py",
+        "and value.strip().lower().startswith(_KEY_VAULT_REFERENCE)",
+        "and _KEY_VAULT_REFERENCE in value.lower()",
+        SETTINGS_TESTS,
     ),
     Mutation(
         "registry: of an Endpoint's origin",

@@ -302,6 +302,88 @@ def test_a_gateway_key_that_is_too_short_is_refused_in_words() -> None:
     assert Settings.from_env(GOOD | {"GATEWAY_KEY": "x" * 16}).gateway_key == SecretStr("x" * 16)
 
 
+@pytest.mark.parametrize("length", [1, 15])
+def test_a_previous_gateway_key_that_is_too_short_is_refused(length: int) -> None:
+    given = GOOD | {"GATEWAY_KEY": "x" * 16, "GATEWAY_KEY_PREVIOUS": "y" * length}
+    assert "setting GATEWAY_KEY_PREVIOUS: it must have at least 16 characters." in refusal(given)
+
+
+def test_a_previous_gateway_key_needs_a_present_one() -> None:
+    previous = {"GATEWAY_KEY_PREVIOUS": "y" * 16}
+    assert "setting GATEWAY_KEY: GATEWAY_KEY_PREVIOUS needs it." in refusal(GOOD | previous)
+    assert Settings.from_env(GOOD | previous | {"GATEWAY_KEY": "x" * 16}).gateway_keys == [
+        SecretStr("x" * 16),
+        SecretStr("y" * 16),
+    ]
+
+
+def test_the_previous_gateway_key_may_be_the_present_one() -> None:
+    """It is so between two steps of a rotation, where the app must not be kept from its start."""
+    Settings.from_env(GOOD | {"GATEWAY_KEY": "x" * 16, "GATEWAY_KEY_PREVIOUS": "x" * 16})
+
+
+REFERENCE = f"@Microsoft.KeyVault(SecretUri=https://{SECRET}.vault.azure.net/secrets/a)"
+UNRESOLVED = "its reference to Key Vault was not resolved"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("value", [REFERENCE, f" {REFERENCE}", REFERENCE.lower()])
+def test_no_setting_may_be_a_reference_that_was_not_resolved(name: str, value: str) -> None:
+    given = {known: good for known, good in GOOD.items() if known.lower() != name}
+    assert f"setting {name.upper()}: {UNRESOLVED}" in refusal(given | {name.upper(): value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_CONNECTION_STRING", f"redis.example.org:6380,password={REFERENCE},ssl=True"),
+        ("REDIS_CONNECTION_STRING", f"rediss://:{REFERENCE}@redis.example.org"),
+        ("AZUREWEBJOBSSTORAGE", f"AccountName=a;AccountKey={REFERENCE};EndpointSuffix=core.windows.net"),
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", f"InstrumentationKey={REFERENCE}"),
+        ("BACKENDS", json.dumps({"/v1": REFERENCE})),
+        ("BACKENDS", json.dumps({"/v1": {"url": f"https://a.example.org/{REFERENCE}"}})),
+        (
+            "BACKENDS",
+            json.dumps({"/v1": "https://a.example.org", "pipelines": {"/v1/p": [f"/v1/a?key={REFERENCE}"]}}),
+        ),
+    ],
+)
+def test_no_setting_may_hold_a_reference_that_nobody_resolves(name: str, value: str) -> None:
+    given = {known: good for known, good in GOOD.items() if known.upper() != name}
+    assert f"setting {name}: {UNRESOLVED}" in refusal(given | {name: value})
+
+
+@pytest.mark.parametrize("name", ["AZURE_CLIENT_ID", "AzureFunctionsJobHost__logging__fileLoggingMode", "Another"])
+def test_no_variable_of_the_platform_may_be_a_reference_that_was_not_resolved(name: str) -> None:
+    assert f"setting {name}: {UNRESOLVED}." in refusal(GOOD | {name: REFERENCE})
+
+
+def test_one_line_names_each_reference_beside_what_else_is_wrong() -> None:
+    given = GOOD | {"GATEWAY_KEY": REFERENCE, "LEASE_S": "x", "AZURE_CLIENT_ID": REFERENCE}
+    message = refusal(given | {"BACKENDS": REFERENCE})
+    assert [part.partition(":")[0] for part in message.removeprefix("The app cannot start: ").split("; ")] == [
+        "setting GATEWAY_KEY",
+        "setting BACKENDS",
+        "setting LEASE_S",
+        "setting AZURE_CLIENT_ID",
+    ]
+
+
+def test_what_the_platform_says_of_resolved_references_keeps_nobody_from_the_start() -> None:
+    """App Service lists the references, with their texts, in a variable of its own."""
+    listed = json.dumps({"GATEWAY_KEY": {"rawReference": REFERENCE, "status": "Resolved"}})
+    Settings.from_env(GOOD | {"WEBSITE_KEYVAULT_REFERENCES": listed})
+
+
+def test_an_app_whose_reference_was_not_resolved_does_not_load() -> None:
+    environ = os.environ | GOOD | {"GATEWAY_KEY": REFERENCE, "APPLICATIONINSIGHTS_CONNECTION_STRING": ""}
+    command = [sys.executable, "-c", "import function_app"]
+    started = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert started.returncode != 0
+    assert f"The app cannot start: setting GATEWAY_KEY: {UNRESOLVED}." in started.stderr
+    assert SECRET not in started.stdout + started.stderr
+
+
 def test_the_sample_settings_bring_no_warning() -> None:
     sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
     settings = Settings.from_env(sample)
