@@ -596,7 +596,7 @@ MUTATIONS = [
         "cache_manager/request_parsing.py",
         "if pipeline else kind",
         "if False else kind",
-        ("tests/contract/test_v1_pipelines.py", "-k", "idempotency"),
+        ("tests/contract/test_v1_pipelines.py::test_the_pipeline_is_part_of_what_an_idempotency_key_stands_for",),
     ),
     Mutation(
         "status: another text drops a long one",

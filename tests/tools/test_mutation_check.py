@@ -17,6 +17,14 @@ def test_each_guard_stands_where_it_is_broken(mutation: Mutation) -> None:
         ast.parse(whole.replace(mutation.old, mutation.new))  # or every test would notice it
 
 
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.guard)
+def test_the_tests_of_each_guard_exist(mutation: Mutation) -> None:
+    for test in mutation.tests:
+        file, _, name = test.partition("::")
+        assert (ROOT / file).exists()
+        assert not name or f"def {name.split('[')[0].split('::')[-1]}(" in (ROOT / file).read_text()
+
+
 def test_a_test_that_fails_anyway_stops_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # these tests need no others, and loading takes long
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
