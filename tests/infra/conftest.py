@@ -30,10 +30,11 @@ if ASKED_FOR in os.environ:
 @pytest.fixture(scope="session")
 def judge() -> Run:
     """Runs a program of the judges' packages in the repository: ``judge("actionlint", "-version")``."""
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # one judge may ask another
 
     def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [str(programs / name), *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     return run
 
