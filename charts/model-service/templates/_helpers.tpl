@@ -1,0 +1,130 @@
+{{- define "model-service.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "model-service.metadata" -}}
+name: {{ .Release.Name }}
+namespace: {{ .Release.Namespace }}
+labels:
+{{ include "model-service.labels" . | indent 2 }}
+{{- end }}
+
+{{- define "model-service.labels" -}}
+{{ include "model-service.selector" . }}
+app.kubernetes.io/part-of: task-backbone
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "model-service.image" -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ required "image.tag or image.digest is needed" .tag }}
+{{- end -}}
+{{- end }}
+
+{{- /* Whether pods need a token of their service account: for Key Vault, storage or Application Insights. */ -}}
+{{- define "model-service.hasIdentity" -}}
+{{- if .Values.serviceAccount.clientId }}true{{ end -}}
+{{- end }}
+
+{{- define "model-service.keySecret" -}}
+{{- if .Values.backbone.keyVault.name -}}
+name: {{ .Release.Name }}-backbone
+key: {{ .Values.backbone.keyVault.secret }}
+{{- else -}}
+name: {{ .Values.backbone.secret.name }}
+key: {{ .Values.backbone.secret.key }}
+{{- end -}}
+{{- end }}
+
+{{- /* The environment of what speaks to the backbone: the service, or the sidecar before it. */ -}}
+{{- define "model-service.backboneEnv" -}}
+- { name: BACKBONE_URL, value: {{ .Values.backbone.url | quote }} }
+- name: BACKBONE_KEY
+  valueFrom:
+    secretKeyRef:
+{{ include "model-service.keySecret" . | indent 6 }}
+- { name: SERVICE_HOST, value: "0.0.0.0" }
+- { name: PORT, value: {{ .Values.port | quote }} }
+- { name: OTEL_SERVICE_NAME, value: {{ .Release.Name | quote }} }
+{{- with .Values.cluster }}
+- { name: SERVICE_CLUSTER, value: {{ . | quote }} }
+{{- end }}
+{{- end }}
+
+{{- /* Probes and stop of what takes the tasks. The first probe asks every 2 s, for as long as loading may take. */ -}}
+{{- define "model-service.life" -}}
+{{- with .Values.probes.ready -}}
+startupProbe:
+  httpGet: { path: {{ . }}, port: http }
+  periodSeconds: 2
+  failureThreshold: {{ div (add $.Values.probes.startupSeconds 1) 2 }}
+readinessProbe:
+  httpGet: { path: {{ . }}, port: http }
+  periodSeconds: 2
+{{- else }}
+startupProbe:
+  tcpSocket: { port: http }
+  periodSeconds: 2
+  failureThreshold: {{ div (add $.Values.probes.startupSeconds 1) 2 }}
+readinessProbe:
+  tcpSocket: { port: http }
+  periodSeconds: 2
+{{- end }}
+livenessProbe:
+{{- with .Values.probes.live }}
+  httpGet: { path: {{ . }}, port: http }
+{{- else }}
+  tcpSocket: { port: http }
+{{- end }}
+  periodSeconds: 10
+  failureThreshold: 6
+# Requests are still on their way here when the pod is taken out of the service.
+lifecycle:
+  preStop:
+    sleep: { seconds: 3 }
+{{- end }}
+
+{{- /* What the model itself needs, in a container of its own or before the sidecar. */ -}}
+{{- define "model-service.model" -}}
+image: {{ include "model-service.image" .Values.image | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.command }}
+command: {{ toJson . }}
+{{- end }}
+{{- with .Values.args }}
+args: {{ toJson . }}
+{{- end }}
+securityContext: {{ toJson .Values.securityContext }}
+{{- $limits := .Values.resources.limits | default dict }}
+{{- if .Values.gpu.count }}
+{{- $limits = merge (dict "nvidia.com/gpu" .Values.gpu.count) $limits }}
+{{- end }}
+resources: {{ toJson (merge (dict "limits" $limits) .Values.resources) }}
+volumeMounts:
+  - { name: tmp, mountPath: /tmp }
+{{- if ne .Values.cache.type "none" }}
+  - { name: cache, mountPath: {{ .Values.cache.mountPath }} }
+{{- end }}
+{{- range .Values.blobs }}
+  - { name: blob-{{ .name }}, mountPath: {{ .mountPath }}, readOnly: {{ .readOnly | default false }} }
+{{- end }}
+{{- end }}
+
+{{- define "model-service.secretsMount" -}}
+{{- if .Values.backbone.keyVault.name -}}
+# The driver makes the secret while a pod mounts this.
+- { name: backbone, mountPath: /run/secrets/backbone, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{- /* How fast the HPA may follow: up at once, down slowly. */ -}}
+{{- define "model-service.behavior" -}}
+scaleUp:
+  stabilizationWindowSeconds: 0
+scaleDown:
+  stabilizationWindowSeconds: {{ .Values.scaling.stabilizationSeconds }}
+{{- end }}
