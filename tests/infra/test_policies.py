@@ -7,10 +7,13 @@ The reference knows more: what stands here is what the files use, so that a new 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
@@ -360,3 +363,169 @@ def test_bicep_has_nothing_to_say(path: Path, bicep: Run) -> None:
     built = bicep("build", path, "--stdout")
     assert (built.returncode, built.stderr) == (0, "")
     assert bicep("format", path, "--stdout").stdout == path.read_text()
+
+
+Predict = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def predicted(bicep: Run, tmp_path_factory: pytest.TempPathFactory) -> Predict:
+    """The resources that a module of API Management makes with these parameters, as Bicep computes them offline."""
+
+    @cache
+    def resources(module: str, **parameters: str) -> list[dict[str, Any]]:
+        file = tmp_path_factory.mktemp("snapshot") / "gateway.bicepparam"
+        lines = [f"param {name} = {value}" for name, value in parameters.items()]
+        file.write_text("\n".join([f"using '{os.path.relpath(APIM / module, file.parent)}'", *lines, ""]))
+        where = ["--subscription-id", str(UUID(int=0)), "--resource-group", "group", "--location", "westeurope"]
+        made = bicep("snapshot", file, "--mode", "overwrite", *where)
+        assert (made.returncode, made.stderr) == (0, "")
+        return json.loads(file.with_suffix(".snapshot.json").read_text())["predictedResources"]
+
+    return resources
+
+
+@pytest.fixture
+def deployed(predicted: Predict, tier: str, owner: str) -> list[dict[str, Any]]:
+    return predicted(
+        "gateway.bicep",
+        apimName="'apim'",
+        appHostName="'app.azurewebsites.net'",
+        keyVaultUri="'https://vault.vault.azure.net/'",
+        identityClientId=f"'{UUID(int=1)}'",
+        tier=f"'{tier}'",
+        owner=f"'{owner}'",
+        corsOrigins="['https://maps.example.org', 'https://other.example.org']",
+    )
+
+
+def _of(resources: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of the resources of a kind, by name without that of the service."""
+    kind = f"Microsoft.ApiManagement/service/{kind}"
+    return {each["name"].partition("/")[2]: each["properties"] for each in resources if each["type"] == kind}
+
+
+def _file(name: str) -> str:
+    return (APIM / "policies" / f"{name}.xml").read_text()
+
+
+@pytest.mark.parametrize(("tier", "owner"), VARIANTS)
+class TestDeployed:
+    """What Azure is told."""
+
+    def test_each_policy_is_its_file(self, deployed: list[dict[str, Any]], tier: str, owner: str) -> None:
+        for name, fragment in _of(deployed, "policyFragments").items():
+            assert fragment == {"format": "xml", "value": _file(f"fragments/{_included(name, tier, owner)}")}
+        policies = _of(deployed, "apis/operations/policies")
+        wanted = {
+            f"{api['name']}/{operation['name']}/policy": _file(name)
+            for api in self.apis()
+            for operation in api["operations"]
+            if (name := _included(operation["policy"], tier, owner))
+        }
+        assert {name: policy["value"] for name, policy in policies.items()} == wanted
+        assert ("tasks/GetTask/policy" in policies) == (tier == "v2")
+        for api in self.apis():
+            # An expression of Azure, where quotes are doubled: which portal there is, only Azure knows.
+            text = _of(deployed, "apis/policies")[f"{api['name']}/policy"]["value"].replace("''", "'")
+            element = "<origin>{{cors-origins}}</origin>"
+            assert text.startswith(f"[replace('{_file(api['policy'])}', '{element}', join(")
+            assert "'<origin>https://maps.example.org</origin>', '<origin>https://other.example.org</origin>'" in text
+
+    def test_every_api_asks_for_a_subscription_to_its_product(self, deployed: list[dict[str, Any]]) -> None:
+        apis = _of(deployed, "apis")
+        assert {(name, api["path"]) for name, api in apis.items()} == {
+            (api["name"], api["path"]) for api in self.apis()
+        }
+        for api in apis.values():
+            assert api["subscriptionRequired"] is True
+            assert api["protocols"] == ["https"]
+        links = _of_names(deployed, "products/apis")
+        assert sorted(links) == sorted(f"{api['product']}/{api['name']}" for api in self.apis())
+        for product in _of(deployed, "products").values():
+            assert product["subscriptionRequired"] is product["approvalRequired"] is True
+
+    def test_an_operation_says_what_the_document_says(self, deployed: list[dict[str, Any]]) -> None:
+        documented = {each["operationId"]: each for path in DOCUMENT["paths"].values() for each in path.values()}
+        operations = _of(deployed, "apis/operations")
+        assert len(operations) == sum(len(api["operations"]) for api in self.apis())
+        for name, operation in operations.items():
+            document = documented.get(name.partition("/")[2])
+            assert len(operation["displayName"]) <= 300
+            assert len(operation.get("description") or "") <= 1000
+            templates = [parameter["name"] for parameter in operation["templateParameters"]]
+            assert templates == re.findall(r"\{(\w+)\}", operation["urlTemplate"])
+            if document:
+                assert operation["displayName"] == document["summary"]
+                asked = {each["name"] for each in document.get("parameters", []) if each["in"] != "path"}
+                shown = [*operation["request"]["queryParameters"], *operation["request"]["headers"]]
+                assert {each["name"] for each in shown} == {each for each in asked if not each.startswith("X-Task-")}
+                statuses = {str(answer["statusCode"]) for answer in operation["responses"]}
+                assert statuses == set(document["responses"])
+
+    def test_secrets_stay_in_the_key_vault(self, deployed: list[dict[str, Any]]) -> None:
+        values = _of(deployed, "namedValues")
+        assert set(values) == {*GATEWAY["namedValues"]["secrets"], *GATEWAY["namedValues"]["texts"]}
+        for name in GATEWAY["namedValues"]["secrets"]:
+            assert values[name]["secret"] is True
+            assert "value" not in values[name]
+            assert values[name]["keyVault"] == {
+                "secretIdentifier": f"https://vault.vault.azure.net/secrets/{name}",
+                "identityClientId": str(UUID(int=1)),
+            }
+
+    def test_a_breaker_takes_the_word_of_the_app(self, deployed: list[dict[str, Any]], tier: str) -> None:
+        backends = _of(deployed, "backends")
+        assert {name: backend["url"] for name, backend in backends.items()} == {
+            "backbone": "https://app.azurewebsites.net/api",
+            "backbone-submit": "https://app.azurewebsites.net/api",
+            "backbone-queues": "https://app.azurewebsites.net/api/v1/queues",
+        }
+        for name, backend in backends.items():
+            if tier == "consumption" or name == "backbone-queues":
+                assert backend.get("circuitBreaker") is None
+            else:
+                assert [rule["acceptRetryAfter"] for rule in backend["circuitBreaker"]["rules"]] == [True]
+
+    @staticmethod
+    def apis() -> list[dict[str, Any]]:
+        services = [{**GATEWAY["service"], "name": each["name"], "path": each["path"][1:]} for each in SERVICES]
+        return [*GATEWAY["apis"], *services]
+
+
+def _of_names(resources: list[dict[str, Any]], kind: str) -> list[str]:
+    kind = f"Microsoft.ApiManagement/service/{kind}"
+    return [each["name"].partition("/")[2] for each in resources if each["type"] == kind]
+
+
+def test_no_model_service_takes_the_place_of_an_api() -> None:
+    for service in SERVICES:
+        assert service["name"] not in {api["name"] for api in GATEWAY["apis"]}
+        for api in GATEWAY["apis"]:
+            assert not f"{service['path']}/".startswith(f"/{api['path']}/")
+
+
+@pytest.mark.parametrize("sku", ["Consumption", "StandardV2"])
+def test_the_service_writes_one_trace_by_its_identity_and_no_body(predicted: Predict, sku: str) -> None:
+    resources = predicted(
+        "service.bicep",
+        name="'apim'",
+        location="'westeurope'",
+        sku=f"'{sku}'",
+        publisherEmail="'operators@example.org'",
+        publisherName="'Example'",
+        identityId="'/identity'",
+        identityClientId=f"'{UUID(int=1)}'",
+        appInsightsId="'/insights'",
+        appInsightsConnectionString="'InstrumentationKey=x'",
+    )
+    (logger,) = _of(resources, "loggers").values()
+    assert logger["credentials"] == {"connectionString": "InstrumentationKey=x", "identityClientId": str(UUID(int=1))}
+    (diagnostic,) = _of(resources, "diagnostics").values()
+    assert diagnostic["httpCorrelationProtocol"] == "W3C"
+    assert diagnostic["logClientIp"] is False
+    for side in ("frontend", "backend"):
+        for way in ("request", "response"):
+            assert diagnostic[side][way] == {"body": {"bytes": 0}}
+    (service,) = [each for each in resources if each["type"] == "Microsoft.ApiManagement/service"]
+    assert service["sku"] == {"name": sku, "capacity": 0 if sku == "Consumption" else 1}
