@@ -156,18 +156,34 @@ resource values 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = [
 
 // While the breaker is open, the gateway answers 503 itself. It stays open for as long as the app's Retry-After says.
 resource backends 'Microsoft.ApiManagement/service/backends@2024-05-01' = [
-  for backend in gateway.backends: {
+  for name in gateway.backends: {
     parent: service
-    name: backend.name
+    name: name
     properties: {
-      url: 'https://${appHostName}${backend.path}'
+      url: 'https://${appHostName}/api'
       protocol: 'http'
       description: 'The function app'
       tls: {
         validateCertificateChain: true
         validateCertificateName: true
       }
-      circuitBreaker: tier == 'consumption' ? null : backend.circuitBreaker
+      circuitBreaker: tier == 'consumption'
+        ? null
+        : {
+            rules: [
+              {
+                name: 'overloaded'
+                acceptRetryAfter: true
+                tripDuration: 'PT10S'
+                failureCondition: {
+                  count: 50
+                  interval: 'PT10S'
+                  errorReasons: ['Server errors']
+                  statusCodeRanges: [{ min: 500, max: 599 }]
+                }
+              }
+            ]
+          }
     }
   }
 ]

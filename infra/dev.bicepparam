@@ -1,0 +1,8 @@
+// The cheapest that works. "bicep snapshot" makes dev.snapshot.json of it, which the tests read.
+using 'main.bicep'
+
+param environmentName = readEnvironmentVariable('AZURE_ENV_NAME', 'dev')
+param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
+param preset = 'dev'
+param publisherEmail = readEnvironmentVariable('PUBLISHER_EMAIL', 'nobody@example.org')
+param principalId = readEnvironmentVariable('AZURE_PRINCIPAL_ID', '')

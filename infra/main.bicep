@@ -1,0 +1,435 @@
+// Everything that the backbone needs in Azure, in one resource group. "azd up" deploys it (docs/deploy.md).
+
+targetScope = 'subscription'
+
+import { presets } from 'presets.bicep'
+
+@description('Name of the environment: of the resource group too, and, with subscription and region, what all other names are made of.')
+@minLength(1)
+@maxLength(64)
+param environmentName string
+
+@description('Region of all resources.')
+@minLength(1)
+param location string
+
+@description('Size of the deployment: dev is the cheapest that works; prod has zones, replicas and a network of its own.')
+param preset 'dev' | 'prod' = 'dev'
+
+@description('Whether a network of its own and private endpoints are the only way to the data; preset: as the preset says.')
+param network 'preset' | 'public' | 'private' = 'preset'
+
+@description('Uploads and URLs of large results: for anybody who has a signed URL, from the network only, or none at all (501).')
+param uploads 'public' | 'private' | 'off' = 'public'
+
+@description('Origins whose pages may use the URLs of uploads, with commas between them: https://app.example.org')
+param uploadOrigins string = ''
+
+@description('Size of the virtual machines with a GPU, such as Standard_NC4as_T4_v3. Empty: none.')
+param gpuNodeSize string = ''
+
+@description('Address to which API Management sends its notices.')
+@minLength(3)
+param publisherEmail string
+
+@description('Who publishes the APIs.')
+@minLength(1)
+param publisherName string = 'Task backbone'
+
+@description('Tenant of the application that secures the webhook with Entra ID. Empty: the webhook has a key.')
+param webhookTenantId string = ''
+
+@description('That application, by its id or URI. Set it together with webhookTenantId.')
+param webhookAudience string = ''
+
+@description('Object id of who deploys, and is to use the cluster. Empty: nobody.')
+param principalId string = ''
+
+@description('What that is.')
+param principalType 'User' | 'ServicePrincipal' | 'Group' = 'User'
+
+var size = presets[preset]
+var isPrivate = network == 'preset' ? size.isPrivate : network == 'private'
+// The account of bodies has a public address if callers use it, whatever the network is like.
+var areBodiesPublic = !isPrivate || uploads == 'public'
+var checkedUploads = uploads == 'private' && !isPrivate
+  ? fail('uploads = private needs a private network: nobody could reach the account.')
+  : uploads
+var webhook = empty(webhookTenantId) != empty(webhookAudience)
+  ? fail('Set webhookTenantId and webhookAudience together.')
+  : empty(webhookAudience) ? null : { tenantId: webhookTenantId, audience: webhookAudience }
+
+var token = toLower(uniqueString(subscription().id, environmentName, location))
+var tags = {
+  'azd-env-name': environmentName
+}
+var names = {
+  workspace: 'log-${token}'
+  insights: 'appi-${token}'
+  hostStorage: 'sthost${token}'
+  bodiesStorage: 'stbody${token}'
+  bodiesContainer: 'task-backbone'
+  codeContainer: 'code'
+  redis: 'redis-${token}'
+  topic: 'topic-${token}'
+  subscription: 'backend-webhook'
+  vault: 'kv-${token}'
+  registry: 'cr${token}'
+  plan: 'plan-${token}'
+  app: 'func-${token}'
+  gateway: 'apim-${token}'
+  cluster: 'aks-${token}'
+  network: 'vnet-${token}'
+  serviceNamespace: 'models'
+  identities: {
+    app: 'id-app-${token}'
+    gateway: 'id-gateway-${token}'
+    cluster: 'id-cluster-${token}'
+    scaler: 'id-scaler-${token}'
+    services: 'id-services-${token}'
+  }
+}
+
+// The one list of model services, as BACKENDS has it: what is no property of an entry there is taken out.
+var list = loadJsonContent('services.json')
+var backends = union(
+  toObject(
+    list.services,
+    service => service.path,
+    service =>
+      toObject(
+        filter(items(service), property => !contains(['name', 'path'], property.key)),
+        property => property.key,
+        property => property.value
+      )
+  ),
+  { pipelines: list.pipelines }
+)
+
+// Younger than this, a blob may be of a task that lives: one that was uploaded in good time, waited, ran, was held by its
+// batch and was kept. And a day, since the account looks once a day.
+var lifetimes = size.lifetimes
+var longestLifeS = lifetimes.uploadS + lifetimes.waitS + lifetimes.runS + lifetimes.batchIdleS + lifetimes.retentionS
+var orphanDays = (longestLifeS + 86399) / 86400 + 1
+
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
+  name: 'rg-${environmentName}'
+  location: location
+  tags: tags
+}
+
+module monitoring 'modules/monitoring.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    workspaceName: names.workspace
+    insightsName: names.insights
+    retentionDays: size.telemetryDays
+    dailyGb: size.telemetryGbADay
+  }
+}
+
+module identities 'modules/identities.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    names: names.identities
+  }
+}
+
+module privateNetwork 'modules/network.bicep' = if (isPrivate) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.network
+  }
+}
+
+module hostStorage 'modules/storage.bicep' = {
+  scope: group
+  name: 'host-storage'
+  params: {
+    location: location
+    tags: tags
+    name: names.hostStorage
+    isZoned: size.isZoned
+    isPublic: !isPrivate
+    containers: [names.codeContainer]
+  }
+}
+
+module bodiesStorage 'modules/storage.bicep' = {
+  scope: group
+  name: 'bodies-storage'
+  params: {
+    location: location
+    tags: tags
+    name: names.bodiesStorage
+    isZoned: size.isZoned
+    isPublic: areBodiesPublic
+    containers: [names.bodiesContainer]
+    corsOrigins: filter(map(split(uploadOrigins, ','), origin => trim(origin)), origin => !empty(origin))
+    // Bodies and results of tasks, and uploads. Nothing else that the container may have is touched.
+    orphanPrefixes: ['${names.bodiesContainer}/t-', '${names.bodiesContainer}/u-']
+    orphanDays: orphanDays
+  }
+}
+
+module redis 'modules/redis.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.redis
+    size: size.redis.size
+    hasReplica: size.redis.hasReplica
+    isPublic: !isPrivate
+    principalId: identities.outputs.app.principalId
+  }
+}
+
+module events 'modules/eventgrid.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.topic
+    isPublic: !isPrivate
+  }
+}
+
+module vault 'modules/keyvault.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.vault
+    isPublic: !isPrivate
+    isProtected: size.isProtected
+    workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
+module registry 'modules/acr.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.registry
+    tier: size.registryTier
+    isPublic: !isPrivate
+    isZoned: size.isZoned
+  }
+}
+
+module app 'modules/functions.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.app
+    planName: names.plan
+    size: size.app
+    lifetimes: lifetimes
+    isZoned: size.isZoned
+    subnetId: privateNetwork.?outputs.appSubnetId
+    identity: {
+      id: identities.outputs.app.id
+      clientId: identities.outputs.app.clientId
+    }
+    hostStorageName: hostStorage.outputs.name
+    bodiesUri: bodiesStorage.outputs.blobUri
+    bodiesContainer: names.bodiesContainer
+    codeContainer: names.codeContainer
+    maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400
+    redis: redis.outputs.connection
+    events: {
+      topicId: events.outputs.id
+      topicUri: events.outputs.endpoint
+      subscription: names.subscription
+    }
+    webhook: webhook
+    vaultUri: vault.outputs.uri
+    insightsConnection: monitoring.outputs.connectionString
+    backends: backends
+  }
+}
+
+module cluster 'modules/aks.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    name: names.cluster
+    size: size.cluster
+    gpuNodeSize: empty(gpuNodeSize) ? null : gpuNodeSize
+    isZoned: size.isZoned
+    subnetId: privateNetwork.?outputs.clusterSubnetId
+    identityId: identities.outputs.cluster.id
+    workspaceId: monitoring.outputs.workspaceId
+    scalerIdentityName: names.identities.scaler
+    servicesIdentityName: names.identities.services
+    serviceNames: map(list.services, service => service.name)
+    serviceNamespace: names.serviceNamespace
+  }
+}
+
+module roles 'modules/roles.bicep' = {
+  scope: group
+  params: {
+    deployer: empty(principalId) ? null : { principalId: principalId, principalType: principalType }
+    names: {
+      hostStorage: names.hostStorage
+      bodiesStorage: names.bodiesStorage
+      bodiesContainer: names.bodiesContainer
+      topic: names.topic
+      insights: names.insights
+      registry: names.registry
+      cluster: names.cluster
+      appIdentity: names.identities.app
+      gatewayIdentity: names.identities.gateway
+      clusterIdentity: names.identities.cluster
+    }
+    networkName: isPrivate ? names.network : null
+  }
+  dependsOn: [
+    bodiesStorage
+    cluster
+    events
+    hostStorage
+    identities
+    monitoring
+    privateNetwork
+    registry
+  ]
+}
+
+module gateway 'apim/service.bicep' = {
+  scope: group
+  params: {
+    name: names.gateway
+    location: location
+    tags: tags
+    sku: size.gatewayTier
+    publisherEmail: publisherEmail
+    publisherName: publisherName
+    identityId: identities.outputs.gateway.id
+    identityClientId: identities.outputs.gateway.clientId
+    appInsightsId: monitoring.outputs.insightsId
+    appInsightsConnectionString: monitoring.outputs.connectionString
+    subnetId: privateNetwork.?outputs.gatewaySubnetId ?? ''
+  }
+  dependsOn: [
+    roles
+  ]
+}
+
+// Each service with data has one endpoint for each part of it that somebody uses. The account of uploads has one even if
+// it has a public address too: the app and the model services use it.
+var endpoints = [
+  { part: 'blob', name: 'host-blob', type: 'Microsoft.Storage/storageAccounts', target: names.hostStorage }
+  { part: 'queue', name: 'host-queue', type: 'Microsoft.Storage/storageAccounts', target: names.hostStorage }
+  { part: 'table', name: 'host-table', type: 'Microsoft.Storage/storageAccounts', target: names.hostStorage }
+  { part: 'blob', name: 'bodies-blob', type: 'Microsoft.Storage/storageAccounts', target: names.bodiesStorage }
+  { part: 'redisEnterprise', name: 'redis', type: 'Microsoft.Cache/redisEnterprise', target: names.redis }
+  { part: 'vault', name: 'vault', type: 'Microsoft.KeyVault/vaults', target: names.vault }
+  { part: 'topic', name: 'topic', type: 'Microsoft.EventGrid/topics', target: names.topic }
+  { part: 'registry', name: 'registry', type: 'Microsoft.ContainerRegistry/registries', target: names.registry }
+  { part: 'sites', name: 'app', type: 'Microsoft.Web/sites', target: names.app }
+]
+
+module endpoint 'modules/endpoint.bicep' = [
+  for each in endpoints: if (isPrivate) {
+    scope: group
+    name: 'endpoint-${each.name}'
+    params: {
+      location: location
+      tags: tags
+      name: 'pe-${each.name}-${token}'
+      subnetId: privateNetwork!.outputs.endpointSubnetId
+      targetId: resourceId(subscription().subscriptionId, group.name, each.type, each.target)
+      groupId: each.part
+      zoneId: privateNetwork!.outputs.zoneIds[each.part]
+    }
+    dependsOn: [
+      app
+      bodiesStorage
+      events
+      hostStorage
+      redis
+      registry
+      vault
+    ]
+  }
+]
+
+// azd keeps these in the environment, where the hooks and you read them. None is secret.
+
+@description('Tenant.')
+output AZURE_TENANT_ID string = tenant().tenantId
+
+@description('Resource group.')
+output AZURE_RESOURCE_GROUP string = group.name
+
+@description('The registry, for images of model services.')
+output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.outputs.loginServer
+
+@description('The cluster.')
+output AZURE_AKS_CLUSTER_NAME string = cluster.outputs.name
+
+@description('Resource id of the app.')
+output APP_ID string = app.outputs.id
+
+@description('Name of the app.')
+output APP_NAME string = app.outputs.name
+
+@description('Host name of the app.')
+output APP_HOST string = app.outputs.hostName
+
+@description('Resource id of the vault.')
+output KEY_VAULT_ID string = vault.outputs.id
+
+@description('Address of the vault, with a slash at the end.')
+output KEY_VAULT_URI string = vault.outputs.uri
+
+@description('Name of the topic.')
+output EVENT_GRID_TOPIC string = names.topic
+
+@description('Name of the event subscription, which the hook makes.')
+output EVENT_GRID_SUBSCRIPTION string = names.subscription
+
+@description('Tenant of the application that secures the webhook. Empty: the webhook has a key.')
+output WEBHOOK_TENANT_ID string = webhookTenantId
+
+@description('That application.')
+output WEBHOOK_AUDIENCE string = webhookAudience
+
+@description('Name of the gateway.')
+output GATEWAY_NAME string = gateway.outputs.name
+
+@description('Which policies the gateway can run.')
+output GATEWAY_TIER string = size.gatewayTier == 'Consumption' ? 'consumption' : 'v2'
+
+@description('Address of the gateway.')
+output GATEWAY_URL string = gateway.outputs.gatewayUrl
+
+@description('Client id of the gateway\'s identity.')
+output GATEWAY_CLIENT_ID string = identities.outputs.gateway.clientId
+
+@description('Largest body, in bytes.')
+output MAX_BODY_BYTES int = size.app.bodyBytes
+
+@description('End of the names of the identities.')
+output RESOURCE_TOKEN string = token
+
+@description('Client id of KEDA\'s identity, for the charts.')
+output SCALER_CLIENT_ID string = identities.outputs.scaler.clientId
+
+@description('Client id of the model services\' identity, for the charts.')
+output SERVICES_CLIENT_ID string = identities.outputs.services.clientId
+
+@description('Namespace of the model services, in the cluster.')
+output SERVICE_NAMESPACE string = names.serviceNamespace

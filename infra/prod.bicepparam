@@ -1,0 +1,8 @@
+// Zones, replicas, instances that are always awake, and a network of its own. "bicep snapshot" makes prod.snapshot.json of it, which the tests read.
+using 'main.bicep'
+
+param environmentName = readEnvironmentVariable('AZURE_ENV_NAME', 'prod')
+param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
+param preset = 'prod'
+param publisherEmail = readEnvironmentVariable('PUBLISHER_EMAIL', 'nobody@example.org')
+param principalId = readEnvironmentVariable('AZURE_PRINCIPAL_ID', '')
