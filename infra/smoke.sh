@@ -1,7 +1,7 @@
 #!/bin/sh
 # Submits one task, and waits until it is completed: through the gateway, or straight to the app.
 #
-#   KEY=... sh infra/smoke.sh https://NAME.azure-api.net/v1/words/count
+#   KEY=... sh infra/smoke.sh https://NAME.azure-api.net/api/v1/submit/v1/words/count
 #   KEY=... KEY_HEADER=x-functions-key sh infra/smoke.sh https://APP.azurewebsites.net/api/v1/submit/v1/words/count
 #
 # KEY           the key of a subscription of the gateway, or of the app

@@ -146,3 +146,15 @@ def test_a_release_has_a_wheel_of_each_package() -> None:
         f"./{file.parent.relative_to(ROOT)}" for file in files if "project" in tomllib.loads(file.read_text())
     }
     assert {*built.split()} == packages == {"./sdk", "./sdk/testing"}
+
+
+def test_a_release_has_the_chart_under_its_own_version() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    assert 'helm package charts/model-service --version "${TAG#v}"' in text
+
+
+def test_the_chart_is_linted_with_the_values_of_each_example() -> None:
+    [step] = [step for step in jobs(ROOT / ".github" / "workflows" / "ci.yml")["chart"]["steps"] if "run" in step]
+    assert "for values in charts/model-service/examples/*.yaml" in step["run"]
+    assert "helm lint --strict charts/model-service" in step["run"]
+    assert [*(ROOT / "charts" / "model-service" / "examples").glob("*.yaml")]
