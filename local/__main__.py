@@ -21,6 +21,7 @@ from local.sample_model.pictures import photograph
 from local.stack import ROOT, Stack
 
 PORT = 7071
+GATEWAY_PORT = 7080
 
 
 def main() -> int:
@@ -46,6 +47,14 @@ def main() -> int:
     app = up.add_mutually_exclusive_group()
     _offer_core_tools(app)
     app.add_argument("--without-app", action="store_true", help="start all but the app, which a debugger then starts")
+    up.add_argument(
+        "--gateway",
+        type=int,
+        nargs="?",
+        const=GATEWAY_PORT,
+        metavar="PORT",
+        help=f"put the local gateway in front of the app, at this port (default {GATEWAY_PORT})",
+    )
     options = parser.parse_args()
     # For both signals, because a shell starts its background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -53,7 +62,13 @@ def main() -> int:
     try:
         if options.command == "demo":
             return demo.run(options.results.resolve(), as_json=options.json, core_tools=options.func)
-        return _up(options.port, dict(options.backend), core_tools=options.func, with_app=not options.without_app)
+        return _up(
+            options.port,
+            dict(options.backend),
+            gateway_port=options.gateway,
+            core_tools=options.func,
+            with_app=not options.without_app,
+        )
     except LocalStackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -66,16 +81,27 @@ def _offer_core_tools(command: argparse._ActionsContainer) -> None:
     command.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
 
 
-def _up(port: int, backends: dict[str, str], *, core_tools: bool, with_app: bool) -> int:
-    _refuse_taken_port(port)
+def _up(port: int, backends: dict[str, str], *, gateway_port: int | None, core_tools: bool, with_app: bool) -> int:
+    _refuse_taken_port(port, "--port")
+    if gateway_port is not None:
+        _refuse_taken_port(gateway_port, "--gateway")
     directory = ROOT / ".local" / "up"
     # Where the examples' services will be, if anybody starts them.
     examples = ROOT / "examples" / "backends.json"
     backends = {**json.loads(examples.read_text()), **backends}
-    stack = Stack(directory, port=port, backends=backends, core_tools=core_tools, with_app=with_app)
+    stack = Stack(
+        directory,
+        port=port,
+        backends=backends,
+        gateway_port=gateway_port,
+        core_tools=core_tools,
+        with_app=with_app,
+    )
     with _sole_user(directory), stack:
         try:
             print(_welcome(stack) if with_app else _welcome_debugger(stack, port), flush=True)
+            if stack.gateway is not None:
+                print(_welcome_caller(stack, stack.gateway.url), flush=True)
             while True:
                 stack.check()
                 time.sleep(0.5)
@@ -99,14 +125,14 @@ def _backend(text: str) -> tuple[str, object]:
     return path, cast("object", options)
 
 
-def _refuse_taken_port(port: int) -> None:
+def _refuse_taken_port(port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise LocalStackError(
-                f"Port {port} is taken: stop the program that listens there, or give another --port."
+                f"Port {port} is taken: stop the program that listens there, or give another {option}."
             ) from None
 
 
@@ -142,6 +168,21 @@ Try:
   curl {key} '{stack.url}/api/v1/tasks/TASK_ID/result' -o segments.png
   curl {key} '{stack.url}/api/v1/queues/'
   curl '{stack.url}/api/v1/health'
+"""
+
+
+def _welcome_caller(stack: Stack, url: str) -> str:
+    directory = stack.directory.relative_to(ROOT)
+    photo = photograph("china.jpg").relative_to(ROOT)
+    header = f'-H "Ocp-Apim-Subscription-Key: {stack.subscription_key}"'
+    return f"""Through the gateway, as a caller with a subscription:
+
+  gateway            {url}
+  subscription key   {stack.subscription_key} ({directory}/subscription-key)
+  operator's key     {directory}/operator-key
+
+  curl -i {header} -H 'Content-Type: image/jpeg' --data-binary @{photo} '{url}/api/v1/submit{SEGMENT_PATH}'
+  curl -i {header} '{url}/api/v1/tasks/TASK_ID?wait=30'
 """
 
 

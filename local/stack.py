@@ -1,4 +1,6 @@
-"""The whole local stack: Redis, Azurite, the Event Grid emulator, the function app on its host, the sample model."""
+"""The whole local stack: Redis, Azurite, the Event Grid emulator, the function app on its host, the sample model, and
+the local gateway if it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ import httpx
 
 from local.azurite import Azurite
 from local.event_grid.schema import topic_id
+from local.gateway.process import CALLERS, OPERATORS, GatewayProcess
 from local.processes import START_TIMEOUT_S, ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 
@@ -32,6 +35,8 @@ DISPATCH_EVENT, LEGACY_EVENT = "backbone.task.dispatch", "task"
 MODEL_PREFIX = "/v1/landcover"
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of the stack, which speaks plain HTTP: to load the certificates takes each client 40 ms of CPU."""
+MAX_BODY_BYTES = 100 * 1024 * 1024
+"""The largest body that the app takes, unless a setting says less."""
 _CALL_TIMEOUT_S = 120
 _POLL_INTERVAL_S = 0.05
 
@@ -96,6 +101,7 @@ class Stack:
         with_app: whether the app is part of it. If not, somebody starts it on *port*, with ``app_environment``.
         redis: a running server to use; without one, the stack starts its own.
         azurite: likewise.
+        gateway_port: where the local gateway listens, 0 for a free port; None: there is no gateway.
         core_tools: run the app under ``func start`` instead of the development host.
         time_scale: how fast Event Grid's time passes.
         delivery_headers: headers that Event Grid sends with each delivery, such as a token.
@@ -112,6 +118,7 @@ class Stack:
         with_app: bool = True,
         redis: RedisServer | RedisCluster | None = None,
         azurite: Azurite | None = None,
+        gateway_port: int | None = None,
         core_tools: bool = False,
         time_scale: float = 1.0,
         delivery_headers: Mapping[str, str] | None = None,
@@ -119,7 +126,7 @@ class Stack:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._with_app = with_app
-        self.key = _kept_key(directory)
+        self.key = _kept_key(directory, "key")
         # In the form of Azure's: SDKs decode a topic's key to sign tokens with it.
         topic_key = base64.b64encode(hashlib.sha256(self.key.encode()).digest()).decode()
         self._delivery_headers = dict(delivery_headers or {})
@@ -175,6 +182,24 @@ class Stack:
             "LOCAL_EVENTGRID_KEY": self.key + "-eventgrid",
             **(settings or {}),
         }
+        self.gateway: GatewayProcess | None = None
+        if gateway_port is not None:
+            self.gateway_key = self.app_environment.setdefault("GATEWAY_KEY", _kept_key(directory, "gateway-key"))
+            self.subscription_key = _kept_key(directory, "subscription-key")
+            self.operator_key = _kept_key(directory, "operator-key")
+            self.gateway = GatewayProcess(
+                directory,
+                port=gateway_port or free_port(),
+                app_url=self.url,
+                function_key=self.key,
+                gateway_key=self.gateway_key,
+                max_body_bytes=int(self.app_environment.get("MAX_BODY_BYTES", MAX_BODY_BYTES)),
+                services=[path for path in registry if path.startswith("/")],
+                subscriptions={
+                    self.subscription_key: ("local-caller", CALLERS),
+                    self.operator_key: ("local-operator", OPERATORS),
+                },
+            )
         self.host: ChildProcess = (
             FuncHost(directory, host_port, self.app_environment)
             if core_tools
@@ -191,7 +216,8 @@ class Stack:
     def parts(self) -> list[ChildProcess | RedisCluster]:
         """All parts, in the order in which they start."""
         app = [self.host] if self._with_app else []
-        return [*self._owned, self.event_grid, *app, *([self.model] if self.model else [])]
+        gateway = [self.gateway] if self.gateway else []
+        return [*self._owned, self.event_grid, *app, *([self.model] if self.model else []), *gateway]
 
     def function_url(self, name: str) -> str:
         return f"{self.url}/api/{name}?code={self.key}"
@@ -319,9 +345,9 @@ def _python_part(
     )
 
 
-def _kept_key(directory: Path) -> str:
-    """The stack's key for functions. It stays with the stack's data, because the subscription's endpoint has it."""
-    file = directory / "key"
+def _kept_key(directory: Path, name: str) -> str:
+    """One of the stack's keys, which stay with its data: the subscription's endpoint has that of the functions."""
+    file = directory / name
     if not file.exists():
         file.touch(mode=0o600)
         file.write_text(secrets.token_urlsafe(24))

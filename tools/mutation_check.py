@@ -185,7 +185,7 @@ MUTATIONS = [
         f"{LUA}/queue/released.lua",
         "  queue.l = math.max(0, queue.l - 1)\n",
         "",
-        ("tests/contract/test_v1_services.py", "-k", "forgets_the_slot"),
+        ("tests/contract/test_v1_services.py::test_a_queue_forgets_the_slot_of_a_released_task",),
     ),
     *(
         Mutation(f"checkpoint: {name}", f"{TASK_INCLUDES}/{file}.lua", guard, "if false then", CHECKPOINT_TESTS)

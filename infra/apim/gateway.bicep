@@ -156,34 +156,18 @@ resource values 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = [
 
 // While the breaker is open, the gateway answers 503 itself. It stays open for as long as the app's Retry-After says.
 resource backends 'Microsoft.ApiManagement/service/backends@2024-05-01' = [
-  for name in gateway.backends: {
+  for backend in gateway.backends: {
     parent: service
-    name: name
+    name: backend.name
     properties: {
-      url: 'https://${appHostName}/api'
+      url: 'https://${appHostName}${backend.path}'
       protocol: 'http'
       description: 'The function app'
       tls: {
         validateCertificateChain: true
         validateCertificateName: true
       }
-      circuitBreaker: tier == 'consumption'
-        ? null
-        : {
-            rules: [
-              {
-                name: 'overloaded'
-                acceptRetryAfter: true
-                tripDuration: 'PT10S'
-                failureCondition: {
-                  count: 50
-                  interval: 'PT10S'
-                  errorReasons: ['Server errors']
-                  statusCodeRanges: [{ min: 500, max: 599 }]
-                }
-              }
-            ]
-          }
+      circuitBreaker: tier == 'consumption' ? null : backend.circuitBreaker
     }
   }
 ]

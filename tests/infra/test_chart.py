@@ -43,7 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no route": {"route": {"kind": "none"}},
     "Application Insights": {"scaling": INSIGHTS},
     "a metric of another adapter": {
-        "scaling": {"source": "externalMetric", "externalMetric": {"name": "tasks", "matchLabels": {"path": "words"}}}
+        "scaling": {
+            "source": "externalMetric",
+            "scaleIn": "drain",
+            "externalMetric": {"name": "tasks", "matchLabels": {"path": "words"}},
+        }
     },
     "not scaled": {"scaling": {"source": "none", "replicas": 3}},
     "no policies": {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}},
@@ -225,6 +229,8 @@ def test_every_value_is_read_by_a_template() -> None:
         {"scaling": {"source": "applicationInsights"}},
         {"scaling": {"source": "externalMetric"}},
         {"scaling": {"maxReplicas": 0}},
+        {"scaling": {"scaleIn": "idle", "minReplicas": 1}},
+        {"scaling": {"source": "externalMetric", "scaleIn": "idle", "externalMetric": {"name": "tasks"}}},
         {"cache": {"type": "disk"}},
         {"blobs": [{"name": "a", "account": "My-Account", "container": "c", "mountPath": "/mnt", "clientId": "1"}]},
         {"port": 80},

@@ -121,10 +121,18 @@ volumeMounts:
 {{- end }}
 {{- end }}
 
-{{- /* How fast the HPA may follow: up at once, down slowly. */ -}}
+{{- /* How the HPA may follow: up at once, down slowly or not at all. */ -}}
 {{- define "model-service.behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
 scaleDown:
+{{- if eq .Values.scaling.scaleIn "drain" }}
   stabilizationWindowSeconds: {{ .Values.scaling.stabilizationSeconds }}
+{{- else }}
+{{- if or .Values.scaling.minReplicas (eq .Values.scaling.source "externalMetric") }}
+{{- fail "scaling.scaleIn: idle takes replicas away by going to none, so it needs minReplicas: 0 and KEDA. Take drain." }}
+{{- end }}
+  # KEDA takes all away together, when no task is left.
+  selectPolicy: Disabled
+{{- end }}
 {{- end }}
