@@ -126,6 +126,14 @@ COMMANDS = {
   NAME...            these examples only: folders of examples/
 """,
     ),
+    "new-service": (
+        "NAME [OPTIONS]",
+        "make a model service of a template, in services/NAME, and register it",
+        """
+  NAME               a DNS label, such as land-cover
+  --path PATH        the prefix of its endpoints (default: /v1/NAME)
+""",
+    ),
     "install": ("", "make .venv and install into it, nothing else", ""),
 }
 
@@ -177,6 +185,7 @@ def main():
         "r": ["tests.r"],
         "ai4e": ["tests.sdk.ai4e"],
         "examples": ["tests.sdk.examples"],
+        "new-service": ["local.new_service"],
     }.get(command, ["local", command])
     os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
 

@@ -86,6 +86,7 @@ COMMANDS = (
     "sdk",
     "ai4e",
     "examples",
+    "new-service",
     "install",
 )
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from taskbackbone import TaskService
 
+from local.new_service.__main__ import DOCKERFILE, REGISTRY, make_service
 from local.stack import ROOT
 from tests.infra.chart import CHART, EXAMPLES, NAMESPACE, Refused, complaints, example, merged, of_kind, render
 
@@ -394,3 +397,24 @@ def test_another_adapters_metric_counts_once_and_not_for_each_pod() -> None:
         },
     }
     assert autoscaler["minReplicas"] == 1  # without a metric, nothing wakes it
+
+
+def test_the_values_of_a_made_service_fit_it_and_its_entry(tmp_path: Path) -> None:
+    for file in (REGISTRY, DOCKERFILE):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / file, tmp_path / file)
+    folder = make_service(tmp_path, "land-cover", "/v1/land")
+    entry = json.loads((tmp_path / REGISTRY).read_text())["services"][-1]
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    values = merged(values, {"image": {"repository": "myregistry.azurecr.io/land-cover"}})
+    resources = render(values, name=entry["name"])
+    assert complaints(resources, KUBERNETES[-1]) == {}
+    triggers = of_kind(resources, "ScaledObject")["spec"]["triggers"]
+    queues = [f"https://APP.azurewebsites.net/api/v1/queues{path}" for path in entry["endpoints"]]
+    assert [trigger["metadata"]["url"] for trigger in triggers] == queues
+    route = of_kind(resources, "HTTPRoute")["spec"]
+    assert f"https://{route['hostnames'][0]}" == entry["url"]
+    assert route["rules"][0]["matches"] == [{"path": {"type": "PathPrefix", "value": entry["path"]}}]
+    # The service hears for how long its pod lasts.
+    told = {each["name"] for each in container_of(resources)["env"]}
+    assert set(re.findall(r'environ\.get\("(\w+)"', (folder / "service.py").read_text())) <= told
