@@ -75,6 +75,7 @@ done
 case $status in
   202) ;;
   401 | 403) fail "$url refuses the key in $header with $status: $(answer "$status")" ;;
+  200) fail "$url answers 200 and no Location: is it a path of the former platform? Put /api/v1/submit before it." ;;
   404) fail "$url is 404: the gateway or BACKENDS has no such path: $(answer "$status")" ;;
   *) fail "$url answers $status in place of 202: $(answer "$status")" ;;
 esac

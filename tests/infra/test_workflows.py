@@ -126,9 +126,26 @@ def test_what_is_deployed_was_checked_and_shown_before_and_is_tried_afterwards()
     assert "python3 dev.py check" in commands["check"]
     assert "python3 dev.py infra" in commands["check"]
     assert "az deployment sub what-if" in commands["preview"]
-    ordered = ["azd auth login", "azd env new", "azd provision", "azd deploy"]
+    ordered = ["azd auth login", "azd env new", "azd provision", "azd deploy", "sh infra/smoke.sh"]
     positions = [commands["deploy"].index(command) for command in ordered]
     assert positions == sorted(positions)
+
+
+def test_the_preview_and_the_deployment_are_of_one_preset_that_exists() -> None:
+    file = ROOT / ".github" / "workflows" / "deploy.yml"
+    [options] = re.findall(r"options: \[(.+)\]", file.read_text())
+    presets = {each.name.partition(".")[0] for each in (ROOT / "infra").glob("*.bicepparam")}
+    assert {*options.split(", ")} == presets
+    deploy = jobs(file)
+    # az reads the file of the preset, and azd the parameters, which take their values from these variables.
+    assert "infra/$AZURE_ENV_NAME.bicepparam" in deploy["preview"]["steps"][-1]["run"]
+    asked = {*re.findall(r"\$\{(\w+)\}", (ROOT / "infra" / "main.parameters.json").read_text())}
+    asked |= {"PRESET", "AZURE_PRINCIPAL_TYPE"}
+    given = {*deploy["deploy"]["env"]}
+    assert given - {"AZURE_SUBSCRIPTION_ID"} <= asked
+    assert (
+        deploy["deploy"]["env"]["PRESET"] == deploy["preview"]["env"]["AZURE_ENV_NAME"] == "${{ inputs.environment }}"
+    )
 
 
 def test_every_image_is_built_and_scanned() -> None:
