@@ -1,4 +1,4 @@
-"""``python -m local.new_service NAME``: a folder in ``services/``, an entry in the list of services, and what next."""
+"""``python -m local.new_service NAME``: a folder in ``services/``, an entry in the list of services."""
 
 from __future__ import annotations
 
