@@ -95,7 +95,7 @@ class Client:
                 500, source, "BackendConnectionFailure", "The backend could not be reached.", detail=str(error)
             ) from None
         answered = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw)
-        answered.remove(*NOT_PASSED_ON)
+        answered.remove(*NOT_PASSED_ON, "date")
         is_empty = method == "HEAD" or answer.status_code in _NO_BODY
         return Response(
             answer.status_code,

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 from local.gateway.errors import GatewayError
 from local.gateway.limits import BreakerRule
 
+CONSUMPTION = "consumption"
+"""The tier that has no breakers."""
 _PARAMETER = re.compile(r"\\\{(\w+)\\\}")
 _KNOWN = {
     "": {"namedValues", "variants", "fragments", "backends", "products", "apis", "service"},
@@ -144,7 +146,7 @@ def load(file: Path, *, tier: str, owner: str, services: Sequence[str]) -> Confi
         frozenset(name for kind in document["namedValues"].values() for name in kind),
         {name: directory / "policies" / f"{file}.xml" if file else None for name, file in chosen.items()},
         {name: folder / f"{chosen.get(name, name)}.xml" for name in names},
-        {entry["name"]: _backend(entry, where) for entry in document["backends"]},
+        {entry["name"]: _backend(entry, where, has_breaker=tier != CONSUMPTION) for entry in document["backends"]},
         tuple(_api(entry, products, where) for entry in entries),
     )
 
@@ -165,8 +167,8 @@ def _api(entry: Mapping[str, Any], products: Mapping[str, Product], where: str) 
     return Api(entry["name"], entry["displayName"], entry["path"], product, entry["policy"], operations)
 
 
-def _backend(entry: Mapping[str, Any], where: str) -> tuple[str, tuple[BreakerRule, ...]]:
-    rules = (entry["circuitBreaker"] or {}).get("rules", ())
+def _backend(entry: Mapping[str, Any], where: str, *, has_breaker: bool) -> tuple[str, tuple[BreakerRule, ...]]:
+    rules = (entry["circuitBreaker"] or {}).get("rules", ()) if has_breaker else ()
     place = f"{where}: backend {entry['name']}"
     return entry["path"], tuple(BreakerRule.parse(rule, place) for rule in rules)
 

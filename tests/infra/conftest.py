@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from local.stack import ROOT
-from tests.infra.installing import ASKED_FOR, find_bicep, install
+from tests.infra.installing import ASKED_FOR, find_bicep, install, lacks_mono
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -53,3 +53,10 @@ def bicep() -> Run:
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mono() -> None:
+    """What runs the C# of the policies: mono, installed where this is root."""
+    if problem := lacks_mono():
+        pytest.skip(problem)

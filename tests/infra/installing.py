@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+from local.gateway.expressions import APT_COMMAND, missing
 from tests.sdk.environments import environment
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -22,3 +24,16 @@ def install() -> Path:
 def find_bicep() -> str | None:
     """The compiler: the program that BICEP names, or the one on PATH. Nothing installs it, and no index has it."""
     return os.environ.get("BICEP") or shutil.which("bicep")
+
+
+def lacks_mono() -> str | None:
+    """Why the local gateway cannot run, having tried to install what it needs where this is root; None if it can."""
+    problem = missing()
+    if problem is None or shutil.which("apt-get") is None or os.geteuid() != 0:
+        return problem
+    for command in (["apt-get", "update", "-qq"], [*APT_COMMAND.split(), "-y", "-qq"]):
+        quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        done = subprocess.run(command, env=quietly, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            return f"{problem} It could not be installed: {done.stderr.strip()}"
+    return missing()
