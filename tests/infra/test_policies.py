@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from local.gateway.expressions import Expressions, missing
+from local.gateway.grammar import Reader
 from local.stack import ROOT
 from tests.infra.conftest import Run
 
@@ -356,6 +358,22 @@ def test_expressions_are_small_and_of_the_types_that_api_management_allows(path:
 def test_expressions_are_few() -> None:
     count = sum(1 for path in [*POLICIES, *FRAGMENTS] for _ in _expressions(_tree(path)))
     assert count <= 30
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_every_expression_is_c_sharp(tmp_path: Path) -> None:
+    named = GATEWAY["namedValues"]
+    values = dict.fromkeys([*named["secrets"], *named["texts"]], "1")
+    expressions = Expressions()
+    reader = Reader(ROOT, {**values, **{name: ["https://example.org"] for name in named["lists"]}}, expressions)
+    for path in POLICIES:
+        reader.policy(path)
+    for path in FRAGMENTS:
+        reader.fragment(path, "outbound" if path.stem in ("response", "legacy-task") else "inbound")
+    compiled = expressions.compile(tmp_path).with_suffix(".cs").read_text()
+    assert compiled.count("(IProxyContext context)") == sum(
+        1 for path in [*POLICIES, *FRAGMENTS] for _ in _expressions(_tree(path))
+    )
 
 
 @pytest.mark.parametrize("path", sorted(APIM.glob("*.bicep")), ids=lambda path: path.name)
