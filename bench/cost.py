@@ -97,12 +97,26 @@ class Operations:
     @property
     def flex_evenly(self) -> float:
         """A million tasks over a month, at random moments: an instance is hardly ever without an execution."""
-        at_a_time = sum(each.count * max(LEAST_S, each.each_s) for each in self.executions) * 1e6 / MONTH_S
-        instances = math.ceil(at_a_time / CONCURRENCY)
-        return self._flex(instances * MONTH_S * (1 - math.exp(-at_a_time / instances)))
+        return self._flex(awake_s(self.at_a_time(1e6)))
+
+    def at_a_time(self, tasks: float) -> float:
+        """How many executions run at a time, if so many tasks come in a month; a short one counts for a second."""
+        return sum(each.count * max(LEAST_S, each.each_s) for each in self.executions) * tasks / MONTH_S
 
     def _flex(self, instance_s: float) -> float:
         return self.count * EXECUTIONS_PER_MILLION + instance_s * INSTANCE_GB * GB_SECOND + self.other_dollars
+
+
+def awake_s(at_a_time: float, *, concurrency: int = CONCURRENCY, at_least: int = 0) -> float:
+    """For how long instances are paid in a month of executions that begin at random moments.
+
+    Parameters:
+        at_a_time: how many run at a time on average.
+        concurrency: how many an instance takes at a time.
+        at_least: how many instances share them, however few there are.
+    """
+    instances = max(at_least, math.ceil(at_a_time / concurrency))
+    return instances * MONTH_S * (1 - math.exp(-at_a_time / instances)) if instances else 0.0
 
 
 def legacy(case: Case) -> Operations:
