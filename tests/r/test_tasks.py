@@ -105,6 +105,16 @@ def test_a_task_ends_as_its_model_says(
         assert (answer.headers["content-type"], answer.content) == (content_type, body)
 
 
+def test_the_log_says_what_went_wrong_and_neither_the_models_source_nor_its_arguments(
+    shared: tuple[Pod, Place], caller: TaskClient
+) -> None:
+    pod, place = shared
+    task = caller.submit(f"{place.path}/ends/error")
+    task.wait(PATIENCE_S)
+    [line] = [line for line in pod.trace("service.log").splitlines() if task.id in line and "Error" in line]
+    assert line.endswith(f"task {task.id}: <simpleError in model(argument_1, argument_2): a secret of the model>")
+
+
 def test_the_model_knows_its_task_and_what_its_file_has_defined(
     shared: tuple[Pod, Place], caller: TaskClient
 ) -> None:

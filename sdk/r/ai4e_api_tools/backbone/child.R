@@ -20,7 +20,7 @@ child_main <- function(file) {
 
 work_on <- function(given) {
   value <- tryCatch(
-    list(outcome = ending(given, do.call(given$run, lapply(given$arguments, argument), quote = TRUE))),
+    list(outcome = ending(given, call_model(given$run, lapply(given$arguments, argument)))),
     TaskFailure = function(failure) list(outcome = list(kind = "failed", text = conditionMessage(failure))),
     TaskTryAgain = function(again) {
       list(outcome = list(kind = "again", text = conditionMessage(again), after_s = again$after_s))
@@ -33,6 +33,14 @@ work_on <- function(given) {
     }
   )
   if (has_told_its_end(given)) list(kind = "told") else value$outcome
+}
+
+# By names: the call that an error shows in the log has the function and its arguments by these, and not the model's source
+# and the caller's body.
+call_model <- function(model, arguments) {
+  names <- sprintf("argument_%d", seq_along(arguments))
+  values <- list2env(c(stats::setNames(arguments, names), list(model = model)), parent = globalenv())
+  eval(as.call(c(quote(model), stats::setNames(lapply(names, as.name), names(arguments)))), values)
 }
 
 ending <- function(given, value) if (!has_told_its_end(given)) result_of(value)

@@ -54,6 +54,16 @@ test_that("a task too many is refused, and a model that dies has failed", {
   expect_identical(ended(taken$body)$BackendStatus, "completed")
 })
 
+test_that("the call of an error in the log has neither the model's source nor the caller's body", {
+  failed <- tryCatch(
+    inside$call_model(function(body, unit, empty) stop("no values"), list("a caller's body", unit = "C", NULL)),
+    error = identity
+  )
+  expect_identical(deparse(conditionCall(failed)), "model(argument_1, unit = argument_2, argument_3)")
+  expect_identical(inside$call_model(function(...) list(...), list(quote(x), unit = NULL)), list(quote(x), unit = NULL))
+  expect_identical(inside$call_model(function() 1, list()), 1)
+})
+
 test_that("RunTask says that it needs a function", {
   expect_error(run("text"), "needs the function")
 })
