@@ -109,8 +109,11 @@ retry_after_s <- function(answer) {
 # What an answer other than 2xx says, in one line.
 told_by <- function(answer) {
   problem <- from_json(answer$body)
-  as_text(problem$detail %or% problem$title %or%
-    if (answer$status == 0L) "the backbone does not answer" else paste("the backbone answered", answer$status))
+  as_text(problem$detail %or% problem$title %or% if (answer$status == 0L) {
+    "the backbone does not answer"
+  } else {
+    paste0("the server answered ", answer$status, ", and not in the backbone's words. Are URL and key right?")
+  })
 }
 
 # Calls that the process makes beside what else it does: each is looked after whenever `advance` is called.
