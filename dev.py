@@ -46,6 +46,8 @@ COMMANDS = {
         """
   --port N           the app's port (default: 7071)
   --backend PATH=URL register a model service of your own; may be repeated
+  --pipeline PATH=STEP,STEP
+                     give a pipeline through endpoints a name; may be repeated
   --gateway [PORT]   put the local gateway in front of the app (default: 7080): the policies that go to Azure
   --func             run the app under Azure Functions Core Tools
   --without-app      start all but the app, which a debugger then starts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import re
 import signal
 import socket
 import sys
@@ -44,6 +45,14 @@ def main() -> int:
         help="register a model service of your own, such as /v1/mine=http://127.0.0.1:8081; in place of the URL, a "
         "JSON object as in BACKENDS; may be repeated",
     )
+    up.add_argument(
+        "--pipeline",
+        type=_pipeline,
+        action="append",
+        default=[],
+        metavar="PATH=STEP,STEP",
+        help="give a pipeline a name, such as /v1/count=/v1/text/split,/v1/text/count; may be repeated",
+    )
     app = up.add_mutually_exclusive_group()
     _offer_core_tools(app)
     app.add_argument("--without-app", action="store_true", help="start all but the app, which a debugger then starts")
@@ -62,9 +71,12 @@ def main() -> int:
     try:
         if options.command == "demo":
             return demo.run(options.results.resolve(), as_json=options.json, core_tools=options.func)
+        backends = dict(options.backend)
+        if options.pipeline:
+            backends["pipelines"] = dict(options.pipeline)
         return _up(
             options.port,
-            dict(options.backend),
+            backends,
             gateway_port=options.gateway,
             core_tools=options.func,
             with_app=not options.without_app,
@@ -81,7 +93,7 @@ def _offer_core_tools(command: argparse._ActionsContainer) -> None:
     command.add_argument("--func", action="store_true", help="run the app under Azure Functions Core Tools")
 
 
-def _up(port: int, backends: dict[str, str], *, gateway_port: int | None, core_tools: bool, with_app: bool) -> int:
+def _up(port: int, backends: dict[str, object], *, gateway_port: int | None, core_tools: bool, with_app: bool) -> int:
     _refuse_taken_port(port, "--port")
     if gateway_port is not None:
         _refuse_taken_port(gateway_port, "--gateway")
@@ -123,6 +135,15 @@ def _backend(text: str) -> tuple[str, object]:
             "PATH=URL is expected, such as /v1/mine=http://127.0.0.1:8081, or PATH=JSON as in BACKENDS"
         )
     return path, cast("object", options)
+
+
+def _pipeline(text: str) -> tuple[str, list[str]]:
+    path, _, steps = text.partition("=")
+    if not path.startswith("/") or not steps.startswith("/"):
+        raise argparse.ArgumentTypeError(
+            "PATH=STEP,STEP is expected, such as /v1/count=/v1/text/split,/v1/text/count"
+        )
+    return path, re.split(r"\s*,\s*(?=/)", steps)
 
 
 def _refuse_taken_port(port: int, option: str) -> None:

@@ -162,6 +162,21 @@ def test_a_second_up_is_refused_and_ctrl_c_stops_everything_the_first_has_starte
     assert (tmp_path / "stderr").read_text() == ""
 
 
+def test_up_gives_a_pipeline_its_name(tree: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    named = "/v1/both=/v1/words/a?x=1,2, /v1/words/b"
+    with _up(tree, tmp_path, "up", "--pipeline", named, port=port):
+        key = (tree / ".local" / "up" / "key").read_text().strip()
+        task = httpx.post(
+            f"http://127.0.0.1:{port}/api/v1/submit/v1/both",
+            headers={"x-functions-key": key},
+            content=b"x",
+            timeout=PATIENCE_S,
+        ).json()
+
+    assert (task["Pipeline"], task["EndpointPath"], task["Steps"]) == ("/v1/both", "/v1/words/a", 2)
+
+
 def test_up_ends_with_one_sentence_when_a_part_is_killed_and_leaves_nothing_behind(
     tree: Path, tmp_path: Path
 ) -> None:
