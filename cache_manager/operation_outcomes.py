@@ -23,7 +23,7 @@ class BodyTooLarge:
 
 @value
 class IdempotencyKeyReused:
-    """An earlier request with the same key had another body; it made this task."""
+    """An earlier request with the same key was a different one; it made this task."""
 
     task: Task
 

@@ -83,7 +83,7 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
                 422,
                 "idempotency-key-reused",
                 "The idempotency key was used before.",
-                "An earlier request with the same Idempotency-Key had another body.",
+                "An earlier request with this Idempotency-Key had another body, query, type, pipeline or batch.",
                 members={"TaskId": outcome.task.id},
             )
         case BatchRefused(reason="unknown"):

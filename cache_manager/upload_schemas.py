@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from cache_manager.schemas import IsoTime, RequestModel
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.media import CODINGS_PATTERN, HEADER_PATTERN, MAX_HEADER_CHARS
+
+_SHA256: Final = re.compile("^[0-9A-Fa-f]{64}$")
+
+
+def _sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise ValueError("64 hexadecimal digits are expected")
+    return text
 
 
 class UploadRequest(RequestModel):
@@ -19,7 +28,9 @@ class UploadRequest(RequestModel):
     """In bytes."""
     content_type: Annotated[str, Field(pattern=HEADER_PATTERN)]
     content_encoding: Annotated[str, Field(max_length=MAX_HEADER_CHARS, pattern=f"^{CODINGS_PATTERN}$")] | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")] | None = None
+    sha256: Annotated[str, AfterValidator(_sha256), Field(json_schema_extra={"pattern": _SHA256.pattern})] | None = (
+        None
+    )
     """In hexadecimal digits. Whoever reads the body or the result is told it."""
     task_id: Annotated[str, Field(pattern=TASK_ID_PATTERN)] | None = None
     """The task whose result it is to be. The request then names the attempt in ``X-Task-Attempt``."""

@@ -120,6 +120,14 @@ def test_a_bad_declaration_is_refused_by_name(change: dict[str, Any], field: str
 
 
 @pytest.mark.contract("B18.3")
+@pytest.mark.parametrize("digest", ["abc", "g" * 64, "a" * 65, "a" * 64 + "\n"])
+def test_a_bad_digest_is_refused_in_words(digest: str, app: httpx.Client) -> None:
+    response = app.post("/api/v1/uploads", json={"Size": 3, "ContentType": "text/plain", "Sha256": digest})
+    [error] = assert_problem(response, 400, "invalid-request", field="/Sha256")["errors"]
+    assert error == {"pointer": "/Sha256", "detail": "64 hexadecimal digits are expected"}
+
+
+@pytest.mark.contract("B18.3")
 @pytest.mark.parametrize("size", [100 * 1024**3 + 1, 10**40])
 def test_an_upload_that_is_too_large_is_refused(size: int, app: httpx.Client) -> None:
     body = json.dumps({"Size": size, "ContentType": "text/plain"})
