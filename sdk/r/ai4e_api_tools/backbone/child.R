@@ -35,8 +35,7 @@ work_on <- function(given) {
   if (has_told_its_end(given)) list(kind = "told") else value$outcome
 }
 
-# By names: the call that an error shows in the log has the function and its arguments by these, and not the model's source
-# and the caller's body.
+# By names: the call that an error shows in the log has these, and not the model's source and the caller's body.
 call_model <- function(model, arguments) {
   names <- sprintf("argument_%d", seq_along(arguments))
   values <- list2env(c(stats::setNames(arguments, names), list(model = model)), parent = globalenv())
