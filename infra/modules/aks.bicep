@@ -45,7 +45,7 @@ param serviceNamespace string
 
 var zones = isZoned ? ['1', '2', '3'] : null
 
-resource cluster 'Microsoft.ContainerService/managedClusters@2025-10-01' = {
+resource cluster 'Microsoft.ContainerService/managedClusters@2026-05-01' = {
   name: name
   location: location
   tags: tags
@@ -84,12 +84,20 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2025-10-01' = {
         enabled: true
       }
     }
+    // The gateway that takes dispatches over TLS is made by the chart. The add-on's nginx is supported until November 2026.
     ingressProfile: {
+      gatewayAPI: {
+        installation: 'Standard'
+      }
       webAppRouting: {
         enabled: true
+        gatewayAPIImplementations: {
+          appRoutingIstio: {
+            mode: 'Enabled'
+          }
+        }
         nginx: {
-          // In a private deployment, only the network reaches the model services.
-          defaultIngressControllerType: subnetId == null ? 'AnnotationControlled' : 'Internal'
+          defaultIngressControllerType: 'None'
         }
       }
     }

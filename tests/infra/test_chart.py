@@ -42,7 +42,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cache in the pod": {"cache": {"type": "emptyDir", "size": "5Gi"}},
     "probes without paths": {"probes": {"ready": "", "live": ""}},
     "Istio": {"route": {"kind": "istio", "gateway": {"create": True, "certificate": "tls"}}},
-    "Gateway API": {"route": {"kind": "gateway", "gateway": {"create": True, "certificate": "tls"}}},
+    "Gateway API": {
+        "route": {"kind": "gateway", "gateway": {"create": True, "certificate": "tls", "internal": True}}
+    },
     "no route": {"route": {"kind": "none"}},
     "Application Insights": {"scaling": INSIGHTS},
     "a metric of another adapter": {
@@ -318,7 +320,7 @@ def test_a_gpu_goes_to_the_model_alone() -> None:
     assert model["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert "nvidia.com/gpu" not in container_of(beside)["resources"]["limits"]
     keys = [each["key"] for each in pod_of(alone)["tolerations"]]
-    assert keys == ["sku", "kubernetes.azure.com/scalesetpriority"]
+    assert keys == ["nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority"]
 
 
 def test_containers_of_blob_storage_are_mounted_where_they_are_asked_for() -> None:
