@@ -194,7 +194,7 @@ Try:
 
 def _welcome_caller(stack: Stack, url: str) -> str:
     directory = stack.directory.relative_to(ROOT)
-    photo = photograph("china.jpg").relative_to(ROOT)
+    photo = photograph("china.jpg")
     header = f'-H "Ocp-Apim-Subscription-Key: {stack.subscription_key}"'
     return f"""Through the gateway, as a caller with a subscription:
 
