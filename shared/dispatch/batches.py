@@ -332,9 +332,9 @@ def _then_task(batch: Task, body: Content, manifest: bytes) -> NewTask:
 
 def _listed(child: Child, record: Task | None) -> dict[str, Any]:
     """A child in the manifest. One that was removed alone has no record any more."""
-    status = {} if record is None else {"Status": record.status}
+    status = None if record is None else record.status
     result = f"/api/v1/tasks/{child.id}/result" if record is not None and record.result else None
-    return {"TaskId": child.id, "State": child.known, **status, "Result": result}
+    return {"TaskId": child.id, "State": child.known, "Status": status, "Result": result}
 
 
 def _found(child: Child, record: Task | None) -> ChildReport | None:

@@ -244,6 +244,15 @@ async def test_the_then_task_gets_the_children_in_the_order_in_which_they_came(p
     assert process.published.task_ids[-1:] == [then_task_id("b", 1)]
 
 
+async def test_a_child_that_was_removed_alone_has_the_members_of_all_others(process: Process) -> None:
+    await begin(process, "c1", then=THEN)
+    await end(process, "c1")
+    assert await process.dispatcher.batches.remove("c1", owner=None) == "gone"
+    await seal(process)
+    document = await manifest(process, then_task_id("b", 1))
+    assert document["Tasks"] == [{"TaskId": "c1", "State": "completed", "Status": None, "Result": None}]
+
+
 async def test_a_then_task_goes_through_the_pipeline_that_it_names(process: Process) -> None:
     steps = tuple(PipelineStep(path, query, 60) for path, query in (("/v1/then", "x=1"), ("/v1/last", "")))
     await begin(process, then=ThenTask("/v1/whole?x=1", "/v1/whole", steps))
