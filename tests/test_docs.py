@@ -112,6 +112,59 @@ def test_every_relative_link_leads_somewhere(page: Path):
             assert anchor in anchors(target), link
 
 
+LEGACY_DEPLOYMENT = [
+    "setup_env.sh",
+    "deploy_infrastructure.sh",
+    "deploy_prerequisites.sh",
+    "deploy_aks.sh",
+    "customize_aks.sh",
+    "deploy_custom_metrics_adapter.sh",
+    "deploy_cache_prerequisites.sh",
+    "deploy_cache_manager.sh",
+    "deploy_backend_webhook_function.sh",
+    "deploy_request_reporter_function.sh",
+    "deploy_task_process_logger_function.sh",
+    "deploy_event_grid_topic.sh",
+    "deploy_event_grid_subscription.sh",
+    "deploy_servicebus_queue.sh",
+    "deploy_backend_queue_function.sh",
+    "deploy_api_management.sh",
+    "create_async_api_management_api.sh",
+    "create_sync_api_management_api.sh",
+    "api_management_customizer.py",
+    "api_management_body.json",
+    "request_policy.xml",
+    "request_backend_policy.xml",
+    "task_management_policy.xml",
+    "task_management_api_body.json",
+    "task_management_operation_body.json",
+    "appinsights-metric.yaml",
+    "autoscaler.yaml",
+    "routing.yml",
+    "routing.yaml",
+    "prod-values.yaml",
+    "async_retrieve_cache_connector_urls.sh",
+    "assign_storage_auth_to_aks.sh",
+    "nvidia-device-plugin-ds.yaml",
+    "routing_base.yml",
+    "secure_routing_base.yml",
+    "dashboard-admin.yaml",
+    "rbac_config.yaml",
+    "application-insights-istio-adapter",
+    "remove_deployment.sh",
+]
+"""What the legacy repository deploys by, at d57ff7e. Of it and of 2021: nothing will be added."""
+
+
+def test_the_page_for_those_who_move_says_what_replaces_each_script():
+    page = (ROOT / "docs" / "migrate.md").read_text()
+    section = page.partition("\n## The scripts of the legacy platform\n")[2].partition("\n## ")[0]
+    assert [name for name in LEGACY_DEPLOYMENT if name not in section] == []
+    cells = re.findall(r"`((?:infra|charts|\.github)/[\w./-]+)`", section)
+    assert cells
+    assert [name for name in cells if not (ROOT / name).exists()] == []
+
+
 def test_the_page_of_the_examples_names_each():
     page = (EXAMPLES / "README.md").read_text()
     notebooks = {f"({notebook.name})" for notebook in EXAMPLES.glob("*.ipynb")}
