@@ -67,6 +67,7 @@ var texts = {
   operators: loadTextContent('policies/operators.xml')
   product: loadTextContent('policies/product.xml')
   status: loadTextContent('policies/status.xml')
+  'status-consumption': loadTextContent('policies/status-consumption.xml')
   submit: loadTextContent('policies/submit.xml')
 }
 var fragmentTexts = {

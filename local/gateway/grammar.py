@@ -115,7 +115,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "choose": Rule(children={"when": Rule({"condition": needed(Type.BOOL)}, holds_policies=True)}),
     "cors": Rule(
-        {"allow-credentials": fixed(Type.BOOL)},
+        {"allow-credentials": fixed(Type.BOOL), "terminate-unmatched-request": one_of("false")},
         children={
             "allowed-origins": _list("origin"),
             "allowed-methods": _list("method", **{"preflight-result-max-age": fixed(Type.INT)}),

@@ -225,7 +225,6 @@ async def test_an_inner_header_does_not_leave(app_double: AppDouble, tmp_path: P
 
     assert dict(answer.headers) == {
         "content-length": "2",
-        "date": answer.headers["date"],
         "location": "https://gateway.example.org/api/v1/tasks/one",
         "operation-location": "https://gateway.example.org/api/v1/tasks/one",
         "x-gateway": "local",
@@ -273,6 +272,37 @@ async def test_who_calls_too_often_gets_429_and_the_time_when_to_come_again(
         assert (await caller.get(TASK)).status_code == 200
 
     assert app_double.calls == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "prefer", "reaches"),
+    [
+        (f"{TASK}?wait=60", None, (f"{TASK}?wait=20", None)),
+        (f"{TASK}?wait=20.5", None, (f"{TASK}?wait=20.5", None)),
+        (f"{TASK}?wait=5", None, (f"{TASK}?wait=5", None)),
+        (f"{TASK}?wait=soon", None, (f"{TASK}?wait=soon", None)),
+        (TASK, None, (TASK, None)),
+        ("/api/v1/submit/v1/words?wait=60", "respond-async, wait=45", ("/api/v1/submit/v1/words?wait=60", "wait=20")),
+        ("/api/v1/submit/v1/words", "wait=5", ("/api/v1/submit/v1/words", "wait=5")),
+    ],
+)
+async def test_a_wait_fits_into_the_30_s_of_the_consumption_tier(
+    app_double: AppDouble, tmp_path: Path, path: str, prefer: str | None, reaches: tuple[str, str | None]
+) -> None:
+    async with in_process(app_double.url, tmp_path, tier="consumption") as caller:
+        method = "POST" if "submit" in path else "GET"
+        await caller.request(method, path, headers={"Prefer": prefer} if prefer else {})
+
+    request = app_double.requests.get(timeout=PATIENCE_S)
+    assert (request.path, request.headers["Prefer"]) == reaches
+
+
+async def test_a_program_with_an_origin_of_its_own_is_answered(app_double: AppDouble, tmp_path: Path) -> None:
+    async with in_process(app_double.url, tmp_path) as caller:
+        answer = await caller.get(TASK, headers={"Origin": "https://nobody.example"})
+
+    assert (answer.status_code, answer.text) == (200, "{}")
+    assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_who_has_used_up_its_month_gets_403(app_double: AppDouble, tmp_path: Path) -> None:
