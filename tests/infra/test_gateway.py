@@ -507,7 +507,7 @@ def test_a_new_gateway_key_takes_over_without_a_refused_request(
     environment = stack.host.environment
 
     # 1. The app believes both keys.
-    environment |= {"GATEWAY_KEY": NEW_GATEWAY_KEY, "GATEWAY_KEY_PREVIOUS": GATEWAY_KEY}
+    environment |= {"GATEWAY_KEY": GATEWAY_KEY, "GATEWAY_KEY_PREVIOUS": NEW_GATEWAY_KEY}
     stack.host.restart()
     assert gate.call("GetTask", task=task).status_code == 200
 
@@ -516,7 +516,12 @@ def test_a_new_gateway_key_takes_over_without_a_refused_request(
     gateway.restart()
     assert gate.call("GetTask", task=task).status_code == 200
 
-    # 3. The app believes the old one no more.
+    # 3. The app expects the new one, and believes the old one no more.
+    environment["GATEWAY_KEY"] = NEW_GATEWAY_KEY
+    stack.host.restart()
+    assert gate.call("GetTask", task=task).status_code == 200
+
+    # 4. Nothing is left of the old one.
     del environment["GATEWAY_KEY_PREVIOUS"]
     stack.host.restart()
     assert gate.call("GetTask", task=task).status_code == 200
