@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any, Dict
 
-from ai4e_telemetry import connection_strings, telemetry
+from ai4e_telemetry import connection_strings, telemetry, without_trace
 
 APPINSIGHTS_INSTRUMENTATIONKEY = "APPINSIGHTS_INSTRUMENTATIONKEY"
 
@@ -30,7 +30,8 @@ class AI4EAppInsights:
             properties["task_id"] = taskId
         # An error that is being handled goes along.
         error = sev >= logging.CRITICAL and sys.exc_info()[0] is not None
-        self.logger.log(sev, "%s", message, extra={"custom_dimensions": properties}, exc_info=error)
+        told = without_trace(message) if error else message
+        self.logger.log(sev, "%s", told, extra={"custom_dimensions": properties}, exc_info=error)
 
     def log_debug(
         self, message: Any, taskId: str | None = None, additionalProperties: Dict[str, Any] | None = None

@@ -12,7 +12,9 @@ import importlib
 import logging
 import os
 import re
+import sys
 import threading
+import traceback
 import warnings
 from typing import Any, Dict, Iterable, Tuple
 
@@ -139,6 +141,12 @@ def telemetry(key: str | None = None, endpoint: str | None = None) -> Telemetry 
                 logger.warning("telemetry is off: %s", error)
                 _made[strings] = None
         return _made[strings]
+
+
+def without_trace(message: Any) -> Any:
+    """*message*; of the trace of the error that is being handled, which goes along, its last line alone."""
+    trace = "".join(traceback.format_exception(*sys.exc_info()))
+    return trace.rstrip().rpartition("\n")[2] if message == trace else message
 
 
 def _handler(provider: Any, owner: Telemetry) -> logging.Handler:

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator
 
-from ai4e_telemetry import connection_strings, service_properties, telemetry
+from ai4e_telemetry import connection_strings, service_properties, telemetry, without_trace
 
 CONF_SERVICE_OWNER = "SERVICE_OWNER"
 CONF_SERVICE_NAME = "SERVICE_NAME"
@@ -74,7 +74,7 @@ class AzureMonitorLogger:
     def log_exception(
         self, message: Any, taskId: str | None = None, additionalProperties: Dict[str, Any] | None = None
     ) -> None:
-        self.logger.exception("%s", message, extra=self._extra(taskId, additionalProperties))
+        self.logger.exception("%s", without_trace(message), extra=self._extra(taskId, additionalProperties))
 
     def track_metric(self, metric_name: str, metric_value: float) -> None:
         self.metrics[metric_name] = metric_value

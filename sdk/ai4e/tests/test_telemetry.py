@@ -205,6 +205,24 @@ def test_without_a_resource_nothing_is_sent_and_errors_are_shown() -> None:
     assert "a message of info" not in errors
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "from ai4e_app_insights_wrapper import AI4EAppInsights\nlog = AI4EAppInsights()\n",
+        "from flask import Flask\nimport logging\nfrom azure_monitor_logger import AzureMonitorLogger\n"
+        "log = AzureMonitorLogger(logging.getLogger('service'), Flask('service'))\n",
+    ],
+)
+def test_the_trace_of_an_error_is_shown_once(made: str) -> None:
+    raised = (
+        "import traceback\ntry:\n    raise ValueError('no such tile')\n"
+        "except ValueError:\n    log.log_exception(traceback.format_exc(), 'task-1')\n"
+    )
+    _, errors = run(made + raised)
+    assert errors.splitlines()[0].endswith("ValueError: no such tile")
+    assert errors.count("Traceback") == 1
+
+
 def test_without_the_packages_a_line_says_so_and_all_else_works(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['azure'] = sys.modules['opentelemetry'] = None\n"
     code = (
