@@ -19,7 +19,16 @@ from local.gateway.limits import Breaker
 from local.gateway.messages import Body, Headers, Request, Response
 
 NOT_PASSED_ON = (
-    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
+    *(
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+    ),
     *("transfer-encoding", "upgrade", "host"),
 )
 """Headers of one hop."""
