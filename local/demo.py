@@ -95,7 +95,7 @@ def _run_task(stack: Stack, progress: Progress, results: Path, changed: Callable
             etag = response.headers["ETag"]
             response = _next_change(client, location, etag)
         events = client.get(f"{location}/history").raise_for_status().json()["Events"]
-        progress.phases_s = _phases_s(events)
+        progress.phases_s = phases_s(events)
         if progress.state == "completed":
             result = client.get(f"{location}/result").raise_for_status()
             progress.result = results / f"{Path(picture.name).stem}-{Path(picture.name).suffix[1:]}-segments.png"
@@ -111,13 +111,15 @@ def _next_change(client: httpx.Client, location: str, etag: str) -> httpx.Respon
     raise SystemExit(f"Task {location.rpartition('/')[2]} has not changed for {_DEADLINE_S} s.")
 
 
-def _phases_s(events: list[dict[str, Any]]) -> dict[str, float]:
+def phases_s(events: list[dict[str, Any]]) -> dict[str, float]:
     names = {"created": "waiting", "dispatched": "dispatching", "running": "running"}
-    phases_s = dict.fromkeys(names.values(), 0.0)
+    phases = dict.fromkeys(names.values(), 0.0)
     for event, following in pairwise(events):
         spent = datetime.fromisoformat(following["Timestamp"]) - datetime.fromisoformat(event["Timestamp"])
-        phases_s[names[event["State"]]] += spent.total_seconds()
-    return phases_s
+        # A quick model answers the dispatch with its result: it ran meanwhile.
+        state = "running" if following["Reason"] == "answer" else event["State"]
+        phases[names[state]] += spent.total_seconds()
+    return phases
 
 
 class _Lines:

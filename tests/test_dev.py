@@ -24,6 +24,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from local import demo
 from local.__main__ import PORT
 from local.azurite import ensure_azurite
 from local.processes import free_port
@@ -140,6 +141,16 @@ def test_the_demo_sends_real_pictures_through_a_real_model_and_back(tmp_path: Pa
     for task in summary["tasks"]:
         assert task["state"] == "completed"
         _assert_segmentation_of(pictures[task["picture"]], Path(task["result"]))
+
+
+def test_the_demo_counts_the_time_of_a_model_that_answers_at_once_as_running() -> None:
+    def event(second: int, state: str, reason: str) -> dict[str, str]:
+        return {"Timestamp": f"2026-01-01T00:00:0{second}+00:00", "State": state, "Reason": reason}
+
+    quick = [event(0, "created", "submit"), event(1, "dispatched", "claim"), event(4, "completed", "answer")]
+    slow = [*quick[:2], event(2, "running", "report"), event(4, "completed", "report")]
+    assert demo.phases_s(quick) == {"waiting": 1.0, "dispatching": 0.0, "running": 3.0}
+    assert demo.phases_s(slow) == {"waiting": 1.0, "dispatching": 1.0, "running": 2.0}
 
 
 def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:
