@@ -67,7 +67,7 @@ def test_the_short_table_names_only_settings_that_exist():
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_every_command_of_dev_py_that_a_page_names_exists(page: Path):
-    named = re.findall(r"dev\.py ([a-z]\w*)", page.read_text())
+    named = re.findall(r"dev\.py ([a-z][\w-]*)", page.read_text())
     assert [command for command in named if command not in COMMANDS] == []
 
 

@@ -274,7 +274,16 @@ def test_a_service_is_told_its_times_and_its_backbone() -> None:
         "TASK_SLOTS": "1",
     }
     [key] = [each["valueFrom"]["secretKeyRef"] for each in container_of(resources)["env"] if "valueFrom" in each]
-    assert key == {"name": "task-backbone", "key": "function-key"}
+    assert key == {"name": "task-backbone", "key": "service-key"}
+
+
+def test_keda_has_a_key_of_its_own() -> None:
+    """One that opens nothing but the depths of queues will do."""
+    [of_a_secret] = of_kind(render(example("r")), "TriggerAuthentication")["spec"]["secretTargetRef"]
+    assert of_a_secret == {"parameter": "apiKey", "name": "task-backbone", "key": "scaler-key"}
+    vault = of_kind(render(example("python")), "TriggerAuthentication")["spec"]["azureKeyVault"]
+    assert vault["secrets"] == [{"parameter": "apiKey", "name": "scaler-key"}]
+    assert vault["vaultUri"] == "https://kv-backbone.vault.azure.net"
 
 
 def test_the_key_of_the_service_comes_from_the_vault() -> None:

@@ -78,7 +78,7 @@ class Cluster:
         environment = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
         self.drain_s = float(environment["DRAIN_S"])
         self.slots = int(self.scaled_object["spec"]["triggers"][0]["metadata"]["targetValue"])
-        self._secrets = {"task-backbone/function-key": stack.key, "scaler-key": stack.key} | (secrets or {})
+        self._secrets = {"task-backbone/scaler-key": stack.key, "scaler-key": stack.key} | (secrets or {})
         self.autoscaler = Autoscaler(self.scaled_object, self._read)
         self._stack = stack
         self._app = stack.client()
