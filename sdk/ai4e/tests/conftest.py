@@ -181,7 +181,7 @@ class Service:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        self._folder = HERE / "services" / name
+        self._folder = HERE.parent / name if name == "example" else HERE / "services" / name
         self._variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith("APPINSIGHTS")},
             "PYTHONPATH": os.pathsep.join([str(TOOLS), str(self._folder)]),

@@ -46,6 +46,17 @@ def test_a_task_goes_through(backbone: Backbone, place: Place, start: Start, ser
         assert [state for state, _ in events].count("running") == 1
 
 
+def test_the_service_of_the_page_does_what_it_says(backbone: Backbone, place: Place, start: Start) -> None:
+    folder = Path(__file__).parents[1]
+    code = (folder / "example" / "runserver.py").read_text()
+    assert f"```python\n{code}```" in (folder / "README.md").read_text()
+    start("example", place, backbone.variables)
+    headers = {"x-functions-key": backbone.key, "Content-Type": "text/plain", "Prefer": "wait=60"}
+    url = f"{backbone.url}/api/v1/submit{place.path}/count"
+    status, task = ask("POST", url, b"to be or not to be", headers)
+    assert (status, task["BackendStatus"], task["Status"]) == (200, "completed", "completed - 6 words")
+
+
 def test_callers_of_the_service_itself_see_the_task(backbone: Backbone, place: Place, start: Start) -> None:
     service = start("steps", place, backbone.variables)
     task_id = backbone.create(place, "/words", {"text": "to be"})
