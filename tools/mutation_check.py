@@ -515,6 +515,20 @@ MUTATIONS = [
         ROTATION_TESTS,
     ),
     Mutation(
+        "redis: a cluster that poses as a single server",
+        "shared/store/redis/client.py",
+        "raise WrongClusteringPolicy from None",
+        "return",
+        ("tests/shared/store/redis/test_client.py",),
+    ),
+    Mutation(
+        "redis: only a refusal of two slots is one of the clustering policy",
+        "shared/store/redis/client.py",
+        "except ClusterCrossSlotError:\n        log.error(",
+        "except RedisError:\n        log.error(",
+        ("tests/shared/store/redis/test_client.py",),
+    ),
+    Mutation(
         "settings: a previous key has a successor",
         "shared/settings.py",
         "if self.gateway_key_previous and not self.gateway_key:",

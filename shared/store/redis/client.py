@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ipaddress
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -16,13 +17,22 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import ClusterError, SlotNotCoveredError
+from redis.exceptions import (
+    ClusterCrossSlotError,
+    ClusterError,
+    RedisClusterException,
+    RedisError,
+    SlotNotCoveredError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from shared.store.redis.partitions import HASH_TAGS
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
 RedisClient = Redis | RedisCluster
+log = logging.getLogger("task_backbone")
 
 ENTRA_SCOPE = "https://redis.azure.com/.default"
 CALL_TIMEOUT_S = 5.0
@@ -33,6 +43,12 @@ OPEN_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 _MORE_CONNECTIONS = 12
 """Further connections, for the cluster client's own requests for the topology, and for pipelines."""
+
+
+class WrongClusteringPolicy(RedisClusterException):
+    """Raised if a server says that it is no cluster, and refuses a script over two hash slots, as Azure Managed Redis
+    does with the policy EnterpriseCluster. Steps that it takes whole elsewhere would be taken apart there, and nobody
+    has tried that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,7 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     """Open the Redis at *address* for the running event loop. A cluster gets a cluster client.
 
     Raises:
+        WrongClusteringPolicy: it is neither a single server nor a cluster that says so.
         redis.RedisError, OSError: it cannot be reached.
     """
     auth: dict[str, Any] = (
@@ -193,6 +210,8 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
+            if not info.get("cluster_enabled"):
+                await _try_two_slots(single)
     except BaseException:
         await single.aclose()
         raise
@@ -216,6 +235,19 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
     except BaseException:
         await cluster.aclose()
         raise
+
+
+async def _try_two_slots(single: Redis) -> None:
+    try:
+        await cast("Any", single).eval("return 1", 2, *HASH_TAGS[:2])
+    except ClusterCrossSlotError:
+        log.error(
+            "Redis says that it is no cluster, and refuses a script over two hash slots, as with the clustering "
+            "policy EnterpriseCluster. The app does not use it: the policy must be NoCluster or OSSCluster."
+        )
+        raise WrongClusteringPolicy from None
+    except RedisError:  # a temporary one, or a right that is missing: the steps will tell
+        return
 
 
 def own_connection(client: RedisClient, node: Any) -> Any:
