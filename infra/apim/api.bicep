@@ -91,7 +91,7 @@ resource apiOperations 'Microsoft.ApiManagement/service/apis/operations@2024-05-
     name: operation.name
     properties: {
       displayName: operation.?displayName ?? operation.document.summary
-      description: operation.document.?description
+      description: operation.document.?description ?? ''
       method: operation.method
       urlTemplate: operation.urlTemplate
       templateParameters: contains(operation.urlTemplate, '{id}')
@@ -120,7 +120,7 @@ resource apiOperations 'Microsoft.ApiManagement/service/apis/operations@2024-05-
       }
       responses: map(items(operation.document.?responses ?? {}), response => {
         statusCode: int(response.key)
-        description: response.value.?description
+        description: response.value.?description ?? ''
       })
     }
   }

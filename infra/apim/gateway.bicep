@@ -10,8 +10,8 @@ param appHostName string
 @description('URI of the Key Vault, with a slash at its end.')
 param keyVaultUri string
 
-@description('Client id of the identity by which the service reads the Key Vault.')
-param identityClientId string
+@description('Client id of the identity by which the service reads the Key Vault. Empty: its own, as a vault with a firewall asks.')
+param identityClientId string = ''
 
 @description('Which policies the tier can run: consumption has no cache, no limit by owner and no circuit breaker.')
 @allowed([
@@ -127,6 +127,33 @@ resource service 'Microsoft.ApiManagement/service@2024-05-01' existing = {
   name: apimName
 }
 
+resource vault 'Microsoft.KeyVault/vaults@2025-05-01' existing = {
+  name: split(replace(keyVaultUri, 'https://', ''), '.')[0]
+}
+
+resource vaultSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = [
+  for name in gateway.namedValues.secrets: {
+    parent: vault
+    name: name
+  }
+]
+
+// Key Vault Secrets User. A role takes some minutes to apply: the first deployment may have to be repeated.
+var reading = '4633458b-17de-408a-b874-0445c86b69e6'
+
+resource readers 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for (name, index) in gateway.namedValues.secrets: {
+    scope: vaultSecrets[index]
+    name: guid(vaultSecrets[index].id, service.id, reading)
+    properties: {
+      description: 'The gateway sends it to the app.'
+      principalId: service.identity.principalId
+      principalType: 'ServicePrincipal'
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', reading)
+    }
+  }
+]
+
 resource secrets 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = [
   for name in gateway.namedValues.secrets: {
     parent: service
@@ -137,9 +164,12 @@ resource secrets 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = [
       // Without a version: the service looks for a new one every four hours, or when it is told to.
       keyVault: {
         secretIdentifier: '${keyVaultUri}secrets/${name}'
-        identityClientId: identityClientId
+        identityClientId: empty(identityClientId) ? null : identityClientId
       }
     }
+    dependsOn: [
+      readers
+    ]
   }
 ]
 

@@ -34,7 +34,7 @@ param publisherEmail string
 @description('Who publishes the APIs.')
 param publisherName string
 
-@description('Resource id of the user-assigned identity. It reads the secrets of Key Vault and writes to Application Insights.')
+@description('Resource id of the user-assigned identity that writes to Application Insights.')
 param identityId string
 
 @description('Client id of that identity.')
@@ -65,8 +65,9 @@ resource service 'Microsoft.ApiManagement/service@2024-05-01' = {
     name: sku
     capacity: sku == 'Consumption' ? 0 : units
   }
+  // Its own identity too: only that one gets through the firewall of a Key Vault, see gateway.bicep.
   identity: {
-    type: 'UserAssigned'
+    type: 'SystemAssigned, UserAssigned'
     userAssignedIdentities: {
       '${identityId}': {}
     }

@@ -415,7 +415,6 @@ def deployed(predicted: Predict, tier: str, owner: str) -> list[dict[str, Any]]:
         apimName="'apim'",
         appHostName="'app.azurewebsites.net'",
         keyVaultUri="'https://vault.vault.azure.net/'",
-        identityClientId=f"'{UUID(int=1)}'",
         tier=f"'{tier}'",
         owner=f"'{owner}'",
         corsOrigins="['https://maps.example.org', 'https://other.example.org']",
@@ -491,10 +490,14 @@ class TestDeployed:
         for name in GATEWAY["namedValues"]["secrets"]:
             assert values[name]["secret"] is True
             assert "value" not in values[name]
-            assert values[name]["keyVault"] == {
-                "secretIdentifier": f"https://vault.vault.azure.net/secrets/{name}",
-                "identityClientId": str(UUID(int=1)),
+            # Without a client id: by the service's own identity, the only one that a vault with a firewall lets in.
+            assert {key: value for key, value in values[name]["keyVault"].items() if value is not None} == {
+                "secretIdentifier": f"https://vault.vault.azure.net/secrets/{name}"
             }
+        roles = [each["id"] for each in deployed if each["type"] == "Microsoft.Authorization/roleAssignments"]
+        scopes = re.findall(r"/Microsoft\.KeyVault/vaults/vault/secrets/([a-z-]+)/providers/", "\n".join(roles))
+        assert len(scopes) == len(roles)
+        assert scopes == GATEWAY["namedValues"]["secrets"]
 
     def test_a_breaker_takes_the_word_of_the_app(self, deployed: list[dict[str, Any]], tier: str) -> None:
         backends = _of(deployed, "backends")
@@ -550,4 +553,5 @@ def test_the_service_writes_one_trace_by_its_identity_and_no_body(predicted: Pre
         for way in ("request", "response"):
             assert diagnostic[side][way] == {"body": {"bytes": 0}}
     (service,) = [each for each in resources if each["type"] == "Microsoft.ApiManagement/service"]
+    assert service["identity"]["type"] == "SystemAssigned, UserAssigned"
     assert service["sku"] == {"name": sku, "capacity": 0 if sku == "Consumption" else 1}
