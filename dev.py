@@ -4,6 +4,7 @@
 Standard library only, and readable by an old Python, so that it can say that it is too old.
 """
 
+import glob
 import hashlib
 import os
 import re
@@ -324,9 +325,10 @@ def check():
         code = run(*tool)
         if code:
             return code
-    images = sorted(os.path.join("images", name) for name in os.listdir(os.path.join(ROOT, "images")))
+    images = glob.glob(os.path.join(ROOT, "images", "*.Dockerfile"))
+    made = glob.glob(os.path.join(ROOT, "services", "*", "Dockerfile"))
     linter = os.path.join(VENV, "bin", "hadolint")
-    return subprocess.call([linter, *(name for name in images if name.endswith(".Dockerfile"))], cwd=ROOT)
+    return subprocess.call([linter, *sorted(images), *sorted(made)], cwd=ROOT)
 
 
 def reformat():

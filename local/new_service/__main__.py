@@ -86,7 +86,9 @@ def make_service(root: Path, name: str, path: str) -> Path:
     for file in sorted(TEMPLATE.iterdir()):
         if file.is_file():
             text = file.read_text().replace("/v1/NAME", path).replace("NAME", name)
-            (folder / file.name).write_text(text.replace("HOST", urlsplit(url).hostname or ""))
+            # Modules of tests need names of their own, for pytest to run those of two services together.
+            own = file.name.replace("test_service", "test_" + name.replace("-", "_"))
+            (folder / own).write_text(text.replace("HOST", urlsplit(url).hostname or ""))
     (folder / "Dockerfile").write_text(_dockerfile(root, name))
     (root / REGISTRY).write_text(json.dumps(registry, indent=2, ensure_ascii=False) + "\n")
     return folder

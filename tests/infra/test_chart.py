@@ -9,17 +9,23 @@ import inspect
 import json
 import re
 import shutil
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import helm_python
+import httpx
 import pytest
 import yaml
 from taskbackbone import TaskService
 
 from local.new_service.__main__ import DOCKERFILE, REGISTRY, make_service
+from local.processes import ChildProcess, free_port
 from local.stack import ROOT
 from tests.infra.chart import CHART, EXAMPLES, NAMESPACE, Refused, complaints, example, merged, of_kind, render
+from tests.waiting import PATIENCE_S, eventually
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest that the chart says it is for, and the newest whose schemas the judge has."""
@@ -314,10 +320,48 @@ def test_the_server_behind_a_sidecar_outlives_it() -> None:
     assert pod_of(resources)["terminationGracePeriodSeconds"] == 3 + 60 + 0 + 5 + 10
 
 
-def test_the_options_of_the_sidecar_exist() -> None:
-    source = (ROOT / "sdk" / "src" / "taskbackbone" / "sidecar.py").read_text()
-    arguments = container_of(render(example("sidecar")))["args"]
-    assert [each for each in arguments if each.startswith("--") and f'"{each}"' not in source] == []
+class Upstream(BaseHTTPRequestHandler):
+    """A server that knows nothing of tasks."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
+        return
+
+
+def test_the_sidecar_runs_with_what_the_chart_gives_it(tmp_path: Path) -> None:
+    """Its own probe says whether the server behind it is there, so the server needs none."""
+    port, upstream_port = free_port(), free_port()
+    values = {"port": port, "drain_s": 1, "sidecar": {"upstreamPort": upstream_port}}
+    container = container_of(render(merged(example("sidecar"), values)))
+    environment = {each["name"]: each.get("value", "key") for each in container["env"]}
+    environment["SERVICE_HOST"] = "127.0.0.1"
+    ready, live = (
+        f"http://127.0.0.1:{port}{container[probe]['httpGet']['path']}"
+        for probe in ("readinessProbe", "livenessProbe")
+    )
+    sidecar = ChildProcess(
+        "the sidecar",
+        [sys.executable, "-m", "taskbackbone", "sidecar", *container["args"]],
+        log_path=tmp_path / "sidecar.log",
+        environment=environment,
+    )
+    sidecar.spawn()
+    try:
+        assert eventually(lambda: status_of(live)) == 200
+        assert status_of(ready) == 503
+        with ThreadingHTTPServer(("127.0.0.1", upstream_port), Upstream) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            eventually(lambda: status_of(ready) == 200)
+            server.shutdown()
+    finally:
+        sidecar.stop()
+
+
+def status_of(url: str) -> int:
+    """0 if nobody answers."""
+    try:
+        return httpx.get(url, timeout=PATIENCE_S).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def test_a_gpu_goes_to_the_model_alone() -> None:

@@ -46,16 +46,17 @@ def backends_of(services: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_tests_of_a_made_service_pass_and_it_answers_a_task(tree: Path, azurite: Azurite) -> None:
     folder = make_service(tree, "land-cover", "/v1/land")
+    make_service(tree, "land-use", "/v1/use")
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "services"],
         cwd=tree,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "2 passed" in tested.stdout, tested.stdout
+    assert "4 passed" in tested.stdout, tested.stdout
 
     services = json.loads((tree / REGISTRY).read_text())
     port = free_port()
@@ -85,9 +86,11 @@ def test_the_tests_of_a_made_service_pass_and_it_answers_a_task(tree: Path, azur
 
 def test_a_made_service_is_named_everywhere(tree: Path) -> None:
     folder = make_service(tree, "land-cover", "/v1/land")
-    assert {file.name for file in folder.iterdir()} == {
-        file.name for file in TEMPLATE.iterdir() if file.is_file()
-    } | {"Dockerfile"}
+    names = {file.name for file in folder.iterdir()}
+    assert names == {
+        *("service.py", "test_land_cover.py", "requirements.txt", "values.yaml", "Dockerfile"),
+    }
+    assert len(names) == 1 + len([file for file in TEMPLATE.iterdir() if file.is_file()])
     for file in folder.iterdir():
         assert not re.search(r"\b(NAME|HOST)\b", file.read_text()), file
     entry = json.loads((tree / REGISTRY).read_text())["services"][-1]
