@@ -91,6 +91,8 @@ GATEWAY_CALLS = 3
 """What a caller sends for a task: the submit, one wait for its end, and the result."""
 TASK_KB = 1.2
 """What Redis keeps of a task of 500 bytes (docs/performance.md)."""
+KEPT_DAYS = 7
+"""RETENTION_S of both presets."""
 REDIS_GB = {"Balanced_B0": 0.5, "Balanced_B1": 1.0, "Balanced_B5": 6.0, "Balanced_B10": 12.0}
 USABLE = 0.8
 """The share of its memory that Azure Managed Redis gives to data."""
@@ -249,10 +251,10 @@ class Deployment:
         more = max(0.0, calls - CALLS_INCLUDED[self.gateway])
         return more / 1e6 * PRICES["API Management StandardV2, more calls"].dollars
 
-    def keeps(self, tasks: float) -> float:
-        """For how many days Redis holds finished tasks of 500 bytes, at so many a month."""
-        held = REDIS_GB[self.redis_size] * USABLE * 1e6 / TASK_KB
-        return held / (tasks / (HOURS / 24))
+    def redis_share(self, tasks: float) -> float:
+        """How full Redis is of finished tasks of 500 bytes, at so many a month."""
+        kept = tasks / (HOURS / 24) * KEPT_DAYS
+        return kept * TASK_KB / 1e6 / (REDIS_GB[self.redis_size] * USABLE)
 
 
 def _redis(resource: dict[str, Any]) -> list[Line]:
@@ -357,9 +359,9 @@ def tasks_table(task: Operations) -> list[str]:
     each = [total / tasks * 1000 for total, (_, tasks) in zip(totals, EXAMPLES, strict=True)]
     rows.append("| a thousand tasks | " + " | ".join(f"${dollars:,.2f}" for dollars in each) + " |")
     rows.append("| instances awake | " + " | ".join(lines[0].tier.removesuffix(" awake") for lines in columns) + " |")
-    days = [deployment.keeps(tasks) for deployment, tasks in bills]
+    shares = [deployment.redis_share(tasks) for deployment, tasks in bills]
     rows.append(
-        "| days that Redis holds | " + " | ".join(f"{math.floor(each * 10) / 10:,.1f}" for each in days) + " |"
+        f"| Redis, with {KEPT_DAYS} days kept | " + " | ".join(f"{share:.1%} full" for share in shares) + " |"
     )
     return rows
 

@@ -88,7 +88,9 @@ case $task in
 esac
 
 state=created
+said=
 while [ "$(date +%s)" -lt "$end" ]; do
+  began=$(date +%s)
   status=$(send "$task?wait=30")
   if is_for_later "$status"; then
     pause
@@ -96,10 +98,14 @@ while [ "$(date +%s)" -lt "$end" ]; do
   fi
   [ "$status" = 200 ] || fail "$task answers $status: $(answer "$status")"
   state=$(value_of BackendStatus)
-  say "$state: $(value_of Status)"
+  text="$state: $(value_of Status)"
+  [ "$text" = "$said" ] || say "$text"
   case $state in
     completed | failed | cancelled) break ;;
   esac
+  # An answer before its time that says nothing new: the wait had to make room for others.
+  if [ "$text" = "$said" ] && [ $(($(date +%s) - began)) -lt 30 ]; then pause; fi
+  said=$text
 done
 case $state in
   completed) ;;

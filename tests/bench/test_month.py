@@ -75,6 +75,15 @@ def test_the_calls_that_a_unit_includes_are_not_paid_twice() -> None:
     assert by_use("dev", 1e6 / month.GATEWAY_CALLS)["API Management, calls"] == pytest.approx(3.50)
 
 
+def test_redis_is_full_of_what_it_keeps_and_not_of_more() -> None:
+    a_day = 100e6 / (730 / 24)
+    assert Deployment.of("prod").redis_share(100e6) == pytest.approx(7 * a_day * 1200 / (6e9 * 0.8))
+    holds_days = month.KEPT_DAYS / Deployment.of("prod").redis_share(100e6)
+    assert f"holds {holds_days:.1f} days of finished tasks" in PAGE
+    presets = (month.INFRA / "presets.bicep").read_text()
+    assert f"retentionS: {month.KEPT_DAYS} * days" in presets
+
+
 def test_what_dominates_is_what_the_page_says() -> None:
     few, many = by_use("prod", 1e6), by_use("prod", 100e6)
     alone = sum(standing("prod").values())

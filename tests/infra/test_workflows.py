@@ -59,6 +59,16 @@ def test_it_follows_the_schema_of_workflows(judge: Run, file: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_file_that_renews_the_pins_follows_its_schema(judge: Run) -> None:
+    done = judge("check-jsonschema", "--builtin-schema", "vendor.dependabot", ROOT / ".github" / "dependabot.yml")
+    assert done.returncode == 0, done.stdout
+
+
+@of_each
+def test_the_page_on_workflows_names_it(file: Path) -> None:
+    assert f"| `{file.name}` |" in (ROOT / "docs" / "workflows.md").read_text()
+
+
 @of_each
 def test_each_action_is_pinned_to_a_commit_and_says_its_version(file: Path) -> None:
     used = re.findall(r"^ +- (?:name: .+\n +)?uses: (.+)$", file.read_text(), re.MULTILINE)
@@ -146,6 +156,12 @@ def test_the_preview_and_the_deployment_are_of_one_preset_that_exists() -> None:
     assert (
         deploy["deploy"]["env"]["PRESET"] == deploy["preview"]["env"]["AZURE_ENV_NAME"] == "${{ inputs.environment }}"
     )
+
+
+def test_the_page_sets_every_variable_that_a_deployment_uses() -> None:
+    used = {*re.findall(r"vars\.(\w+)", (ROOT / ".github" / "workflows" / "deploy.yml").read_text())}
+    told = re.findall(r"gh variable set (\w+) --env", (ROOT / "docs" / "workflows.md").read_text())
+    assert sorted(told) == sorted(used)
 
 
 def test_every_image_is_built_and_scanned() -> None:
