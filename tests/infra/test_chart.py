@@ -210,7 +210,10 @@ def test_every_value_is_read_by_a_template() -> None:
     read = set(re.findall(r"\.([a-zA-Z_]+)", templates))
     as_a_whole = {("scaling", "fallback")}
     assert [path for path in LEAVES if path[-1] not in read and path[:-1] not in as_a_whole] == []
-    assert "fallback: {{ toJson .fallback }}" in templates
+    for behavior, rendered in ({"behavior": "static"}, {"behavior": "static"}), ({"behavior": ""}, {}):
+        fallback = {"failureThreshold": 7, "replicas": 2}
+        values = merged(example("python"), {"scaling": {"fallback": {**fallback, **behavior}}})
+        assert of_kind(render(values), "ScaledObject")["spec"]["fallback"] == {**fallback, **rendered}
 
 
 @pytest.mark.parametrize(
