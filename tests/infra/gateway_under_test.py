@@ -66,6 +66,8 @@ class Gate:
     operator_key: str | None
     endpoint: str
     """Of a service whose tasks complete."""
+    waiting: str
+    """Of one whose tasks stay as they are, or the same if there is none."""
     inner: tuple[str, ...] = ()
     """What no answer may have in it: addresses of the app, and keys."""
     called: set[str] = field(default_factory=set)
@@ -171,6 +173,7 @@ def local_gate(process: GatewayProcess, app_url: str, function_key: str) -> Gate
         OTHER_KEY,
         OPERATOR_KEY,
         WORDS,
+        WAITING,
         inner=(app_url, app_url.removeprefix("http://"), function_key, GATEWAY_KEY),
     )
 
@@ -180,11 +183,13 @@ def real_gate(environment: Mapping[str, str] = os.environ) -> Gate | None:
     url = environment.get("GATEWAY_URL")
     if not url:
         return None
+    endpoint = environment.get("GATEWAY_ENDPOINT", WORDS)
     return Gate(
         url.rstrip("/"),
         environment["GATEWAY_SUBSCRIPTION_KEY"],
         environment.get("GATEWAY_OTHER_SUBSCRIPTION_KEY"),
         environment.get("GATEWAY_OPERATOR_KEY"),
-        environment.get("GATEWAY_ENDPOINT", WORDS),
+        endpoint,
+        waiting=endpoint,
         inner=("azurewebsites.net",),
     )

@@ -190,7 +190,7 @@ def test_a_caller_cannot_say_who_it_is(gate: Gate, other: str) -> None:
 
 
 def test_a_cached_state_reaches_its_owner_only(gate: Gate, other: str) -> None:
-    task = gate.submit()
+    task = gate.call("SubmitTask", rest=gate.waiting, content=TEXT).json()["TaskId"]
 
     for _ in range(3):
         assert gate.call("GetTask", task=task).status_code == 200
