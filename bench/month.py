@@ -82,6 +82,8 @@ IDLE_GB = 1.0
 """Telemetry of an idle app and its host a month: docs/telemetry.md counts 20 KB a minute."""
 NODE_GB = 2.0
 """What Container Insights tells of a node a month: an assumption."""
+POLLED_ENDPOINTS = 4
+"""As many as the examples have."""
 MODEL_CPU_S = 1.0
 """CPU time of a model for a task: an assumption, as every model differs."""
 NODE_USE = 0.7
@@ -287,11 +289,9 @@ def _one_of(name: str) -> list[Line]:
 
 
 def polls_at_a_time() -> float:
-    """How many of KEDA's polls are under way: it asks about each endpoint of infra/services.json, at all times."""
-    services = json.loads((INFRA / "services.json").read_text())["services"]
-    endpoints = sum(len(each.get("endpoints", [each["path"]])) for each in services)
+    """How many of KEDA's polls are under way: it asks about each endpoint of a model service, at all times."""
     [seconds] = re.findall(r"^ +pollingSeconds: (\d+)$", (CHART / "values.yaml").read_text(), re.MULTILINE)
-    return endpoints * LEAST_S / int(seconds)
+    return POLLED_ENDPOINTS * LEAST_S / int(seconds)
 
 
 _PRICED: dict[str, Callable[[dict[str, Any]], list[Line]]] = {
