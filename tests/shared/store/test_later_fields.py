@@ -8,25 +8,28 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from local.redis_server import RedisServer
 from local.stack import ROOT
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
 from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
+from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import SlotGrant
-from shared.tasks.task import Task
+from shared.tasks.task import State, Task
 from shared.tasks.told_slots import ToldSlots
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory, opener, store_at
 from tests.shared.store.fleet import PATH, new_task
 from tests.shared.store.later import LaterFields
 from tests.shared.store.policies import store_policy
-from tests.shared.store.steps import Step, created, each_step
+from tests.shared.store.steps import HELLO, Step, created, each_step
 from tests.shared.store.test_batch_state_machine import BatchMachine
 from tests.shared.store.test_state_machine import StoreMachine
 from tests.shared.store.test_uploads_state_machine import UploadsMachine
@@ -45,6 +48,10 @@ class NamingLink(RedisLink):
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         self.names.add(name)
         return await super().script(name, tag, *args)
+
+    async def combined(self, name: str, *args: bytes) -> Any | None:
+        self.names.add(f"combined/{name}")
+        return await super().combined(name, *args)
 
 
 @each_step
@@ -144,6 +151,24 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
     await link.aclose()
     scripts = {f"queue/{file.stem}" for file in (LUA / "queue").glob("*.lua")}
     assert scripts - link.names == {"queue/held_paths"}, "which reads nothing of the kind"
+
+
+async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_path: Path, clock: Clock) -> None:
+    with RedisServer(tmp_path) as server, closing(LaterFields(server)) as later:  # a cluster takes no such step
+        link = NamingLink(opener(server.url))
+        store = TaskSteps(link, POLICY, clock, QueueSteps(link, store_policy(), lambda path: 4, clock))
+        steps: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.create_and_enqueue(HELLO),
+            lambda: store.claim("t1", 1),
+            lambda: store.update("t1", state=State.RUNNING, status="running"),
+            lambda: store.update("t1", state=State.COMPLETED, status="completed"),
+        ]
+        for step in steps:
+            await step()
+            assert later.look() == []
+            assert (later.count("t"), later.count("q")) == (1, 1)
+        await link.aclose()
+    assert {f"combined/{file.stem}" for file in (LUA / "combined").glob("*.lua")} <= link.names
 
 
 async def test_the_look_finds_a_field_that_was_lost(
