@@ -45,9 +45,6 @@ type operationType = {
 @description('The operations.')
 param operations operationType[]
 
-// Of the parameters of an operation, those that the gateway passes on.
-var services = ['X-Task-Attempt', 'X-Task-Slots', 'X-Task-Instance']
-
 resource service 'Microsoft.ApiManagement/service@2024-05-01' existing = {
   name: apimName
 }
@@ -106,10 +103,11 @@ resource apiOperations 'Microsoft.ApiManagement/service/apis/operations@2024-05-
             type: parameter.schema.type
           }
         )
+        // The gateway passes on no header of model services.
         headers: map(
           filter(
             operation.document.?parameters ?? [],
-            parameter => parameter.in == 'header' && !contains(services, parameter.name)
+            parameter => parameter.in == 'header' && !startsWith(parameter.name, 'X-Task-')
           ),
           parameter => {
             name: parameter.name

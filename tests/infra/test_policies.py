@@ -295,15 +295,14 @@ def test_nothing_that_only_model_services_tell_passes() -> None:
     deleted = {
         header.get("name") for header in request.findall("set-header") if header.get("exists-action") == "delete"
     }
-    at_the_gateway = {operation["name"] for _, operation in _operations()}
     documented = {
         parameter["name"]
         for methods in DOCUMENT["paths"].values()
         for operation in methods.values()
-        if operation["operationId"] in at_the_gateway
         for parameter in operation.get("parameters", [])
         if parameter["name"].startswith("X-Task-")
     }
+    assert len(documented) >= 4
     assert documented <= deleted
     assert {"Ocp-Apim-Subscription-Key", "Authorization", "Cookie"} <= deleted
     removed = {parameter.get("name") for parameter in request.findall("set-query-parameter")}
