@@ -55,7 +55,8 @@ class Expression:
     Parameters:
         number: which of all it is.
         source: as it stands there, ``@(…)`` or ``@{…}``.
-        where: file and line.
+        type: what it has to be.
+        line: where its element begins in the file.
     """
 
     number: int
@@ -130,7 +131,8 @@ def missing() -> str | None:
     how = (
         f"on Debian and Ubuntu: {APT_COMMAND}" if sys.platform == "linux" else "with mono, and Newtonsoft.Json in it"
     )
-    return f"The local gateway runs the C# of the policies by mono, and {', '.join(absent)} is missing ({how})."
+    lacking = ", ".join(absent)
+    return f"The local gateway runs the C# of the policies by mono, of which this machine lacks {lacking} ({how})."
 
 
 def _newtonsoft() -> Path:
