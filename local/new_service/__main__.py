@@ -31,14 +31,14 @@ and in another terminal:
 Put your model in place of the mean. Then three steps publish it:
 
 1. The entry in infra/services.json, which is there. The app's BACKENDS and the gateway's APIs are made of it:
-     azd provision
+     azd up
 2. The image:
      az acr build --registry REGISTRY --image {name}:1 --file services/{name}/Dockerfile .
-3. The release, with REGISTRY and APP in services/{name}/values.yaml replaced:
+3. The release, with REGISTRY in services/{name}/values.yaml replaced:
      helm upgrade --install {name} charts/model-service --namespace models --create-namespace \\
-       --values services/{name}/values.yaml
+       --values services/deployment.yaml --values services/{name}/values.yaml
 
-docs/add-a-service.md has the rest."""
+docs/add-a-service.md says how services/deployment.yaml is made, once for all services, and has the rest."""
 
 
 class Refused(Exception):

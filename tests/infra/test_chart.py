@@ -464,11 +464,14 @@ def test_the_values_of_a_made_service_fit_it_and_its_entry(tmp_path: Path) -> No
     folder = make_service(tmp_path, "land-cover", "/v1/land")
     entry = json.loads((tmp_path / REGISTRY).read_text())["services"][-1]
     values = yaml.safe_load((folder / "values.yaml").read_text())
-    values = merged(values, {"image": {"repository": "myregistry.azurecr.io/land-cover"}})
+    shared = {"backbone": {**example("python")["backbone"]}, "serviceAccount": example("python")["serviceAccount"]}
+    with pytest.raises(Refused, match="repository"):
+        render(merged(shared, values), name=entry["name"])
+    values = merged(merged(shared, values), {"image": {"repository": "myregistry.azurecr.io/land-cover"}})
     resources = render(values, name=entry["name"])
     assert complaints(resources, KUBERNETES[-1]) == {}
     triggers = of_kind(resources, "ScaledObject")["spec"]["triggers"]
-    queues = [f"https://APP.azurewebsites.net/api/v1/queues{path}" for path in entry["endpoints"]]
+    queues = [f"https://app.example.org/api/v1/queues{path}" for path in entry["endpoints"]]
     assert [trigger["metadata"]["url"] for trigger in triggers] == queues
     route = of_kind(resources, "HTTPRoute")["spec"]
     assert f"https://{route['hostnames'][0]}" == entry["url"]
