@@ -59,6 +59,7 @@ BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
 ROUND_TESTS = ("tests/cache_manager/test_reconciler_rounds.py",)
 EVENT_TESTS = ("tests/cache_manager/test_unclaimed_events.py",)
 LEASE_TESTS = ("tests/local/test_functions_host_leases.py",)
+LATER_TESTS = ("tests/shared/store/test_later_fields.py",)
 SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
@@ -513,6 +514,27 @@ MUTATIONS = [
         "for key in (self.gateway_key, self.gateway_key_previous) if key",
         "for key in (self.gateway_key,) if key",
         ROTATION_TESTS,
+    ),
+    Mutation(
+        "versions: a record keeps a field that nobody knows",
+        f"{TASK_INCLUDES}/record.lua",
+        "  local raw = cmsgpack.pack(rec)\n",
+        "  rec.later = nil\n  local raw = cmsgpack.pack(rec)\n",
+        LATER_TESTS,
+    ),
+    Mutation(
+        "versions: a queue keeps a field that nobody knows",
+        f"{LUA}/includes/queue/state.lua",
+        "      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)",
+        "      queue.later = nil\n      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)",
+        LATER_TESTS,
+    ),
+    Mutation(
+        "versions: an upload keeps a field that nobody knows",
+        f"{LUA}/includes/upload/upload.lua",
+        "  local raw = cmsgpack.pack(upload)\n",
+        "  upload.later = nil\n  local raw = cmsgpack.pack(upload)\n",
+        LATER_TESTS,
     ),
     Mutation(
         "redis: a cluster that poses as a single server",
