@@ -85,6 +85,21 @@ def test_redis_is_full_of_what_it_keeps_and_not_of_more() -> None:
     assert f"retentionS: {month.KEPT_DAYS} * days" in presets
 
 
+def test_the_table_of_elements_has_the_sizes_of_the_presets() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+    cells = {row[0]: row[2:4] for row in rows if len(row) == 6}
+    tiers = {preset: {line.element: line.tier for line in Deployment.of(preset).standing()} for preset in PRESETS}
+    for column, preset in enumerate(PRESETS):
+        deployment = Deployment.of(preset)
+        assert f"`{deployment.redis_size}`" in cells["Azure Managed Redis"][column]
+        assert cells["Functions, Flex Consumption"][column].startswith(f"{deployment.app.memory_gb:g} GB, ")
+        assert tiers[preset]["container registry"] in cells["Container registry"][column]
+        assert deployment.gateway.replace("V", " v") in cells["API Management"][column]
+    assert f"{Deployment.of('prod').app.always_ready} always ready" in cells["Functions, Flex Consumption"][1]
+    counts = [tiers["prod"][each] for each in ("private endpoints", "private DNS zones")]
+    assert (counts, cells["private endpoints and DNS zones"][1]) == (["9", "8"], "nine and eight")
+
+
 def test_what_dominates_is_what_the_page_says() -> None:
     few, many = by_use("prod", 1e6), by_use("prod", 100e6)
     alone = sum(standing("prod").values())
