@@ -42,18 +42,20 @@ ALLOWED_HEADERS = frozenset(
 """What a caller may see of any answer: those of the API's description, of HTTP and of the gateway."""
 
 
-def _templates() -> dict[str, tuple[str, str]]:
-    """Method and path of each operation that the gateway offers, by its name."""
+def _templates(product: str) -> dict[str, tuple[str, str]]:
+    """Method and path of each operation that the gateway offers to a product, by its name."""
     document = json.loads(APIS.read_text())
     service = {**document["service"], "path": "{service}"}
     return {
         operation["name"]: (operation["method"], f"/{api['path']}{operation['urlTemplate']}".rstrip("/"))
         for api in [*document["apis"], service]
+        if api["product"] == product
         for operation in api["operations"]
     }
 
 
-OPERATIONS = _templates()
+OF_CALLERS, OF_OPERATORS = _templates(CALLERS), _templates(OPERATORS)
+OPERATIONS = {**OF_CALLERS, **OF_OPERATORS}
 
 
 @dataclass

@@ -17,6 +17,8 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from tests.infra.gateway_under_test import (
+    OF_CALLERS,
+    OF_OPERATORS,
     OPERATIONS,
     Gate,
     gateway_before,
@@ -64,7 +66,7 @@ def operator(gate: Gate) -> str:
     return gate.operator_key
 
 
-def test_every_operation_that_the_gateway_offers_does_what_the_app_does(gate: Gate, operator: str) -> None:
+def test_every_operation_of_callers_does_what_the_app_s_does(gate: Gate) -> None:
     gate.called.clear()
 
     submitted = gate.call("SubmitTask", rest=gate.endpoint, content=TEXT, headers={"Content-Type": "text/plain"})
@@ -119,18 +121,27 @@ def test_every_operation_that_the_gateway_offers_does_what_the_app_does(gate: Ga
 
     assert gate.call("Health").status_code == 200
     assert gate.call("HeadHealth").status_code == 200
-    depths = gate.call("QueueDepths", operator, rest=gate.endpoint)
-    assert depths.status_code == 200
-    assert gate.call("AllQueueDepths", operator).status_code == 200
-    assert gate.call("ConfigureQueue", operator, rest=gate.endpoint, json={"Paused": False}).status_code == 200
-
     below = gate.endpoint.removeprefix(gate.service)
     legacy = gate.call("LegacySubmitBelow", rest=below, content=b"{}")
     assert legacy.status_code == 200
     assert gate.call("LegacyStatus", task=legacy.json()["TaskId"]).status_code == 200
     assert gate.call("LegacySubmit", content=b"{}").status_code in (200, 404)  # the service itself may be no endpoint
 
-    assert gate.called == set(OPERATIONS)
+    assert gate.called == set(OF_CALLERS)
+
+
+def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, operator: str) -> None:
+    gate.called.clear()
+    gate.submit()
+
+    depths = gate.call("QueueDepths", operator, rest=gate.endpoint)
+    assert (depths.status_code, depths.json()["EndpointPath"]) == (200, gate.endpoint)
+    every = gate.call("AllQueueDepths", operator)
+    assert gate.endpoint in [queue["EndpointPath"] for queue in every.json()["Queues"]]
+    changed = gate.call("ConfigureQueue", operator, rest=gate.endpoint, json={"Paused": False})
+    assert (changed.status_code, changed.json()["Paused"]) == (200, False)
+
+    assert gate.called - {"SubmitTask"} == set(OF_OPERATORS)
 
 
 def test_a_legacy_caller_gets_the_json_of_the_former_platform(gate: Gate) -> None:
@@ -210,7 +221,7 @@ def test_without_a_valid_key_nothing_is_answered(gate: Gate, operation: str, key
     assert "www-authenticate" in answer.headers
 
 
-@pytest.mark.parametrize("operation", ["AllQueueDepths", "QueueDepths", "ConfigureQueue"])
+@pytest.mark.parametrize("operation", sorted(OF_OPERATORS))
 def test_the_key_of_a_caller_opens_no_queue(gate: Gate, operation: str) -> None:
     assert gate.call(operation, rest=gate.endpoint).status_code == 401
 
