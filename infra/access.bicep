@@ -1,4 +1,4 @@
-// Who may read which secret. A hook deploys this once the secrets are there: a role can only be given on what exists.
+// Who may read which secret, but for the gateway, whose roles are in apim/gateway.bicep. A hook deploys this once the secrets are there: a role can only be given on what exists.
 
 @description('Name of the vault.')
 @minLength(3)
@@ -9,7 +9,10 @@ param vaultName string
 @minLength(1)
 param token string
 
-var readers = [
+@description('Names of the secrets that are there.')
+param secrets string[]
+
+var allReaders = [
   {
     identity: 'app'
     secret: 'gateway-key'
@@ -19,16 +22,6 @@ var readers = [
     identity: 'app'
     secret: 'gateway-key-previous'
     why: 'The app believes this one too, while the key is rotated.'
-  }
-  {
-    identity: 'gateway'
-    secret: 'gateway-key'
-    why: 'The gateway sends it to the app.'
-  }
-  {
-    identity: 'gateway'
-    secret: 'function-key'
-    why: 'The gateway calls the functions of the app with it.'
   }
   {
     identity: 'scaler'
@@ -41,6 +34,7 @@ var readers = [
     why: 'The model services report to the app with it.'
   }
 ]
+var readers = filter(allReaders, each => contains(secrets, each.secret))
 // Key Vault Secrets User.
 var reading = '4633458b-17de-408a-b874-0445c86b69e6'
 

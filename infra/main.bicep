@@ -90,6 +90,20 @@ var names = {
   }
 }
 
+// Names are known before anything is there, and so are ids: what is deployed can be told without Azure.
+func idOf(groupName string, type string, name string) string =>
+  resourceId(subscription().subscriptionId, groupName, type, name)
+
+var networkId = idOf('rg-${environmentName}', 'Microsoft.Network/virtualNetworks', names.network)
+var subnetIds = isPrivate
+  ? {
+      app: '${networkId}/subnets/app'
+      gateway: '${networkId}/subnets/gateway'
+      endpoints: '${networkId}/subnets/endpoints'
+      cluster: '${networkId}/subnets/cluster'
+    }
+  : null
+
 // The one list of model services, as BACKENDS has it: what is no property of an entry there is taken out.
 var list = loadJsonContent('services.json')
 var backends = union(
@@ -187,8 +201,11 @@ module redis 'modules/redis.bicep' = {
     size: size.redis.size
     hasReplica: size.redis.hasReplica
     isPublic: !isPrivate
-    principalId: identities.outputs.app.principalId
+    identityName: names.identities.app
   }
+  dependsOn: [
+    identities
+  ]
 }
 
 module events 'modules/eventgrid.bicep' = {
@@ -209,8 +226,11 @@ module vault 'modules/keyvault.bicep' = {
     name: names.vault
     isPublic: !isPrivate
     isProtected: size.isProtected
-    workspaceId: monitoring.outputs.workspaceId
+    workspaceName: names.workspace
   }
+  dependsOn: [
+    monitoring
+  ]
 }
 
 module registry 'modules/acr.bicep' = {
@@ -235,27 +255,31 @@ module app 'modules/functions.bicep' = {
     size: size.app
     lifetimes: lifetimes
     isZoned: size.isZoned
-    subnetId: privateNetwork.?outputs.appSubnetId
-    identity: {
-      id: identities.outputs.app.id
-      clientId: identities.outputs.app.clientId
-    }
-    hostStorageName: hostStorage.outputs.name
-    bodiesUri: bodiesStorage.outputs.blobUri
-    bodiesContainer: names.bodiesContainer
-    codeContainer: names.codeContainer
-    maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400
-    redis: redis.outputs.connection
-    events: {
-      topicId: events.outputs.id
-      topicUri: events.outputs.endpoint
+    subnetId: subnetIds.?app
+    uses: {
+      identity: names.identities.app
+      hostStorage: names.hostStorage
+      codeContainer: names.codeContainer
+      bodiesStorage: names.bodiesStorage
+      bodiesContainer: names.bodiesContainer
+      topic: names.topic
       subscription: names.subscription
+      vault: names.vault
     }
-    webhook: webhook
-    vaultUri: vault.outputs.uri
+    clientId: identities.outputs.appClientId
+    redisHost: redis.outputs.hostName
+    topicUri: events.outputs.endpoint
     insightsConnection: monitoring.outputs.connectionString
+    maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400
+    webhook: webhook
     backends: backends
   }
+  dependsOn: [
+    bodiesStorage
+    hostStorage
+    privateNetwork
+    vault
+  ]
 }
 
 module cluster 'modules/aks.bicep' = {
@@ -267,14 +291,19 @@ module cluster 'modules/aks.bicep' = {
     size: size.cluster
     gpuNodeSize: empty(gpuNodeSize) ? null : gpuNodeSize
     isZoned: size.isZoned
-    subnetId: privateNetwork.?outputs.clusterSubnetId
-    identityId: identities.outputs.cluster.id
-    workspaceId: monitoring.outputs.workspaceId
+    subnetId: subnetIds.?cluster
+    identityName: names.identities.cluster
+    workspaceName: names.workspace
     scalerIdentityName: names.identities.scaler
     servicesIdentityName: names.identities.services
     serviceNames: map(list.services, service => service.name)
     serviceNamespace: names.serviceNamespace
   }
+  dependsOn: [
+    identities
+    monitoring
+    privateNetwork
+  ]
 }
 
 module roles 'modules/roles.bicep' = {
@@ -316,13 +345,14 @@ module gateway 'apim/service.bicep' = {
     sku: size.gatewayTier
     publisherEmail: publisherEmail
     publisherName: publisherName
-    identityId: identities.outputs.gateway.id
-    identityClientId: identities.outputs.gateway.clientId
-    appInsightsId: monitoring.outputs.insightsId
+    identityId: idOf(group.name, 'Microsoft.ManagedIdentity/userAssignedIdentities', names.identities.gateway)
+    identityClientId: identities.outputs.gatewayClientId
+    appInsightsId: idOf(group.name, 'Microsoft.Insights/components', names.insights)
     appInsightsConnectionString: monitoring.outputs.connectionString
-    subnetId: privateNetwork.?outputs.gatewaySubnetId ?? ''
+    subnetId: subnetIds.?gateway ?? ''
   }
   dependsOn: [
+    privateNetwork
     roles
   ]
 }
@@ -349,8 +379,8 @@ module endpoint 'modules/endpoint.bicep' = [
       location: location
       tags: tags
       name: 'pe-${each.name}-${token}'
-      subnetId: privateNetwork!.outputs.endpointSubnetId
-      targetId: resourceId(subscription().subscriptionId, group.name, each.type, each.target)
+      subnetId: subnetIds!.endpoints
+      targetId: idOf(group.name, each.type, each.target)
       groupId: each.part
       zoneId: privateNetwork!.outputs.zoneIds[each.part]
     }
@@ -416,9 +446,6 @@ output GATEWAY_TIER string = size.gatewayTier == 'Consumption' ? 'consumption' :
 @description('Address of the gateway.')
 output GATEWAY_URL string = gateway.outputs.gatewayUrl
 
-@description('Client id of the gateway\'s identity.')
-output GATEWAY_CLIENT_ID string = identities.outputs.gateway.clientId
-
 @description('Largest body, in bytes.')
 output MAX_BODY_BYTES int = size.app.bodyBytes
 
@@ -426,10 +453,10 @@ output MAX_BODY_BYTES int = size.app.bodyBytes
 output RESOURCE_TOKEN string = token
 
 @description('Client id of KEDA\'s identity, for the charts.')
-output SCALER_CLIENT_ID string = identities.outputs.scaler.clientId
+output SCALER_CLIENT_ID string = identities.outputs.scalerClientId
 
 @description('Client id of the model services\' identity, for the charts.')
-output SERVICES_CLIENT_ID string = identities.outputs.services.clientId
+output SERVICES_CLIENT_ID string = identities.outputs.servicesClientId
 
 @description('Namespace of the model services, in the cluster.')
 output SERVICE_NAMESPACE string = names.serviceNamespace

@@ -37,11 +37,5 @@ resource registry 'Microsoft.ContainerRegistry/registries@2025-11-01' = {
   }
 }
 
-@description('Resource id of the registry.')
-output id string = registry.id
-
-@description('Name of the registry.')
-output name string = registry.name
-
 @description('Its host name.')
 output loginServer string = registry.properties.loginServer

@@ -25,11 +25,11 @@ param isZoned bool
 @description('Resource id of the subnet of the nodes, in a private deployment.')
 param subnetId string?
 
-@description('The identity of the control plane.')
-param identityId string
+@description('Name of the identity of the control plane.')
+param identityName string
 
-@description('Resource id of the workspace of Container Insights.')
-param workspaceId string
+@description('Name of the workspace of Container Insights.')
+param workspaceName string
 
 @description('Name of the identity of KEDA.')
 param scalerIdentityName string
@@ -45,6 +45,14 @@ param serviceNamespace string
 
 var zones = isZoned ? ['1', '2', '3'] : null
 
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
+  name: identityName
+}
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = {
+  name: workspaceName
+}
+
 resource cluster 'Microsoft.ContainerService/managedClusters@2026-05-01' = {
   name: name
   location: location
@@ -56,7 +64,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-05-01' = {
   identity: {
     type: 'UserAssigned'
     userAssignedIdentities: {
-      '${identityId}': {}
+      '${identity.id}': {}
     }
   }
   properties: {
@@ -114,7 +122,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-05-01' = {
       omsagent: {
         enabled: true
         config: {
-          logAnalyticsWorkspaceResourceID: workspaceId
+          logAnalyticsWorkspaceResourceID: workspace.id
           useAADAuth: 'true'
         }
       }
@@ -217,7 +225,7 @@ resource insights 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
       logAnalytics: [
         {
           name: 'workspace'
-          workspaceResourceId: workspaceId
+          workspaceResourceId: workspace.id
         }
       ]
     }

@@ -28,8 +28,5 @@ resource topic 'Microsoft.EventGrid/topics@2025-02-15' = {
   }
 }
 
-@description('Resource id of the topic.')
-output id string = topic.id
-
 @description('Where events are published.')
 output endpoint string = topic.properties.endpoint

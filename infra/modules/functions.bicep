@@ -30,37 +30,41 @@ param isZoned bool
 @description('Resource id of the subnet from which the app calls others, in a private deployment.')
 param subnetId string?
 
-@description('The identity that the app acts as.')
-param identity {
-  id: string
-  clientId: string
+@description('What the app uses, by name.')
+param uses {
+  @description('The identity that the app acts as.')
+  identity: string
+
+  @description('The account of the Functions host, and its container of the code.')
+  hostStorage: string
+  codeContainer: string
+
+  @description('The account of bodies and results, and their container.')
+  bodiesStorage: string
+  bodiesContainer: string
+
+  @description('The topic, and its subscription, which a hook makes.')
+  topic: string
+  subscription: string
+
+  vault: string
 }
 
-@description('Name of the account of the Functions host.')
-param hostStorageName string
+@description('Client id of the identity.')
+param clientId string
 
-@description('Blob endpoint of the account of bodies and results.')
-param bodiesUri string
+@description('Host name of Redis.')
+param redisHost string
 
-@description('Container of bodies and results.')
-param bodiesContainer string
+@description('Where events are published.')
+param topicUri string
 
-@description('Container of the app\'s code, in the account of the Functions host.')
-param codeContainer string
+@description('Where telemetry is sent.')
+param insightsConnection string
 
 @description('Largest upload in bytes; 0: none.')
 @minValue(0)
 param maxUploadBytes int
-
-@description('REDIS_CONNECTION_STRING. It has no password.')
-param redis string
-
-@description('The topic, and its subscription.')
-param events {
-  topicId: string
-  topicUri: string
-  subscription: string
-}
 
 @description('The application in Entra ID that Event Grid gets a token for. Without it, the webhook has a key.')
 param webhook {
@@ -68,42 +72,45 @@ param webhook {
   audience: string
 }?
 
-@description('Address of the vault, with a slash at the end.')
-param vaultUri string
-
-@description('Where telemetry is sent.')
-param insightsConnection string
-
 @description('BACKENDS: the model services.')
 param backends object
 
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
+  name: uses.identity
+}
+
+resource topic 'Microsoft.EventGrid/topics@2025-02-15' existing = {
+  name: uses.topic
+}
+
+var vaultUri = 'https://${uses.vault}${environment().suffixes.keyvaultDns}'
 var storageSuffix = environment().suffixes.storage
 var hostStorage = 'AzureWebJobsStorage'
 
 // The Functions host and the app use the same names for the account of the host.
 var storageSettings = {
-  '${hostStorage}__accountName': hostStorageName
-  '${hostStorage}__blobServiceUri': 'https://${hostStorageName}.blob.${storageSuffix}'
-  '${hostStorage}__queueServiceUri': 'https://${hostStorageName}.queue.${storageSuffix}'
-  '${hostStorage}__tableServiceUri': 'https://${hostStorageName}.table.${storageSuffix}'
+  '${hostStorage}__accountName': uses.hostStorage
+  '${hostStorage}__blobServiceUri': 'https://${uses.hostStorage}.blob.${storageSuffix}'
+  '${hostStorage}__queueServiceUri': 'https://${uses.hostStorage}.queue.${storageSuffix}'
+  '${hostStorage}__tableServiceUri': 'https://${uses.hostStorage}.table.${storageSuffix}'
   '${hostStorage}__credential': 'managedidentity'
-  '${hostStorage}__clientId': identity.clientId
-  BLOB_SERVICE_URI: bodiesUri
-  BLOB_CONTAINER: bodiesContainer
+  '${hostStorage}__clientId': clientId
+  BLOB_SERVICE_URI: 'https://${uses.bodiesStorage}.blob.${storageSuffix}'
+  BLOB_CONTAINER: uses.bodiesContainer
   MAX_UPLOAD_BYTES: string(maxUploadBytes)
 }
 
 // The secrets are named without a version: the newest counts. Both exist from the start (infra/hooks), so that rotating
 // a key changes no setting; until then, nobody knows the previous one.
 var keySettings = {
-  GATEWAY_KEY: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/gateway-key)'
-  GATEWAY_KEY_PREVIOUS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/gateway-key-previous)'
+  GATEWAY_KEY: '@Microsoft.KeyVault(SecretUri=${vaultUri}/secrets/gateway-key)'
+  GATEWAY_KEY_PREVIOUS: '@Microsoft.KeyVault(SecretUri=${vaultUri}/secrets/gateway-key-previous)'
 }
 
 var eventSettings = {
-  EVENT_GRID_TOPIC_URI: events.topicUri
-  EVENT_GRID_TOPIC_ID: events.topicId
-  EVENT_GRID_SUBSCRIPTION: events.subscription
+  EVENT_GRID_TOPIC_URI: topicUri
+  EVENT_GRID_TOPIC_ID: topic.id
+  EVENT_GRID_SUBSCRIPTION: uses.subscription
 }
 
 var webhookSettings = webhook == null
@@ -131,7 +138,7 @@ var lifetimeSettings = {
 
 var telemetrySettings = {
   APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnection
-  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'Authorization=AAD;ClientId=${identity.clientId}'
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'Authorization=AAD;ClientId=${clientId}'
   PYTHON_ENABLE_OPENTELEMETRY: 'true'
   OTEL_TRACES_SAMPLER: 'microsoft.rate_limited'
   OTEL_TRACES_SAMPLER_ARG: '20'
@@ -145,8 +152,9 @@ var settings = {
   ...sizeSettings
   ...lifetimeSettings
   ...telemetrySettings
-  AZURE_CLIENT_ID: identity.clientId
-  REDIS_CONNECTION_STRING: redis
+  AZURE_CLIENT_ID: clientId
+  // It has no password: the app signs in with its identity.
+  REDIS_CONNECTION_STRING: '${redisHost}:10000,ssl=True'
   BACKENDS: string(backends)
 }
 
@@ -192,7 +200,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       deployment: {
         storage: {
           type: 'blobContainer'
-          value: 'https://${hostStorageName}.blob.${storageSuffix}/${codeContainer}'
+          value: 'https://${uses.hostStorage}.blob.${storageSuffix}/${uses.codeContainer}'
           authentication: {
             type: 'UserAssignedIdentity'
             userAssignedIdentityResourceId: identity.id

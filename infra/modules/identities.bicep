@@ -45,44 +45,14 @@ resource services 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' 
   tags: tags
 }
 
-@description('An identity, as others name it.')
-type Identity = {
-  id: string
-  clientId: string
-  principalId: string
-}
+@description('Client id of the app\'s.')
+output appClientId string = app.properties.clientId
 
-@description('Of the function app.')
-output app Identity = {
-  id: app.id
-  clientId: app.properties.clientId
-  principalId: app.properties.principalId
-}
+@description('Client id of the gateway\'s.')
+output gatewayClientId string = gateway.properties.clientId
 
-@description('Of API Management.')
-output gateway Identity = {
-  id: gateway.id
-  clientId: gateway.properties.clientId
-  principalId: gateway.properties.principalId
-}
+@description('Client id of KEDA\'s.')
+output scalerClientId string = scaler.properties.clientId
 
-@description('Of the control plane of the cluster.')
-output cluster Identity = {
-  id: cluster.id
-  clientId: cluster.properties.clientId
-  principalId: cluster.properties.principalId
-}
-
-@description('Of KEDA, which asks the app how long its queues are.')
-output scaler Identity = {
-  id: scaler.id
-  clientId: scaler.properties.clientId
-  principalId: scaler.properties.principalId
-}
-
-@description('Of the model services.')
-output services Identity = {
-  id: services.id
-  clientId: services.properties.clientId
-  principalId: services.properties.principalId
-}
+@description('Client id of the model services\'.')
+output servicesClientId string = services.properties.clientId

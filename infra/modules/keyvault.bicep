@@ -17,8 +17,12 @@ param isPublic bool
 @description('Whether nobody can purge what was deleted, before its time.')
 param isProtected bool
 
-@description('Resource id of the workspace that is told of each use.')
-param workspaceId string
+@description('Name of the workspace that is told of each use.')
+param workspaceName string
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = {
+  name: workspaceName
+}
 
 resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   name: name
@@ -48,7 +52,7 @@ resource audit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   scope: vault
   name: 'audit'
   properties: {
-    workspaceId: workspaceId
+    workspaceId: workspace.id
     logs: [
       {
         categoryGroup: 'audit'

@@ -51,11 +51,5 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   }
 }
 
-@description('Resource id of the workspace.')
-output workspaceId string = workspace.id
-
-@description('Resource id of Application Insights.')
-output insightsId string = insights.id
-
 @description('Where telemetry is sent. It opens nothing: without a role, nobody may send.')
 output connectionString string = insights.properties.ConnectionString

@@ -139,22 +139,6 @@ resource network 'Microsoft.Network/virtualNetworks@2025-05-01' = {
       }
     ]
   }
-
-  resource app 'subnets' existing = {
-    name: 'app'
-  }
-
-  resource gateway 'subnets' existing = {
-    name: 'gateway'
-  }
-
-  resource endpoints 'subnets' existing = {
-    name: 'endpoints'
-  }
-
-  resource cluster 'subnets' existing = {
-    name: 'cluster'
-  }
 }
 
 // By the part of a service that a private endpoint leads to. Azure prescribes the names.
@@ -191,18 +175,6 @@ resource link 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-06-01'
     }
   }
 ]
-
-@description('Resource id of the subnet of the function app.')
-output appSubnetId string = network::app.id
-
-@description('Resource id of the subnet of API Management.')
-output gatewaySubnetId string = network::gateway.id
-
-@description('Resource id of the subnet of the private endpoints.')
-output endpointSubnetId string = network::endpoints.id
-
-@description('Resource id of the subnet of the cluster.')
-output clusterSubnetId string = network::cluster.id
 
 @description('The private DNS zones, by the part of a service that an endpoint leads to.')
 output zoneIds object = toObject(

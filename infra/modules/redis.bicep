@@ -22,8 +22,8 @@ param hasReplica bool
 @description('Whether the cache has a public address.')
 param isPublic bool
 
-@description('Object id of the identity that may use the data.')
-param principalId string
+@description('Name of the identity that may use the data.')
+param identityName string
 
 // What a size holds, in GB, rounded up, by its documentation.
 var memoryGb = {
@@ -72,19 +72,20 @@ resource database 'Microsoft.Cache/redisEnterprise/databases@2025-07-01' = {
   }
 }
 
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
+  name: identityName
+}
+
 resource access 'Microsoft.Cache/redisEnterprise/databases/accessPolicyAssignments@2025-07-01' = {
   parent: database
   name: 'app'
   properties: {
     accessPolicyName: 'default'
     user: {
-      objectId: principalId
+      objectId: identity.properties.principalId
     }
   }
 }
 
-@description('Resource id of the cache.')
-output id string = cache.id
-
-@description('What REDIS_CONNECTION_STRING is. It has no password: the app signs in with its identity.')
-output connection string = '${cache.properties.hostName}:${database.properties.port},ssl=True'
+@description('Host name of the cache.')
+output hostName string = cache.properties.hostName

@@ -141,12 +141,3 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-06
     blobs
   ]
 }
-
-@description('Resource id of the account.')
-output id string = account.id
-
-@description('Name of the account.')
-output name string = account.name
-
-@description('Its blob endpoint, without a slash at the end.')
-output blobUri string = 'https://${account.name}.blob.${environment().suffixes.storage}'
