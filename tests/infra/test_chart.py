@@ -479,3 +479,21 @@ def test_the_values_of_a_made_service_fit_it_and_its_entry(tmp_path: Path) -> No
     # The service hears for how long its pod lasts.
     told = {each["name"] for each in container_of(resources)["env"]}
     assert set(re.findall(r'environ\.get\("(\w+)"', (folder / "service.py").read_text())) <= told
+
+
+def test_the_values_that_the_page_gives_are_values_of_the_chart() -> None:
+    page = (ROOT / "docs" / "add-a-service.md").read_text()
+    [shared] = re.findall(r"services/deployment\.yaml <<END\n(.*?)^END$", page, re.DOTALL | re.MULTILINE)
+    identity = "4" * 8 + "-0000-0000-0000-" + "0" * 12
+    told = {"APP_HOST": "app.example.org", "KEY_VAULT_ID": "/subscriptions/s/vaults/kv-1"}
+
+    def answer(command: re.Match[str]) -> str:
+        value = told.get(command[1], identity)
+        return value.rpartition("/")[2] if "basename" in command[0] else value
+
+    values = yaml.safe_load(re.sub(r"\$\([^$]*?(?:\$\()?azd env get-value (\w+)\)?\"?\)", answer, shared))
+    assert values["backbone"]["url"] == "https://app.example.org"
+    assert values["backbone"]["keyVault"]["name"] == "kv-1"
+    for path, value in re.findall(r"--set ([\w.]+)=(\S+)", page):
+        values = merged(values, placed(tuple(path.split(".")), yaml.safe_load(value)))
+    assert complaints(render(merged(example("python"), values)), KUBERNETES[-1]) == {}

@@ -1,0 +1,37 @@
+"""What checkov says of the chart's resources: nothing but what is meant so, each with a reason.
+
+It is asked about what is rendered: for a chart itself, it would need Helm's program, and be silent without.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from tests.infra.chart import EXAMPLES, example, render
+from tests.infra.conftest import Run
+
+MEANT = {
+    "CKV_K8S_11": "no limit of CPU: a model may use what nobody else wants, and a limit slows it down beside idle cores",
+    "CKV_K8S_15": "the image is pulled if it is not there: a tag names one version, and never latest",
+    "CKV_K8S_35": "the key is an environment variable, which services in every language read",
+    "CKV_K8S_43": "a tag will do in place of a digest, as the registry is the deployment's own",
+}
+FEWEST_CHECKS = 300
+"""All of checkov's for these kinds: if it finds fewer, it has not read them."""
+
+
+def test_checkov_finds_what_is_meant_and_nothing_else(judge: Run, tmp_path: Path) -> None:
+    for name in EXAMPLES:
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(render(example(name), name=name)))
+    done = judge(
+        "checkov", "--framework", "kubernetes", "--skip-download", "--output", "json", "--directory", tmp_path
+    )
+    report = json.loads(done.stdout)
+    assert report["results"]["parsing_errors"] == []
+    assert report["summary"]["passed"] >= FEWEST_CHECKS
+    found = {check["check_id"]: check["check_name"] for check in report["results"]["failed_checks"]}
+    assert {each: name for each, name in found.items() if each not in MEANT} == {}
+    assert MEANT.keys() <= found.keys(), "an exception is left that nothing needs"
