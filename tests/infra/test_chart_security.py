@@ -14,7 +14,7 @@ from tests.infra.chart import EXAMPLES, example, render
 from tests.infra.conftest import Run
 
 MEANT = {
-    "CKV_K8S_11": "no limit of CPU: a model may use what nobody else wants, and a limit slows it down beside idle cores",
+    "CKV_K8S_11": "no limit of CPU: a model may use what nobody else wants; a limit slows it down beside idle cores",
     "CKV_K8S_15": "the image is pulled if it is not there: a tag names one version, and never latest",
     "CKV_K8S_35": "the key is an environment variable, which services in every language read",
     "CKV_K8S_43": "a tag will do in place of a digest, as the registry is the deployment's own",
