@@ -292,9 +292,9 @@ def is_none_when_idle(cluster: Cluster) -> None:
 
 
 def test_an_outage_of_the_backbone_takes_no_replica_away(stack: Stack, backend: ScriptedBackend) -> None:
-    path = "/v1/scaled/outage"
-    cluster = Cluster(stack, backend, rendered(stack, [path], scaleIn="drain"), {path: 1500})
-    cluster.run(200, {0: lambda: cluster.submit(path, 6)})
+    path, other = "/v1/scaled/outage", "/v1/scaled/outage-too"  # together, by a formula
+    cluster = Cluster(stack, backend, rendered(stack, [path, other], scaleIn="drain"), {path: 1500, other: 1500})
+    cluster.run(200, {0: lambda: (cluster.submit(path, 4), cluster.submit(other, 2))})
     assert cluster.autoscaler.replicas == 3
 
     stack.host.stop()
