@@ -10,9 +10,6 @@ param appHostName string
 @description('URI of the Key Vault, with a slash at its end.')
 param keyVaultUri string
 
-@description('Client id of the identity by which the service reads the Key Vault. Empty: its own, as a vault with a firewall asks.')
-param identityClientId string = ''
-
 @description('Which policies the tier can run: consumption has no cache, no limit by owner and no circuit breaker.')
 @allowed([
   'consumption'
@@ -161,10 +158,10 @@ resource secrets 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = [
     properties: {
       displayName: name
       secret: true
-      // Without a version: the service looks for a new one every four hours, or when it is told to.
+      // Without a version: the service looks for a new one every four hours, or when it is told to. Without a client id:
+      // by its own identity, the only one that a vault with a firewall lets in.
       keyVault: {
         secretIdentifier: '${keyVaultUri}secrets/${name}'
-        identityClientId: empty(identityClientId) ? null : identityClientId
       }
     }
     dependsOn: [
