@@ -5,7 +5,6 @@ Not known by this: whether a cluster's controllers do what the resources ask for
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shutil
@@ -259,10 +258,10 @@ def test_a_value_that_cannot_be_meant_is_refused(values: dict[str, Any]) -> None
 
 
 def test_a_pod_has_the_time_that_its_service_drains() -> None:
-    parameters = inspect.signature(TaskService).parameters
+    service = TaskService()
     resources = render(merged(example("python"), {"drain_s": DEFAULTS["drain_s"]}))
-    assert DEFAULTS["drain_s"] == parameters["drain_s"].default
-    assert DEFAULTS["cancel_grace_s"] == parameters["cancel_grace_s"].default
+    assert DEFAULTS["drain_s"] == service.drain_s
+    assert DEFAULTS["cancel_grace_s"] == service.cancel_grace_s
     pause_s = container_of(resources)["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod_of(resources)["terminationGracePeriodSeconds"] == pause_s + 20 + 10 + 5
 
@@ -276,8 +275,8 @@ def test_a_service_is_told_its_times_and_its_backbone() -> None:
         "SERVICE_HOST": "0.0.0.0",
         "PORT": "8080",
         "OTEL_SERVICE_NAME": "words",
-        "DRAIN_S": "45",
-        "CANCEL_GRACE_S": "7",
+        "SERVICE_DRAIN_S": "45",
+        "SERVICE_CANCEL_GRACE_S": "7",
         "TASK_DRAIN_S": "45",
         "TASK_GRACE_S": "7",
         "TASK_SLOTS": "1",
@@ -293,6 +292,13 @@ def test_keda_has_a_key_of_its_own() -> None:
     vault = of_kind(render(example("python")), "TriggerAuthentication")["spec"]["azureKeyVault"]
     assert vault["secrets"] == [{"parameter": "apiKey", "name": "scaler-key"}]
     assert vault["vaultUri"] == "https://kv-backbone.vault.azure.net"
+
+
+def test_a_service_in_python_hears_how_long_its_pod_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in container_of(render(merged(example("python"), {"drain_s": 75, "cancel_grace_s": 4})))["env"]:
+        monkeypatch.setenv(each["name"], each.get("value", "key"))
+    service = TaskService()
+    assert (service.drain_s, service.cancel_grace_s) == (75, 4)
 
 
 def test_the_key_of_the_service_comes_from_the_vault() -> None:
@@ -444,7 +450,7 @@ def test_a_deployment_that_is_scaled_says_no_number_of_replicas() -> None:
 
 
 def test_another_adapters_metric_counts_once_and_not_for_each_pod() -> None:
-    values = merged(example("python"), VARIANTS["a metric of another adapter"])
+    values = merged(example("python"), {"slots": 2} | VARIANTS["a metric of another adapter"])
     autoscaler = of_kind(render(values), "HorizontalPodAutoscaler")["spec"]
     [metric] = autoscaler["metrics"]
     assert metric == {
@@ -476,9 +482,6 @@ def test_the_values_of_a_made_service_fit_it_and_its_entry(tmp_path: Path) -> No
     route = of_kind(resources, "HTTPRoute")["spec"]
     assert f"https://{route['hostnames'][0]}" == entry["url"]
     assert route["rules"][0]["matches"] == [{"path": {"type": "PathPrefix", "value": entry["path"]}}]
-    # The service hears for how long its pod lasts.
-    told = {each["name"] for each in container_of(resources)["env"]}
-    assert set(re.findall(r'environ\.get\("(\w+)"', (folder / "service.py").read_text())) <= told
 
 
 def test_the_values_that_the_page_gives_are_values_of_the_chart() -> None:

@@ -76,7 +76,7 @@ class Cluster:
         self._authentication = of_kind(resources, "TriggerAuthentication")
         pod = of_kind(resources, "Deployment")["spec"]["template"]["spec"]
         environment = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
-        self.drain_s = float(environment["DRAIN_S"])
+        self.drain_s = float(environment["SERVICE_DRAIN_S"])
         self.slots = int(self.scaled_object["spec"]["triggers"][0]["metadata"]["targetValue"])
         self._secrets = {"task-backbone/scaler-key": stack.key, "scaler-key": stack.key} | (secrets or {})
         self.autoscaler = Autoscaler(self.scaled_object, self._read)
@@ -226,6 +226,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite, backend: S
 def rendered(stack: Stack, endpoints: list[str], name: str = "python", **scaling: Any) -> list[dict[str, Any]]:
     values = {
         "path": "/v1/scaled",
+        "slots": 2,
         "endpoints": endpoints,
         "backbone": {"url": stack.url},
         "scaling": {"maxReplicas": 6, **scaling},

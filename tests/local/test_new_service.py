@@ -70,7 +70,12 @@ def test_the_tests_of_a_made_service_pass_and_it_answers_a_task(tree: Path, azur
             port=port,
             health="/readyz",
             log_path=tree / "service.log",
-            environment={"PORT": str(port), "BACKBONE_URL": stack.url, "BACKBONE_KEY": stack.key, "DRAIN_S": "1"},
+            environment={
+                "PORT": str(port),
+                "BACKBONE_URL": stack.url,
+                "BACKBONE_KEY": stack.key,
+                "SERVICE_DRAIN_S": "1",
+            },
         )
         service.start()
         try:

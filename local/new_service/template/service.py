@@ -1,15 +1,8 @@
 """NAME: the mean of a list of numbers, in place of a model."""
 
-import os
-
 from taskbackbone import Fail, Task, TaskService
 
-service = TaskService(
-    workers=1,
-    # The chart sets both, since the pod has to last as long.
-    drain_s=float(os.environ.get("DRAIN_S", "20")),
-    cancel_grace_s=float(os.environ.get("CANCEL_GRACE_S", "10")),
-)
+service = TaskService(workers=1)
 
 
 @service.setup

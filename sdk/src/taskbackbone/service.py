@@ -20,6 +20,7 @@ only, at the end.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, TypeVar
@@ -36,6 +37,18 @@ __all__ = ["Cancelled", "Fail", "Result", "Task", "TaskService", "TryAgain", "se
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _instances: dict[str, int] = {}
+
+
+def _told_s(variable: str, default_s: float) -> float:
+    """Seconds of the environment, where whoever runs the service says how long its pod lasts."""
+    text = os.environ.get(variable) or str(default_s)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{variable} is {text!r}, and no number of seconds")
+    return seconds
 
 
 class Route(NamedTuple):
@@ -60,8 +73,10 @@ class TaskService:
             call `task.check()` or `task.progress()`.
         isolation: ``process``, or ``thread`` to run the functions in threads of this process. Then a function that
             holds the GIL stops heartbeats, one that crashes takes the service along, and none can be ended by force.
-        drain_s: for how long tasks may go on when the service is told to stop, in seconds.
-        cancel_grace_s: how long a function may take to end when it is cancelled, before its worker is killed.
+        drain_s: for how long tasks may go on when the service is told to stop, in seconds. Without it,
+            `SERVICE_DRAIN_S` of the environment, else 20.
+        cancel_grace_s: how long a function may take to end when it is cancelled, before its worker is killed. Without
+            it, `SERVICE_CANCEL_GRACE_S`, else 10.
 
     A pod needs a `terminationGracePeriodSeconds` of `drain_s` + `cancel_grace_s` + 5.
     """
@@ -72,8 +87,8 @@ class TaskService:
         workers: int = 1,
         concurrency: int = 1,
         isolation: Literal["process", "thread"] = "process",
-        drain_s: float = 20.0,
-        cancel_grace_s: float = 10.0,
+        drain_s: float | None = None,
+        cancel_grace_s: float | None = None,
     ) -> None:
         if workers < 1 or concurrency < 1:
             raise ValueError("workers and concurrency are at least 1")
@@ -82,8 +97,8 @@ class TaskService:
         self.workers = workers
         self.concurrency = concurrency
         self.isolation = isolation
-        self.drain_s = drain_s
-        self.cancel_grace_s = cancel_grace_s
+        self.drain_s = _told_s("SERVICE_DRAIN_S", 20.0) if drain_s is None else drain_s
+        self.cancel_grace_s = _told_s("SERVICE_CANCEL_GRACE_S", 10.0) if cancel_grace_s is None else cancel_grace_s
         self.routes: dict[str, Route] = {}
         self.setups: list[Callable[[], Any]] = []
         frame = inspect.currentframe()
