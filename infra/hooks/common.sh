@@ -62,3 +62,9 @@ give_access() {
     --parameters "vaultName=${KEY_VAULT_ID##*/}" "token=${RESOURCE_TOKEN}" "secrets=$1" 2>"${folder}/error" ||
     fail "The roles on the secrets cannot be given: you need to be owner, or user access administrator, of ${AZURE_RESOURCE_GROUP}."
 }
+
+# Has the app look for its secrets in the vault. It does so once a day by itself, whether it has found them or not.
+refresh_app() {
+  az rest --method post --url "${APP_ID}/config/configreferences/appsettings/refresh?api-version=2022-03-01" \
+    --output none 2>"${folder}/error"
+}

@@ -5,7 +5,7 @@ set -eu
 
 cd "$(dirname "$0")/../.."
 . infra/hooks/common.sh
-need postdeploy AZURE_SUBSCRIPTION_ID AZURE_RESOURCE_GROUP KEY_VAULT_ID KEY_VAULT_URI RESOURCE_TOKEN APP_NAME APP_HOST \
+need postdeploy AZURE_SUBSCRIPTION_ID AZURE_RESOURCE_GROUP KEY_VAULT_ID KEY_VAULT_URI RESOURCE_TOKEN APP_ID APP_NAME APP_HOST \
   EVENT_GRID_TOPIC EVENT_GRID_SUBSCRIPTION GATEWAY_NAME GATEWAY_TIER GATEWAY_URL MAX_BODY_BYTES
 
 # How often, and after how many seconds, what a new app may not answer yet is tried.
@@ -25,6 +25,8 @@ find_key() {
     fi
     left=$((left - 1))
     [ "${left}" -gt 0 ] || fail "The app ${APP_NAME} does not tell the keys of $1: has its code started? Look at its log."
+    # It does not start without its secrets, and a new role takes some minutes to apply.
+    refresh_app || true
     sleep "${pause_s}"
   done
   tr -d '\r\n' <"${folder}/found" | sed 's/^None$//' >"${folder}/key"

@@ -15,8 +15,6 @@ for name in gateway-key gateway-key-previous; do
 done
 give_access '["gateway-key", "gateway-key-previous"]'
 
-# The app has looked for them already, perhaps in vain. It looks again once a day, or when it is told to.
-az rest --method post --url "${APP_ID}/config/configreferences/appsettings/refresh?api-version=2022-03-01" \
-  --output none 2>"${folder}/error" ||
-  fail "The app could not be told to look for its keys: restart it once."
+# The app has looked for them already, perhaps in vain.
+refresh_app || fail "The app could not be told to look for its keys: restart it once."
 say "The keys between gateway and app are there."

@@ -188,8 +188,10 @@ def test_a_run_that_failed_anywhere_can_be_repeated(azure: Azure, hook: str, whe
 def test_what_a_new_app_does_not_answer_yet_is_tried_again(azure: Azure) -> None:
     assert azure.run("secrets").returncode == 0
     azure.failing({2: "before"})  # the first question for keys, after whether az is signed in
+    refreshed = azure.state["refreshed"]
     assert azure.run("connect").returncode == 0
     is_right(azure.state)
+    assert azure.state["refreshed"] == refreshed + 1, "it may have had no role yet when it looked for its secrets"
 
 
 def test_no_key_is_an_argument_of_a_program_or_is_printed(azure: Azure) -> None:
