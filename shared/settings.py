@@ -34,9 +34,9 @@ _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
 _HOST_BODY_BYTES_PER_2_GB: Final = 240 * _MIB
 """How many bytes of bodies the Functions host can hold at a time with 2 GB. With 400 MiB it ran out of memory."""
-_KEY_VAULT_REFERENCE: Final = "@microsoft.keyvault("
+_KEY_VAULT_REFERENCE: Final = "@microsoft.keyvault"
 _UNRESOLVED: Final = "its reference to Key Vault was not resolved"
-"""Azure then leaves the reference itself as the value. As a key it could be guessed."""
+"""Azure then leaves the reference itself as the value. As a key it could be guessed, also with a blank too many."""
 
 
 class SettingsError(Exception):
@@ -297,7 +297,7 @@ class Settings(BaseModel):
     @classmethod
     def _has_no_reference(cls, value: Any) -> Any:
         # Anywhere in it: nobody resolves one within a connection string or within BACKENDS.
-        if isinstance(value, str) and _KEY_VAULT_REFERENCE in value.lower():
+        if isinstance(value, str) and _KEY_VAULT_REFERENCE in _plain(value):
             raise ValueError(_UNRESOLVED)
         return value
 
@@ -433,7 +433,7 @@ class Settings(BaseModel):
         problems = [
             f"setting {name}: {_UNRESOLVED}"
             for name, value in environ.items()
-            if name.lower() not in cls.model_fields and value.strip().lower().startswith(_KEY_VAULT_REFERENCE)
+            if name.lower() not in cls.model_fields and _plain(value).startswith(_KEY_VAULT_REFERENCE)
         ]
         try:
             settings = cls.model_validate(values)
@@ -444,6 +444,10 @@ class Settings(BaseModel):
             if not problems:
                 return settings
         raise SettingsError(f"The app cannot start: {'; '.join(problems)}.")
+
+
+def _plain(text: str) -> str:
+    return "".join(text.lower().split())
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -327,7 +327,10 @@ UNRESOLVED = "its reference to Key Vault was not resolved"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-@pytest.mark.parametrize("value", [REFERENCE, f" {REFERENCE}", REFERENCE.lower()])
+@pytest.mark.parametrize(
+    "value",
+    [REFERENCE, f" {REFERENCE}", REFERENCE.lower(), REFERENCE.replace("(", " (", 1), REFERENCE.replace("@", "@ ")],
+)
 def test_no_setting_may_be_a_reference_that_was_not_resolved(name: str, value: str) -> None:
     given = {known: good for known, good in GOOD.items() if known.lower() != name}
     assert f"setting {name.upper()}: {UNRESOLVED}" in refusal(given | {name.upper(): value})
