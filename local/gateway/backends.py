@@ -86,7 +86,11 @@ class Client:
         request = httpx.Request(
             method,
             f"{target.scheme}://{target.netloc}",
-            headers=[("Host", target.netloc), *headers.lines],
+            headers=[
+                # As they came: httpx would take text for ASCII.
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in (("Host", target.netloc), *headers.lines)
+            ],
             content=None if body is None else body.pieces(),
             extensions={
                 # As it stands: a parser would write it in another way.

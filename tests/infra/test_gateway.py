@@ -182,6 +182,7 @@ async def test_the_app_gets_the_owner_the_keys_and_the_trace_and_nothing_of_the_
                 "X-Task-Owner": "other",
                 "X-Task-Slots": "1",
                 "Accept": "application/json",
+                "X-Name": "Andr\xe9".encode("latin-1"),
                 "Expect": "100-continue",
                 "Connection": "X-Hop",
             },
@@ -194,6 +195,7 @@ async def test_the_app_gets_the_owner_the_keys_and_the_trace_and_nothing_of_the_
     assert headers["x-gateway-key"] == [GATEWAY_KEY]
     assert headers["x-task-owner"] == ["one"]
     assert headers["accept"] == ["application/json"]
+    assert headers["x-name"] == ["Andr\xe9"]
     assert headers["tracestate"] == ["vendor=1"]
     ((version, kept, span, flags),) = [value.split("-") for value in headers["traceparent"]]
     assert (version, kept, flags) == ("00", trace, "01")
@@ -385,6 +387,13 @@ def issuer() -> Iterator[tuple[str, rsa.RSAPrivateKey]]:
         ({"iss": "https://another.example"}, 401),
         ({"exp": 1}, 401),
         ({"oid": None}, 403),
+        ({"oid": ""}, 403),
+        # A header would lose the blanks, and the app would take the owner for another one.
+        ({"oid": "ada "}, 403),
+        ({"oid": "ada\n"}, 403),
+        ({"oid": "ada\r\nX-Gateway-Key: guessed"}, 403),
+        ({"oid": "ad\u00e4"}, 403),
+        ({"oid": "a" * 124}, 403),
     ],
 )
 async def test_by_a_token_the_owner_is_whom_it_names(

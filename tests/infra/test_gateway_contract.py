@@ -256,14 +256,21 @@ def test_what_is_for_model_services_and_azure_is_not_there(gate: Gate, method: s
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/submit/../CacheConnectorUpsert", "/api/v1/submit/%2e%2e/%2e%2e/CacheConnectorUpsert"]
+    "path",
+    [
+        "/api/v1/submit/../CacheConnectorUpsert",
+        "/api/v1/submit/%2e%2e/%2e%2e/CacheConnectorUpsert",
+        "/api/v1/submit/%252e./CacheConnectorUpsert",
+        "/api/v1/submit/x%252F..%25252fCacheConnectorUpsert",
+    ],
 )
 def test_dots_lead_out_of_no_operation(gate: Gate, path: str) -> None:
     target = urlsplit(gate.url)
     make = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
     connection = make(target.netloc)
     connection.request("POST", path, body=b"{}", headers={"Ocp-Apim-Subscription-Key": gate.key})
-    assert connection.getresponse().status == 404
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["detail"]) == (404, "No segment of a path has dots only.")
     connection.close()
 
 
