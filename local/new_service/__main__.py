@@ -13,9 +13,10 @@ from local.stack import ROOT
 
 TEMPLATE = Path(__file__).with_name("template")
 REGISTRY = Path("infra") / "services.json"
+GATEWAY = Path("infra") / "apim" / "apis.json"
 DOCKERFILE = Path("images") / "service.Dockerfile"
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~-]+)+")
 
 _TOLD = """\
 services/{name} is a model service, and infra/services.json knows it. Try it:
@@ -75,20 +76,26 @@ def make_service(root: Path, name: str, path: str) -> Path:
         raise Refused(f"services/{name} exists.")
     registry = json.loads((root / REGISTRY).read_text())
     for service in registry["services"]:
+        # The gateway does not tell small letters from large ones.
         for taken, wanted in ((service["name"], name), (service["path"], path)):
-            if taken == wanted:
-                raise Refused(f"{REGISTRY} has {wanted} already.")
+            if taken.lower() == wanted.lower():
+                raise Refused(f"{REGISTRY} has {taken} already.")
+    for api in json.loads((root / GATEWAY).read_text())["apis"]:
+        if api["name"] == name or f"{path}/".lower().startswith(f"/{api['path']}/".lower()):
+            raise Refused(f"The gateway has {api['name']} at /{api['path']} already.")
     # One gateway is in front of all services.
     url = registry["services"][0]["url"]
     registry["services"].append({"name": name, "path": path, "url": url, "endpoints": [f"{path}/predict"]})
 
+    ours = {"/v1/NAME": path, "NAME": name, "HOST": urlsplit(url).hostname or ""}
     folder.mkdir(parents=True)
     for file in sorted(TEMPLATE.iterdir()):
         if file.is_file():
-            text = file.read_text().replace("/v1/NAME", path).replace("NAME", name)
+            # All at once: a path may have such words too.
+            text = re.sub("/v1/NAME|NAME|HOST", lambda word: ours[word[0]], file.read_text())
             # Modules of tests need names of their own, for pytest to run those of two services together.
             own = file.name.replace("test_service", "test_" + name.replace("-", "_"))
-            (folder / own).write_text(text.replace("HOST", urlsplit(url).hostname or ""))
+            (folder / own).write_text(text)
     (folder / "Dockerfile").write_text(_dockerfile(root, name))
     (root / REGISTRY).write_text(json.dumps(registry, indent=2, ensure_ascii=False) + "\n")
     return folder

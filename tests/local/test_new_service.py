@@ -29,7 +29,7 @@ LIST: dict[str, Any] = json.loads((ROOT / REGISTRY).read_text())
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """What of the repository is read."""
-    for file in (REGISTRY, new_service.DOCKERFILE):
+    for file in (REGISTRY, new_service.GATEWAY, new_service.DOCKERFILE):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / file, tmp_path / file)
     return tmp_path
@@ -107,6 +107,11 @@ def test_a_made_service_is_named_everywhere(tree: Path) -> None:
     }
 
 
+def test_a_path_may_have_the_words_of_the_template(tree: Path) -> None:
+    folder = make_service(tree, "land-cover", "/v1/NAME/HOST")
+    assert "path: /v1/NAME/HOST\n" in (folder / "values.yaml").read_text()
+
+
 def test_the_list_keeps_its_form(tree: Path) -> None:
     """So that a new service is a few lines of a change."""
     before = (tree / REGISTRY).read_text()
@@ -143,6 +148,13 @@ def test_the_image_of_a_made_service_has_its_folder(tree: Path) -> None:
         ("land", "/v1/la nd", "is no path prefix"),
         ("words", "/v1/land", "has words already"),
         ("land", "/v1/words", "has /v1/words already"),
+        ("land", "/v1/Words", "has /v1/words already"),
+        ("land", "/v1/../land", "is no path prefix"),
+        ("land", "/v1/..", "is no path prefix"),
+        ("tasks", "/v1/land", "gateway has tasks at /api already"),
+        ("land", "/api/v1/tasks", "gateway has tasks at /api already"),
+        ("land", "/API", "gateway has tasks at /api already"),
+        ("land", "/taskmanagement", "gateway has taskmanagement at /taskmanagement already"),
         ("there", "/v1/there", "services/there exists"),
     ],
 )
