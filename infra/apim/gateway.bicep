@@ -1,4 +1,5 @@
 // What the gateway serves: named values from Key Vault, backends, fragments, products and APIs, as apis.json lists them.
+// What an operator decides is in gateway.parameters.json, so that a second deployment does not undo it.
 // It is deployed after the secrets are in Key Vault: API Management reads them at once.
 
 @description('Name of the API Management service.')
@@ -22,34 +23,34 @@ param tier string
   'subscription'
   'jwt'
 ])
-param owner string = 'subscription'
+param owner string
 
 @description('URL of the OpenID configuration of who issues the tokens. Needed for the owner jwt.')
-param openIdConfigurationUrl string = ''
+param openIdConfigurationUrl string
 
 @description('Audience of the tokens. Needed for the owner jwt.')
-param tokenAudience string = ''
+param tokenAudience string
 
 @description('Claim of the token that names the owner.')
-param ownerClaim string = 'oid'
+param ownerClaim string
 
 @description('URL by which callers reach the gateway, without a slash at its end. Empty: its own.')
-param gatewayUrl string = ''
+param gatewayUrl string
 
 @description('Largest body, in bytes: MaxBodyBytes of the app\'s health.')
 @minValue(1)
-param maxBodyBytes int = 15728640
+param maxBodyBytes int
 
 @description('Calls a minute of each owner; in the Consumption tier of each subscription.')
 @minValue(1)
-param callsPerMinute int = 600
+param callsPerMinute int
 
 @description('Calls in 30 days of each subscription.')
 @minValue(1)
-param callsPerMonth int = 10000000
+param callsPerMonth int
 
 @description('Origins of the pages that may call the gateway, beside the developer portal.')
-param corsOrigins string[] = []
+param corsOrigins string[]
 
 var gateway = loadJsonContent('apis.json')
 var services = loadJsonContent('../services.json').services

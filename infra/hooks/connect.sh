@@ -83,7 +83,7 @@ give_access '["gateway-key", "gateway-key-previous", "scaler-key", "service-key"
 # A role takes some minutes to apply, and the gateway reads its secrets at once.
 left=${tries}
 until az deployment group create --subscription "${AZURE_SUBSCRIPTION_ID}" --resource-group "${AZURE_RESOURCE_GROUP}" \
-  --name gateway --template-file infra/apim/gateway.bicep --output none --parameters \
+  --name gateway --template-file infra/apim/gateway.bicep --output none --parameters @infra/apim/gateway.parameters.json \
   "apimName=${GATEWAY_NAME}" "appHostName=${APP_HOST}" "keyVaultUri=${KEY_VAULT_URI}" \
   "tier=${GATEWAY_TIER}" "maxBodyBytes=${MAX_BODY_BYTES}" 2>"${folder}/error"; do
   left=$((left - 1))

@@ -27,6 +27,10 @@ APIM = ROOT / "infra" / "apim"
 GATEWAY = json.loads((APIM / "apis.json").read_text())
 SERVICES = json.loads((ROOT / "infra" / "services.json").read_text())["services"]
 DOCUMENT = json.loads((ROOT / "docs" / "openapi.json").read_text())
+DECIDED = {
+    name: given["value"]
+    for name, given in json.loads((APIM / "gateway.parameters.json").read_text())["parameters"].items()
+}
 POLICIES = sorted((APIM / "policies").glob("*.xml"))
 FRAGMENTS = sorted((APIM / "policies" / "fragments").glob("*.xml"))
 VARIANTS = [(tier, owner) for tier in GATEWAY["variants"]["tier"] for owner in GATEWAY["variants"]["owner"]]
@@ -415,9 +419,17 @@ def deployed(predicted: Predict, tier: str, owner: str) -> list[dict[str, Any]]:
         appHostName="'app.azurewebsites.net'",
         keyVaultUri="'https://vault.vault.azure.net/'",
         tier=f"'{tier}'",
-        owner=f"'{owner}'",
-        corsOrigins="['https://maps.example.org', 'https://other.example.org']",
+        maxBodyBytes="15728640",
+        **{
+            **{name: _bicep(value) for name, value in DECIDED.items()},
+            "owner": f"'{owner}'",
+            "corsOrigins": "['https://maps.example.org', 'https://other.example.org']",
+        },
     )
+
+
+def _bicep(value: Any) -> str:
+    return json.dumps(value).replace('"', "'")
 
 
 def _of(resources: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
