@@ -21,13 +21,18 @@ _PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~-]+)+")
 _TOLD = """\
 services/{name} is a model service, and infra/services.json knows it. Try it:
 
-  python3 dev.py up --backend {path}=http://127.0.0.1:8081
   .venv/bin/python -m pytest services/{name}
+  python3 dev.py up --backend {path}=http://127.0.0.1:8081
 
 and in another terminal:
 
   export BACKBONE_URL=http://127.0.0.1:7071 BACKBONE_KEY=$(cat .local/up/key)
   PORT=8081 .venv/bin/python services/{name}/service.py
+
+and in a third one, a task for it:
+
+  curl -H "x-functions-key: $(cat .local/up/key)" -H 'Content-Type: application/json' -H 'Prefer: wait=30' \\
+    -d '[1, 2, 6]' http://127.0.0.1:7071/api/v1/submit{path}/predict
 
 Put your model in place of the mean. Then three steps publish it:
 

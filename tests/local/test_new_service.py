@@ -178,6 +178,8 @@ def test_the_command_says_the_three_steps(
     assert [number for number, _ in steps] == ["1", "2", "3"]
     assert [command.split()[0] for _, command in steps] == ["azd", "az", "helm"]
     assert "--backend /v1/land-cover=" in said
+    assert said.index("pytest") < said.index("dev.py up"), "up runs until Ctrl-C"
+    assert "/api/v1/submit/v1/land-cover/predict" in said
     for file in re.findall(r"services/land-cover/[\w.]+", said):
         assert (tree / file).exists()
     assert new_service.main() == 1
