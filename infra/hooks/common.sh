@@ -40,7 +40,8 @@ has_secret() {
   if az rest --method get --url "${KEY_VAULT_ID}/secrets/$1?api-version=${vault_api}" --output none 2>"${folder}/error"; then
     return 0
   fi
-  if grep -q -e SecretNotFound -e ResourceNotFound -e '^ERROR: Not Found' "${folder}/error"; then
+  # Of the error alone: az writes its warnings beside it.
+  if grep -q -e '^ERROR:.*SecretNotFound' -e '^ERROR:.*ResourceNotFound' -e '^ERROR: Not Found' "${folder}/error"; then
     return 1
   fi
   fail "Nobody knows whether the vault has the secret $1: may you read ${KEY_VAULT_ID}?"

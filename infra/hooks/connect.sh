@@ -46,7 +46,8 @@ set_key() {
 }
 
 # Gives the functions $3... a key $2, and the vault its copy as the secret $1. The vault has it first: so a key that a
-# function has is in the vault, however the run before has ended.
+# function has is in the vault, however the run before has ended. Functions with different keys, as two runs at a time or
+# half a rotation leave them, get one anew.
 ensure_key() {
   secret=$1
   key=$2
@@ -55,7 +56,15 @@ ensure_key() {
   missing=
   for function in "$@"; do
     find_key "${function}" "${key}"
-    if [ -s "${folder}/key" ]; then known=$(cat "${folder}/key"); else missing="${missing} ${function}"; fi
+    if [ ! -s "${folder}/key" ]; then
+      missing="${missing} ${function}"
+    elif [ -n "${known}" ] && [ "${known}" != "$(cat "${folder}/key")" ]; then
+      known=
+      missing="$*"
+      break
+    else
+      known=$(cat "${folder}/key")
+    fi
   done
   if [ -z "${known}" ]; then
     known=$(random_key)

@@ -224,6 +224,28 @@ def test_a_vault_that_does_not_answer_makes_no_new_secret(azure: Azure) -> None:
     assert azure.state["secrets"] == before
 
 
+def test_a_warning_is_no_answer(azure: Azure) -> None:
+    azure.up()
+    before = azure.state["secrets"]
+    program = azure.folder / "az"
+    warning = "echo 'WARNING: The error code SecretNotFound will change.' >&2"
+    program.write_text(program.read_text().replace("exec ", f"{warning}\nexec "))
+    azure.failing({2: "before"})
+    assert azure.run("secrets").returncode == 1
+    assert azure.state["secrets"] == before
+
+
+def test_functions_with_different_keys_get_one_anew(azure: Azure) -> None:
+    azure.up()
+    state = azure.state
+    before = state["secrets"]
+    state["keys"]["TaskHeartbeats"]["service"] = "of half a rotation"
+    (azure.folder / "state.json").write_text(json.dumps(state))
+    assert azure.run("connect").returncode == 0
+    is_right(azure.state)
+    assert {name for name, value in azure.state["secrets"].items() if value != before[name]} == {"service-key"}
+
+
 def test_with_entra_id_the_webhook_has_no_key(azure: Azure) -> None:
     azure.up(WEBHOOK_TENANT_ID="t-1", WEBHOOK_AUDIENCE="api://webhook")
     assert azure.state["deployments"]["event-subscription"]["endpointUrl"] == (
