@@ -20,7 +20,7 @@ import pytest
 import yaml
 from taskbackbone import TaskService
 
-from local.new_service.__main__ import DOCKERFILE, REGISTRY, make_service
+from local.new_service.__main__ import DOCKERFILE, GATEWAY, REGISTRY, make_service
 from local.processes import ChildProcess, free_port
 from local.stack import ROOT
 from tests.infra.chart import CHART, EXAMPLES, NAMESPACE, Refused, complaints, example, merged, of_kind, render
@@ -215,6 +215,15 @@ def test_every_value_is_read_by_a_template() -> None:
         assert of_kind(render(values), "ScaledObject")["spec"]["fallback"] == {**fallback, **rendered}
 
 
+BLOB = {
+    "name": "maps",
+    "account": "account",
+    "container": "maps",
+    "mountPath": "/maps",
+    "clientId": "00000000-0000-0000-0000-000000000003",
+}
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -246,6 +255,19 @@ def test_every_value_is_read_by_a_template() -> None:
         {"scaling": {"source": "externalMetric", "scaleIn": "idle", "externalMetric": {"name": "tasks"}}},
         {"cache": {"type": "disk"}},
         {"blobs": [{"name": "a", "account": "My-Account", "container": "c", "mountPath": "/mnt", "clientId": "1"}]},
+        {"blobs": [BLOB, BLOB]},
+        {"blobs": [{**BLOB, "name": "cache"}], "cache": {"type": "claim"}},
+        {"endpoints": ["/v1/words/count", "/v1/wordsmith/count"]},
+        {"scaling": {"scaleIn": "drain", "minReplicas": 5, "maxReplicas": 4}},
+        {
+            "sidecar": {
+                "enabled": True,
+                "image": {"repository": "a.example.org/b", "tag": "1"},
+                "upstreamPort": 9000,
+            },
+            "port": 9000,
+        },
+        {"route": {"host": "Models.example.org"}},
         {"port": 80},
         {"drain_s": "20"},
     ],
@@ -255,6 +277,45 @@ def test_a_value_that_cannot_be_meant_is_refused(values: dict[str, Any]) -> None
     render(example("python"))
     with pytest.raises(Refused):
         render(merged(example("python"), values))
+
+
+@pytest.mark.parametrize("name", ["Words", "a.b", "1words", "words-", "two words", "w" * 54])
+def test_a_release_that_no_service_can_be_called_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match="release's name"):
+        render(example("python"), name)
+
+
+def test_a_text_stays_a_text() -> None:
+    """Values that YAML would read as something else, or as more than one."""
+    odd = "a: b }\nhostNetwork: true"
+    values = merged(
+        example("python"),
+        {
+            "backbone": {"keyVault": {"name": ""}, "secret": {"name": "123", "key": odd, "scalerKey": "true"}},
+            "route": {
+                "gateway": {"create": True, "className": odd, "certificate": "1", "name": "2", "namespace": "null"}
+            },
+            "networkPolicy": {"from": ["on"]},
+            "probes": {"ready": "/a?b={c}#d, port: 1", "live": "/e: f"},
+        },
+    )
+    resources = render(values)
+    [container] = of_kind(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["env"][1]["valueFrom"]["secretKeyRef"] == {"name": "123", "key": odd}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/a?b={c}#d, port: 1", "port": "http"}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/e: f", "port": "http"}
+    assert of_kind(resources, "TriggerAuthentication")["spec"]["secretTargetRef"] == [
+        {"parameter": "apiKey", "name": "123", "key": "true"}
+    ]
+    gateway = of_kind(resources, "Gateway")
+    assert (gateway["metadata"]["name"], gateway["metadata"]["namespace"]) == ("2", "null")
+    assert gateway["spec"]["gatewayClassName"] == odd
+    assert gateway["spec"]["listeners"][0]["tls"]["certificateRefs"] == [{"kind": "Secret", "name": "1"}]
+    [allowed] = of_kind(resources, "NetworkPolicy")["spec"]["ingress"]
+    assert [each["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for each in allowed["from"]] == [
+        "null",
+        "on",
+    ]
 
 
 def test_a_pod_has_the_time_that_its_service_drains() -> None:
@@ -434,7 +495,9 @@ def test_a_container_runs_as_the_images_do_and_may_do_nothing_else(name: str) ->
 
 
 def test_istio_takes_whole_segments_and_repeats_nothing() -> None:
-    service = of_kind(render(merged(example("r"), {"path": "/v1/words"})), "VirtualService")["spec"]
+    service = of_kind(
+        render(merged(example("r"), {"path": "/v1/words", "endpoints": ["/v1/words/count"]})), "VirtualService"
+    )["spec"]
     [http] = service["http"]
     assert http["match"] == [{"uri": {"exact": "/v1/words"}}, {"uri": {"prefix": "/v1/words/"}}]
     assert http["retries"] == {"attempts": 0}
@@ -464,7 +527,7 @@ def test_another_adapters_metric_counts_once_and_not_for_each_pod() -> None:
 
 
 def test_the_values_of_a_made_service_fit_it_and_its_entry(tmp_path: Path) -> None:
-    for file in (REGISTRY, DOCKERFILE):
+    for file in (REGISTRY, GATEWAY, DOCKERFILE):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / file, tmp_path / file)
     folder = make_service(tmp_path, "land-cover", "/v1/land")

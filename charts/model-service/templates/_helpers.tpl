@@ -33,10 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "model-service.keySecret" -}}
 {{- if .Values.backbone.keyVault.name -}}
 name: {{ .Release.Name }}-backbone
-key: {{ .Values.backbone.keyVault.secret }}
+key: {{ .Values.backbone.keyVault.secret | quote }}
 {{- else -}}
-name: {{ .Values.backbone.secret.name }}
-key: {{ .Values.backbone.secret.key }}
+name: {{ .Values.backbone.secret.name | quote }}
+key: {{ .Values.backbone.secret.key | quote }}
 {{- end -}}
 {{- end }}
 
@@ -59,11 +59,11 @@ key: {{ .Values.backbone.secret.key }}
 {{- define "model-service.life" -}}
 {{- with .Values.probes.ready -}}
 startupProbe:
-  httpGet: { path: {{ . }}, port: http }
+  httpGet: { path: {{ . | quote }}, port: http }
   periodSeconds: 2
   failureThreshold: {{ div (add $.Values.probes.startupSeconds 1) 2 }}
 readinessProbe:
-  httpGet: { path: {{ . }}, port: http }
+  httpGet: { path: {{ . | quote }}, port: http }
   periodSeconds: 2
 {{- else }}
 startupProbe:
@@ -76,7 +76,7 @@ readinessProbe:
 {{- end }}
 livenessProbe:
 {{- with .Values.probes.live }}
-  httpGet: { path: {{ . }}, port: http }
+  httpGet: { path: {{ . | quote }}, port: http }
 {{- else }}
   tcpSocket: { port: http }
 {{- end }}
@@ -134,5 +134,33 @@ scaleDown:
 {{- end }}
   # KEDA takes all away together, when no task is left.
   selectPolicy: Disabled
+{{- end }}
+{{- end }}
+
+{{- /* What the schema cannot say: how values fit together. */ -}}
+{{- define "model-service.check" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,51}[a-z0-9])?$" .Release.Name) }}
+{{- fail "The release's name becomes that of a Service: small letters, digits and hyphens, and a letter first." }}
+{{- end }}
+{{- range .Values.endpoints }}
+{{- if not (hasPrefix (printf "%s/" $.Values.path) (printf "%s/" .)) }}
+{{- fail (printf "endpoints: %s is not below path, %s, so the route would not take it here." . $.Values.path) }}
+{{- end }}
+{{- end }}
+{{- if gt (int .Values.scaling.minReplicas) (int .Values.scaling.maxReplicas) }}
+{{- fail "scaling.minReplicas is more than scaling.maxReplicas." }}
+{{- end }}
+{{- if and .Values.sidecar.enabled (eq (int .Values.port) (int .Values.sidecar.upstreamPort)) }}
+{{- fail "port and sidecar.upstreamPort are one pod's: they have to differ." }}
+{{- end }}
+{{- $names := list }}
+{{- if eq .Values.cache.type "claim" }}
+{{- $names = list "cache" }}
+{{- end }}
+{{- range .Values.blobs }}
+{{- if has .name $names }}
+{{- fail (printf "blobs: the volume %s is there twice. The claim of the cache is called cache." .name) }}
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- end }}
