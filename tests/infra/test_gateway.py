@@ -319,6 +319,18 @@ async def test_who_has_used_up_its_month_gets_403(app_double: AppDouble, tmp_pat
     assert int(refused.headers["retry-after"]) > 29 * 24 * 3600
 
 
+async def test_no_caller_shuts_out_the_others_by_asking_for_what_the_app_does_not_offer(
+    app_double: AppDouble, tmp_path: Path
+) -> None:
+    clock = Hand()
+    app_double.react = lambda request: request.send(501, {}, b"{}")  # uploads are off
+    async with in_process(app_double.url, tmp_path, clock) as caller:
+        for _ in range(60):
+            assert (await caller.post("/api/v1/uploads", content=b"{}")).status_code == 501
+        app_double.react = lambda request: request.send(200, {}, b"{}")
+        assert (await caller.get(TASK)).status_code == 200
+
+
 @pytest.mark.parametrize(("retry_after", "open_s"), [({"Retry-After": "120"}, 120), ({}, 10)])
 async def test_a_breaker_is_open_for_as_long_as_the_app_asks(
     app_double: AppDouble, tmp_path: Path, retry_after: dict[str, str], open_s: int
