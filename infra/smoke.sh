@@ -6,7 +6,8 @@
 #
 # KEY           the key of a subscription of the gateway, or of the app
 # KEY_HEADER    the header that carries it: Ocp-Apim-Subscription-Key without it
-# BODY          the text to send: "to be or not to be" without it
+# BODY          what to send: "to be or not to be" without it
+# BODY_TYPE     its content type: text/plain without it
 # SMOKE_S       for how long to try, in seconds: 600 without it. A new role takes minutes to apply, and the first pod of
 #               a model service takes minutes to start.
 #
@@ -66,7 +67,7 @@ answer() {
 # The same key for each try: a submit whose answer was lost makes no second task.
 attempt=smoke-$(date +%s)-$$
 while :; do
-  status=$(send --header "Idempotency-Key: $attempt" --header 'Content-Type: text/plain' \
+  status=$(send --header "Idempotency-Key: $attempt" --header "Content-Type: ${BODY_TYPE:-text/plain}" \
     --data-binary "${BODY:-to be or not to be}" "$url")
   is_for_later "$status" || break
   say "$status from $url, trying again"

@@ -41,6 +41,15 @@ def test_a_completed_task_ends_it_well_with_its_result(stack: Stack, backend: Sc
     assert last == f"The result: {FOUND.decode()}"
     call = backend.next_call(path)
     assert call.body == b"to be or not to be"
+    assert call.headers["content-type"] == "text/plain"
+
+
+def test_an_endpoint_that_takes_no_text_is_tried_too(stack: Stack, backend: ScriptedBackend) -> None:
+    path = new_path()
+    backend.script(path, Answer(200, headers={"X-Task-Complete": "true"}))
+    assert at_the_app(stack, path, BODY="[1, 2, 6]", BODY_TYPE="application/json").returncode == 0
+    call = backend.next_call(path)
+    assert (call.body, call.headers["content-type"]) == (b"[1, 2, 6]", "application/json")
 
 
 def test_a_failed_task_is_said_with_what_its_service_says(stack: Stack, backend: ScriptedBackend) -> None:
