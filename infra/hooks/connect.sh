@@ -134,7 +134,7 @@ smoke_key="${gateway_id}/subscriptions/smoke/listSecrets?api-version=2024-05-01"
 say "The first task, once a model service runs (docs/deploy.md):"
 say ""
 say "  KEY=\$(az rest --method post --url '${smoke_key}' --query primaryKey --output tsv)"
-say "  curl -i -H \"Ocp-Apim-Subscription-Key: \$KEY\" --data-binary 'to be or not to be' ${GATEWAY_URL}/api/v1/submit${SMOKE_PATH:-/v1/words/count}"
+say "  curl -i -H \"Ocp-Apim-Subscription-Key: \$KEY\" -H 'Content-Type: text/plain' --data-binary 'to be or not to be' ${GATEWAY_URL}/api/v1/submit${SMOKE_PATH:-/v1/words/count}"
 say ""
 if [ -z "${SMOKE_PATH:-}" ]; then
   say "No task was tried: azd env set SMOKE_PATH /v1/words/count names an endpoint to try, as soon as its service runs."

@@ -31,7 +31,8 @@ resource registry 'Microsoft.ContainerRegistry/registries@2025-11-01' = {
     adminUserEnabled: false
     anonymousPullEnabled: false
     publicNetworkAccess: isPublic ? 'Enabled' : 'Disabled'
-    // So that "az acr build" can push what it has built.
+    // For Azure's trusted services. The tasks of "az acr build" have not been among them since June 2025: they come into a
+    // registry without a public address only with networkRuleBypassAllowedForTasks (docs/add-a-service.md).
     networkRuleBypassOptions: 'AzureServices'
     zoneRedundancy: isZoned ? 'Enabled' : 'Disabled'
   }
