@@ -567,15 +567,15 @@ MUTATIONS = [
     Mutation(
         "settings: a reference that was not resolved, in a setting of the app",
         "shared/settings.py",
-        "if isinstance(value, str) and _KEY_VAULT_REFERENCE in value.lower():",
+        "if isinstance(value, str) and _KEY_VAULT_REFERENCE in _plain(value):",
         "if False:",
         SETTINGS_TESTS,
     ),
     Mutation(
         "settings: a reference that was not resolved, within a setting of the app",
         "shared/settings.py",
-        "_KEY_VAULT_REFERENCE in value.lower()",
-        "value.lower().startswith(_KEY_VAULT_REFERENCE)",
+        "_KEY_VAULT_REFERENCE in _plain(value)",
+        "_plain(value).startswith(_KEY_VAULT_REFERENCE)",
         SETTINGS_TESTS,
     ),
     Mutation(
@@ -588,8 +588,8 @@ MUTATIONS = [
     Mutation(
         "settings: what the platform says of its references is no reference",
         "shared/settings.py",
-        "and value.strip().lower().startswith(_KEY_VAULT_REFERENCE)",
-        "and _KEY_VAULT_REFERENCE in value.lower()",
+        "and _plain(value).startswith(_KEY_VAULT_REFERENCE)",
+        "and _KEY_VAULT_REFERENCE in _plain(value)",
         SETTINGS_TESTS,
     ),
     Mutation(

@@ -59,6 +59,7 @@ class Client:
             trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            timeout=300,  # but each request has one of its own
         )
 
     async def close(self) -> None:

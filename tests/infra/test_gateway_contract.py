@@ -315,7 +315,7 @@ def test_a_redirect_to_storage_is_the_one_url_that_is_not_the_gateway_s(gate: Ga
     if upload.status_code == 501:
         pytest.skip("the app offers no uploads")
     block = {"x-ms-blob-type": "BlockBlob", "x-ms-blob-content-type": "text/plain"}
-    assert httpx.put(upload.json()["Url"], content=TEXT, headers=block).status_code == 201
+    assert httpx.put(upload.json()["Url"], content=TEXT, headers=block, timeout=30).status_code == 201
     submitted = gate.call("SubmitTask", rest=gate.endpoint, headers={"X-Upload": upload.json()["UploadId"]})
     assert submitted.status_code == 202, submitted.text
 
@@ -324,4 +324,4 @@ def test_a_redirect_to_storage_is_the_one_url_that_is_not_the_gateway_s(gate: Ga
     assert body.status_code == 303
     assert not body.headers["location"].startswith(gate.url)
     assert "operation-location" not in body.headers
-    assert httpx.get(body.headers["location"]).content == TEXT
+    assert httpx.get(body.headers["location"], timeout=30).content == TEXT

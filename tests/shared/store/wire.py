@@ -10,6 +10,8 @@ from typing import Self
 Command = tuple[bytes, ...]
 SCRIPTS = (b"EVALSHA", b"EVAL")
 STEPS = (*SCRIPTS, b"GET", b"HGET")
+OPENING = (b"EVAL", b"return 1")
+"""How a client asks at its beginning what the server is."""
 
 
 class Wire:
@@ -17,7 +19,8 @@ class Wire:
 
     Attributes:
         ports: the relays' ports by the nodes' ports.
-        commands: the commands that were sent, in order, with names in upper case.
+        commands: the commands that were sent, in order, with names in upper case. Those of a client's beginning are
+            neither scripts nor steps here.
         lose_requests: how many of the next steps never arrive: the connection is cut instead.
         lose_answers: how many of the next steps run while the connection is cut instead of their answer.
         forged_answer: a RESP reply that is sent instead of running a step.
@@ -39,7 +42,7 @@ class Wire:
 
     @property
     def scripts(self) -> list[Command]:
-        return [command for command in self.commands if command[0] in SCRIPTS]
+        return [command for command in self.commands if command[0] in SCRIPTS and command[:2] != OPENING]
 
     async def __aenter__(self) -> Self:
         for node_port in self._node_ports:
@@ -81,7 +84,7 @@ class Wire:
             while True:
                 command, raw = await _read_command(reader)
                 self.commands.append(command)
-                is_step = command[0] in STEPS
+                is_step = command[0] in STEPS and command[:2] != OPENING
                 if is_step and self.forged_answer is not None:
                     writer.write(self.forged_answer)
                     continue
