@@ -331,29 +331,52 @@ async def test_no_caller_shuts_out_the_others_by_asking_for_what_the_app_does_no
         assert (await caller.get(TASK)).status_code == 200
 
 
+async def test_a_queue_that_takes_no_tasks_shuts_out_no_caller_of_another(
+    app_double: AppDouble, tmp_path: Path
+) -> None:
+    app_double.react = lambda request: request.send(503, {"Retry-After": "60"})  # it is draining
+    async with in_process(app_double.url, tmp_path, Hand()) as caller:
+        for _ in range(60):
+            assert (await caller.post("/api/v1/submit/v1/words", content=b"x")).headers["retry-after"] == "60"
+        app_double.react = lambda request: request.send(202, {}, b"{}")
+        assert (await caller.post("/api/v1/submit/v1/land", content=b"x")).status_code == 202
+
+
 @pytest.mark.parametrize(("retry_after", "open_s"), [({"Retry-After": "120"}, 120), ({}, 10)])
 async def test_a_breaker_is_open_for_as_long_as_the_app_asks(
     app_double: AppDouble, tmp_path: Path, retry_after: dict[str, str], open_s: int
 ) -> None:
     clock = Hand()
-    rule = next(one for one in json.loads(APIS.read_text())["backends"] if one["name"] == "backbone-submit")
+    rule = next(one for one in json.loads(APIS.read_text())["backends"] if one["name"] == "backbone")
     most = rule["circuitBreaker"]["rules"][0]["failureCondition"]["count"]
     app_double.react = lambda request: request.send(503, retry_after)
     async with in_process(app_double.url, tmp_path, clock) as caller:
         for _ in range(most):
-            await caller.post("/api/v1/submit/v1/words", content=b"x")
+            await caller.get(TASK)
         assert app_double.calls == most
         app_double.react = lambda request: request.send(200, {}, b"{}")
 
         clock.now_s += open_s - 1
-        refused = await caller.post("/api/v1/submit/v1/words", content=b"x")
+        refused = await caller.get(TASK)
 
         assert app_double.calls == most
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
-        assert (await caller.get(TASK)).status_code == 200, "what is there can still be asked for"
+        submitted = await caller.post("/api/v1/submit/v1/words", content=b"x")
+        assert submitted.status_code == 200, "submits have a breaker of their own"
         clock.now_s += 1
-        assert (await caller.post("/api/v1/submit/v1/words", content=b"x")).status_code == 200
+        assert (await caller.get(TASK)).status_code == 200
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_submits_wait_while_the_app_fails(app_double: AppDouble, tmp_path: Path, status: int) -> None:
+    app_double.react = lambda request: request.send(status, {})
+    async with in_process(app_double.url, tmp_path, Hand()) as caller:
+        for _ in range(50):
+            await caller.post("/api/v1/submit/v1/words", content=b"x")
+        app_double.react = lambda request: request.send(200, {}, b"{}")
+        assert (await caller.post("/api/v1/submit/v1/words", content=b"x")).status_code == 503
+        assert (await caller.get(TASK)).status_code == 200, "what is there can still be asked for"
 
 
 async def test_a_browser_may_call_from_the_origins_that_are_named(app_double: AppDouble, tmp_path: Path) -> None:
