@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from local.stack import ROOT
-from tests.infra.installing import ASKED_FOR, find_bicep, install, lacks_mono
+from tests.infra.installing import ASKED_FOR, find_bicep, install, install_checkov, lacks_mono
 
+Checkov = Callable[[Path, str], "tuple[set[tuple[str, str, str]], int]"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -35,6 +37,26 @@ def judge() -> Run:
     def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [str(programs / name), *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkov() -> Checkov:
+    """Reads a folder by the rules of a framework: ``checkov(folder, "arm")``. Returns rule, file and resource of each
+    check that failed, and how many passed."""
+    program = install_checkov()
+
+    def run(folder: Path, framework: str) -> tuple[set[tuple[str, str, str]], int]:
+        command = [program, "--directory", folder, "--framework", framework]
+        command += ["--skip-download", "--compact", "--quiet", "--output", "json"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        report = json.loads(done.stdout)
+        # What it cannot read, it passes over.
+        assert report["summary"]["parsing_errors"] == 0
+        failed = report["results"]["failed_checks"]
+        found = {(each["check_id"], Path(each["file_path"]).name, each["resource"]) for each in failed}
+        return found, report["summary"]["passed"]
 
     return run
 

@@ -12,6 +12,7 @@ from local.gateway.expressions import APT_COMMAND, missing
 from tests.sdk.environments import environment
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+CHECKOV = Path(__file__).with_name("requirements-checkov.txt")
 ASKED_FOR = "JUDGE_INFRA"
 """Set by ``python3 dev.py infra``: other runs of the tests leave these out."""
 
@@ -19,6 +20,11 @@ ASKED_FOR = "JUDGE_INFRA"
 def install() -> Path:
     """The Python that has the judges' packages. Their programs lie beside it."""
     return environment("infra", sys.executable, [REQUIREMENTS])
+
+
+def install_checkov() -> Path:
+    """The program."""
+    return environment("infra-checkov", sys.executable, [CHECKOV]).parent / "checkov"
 
 
 def find_bicep() -> str | None:

@@ -8,18 +8,11 @@ for the gateway's APIs or for the chart's custom resources.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from local.stack import ROOT
+from tests.infra.conftest import Checkov
 from tests.infra.test_snapshots import PRESETS, resources
-from tests.sdk.environments import environment
-
-REQUIREMENTS = Path(__file__).with_name("requirements-checkov.txt")
 
 # The rule, the presets and the beginning of the resource's name: why it does not hold.
 EXCEPTIONS: dict[tuple[str, str, str], str] = {
@@ -57,27 +50,7 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
 OF_WORKFLOWS = {("CKV_GHA_7", "deploy.yml"): "who deploys chooses the environment, from a list"}
 
 
-@pytest.fixture(scope="module")
-def checkov(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Reads a folder by the rules of a framework."""
-    program = environment("infra-checkov", sys.executable, [REQUIREMENTS]).parent / "checkov"
-
-    def run(folder: Path, framework: str) -> tuple[set[tuple[str, str, str]], int]:
-        """(rule, file, resource) of what failed, and how many checks passed."""
-        command = [program, "--directory", folder, "--framework", framework]
-        command += ["--skip-download", "--compact", "--quiet", "--output", "json"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        report = json.loads(done.stdout)
-        # What it cannot read, it passes over.
-        assert report["summary"]["parsing_errors"] == 0
-        failed = report["results"]["failed_checks"]
-        found = {(each["check_id"], Path(each["file_path"]).name, each["resource"]) for each in failed}
-        return found, report["summary"]["passed"]
-
-    return run
-
-
-def test_what_would_be_deployed_breaks_no_rule_but_for_a_reason(checkov: Any, tmp_path: Path) -> None:
+def test_what_would_be_deployed_breaks_no_rule_but_for_a_reason(checkov: Checkov, tmp_path: Path) -> None:
     for preset in PRESETS:
         listed = [{name: value for name, value in each.items() if name != "id"} for each in resources(preset)]
         template = {
@@ -100,7 +73,7 @@ def test_what_would_be_deployed_breaks_no_rule_but_for_a_reason(checkov: Any, tm
     assert excepted - found == set(), "an exception that nothing needs any more"
 
 
-def test_dockerfiles_and_workflows_break_no_rule_but_for_a_reason(checkov: Any) -> None:
+def test_dockerfiles_and_workflows_break_no_rule_but_for_a_reason(checkov: Checkov) -> None:
     failed, passed = checkov(ROOT / "images", "dockerfile")
     assert (failed, passed > 100) == (set(), True)
     failed, passed = checkov(ROOT, "github_actions")
