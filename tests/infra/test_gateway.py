@@ -206,6 +206,17 @@ async def test_the_app_gets_the_owner_the_keys_and_the_trace_and_nothing_of_the_
     }
 
 
+@pytest.mark.parametrize("named", ["X-Task-Owner", "keep-alive, x-gateway-key", "close,X-FUNCTIONS-KEY"])
+async def test_no_caller_has_the_gateway_take_away_what_it_sets(
+    app_double: AppDouble, tmp_path: Path, named: str
+) -> None:
+    async with in_process(app_double.url, tmp_path) as caller:
+        answer = await caller.get(TASK, headers={"Connection": named})
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, "Connection names a header that the gateway sets.")
+    assert app_double.calls == 0
+
+
 async def test_a_request_without_a_trace_gets_one(app_double: AppDouble, tmp_path: Path) -> None:
     async with in_process(app_double.url, tmp_path) as caller:
         for given in ({}, {"traceparent": "nonsense"}, {"traceparent": f"00-{'0' * 32}-{'0' * 16}-01"}):
