@@ -16,6 +16,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
+from local.stack import ROOT
 from tests.infra.gateway_under_test import (
     OF_CALLERS,
     OF_OPERATORS,
@@ -234,15 +235,20 @@ def test_a_key_in_the_query_opens_too_and_goes_no_further(gate: Gate) -> None:
     assert answer.status_code == 200  # the app would answer 400 to a parameter that it does not know
 
 
+OF_MODEL_SERVICES = [
+    (method.upper(), "/api" + path.format(id="one", path="v1/words"))
+    for path, operations in json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"].items()
+    if path.startswith("/v1/")
+    for method, operation in operations.items()
+    if isinstance(operation, dict) and operation.get("operationId", "") not in {"", *OPERATIONS}
+]
+"""The v1 operations that no caller gets."""
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("PUT", "/api/v1/tasks/one/result"),
-        ("POST", "/api/v1/tasks/one/heartbeat"),
-        ("POST", "/api/v1/heartbeats"),
-        ("POST", "/api/v1/tasks/one/release"),
-        ("POST", "/api/v1/tasks/one/next/v1/words"),
-        ("GET", "/api/v1/tasks/one/checkpoint"),
+        *OF_MODEL_SERVICES,
         ("POST", "/api/CacheConnectorUpsert"),
         ("GET", "/api/CacheConnectorGet?taskId=one"),
         ("POST", "/api/CurrentProcessingUpsert"),
