@@ -16,7 +16,6 @@ from bench.commands import BODY, LEASE_S, PATH, claim, complete, create, default
 from shared.store import (
     CHILDREN_AT_ONCE,
     ChildEnd,
-    ChildReport,
     RedisAddress,
     RedisLink,
     TaskStore,
@@ -127,9 +126,7 @@ class Steps:
             async with self._reporting:
                 while self._unreported:
                     ends, self._unreported = self._unreported[:CHILDREN_AT_ONCE], self._unreported[CHILDREN_AT_ONCE:]
-                    reports = [ChildReport(end.child_id, end.attempt, end.state) for end in ends]
-                    _expect(await self._queued.batches.report("batch", reports), Applied)
-                    await self._queued.batches.acknowledge(ends)
+                    _expect(await self._queued.batches.report_ends("batch", ends), Applied)
 
     async def _start(self, granted: Granted) -> None:
         for grant in granted.grants:

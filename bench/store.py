@@ -100,7 +100,8 @@ def run(quick: bool) -> list[Figure]:
             for depth in PIPELINES
         }
         taken = side_by_side(repeats, {**store_runs, **benchmark_runs})
-        children = [asyncio.run(_child(server, 250 * scale)) for _ in range(4 * repeats)]
+        children = [asyncio.run(_child(server, 250 * scale, CALLERS_OF_A_BATCH)) for _ in range(4 * repeats)]
+        lone_children = [asyncio.run(_child(server, 100 * scale, 1)) for _ in range(4 * repeats)]
     for phase in (*STEPS, "all"):
         report.table(
             f"{phase}: steps a second" if phase != "all" else "all four together: steps a second",
@@ -112,6 +113,7 @@ def run(quick: bool) -> list[Figure]:
     )
     report.figure(Figure.of("store", ratios(ours, theirs)))
     report.figure(Figure.of("child", children))
+    report.figure(Figure.of("lone child", lone_children))
     report.note("redis-benchmark's refused steps are cheaper than real ones, so they count in its favour.")
     return report.finish(
         samples={
@@ -172,11 +174,11 @@ async def _store_phases(server: RedisServer, callers: int, steps: int) -> Phases
     return phases
 
 
-async def _child(server: RedisServer, tasks: int) -> float:
+async def _child(server: RedisServer, tasks: int, callers: int) -> float:
     """Redis' time for a batch's child ÷ for a task on its own, from the submit to the end."""
-    steps = Steps(server.url, CALLERS_OF_A_BATCH)
+    steps = Steps(server.url, callers)
     with server.connect() as client:
-        costs = await measure(steps, client, tasks, CALLERS_OF_A_BATCH)
+        costs = await measure(steps, client, tasks, callers)
     await steps.aclose()
     whole = ("create + enqueue", "complete + grant + claim")
     child, alone = (sum(costs[kind + step]["redis_us"] for step in whole) for kind in ("child: ", ""))

@@ -48,7 +48,12 @@ UPLOAD_STORE_TESTS = ("tests/shared/store/test_uploads.py",)
 UPLOAD_TESTS = ("tests/contract/test_v1_uploads_apart.py",)
 UPLOAD_WIRE_TESTS = ("tests/contract/test_v1_uploads.py",)
 SIGNING_TESTS = ("tests/shared/test_signed_urls.py",)
-BATCH_TESTS = ("tests/shared/store/test_batches.py", "tests/cache_manager/test_batches.py")
+BATCH_TESTS = (
+    "tests/shared/store/test_batches.py",
+    "tests/cache_manager/test_batches.py",
+    "tests/cache_manager/test_child_creations.py",
+)
+CHILD_CREATION_TESTS = ("tests/cache_manager/test_child_creations.py",)
 PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
 ANSWER_TESTS = ("tests/shared/dispatch/test_answers_with_results.py",)
@@ -939,19 +944,19 @@ MUTATIONS = [
             ),
             (
                 "a task that its queue refuses is gone",
-                "combined/create_and_enqueue",
+                "includes/combined/create_queued",
                 "withdraw_task(tag, new.id) == 0",
                 "false",
             ),
             (
                 "a taken id gets no entry",
-                "combined/create_and_enqueue",
+                "includes/combined/create_queued",
                 "if created[1] ~= 'created' then",
                 "if false then",
             ),
             (
                 "a repeated create reports its slot",
-                "combined/create_and_enqueue",
+                "includes/combined/create_queued",
                 "if created.replay and enqueued.held",
                 "if false",
             ),
@@ -963,7 +968,7 @@ MUTATIONS = [
             ),
             (
                 "a repeated create gives its task no second entry",
-                "combined/create_and_enqueue",
+                "includes/combined/create_queued",
                 "arg.just_created = not created.replay",
                 "arg.just_created = true",
             ),
@@ -1313,31 +1318,59 @@ MUTATIONS = [
     ),
     Mutation(
         "batch: a new registration counts anew",
-        f"{BATCH}/register.lua",
-        "        batch.M = math.min(batch.M, place - 1)\n",
+        f"{LUA}/includes/batch/registration.lua",
+        "      batch.M = math.min(batch.M, place - 1)\n",
         "",
         BATCH_TESTS,
     ),
     Mutation(
         "batch: a sealed one takes no more children",
-        f"{BATCH}/register.lua",
+        f"{LUA}/includes/batch/registration.lua",
         " or batch.S and not is_awaited",
         "",
         BATCH_TESTS,
     ),
     Mutation(
         "batch: an ended one takes no more children",
-        f"{BATCH}/register.lua",
+        f"{LUA}/includes/batch/registration.lua",
         "if is_terminal(rec.s) or batch.S",
         "if batch.S",
         BATCH_TESTS,
     ),
     Mutation(
         "batch: another owner's is unknown",
-        f"{BATCH}/register.lua",
-        "if not rec or asked[2] ~= owner then",
+        f"{LUA}/includes/batch/registration.lua",
+        "if not rec or owner ~= (rec.o or '') then",
         "if not rec then",
         BATCH_TESTS,
+    ),
+    Mutation(
+        "batch: a repeated create registers its child once",
+        f"{LUA}/combined/create_child.lua",
+        " and not reply[1].replay",
+        "",
+        CHILD_CREATION_TESTS,
+    ),
+    Mutation(
+        "batch: a child that its queue refuses is not registered",
+        f"{LUA}/combined/create_child.lua",
+        " and reply[2][1] == 'enqueued'",
+        "",
+        CHILD_CREATION_TESTS,
+    ),
+    Mutation(
+        "batch: a create is repeated although the batch is sealed",
+        f"{LUA}/combined/create_child.lua",
+        "if refusal and redis.call('EXISTS', task_key('t:' .. arg.child)) == 0 then",
+        "if refusal then",
+        CHILD_CREATION_TESTS,
+    ),
+    Mutation(
+        "batch: children that come together are all registered",
+        f"{LUA}/combined/create_child.lua",
+        "batches[arg.id] or load_batch(arg.id)",
+        "load_batch(arg.id)",
+        CHILD_CREATION_TESTS,
     ),
     Mutation(
         "batch: another owner's is not sealed, cancelled or replayed",

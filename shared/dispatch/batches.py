@@ -121,10 +121,7 @@ class Batches:
             while unreported:
                 ends = unreported[:CHILDREN_AT_ONCE]
                 del unreported[:CHILDREN_AT_ONCE]
-                reports = [ChildReport(end.child_id, end.attempt, end.state) for end in ends]
-                outcome = await self._steps.report(batch_id, reports)
-                await self._steps.acknowledge(ends)
-                await self._follow(outcome)
+                await self._follow(await self._steps.report_ends(batch_id, ends))
         finally:
             # Those that are left are reported again in a while.
             del self._unreported[batch_id], self._reporting[batch_id]

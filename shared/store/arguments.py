@@ -344,6 +344,11 @@ class RegisterArgument(BatchArgument):
     most: int
 
 
+class RegistrationArgument(BatchArgument):
+    child: str
+    most: int
+
+
 class ChildrenArgument(TypedDict):
     id: str
     limit: int

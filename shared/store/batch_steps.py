@@ -22,6 +22,7 @@ from shared.store.arguments import (
     CreateBatchArgument,
     EraseArgument,
     RegisterArgument,
+    RegistrationArgument,
     now_of,
     stamp,
 )
@@ -34,7 +35,7 @@ from shared.store.together import Together
 from shared.store.upkeep_steps import BLOB_GRACE_S
 from shared.tasks import status_texts
 from shared.tasks.outcomes import BatchRefused, Created, Existing, Outcome, Refusal, Refused
-from shared.tasks.task import Actor, NewBatch, State, Task
+from shared.tasks.task import Actor, NewBatch, NewTask, State, Task
 
 MOST_CHILDREN: Final = 10_000
 REGISTRATION_S: Final = 15.0
@@ -176,6 +177,30 @@ class BatchSteps:
             for reply in replies
         ]
 
+    def registration(self, new: NewTask) -> tuple[bytes, bytes]:
+        """What ``combined/create_child`` takes for the registration of a child."""
+        argument: RegistrationArgument = {
+            **self._argument(new.batch, new.owner),
+            "child": new.id,
+            "most": MOST_CHILDREN,
+        }
+        return tag_of(new.batch).encode(), pack(argument)
+
+    async def report_ends(self, batch_id: str, ends: Sequence[ChildEnd]) -> Outcome:
+        """Report to a batch what became of its children. They are kept until it knows."""
+        reports = [ChildReport(end.child_id, end.attempt, end.state) for end in ends]
+        kept: dict[str, list[str]] = {}
+        for end in ends:
+            kept.setdefault(tag_of(end.child_id), []).append(end.text)
+        argument: BatchArgument = {**self._argument(batch_id), "reports": reports}
+        tag = tag_of(batch_id).encode()
+        reply = await self._link.combined("report_ends", tag, pack(argument), pack(kept))
+        if reply is not None:
+            return _outcome(batch_id, reply)
+        outcome = await self.report(batch_id, reports)
+        await asyncio.gather(*(self._link.script("batch/acknowledge", tag, *texts) for tag, texts in kept.items()))
+        return outcome
+
     async def report(self, batch_id: str, reports: Sequence[ChildReport], *, is_refused: bool = False) -> Outcome:
         """Report to a batch what became of its children.
 
@@ -255,13 +280,6 @@ class BatchSteps:
         children = [Child(child.decode(), place, _KNOWN[known], number) for child, place, known, number in rows]
         return unpack_task(batch_id, raw), children
 
-    async def acknowledge(self, ends: Iterable[ChildEnd]) -> None:
-        """Their batches know them."""
-        kept: dict[str, list[str]] = {}
-        for end in ends:
-            kept.setdefault(tag_of(end.child_id), []).append(end.text)
-        await asyncio.gather(*(self._link.script("batch/acknowledge", tag, *texts) for tag, texts in kept.items()))
-
     async def forget(self, batch_id: str, child_ids: Iterable[str]) -> None:
         """Forget children of a batch that is being removed."""
         await self._link.script("batch/forget", tag_of(batch_id), batch_id, *child_ids)
@@ -295,8 +313,11 @@ class BatchSteps:
 
     async def _step(self, script: str, argument: BatchArgument) -> Outcome:
         batch_id = argument["id"]
-        reply = await self._link.script(script, tag_of(batch_id), pack(argument))
-        return Refused(Refusal.UNKNOWN, None) if reply == [b"unknown"] else outcome_of(batch_id, reply)
+        return _outcome(batch_id, await self._link.script(script, tag_of(batch_id), pack(argument)))
+
+
+def _outcome(batch_id: str, reply: list[Any]) -> Outcome:
+    return Refused(Refusal.UNKNOWN, None) if reply == [b"unknown"] else outcome_of(batch_id, reply)
 
 
 def _erased(task_id: str, what: bytes, left: bytes | None = None) -> Erased:

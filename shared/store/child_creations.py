@@ -1,7 +1,8 @@
 """How a batch's child is created: it is registered at its batch first, so that the batch waits for it from then on.
 
-Whoever creates it may die between the two. So a registration counts for a while only, and a create that comes later
-is refused: the batch forgets the child, unless it is registered again.
+A server that has all partitions does both in one script. If several have them, whoever creates the child may die
+between the two. So a registration counts for a while only, and a create that comes later is refused: the batch
+forgets the child, unless it is registered again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class ChildCreations:
         Raises:
             StoreUnavailable: Redis does not answer in time.
         """
+        created_at_once = await self._tasks.create_child(new, self._batches.registration(new))
+        if created_at_once is not None:
+            return created_at_once
         if new.fingerprint:
             # Its id may be taken: then nothing is registered. This creates nothing, since it is too late for that.
             lookup = replace(new, create_until_ms=0, body=None, inline_body=b"", steps=())

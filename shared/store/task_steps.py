@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Unpack
+from typing import Any, Final, Unpack
 
 from shared.store.arguments import (
     ApplyArgument,
@@ -28,6 +28,7 @@ from shared.store.reports import Report, SentOn, report_step, token_of
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
+    BatchRefused,
     Claimed,
     Created,
     Draining,
@@ -78,7 +79,7 @@ class TaskSteps:
         task = created_task(new, stored)
         return existing(task) if kind == b"exists" else Created(task)
 
-    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate | None:
+    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
         """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
 
         None if several servers have the partitions: nothing was done.
@@ -88,19 +89,28 @@ class TaskSteps:
         task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
         enqueue = self._queues.enqueue_argument(new.path)
         reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
+        return None if reply is None else _created_and_enqueued(new, reply)
+
+    async def create_child(
+        self, new: NewTask, registration: tuple[bytes, bytes]
+    ) -> Created | Existing | Full | Draining | BatchRefused | None:
+        """As :meth:`create_and_enqueue`, and register the task at its batch, unless either refuses it.
+
+        Args:
+            registration: see ``combined/create_child``.
+        """
+        if self._queues is None:
+            return None
+        task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
+        enqueue = self._queues.enqueue_argument(new.path)
+        reply = await self._link.combined(
+            "create_child", task_tag, *self._create(new), path_tag, enqueue, *registration
+        )
         if reply is None:
             return None
-        (kind, *more), enqueued_reply = reply
-        if kind == b"late":
-            return TooLate()
-        (stored,) = more
-        task = created_task(new, stored)
-        if kind == b"exists":
-            return existing(task)
-        enqueued = enqueued_of(new.path, enqueued_reply)
-        if isinstance(enqueued, Enqueued):
-            return Created(task, enqueued.position, (enqueued.granted,))
-        return enqueued
+        if reply[0][0] == b"refused":
+            return BatchRefused(reply[0][1].decode())
+        return _created_and_enqueued(new, reply)
 
     def _create(self, new: NewTask) -> tuple[bytes, bytes]:
         argument: CreateArgument = {
@@ -406,3 +416,14 @@ def _as_first_time(refused: Refused, step: ApplyStep, data: bytes) -> Outcome:
         return refused
     sent_on = step.get("attempt"), token_of(step, data)
     return Applied(task) if sent_on in task.sent_on else refused
+
+
+def _created_and_enqueued(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining:
+    (kind, stored), enqueued_reply = reply
+    task = created_task(new, stored)
+    if kind == b"exists":
+        return existing(task)
+    enqueued = enqueued_of(new.path, enqueued_reply)
+    if isinstance(enqueued, Enqueued):
+        return Created(task, enqueued.position, (enqueued.granted,))
+    return enqueued

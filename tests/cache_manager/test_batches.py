@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from cache_manager.reconciler import reconcile
 from shared.bodies import BlobsUnavailable
 from shared.store import CHILDREN_AT_ONCE, ChildEnd, ChildReport, RedisLink, StoreUnavailable, then_task_id
 from shared.store.batch_steps import LOOK_S, REGISTRATION_GRACE_S
+from shared.store.redis.partitions import tag_of
 from shared.tasks.outcomes import Applied, Created, Outcome
 from shared.tasks.task import BatchState, Content, NewBatch, NewTask, PipelineStep, Place, State, Task, ThenTask
 from tests.cache_manager.process import POLICY, REPUBLISH_S, Process
@@ -69,6 +70,12 @@ async def end_and_die(process: Process, task_id: str, state: State = State.COMPL
     return ChildEnd.of(outcome.task)
 
 
+async def forget(process: Process, *ends: ChildEnd) -> None:
+    """The children's part of Redis forgets ends of which the batch's has not heard."""
+    for end in ends:
+        await process.link.script("batch/acknowledge", tag_of(end.child_id), end.text)
+
+
 async def settled(process: Process) -> None:
     """Wait for all that goes on in the background."""
     while going := [*process.dispatcher._background]:
@@ -116,8 +123,6 @@ async def manifest(process: Process, then_id: str) -> Any:
 
 
 def key_of_body(task_id: str) -> tuple[str, str]:
-    from shared.store.redis.partitions import tag_of
-
     return tag_of(task_id), f"{tag_of(task_id)}b:{task_id}"
 
 
@@ -172,7 +177,7 @@ async def test_an_end_that_was_lost_is_found_in_the_childs_record(process: Proce
     """Redis fails over to a replica that lags: the batch's partition has lost what the child's has acknowledged."""
     await begin(process, "c1")
     await seal(process)
-    await process.store.batches.acknowledge([await end_and_die(process, "c1")])
+    await forget(process, await end_and_die(process, "c1"))
     await go_on(process, clock, seconds=LOOK_S, rounds=3)
     assert (await known(process)).state is State.COMPLETED
 
@@ -206,7 +211,7 @@ async def test_the_then_task_begins_once_wherever_a_process_dies_on_the_way(
 ) -> None:
     await begin(process, "c1", then=THEN)
     assert await process.backend_accepts_all() == ["c1"]
-    await process.store.batches.acknowledge([await end_and_die(process, "c1")])
+    await forget(process, await end_and_die(process, "c1"))
     await process.store.batches.seal("b", None)
     await dies(process)
     process.take_granted()
@@ -352,7 +357,7 @@ async def replayed_and_failed_again(process: Process) -> None:
     """And nobody has told the batch."""
     await replayed_in_part(process)
     failed = await end_and_die(process, "c1", State.FAILED)
-    await process.store.batches.acknowledge([failed, failed._replace(state=State.CREATED)])
+    await forget(process, failed, failed._replace(state=State.CREATED))
 
 
 @pytest.mark.parametrize("dies", [opened, marked, replayed_in_part, replayed_and_failed_again])
@@ -516,31 +521,39 @@ async def test_nothing_is_lost_while_the_batchs_part_of_redis_does_not_answer(
 ) -> None:
     await begin(process, "c1")
     await seal(process)
-    script = process.link.script
+    script, combined = process.link.script, process.link.combined
 
     async def refusing(name: str, tag: str, *args: bytes | str) -> Any:
         if name == "batch/report":
             raise StoreUnavailable("down")
         return await script(name, tag, *args)
 
+    async def refusing_combined(name: str, *args: bytes) -> Any:
+        if name == "report_ends":
+            raise StoreUnavailable("down")
+        return await combined(name, *args)
+
     monkeypatch.setattr(process.link, "script", refusing)
+    monkeypatch.setattr(process.link, "combined", refusing_combined)
     await end(process, "c1")
     assert await counts(process) == (1, 0, 0, 0)
     monkeypatch.setattr(process.link, "script", script)
+    monkeypatch.setattr(process.link, "combined", combined)
     await go_on(process, clock, rounds=1)
     assert (await known(process)).state is State.COMPLETED
 
 
 async def test_ends_of_the_same_moment_share_a_step(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     await begin(process, *(f"c{number}" for number in range(40)))
-    scripts: list[str] = []
-    script = process.link.script
+    steps = 0
+    report_ends = process.store.batches.report_ends
 
-    async def counting(name: str, tag: str, *args: bytes | str) -> Any:
-        scripts.append(name)
-        return await script(name, tag, *args)
+    async def counting(batch_id: str, ends: Sequence[ChildEnd]) -> Outcome:
+        nonlocal steps
+        steps += 1
+        return await report_ends(batch_id, ends)
 
-    monkeypatch.setattr(process.link, "script", counting)
+    monkeypatch.setattr(process.store.batches, "report_ends", counting)
     await asyncio.gather(*(end(process, f"c{number}") for number in range(40)))
     assert await counts(process) == (40, 40, 0, 0)
-    assert scripts.count("batch/report") < 20
+    assert 0 < steps < 20

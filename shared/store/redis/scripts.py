@@ -4,13 +4,15 @@ A file names the files that it uses by lines of the form ``-- @include task/reco
 ``lua/includes/task/record.lua``. Each is put before the file that names it, once. So a script declares only what it
 uses, which matters: each declaration costs time whenever the script runs. A line ``-- @function apply_step
 task/apply`` includes a script as a function of KEYS and ARGV. The script itself stays the main chunk, since a
-function that captures twenty locals made a heartbeat 5 % slower. ``python -m tools.print_script NAME`` prints a
-script with the line numbers that Redis' error messages have."""
+function that captures twenty locals made a heartbeat 5 % slower. A line ``-- @late settle batch/settle`` includes a
+file for its function of that name, which most runs do not call: what only that function needs is declared when it is
+called. ``python -m tools.print_script NAME`` prints a script with the line numbers that Redis' error messages have.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Final
@@ -21,7 +23,7 @@ from shared.tasks.task import DEFAULT_PRIORITY
 
 LUA: Final = Path(__file__).parent.parent / "lua"
 _INCLUDES: Final = LUA / "includes"
-_DIRECTIVE: Final = re.compile(r"^-- @(?:include|function (?P<name>\w+)) (?P<file>\S+)\n", re.MULTILINE)
+_DIRECTIVE: Final = re.compile(r"^-- @(?:include|(?P<how>function|late) (?P<name>\w+)) (?P<file>\S+)\n", re.MULTILINE)
 
 
 class IncludeError(Exception):
@@ -57,24 +59,34 @@ def read_scripts() -> dict[str, str]:
 
 
 def _assemble(text: str, generated: Mapping[str, str]) -> str:
+    parts, script = _parts(text, generated, ())
+    return "".join([*(f"-- [{name}]\n{body}" for name, body in parts.items()), "-- [script]\n", script])
+
+
+def _parts(text: str, generated: Mapping[str, str], outside: Collection[str]) -> tuple[dict[str, str], str]:
+    """What a text needs beside what is *outside* already, in that order, and the text without its directives."""
     included: dict[str, str] = {}
 
     def include(directive: re.Match[str], including: tuple[str, ...]) -> None:
-        file, function = directive["file"], directive["name"]
+        how, name, file = directive["how"], directive["name"], directive["file"]
         if file in including:
             raise IncludeError(f"{file} includes itself")
-        if file in included:
+        if file in included or file in outside:
             return
-        body = _read(LUA / f"{file}.lua") if function else generated.get(file) or _read(_INCLUDES / f"{file}.lua")
+        if how == "late":
+            needed, body = _parts(_read(_INCLUDES / f"{file}.lua"), generated, {*outside, *included})
+            whole = indent("".join([*needed.values(), body]), "  ")
+            included[file] = f"local function {name}(...)\n{whole}  return {name}(...)\nend\n"
+            return
+        body = _read(LUA / f"{file}.lua") if how else generated.get(file) or _read(_INCLUDES / f"{file}.lua")
         for needed in _DIRECTIVE.finditer(body):
             include(needed, (*including, file))
         body = _DIRECTIVE.sub("", body)
-        included[file] = f"local function {function}(KEYS, ARGV)\n{indent(body, '  ')}end\n" if function else body
+        included[file] = f"local function {name}(KEYS, ARGV)\n{indent(body, '  ')}end\n" if how else body
 
     for directive in _DIRECTIVE.finditer(text):
         include(directive, ())
-    parts = [f"-- [{name}]\n{body}" for name, body in included.items()]
-    return "".join([*parts, "-- [script]\n", _DIRECTIVE.sub("", text)])
+    return included, _DIRECTIVE.sub("", text)
 
 
 def _read(file: Path) -> str:

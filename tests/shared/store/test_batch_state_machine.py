@@ -139,10 +139,11 @@ class BatchMachine(RuleBasedStateMachine):
             self.deliver(self.stores[twice], ChildEnd.parse(kept[which % len(kept)]), is_acknowledged)
 
     def deliver(self, store: Store, end: ChildEnd, is_acknowledged: bool) -> None:
-        self.run(store.batches.report("b", [ChildReport(end.child_id, end.attempt, end.state)]))
-        self.told.append(end)
         if is_acknowledged:
-            self.run(store.batches.acknowledge([end]))
+            self.run(store.batches.report_ends("b", [end]))
+        else:
+            self.run(store.batches.report("b", [ChildReport(end.child_id, end.attempt, end.state)]))
+        self.told.append(end)
 
     @rule(which=st.integers(0, 100))
     def report_again(self, which: int) -> None:

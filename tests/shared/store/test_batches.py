@@ -547,7 +547,7 @@ async def test_the_end_of_a_child_is_kept_until_its_batch_knows_it(
         found = {ChildEnd.parse(item.id) for item in await sweep_all(store) if item.what == "end"}
         assert found == {failed, begun}
         assert [item for item in await sweep_all(store) if item.what == "end"] == [], "not at once again"
-    await store.batches.acknowledge([failed, begun])
+    await store.batches.report_ends("b", [failed, begun])
     assert check(redis_server).ends == set()
 
 
@@ -635,8 +635,7 @@ async def test_a_child_is_not_erased_before_its_batch_knows_its_end(open_store: 
     await store.create(CHILD)
     end = ChildEnd.of((await end_child(store, "c1", DONE)).task)
     assert await erased(store, ["c1"]) == {"c1": "unreported"}
-    await report(store, ("c1", 1, DONE))
-    await store.batches.acknowledge([end])
+    await store.batches.report_ends("b", [end])
     assert await erased(store, ["c1"]) == {"c1": "gone"}
 
 

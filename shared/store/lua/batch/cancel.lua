@@ -4,6 +4,7 @@
 -- ARGV[1]  packed map: now, id, owner (absent: any), status, after (see batch/upkeep)
 -- Returns  what batch/report returns; {'finished', record} if it has ended otherwise
 -- @include batch/load_batch
+-- @include batch/save_batch
 -- @include batch/settle
 -- @include common/now_ms
 local arg = cmsgpack.unpack(ARGV[1])

@@ -5,6 +5,7 @@
 -- Returns  what batch/report returns
 -- @include batch/children
 -- @include batch/load_batch
+-- @include batch/save_batch
 -- @include batch/settle
 -- @include common/now_ms
 local arg = cmsgpack.unpack(ARGV[1])

@@ -4,6 +4,7 @@
 -- ARGV[1]  packed map: now, id, op, owner (absent: any), after (see batch/upkeep)
 -- Returns  what batch/report returns; {'state', record} if nothing in it has failed, or it has not ended
 -- @include batch/load_batch
+-- @include batch/save_batch
 -- @include batch/settle
 -- @include common/now_ms
 local arg = cmsgpack.unpack(ARGV[1])

@@ -11,8 +11,11 @@
 -- Returns  {'applied', record, false, attempt, …} if the batch has another state, {'kept', record}, or {'unknown'}
 -- @include batch/children
 -- @include batch/load_batch
--- @include batch/settle
+-- @include batch/save_batch
+-- @include batch/upkeep
 -- @include common/now_ms
+-- @include task/terminal
+-- @late settle batch/settle
 local KNOWN = { created = OPEN, completed = COMPLETED, failed = FAILED, cancelled = CANCELLED }
 
 local arg = cmsgpack.unpack(ARGV[1])
@@ -62,4 +65,5 @@ end
 
 for _, report in ipairs(arg.reports) do is_changed = take(unpack(report)) or is_changed end
 if not is_changed then return { 'kept', raw } end
-return save_batch(arg.id, rec, now, shown, settle(arg.id, rec, now, arg))
+local may_settle = rec.s == 'created' or batch.S and ended_children(batch) == batch.t
+return save_batch(arg.id, rec, now, shown, may_settle and settle(arg.id, rec, now, arg))

@@ -5,6 +5,7 @@
 -- Returns  what batch/report returns. One that is sealed stays so
 -- @include batch/children
 -- @include batch/load_batch
+-- @include batch/save_batch
 -- @include batch/settle
 -- @include common/now_ms
 local arg = cmsgpack.unpack(ARGV[1])

@@ -27,7 +27,7 @@ local function claim_entry(entry, allowed_from, step, then_)
   } })
 end
 
-return each_step(4, function(tag, packed_step, data, packed_then)
+local replies = each_step(4, function(tag, packed_step, data, packed_then)
   local step, then_ = cmsgpack.unpack(packed_step), cmsgpack.unpack(packed_then)
   -- One moment for all of it.
   step.now = now_ms(step.now)
@@ -59,3 +59,5 @@ return each_step(4, function(tag, packed_step, data, packed_then)
   end
   return { applied, queued, claimed }
 end)
+write_queues()
+return replies

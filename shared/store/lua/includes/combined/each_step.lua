@@ -1,6 +1,5 @@
 -- Takes a step for each group of `count` arguments. Callers that ask at the same moment share one script run.
 -- Returns what each step returned, or its error.
--- @include queue/state
 local function each_step(count, step)
   local replies = {}
   for first = 1, #ARGV, count do
@@ -8,6 +7,5 @@ local function each_step(count, step)
     if not is_done and type(reply) == 'string' then reply = redis.error_reply(reply) end
     replies[#replies + 1] = reply
   end
-  write_queues()
   return replies
 end
