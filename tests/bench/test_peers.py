@@ -96,6 +96,7 @@ def test_our_producer_reaches_the_consumer_that_has_another_way_to_redis(
     """A mailbox named for the way to Redis let each far drain begin when its first slot grants had expired."""
     server.flush()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ours"])
     with socket.socket(socket.AF_UNIX) as consumer:
         consumer.bind(str(ours.MAILBOX))
         consumer.listen()

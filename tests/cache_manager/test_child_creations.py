@@ -15,7 +15,7 @@ from shared.store import RedisLink
 from shared.tasks.outcomes import Applied, BatchRefused, Created, Draining, Existing
 from shared.tasks.task import NewBatch
 from tests.cache_manager.process import Process
-from tests.cache_manager.test_batches import CHILD, LinkToSeveralServers, counts
+from tests.cache_manager.test_batches import CHILD, LinkToSeveralServers, counts, end
 from tests.shared.store.conftest import Clock, RepeatingLink, opener
 from tests.shared.store.world import Server, World
 
@@ -81,10 +81,12 @@ async def test_a_child_that_its_batch_refuses_is_not_created(
 
 async def test_whoever_repeats_a_create_finds_the_child_although_its_batch_is_sealed(process: Process) -> None:
     assert isinstance(await create(process, "c1", fingerprint="f"), Created)
+    assert isinstance(await create(process, "c2"), Created)
+    await end(process, "c1")
     await process.store.batches.seal("b", "alice")
     found = await create(process, "c1", fingerprint="f")
     assert isinstance(found, Existing)
-    assert (found.task.id, await counts(process)) == ("c1", (1, 0, 0, 0))
+    assert (found.task.id, await counts(process)) == ("c1", (2, 1, 0, 0))
 
 
 async def test_a_child_that_exists_is_registered_once(process: Process, redis_server: Server) -> None:
