@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 """Everything a developer runs, on a fresh machine: makes .venv, installs into it, then runs one command.
 
-Standard library only, and readable by an old Python, so that it can say that it is too old.
+Standard library only, and readable by an old Python, even 2.7, so that it can say that it is too old.
 """
 
+from __future__ import print_function
+
+import difflib
 import glob
 import hashlib
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
@@ -19,12 +25,14 @@ REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 SDK = os.path.join("sdk", "pyproject.toml")  # which requirements-dev.txt installs as it lies there
 BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for the benchmarks
 OLDEST = (3, 11)
+TO_FETCH_MB, ON_DISK_GB = 225, 0.9  # about, of requirements-dev.txt
+CHILD_ENDS_WITHIN_S = 10
 
 # By name: the arguments, one line, and the options. Shown without anything installed, so not asked of the commands.
 COMMANDS = {
     "demo": (
         "[OPTIONS]",
-        "send real pictures through a real model and back",
+        "send five photographs through a real model, an unsupervised segmentation, and back",
         """
   --results DIR      the folder for the result pictures (default: demo-results)
   --json             print JSON lines
@@ -46,9 +54,12 @@ COMMANDS = {
         "start the local stack and keep it up until Ctrl-C",
         """
   --port N           the app's port (default: 7071)
-  --backend PATH=URL register a model service of your own; may be repeated
+  --backend PATH=URL[,lease_s=N][,limit=N]
+                     register a model service of your own, with the seconds that a task may go without an update,
+                     and how many tasks an endpoint gets at a time; may be repeated
   --pipeline PATH=STEP,STEP
                      give a pipeline through endpoints a name; may be repeated
+  --set NAME=VALUE   give the app a setting of docs/settings.md; may be repeated
   --gateway [PORT]   put the local gateway in front of the app (default: 7080): the policies that go to Azure
   --func             run the app under Azure Functions Core Tools
   --without-app      start all but the app, which a debugger then starts
@@ -143,15 +154,18 @@ COMMANDS = {
 
 def main():
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
-    if command in ("help", "-h", "--help"):
-        command, arguments = (arguments[:1] or [""])[0], ["--help"]
+    if command == "help" or asks_for_help(command):
+        command, arguments = ([name for name in arguments if not asks_for_help(name)][:1] or [""])[0], ["--help"]
         if not command:
             print(overview())
             return 0
     if command not in COMMANDS:
         print(overview())
+        sys.stdout.flush()
+        near = difflib.get_close_matches(command, list(COMMANDS), 1)
+        fail("There is no command {}{}".format(command, ": did you mean {}?".format(near[0]) if near else "."))
         return 2
-    if "-h" in arguments or "--help" in arguments:
+    if any(map(asks_for_help, arguments)):
         print(help_of(command))
         return 0
     if os.name != "posix":
@@ -162,6 +176,13 @@ def main():
                 *(OLDEST + tuple(sys.version_info[:2]))
             )
         )
+    if command in ("demo", "up"):
+        # A mistake is told before anything is installed for minutes.
+        from local.arguments import parse
+
+        options = parse([command] + arguments)
+        if command == "demo" and options.results:
+            arguments += ["--results", os.path.abspath(options.results)]
     problem = install() or (install_for_bench() if command == "bench" else None)
     if problem:
         return fail(problem)
@@ -172,25 +193,38 @@ def main():
         return check()
     if command == "format":
         return reformat()
+    os.chdir(ROOT)
     if command == "test":
         chosen = {(): "not slow", ("--slow",): "slow"}.get(tuple(arguments))
         if chosen:
             # Files stay together, since each has its stack.
             arguments = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-m", chosen]
-        return run("-m", "pytest", *arguments)
-    os.chdir(ROOT)
+        return become(["pytest"] + arguments)
     module = {
-        "faults": ["tests.faults"],
-        "judges": ["tests.judges"],
-        "bench": ["bench"],
-        "infra": ["tests.infra"],
-        "sdk": ["tests.sdk"],
-        "r": ["tests.r"],
-        "ai4e": ["tests.sdk.ai4e"],
-        "examples": ["tests.sdk.examples"],
-        "new-service": ["local.new_service"],
-    }.get(command, ["local", command])
-    os.execv(PYTHON, [PYTHON, "-m", *module, *arguments])
+        "faults": "tests.faults",
+        "judges": "tests.judges",
+        "bench": "bench",
+        "infra": "tests.infra",
+        "sdk": "tests.sdk",
+        "r": "tests.r",
+        "ai4e": "tests.sdk.ai4e",
+        "examples": "tests.sdk.examples",
+        "new-service": "local.new_service",
+    }
+    return become([module[command]] if command in module else ["local", command], arguments)
+
+
+def asks_for_help(argument):
+    """Whether it is -h, --help, or as much of --help as parsers of arguments take for it."""
+    return argument == "-h" or (len(argument) > 3 and "--help".startswith(argument))
+
+
+def become(module, arguments=()):
+    """Let a module take over this process, so that a signal has one process to end."""
+    if module[0] == "local":
+        # A Ctrl-C waits until the module is there to handle it. What an exec does not keep is a handler.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    os.execve(PYTHON, [PYTHON, "-m"] + list(module) + list(arguments), environment())
 
 
 def overview():
@@ -201,10 +235,9 @@ def overview():
         [
             "Everything a developer runs. The first time, it makes .venv and installs into it.",
             "",
-            *lines,
-            "",
-            "python3 dev.py COMMAND --help lists a command's options.",
         ]
+        + lines
+        + ["", "python3 dev.py COMMAND --help lists a command's options."]
     )
 
 
@@ -215,64 +248,111 @@ def help_of(command):
 
 def install():
     """Make .venv what the requirements say, unless it is. Returns what went wrong, in one sentence."""
-    marker, wanted = os.path.join(VENV, "installed"), fingerprint(*REQUIREMENTS, SDK)
+    marker, wanted = os.path.join(VENV, "installed"), fingerprint(REQUIREMENTS + (SDK,))
     if is_marked(marker, wanted):
         return None
-    print("Installing into .venv (a minute or two, this time only) ...", file=sys.stderr, flush=True)
-    made = quietly(sys.executable, "-m", "venv", "--clear", VENV)
+    for folder in (ROOT, VENV):
+        if os.path.lexists(folder) and not os.access(folder, os.W_OK):
+            return "{} cannot be written to, and what is installed goes there: {}.".format(
+                folder, "put a copy of the folder where you may write" if folder == ROOT else "remove it"
+            )
+    print(
+        "Installing into .venv, this time only: a minute or two. About {} MB are fetched, and take {} GB here "
+        "...".format(TO_FETCH_MB, ON_DISK_GB),
+        file=sys.stderr,
+    )
+    sys.stderr.flush()
+    from importlib.util import find_spec  # Python 2 has none
+
+    if find_spec("ensurepip") is None:
+        return "This Python makes no virtual environments: install what it lacks ({}).".format(
+            "on Debian and Ubuntu: apt install python{}.{}-venv".format(*sys.version_info[:2])
+        )
+    made = watched(None, [sys.executable, "-m", "venv", "--clear", VENV])
     if made:
-        return "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv): " + made
+        return "No virtual environment could be made: " + made
     return install_from(REQUIREMENTS[1], marker, wanted)
 
 
 def install_for_bench():
     """Install what the benchmarks need on top, likewise."""
-    marker, wanted = os.path.join(VENV, "installed-bench"), fingerprint(*REQUIREMENTS, SDK, BENCH_REQUIREMENTS)
+    marker, wanted = (
+        os.path.join(VENV, "installed-bench"),
+        fingerprint(REQUIREMENTS + (SDK, BENCH_REQUIREMENTS)),
+    )
     if is_marked(marker, wanted):
         return None
-    print("Installing what the benchmarks need into .venv (this time only) ...", file=sys.stderr, flush=True)
+    print("Installing what the benchmarks need into .venv (this time only) ...", file=sys.stderr)
+    sys.stderr.flush()
     return install_from(BENCH_REQUIREMENTS, marker, wanted)
 
 
 def install_from(requirements, marker, wanted):
-    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
-    failed = watched(Progress(sys.stderr), *pip, "-r", os.path.join(ROOT, requirements))
+    pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    failed = watched(Progress(sys.stderr), pip + ["-r", os.path.join(ROOT, requirements)])
     if failed:
-        return "The requirements could not be installed (is there a network?): " + failed
+        hint = "" if "[Errno" in failed else " (is there a network?)"
+        return "The requirements could not be installed{}: {}".format(hint, failed)
     with open(marker, "w") as file:
         file.write(wanted)
     return None
+
+
+MB_OF = {"bytes": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}
 
 
 class Progress:
     """Shows what pip is doing: on a terminal one line that changes, elsewhere a line for each package."""
 
     FETCHED = re.compile(
-        r"(?:Downloading|Using cached) (?:\S*/)?([\w.]+)-([^-\s]+?)(?:-\S*)?\.(?:whl|tar\.gz)( \(.+\))?$"
+        r"(?:Downloading|Using cached|Processing) (\S*/)?([\w.]+)-([^-\s]+?)(?:-\S*)?\.(?:whl|tar\.gz)"
+        r"(?: \(([\d.]+) (bytes|kB|MB|GB)\))?(?: \(from .*\))?$"
     )
 
     def __init__(self, stream):
         self.stream = stream
         self.is_live = stream.isatty()
+        self.started_s = time.time()
         self.fetched = 0
+        self.fetched_mb = 0.0
+        self.to_install = 0
+        self.shown = ""
 
     def see(self, line):
         """Take notice of a line that pip printed."""
         fetched = self.FETCHED.match(line)
         if fetched:
+            _, name, version, size, unit = fetched.groups()
             self.fetched += 1
-            self.show("{} {}{}".format(fetched.group(1).replace("_", "-"), fetched.group(2), fetched.group(3) or ""))
+            self.fetched_mb += float(size) * MB_OF[unit] if size else 0
+            self.show(
+                "{} {}{}".format(name.replace("_", "-"), version, " ({} {})".format(size, unit) if size else "")
+            )
         elif line.startswith("Collecting ") and self.is_live:
             self.show("looking for " + re.split(r"[^\w.-]", line[len("Collecting ") :])[0])
         elif line.startswith("Installing collected packages: "):
-            self.show("installing {} packages".format(line.count(",") + 1))
+            self.to_install = line.count(",") + 1
+            self.show("installing {} packages, {:.0f} MB".format(self.to_install, self.fetched_mb))
         elif line.startswith("WARNING: Retrying"):
             self.show("no answer, trying again")
 
+    def tick(self):
+        """Show that time goes on, and how many packages pip has unpacked."""
+        if self.is_live and self.to_install:
+            there = len(glob.glob(os.path.join(VENV, "lib", "python3*", "site-packages", "*.dist-info")))
+            self.shown = "installing package {} of {}".format(min(there, self.to_install), self.to_install)
+        if self.is_live:
+            self.show(self.shown)
+
     def show(self, text):
+        self.shown = text
         if self.is_live:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r" + "  {} fetched: {}".format(self.fetched, text)[:width].ljust(width))
+            spent = int(time.time() - self.started_s)
+            so_far = "  {}:{:02} {} fetched, {:.0f} MB: ".format(
+                spent // 60, spent % 60, self.fetched, self.fetched_mb
+            )
+            self.stream.write("\r" + (so_far + text)[:width].ljust(width))
         else:
             self.stream.write("  " + text + "\n")
         self.stream.flush()
@@ -283,23 +363,71 @@ class Progress:
             self.stream.flush()
 
 
-def watched(progress, *command):
-    """Run pip under the eyes of *progress*; returns its error if it failed."""
-    # Pip takes a folder in a file of requirements as relative to where it runs.
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def watched(progress, command):
+    """Run a command under the eyes of *progress*, if there is one; returns its error if it failed."""
+    # In a group of its own, all of which is ended with this program. pip takes a folder in a file of requirements as
+    # relative to where it runs.
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     last = error = ""
-    for raw in process.stdout or ():
-        line = raw.decode(errors="replace").strip()
-        progress.see(line)
-        last = line or last
-        error = line if line.startswith("ERROR: ") else error
-    progress.end()
-    code = process.wait()
+    try:
+        for line in lines_of(process.stdout, progress.tick if progress else None):
+            if progress:
+                progress.see(line)
+            last = line or last
+            error = line if line.startswith("ERROR: ") else error
+        code = process.wait()
+    except BaseException:
+        end(process, of_group=True)
+        raise
+    finally:
+        if progress:
+            progress.end()
     return (error or last or "exit code {}".format(code)) if code else None
 
 
-def fingerprint(*requirements):
-    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+def lines_of(pipe, tick):
+    """The lines that come out of a pipe. Meanwhile, *tick* is called every second."""
+    waiting = b""
+    while True:
+        if not select.select([pipe], [], [], 1)[0]:
+            if tick:
+                tick()
+            continue
+        read = os.read(pipe.fileno(), 65536)
+        lines = (waiting + read).split(b"\n")
+        waiting = lines.pop()
+        for line in lines if read else [waiting]:
+            yield line.decode("utf-8", "replace").strip()
+        if not read:
+            return
+
+
+def end(process, of_group=False):
+    """End a child, and kill it if it takes long; with *of_group*, its children too."""
+    tell = os.killpg if of_group else os.kill
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            tell(process.pid, number)
+        except OSError:  # it has ended
+            pass
+        try:
+            process.wait(CHILD_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            continue
+        if not of_group:
+            return
+
+
+def fingerprint(requirements):
+    # What is installed names the folder: it does not move with it.
+    digest = hashlib.sha256(repr((sys.version_info[:2], ROOT)).encode())
     for name in requirements:
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read())
@@ -307,7 +435,8 @@ def fingerprint(*requirements):
 
 
 def is_marked(marker, wanted):
-    if not os.path.exists(marker):
+    # The Python that .venv was made with may have been removed since.
+    if not (os.path.exists(marker) and os.access(PYTHON, os.X_OK)):
         return False
     with open(marker) as file:
         return file.read() == wanted
@@ -328,7 +457,7 @@ def check():
     images = glob.glob(os.path.join(ROOT, "images", "*.Dockerfile"))
     made = glob.glob(os.path.join(ROOT, "services", "*", "Dockerfile"))
     linter = os.path.join(VENV, "bin", "hadolint")
-    return subprocess.call([linter, *sorted(images), *sorted(made)], cwd=ROOT)
+    return call([linter] + sorted(images) + sorted(made))
 
 
 def reformat():
@@ -337,18 +466,22 @@ def reformat():
 
 
 def run(*arguments):
+    return call([PYTHON] + list(arguments))
+
+
+def call(command):
+    """Run a command and return its exit code. It ends with this program."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment())
+    try:
+        return process.wait()
+    except BaseException:
+        end(process)
+        raise
+
+
+def environment():
     # The tests start many processes. Each would compile the app and the tests again.
-    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
-    return subprocess.call([PYTHON, *arguments], cwd=ROOT, env=environment)
-
-
-def quietly(*command):
-    """Run a command; returns the last line it printed if it failed."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if done.returncode == 0:
-        return None
-    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "exit code {}".format(done.returncode)
+    return {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def fail(sentence):
@@ -356,8 +489,17 @@ def fail(sentence):
     return 1
 
 
-if __name__ == "__main__":
+def start():
     try:
-        sys.exit(main())
+        # A process that is told to end has to end what it has started, too.
+        for number in (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, signal.default_int_handler)
+        return main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        fail("Stopped.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(start())

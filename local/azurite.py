@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from local.processes import ChildProcess, LocalStackError, free_port, serve
@@ -54,7 +55,7 @@ def ensure_azurite(directory: Path = _INSTALLED) -> Path:
     Several processes may call it at the same time: one installs, the others wait for it.
     """
     script = directory / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    install_npm_package(_PACKAGE, directory, "Azurite", needed=script)
+    install_npm_package(_PACKAGE, directory, "Azurite", needed=script, size="190 MB")
     return script
 
 
@@ -64,6 +65,7 @@ def install_npm_package(
     name: str,
     *,
     needed: Path | None = None,
+    size: str = "",
     oldest_node_major: int = _MINIMUM_NODE_MAJOR,
 ) -> None:
     """Installs the packages that the lock file in *package* lists into *directory*, unless they are there already.
@@ -75,11 +77,22 @@ def install_npm_package(
     locked = (package / "package-lock.json").read_bytes()
     fingerprint = hashlib.sha256(locked).hexdigest()
     marker = directory / "installed"
+
+    def is_there() -> bool:
+        return marker.exists() and marker.read_text() == fingerprint and (needed is None or needed.exists())
+
+    if is_there():
+        return  # and the folder may be one that cannot be written to
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if marker.exists() and marker.read_text() == fingerprint and (needed is None or needed.exists()):
+        if is_there():
             return
+        print(
+            f"Installing {name} from npm{size and f', {size} on disk'} (this time only) ...",
+            file=sys.stderr,
+            flush=True,
+        )
         for file in ("package.json", "package-lock.json"):
             shutil.copyfile(package / file, directory / file)
         node, npm = find_node(oldest_node_major)

@@ -1,7 +1,8 @@
-"""The demonstration: sends real pictures through a real model and back, and shows the progress live."""
+"""The demonstration: sends photographs through a real model and back, and shows the progress live."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -19,9 +20,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from local.processes import LocalStackError
 from local.sample_model import SEGMENT_PATH
 from local.sample_model.pictures import Picture, sample_pictures
-from local.stack import Stack
+from local.stack import ROOT, Stack
 
 _CLASSES = 6
 _WAIT_S = 20
@@ -42,30 +44,40 @@ class Progress:
     """How long the task waited, was in dispatch, and ran, according to its history."""
 
 
-def run(results: Path, *, as_json: bool, core_tools: bool) -> int:
-    """Start a stack, send the pictures through, write the results into the folder *results*, stop everything.
+def run(options: argparse.Namespace) -> int:
+    """Start a stack, send the pictures through, write the results into the folder that *options* name, stop
+    everything.
 
     Returns:
         0 if every task completed, else 1.
+
+    Raises:
+        LocalStackError: a part of the stack does not start or has ended, or the app refuses a call.
     """
+    results = Path(options.results or ROOT / "demo-results").resolve()
+    results.mkdir(parents=True, exist_ok=True)
+    progresses = [Progress(picture) for picture in sample_pictures()]
+    show = _display_type(options.json)(progresses)
     with tempfile.TemporaryDirectory(prefix="task-backbone-") as directory:
-        stack = Stack(Path(directory), core_tools=core_tools)
-        progresses = [Progress(picture) for picture in sample_pictures()]
-        with _display_type(as_json)(progresses) as show:
+        stack = Stack(Path(directory), core_tools=options.func)
+        with show:
+            show.say(f"The model finds {_CLASSES} classes of pixels in a photograph: an unsupervised segmentation.")
             show.say("Starting Redis, Azurite, the Event Grid emulator, the functions host and the sample model …")
             with stack:
-                show.say(f"Submitting {len(progresses)} pictures to {stack.url}/api/v1/submit{SEGMENT_PATH}")
+                show.say(f"Submitting {len(progresses)} photographs to {stack.url}/api/v1/submit{SEGMENT_PATH}")
                 for progress in _watch(stack, progresses, results):
                     show.update(progress)
-                show.summary(results)
+                show.say("Stopping everything …")
+    # Nothing comes after it: what starts and stops has done so.
+    show.summary(results)
     return 0 if all(progress.state == "completed" for progress in progresses) else 1
 
 
 def _watch(stack: Stack, progresses: list[Progress], results: Path) -> Iterable[Progress]:
     """Yields a task's progress whenever it changes, until all tasks have ended."""
     changes: Queue[Progress] = Queue()
-    results.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(progresses)) as threads:
+    threads = ThreadPoolExecutor(len(progresses))
+    try:
         runs = [threads.submit(_run_task, stack, progress, results, changes.put) for progress in progresses]
         while not all(run.done() for run in runs) or not changes.empty():
             try:
@@ -74,6 +86,11 @@ def _watch(stack: Stack, progresses: list[Progress], results: Path) -> Iterable[
                 stack.check()
         for run in runs:
             run.result()
+    except httpx.HTTPError as error:
+        raise LocalStackError(f"The app has not done what the demo asked for: {error}") from error
+    finally:
+        # They wait for a task, or for a stack that is about to end: nobody should wait for them.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _run_task(stack: Stack, progress: Progress, results: Path, changed: Callable[[Progress], None]) -> None:
@@ -108,7 +125,7 @@ def _next_change(client: httpx.Client, location: str, etag: str) -> httpx.Respon
         response = client.get(location, params={"wait": _WAIT_S}, headers={"If-None-Match": etag})
         if response.status_code == 200:
             return response
-    raise SystemExit(f"Task {location.rpartition('/')[2]} has not changed for {_DEADLINE_S} s.")
+    raise LocalStackError(f"Task {location.rpartition('/')[2]} has not changed for {_DEADLINE_S} s.")
 
 
 def phases_s(events: list[dict[str, Any]]) -> dict[str, float]:
@@ -209,13 +226,13 @@ class _LiveTable(_Lines):
         self._live.__exit__(*exception)
 
     def say(self, text: str) -> None:
-        self._live.console.print(text)
+        self._live.console.print(text, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         self._live.update(self._table(), refresh=True)
 
     def summary(self, results: Path) -> None:
-        self._live.console.print(_verdict(self._progresses, results))
+        print(f"\n{_verdict(self._progresses, results)}", flush=True)
 
     def _table(self) -> Table:
         table = Table("picture", "KB", "state", "status")

@@ -152,7 +152,7 @@ class ChildProcess:
         self._url = None
         with self.log_path.open("ab") as log:
             self._log_start_bytes = log.tell()
-            self._process = _forking_thread.submit(
+            starting = _forking_thread.submit(
                 subprocess.Popen,
                 command,
                 stdin=subprocess.DEVNULL,
@@ -160,7 +160,12 @@ class ChildProcess:
                 stderr=log,
                 env={**os.environ, **self.environment},
                 process_group=0,
-            ).result()
+            )
+            try:
+                self._process = starting.result()
+            except KeyboardInterrupt:
+                self._process = starting.result()  # else nobody would end it
+                raise
 
     def wait_until_ready(self) -> None:
         """Returns once the process is ready; raises `LocalStackError` if it dies or takes too long."""

@@ -135,6 +135,10 @@ class RedisCluster:
         for node in self.nodes:
             node.stop()
 
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
     def flush(self) -> None:
         """Removes all data of all nodes."""
         for node in self.nodes:

@@ -193,7 +193,7 @@ class Stack:
                 app_url=self.url,
                 function_key=self.key,
                 gateway_key=self.gateway_key,
-                max_body_bytes=int(self.app_environment.get("MAX_BODY_BYTES", MAX_BODY_BYTES)),
+                max_body_bytes=_whole("MAX_BODY_BYTES", self.app_environment.get("MAX_BODY_BYTES"), MAX_BODY_BYTES),
                 services=[path for path in registry if path.startswith("/")],
                 subscriptions={
                     self.subscription_key: ("local-caller", CALLERS),
@@ -262,8 +262,14 @@ class Stack:
                 part.check()
 
     def stop(self) -> None:
-        for part in reversed(self.parts):
-            part.stop()
+        """Ask all parts to end, one after the other. If that is interrupted, kill what is left."""
+        try:
+            for part in reversed(self.parts):
+                part.stop()
+        except BaseException:
+            for part in reversed(self.parts):
+                part.kill()
+            raise
 
     def set_faults(self, faults: Mapping[str, object]) -> None:
         """Replace the Event Grid emulator's fault switches; an empty mapping turns all of them off."""
@@ -343,6 +349,13 @@ def _python_part(
         log_path=directory / f"{module.rpartition('.')[2]}.log",
         environment={"PYTHONPATH": str(ROOT), **(environment or {})},
     )
+
+
+def _whole(name: str, value: str | None, default: int) -> int:
+    try:
+        return default if value is None else int(value)
+    except ValueError:
+        raise LocalStackError(f"{name} must be a whole number, and is {value!r}.") from None
 
 
 def _kept_key(directory: Path, name: str) -> str:

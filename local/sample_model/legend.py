@@ -3,7 +3,7 @@
 import pydantic
 from PIL import Image, ImageDraw, ImageFont
 
-from local.sample_model.segmentation import WIRE, LandClass
+from local.sample_model.segmentation import WIRE, FoundClass
 
 _ENTRY_WIDTH_PX = 200
 _ROW_HEIGHT_PX = 28
@@ -18,7 +18,7 @@ class MapDescription(pydantic.BaseModel):
 
     width: int
     height: int
-    classes: list[LandClass]
+    classes: list[FoundClass]
 
 
 def draw_legend(described: MapDescription) -> Image.Image:
@@ -29,12 +29,12 @@ def draw_legend(described: MapDescription) -> Image.Image:
     strip = Image.new("RGB", (width, rows * _ROW_HEIGHT_PX + 2 * _MARGIN_PX), "white")
     draw = ImageDraw.Draw(strip)
     font = ImageFont.load_default(_FONT_SIZE_PX)
-    for index, land_class in enumerate(described.classes):
+    for index, found_class in enumerate(described.classes):
         row, column = divmod(index, columns)
         left, top = _MARGIN_PX + column * _ENTRY_WIDTH_PX, _MARGIN_PX + row * _ROW_HEIGHT_PX
         swatch = (left + 4, top + 5, left + 28, top + 23)
-        draw.rounded_rectangle(swatch, radius=4, fill=land_class.map_colour, outline="#666666")
-        draw.text((left + 36, top + _ROW_HEIGHT_PX // 2), str(land_class), "#222222", font, anchor="lm")
+        draw.rounded_rectangle(swatch, radius=4, fill=found_class.map_colour, outline="#666666")
+        draw.text((left + 36, top + _ROW_HEIGHT_PX // 2), str(found_class), "#222222", font, anchor="lm")
     return strip
 
 

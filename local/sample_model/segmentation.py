@@ -38,7 +38,7 @@ class UnreadablePicture(Exception):
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=WIRE)
-class LandClass:
+class FoundClass:
     number: int
     """Counts from 1; the largest class comes first."""
     colour: str
@@ -55,7 +55,7 @@ class LandClass:
 @dataclass(frozen=True)
 class Segmentation:
     map: Image.Image
-    classes: list[LandClass]
+    classes: list[FoundClass]
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -87,7 +87,7 @@ def segment(picture: Image.Image, class_count: int, report: Report = lambda stag
     drawn = Image.fromarray(labels, mode="P")
     drawn.putpalette(np.array(map_colours, dtype=np.uint8).tobytes())
     classes = [
-        LandClass(number + 1, _name_of(mean), "#{:02x}{:02x}{:02x}".format(*colour), float(count / labels.size))
+        FoundClass(number + 1, _name_of(mean), "#{:02x}{:02x}{:02x}".format(*colour), float(count / labels.size))
         for number, (mean, colour, count) in enumerate(zip(means, map_colours, counts[order], strict=True))
     ]
     return Segmentation(drawn, classes)

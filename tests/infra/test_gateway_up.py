@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from local.__main__ import GATEWAY_PORT
+from local.arguments import GATEWAY_PORT
 from local.azurite import ensure_azurite
 from local.processes import free_port
 from local.sample_model.pictures import photograph

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import combinations
 
 import httpx
 import numpy as np
@@ -18,11 +19,11 @@ from taskbackbone.testing import PlayedBackbone
 from local.sample_model import segmentation
 from local.sample_model.legend import MapDescription, add_legend, draw_legend
 from local.sample_model.pictures import Picture, photograph, sample_pictures
-from local.sample_model.segmentation import STAGES, LandClass, UnreadablePicture, open_picture, segment
+from local.sample_model.segmentation import STAGES, FoundClass, UnreadablePicture, open_picture, segment
 from local.stack import ROOT
 from tests.waiting import PATIENCE_S, eventually
 
-PICTURES = ("china.jpg", "flower.jpg", "china.png", "china-roofs.png", "flower-large.png")
+PICTURES = ("china.jpg", "flower.jpg", "coffee.png", "chelsea.png", "rocket.jpg")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SEGMENT, LEGEND = "/v1/landcover/segment", "/v1/landcover/legend"
 
@@ -50,6 +51,12 @@ def china() -> bytes:
     photo = open_picture(PHOTO)
     photo.thumbnail((160, 160))
     return encoded(photo, "JPEG")
+
+
+@cache
+def large() -> bytes:
+    """The photo, so large that the model takes its time."""
+    return png(open_picture(PHOTO).resize((1920, 1281)))
 
 
 CHINA = china()
@@ -89,15 +96,15 @@ def test_map_has_the_picture_size_and_shares_count_its_pixels(name: str) -> None
     picture.thumbnail((320, 320))
     found = segment(picture, 6)
     assert found.map.size == picture.size
-    assert sum(land_class.share for land_class in found.classes) == pytest.approx(1)
-    assert [land_class.number for land_class in found.classes] == [1, 2, 3, 4, 5, 6]
-    assert len({land_class.map_colour for land_class in found.classes}) == 6
-    shares = [land_class.share for land_class in found.classes]
+    assert sum(found_class.share for found_class in found.classes) == pytest.approx(1)
+    assert [found_class.number for found_class in found.classes] == [1, 2, 3, 4, 5, 6]
+    assert len({found_class.map_colour for found_class in found.classes}) == 6
+    shares = [found_class.share for found_class in found.classes]
     assert shares == sorted(shares, reverse=True)
     drawn = np.asarray(found.map.convert("RGB"))
-    for land_class in found.classes:
-        colour = np.array(list(bytes.fromhex(land_class.map_colour[1:])))
-        assert (drawn == colour).all(axis=-1).mean() == pytest.approx(land_class.share)
+    for found_class in found.classes:
+        colour = np.array(list(bytes.fromhex(found_class.map_colour[1:])))
+        assert (drawn == colour).all(axis=-1).mean() == pytest.approx(found_class.share)
 
 
 def test_same_picture_gives_the_same_map() -> None:
@@ -109,7 +116,7 @@ def test_same_picture_gives_the_same_map() -> None:
 
 def test_class_is_named_after_its_mean_colour() -> None:
     classes = segment(two_halves((30, 70, 34), (160, 196, 228), (3, 3)), 2).classes
-    assert {land_class.colour for land_class in classes} == {"dark green", "light blue"}
+    assert {found_class.colour for found_class in classes} == {"dark green", "light blue"}
     assert str(replace(classes[0], colour="dark green", share=0.306)) == "class 1 (dark green) 31 %"
 
 
@@ -117,7 +124,7 @@ def test_class_is_named_after_its_mean_colour() -> None:
 def test_a_tiny_or_plain_picture_has_fewer_classes(size: tuple[int, int]) -> None:
     found = segment(Image.new("RGB", size, "olive"), 4)
     assert found.map.size == size
-    assert [(land_class.colour, land_class.share) for land_class in found.classes] == [("olive", 1.0)]
+    assert [(found_class.colour, found_class.share) for found_class in found.classes] == [("olive", 1.0)]
 
 
 def test_progress_goes_from_stage_to_stage() -> None:
@@ -161,11 +168,15 @@ def test_picture_with_too_many_pixels_is_refused_before_decoding(monkeypatch: py
         open_picture(PHOTO)
 
 
-def test_sample_pictures_are_photos_of_realistic_size() -> None:
-    shipped = files("sklearn.datasets.images")
-    for name in ("china.jpg", "flower.jpg"):
-        assert pictures()[name].data == shipped.joinpath(name).read_bytes()
+def test_sample_pictures_are_five_different_photos_as_they_are_shipped() -> None:
+    shipped = dict.fromkeys(PICTURES[:2], files("sklearn") / "datasets" / "images")
+    shipped |= dict.fromkeys(PICTURES[2:], files("skimage") / "data")
     assert tuple(pictures()) == PICTURES
+    small = [np.asarray(open_picture(picture.data).resize((8, 8)), dtype=float) for picture in pictures().values()]
+    for one, other in combinations(small, 2):
+        assert np.abs(one - other).mean() > 20, "one is a copy or a part of the other"
+    for name, folder in shipped.items():
+        assert pictures()[name].data == folder.joinpath(name).read_bytes()
     for picture in pictures().values():
         assert len(picture.data) > 64 * 1024
         image = Image.open(io.BytesIO(picture.data))
@@ -173,7 +184,7 @@ def test_sample_pictures_are_photos_of_realistic_size() -> None:
 
 
 def test_a_legend_is_drawn_below_the_map_once() -> None:
-    classes = [LandClass(1, "green", "#4d8a3a", 0.75), LandClass(2, "blue", "#3a6ab5", 0.25)]
+    classes = [FoundClass(1, "green", "#4d8a3a", 0.75), FoundClass(2, "blue", "#3a6ab5", 0.25)]
     described = MapDescription(width=640, height=100, classes=classes)
     legend = draw_legend(described)
     assert legend.width == 640
@@ -242,8 +253,7 @@ def test_a_task_is_segmented_stored_and_completed_with_the_shares_of_its_classes
 
 
 def test_a_large_picture_tells_its_stages_on_the_way(backbone: PlayedBackbone) -> None:
-    large = pictures()["flower-large.png"]
-    task = backbone.submit(SEGMENT, large.data, content_type=large.content_type, query="classes=12")
+    task = backbone.submit(SEGMENT, large(), content_type="image/png", query="classes=12")
     task.until(lambda task: task.progress)
     assert 0 < (task.progress or 0) < 1
     assert re.fullmatch(rf"running - ({'|'.join(STAGES)}) \d+%", task.status)
@@ -251,8 +261,7 @@ def test_a_large_picture_tells_its_stages_on_the_way(backbone: PlayedBackbone) -
 
 
 def test_a_task_that_is_cancelled_while_it_is_computed_is_dropped(backbone: PlayedBackbone) -> None:
-    large = pictures()["flower-large.png"]
-    task = backbone.submit(SEGMENT, large.data, content_type=large.content_type, query="classes=12")
+    task = backbone.submit(SEGMENT, large(), content_type="image/png", query="classes=12")
     task.until(lambda task: task.state == "running")
     task.cancel()
     after = backbone.submit(SEGMENT, SMALL, content_type="image/png").wait()
@@ -303,8 +312,8 @@ def test_pipeline_adds_the_legend_in_a_second_step(backbone: PlayedBackbone) -> 
 
 
 def test_legend_request_without_a_task_is_answered_with_the_drawn_legend(service: httpx.Client) -> None:
-    land_class = {"Number": 1, "Colour": "red", "MapColour": "#c8302a", "Share": 1}
-    response = service.post(LEGEND, json={"Width": 300, "Height": 10, "Classes": [land_class]})
+    found_class = {"Number": 1, "Colour": "red", "MapColour": "#c8302a", "Share": 1}
+    response = service.post(LEGEND, json={"Width": 300, "Height": 10, "Classes": [found_class]})
     assert Image.open(io.BytesIO(response.content)).width == 300
     assert service.post(LEGEND, json={"Width": 300}).status_code == 400
 
