@@ -285,8 +285,8 @@ def list_cursor(req: func.HttpRequest) -> ListCursor | None:
 
 
 def cursor_text(cursor: ListCursor) -> str:
-    """What :func:`list_cursor` reads."""
-    return f"{cursor.created_ms:x}-{cursor.id}"
+    """What :func:`list_cursor` reads. The end of a millisecond is told by the least of all ids."""
+    return f"{cursor.created_ms:x}-{cursor.id or '-'}"
 
 
 def matches(if_none_match: str, etag: str) -> bool:

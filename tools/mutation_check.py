@@ -289,6 +289,20 @@ MUTATIONS = [
         "if known and known.k == arg.op then",
         "if false then",
     ),
+    Mutation(
+        "list: a page names no task of another owner",
+        f"{TASK}/list.lua",
+        "is_found and last[2] or ''",
+        "last[2]",
+        ("tests/shared/store/test_lifecycle.py",),
+    ),
+    Mutation(
+        "list: a page ends when it is large",
+        "shared/store/queries.py",
+        "or size_bytes >= PAGE_BYTES",
+        "",
+        ("tests/shared/store/test_lifecycle.py",),
+    ),
     Mutation("replay of a report", f"{LUA}/requests/report.lua", "known = known or op == arg.op", "known = false"),
     Mutation(
         "terminal: a finished task stays as it is",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from shared.store.batch_steps import CHILDREN_AT_ONCE, BatchSteps
-from shared.store.queries import ListCursor, Listing, Page
+from shared.store.queries import PAGE_BYTES, ListCursor, Listing, Page
 from shared.store.task_steps import TaskSteps
 from shared.tasks.task import Task
+
+READ_AT_ONCE: Final = 32
+"""How many records are read at a time: each may have a status text of 65,000 characters."""
 
 
 class ChildLists:
@@ -24,13 +28,17 @@ class ChildLists:
             return None
         _, children = found
         is_last = len(children) < CHILDREN_AT_ONCE
-        tasks = await asyncio.gather(*(self._tasks.get(child.id) for child in children))
         listed: list[Task] = []
-        for child, task in zip(children, tasks, strict=True):
-            if task is not None and _is_listed(task, listing):
-                listed.append(task)
-                if len(listed) == listing.limit:
-                    return Page(listed, ListCursor(child.place, child.id))
+        size = 0
+        for begin in range(0, len(children), READ_AT_ONCE):
+            some = children[begin : begin + READ_AT_ONCE]
+            tasks = await asyncio.gather(*(self._tasks.get(child.id) for child in some))
+            for child, task in zip(some, tasks, strict=True):
+                if task is not None and _is_listed(task, listing):
+                    listed.append(task)
+                    size += len(task.status)
+                    if len(listed) == listing.limit or size >= PAGE_BYTES:
+                        return Page(listed, ListCursor(child.place, child.id))
         return Page(listed, None if is_last else ListCursor(children[-1].place, children[-1].id))
 
 

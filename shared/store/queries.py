@@ -9,11 +9,14 @@ from typing import Final
 from shared.store.arguments import Clock, ListArgument, now_of
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import HASH_TAGS, pack
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack
 from shared.tasks.task import State, Task
 
 LIST_READ_LIMIT: Final = 250
-"""How many index entries a page reads at most in each partition, unless its limit is higher."""
+"""How many index entries a page reads in each partition, unless its limit is higher. With an owner, a few more: the
+rest of the last one's millisecond."""
+PAGE_BYTES: Final = 2_000_000
+"""A page ends with the task whose record brings it to this size: a status text may have 65,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Depth:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ListCursor:
-    """A task's place in lists, which go by the time of creation, and among equals by the id."""
+    """A place in lists, which go by the time of creation, and among equals by the id: a task's, or with an empty id
+    the end of a millisecond."""
 
     created_ms: int
     id: str
@@ -105,10 +109,28 @@ class Queries:
         # A partition that stopped early says nothing of what lies beyond its stop, so the page ends at the newest
         # stop.
         known_to = max((ListCursor(stop[0], stop[1].decode()) for _, stop in parts if stop), default=None)
-        tasks = [
-            (cursor, unpack_task(cursor.id, raw)) for cursor, raw in found if known_to is None or cursor >= known_to
+        shown: list[ListCursor] = []
+        size_bytes = 0
+        for cursor, record_bytes in found:
+            if known_to is not None and cursor < known_to:
+                break
+            if len(shown) == listing.limit or size_bytes >= PAGE_BYTES:
+                known_to = shown[-1]
+                break
+            shown.append(cursor)
+            size_bytes += record_bytes
+        return Page(await self._tasks(shown, listing), known_to)
+
+    async def _tasks(self, shown: list[ListCursor], listing: Listing) -> list[Task]:
+        """The tasks at places of a list, without those that have gone, or do not belong there any more."""
+        ids = by_tag(cursor.id for cursor in shown)
+        parts = await asyncio.gather(*(self._link.script("task/records", tag, *ids[tag]) for tag in ids))
+        records = {
+            task_id: raw
+            for tag, part in zip(ids, parts, strict=True)
+            for task_id, raw in zip(ids[tag], part, strict=True)
+        }
+        tasks = (unpack_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
+        return [
+            task for task in tasks if listing.owner in (None, "", task.owner) and listing.state in (None, task.state)
         ]
-        if len(tasks) > listing.limit:
-            tasks = tasks[: listing.limit]
-            known_to = tasks[-1][0]
-        return Page([task for _, task in tasks], known_to)

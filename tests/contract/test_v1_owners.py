@@ -10,6 +10,8 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
+from shared.store.queries import LIST_READ_LIMIT, PAGE_BYTES
+from shared.store.redis.partitions import partition
 from tests.contract.v1_support import new_path, report
 from tests.scripted_backend import ScriptedBackend
 
@@ -109,6 +111,58 @@ def test_list_of_an_owner_holds_only_own_tasks(app: httpx.Client) -> None:
         assert sorted(task["TaskId"] for task in page["Tasks"]) == sorted(task_ids)
     page = app.get("/api/v1/tasks", params={"path": path}).json()
     assert {task["TaskId"] for task in page["Tasks"]} == {nobodys, *tasks["alice"], *tasks["bob"]}
+
+
+@pytest.mark.contract("B8.47")
+def test_the_cursor_of_a_list_names_no_task_of_another_owner(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = new_path()
+    mine = submit(app, path, **as_owner("alice"))
+    theirs = [
+        name for name in (f"{path.rpartition('/')[2]}-{number}" for number in range(9_000)) if not partition(name)
+    ]
+    theirs = theirs[: LIST_READ_LIMIT + 5]
+    for task_id in theirs:
+        body = {"TaskId": task_id, "Endpoint": backend.url + path}
+        app.post("/api/CacheConnectorUpsert", json=body, headers=as_owner("bob")).raise_for_status()
+    pages = [app.get("/api/v1/tasks", params={"path": path}, headers=as_owner("alice")).json()]
+    while (cursor := pages[-1]["NextCursor"]) is not None:
+        assert not any(task_id in cursor for task_id in theirs)
+        query = {"path": path, "cursor": cursor}
+        pages.append(app.get("/api/v1/tasks", params=query, headers=as_owner("alice")).json())
+    assert len(pages) > 1
+    assert [task["TaskId"] for page in pages for task in page["Tasks"]] == [mine]
+
+
+@pytest.mark.contract("B8.47")
+def test_a_forged_cursor_shows_own_tasks_only(app: httpx.Client) -> None:
+    path = new_path()
+    mine, theirs = submit(app, path, **as_owner("alice")), submit(app, path, **as_owner("bob"))
+    for task_id, shown in ((theirs, [mine]), ("-", [mine]), (mine, [mine])):
+        query = {"path": path, "cursor": f"ffffffffffff-{task_id}"}
+        page = app.get("/api/v1/tasks", params=query, headers=as_owner("alice")).json()
+        assert [task["TaskId"] for task in page["Tasks"]] == shown
+        assert page["NextCursor"] is None
+
+
+@pytest.mark.contract("B8.48")
+def test_a_page_of_long_status_texts_ends_early(app: httpx.Client) -> None:
+    path = new_path()
+    ids = [submit(app, path, **as_owner("alice")) for _ in range(40)]
+    for task_id in ids:
+        body = {"TaskId": task_id, "Status": "x" * 65_000, "BackendStatus": "running", "Endpoint": path}
+        app.post("/api/CacheConnectorUpsert", json=body, headers=as_owner("alice")).raise_for_status()
+    query: dict[str, str] = {"path": path, "limit": "200"}
+    listed: list[str] = []
+    while True:
+        answer = app.get("/api/v1/tasks", params=query, headers=as_owner("alice")).raise_for_status()
+        assert len(answer.content) < PAGE_BYTES * 1.1
+        page = answer.json()
+        listed += [task["TaskId"] for task in page["Tasks"]]
+        assert all(task["Status"] == "x" * 65_000 for task in page["Tasks"])
+        if page["NextCursor"] is None:
+            break
+        query["cursor"] = page["NextCursor"]
+    assert sorted(listed) == sorted(ids)
 
 
 @pytest.mark.contract("B11.4")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.store.queries import Depth, Listing, Page
+from shared.store.queries import PAGE_BYTES, Depth, Listing, Page
 from shared.tasks.outcomes import Applied, Outcome, Refusal, Refused
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
@@ -208,6 +208,28 @@ async def test_a_page_reads_a_bounded_number_of_tasks_however_few_match(store: S
     assert ids(pages) == ["needle"]
     assert len(pages) > 1
     assert [page.tasks for page in pages[:-1]] == [[]] * (len(pages) - 1)
+
+
+async def test_the_end_of_a_page_names_no_task_of_another_owner(store: Store, clock: Clock) -> None:
+    for number in range(0, 6_000, 100):
+        clock.advance(0.001)
+        await store.create(NewTask(f"mine-{number}", "/v1/a", 60, owner="sewer"))
+        hay = (NewTask(f"hay-{number + more}", "/v1/a", 60, owner="farmer") for more in range(100))
+        await asyncio.gather(*map(store.create, hay))
+    pages = await all_pages(store, Listing(10, path="/v1/a", owner="sewer"))
+    assert sorted(ids(pages)) == sorted(f"mine-{number}" for number in range(0, 6_000, 100))
+    ends = [page.next for page in pages if page.next]
+    assert not [end for end in ends if end.id.startswith("hay")]
+    assert [end for end in ends if not end.id]
+
+
+async def test_a_page_ends_with_the_record_that_fills_it(store: Store) -> None:
+    for number in range(100):
+        await store.create(NewTask(f"task-{number}", "/v1/a", 60, status="x" * 65_000))
+    pages = await all_pages(store, Listing(200))
+    assert len(ids(pages)) == len(set(ids(pages))) == 100
+    assert max(sum(len(task.status) for task in page.tasks) for page in pages) < PAGE_BYTES + 65_000
+    assert all(page.tasks for page in pages)
 
 
 async def test_after_a_next_step_a_task_is_listed_by_its_creation_and_waits_since_the_step(

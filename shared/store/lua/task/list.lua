@@ -1,10 +1,13 @@
--- Reads one partition's part of a page of tasks, newest first. Costs by the page and the paths, not by the tasks: the
--- entries that the filter skips are bounded too, and the next page goes on from there.
+-- Finds one partition's part of a page of tasks, newest first. Costs by the page and the paths, not by the tasks: the
+-- entries that the filter skips are bounded too, and the next page goes on from there. The records stay here: of what
+-- the partitions find, a page shows a part; see records.lua.
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: path, state, owner (absent: any), limit, look (how many index entries to read, at most),
 --          before {ms, id} (absent: from the newest)
--- Returns  {{{created ms, id, record}, …}, {ms, id} of the last entry that was read, or false at the end}
+-- Returns  {{{created ms, id, size of the record in bytes}, …}, {ms, id} of the last entry that was read, or false at
+--          the end}. If the owner does not have that entry, all of its millisecond have been read, and the id is empty:
+--          a caller is told no id of another's.
 -- @include task/keys
 -- @include task/states
 local CHUNK = 32
@@ -44,7 +47,14 @@ for _, path in ipairs(paths) do
   end
 end
 
-local found, looked = {}, 0
+-- The size of the record at an index entry; 0 if there is none, or the owner does not have it.
+local function listed_size(id)
+  if not arg.owner then return redis.call('STRLEN', task_key('t:' .. id)) end
+  local raw = redis.call('GET', task_key('t:' .. id))
+  return raw and cmsgpack.unpack(raw).o == arg.owner and #raw or 0
+end
+
+local found, looked, last, is_found = {}, 0, nil, false
 while true do
   local newest
   for _, cursor in ipairs(cursors) do
@@ -52,11 +62,12 @@ while true do
   end
   if not newest then return { found, false } end
   local entry = newest.head
-  looked = looked + 1
-  local raw = redis.call('GET', task_key('t:' .. entry[2]))
-  if raw and (not arg.owner or cmsgpack.unpack(raw).o == arg.owner) then
-    found[#found + 1] = { entry[1], entry[2], raw }
+  if looked >= arg.look and (is_found or entry[1] < last[1]) then
+    return { found, { last[1], is_found and last[2] or '' } }
   end
-  if #found == arg.limit or looked == arg.look then return { found, { entry[1], entry[2] } } end
+  local size = listed_size(entry[2])
+  looked, last, is_found = looked + 1, entry, size > 0
+  if is_found then found[#found + 1] = { entry[1], entry[2], size } end
+  if #found == arg.limit then return { found, { entry[1], entry[2] } } end
   advance(newest)
 end
