@@ -89,6 +89,20 @@ MUTATIONS = [
         "if false then",
     ),
     Mutation(
+        "slots: an event claims no attempt that holds none",
+        f"{TASK}/apply.lua",
+        "if arg.slotless and (",
+        "if false and (",
+        ("tests/shared/store/test_store.py",),
+    ),
+    Mutation(
+        "slots: an event ends no wait apart from the queue",
+        f"{TASK}/apply.lua",
+        "rec.z == 0 and 'state' or 'slotless'",
+        "'slotless'",
+        ("tests/shared/store/test_store.py",),
+    ),
+    Mutation(
         "fence: a retry draws a new attempt",
         f"{TASK_INCLUDES}/new_attempt.lua",
         "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",

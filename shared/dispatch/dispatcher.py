@@ -44,7 +44,7 @@ from shared.store import (
     TaskStore,
 )
 from shared.tasks import status_texts
-from shared.tasks.outcomes import Applied, Claimed, Granted, SlotGrant
+from shared.tasks.outcomes import Applied, Claimed, Granted, Refusal, Refused, SlotGrant
 from shared.tasks.task import Content, Task
 from shared.tasks.told_slots import ToldSlots
 
@@ -153,6 +153,8 @@ class Dispatcher:
             StoreUnavailable: the claim or the outcome could not be recorded. The attempt's deadline finds the task.
         """
         claimed = await self._store.claim(task_id, attempt)
+        if isinstance(claimed, Refused) and claimed.reason is Refusal.SLOTLESS:
+            return await self._dispatch_slotless(claimed, traceparent)
         if isinstance(claimed, Claimed):
             if not self._store.rounds.events_are_claimed:
                 await self._store.rounds.note_events(are_claimed=True)
@@ -237,6 +239,23 @@ class Dispatcher:
 
     def _dispatch_here(self, tasks: Iterable[Task]) -> None:
         self.dispatch_granted(Granted(task.path, [SlotGrant.of(task)]) for task in tasks)
+
+    async def _dispatch_slotless(self, refused: Refused, traceparent: str) -> Dispatched:
+        """An event came for a task that held no slot, and waits for one now like every other, if it has got none."""
+        assert refused.task is not None
+        (granted,) = refused.granted
+        own = SlotGrant.of(refused.task)
+        if self.dispatch_granted([granted], but=own):
+            claimed = await self._store.claim_granted(granted, own)
+        else:
+            claimed = await self._store.claim_held(own)  # another event of it may have got the slot
+        if isinstance(claimed, Claimed):
+            return await self._dispatch(claimed, traceparent)
+        self.dispatch_granted(claimed.granted)
+        if claimed.reason is not Refusal.SLOTLESS:
+            return Dispatched.DROPPED
+        log.warning("an event came for task %s, which has to wait for a slot", own.task_id)
+        return Dispatched.WAITING
 
     async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
         claimed = await self._store.claim_granted(granted, grant)

@@ -111,6 +111,7 @@ class ClaimArgument(Stamp):
     attempt: NotRequired[int]
     claim: bool
     window: int
+    slotless: NotRequired[bool]
 
 
 class SweepArgument(Stamp):

@@ -265,6 +265,11 @@ class QueueSteps:
     async def grant_free_slots(self, path: str) -> Granted:
         return granted_of(path, await self._run("grant_free_slots", path, self._queue(path)))
 
+    async def holds(self, path: str, grant: SlotGrant) -> bool:
+        """Whether an attempt holds a slot."""
+        argument: EntryArgument = {**self._queue(path), "entry": grant.entry_id, "owner": ""}
+        return bool(await self._run("holds", path, argument))
+
     async def held_paths(self) -> set[str]:
         """The endpoint paths at which any attempt holds a slot, even if no task is left there."""
         parts = await asyncio.gather(*(self._link.script("queue/held_paths", tag) for tag in HASH_TAGS))

@@ -134,11 +134,22 @@ class TaskStore:
         return await informed(self._queues.enqueue([QueueEntry.of(task)], are_published=True), task.path)
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
-        """Claim an attempt for a dispatcher; None claims the current one. If it is over, its slot is released."""
-        claimed = await self._tasks.claim(task_id, attempt)
-        if isinstance(claimed, Claimed) or claimed.task is None or attempt is None:
+        """Claim an attempt for which an event has come; None claims the current one. If it is over, its slot is
+        released. If it holds no slot, it waits for one in its queue like every other: anybody may send an event, and
+        Event Grid may repeat one, but neither passes an operator's pause or limit."""
+        claimed = await self._tasks.claim_held(task_id, attempt)
+        if isinstance(claimed, Claimed) or claimed.task is None:
+            return claimed
+        if claimed.reason is Refusal.SLOTLESS:
+            granted = await self._queues.enqueue([QueueEntry.of(claimed.task)])
+            return replace(claimed, granted=[granted])
+        if attempt is None:
             return claimed
         return await self._release_if_over(claimed, claimed.task.path, SlotGrant(task_id, attempt))
+
+    async def claim_held(self, grant: SlotGrant) -> Claimed | Refused:
+        """Claim an attempt if it holds a slot. Otherwise nothing changes."""
+        return await self._tasks.claim_held(grant.task_id, grant.attempt)
 
     async def claim_granted(self, granted: Granted, grant: SlotGrant) -> Claimed | Refused:
         """Claim an attempt that was granted a slot, if that was not done in the step that granted it. If it is over,

@@ -38,6 +38,7 @@ from shared.tasks.outcomes import (
     Outcome,
     Refusal,
     Refused,
+    SlotGrant,
     TooLate,
 )
 from shared.tasks.task import Actor, Content, NewTask, Reason, State, Task
@@ -131,10 +132,30 @@ class TaskSteps:
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
+        argument = self._claim(task_id, attempt)
+        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+
+    async def claim_held(self, task_id: str, attempt: int | None) -> Claimed | Refused:
+        """Claim an attempt if it holds a slot of its queue; None claims the current one."""
+        if self._queues is None:
+            return await self.claim(task_id, attempt)
+        argument = self._claim(task_id, attempt)
+        reply = await self._link.combined("claim", tag_of(task_id).encode(), pack(argument))
+        if reply is not None:
+            return claimed_of(task_id, reply)
+        task = await self.get(task_id)
+        if task is None:
+            return Refused(Refusal.UNKNOWN, None)
+        argument["attempt"] = task.attempt if attempt is None else attempt
+        if not await self._queues.holds(task.path, SlotGrant(task_id, argument["attempt"])):
+            argument["slotless"] = True
+        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+
+    def _claim(self, task_id: str, attempt: int | None) -> ClaimArgument:
         argument: ClaimArgument = {"id": task_id, "claim": True, "window": self._window_ms, **stamp(self._now_ms)}
         if attempt is not None:
             argument["attempt"] = attempt
-        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+        return argument
 
     async def accepted(self, task: Task) -> Outcome:
         """The backend accepted the task: from now on it has a lease."""

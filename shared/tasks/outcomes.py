@@ -18,6 +18,8 @@ class Refusal(StrEnum):
     STALE = "stale"
     FINISHED = "finished"
     STATE = "state"
+    SLOTLESS = "slotless"
+    """It waits in its queue for a slot, and cannot be claimed before."""
     BODILESS = "bodiless"
     RESULTLESS = "resultless"
     BATCH = "batch"

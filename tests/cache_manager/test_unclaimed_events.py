@@ -15,6 +15,7 @@ from shared.dispatch.backend_client import Accepted, Answer
 from shared.dispatch.dispatcher import TASKS_PER_EVENT, Dispatched
 from shared.dispatch.registry import Endpoint
 from shared.events.publisher import PublishFailed
+from shared.store.queue_steps import QueueEntry
 from shared.tasks.outcomes import Applied, Claimed, Created, SlotGrant
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.cache_manager.process import POLICY, REPUBLISH_S, Process
@@ -165,6 +166,7 @@ async def stored(process: Process, task_id: str) -> Task:
     new = NewTask(task_id, PATH, lease_s=600, body=Content("text/plain", 2), inline_body=b"hi")
     created = await process.store.create_unqueued(new)
     assert isinstance(created, Created)
+    await process.queue_steps.mark_held([QueueEntry.of(created.task)])
     return created.task
 
 

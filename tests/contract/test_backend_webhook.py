@@ -215,14 +215,33 @@ def test_dispatch_event_may_be_a_cloud_event(
 
 
 @pytest.mark.contract("A6.9")
-def test_every_event_of_a_batch_is_handled(app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint) -> None:
-    tasks = [kept_task(app, endpoint, Body=str(number)) for number in range(5)]
-    loose = legacy_event(endpoint, data="loose")
+def test_every_event_of_a_batch_is_handled(app: httpx.Client, backend: ScriptedBackend) -> None:
+    endpoints = [new_endpoint(backend) for _ in range(6)]
+    tasks = [kept_task(app, endpoint, Body=str(number)) for number, endpoint in enumerate(endpoints[:5])]
+    loose = legacy_event(endpoints[5], data="loose")
     assert deliver(app, *map(dispatch, tasks), loose) == ["accepted"] * 6
-    calls = [backend.next_call(endpoint.path) for _ in range(6)]
+    calls = [backend.next_call(endpoint.path) for endpoint in endpoints]
     expected = {task["TaskId"]: str(number).encode() for number, task in enumerate(tasks)} | {loose["id"]: b"loose"}
     assert {call.task_id: call.body for call in calls} == expected
-    assert backend.untaken(endpoint.path) == 0
+    assert sum(backend.untaken(endpoint.path) for endpoint in endpoints) == 0
+
+
+@pytest.mark.contract("A6.50")
+@pytest.mark.parametrize("setting", [{"Paused": True}, {"Limit": 1}], ids=str)
+def test_an_event_passes_neither_pause_nor_limit(
+    app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint, setting: dict[str, Any]
+) -> None:
+    first, second = (kept_task(app, endpoint, Body=str(number)) for number in range(2))
+    queue = f"/api/v1/queues{endpoint.path}"
+    backend.script(endpoint.path, *[Answer(200)] * 2)
+    if "Limit" in setting:
+        assert deliver(app, dispatch(first)) == ["accepted"]
+        assert backend.next_call(endpoint.path).task_id == first["TaskId"]
+    app.patch(queue, json=setting).raise_for_status()
+    assert deliver(app, dispatch(second), cloud_event(second)) == ["waiting"] * 2
+    assert (app.get(queue).json()["Waiting"], backend.untaken(endpoint.path)) == (2 - ("Limit" in setting), 0)
+    app.patch(queue, json={"Paused": False, "Limit": None}).raise_for_status()
+    assert backend.next_call(endpoint.path).task_id == second["TaskId"]
 
 
 @pytest.mark.contract("A6.10")

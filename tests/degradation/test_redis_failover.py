@@ -15,7 +15,7 @@ from local.redis_server import RedisCluster, RedisServer
 from shared.store import TaskStore
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import TAGS, partition
-from shared.tasks.outcomes import Claimed, Created, Existing
+from shared.tasks.outcomes import Claimed, Created, Existing, Granted, Refused, SlotGrant
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.degradation.conftest import OpenStore
 from tests.degradation.switch import Switch
@@ -26,6 +26,11 @@ from tests.waiting import PATIENCE_S, eventually
 
 def new_task(task_id: str) -> NewTask:
     return NewTask(task_id, "/v1/a", 60, body=Content("text/plain", 5), inline_body=b"hello")
+
+
+async def claim(store: TaskStore, task_id: str) -> Claimed | Refused:
+    """Claim a task as if its queue had granted it a slot."""
+    return await store.claim_granted(Granted("/v1/a", []), SlotGrant(task_id, 1))
 
 
 def replicate_at_once(primary: RedisServer) -> None:
@@ -67,9 +72,9 @@ async def test_store_reconnects_by_name_when_its_primary_becomes_a_replica(
     swap_roles(server, replica)
     switch.target_port = replica.port  # for new connections; the store's open ones stay up
     with pytest.raises(StoreUnavailable):
-        await store.claim(IDS[0], 1)
+        await claim(store, IDS[0])
     # The store uses none of its old connections again.
-    claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in IDS))
+    claimed = await asyncio.gather(*(claim(store, task_id) for task_id in IDS))
     assert {type(outcome) for outcome in claimed} == {Claimed}
 
 
@@ -81,10 +86,10 @@ async def test_replica_refuses_steps_and_serves_reads_until_the_name_changes(
     swap_roles(server, replica)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            await store.claim("t1", 1)
+            await claim(store, "t1")
         assert await store.get("t1")
     switch.target_port = replica.port
-    assert isinstance(await answered(lambda: store.claim("t1", 1)), Claimed)
+    assert isinstance(await answered(lambda: claim(store, "t1")), Claimed)
 
 
 class Node:
@@ -132,7 +137,7 @@ REST = [task_id for task_id in IDS if task_id not in FIRST_THIRD]
 
 async def claim_all(store: TaskStore, task_ids: list[str]) -> None:
     for task_id in task_ids:
-        assert isinstance(await answered(lambda task_id=task_id: store.claim(task_id, 1)), Claimed)
+        assert isinstance(await answered(lambda task_id=task_id: claim(store, task_id)), Claimed)
 
 
 async def test_store_finds_a_replica_that_takes_over(open_store: OpenStore, cluster: list[Node]) -> None:
@@ -154,9 +159,9 @@ async def test_dead_primary_stops_only_its_own_tasks_until_its_replica_takes_ove
         client.config_set("cluster-replica-no-failover", "yes")
         primary.server.kill()
         with pytest.raises(StoreUnavailable):
-            await store.claim(FIRST_THIRD[0], 1)
+            await claim(store, FIRST_THIRD[0])
         client.config_set("cluster-replica-no-failover", "no")
-    claimed = await asyncio.gather(*(store.claim(task_id, 1) for task_id in REST))
+    claimed = await asyncio.gather(*(claim(store, task_id) for task_id in REST))
     assert {type(outcome) for outcome in claimed} == {Claimed}
     await claim_all(store, FIRST_THIRD)
     assert replica.role() == "master"
@@ -187,7 +192,7 @@ async def test_tasks_of_a_migrating_slot_are_unavailable_until_it_has_moved(
         keys: list[str] = source("GETKEYSINSLOT", slot, 100)
         for moved in range(len(keys) + 1):
             for step in (
-                lambda: store.claim(task_id, 1),
+                lambda: claim(store, task_id),
                 lambda: store.create(new_task(task_id)),
                 lambda: sweep(store),
             ):

@@ -150,7 +150,7 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
             clock.advance(1)
     await link.aclose()
     scripts = {f"queue/{file.stem}" for file in (LUA / "queue").glob("*.lua")}
-    assert scripts - link.names == {"queue/held_paths"}, "which reads nothing of the kind"
+    assert scripts - link.names == {"queue/held_paths", "queue/holds"}, "which read nothing of the kind"
 
 
 async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_path: Path, clock: Clock) -> None:
@@ -159,7 +159,7 @@ async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_pa
         store = TaskSteps(link, POLICY, clock, QueueSteps(link, store_policy(), lambda path: 4, clock))
         steps: list[Callable[[], Awaitable[object]]] = [
             lambda: store.create_and_enqueue(HELLO),
-            lambda: store.claim("t1", 1),
+            lambda: store.claim_held("t1", 1),
             lambda: store.update("t1", state=State.RUNNING, status="running"),
             lambda: store.update("t1", state=State.COMPLETED, status="completed"),
         ]

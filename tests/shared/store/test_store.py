@@ -17,7 +17,18 @@ from shared.store import (
     StoreUnavailable,
     TaskStore,
 )
-from shared.tasks.outcomes import Applied, Claimed, Created, Draining, Existing, Full, Granted, Refused, SlotGrant
+from shared.tasks.outcomes import (
+    Applied,
+    Claimed,
+    Created,
+    Draining,
+    Existing,
+    Full,
+    Granted,
+    Refusal,
+    Refused,
+    SlotGrant,
+)
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
@@ -228,7 +239,7 @@ async def test_the_slot_of_an_unknown_task_is_released(store: TaskStore) -> None
 async def test_each_failure_doubles_the_backoff(store: TaskStore, clock: Clock, failures: int) -> None:
     await store.create(new("t1"))
     for number in range(1, failures + 1):
-        outcome = await store.claim("t1", number)
+        outcome = await store.claim_granted(Granted(PATH, []), SlotGrant("t1", number))
         assert isinstance(outcome, Claimed)
         requeued = await store.requeue(outcome.task, BackendFailed("Retrying"))
         assert isinstance(requeued, Applied)
@@ -238,6 +249,34 @@ async def test_each_failure_doubles_the_backoff(store: TaskStore, clock: Clock, 
     assert sum([swept.count async for swept in store.sweep()]) == 0, "half of the backoff is no jitter"
     clock.advance(longest_s / 2 + 0.002)
     assert sum([swept.count async for swept in store.sweep()]) == 1
+
+
+@pytest.mark.parametrize("attempt", [1, None])
+async def test_a_claim_takes_a_slot_like_everything_else(store: TaskStore, attempt: int | None) -> None:
+    """An event may be forged, or come again after the queue has lost its keys."""
+    for task_id in ("t1", "t2"):
+        assert isinstance(await store.create_unqueued(new(task_id)), Created)
+    await store.queues.configure(PATH, {"limit": 1})
+    first, second = await store.claim("t1", attempt), await store.claim("t2", attempt)
+    assert isinstance(first, Refused)
+    assert isinstance(second, Refused)
+    assert (first.reason, second.reason) == (Refusal.SLOTLESS, Refusal.SLOTLESS)
+    assert (grants(first.granted), grants(second.granted)) == ([(PATH, SlotGrant("t1", 1))], [])
+    assert isinstance(await store.claim("t1", attempt), Claimed)
+    assert isinstance(await store.claim("t2", attempt), Refused)
+    status = await store.queues.status(PATH)
+    assert (status.holding, status.waiting) == (1, 1)
+
+
+async def test_an_event_ends_no_wait_apart_from_the_queue(store: TaskStore) -> None:
+    await store.create(new("t1"))
+    claimed = await store.claim("t1", 1)
+    assert isinstance(claimed, Claimed)
+    await store.requeue(claimed.task, BackendFailed("Retrying"))
+    refused = await store.claim("t1", 2)
+    assert isinstance(refused, Refused)
+    assert refused.reason is Refusal.STATE
+    assert (await store.queues.status(PATH)).waiting == 0
 
 
 class LinkToADeadNode(LinkToSeveralServers):

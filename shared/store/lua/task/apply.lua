@@ -43,6 +43,8 @@
 --            claim           true: a dispatcher claims the attempt; window: within how many ms it records what the
 --                            backend answered, before the task is tried again. This is the only place that says what
 --                            a claim is.
+--            slotless        true: the attempt holds no slot of its queue, so it cannot be claimed; or a function of the
+--                            record that tells so
 -- ARGV[2]  the inline body, result or checkpoint, or ''
 -- Returns  {'applied', record, body?, origin, service time in ms?, slot?, blobs?}   a transition, and where it began (d in
 --          record.lua)
@@ -53,7 +55,7 @@
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'batch', record}                  it is a batch, which takes no such step
---          {'finished' | 'stale' | 'state' | 'bodiless' | 'resultless', record}   refused: nothing changed
+--          {'finished' | 'stale' | 'state' | 'slotless' | 'bodiless' | 'resultless', record}   refused: nothing changed
 --          A replay is answered as the first time.
 -- @include common/now_ms
 -- @include task/append_event
@@ -118,6 +120,9 @@ if arg.allowed_from then
     brief = allowed and rec.E[2]
   end
   if not allowed then return { 'state', raw } end
+end
+if arg.slotless and (arg.slotless == true or arg.slotless(rec)) then
+  return { rec.z == 0 and 'state' or 'slotless', raw }
 end
 if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 if arg.takes_result and not rec.r then return { 'resultless', raw } end
