@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -229,27 +229,30 @@ class _LiveTable(_Lines):
         self._live.console.print(text, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
-        self._live.update(self._table(), refresh=True)
+        self._live.update(table_of(self._progresses), refresh=True)
 
     def summary(self, results: Path) -> None:
         print(f"\n{_verdict(self._progresses, results)}", flush=True)
 
-    def _table(self) -> Table:
-        table = Table("picture", "KB", "state", "status")
-        for name in ("waiting", "dispatching", "running", "total"):
-            table.add_column(f"{name} s", justify="right")
-        colours = {"completed": "green", "failed": "red", "running": "yellow"}
-        for progress in self._progresses:
-            spent_s = [*progress.phases_s.values(), sum(progress.phases_s.values())] if progress.phases_s else []
-            colour = colours.get(progress.state, "white")
-            table.add_row(
-                progress.picture.name,
-                str(len(progress.picture.data) // 1024),
-                f"[{colour}]{progress.state}[/]",
-                progress.status,
-                *(f"{seconds:.2f}" for seconds in spent_s),
-            )
-        return table
+
+def table_of(progresses: Sequence[Progress]) -> Table:
+    """What a terminal shows of the tasks."""
+    # A row is a line, also on a terminal of 80 columns: a higher table than the screen cannot change in place.
+    table = Table("picture", "state", expand=True)
+    table.add_column("status", no_wrap=True, overflow="ellipsis", ratio=1)
+    for name in ("wait", "dispatch", "run", "total"):
+        table.add_column(f"{name} s", justify="right", no_wrap=True)
+    colours = {"completed": "green", "failed": "red", "running": "yellow"}
+    for progress in progresses:
+        spent_s = [*progress.phases_s.values(), sum(progress.phases_s.values())] if progress.phases_s else []
+        colour = colours.get(progress.state, "white")
+        table.add_row(
+            progress.picture.name,
+            f"[{colour}]{progress.state}[/]",
+            progress.status.removeprefix(f"{progress.state} - "),
+            *(f"{seconds:.2f}" for seconds in spent_s),
+        )
+    return table
 
 
 def _verdict(progresses: list[Progress], results: Path) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from local import demo, up
 from local.arguments import PORT, parse
@@ -176,6 +177,29 @@ def test_the_last_line_of_the_demo_is_the_last_thing_on_a_terminal(tmp_path: Pat
     verdict = f"\r\n5 of 5 tasks completed. The result pictures are in {tmp_path / 'pictures'}\r\n"
     assert shown.decode().endswith(verdict)
     assert len(list((tmp_path / "pictures").iterdir())) == 5
+
+
+def test_each_picture_of_the_demo_is_a_line_that_a_terminal_of_80_columns_shows() -> None:
+    progresses = [
+        demo.Progress(
+            picture,
+            state="completed",
+            status="completed - class 1 (dark grey) 34 %, class 2 (white) 32 %, class 3 (light blue) 16 %",
+            phases_s={"waiting": 100.0, "dispatching": 1.5, "running": 10.25},
+        )
+        for picture in sample_pictures()
+    ]
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+
+    console.print(demo.table_of(progresses))
+
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split("│") for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    assert [line[1].strip() for line in lines] == [progress.picture.name for progress in progresses]
+    for line in lines:
+        assert line[2].strip() == "completed"
+        assert line[3].strip().startswith("class 1")
+        assert [cell.strip() for cell in line[4:-1]] == ["100.00", "1.50", "10.25", "111.75"]
 
 
 def test_up_fails_with_one_sentence_if_the_port_is_in_use(tree: Path) -> None:

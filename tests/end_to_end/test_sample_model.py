@@ -21,7 +21,7 @@ from tests.waiting import PATIENCE_S, eventually
 def test_sample_model_segments_a_picture_and_adds_a_legend_in_a_second_step(
     tmp_path_factory: pytest.TempPathFactory, azurite: Azurite
 ) -> None:
-    picture = next(picture for picture in sample_pictures() if picture.name == "coffee.png")
+    picture = next(picture for picture in sample_pictures() if picture.name == "rocket.jpg")
     with (
         RedisServer(tmp_path_factory.mktemp("redis")) as redis,
         Stack(tmp_path_factory.mktemp("stack"), redis=redis, azurite=azurite, settings=IN_A_HURRY) as stack,

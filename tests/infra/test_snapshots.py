@@ -128,6 +128,7 @@ LEFT_OUT = {
     "AzureFunctionsJobHost__functionTimeout": "host.json says it",
     "AzureFunctionsJobHost__telemetryMode": "host.json says it",
     "PYTHON_ENABLE_DEBUG_LOGGING": "for debugging",
+    "AZURE_FUNCTIONS_ENVIRONMENT": "for developers: in Azure it is Production",
 }
 """Settings that no deployment sets, with the reason."""
 DEFAULTS = {

@@ -168,7 +168,7 @@ def test_picture_with_too_many_pixels_is_refused_before_decoding(monkeypatch: py
         open_picture(PHOTO)
 
 
-def test_sample_pictures_are_five_different_photos_as_they_are_shipped() -> None:
+def test_sample_pictures_are_five_different_photos() -> None:
     shipped = dict.fromkeys(PICTURES[:2], files("sklearn") / "datasets" / "images")
     shipped |= dict.fromkeys(PICTURES[2:], files("skimage") / "data")
     assert tuple(pictures()) == PICTURES
@@ -176,7 +176,8 @@ def test_sample_pictures_are_five_different_photos_as_they_are_shipped() -> None
     for one, other in combinations(small, 2):
         assert np.abs(one - other).mean() > 20, "one is a copy or a part of the other"
     for name, folder in shipped.items():
-        assert pictures()[name].data == folder.joinpath(name).read_bytes()
+        data, original = pictures()[name].data, folder.joinpath(name).read_bytes()
+        assert data == original or open_picture(data).size[0] == 1600 > open_picture(original).size[0]
     for picture in pictures().values():
         assert len(picture.data) > 64 * 1024
         image = Image.open(io.BytesIO(picture.data))
