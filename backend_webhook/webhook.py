@@ -57,6 +57,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         counted=False,
         takes_body=True,
         query=None,
+        for_owners=False,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 
 import azure.functions as func
@@ -11,10 +10,9 @@ from cache_manager import request_parsing as parse
 from cache_manager.batch_service import BatchService
 from cache_manager.task_service import TaskService
 from shared.http.functions import header
-from shared.http.problems import Problem, invalid
+from shared.http.owners import owner_of
 from shared.services import Services
 
-_OWNER = re.compile(r"[\x21-\x7e]{1,128}")
 _PORT = re.compile(r":\d+\Z")
 
 
@@ -25,21 +23,9 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
         Problem: 403 if a caller that is not the gateway names an owner, 400 if the name cannot be one, or for a bad
             X-Task-Slots.
     """
-    owner = header(req, "x-task-owner")
+    owner = owner_of(req, services.settings)
     if owner is None:
         return TaskService(services, client=_client(req), told=parse.told_slots(req))
-    given = (header(req, "x-gateway-key") or "").encode()
-    # Each is compared, whatever came out before: the time says nothing of which one it was.
-    keys = [key.get_secret_value().encode() for key in services.settings.gateway_keys]
-    if not sum(hmac.compare_digest(given, key) for key in keys):
-        raise Problem(
-            403,
-            "not-the-gateway",
-            "Only the gateway may name an owner.",
-            "X-Task-Owner is believed only together with the gateway's X-Gateway-Key.",
-        )
-    if not _OWNER.fullmatch(owner):
-        raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
     return TaskService(services, owner)
 
 

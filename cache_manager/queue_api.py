@@ -17,8 +17,15 @@ from shared.store import Depth, QueueStatus
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("QueueDepths", queue_depths, route="v1/queues/{*path}", methods=["GET"])
-    functions.add("ConfigureQueue", configure_queue, route="v1/queues/{*path}", methods=["PATCH"], takes_body=True)
+    functions.add("QueueDepths", queue_depths, route="v1/queues/{*path}", methods=["GET"], for_owners=False)
+    functions.add(
+        "ConfigureQueue",
+        configure_queue,
+        route="v1/queues/{*path}",
+        methods=["PATCH"],
+        takes_body=True,
+        for_owners=False,
+    )
 
 
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:

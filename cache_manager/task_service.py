@@ -309,7 +309,9 @@ class TaskService:
         request, endpoint = upsert.request, upsert.endpoint
         if request.task_id:
             changed = await self._change(upsert)
-            if not isinstance(changed, Refused) or changed.reason is not Refusal.UNKNOWN:
+            # An owner creates no task by an id of its choice: it could tell from that which ids others have, and take
+            # one before another does.
+            if not _is_unknown(changed) or self.owner is not None:
                 return _task_of(changed)
         if endpoint is None:
             return Unacceptable("/Endpoint", upsert.no_endpoint)
@@ -444,6 +446,10 @@ def _unless_unavailable(outcome: Outcome | BaseException) -> Outcome | None:
     if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
         raise outcome
     return None if isinstance(outcome, BaseException) else outcome
+
+
+def _is_unknown(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refused) and outcome.reason is Refusal.UNKNOWN
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

@@ -72,8 +72,17 @@ class ProcessingReport(LegacyModel):
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CurrentProcessingUpsert", current_processing_upsert, methods=["POST"], takes_body=True, query=None)
-    functions.add("CurrentProcessingGet", current_processing_get, methods=["GET", "POST"], query=None)
+    functions.add(
+        "CurrentProcessingUpsert",
+        current_processing_upsert,
+        methods=["POST"],
+        takes_body=True,
+        query=None,
+        for_owners=False,
+    )
+    functions.add(
+        "CurrentProcessingGet", current_processing_get, methods=["GET", "POST"], query=None, for_owners=False
+    )
 
 
 async def current_processing_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:

@@ -536,10 +536,24 @@ MUTATIONS = [
     ),
     Mutation(
         "owner: the gateway's key",
-        "cache_manager/owner.py",
+        "shared/http/owners.py",
         "not sum(hmac.compare_digest(given, key) for key in keys)",
         "False",
         OWNER_TESTS,
+    ),
+    Mutation(
+        "owner: named on any route",
+        "shared/http/functions.py",
+        "owner_of(req, services_by_loop.settings) is not None and not for_owners",
+        "False",
+        ("tests/contract/test_owners_by_route.py",),
+    ),
+    Mutation(
+        "owner: creates nothing by an id of its choice",
+        "cache_manager/task_service.py",
+        "not _is_unknown(changed) or self.owner is not None",
+        "not _is_unknown(changed)",
+        ("tests/contract/test_owners_by_route.py",),
     ),
     Mutation(
         "owner: the gateway's key by which it was known before",

@@ -1540,7 +1540,8 @@ def generate() -> str:
             "summary": project["description"],
             "description": "Errors are problem documents (RFC 9457). Times are ISO 8601 in UTC. The gateway may name "
             "the caller with `X-Task-Owner`, together with its `X-Gateway-Key`. The request then sees only that "
-            "owner's tasks. From anybody else, the app answers 403 to the header.",
+            "owner's tasks. From anybody else, the app answers 403 to the header. It also "
+            "does so if an owner asks for what belongs to all, such as queues.",
             "license": {"name": "MIT", "identifier": "MIT"},
             "contact": {"name": "Whoever runs this Task Backbone"},
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import azure.functions as func
@@ -13,8 +13,12 @@ from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.http.error_problems import problem_of
+from shared.http.headers import header
+from shared.http.owners import not_for_owners, owner_of
 from shared.http.problems import Problem, invalid, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
+
+__all__ = ["HOST_PARAMETERS", "HttpFunctions", "header", "json_response", "query_string"]
 
 HOST_PARAMETERS: Final = ("code", "clientid")
 """Query parameters of the Functions host, in lower case. It takes them in any case."""
@@ -41,12 +45,14 @@ class HttpFunctions:
         counted: bool = True,
         takes_body: bool = False,
         query: Sequence[str] | None = (),
+        for_owners: bool = True,
     ) -> None:
         """Register *handler* as the HTTP function *name*, which is its route too if none is given.
 
         The limit to the requests in flight applies only if it is *counted*. If it *takes a body*, a body that the
         Functions host has lost is refused. A request may have the query parameters in *query* and no others, since to
-        ignore one would be to answer another question; None: it may have any.
+        ignore one would be to answer another question; None: it may have any. If it is not *for owners*, a request
+        in the name of one is refused: what it shows or changes is everybody's.
         """
 
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
@@ -55,7 +61,7 @@ class HttpFunctions:
                 if takes_body and (lost := _lost_body(req)):
                     response = _problem_response(lost)
                 else:
-                    response = await _answer(handler, req, self._services, counted, query)
+                    response = await _answer(handler, req, self._services, counted, query, for_owners)
                 _describe_body(req, response)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(
@@ -70,14 +76,6 @@ class HttpFunctions:
         self._app.function_name(name)(
             self._app.route(route=route or name, methods=methods, auth_level=auth_level)(invoke)
         )
-
-
-def header(req: func.HttpRequest, name: str) -> str | None:
-    """A request header; the library's mapping has no types."""
-    headers = cast("Mapping[str, str]", req.headers)
-    if name not in headers:  # its get() would raise and catch an exception
-        return None
-    return headers[name]
 
 
 def query_string(url: str) -> str:
@@ -132,8 +130,12 @@ async def _answer(
     services_by_loop: ServicesByLoop,
     counted: bool,
     query: Sequence[str] | None,
+    for_owners: bool,
 ) -> func.HttpResponse:
     try:
+        # Of each request, also where no owner makes a difference: nobody else's word may pass for the gateway's.
+        if owner_of(req, services_by_loop.settings) is not None and not for_owners:
+            raise not_for_owners()
         if query is not None:
             _check_query(req.url, query)
         services = services_by_loop.current()
