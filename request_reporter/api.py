@@ -13,8 +13,9 @@ from pydantic import BeforeValidator, Field
 from shared import telemetry
 from shared.http.functions import HttpFunctions, query_string
 from shared.http.legacy_json import LegacyModel, as_text
-from shared.http.problems import invalid
+from shared.http.problems import invalid, too_many_reporters
 from shared.services import Services, ServicesByLoop
+from shared.store import TooManyReporters
 
 MAX_REPORTS = 1_000
 DEFAULT_INTERVAL_S = 60.0
@@ -87,7 +88,10 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 async def current_processing_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     reports = ProcessingReport.parse_all(req.get_body(), MAX_REPORTS)
-    await asyncio.gather(*(_count(report, services) for report in reports))
+    try:
+        await asyncio.gather(*(_count(report, services) for report in reports))
+    except TooManyReporters as error:
+        raise too_many_reporters(str(error)) from error
     return func.HttpResponse(status_code=200)
 
 

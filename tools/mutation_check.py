@@ -67,6 +67,7 @@ LEASE_TESTS = ("tests/local/test_functions_host_leases.py",)
 LATER_TESTS = ("tests/shared/store/test_later_fields.py",)
 SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
+REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -317,6 +318,22 @@ MUTATIONS = [
         "",
         ("tests/shared/store/test_lifecycle.py",),
     ),
+    *(
+        Mutation(
+            f"reporters: {what}", f"{LUA}/requests/report.lua", old, new, ("tests/shared/store/test_reporters.py",)
+        )
+        for what, old, new in (
+            ("a bound of instances", ">= MOST_INSTANCES", ">= 1e9"),
+            ("a bound of counters", "< MOST_COUNTERS then", "< 1e9 then"),
+        )
+    ),
+    Mutation(
+        "metrics: a bound of series",
+        "shared/telemetry.py",
+        "or len(self._series) < SERIES_LIMIT",
+        "or True",
+        ("tests/telemetry/test_series.py",),
+    ),
     Mutation("replay of a report", f"{LUA}/requests/report.lua", "known = known or op == arg.op", "known = false"),
     Mutation(
         "terminal: a finished task stays as it is",
@@ -530,9 +547,9 @@ MUTATIONS = [
     Mutation(
         "owner: of a list",
         f"{TASK}/list.lua",
-        "(not arg.owner or cmsgpack.unpack(raw).o == arg.owner)",
-        "true",
-        OWNER_TESTS,
+        "cmsgpack.unpack(raw).o == arg.owner and #raw or 0",
+        "#raw or 0",
+        ("tests/shared/store/test_lifecycle.py",),
     ),
     Mutation(
         "owner: the gateway's key",

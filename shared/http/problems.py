@@ -107,6 +107,11 @@ def no_such_task() -> Problem:
     return Problem(404, "no-such-task", "There is no such task.", "The id is unknown, or the task is past retention.")
 
 
+def too_many_reporters(what: str) -> Problem:
+    detail = f"There are as many {what} as are kept. One that is silent makes room."
+    return Problem(429, "too-many-reporters", "There are too many reporters.", detail)
+
+
 def no_sas(reason: str) -> Problem:
     return Problem(501, "no-sas", "Clients cannot use Blob Storage themselves.", f"No SAS can be made: {reason}.")
 

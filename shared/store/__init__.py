@@ -21,7 +21,7 @@ from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.reports import SentOn
-from shared.store.request_counts import RequestCounts
+from shared.store.request_counts import RequestCounts, TooManyReporters
 from shared.store.requeue import (
     BackendAway,
     BackendBusy,
@@ -66,6 +66,7 @@ __all__ = [
     "Swept",
     "TaskQueues",
     "TaskStore",
+    "TooManyReporters",
     "connect",
     "then_task_id",
 ]

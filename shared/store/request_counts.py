@@ -9,6 +9,10 @@ from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
 
 
+class TooManyReporters(Exception):
+    """The app keeps no more of what the text names."""
+
+
 class RequestCounts:
     """The counts by cluster and endpoint path."""
 
@@ -23,15 +27,21 @@ class RequestCounts:
 
         The share of a reporter that names its *instance* is dropped *keep_s* after its last report.
 
+        What unnamed reporters said is dropped a day after the last of it.
+
         Raises:
             StoreUnavailable: Redis does not answer.
+            TooManyReporters: The counter has 1,000 instances, or its partition 256 counters that are in use.
         """
         field = _field(cluster, path)
         argument: ReportArgument = {"field": field, "delta": delta, **stamp(self._now_ms)}
         if instance is not None:
             argument["instance"] = instance
             argument["keep"] = to_ms(keep_s)
-        return max(0, int(await self._link.script("requests/report", tag_of(field), pack(argument))))
+        reply: int | bytes = await self._link.script("requests/report", tag_of(field), pack(argument))
+        if isinstance(reply, bytes):
+            raise TooManyReporters(reply.decode())
+        return max(0, reply)
 
     async def count(self, cluster: str, path: str) -> int | None:
         """Requests in flight at an endpoint; None if none were ever reported.

@@ -207,6 +207,20 @@ def test_count_without_cluster_or_path_is_refused(
     assert_problem(app.request(method, REPORTED, params=params), 400, missing)
 
 
+@pytest.mark.contract("A3.50")
+def test_instances_of_a_counter_are_bounded(app: httpx.Client, path: str) -> None:
+    def report(names: range) -> httpx.Response:
+        body = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}
+        return app.post(REPORT, json=[{**body, "Instance": f"pod-{number}"} for number in names])
+
+    assert report(range(1_000)).status_code == 200
+    refused = report(range(1_000, 1_001))
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:task-backbone:problem:too-many-reporters")
+    assert report(range(1)).status_code == 200
+    assert app.post(REPORT, json={"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}).status_code == 200
+    assert count(app, path) == "1002"
+
+
 @pytest.mark.contract("A3.7")
 @pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
 def test_report_without_a_json_object_is_refused(app: httpx.Client, content: bytes) -> None:

@@ -106,6 +106,8 @@ class World:
             elif kind == "qw":
                 self.waiting[path] |= set(value)
             members = [path]
+        elif kind == "requests" and rest:
+            members = []  # when a counter was reported, and its shares
         else:
             assert name == "requests", f"an unknown key: {key}"
             self.requests |= {field.decode(): msgpack.unpackb(packed)[0] for field, packed in value.items()}
