@@ -30,6 +30,8 @@ from shared.tasks.task import Task
 log = logging.getLogger("task_backbone")
 
 FLUSH_S = 5.0
+SERIES_LIMIT = 2_000
+"""How many series a gauge has at most in the life of a process: the SDK keeps what it knows of each for ever."""
 
 _tracer = trace.get_tracer("task_backbone")
 _meter = metrics.get_meter("task_backbone")
@@ -49,7 +51,10 @@ class _Gauge:
     """A gauge that sends each value once. The SDK's own would send the last value for ever, with each export."""
 
     def __init__(self, name: str, description: str) -> None:
+        self._name = name
         self._unsent: dict[tuple[tuple[str, str], ...], float] = {}
+        self._series: set[tuple[tuple[str, str], ...]] = set()
+        self._is_full = False
         self._lock = threading.Lock()
         _meter.create_observable_gauge(name, [self._observe], description=description)
 
@@ -58,8 +63,15 @@ class _Gauge:
         return bool(self._unsent)
 
     def set(self, value: float, **attributes: str) -> None:
+        series = tuple(attributes.items())
         with self._lock:
-            self._unsent[tuple(attributes.items())] = value
+            if series in self._series or len(self._series) < SERIES_LIMIT:
+                self._series.add(series)
+                self._unsent[series] = value
+                return
+            is_first, self._is_full = not self._is_full, True
+        if is_first:
+            log.warning("the metric %s has %d series; this process sends no more of them", self._name, SERIES_LIMIT)
 
     def _observe(self, _options: CallbackOptions) -> list[Observation]:
         with self._lock:

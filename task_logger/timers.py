@@ -19,21 +19,21 @@ its size, also while the app is idle."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    depths, lately = _Depths(services), _Lately()
+    waiting, working, lately = _Depths(services), _Depths(services), _Lately()
 
     def report(path: str, state: str, count: int) -> None:
         if lately.is_news((path, state), count):
             telemetry.depth(path, state, count)
 
     async def task_queue_logger(timer: func.TimerRequest) -> None:
-        for path, depth in (await depths.read()).items():
+        for path, depth in (await waiting.read()).items():
             if lately.is_news((path, "oldest waiting"), depth.oldest_waiting_ms):
                 telemetry.oldest_waiting(path, depth.oldest_waiting_ms / 1000)
             report(path, "created", depth.created)
         await asyncio.to_thread(telemetry.flush)
 
     async def task_process_logger(timer: func.TimerRequest) -> None:
-        for path, depth in (await depths.read()).items():
+        for path, depth in (await working.read()).items():
             report(path, "dispatched", depth.dispatched)
             report(path, "running", depth.running)
             report(path, "completed", depth.completed)
@@ -51,8 +51,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 class _Depths:
-    """The depths of all paths that this process has seen. A path whose last task was removed is reported as 0, not
-    left at its last number."""
+    """The depths of all paths for one timer. A path whose last task was removed is reported as 0 once, not left at
+    its last number, and then forgotten."""
 
     def __init__(self, services: ServicesByLoop) -> None:
         self._services = services
@@ -65,8 +65,8 @@ class _Depths:
             # The other telemetry that waits to be sent tells of the outage.
             log.warning("the queue depths could not be read, and will be: %s", error)
             return {}
-        self._seen.update(depths)
-        return {path: depths.get(path, Depth()) for path in self._seen}
+        gone, self._seen = self._seen - depths.keys(), set(depths)
+        return {**dict.fromkeys(gone, Depth()), **depths}
 
 
 class _Lately:
@@ -77,6 +77,8 @@ class _Lately:
 
     def is_news(self, name: tuple[str, str], number: int) -> bool:
         """Whether to report *number*: always, unless it is 0 and was 0 in the last report too."""
+        if len(self._runs_at_0) > telemetry.SERIES_LIMIT:
+            self._runs_at_0.clear()  # mostly of paths that are gone
         if number:
             self._runs_at_0.pop(name, None)
             return True

@@ -150,6 +150,7 @@ def test_path_without_tasks_is_reported_as_0(runner: MetricsRunner) -> None:
     assert set(reported.values()) == {0}
     assert reported["running"] == 0
     assert runner.metrics(PROCESS_LOGGER, present)["running"] == 1
+    assert [runner.metrics(PROCESS_LOGGER, former) for _ in range(12)] == [{}] * 12, "it is forgotten"
 
 
 @pytest.mark.contract("A5.6")
