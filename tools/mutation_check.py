@@ -104,6 +104,20 @@ MUTATIONS = [
         ("tests/shared/store/test_store.py",),
     ),
     Mutation(
+        "queue: a clock that is set back makes no pause longer",
+        "shared/store/lua/includes/queue/state.lua",
+        "if back > 0 then",
+        "if false then",
+        ("tests/shared/store/test_queues.py",),
+    ),
+    Mutation(
+        "queue: a state that is garbage is lost",
+        "shared/store/lua/includes/queue/state.lua",
+        "if not is_read or type(queue.w) ~= 'number'",
+        "if not raw or type(queue.w) ~= 'number'",
+        ("tests/shared/store/test_queues.py",),
+    ),
+    Mutation(
         "fence: a retry draws a new attempt",
         f"{TASK_INCLUDES}/new_attempt.lua",
         "rec.a, rec.n, rec.z = rec.a + 1, 0, nil",

@@ -9,9 +9,16 @@ from typing import Final
 from shared.bodies import BlobsUnavailable, NoSas
 from shared.http.problems import Problem, no_sas, overloaded, unavailable
 from shared.resilience.limits import Overloaded
-from shared.store import StoreUnavailable
+from shared.store import NOT_PERMITTED, StoreNotPermitted, StoreUnavailable
 
 log = logging.getLogger("task_backbone")
+
+
+def _not_permitted(error: Exception) -> Problem:
+    log.error("%s", error)
+    problem = unavailable("The task store")
+    problem.document["detail"] = f"{NOT_PERMITTED}."
+    return problem
 
 
 def _unavailable(what: str) -> Callable[[Exception], Problem]:
@@ -24,6 +31,7 @@ def _unavailable(what: str) -> Callable[[Exception], Problem]:
 
 PROBLEM_OF_ERROR: Final[dict[type[Exception], Callable[[Exception], Problem]]] = {
     Overloaded: lambda error: overloaded(str(error)),
+    StoreNotPermitted: _not_permitted,
     StoreUnavailable: _unavailable("The task store"),
     BlobsUnavailable: _unavailable("Blob Storage"),
     NoSas: lambda error: no_sas(str(error)),

@@ -19,7 +19,7 @@ from shared.store.queue_steps import QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
 from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
-from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.redis.link import NOT_PERMITTED, RedisLink, StoreNotPermitted, StoreUnavailable
 from shared.store.reports import SentOn
 from shared.store.request_counts import RequestCounts, TooManyReporters
 from shared.store.requeue import (
@@ -38,6 +38,7 @@ __all__ = [
     "BATCHES",
     "CHILDREN_AT_ONCE",
     "MOST_CHILDREN",
+    "NOT_PERMITTED",
     "BackendAway",
     "BackendBusy",
     "BackendFailed",
@@ -61,6 +62,7 @@ __all__ = [
     "RequeueReason",
     "ResultUnstored",
     "SentOn",
+    "StoreNotPermitted",
     "StorePolicy",
     "StoreUnavailable",
     "Swept",

@@ -19,6 +19,7 @@ from redis.exceptions import (
     ClusterDownError,
     ClusterError,
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -51,6 +52,8 @@ _PATIENCE_S = 0.5
 # Temporary errors for which redis-py has no type: a script that blocks all others, a full disk, replicas that lag.
 # If a script met the error, Redis 6.2 puts the code within its text.
 _TEMPORARY = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
+_NOT_PERMITTED: Final = re.compile(r"NOPERM |ACL failure in script|has no permissions|can't run this command")
+NOT_PERMITTED: Final = "Redis does not let the app's user do what it needs: allow it +@all ~* &*"
 
 
 class StoreUnavailable(Exception):
@@ -61,6 +64,10 @@ class StoreUnavailable(Exception):
     """
 
     granted: Sequence[Granted] = ()
+
+
+class StoreNotPermitted(StoreUnavailable):
+    """Raised if Redis refuses the app's user a command, a key or a channel."""
 
 
 _SCRIPTS: Final = {
@@ -162,9 +169,13 @@ class RedisLink:
         except ReadOnlyError as error:
             await self._leave_replica()
             raise StoreUnavailable(type(error).__name__) from error
+        except NoPermissionError as error:
+            raise StoreNotPermitted(f"{NOT_PERMITTED}: {error}") from error
         except _UNAVAILABLE as error:
             raise StoreUnavailable(type(error).__name__) from error
         except ResponseError as error:
+            if _NOT_PERMITTED.search(str(error)):
+                raise StoreNotPermitted(f"{NOT_PERMITTED}: {error}") from error
             temporary = _TEMPORARY.search(str(error))
             if temporary is None:
                 raise

@@ -1016,6 +1016,45 @@ async def test_lost_keys_are_noticed_and_the_queue_is_rebuilt_from_its_tasks(
     assert (status.waiting, status.holding) == (0, 0)
 
 
+@pytest.mark.parametrize("garbage", [b"garbage", b"", b"\x80", b"\xc1", msgpack.packb({"l": "x", "v": 1})], ids=repr)
+@pytest.mark.parametrize("key", ["q", "qs"])
+async def test_a_state_that_is_garbage_is_lost_and_rebuilt(
+    queues: QueueSteps, clock: Clock, redis_server: Server, key: str, garbage: bytes
+) -> None:
+    waiting = tasks(2, clock)
+    await enqueue(queues, *waiting)
+    await rebuild_if_needed(queues)
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            for name in client.scan_iter(f"*}}q:{PATH}"):
+                client.set(
+                    name.replace(b"}q:", b"}" + key.encode() + b":")
+                    if isinstance(name, bytes)
+                    else name.replace("}q:", "}" + key + ":"),
+                    garbage,
+                )
+    await enqueue(queues, new_task("late", clock))
+    maintained = await queues.maintain(PATH)
+    assert (maintained.loss is not None) is (key == "q")
+    status = await queues.status(PATH)
+    assert status.waiting + status.holding == 3
+
+
+async def test_a_pause_is_no_longer_if_the_clock_is_set_back(queues: QueueSteps, clock: Clock) -> None:
+    first, second = tasks(2, clock)
+    await enqueue(queues, first, second)
+    away = first
+    for _ in range(2):
+        granted = await found_away(queues, away)
+        away = next_attempt(away)
+        if granted.grants:
+            away = second
+    clock.advance(-600)
+    assert not (await queues.grant_free_slots(PATH)).grants
+    clock.advance(10)
+    assert (await queues.grant_free_slots(PATH)).grants, "the longest pause is over"
+
+
 async def test_a_look_at_a_queue_that_nobody_knows_leaves_no_trace(queues: QueueSteps, redis_server: Server) -> None:
     """The reconciler maintains each path that is named; callers may ask for ten thousand."""
     status = await queues.status(PATH)

@@ -75,18 +75,32 @@ local function load_queue()
   local known = read_queues[queue_key]
   if not known then
     local raw, settings = unpack(redis.call('MGET', queue_key, settings_key))
-    known = {
-      queue = raw and cmsgpack.unpack(raw) or { l = 0, v = 0, i = 0 },
-      settings = settings and cmsgpack.unpack(settings) or {},
-      tag = queue_tag, path = queue_arg.path,
-    }
+    local is_read, queue = pcall(cmsgpack.unpack, raw or '')
+    -- What cannot be this state was written by somebody else: it is lost.
+    is_read = is_read and type(queue) == 'table' and type(queue.l) == 'number' and type(queue.v) == 'number'
+    if not is_read or type(queue.w) ~= 'number' or type(queue.t) ~= 'number' then
+      raw, queue = nil, { l = 0, v = 0, i = 0 }
+    end
+    if settings then
+      is_read, settings = pcall(cmsgpack.unpack, settings)
+      if not is_read or type(settings) ~= 'table' then settings = nil end
+    end
+    known = { queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path }
     read_queues[queue_key] = known
-    local queue = known.queue
     local held, owners = redis.call('ZCARD', held_key), redis.call('EXISTS', owners_key)
     -- A state that was lost knows of no outage, and would never end this one. The next probe tells.
     if not raw then redis.call('HDEL', outages_key(queue_tag), queue_arg.path) end
     if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
     known.held = queue.h
+    local back = queue.t and queue.t - queue_now or 0
+    if back > 0 then
+      -- The server's clock was set back: what lies ahead lies as far ahead as before.
+      for _, time in ipairs({ 'a', 'b', 'o', 'u', 'y', 'A', 'G' }) do
+        if queue[time] then queue[time] = queue[time] - back end
+      end
+      for at, time in ipairs(queue.f or {}) do queue.f[at] = time - back end
+      queue.t = queue_now
+    end
   end
   local queue = known.queue
   -- The time that slots were held in all, per entry that ended, tells how long tasks take of late: also while most of
