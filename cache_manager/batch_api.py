@@ -11,7 +11,7 @@ from cache_manager import request_parsing as parse
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.outcome_problems import task_of, unknown_batch
 from cache_manager.owner import batches_for
-from cache_manager.submitting import then_task
+from cache_manager.submitting import then_route, then_task
 from cache_manager.task_api import IDEMPOTENCY_NAMESPACE, outcome_response
 from shared import telemetry
 from shared.http.functions import HttpFunctions, json_response
@@ -31,7 +31,11 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     request, key = NewBatchRequest.parse(req.get_body() or b"{}"), parse.idempotency_key(req)
-    then = None if request.then is None else then_task(request.then, services.registry)
+    then = None
+    if request.then is not None:
+        route = then_route(request.then, services.registry)
+        await services.endpoint_bound.admit(*route.endpoints)
+        then = then_task(route)
     batches = batches_for(req, services)
     owner = batches.owner or ""
     asked = f"{request.name or ''}\n{then.asked if then else ''}".encode()

@@ -17,7 +17,14 @@ from shared.store import Depth, QueueStatus
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("QueueDepths", queue_depths, route="v1/queues/{*path}", methods=["GET"], for_owners=False)
+    functions.add(
+        "QueueDepths",
+        queue_depths,
+        route="v1/queues/{*path}",
+        methods=["GET"],
+        query=["limit", "cursor"],
+        for_owners=False,
+    )
     functions.add(
         "ConfigureQueue",
         configure_queue,
@@ -31,16 +38,21 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     queues = services.store.queues
     if path := parse.queue_path(req):
+        parse.no_page(req)
         depth, status = await _read(path, services)
         is_known = services.registry.endpoint_of(path) is not None or path in services.registry.pipelines
         if not is_known and not _is_used(path, depth, status, services):
             raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
         return json_response(QueueDepth.of(path, depth, status).model_dump(by_alias=True))
-    depths = await _all_depths(services)
-    paths = sorted(depths)
+    limit, behind = parse.limit(req), parse.queue_cursor(req)
+    names = sorted(name for name in {*await queues.paths(), *services.registry.pipelines} if name > behind)
+    page = names[:limit]
+    depths = await queues.depths(*page) if page else {}
+    paths = [path for path in page if depths[path] != Depth()]
     statuses = await asyncio.gather(*map(queues.status, paths))
     found = [QueueDepth.of(path, depths[path], status) for path, status in zip(paths, statuses, strict=True)]
-    return json_response(QueueDepthList(queues=found).model_dump(by_alias=True))
+    following = page[-1] if len(names) > limit else None
+    return json_response(QueueDepthList(queues=found, next_cursor=following).model_dump(by_alias=True))
 
 
 async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -52,16 +64,6 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
     return json_response(
         QueueDepth.of(endpoint.path, *await _read(endpoint.path, services)).model_dump(by_alias=True)
     )
-
-
-async def _all_depths(services: Services) -> dict[str, Depth]:
-    """Of all paths that have tasks, and of the pipelines that have a name and tasks."""
-    queues = services.store.queues
-    of_paths, *of_pipelines = await asyncio.gather(
-        queues.depths(), *(queues.depths(name) for name in services.registry.pipelines)
-    )
-    named = {name: depth for of_name in of_pipelines for name, depth in of_name.items() if depth != Depth()}
-    return {**of_paths, **named}
 
 
 async def _check_is_no_mere_prefix(endpoint: Endpoint, services: Services) -> None:

@@ -23,6 +23,8 @@ from shared.tasks.uploads import Upload
 
 log = logging.getLogger("task_backbone")
 
+QUEUES_AT_ONCE: Final = 8
+"""How many queues a round looks after at a time."""
 REMOVAL_PATIENCE_S: Final = 1.0
 """How long a round waits for Blob Storage before it leaves the rest to the next one."""
 
@@ -106,8 +108,25 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             if swept.uploads:
                 # Not waited for: so many uploads as somebody makes, no task waits for their removal.
                 consequences.append(services.run_beside(_remove_uploads(services, swept.uploads)))
-    await asyncio.gather(*(_maintain(services, path, consequences) for path in await services.store.queues.paths()))
+    await _maintain_all(services, consequences)
     return count
+
+
+async def _maintain_all(services: Services, consequences: list[asyncio.Task[None]]) -> None:
+    """Look after the queues, a few at a time: however many there are, other calls go between."""
+    paths = iter(await services.store.queues.paths_to_maintain())
+    unavailable: list[StoreUnavailable] = []
+
+    async def maintain_some() -> None:
+        for path in paths:
+            try:
+                await _maintain(services, path, consequences)
+            except StoreUnavailable as error:  # the other nodes' queues are looked after
+                unavailable.append(error)
+
+    await asyncio.gather(*(maintain_some() for _ in range(QUEUES_AT_ONCE)))
+    if unavailable:
+        raise unavailable[0]
 
 
 async def _follow(services: Services, applied: Applied) -> None:

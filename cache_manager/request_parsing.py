@@ -289,6 +289,25 @@ def cursor_text(cursor: ListCursor) -> str:
     return f"{cursor.created_ms:x}-{cursor.id or '-'}"
 
 
+def queue_cursor(req: func.HttpRequest) -> str:
+    """The path behind which a page of queues begins; empty for the first page."""
+    text = req.params.get("cursor") or ""
+    try:
+        return text and canonical_path(text)
+    except Malformed:
+        raise invalid("cursor", "the NextCursor of a former page is expected") from None
+
+
+def no_page(req: func.HttpRequest) -> None:
+    """
+    Raises:
+        Problem: 400 if a page is asked for where there is one queue.
+    """
+    for name in ("limit", "cursor"):
+        if name in req.params:
+            raise invalid(name, "only the list of all queues has pages")
+
+
 def matches(if_none_match: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
 

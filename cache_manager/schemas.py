@@ -308,6 +308,8 @@ class QueueDepthList(BaseModel):
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
 
     queues: list[QueueDepth]
+    next_cursor: str | None
+    """The ``cursor`` of the next page. Null on the last page."""
 
 
 class RequestModel(BaseModel):

@@ -60,14 +60,16 @@ def way(req: func.HttpRequest, registry: BackendRegistry) -> Way:
     return Way(Route(endpoints, first.name), asked)
 
 
-def then_task(text: str, registry: BackendRegistry) -> ThenTask:
-    """What a batch is to begin when its children have ended.
+def then_route(text: str, registry: BackendRegistry) -> Route:
+    """Where the task goes that a batch is to begin when its children have ended.
 
     Raises:
         Problem: 404 that names the path that is no endpoint.
     """
-    path, query = _parted(text)
-    route = _route(path, query, registry)
+    return _route(*_parted(text), registry)
+
+
+def then_task(route: Route) -> ThenTask:
     first = route.endpoints[0]
     asked = f"{route.path}?{first.query}" if first.query else route.path
     steps = tuple(PipelineStep(step.path, step.query, step.backend.lease_s) for step in route.endpoints)

@@ -73,6 +73,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     endpoints = way(req, services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
     service = service_for(req, services)
+    await services.endpoint_bound.admit(*endpoints.route.endpoints)
     upload_id = parse.upload_id(req)
     upload = None if upload_id is None else await handed_in(upload_id, service)
     new = await _new_task(req, endpoints, content_type, key, service.owner or "", upload)
@@ -150,6 +151,7 @@ async def next_step(req: func.HttpRequest, services: Services) -> func.HttpRespo
     endpoint = next_endpoint(req, services.registry)
     content_type, encoding = parse.content_type(req), parse.content_encoding(req)
     service, attempt = service_for(req, services), parse.required_attempt(req)
+    await services.endpoint_bound.admit(endpoint)
     sent = await sent_on(req, endpoint, content_type, encoding)
     outcome = await service.send_on(
         parse.task_id(req), attempt, endpoint, sent, content_type, req.get_body(), encoding

@@ -96,13 +96,15 @@ class TaskService:
         """Create or update a task, as the legacy contract says (A1)."""
         endpoint, no_endpoint = None, "a new task needs one"
         try:
-            endpoint = self.services.registry.resolve(request.endpoint) if request.endpoint is not None else None
+            if request.endpoint is not None:
+                endpoint = self.services.registry.resolve(request.endpoint)
+                await self.services.endpoint_bound.admit(endpoint)
         except UnknownBackend as error:
             # A task manager sends back what it got as Endpoint, or a fallback of its own: a report must not be lost
             # for that. A next step says where to go.
             if request.task_id is None or request.publish_to_grid:
                 return Unacceptable("/Endpoint", str(error))
-            no_endpoint = str(error)
+            endpoint, no_endpoint = None, str(error)
         if request.publish_to_grid and request.state and request.state.is_terminal:
             return Unacceptable("/PublishToGrid", f"a task that is {request.backend_status} cannot be published")
         task_id = request.task_id or new_task_id()
@@ -242,7 +244,10 @@ class TaskService:
         unavailable = [outcome for outcome in outcomes if isinstance(outcome, StoreUnavailable)]
         if unavailable and len(unavailable) == len(outcomes):
             raise unavailable[0]
-        return [_unless_unavailable(outcome) for outcome in outcomes]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
+                raise outcome
+        return [None if isinstance(outcome, BaseException) else outcome for outcome in outcomes]
 
     async def release(self, task_id: str, attempt: int, request: TaskRelease) -> Outcome:
         """Take back an attempt that its model service gives back."""
@@ -440,12 +445,6 @@ class TaskService:
         # In a thread: it takes a while for a large text.
         digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         return LongStatus(content.size_bytes, content.blob, digest)
-
-
-def _unless_unavailable(outcome: Outcome | BaseException) -> Outcome | None:
-    if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
-        raise outcome
-    return None if isinstance(outcome, BaseException) else outcome
 
 
 def _is_unknown(outcome: Outcome) -> bool:

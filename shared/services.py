@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from shared.bodies import BodyStore
 from shared.dispatch.backend_client import BackendClient, BackendTransport
 from shared.dispatch.dispatcher import Dispatcher
+from shared.dispatch.endpoint_bound import EndpointBound
 from shared.dispatch.registry import BackendRegistry
 from shared.events.event_grid import EventGridTopic
 from shared.events.publisher import Publisher
@@ -54,6 +55,7 @@ class Services:
     """For the topic whose events lead to dispatches."""
     bodies: BodyStore
     limits: Limits
+    endpoint_bound: EndpointBound
     now_ms: Callable[[], int]
     """The time, for what does not depend on the clock of Redis."""
     _beside: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"], compare=False, repr=False)
@@ -103,6 +105,7 @@ class Services:
             publisher=publisher,
             bodies=bodies,
             limits=limits,
+            endpoint_bound=EndpointBound(store.endpoint_names),
             now_ms=now_ms or (lambda: time.time_ns() // 1_000_000),
         )
 

@@ -1230,9 +1230,22 @@ OPERATIONS: list[Operation] = [
         "/v1/queues",
         NUMBERS,
         "All queues",
-        description="The queues of all paths that have tasks.",
+        description="The queues of all paths that have tasks, in the order of their paths.",
         operation_id="AllQueueDepths",
-        responses={200: response("All queues, by endpoint path.", schema(QueueDepthList), {"Queues": [QUEUE]})},
+        parameters=(
+            parameter(
+                "query",
+                "limit",
+                f"How many queues a page has at most; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, f"/{PATH}"),
+        ),
+        responses={
+            200: response("A page.", schema(QueueDepthList), {"Queues": [QUEUE], "NextCursor": f"/{PATH}"}),
+            400: invalid("limit", "a number from 1 to 200 is expected"),
+        },
     ),
     Operation(
         "QueueDepths",

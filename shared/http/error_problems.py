@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.bodies import BlobsUnavailable, NoSas
-from shared.http.problems import Problem, no_sas, overloaded, unavailable
+from shared.dispatch.endpoint_bound import TooManyEndpoints
+from shared.http.problems import Problem, no_sas, overloaded, too_many_endpoints, unavailable
 from shared.resilience.limits import Overloaded
 from shared.store import NOT_PERMITTED, StoreNotPermitted, StoreUnavailable
 
@@ -35,6 +36,7 @@ PROBLEM_OF_ERROR: Final[dict[type[Exception], Callable[[Exception], Problem]]] =
     StoreUnavailable: _unavailable("The task store"),
     BlobsUnavailable: _unavailable("Blob Storage"),
     NoSas: lambda error: no_sas(str(error)),
+    TooManyEndpoints: lambda error: too_many_endpoints(str(error)),
 }
 
 

@@ -126,6 +126,16 @@ def overloaded(what: str) -> Problem:
     )
 
 
+def too_many_endpoints(detail: str) -> Problem:
+    return Problem(
+        429,
+        "too-many-endpoints",
+        "The backend has tasks at too many endpoints.",
+        f"{detail[:1].upper()}{detail[1:]}.",
+        headers={"Retry-After": "60"},
+    )
+
+
 def unavailable(what: str) -> Problem:
     return Problem(
         503,

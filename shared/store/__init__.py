@@ -12,6 +12,7 @@ from shared.store.batch_steps import (
     ChildReport,
     then_task_id,
 )
+from shared.store.endpoint_names import EndpointNames
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
@@ -49,6 +50,7 @@ __all__ = [
     "ChildReport",
     "Depth",
     "DispatcherFull",
+    "EndpointNames",
     "ListCursor",
     "Listing",
     "Outage",

@@ -226,6 +226,20 @@ class OutagesArgument(TypedDict):
     kept: int
 
 
+class AdmitArgument(TypedDict):
+    now: int
+    prefix: str
+    path: str
+    most: int
+
+
+class EndpointsArgument(TypedDict):
+    now: int
+    prefix: str
+    ms: int
+    unused: NotRequired[Sequence[str]]
+
+
 class MaintainArgument(QueueArgument, Telling):
     again: int
     most: int

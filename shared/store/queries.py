@@ -18,6 +18,10 @@ rest of the last one's millisecond."""
 PAGE_BYTES: Final = 2_000_000
 """A page ends with the task whose record brings it to this size: a status text may have 65,000 characters."""
 
+_PATHS_AT_ONCE: Final = 200
+"""How many paths one script counts: no other call waits for more than these."""
+_ENDED_PATHS_LOOKED_AT: Final = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Depth:
@@ -79,15 +83,35 @@ class Queries:
         self._link = link
         self._now_ms = now_ms
 
-    async def depths(self, path: str | None = None) -> dict[str, Depth]:
-        """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
+    async def paths(self, *, has_open: bool = False) -> set[str]:
+        """The endpoint paths that have tasks.
+
+        Args:
+            has_open: without those that are known to have none but tasks that have ended.
+        """
+        return await self._paths("task/paths", "1" if has_open else "")
+
+    async def set_ended_paths_aside(self) -> set[str]:
+        """The endpoint paths that have tasks that have not ended. The others cost the next call nothing."""
+        return await self._paths("task/open_paths", str(_ENDED_PATHS_LOOKED_AT))
+
+    async def depths(self, *paths: str) -> dict[str, Depth]:
+        """Queue depths by endpoint path: of these, or of all that have tasks. Costs by the number of paths, not of
+        tasks."""
+        asked = paths or sorted(await self.paths())
+        depths: dict[str, Depth] = dict.fromkeys(asked, Depth())
         now = str(now_of(self._now_ms))
-        parts = await asyncio.gather(*(self._link.script("task/depths", tag, now, path or "") for tag in HASH_TAGS))
-        depths: dict[str, Depth] = {path: Depth()} if path else {}
-        for row in (row for part in parts for row in part):
-            name = row[0].decode()
-            depths[name] = depths.get(name, Depth()).plus(Depth(*row[1:]))
-        return depths
+        for start in range(0, len(asked), _PATHS_AT_ONCE):
+            some = asked[start : start + _PATHS_AT_ONCE]
+            parts = await asyncio.gather(*(self._link.script("task/depths", tag, now, *some) for tag in HASH_TAGS))
+            for row in (row for part in parts for row in part):
+                name = row[0].decode()
+                depths[name] = depths[name].plus(Depth(*row[1:]))
+        return depths if paths else {path: depth for path, depth in depths.items() if depth != Depth()}
+
+    async def _paths(self, script: str, argument: str) -> set[str]:
+        parts = await asyncio.gather(*(self._link.script(script, tag, argument) for tag in HASH_TAGS))
+        return {path.decode() for part in parts for path in part}
 
     async def page(self, listing: Listing) -> Page:
         """A page of tasks, newest first. Paging meets every task that exists all the while exactly once, whatever

@@ -52,14 +52,22 @@ class TaskQueues:
         self._rounds = rounds
         self._told: dict[tuple[str, str], tuple[int, float]] = {}
 
-    async def depths(self, path: str | None = None) -> dict[str, Depth]:
-        """Queue depths by endpoint path, or of one path. Costs by the number of paths, not of tasks."""
-        return await self._queries.depths(path)
+    async def depths(self, *paths: str) -> dict[str, Depth]:
+        """Queue depths by endpoint path: of these, or of all that have tasks."""
+        return await self._queries.depths(*paths)
 
-    async def paths(self) -> set[str]:
-        """The endpoint paths that have tasks, or at which a slot is held though no task is left."""
-        held, depths = await asyncio.gather(self._queues.held_paths(), self._queries.depths())
-        return held.union(depths)
+    async def paths(self, *, has_open: bool = False) -> set[str]:
+        """The endpoint paths that have tasks.
+
+        Args:
+            has_open: without those that are known to have none but tasks that have ended.
+        """
+        return await self._queries.paths(has_open=has_open)
+
+    async def paths_to_maintain(self) -> set[str]:
+        """The endpoint paths at which a task waits, a slot is held, or a task is worked on."""
+        held, is_open = await asyncio.gather(self._queues.held_paths(), self._queries.set_ended_paths_aside())
+        return held | is_open
 
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""

@@ -19,6 +19,7 @@ from shared.store.changes import Changes
 from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
 from shared.store.creations_apart import CreationsApart
+from shared.store.endpoint_names import EndpointNames
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
@@ -84,6 +85,7 @@ class TaskStore:
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
         uploads: what clients write to Blob Storage themselves.
+        endpoint_names: the endpoints that each backend has.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class TaskStore:
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
+        self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:

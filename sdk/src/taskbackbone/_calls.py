@@ -76,7 +76,7 @@ class Caller:
         return _object((yield from self.demand("GET", path, query=query)), name)[name]
 
     def page(self, what: str, **members: Any) -> Steps[Any]:
-        """A page of ``Tasks`` or ``Batches``."""
+        """A page of ``Tasks``, ``Batches`` or ``Queues``."""
         query = urlencode({name: value for name, value in members.items() if value is not None})
         return _object((yield from self.demand("GET", "/api/v1/" + what.lower(), query=query)), what)
 

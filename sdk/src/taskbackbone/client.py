@@ -41,7 +41,7 @@ class _AsyncLine(Caller):
         return await run_async(steps, self.transport)
 
     async def pages(self, what: str, **members: Any) -> AsyncIterator[list[dict[str, Any]]]:
-        """All ``Tasks`` or ``Batches``, page by page."""
+        """All ``Tasks``, ``Batches`` or ``Queues``, page by page."""
         cursor = None
         while True:
             page = await self.run(self.page(what, cursor=cursor, **members))
@@ -234,7 +234,7 @@ class AsyncTaskClient:
 
     async def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
-        return await self._line.run(self._line.member("/api/v1/queues/", "Queues"))
+        return [queue async for page in self._line.pages("Queues") for queue in page]
 
     async def queue(self, path: str) -> dict[str, Any]:
         """The queue of one endpoint.
@@ -439,7 +439,7 @@ class _Line(Caller):
         return run_sync(steps, self.transport)
 
     def pages(self, what: str, **members: Any) -> Iterator[list[dict[str, Any]]]:
-        """All ``Tasks`` or ``Batches``, page by page."""
+        """All ``Tasks``, ``Batches`` or ``Queues``, page by page."""
         cursor = None
         while True:
             page = self.run(self.page(what, cursor=cursor, **members))
@@ -632,7 +632,7 @@ class TaskClient:
 
     def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
-        return self._line.run(self._line.member("/api/v1/queues/", "Queues"))
+        return [queue for page in self._line.pages("Queues") for queue in page]
 
     def queue(self, path: str) -> dict[str, Any]:
         """The queue of one endpoint.

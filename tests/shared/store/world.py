@@ -87,8 +87,8 @@ class World:
         elif kind == "z":
             self.indexes[name] |= value
             members = [*value]
-        elif name == "paths":
-            self.paths[tag] = {path.decode() for path in value}
+        elif name in ("paths", "ended_paths"):
+            self.paths[tag] |= {path.decode() for path in value}
             members = []
         elif name == "fenced":
             self.fenced[tag] = {*value}

@@ -1,17 +1,16 @@
 -- Counts the tasks of one partition by path and state. Costs by paths, not by tasks.
 --
 -- KEYS[1]  the hash tag of the partition
--- ARGV[1]  now (0: the server's clock)
--- ARGV[2]  one endpoint path, or '' for all
+-- ARGV     now (0: the server's clock), and the endpoint paths
 -- Returns  {{path, created, dispatched, running, completed, failed, cancelled, age of the oldest waiting in ms}, …}
 -- @include common/now_ms
 -- @include task/keys
 -- @include task/states
 task_tag = KEYS[1]
 local now = now_ms(tonumber(ARGV[1]))
-local paths = ARGV[2] == '' and redis.call('SMEMBERS', task_key('paths')) or { ARGV[2] }
 local rows = {}
-for _, path in ipairs(paths) do
+for i = 2, #ARGV do
+  local path = ARGV[i]
   local row = { path }
   for _, state in ipairs(all_states()) do
     row[#row + 1] = redis.call('ZCARD', task_key('z:' .. path .. ':' .. state))

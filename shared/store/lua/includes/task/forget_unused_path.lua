@@ -8,4 +8,5 @@ local function forget_unused_path(path, state)
     if is_used(other) then return end
   end
   redis.call('SREM', task_key('paths'), path)
+  redis.call('SREM', task_key('ended_paths'), path)
 end

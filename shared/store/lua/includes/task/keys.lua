@@ -19,7 +19,9 @@
 --                                    <attempt> <state>' by when that was, or when it was reported last
 --   <tag>due                zset     one deadline per task, see sweep.lua; and per upload, as 'u/<id>'
 --   <tag>u:<id>             string   an upload, a packed map, see upload/upload.lua; it lies where its own id belongs
---   <tag>paths              set      the endpoint paths that have tasks here
+--   <tag>paths              set      the endpoint paths that have tasks here that have not ended, as far as is known; and
+--                                    those whose tasks have ended since they were looked through, see open_paths.lua
+--   <tag>ended_paths        set      the other paths that have tasks here: they cost no timer anything
 --   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by
 --                                    when that was noted, see note_fenced.lua
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
