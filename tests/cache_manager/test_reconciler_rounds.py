@@ -155,7 +155,7 @@ async def test_a_round_that_fails_is_logged_and_the_next_one_runs(
         calls += 1
         raise error
 
-    monkeypatch.setattr(services.store.queues, "paths", fail)
+    monkeypatch.setattr(services.store.queues, "paths_to_maintain", fail)
     rounds = services.run_beside(keep_reconciling(services))
 
     async def fails_again() -> bool:

@@ -7,19 +7,23 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httpx
 import pytest
 from azure.storage.blob import ContainerClient
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from local.azurite import Azurite
 from local.processes import ChildProcess
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
+from shared.dispatch.endpoint_bound import MOST_ENDPOINTS
+from shared.store.redis.partitions import tag_of
 from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     ISO_TIME,
@@ -209,6 +213,25 @@ def contents(stack: Stack, path: str) -> set[str]:
     return found
 
 
+@contextmanager
+def endpoints_of(stack: Stack, prefix: str, asked_ms: dict[str, float]) -> Iterator[None]:
+    """A backend has these endpoints, too, for a while."""
+    key = f"{tag_of(prefix)}endpoints:{prefix}"
+    servers = stack.redis.nodes if isinstance(stack.redis, RedisCluster) else [stack.redis]
+    for server in servers:
+        with server.connect() as client:
+            try:
+                client.zadd(key, cast("Any", asked_ms))
+            except ResponseError:  # another node has it
+                continue
+            try:
+                yield
+            finally:
+                client.zrem(key, *asked_ms)
+            return
+    raise AssertionError("no node has the key")
+
+
 def named_in(client: Redis, key: str) -> Iterable[str]:
     """The members of a set or the fields of a hash."""
     match client.type(key):
@@ -386,6 +409,49 @@ def test_settings_belong_to_one_path_and_show_in_the_list_of_queues(app: httpx.C
     everywhere = {each["EndpointPath"]: each for each in app.get("/api/v1/queues").json()["Queues"]}
     assert (everywhere[path]["Paused"], everywhere[path]["Limit"]) == (True, 4)
     assert (everywhere[f"{path}/more"]["Paused"], everywhere[f"{path}/more"]["Limit"]) == (False, None)
+
+
+@pytest.mark.contract("B9.60")
+def test_the_list_of_queues_has_pages(app: httpx.Client, path: str) -> None:
+    paths = [f"{path}/{number}" for number in range(5)]
+    for each in paths:
+        submit_all(app, each, 1)
+    found: list[str] = []
+    query = {"limit": "2", "cursor": path}
+    while True:
+        page = app.get("/api/v1/queues", params=query).raise_for_status().json()
+        assert len(page["Queues"]) <= 2
+        found += [each["EndpointPath"] for each in page["Queues"]]
+        if page["NextCursor"] is None or not page["NextCursor"].startswith(path + "/"):
+            break
+        query["cursor"] = page["NextCursor"]
+    assert [each for each in found if each.startswith(path + "/")] == paths
+    for bad in ({"limit": "0"}, {"limit": "201"}, {"limit": "x"}, {"cursor": "no path"}, {"cursor": "/a//b"}):
+        assert_problem(app.get("/api/v1/queues", params=bad), 400, "invalid-request", field=next(iter(bad)))
+    for name in ("limit", "cursor"):
+        assert_problem(app.get(f"/api/v1/queues{path}", params={name: "1"}), 400, "invalid-request", field=name)
+
+
+@pytest.mark.contract("B9.61")
+def test_a_backend_has_a_bound_of_endpoints(
+    app: httpx.Client, backend: ScriptedBackend, stack: Stack, path: str
+) -> None:
+    submit_all(app, path, 1)
+    full = {f"{path}/full/{number}": time.time() * 1000 for number in range(MOST_ENDPOINTS)}
+    with endpoints_of(stack, "/v1/test", full):
+        refused = app.post(f"/api/v1/submit{path}/new", content=b"{}")
+        assert_problem(refused, 429, "too-many-endpoints")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert_problem(
+            app.post(f"/api/v1/submit{path}", content=b"{}", headers={"Pipeline": f"{path}/next"}),
+            429,
+            "too-many-endpoints",
+        )
+        assert_problem(app.post("/api/v1/batches", json={"Then": f"{path}/then"}), 429, "too-many-endpoints")
+        legacy = {"Endpoint": f"{backend.url}{path}/legacy", "Body": "{}", "PublishToGrid": True}
+        assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 400, "invalid-request", field="/Endpoint")
+        submit_all(app, path, 1)
+        submit_all(app, f"{path}/full/7", 1)
 
 
 @pytest.mark.contract("B1.21", "A1.39")

@@ -64,13 +64,15 @@ async def test_a_query_is_one_round_trip_and_the_depths_are_one_for_each_partiti
     open_store: StoreFactory, wire: Wire
 ) -> None:
     store = open_store(url=wire.url)
-    await asyncio.gather(store.queries.depths(), store.request_counts.count("aks", "/v1/a"))  # loads the scripts
+    await asyncio.gather(
+        store.queries.depths("/v1/a"), store.queries.paths(), store.request_counts.count("aks", "/v1/a")
+    )  # loads the scripts
     questions: dict[Callable[[], Awaitable[Any]], list[bytes]] = {
         lambda: store.get("t1"): [b"GET"],
         lambda: store.inline_result("t1"): [b"GET"],
         lambda: store.request_counts.count("aks", "/v1/a"): [b"EVALSHA"],
-        store.queries.depths: [b"EVALSHA"] * PARTITIONS,
-        lambda: store.queries.depths("/v1/a"): [b"EVALSHA"] * PARTITIONS,
+        store.queries.paths: [b"EVALSHA"] * PARTITIONS,
+        lambda: store.queries.depths("/v1/a", "/v1/b"): [b"EVALSHA"] * PARTITIONS,
     }
     for ask, commands in questions.items():
         wire.commands.clear()
@@ -102,7 +104,7 @@ async def test_timers_and_depths_cost_the_same_with_few_and_with_many_finished_t
     # What is overdue, and the ends of children that no batch knows.
     assert sweep_of_few == {"evalsha": PARTITIONS, "zrangebyscore": 2 * PARTITIONS}
     rows = PARTITIONS * len(PATHS)
-    assert depths_of_few == {"evalsha": PARTITIONS, "smembers": PARTITIONS, "zcard": 7 * rows, "zrange": 2 * rows}
+    assert depths_of_few == {"evalsha": 2 * PARTITIONS, "sunion": PARTITIONS, "zcard": 7 * rows, "zrange": 2 * rows}
 
 
 async def create_finished(open_store: StoreFactory, wire: Wire, server: Server, first: int, count: int) -> int:

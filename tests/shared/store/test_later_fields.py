@@ -17,13 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from local.redis_server import RedisServer
 from local.stack import ROOT
+from shared.store.batch_steps import BatchSteps, ChildEnd
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
 from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
 from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import SlotGrant
-from shared.tasks.task import State, Task
+from shared.tasks.task import NewBatch, State, Task
 from shared.tasks.told_slots import ToldSlots
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory, opener, store_at
 from tests.shared.store.fleet import PATH, new_task
@@ -167,6 +168,15 @@ async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_pa
             await step()
             assert later.look() == []
             assert (later.count("t"), later.count("q")) == (1, 1)
+        batches = BatchSteps(link, POLICY, clock)
+        await batches.create(NewBatch("b"))
+        child = replace(HELLO, id="c1", batch="b")
+        assert later.look() == []
+        await store.create_child(child, batches.registration(child))
+        assert later.look() == []
+        await batches.report_ends("b", [ChildEnd("b", "c1", 1, State.COMPLETED)])
+        assert later.look() == []
+        assert (later.count("t"), later.count("q")) == (3, 1)
         await link.aclose()
     assert {f"combined/{file.stem}" for file in (LUA / "combined").glob("*.lua")} <= link.names
 
