@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 
 import azure.functions as func
 
@@ -12,7 +11,7 @@ from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.outcome_problems import task_of, unknown_batch
 from cache_manager.owner import batches_for
 from cache_manager.submitting import then_route, then_task
-from cache_manager.task_api import IDEMPOTENCY_NAMESPACE, outcome_response
+from cache_manager.task_api import outcome_response
 from shared import telemetry
 from shared.http.functions import HttpFunctions, json_response
 from shared.services import Services, ServicesByLoop
@@ -40,7 +39,7 @@ async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpRe
     owner = batches.owner or ""
     asked = f"{request.name or ''}\n{then.asked if then else ''}".encode()
     new = NewBatch(
-        str(uuid.uuid5(IDEMPOTENCY_NAMESPACE, f"{owner}\nbatches\n{key}")) if key else new_task_id(),
+        await services.store.keyed_ids.id_of(owner, "batches", key) if key else new_task_id(),
         request.name or "",
         then,
         parse.priority(req),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -42,10 +41,10 @@ from shared.tasks.task import NewTask, PipelineStep, State, Task
 from shared.tasks.uploads import Purpose, Upload
 
 _LONGEST_RETRY_AFTER_S: Final = 30
-IDEMPOTENCY_NAMESPACE: Final = uuid.UUID("6f0f3a43-8c0c-5b63-9d3a-5a4c1b7d7e10")
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    services.keep_running(draw_secret)
     functions = HttpFunctions(app, services)
     functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True, query=None)
     functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"])
@@ -69,6 +68,11 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions.add("GetTaskBody", get_task_body, route=body, methods=reading, query=["link"])
 
 
+async def draw_secret(services: Services) -> None:
+    """At the process' begin."""
+    await services.store.keyed_ids.draw()
+
+
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     endpoints = way(req, services.registry)
     content_type, key = parse.content_type(req), parse.idempotency_key(req)
@@ -76,7 +80,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
     await services.endpoint_bound.admit(*endpoints.route.endpoints)
     upload_id = parse.upload_id(req)
     upload = None if upload_id is None else await handed_in(upload_id, service)
-    new = await _new_task(req, endpoints, content_type, key, service.owner or "", upload)
+    new = await _new_task(req, endpoints, content_type, key, service, upload)
     created = await _submitted(req, service, new, content_type, endpoints, upload)
     task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
@@ -260,15 +264,15 @@ async def _fingerprint(
 
 
 async def _new_task(
-    req: func.HttpRequest, way: Way, content_type: str, key: str | None, owner: str, upload: Upload | None
+    req: func.HttpRequest, way: Way, content_type: str, key: str | None, service: TaskService, upload: Upload | None
 ) -> NewTask:
-    route = way.route
+    route, owner = way.route, service.owner or ""
     endpoint = route.endpoints[0]
     batch = batch_of(req) or ""
     fingerprint = await _fingerprint(req, content_type, endpoint.query, way.asked, batch, upload) if key else ""
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
-        str(uuid.uuid5(IDEMPOTENCY_NAMESPACE, f"{owner}\n{route.path}\n{key}")) if key else new_task_id(),
+        await service.services.store.keyed_ids.id_of(owner, route.path, key) if key else new_task_id(),
         endpoint.path,
         endpoint.backend.lease_s,
         query=endpoint.query,

@@ -314,9 +314,8 @@ class TaskService:
         request, endpoint = upsert.request, upsert.endpoint
         if request.task_id:
             changed = await self._change(upsert)
-            # An owner creates no task by an id of its choice: it could tell from that which ids others have, and take
-            # one before another does.
-            if not _is_unknown(changed) or self.owner is not None:
+            # An owner that chose an id could tell which ids others have, and take one before another does.
+            if self.owner is not None or not isinstance(changed, Refused) or changed.reason is not Refusal.UNKNOWN:
                 return _task_of(changed)
         if endpoint is None:
             return Unacceptable("/Endpoint", upsert.no_endpoint)
@@ -411,8 +410,7 @@ class TaskService:
     async def _store_body(
         self, task_id: str, content_type: str, data: bytes, encoding: str = ""
     ) -> Content | BodyTooLarge:
-        limit_bytes = self.services.settings.largest_body_bytes
-        if len(data) > limit_bytes:
+        if len(data) > (limit_bytes := self.services.settings.largest_body_bytes):
             return BodyTooLarge(limit_bytes)
         return await self.services.bodies.put(task_id, content_type, data, encoding)
 
@@ -445,10 +443,6 @@ class TaskService:
         # In a thread: it takes a while for a large text.
         digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         return LongStatus(content.size_bytes, content.blob, digest)
-
-
-def _is_unknown(outcome: Outcome) -> bool:
-    return isinstance(outcome, Refused) and outcome.reason is Refusal.UNKNOWN
 
 
 def _task_of(outcome: Outcome) -> Task | Refused:

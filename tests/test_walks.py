@@ -6,6 +6,7 @@ The functions of a list must be called in its order, and a list must name every 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -49,6 +50,7 @@ class Recording:
         return {call.path for call in self.calls}
 
     def __enter__(self) -> Self:
+        self._frames |= _begun()
         sys.setprofile(self._note)
         return self
 
@@ -67,6 +69,17 @@ class Recording:
         if call.name in ("RedisLink.script", "RedisLink.combined"):
             folder = "combined/" if call.name == "RedisLink.combined" else ""
             self.scripts.append(f"{LUA}{folder}{frame.f_locals['name']}.lua")
+
+
+def _begun() -> set[FrameType]:
+    """The coroutines that run beside a walk and began before it."""
+    frames: set[FrameType] = set()
+    for task in asyncio.all_tasks():
+        awaited: object = task.get_coro()
+        while inspect.iscoroutine(awaited):
+            frames.add(awaited.cr_frame)
+            awaited = awaited.cr_await
+    return frames
 
 
 class App:
@@ -144,6 +157,7 @@ def environment(redis_server: RedisServer | RedisCluster, redis_url: str, backen
 async def app(environment: dict[str, str]) -> AsyncIterator[App]:
     app = App(environment)
     await app.services.current().store.ping()  # composes and connects the services before a walk begins
+    await app.services.current().store.keyed_ids.draw()  # which the process does at its begin
     yield app
     await app.services.current().aclose()
 

@@ -68,6 +68,7 @@ LATER_TESTS = ("tests/shared/store/test_later_fields.py",)
 SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
+KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -582,9 +583,79 @@ MUTATIONS = [
     Mutation(
         "owner: creates nothing by an id of its choice",
         "cache_manager/task_service.py",
-        "not _is_unknown(changed) or self.owner is not None",
-        "not _is_unknown(changed)",
+        "self.owner is not None or not isinstance(changed, Refused)",
+        "not isinstance(changed, Refused)",
         ("tests/contract/test_owners_by_route.py",),
+    ),
+    Mutation(
+        "keyed id: nobody can compute it",
+        "shared/store/keyed_ids.py",
+        "derived[:16]",
+        "hashlib.sha256(name.encode()).digest()[:16]",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: what an earlier version created is found",
+        "shared/store/keyed_ids.py",
+        "secret.age_ms >= self._former_ms",
+        "True",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: what an earlier version created is looked for no longer than it can be there",
+        "shared/store/keyed_ids.py",
+        "secret.age_ms >= self._former_ms",
+        "False",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: not one that another owner has taken",
+        "shared/store/keyed_ids.py",
+        "known.owner == owner and known.fingerprint",
+        "known.fingerprint",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: not one that was taken without a key",
+        "shared/store/keyed_ids.py",
+        "known.owner == owner and known.fingerprint",
+        "known.owner == owner",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: an earlier version finds what is created during an upgrade",
+        "shared/store/keyed_ids.py",
+        "former_id if secret.is_upgrade else new_id",
+        "new_id",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: the upgrade ends",
+        f"{LUA}/keyed/secret.lua",
+        "now < tonumber(beside) and 1 or 0",
+        "tonumber(beside) > 0 and 1 or 0",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: the secret is drawn once",
+        f"{LUA}/keyed/secret.lua",
+        "if not secret then",
+        "if true then",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: garbage in place of the secret",
+        f"{LUA}/keyed/secret.lua",
+        "redis.pcall('GET', key)",
+        "redis.call('GET', key)",
+        KEYED_ID_TESTS,
+    ),
+    Mutation(
+        "keyed id: the secret is known while its node is silent",
+        "shared/store/keyed_ids.py",
+        "            if known is None:\n                raise\n            return known\n",
+        "            raise\n",
+        KEYED_ID_TESTS,
     ),
     Mutation(
         "owner: the gateway's key by which it was known before",

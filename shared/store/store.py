@@ -22,6 +22,7 @@ from shared.store.creations_apart import CreationsApart
 from shared.store.endpoint_names import EndpointNames
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
+from shared.store.keyed_ids import KeyedIds
 from shared.store.outages import Outage, Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
@@ -86,6 +87,7 @@ class TaskStore:
         rounds: the reconciler's rounds, of all processes.
         uploads: what clients write to Blob Storage themselves.
         endpoint_names: the endpoints that each backend has.
+        keyed_ids: the ids of what is created with an idempotency key.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class TaskStore:
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
+        self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:

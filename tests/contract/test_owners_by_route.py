@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
+from shared.store.keyed_ids import former_keyed_id
 from tests.contract.v1_support import new_path
 from tests.scripted_backend import ScriptedBackend
 
@@ -186,3 +188,24 @@ def test_without_an_owner_a_task_has_the_id_that_its_creator_chose(
     task_id = f"chosen{new_path().replace('/', '-')}"
     created = app.post("/api/CacheConnectorUpsert", json={"TaskId": task_id, "Endpoint": backend.url + new_path()})
     assert (created.status_code, created.json()["TaskId"]) == (200, task_id)
+
+
+@pytest.mark.contract("B11.12")
+@pytest.mark.parametrize("taker", [{}, as_owner("mallory")], ids=["without an owner", "an owner"])
+@pytest.mark.parametrize("victim", [{}, as_owner("alice")], ids=["of nobody", "of alice"])
+@pytest.mark.parametrize("verb", ["submit", "batches"])
+def test_nobody_takes_the_id_of_anothers_key_in_advance(
+    app: httpx.Client, backend: ScriptedBackend, taker: dict[str, str], victim: dict[str, str], verb: str
+) -> None:
+    path, key = new_path(), uuid4().hex
+    scope, url = (path, f"/api/v1/submit{path}") if verb == "submit" else ("batches", "/api/v1/batches")
+    computed = former_keyed_id(victim.get("X-Task-Owner", ""), scope, key)
+    taken = {"TaskId": computed, "Endpoint": f"{backend.url}/v1/test/taken", "BackendStatus": "completed"}
+    is_taken = app.post("/api/CacheConnectorUpsert", json=taken, headers=taker).status_code == 200
+    assert is_taken == (not taker)
+    headers = victim | {"Idempotency-Key": key}
+    first, again = (app.post(url, json={}, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["TaskId"] == again.json()["TaskId"]
+    # While an earlier version may be at work on the same Redis, it is its id, unless somebody else has that.
+    assert not is_taken or first.json()["TaskId"] != computed

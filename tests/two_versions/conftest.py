@@ -13,6 +13,7 @@ from local.azurite import Azurite
 from local.processes import ChildProcess, free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import DEAD_LETTERS, DISPATCH_EVENT, LEGACY_EVENT, NO_TLS, SUBSCRIPTION, Stack
+from shared.store.redis.partitions import partition
 from tests.conftest import IN_A_HURRY
 from tests.scripted_backend import ScriptedBackend
 from tests.two_versions.older import NoHistory, older_host, older_tree
@@ -98,8 +99,13 @@ def all_versions(
     def client(url: str) -> httpx.Client:
         return httpx.Client(base_url=url, headers={"x-functions-key": stack.key}, timeout=PATIENCE_S, verify=NO_TLS)
 
-    with stack, host, client(stack.url) as newer, client(f"http://127.0.0.1:{port}") as older:
-        yield Versions(stack, Version("older", host, older), Version("newer", stack.host, newer))
+    with host, client(f"http://127.0.0.1:{port}") as older:
+        # It has been at work: there is a task where the newer one looks for that when it draws its secret.
+        task_id = next(name for name in map(str, range(1000)) if partition(name) == 0)
+        task = {"TaskId": task_id, "Endpoint": f"{backend.url}/v1/test/before", "BackendStatus": "completed"}
+        older.post("/api/CacheConnectorUpsert", json=task).raise_for_status()
+        with stack, client(stack.url) as newer:
+            yield Versions(stack, Version("older", host, older), Version("newer", stack.host, newer))
 
 
 @pytest.fixture

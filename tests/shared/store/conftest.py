@@ -12,6 +12,7 @@ import pytest
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.store.batch_steps import BatchSteps
+from shared.store.keyed_ids import KeyedIds
 from shared.store.policy import StorePolicy
 from shared.store.queries import Queries
 from shared.store.redis import client as connection
@@ -93,6 +94,7 @@ class Store(TaskSteps, UpkeepSteps):
         self.queries = Queries(link, clock)
         self.batches = BatchSteps(link, policy, clock)
         self.uploads = Uploads(link, clock)
+        self.keyed_ids = KeyedIds(link, policy, self.get, clock)
         self.request_counts = RequestCounts(link, clock)
 
     async def ping(self) -> None:
