@@ -189,10 +189,33 @@ MUTATIONS = [
     ),
     Mutation(
         "interim answers: only a few",
-        "shared/dispatch/connections.py",
-        "if count > _MAX_INTERIM_ANSWERS:",
+        "shared/dispatch/bounded_answers.py",
+        "if self._interim_answers > _MAX_INTERIM_ANSWERS:",
         "if False:",
         EXPECT_TESTS,
+    ),
+    *(
+        Mutation(
+            name,
+            "shared/dispatch/bounded_answers.py",
+            guard,
+            broken,
+            (f"tests/shared/dispatch/test_endless_answers.py::{test}",),
+        )
+        for name, guard, broken, test in (
+            (
+                "answers: a head or chunks without an end",
+                "if self._read_bytes > most:",
+                "if False:",
+                "test_what_does_not_end_is_cut",
+            ),
+            (
+                "answers: many small chunks are none without an end",
+                " + self._answer.total_bytes // 4",
+                " // 2",
+                "test_a_result_may_come_in_many_small_chunks",
+            ),
+        )
     ),
     Mutation(
         "expectation: a server that does not know it",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER_S = 3600.0
 _READ_BYTES = 64 * 1024
+_ENDLESS = "sent an answer that does not end"
 _READING_S = 1.0
 _ROOM_STEP_BYTES = 1024 * 1024
 COMPLETION_HEADER = "X-Task-Complete"
@@ -167,6 +168,8 @@ class BackendClient:
     ) -> Answer:
         import aiohttp
 
+        from shared.dispatch.bounded_answers import EndlessAnswer
+
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
@@ -179,6 +182,8 @@ class BackendClient:
             return Unreachable("could not be reached", was_sent=False)
         except TimeoutError:
             return Unreachable("did not answer in time")
+        except EndlessAnswer:
+            return Erred(_ENDLESS)
         except (aiohttp.ClientError, OSError):
             return Unreachable("could not be reached")
         return await _understand(response, endpoint.backend, deadline, room)
@@ -259,6 +264,8 @@ async def _read(response: Response, backend: Backend, deadline: float, room: Res
 async def _result(response: Response, deadline: float, room: ResultRoom) -> Completed | Erred | Rejected:
     import aiohttp
 
+    from shared.dispatch.bounded_answers import EndlessAnswer
+
     headers = response.headers
     data, taken = bytearray(), INLINE_LIMIT_BYTES
     try:
@@ -271,6 +278,8 @@ async def _result(response: Response, deadline: float, room: ResultRoom) -> Comp
                 while len(data) > taken:
                     room.take(_ROOM_STEP_BYTES)
                     taken += _ROOM_STEP_BYTES
+    except EndlessAnswer:
+        return Erred(_ENDLESS)
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         response.abort()
         return Erred("did not end its answer in time" if isinstance(error, TimeoutError) else "broke off its answer")

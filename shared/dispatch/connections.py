@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from shared.dispatch.bounded_answers import BoundedAnswers
 from shared.dispatch.guarded_resolver import GuardedResolver
 from shared.dispatch.registry import BackendRegistry
 
@@ -32,7 +33,6 @@ _MAX_HEADERS = 100
 CONTINUE_TIMEOUT_S = 1.0
 """How long a server is given to ask for a body that it may refuse before. Then the body is sent all the same: servers
 of HTTP/1.0, and some others, never ask."""
-_MAX_INTERIM_ANSWERS = 8
 
 
 def open_session(registry: BackendRegistry, *, reuses_connections: bool = True) -> aiohttp.ClientSession:
@@ -85,8 +85,7 @@ class Response(aiohttp.ClientResponse):
         self._transport = protocol.transport
         asked = self._continue
         try:
-            with _few_interim_answers(protocol):
-                await super().start(connection)
+            await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if self.is_on_used_connection and not _has_begun(error):
                 raise StaleConnection(was_sent=True) from error
@@ -147,6 +146,7 @@ class _Connector(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         assert isinstance(req, _Request)
         req.is_on_used_connection = False
+        self._factory = partial(BoundedAnswers, loop=self._loop)
         return await super()._create_connection(req, traces, timeout)
 
 
@@ -171,25 +171,6 @@ class _Socket(socket.socket):
 def _bound(asked: asyncio.Future[bool]) -> None:
     timer = asked.get_loop().call_later(CONTINUE_TIMEOUT_S, lambda: asked.done() or asked.set_result(True))
     asked.add_done_callback(lambda _: timer.cancel())
-
-
-@contextmanager
-def _few_interim_answers(protocol: Any) -> Generator[None]:
-    """Let no more answers than a few (100, 103) come before the final one: aiohttp would read on for ever."""
-    read, count = protocol.read, 0
-
-    async def read_next() -> Any:
-        nonlocal count
-        count += 1
-        if count > _MAX_INTERIM_ANSWERS:
-            raise aiohttp.ClientConnectionError("the server gives no final answer")
-        return await read()
-
-    protocol.read = read_next
-    try:
-        yield
-    finally:
-        del protocol.read
 
 
 def _socket(address: Sequence[Any]) -> socket.socket:

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from shared.dispatch import connections
-from shared.dispatch.backend_client import Accepted, BackendClient, Busy, Rejected, Unreachable
+from shared.dispatch.backend_client import Accepted, BackendClient, Busy, Erred, Rejected
 from tests.shared.dispatch.room import Room
 from tests.shared.dispatch.talking_server import ACCEPTANCE, Pieces, Talk, talking_server
 from tests.shared.dispatch.test_backend_client import Outcome, registry
@@ -145,7 +145,7 @@ async def test_an_endless_stream_of_interim_answers_is_cut(
             cut.set()
 
     async with talking_server(script) as url:
-        assert await call(client, url, size_bytes) == Unreachable("could not be reached")
+        assert await call(client, url, size_bytes) == Erred("sent an answer that does not end")
         async with asyncio.timeout(PATIENCE_S):
             await cut.wait()
 
@@ -153,10 +153,19 @@ async def test_an_endless_stream_of_interim_answers_is_cut(
 async def test_a_few_interim_answers_are_passed_over(client: BackendClient) -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
-        await talk.say(3 * b"HTTP/1.1 103 Early Hints\r\n\r\n" + ACCEPTANCE)
+        await talk.say(8 * b"HTTP/1.1 103 Early Hints\r\n\r\n" + ACCEPTANCE)
 
     async with talking_server(script) as url:
         assert await call(client, url, 300) == Accepted()
+
+
+async def test_more_interim_answers_than_a_few_are_no_answer(client: BackendClient) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(9 * b"HTTP/1.1 103 Early Hints\r\n\r\n" + ACCEPTANCE)
+
+    async with talking_server(script) as url:
+        assert await call(client, url, 300) == Erred("sent an answer that does not end")
 
 
 async def test_a_small_body_is_sent_at_once(client: BackendClient) -> None:
