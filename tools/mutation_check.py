@@ -53,6 +53,7 @@ BATCH_TESTS = (
     "tests/cache_manager/test_batches.py",
     "tests/cache_manager/test_child_creations.py",
 )
+ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
 CHILD_CREATION_TESTS = ("tests/cache_manager/test_child_creations.py",)
 PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
@@ -1538,6 +1539,41 @@ MUTATIONS = [
         "batches[arg.id] or load_batch(arg.id)",
         "load_batch(arg.id)",
         CHILD_CREATION_TESTS,
+    ),
+    Mutation(
+        "endpoints: a backend has no more than it may",
+        f"{LUA}/backend/admit.lua",
+        " and redis.call('ZCARD', key) >= arg.most",
+        " and false",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "endpoints: one that is asked for makes no room",
+        f"{LUA}/backend/endpoints.lua",
+        "if asked and tonumber(asked) <= before then",
+        "if asked then",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "paths: one whose tasks have ended costs no timer anything",
+        f"{LUA}/task/open_paths.lua",
+        "    redis.call('SREM', paths, path)\n",
+        "",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "paths: a task that begins again brings its path back",
+        f"{LUA}/includes/task/move_record.lua",
+        " or is_terminal(old_state) and not rec.G",
+        "",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "paths: what an earlier version did not note is found",
+        f"{LUA}/task/open_paths.lua",
+        "    redis.call('SADD', paths, path)\n",
+        "",
+        ENDPOINT_TESTS,
     ),
     Mutation(
         "batch: another owner's is not sealed, cancelled or replayed",

@@ -50,6 +50,22 @@ async def test_an_endpoint_without_tasks_makes_room_when_nobody_asks_for_it(
     assert [await names.admit("/v1/any", f"/v1/any/{name}", 3) for name in "deab"] == [True, False, True, True]
 
 
+async def test_an_endpoint_that_is_asked_for_meanwhile_makes_no_room(redis_url: str, clock: Clock) -> None:
+    link = RedisLink(opener(redis_url))
+
+    class SlowQueries(Queries):
+        async def paths(self, *, has_open: bool = False) -> set[str]:
+            found = await super().paths(has_open=has_open)
+            assert await names.admit("/v1/any", "/v1/any/a", 1)
+            return found
+
+    names = EndpointNames(link, SlowQueries(link, clock), clock)
+    assert await names.admit("/v1/any", "/v1/any/a", 1)
+    clock.advance(UNASKED_S)
+    assert await names.forget_unused("/v1/any") == 0
+    await link.aclose()
+
+
 class CountingNames(EndpointNames):
     asked: int = 0
     is_down: bool = False
