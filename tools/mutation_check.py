@@ -605,6 +605,13 @@ MUTATIONS = [
         ("tests/contract/test_owners_by_route.py",),
     ),
     Mutation(
+        "owner: no queue of all",
+        "shared/http/functions.py",
+        " is not None and not for_owners:",
+        " is None and not for_owners and False:",
+        ("tests/contract/test_owners_by_route.py",),
+    ),
+    Mutation(
         "owner: creates nothing by an id of its choice",
         "cache_manager/task_service.py",
         "self.owner is not None or not isinstance(changed, Refused)",

@@ -96,6 +96,21 @@ def test_table_says_of_every_operation_what_an_owner_may_do() -> None:
     assert ALLOWED.keys() == ROUTES.keys()
 
 
+@pytest.mark.contract("B11.10")
+def test_gateway_has_owners_ask_for_nothing_that_is_not_for_them() -> None:
+    """Calls of callers are in the name of an owner, those of operators are not (infra/apim/policies)."""
+    apis = json.loads((DOCS.parent / "infra" / "apim" / "apis.json").read_text())["apis"]
+    named = {
+        product: {operation["name"] for api in apis if api["product"] == product for operation in api["operations"]}
+        & set(ROUTES)
+        for product in ("callers", "operators")
+    }
+    assert named["callers"]
+    assert not named["callers"] & set(FOR_ALL)
+    assert named["operators"]
+    assert named["operators"] <= set(FOR_ALL)
+
+
 @pytest.mark.contract("B11.6")
 @pytest.mark.parametrize("key", [None, "wrong"])
 @pytest.mark.parametrize("name", ROUTES)
