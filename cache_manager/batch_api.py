@@ -29,7 +29,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    request, key = NewBatchRequest.parse(req.get_body() or b"{}"), parse.idempotency_key(req)
+    request, key = await NewBatchRequest.parse(req.get_body() or b"{}"), parse.idempotency_key(req)
     then = None
     if request.then is not None:
         route = then_route(request.then, services.registry)

@@ -21,7 +21,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    task = task_of(await service.upsert(TaskUpsert.parse(req.get_body())), services.registry)
+    task = task_of(await service.upsert(await TaskUpsert.parse(req.get_body())), services.registry)
     return json_response(TaskView.of(await service.whole_if_possible(task), registry=services.registry).encoded())
 
 

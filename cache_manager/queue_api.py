@@ -57,7 +57,7 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     endpoint = parse.endpoint(parse.queue_path(req), "", services.registry)
-    settings = QueueSettings.parse(req.get_body())
+    settings = await QueueSettings.parse(req.get_body())
     await _check_is_no_mere_prefix(endpoint, services)
     granted = await services.store.queues.configure(endpoint.path, settings.changes)
     services.dispatcher.dispatch_granted([granted])

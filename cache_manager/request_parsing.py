@@ -182,7 +182,9 @@ def fingerprint(
     kind = f"{kind}\nPipeline: {pipeline}" if pipeline else kind
     kind = f"{kind}\nBatch: {batch}" if batch else kind
     kind = f"{kind}\nUpload: {upload}" if upload else kind
-    return hashlib.sha256(b"\n".join((kind.encode(), query.encode(), body))).hexdigest()[:32]
+    digest = hashlib.sha256(f"{kind}\n{query}\n".encode())
+    digest.update(body)
+    return digest.hexdigest()[:32]
 
 
 def priority(req: func.HttpRequest) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_pascal
 
 from shared.dispatch.registry import BackendRegistry
-from shared.http.legacy_json import LegacyModel, LegacyText
+from shared.http.legacy_json import LegacyModel, LegacyText, LegacyTextBytes, LongLegacyText
 from shared.http.problems import ProblemDocument, invalid_fields
-from shared.http.validation import field_errors, json_object
+from shared.http.validation import field_errors, json_object, refuse_repeated
 from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
@@ -73,7 +73,7 @@ class TaskUpsert(LegacyModel):
         BeforeValidator(_blank_is_absent, json_schema_input_type=_IdText | float | bool | None),
     ] = Field(default=None, alias="TaskId")
     """Absent, null or blank: the app makes a new task and its id. An unknown id creates a task with that id."""
-    status: LegacyText | None = Field(default=None, alias="Status")
+    status: LongLegacyText | None = Field(default=None, alias="Status")
     """Free text for the caller."""
     backend_status: Annotated[Literal["created", "running", "completed", "failed"] | None, BeforeValidator(_word)] = (
         Field(default=None, alias="BackendStatus")
@@ -84,7 +84,7 @@ class TaskUpsert(LegacyModel):
     ] = Field(default=None, alias="Endpoint")
     """Absolute URL of the endpoint, within a registered base URL. A new task and a next step need it. Without it, an
     update leaves the task at its endpoint, and so it does with one that leads nowhere."""
-    body: LegacyText | None = Field(default=None, alias="Body")
+    body: LegacyTextBytes | None = Field(default=None, alias="Body")
     """The request body for the backend, usually serialized JSON. Without it, the stored body stays."""
     publish_to_grid: Annotated[
         bool,
@@ -317,14 +317,18 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    most_bytes: ClassVar[int] = 64 * 1024
+    """How large a body may be."""
+
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    async def parse(cls, body: bytes) -> Self:
         """
         Raises:
-            Problem: 400 that names what is wrong.
+            Problem: 400 that names what is wrong; 413 if the body is too large.
         """
+        document = await json_object(body, cls.most_bytes)
         try:
-            return cls.model_validate(json_object(body))
+            return cls.model_validate(document)
         except ValidationError as error:
             raise invalid_fields(field_errors(error, known=[*cls._names().values()])) from None
 
@@ -334,6 +338,7 @@ class RequestModel(BaseModel):
         if not isinstance(value, dict):
             return value
         names = cls._names()
+        refuse_repeated(cast("dict[str, Any]", value), names)
         return {names.get(name.lower(), name): member for name, member in cast("dict[str, Any]", value).items()}
 
     @classmethod
@@ -360,6 +365,8 @@ class TaskHeartbeat(Heartbeat):
 
 class Heartbeats(RequestModel):
     """The body of several heartbeats at once."""
+
+    most_bytes: ClassVar[int] = 3 * 1024 * 1024
 
     heartbeats: list[TaskHeartbeat] = Field(min_length=1, max_length=MAX_HEARTBEATS)
 

@@ -59,7 +59,7 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
         **({"Content-Encoding": content.encoding} if content.encoding else {}),
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Cache-Control": "no-cache",
+        "Cache-Control": "no-store",
         **repr_digest(content.sha256),
         **_SAFETY,
     }

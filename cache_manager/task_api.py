@@ -131,12 +131,12 @@ async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpRes
 
 async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    beat = Heartbeat.parse(req.get_body() or b"{}")
+    beat = await Heartbeat.parse(req.get_body() or b"{}")
     return outcome_response(await service.heartbeat(parse.task_id(req), parse.attempt(req), beat), services)
 
 
 async def task_heartbeats(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    beats = Heartbeats.parse(req.get_body()).heartbeats
+    beats = (await Heartbeats.parse(req.get_body())).heartbeats
     outcomes = await service_for(req, services).heartbeats(beats)
     answered = [HeartbeatOutcome.of(beat.task_id, outcome) for beat, outcome in zip(beats, outcomes, strict=True)]
     return json_response(HeartbeatOutcomes(outcomes=answered).model_dump(by_alias=True))
@@ -146,7 +146,7 @@ async def release_task(req: func.HttpRequest, services: Services) -> func.HttpRe
     service = service_for(req, services)
     attempt = parse.required_attempt(req)
     return outcome_response(
-        await service.release(parse.task_id(req), attempt, TaskRelease.parse(req.get_body() or b"{}")), services
+        await service.release(parse.task_id(req), attempt, await TaskRelease.parse(req.get_body() or b"{}")), services
     )
 
 

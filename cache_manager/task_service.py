@@ -108,7 +108,7 @@ class TaskService:
         if request.publish_to_grid and request.state and request.state.is_terminal:
             return Unacceptable("/PublishToGrid", f"a task that is {request.backend_status} cannot be published")
         task_id = request.task_id or new_task_id()
-        body = request.body.encode() if request.body else b""
+        body = request.body or b""
         content = await self._store_body(task_id, LEGACY_CONTENT_TYPE, body) if body else None
         if isinstance(content, BodyTooLarge):
             return content

@@ -22,7 +22,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def create_upload(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    request = UploadRequest.parse(req.get_body())
+    request = await UploadRequest.parse(req.get_body())
     attempt = parse.attempt(req) if request.task_id is None else parse.required_attempt(req)
     made = await Uploads(service_for(req, services)).create(request, attempt)
     if not isinstance(made, Made):

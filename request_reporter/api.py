@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qs
 
 import azure.functions as func
@@ -59,6 +59,8 @@ _Interval = Annotated[float, BeforeValidator(_null_is_default, json_schema_input
 class ProcessingReport(LegacyModel):
     """The body of ``CurrentProcessingUpsert`` (contract A3), or one element of it if the body is an array."""
 
+    most_bytes: ClassVar[int | None] = 2 * 1024 * 1024
+
     api_path: _Name = Field(alias="ApiPath")
     service_cluster: _Name = Field(alias="ServiceCluster")
     """May be empty, as the legacy platform's chart leaves it."""
@@ -87,7 +89,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def current_processing_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    reports = ProcessingReport.parse_all(req.get_body(), MAX_REPORTS)
+    reports = await ProcessingReport.parse_all(req.get_body(), MAX_REPORTS)
     try:
         await asyncio.gather(*(_count(report, services) for report in reports))
     except TooManyReporters as error:

@@ -257,7 +257,8 @@ class TestPlaces:
         [
             "127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "169.254.169.254", "0.0.0.0",
             "168.63.129.16", "224.0.0.1", "::1", "::", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1",
-            "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a00:1::1",
+            "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "2002:a00:1::1",
+            "::a9fe:a9fe", "::ffff:0:a9fe:a9fe",
         ],
     )  # fmt: skip
     def test_only_public_addresses_are_called(self, address: str) -> None:
@@ -267,7 +268,8 @@ class TestPlaces:
         for address in ("127.0.0.1", "10.1.2.3", "::1", "fd00::1", "20.60.1.1", "2603:1030::1"):
             assert is_allowed(address, private=True)
         assert is_allowed("20.60.1.1", private=False)
-        for address in ("169.254.169.254", "168.63.129.16", "0.0.0.0", "fe80::1", "::ffff:169.254.169.254"):
+        for address in ("169.254.169.254", "168.63.129.16", "0.0.0.0", "fe80::1", "::ffff:169.254.169.254",
+                        "64:ff9b:1::a9fe:a9fe", "::a9fe:a9fe", "::ffff:0:a9fe:a9fe"):  # fmt: skip
             assert not is_allowed(address, private=True)
 
     @pytest.mark.parametrize("address", ["10.1.2.3", "169.254.169.254", "127.0.0.1"])

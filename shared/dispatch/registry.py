@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from shared.backend_settings import BackendSettings
+from shared.dispatch.embedded_addresses import written_addresses
 from shared.settings import Settings, SettingsError
 
 MAX_PATH_CHARS: Final = 256
@@ -223,9 +224,9 @@ class BackendRegistry:
 
     def forbids(self, address: str) -> bool:
         """Whether a host, once resolved, must not be called: this machine, its link, the platform."""
-        ip = ipaddress.ip_address(address)
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-            ip = ip.ipv4_mapped
+        return any(map(self._forbids, written_addresses(address)))
+
+    def _forbids(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         if ip.is_loopback:
             return not self._allow_loopback
         return ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _PLATFORM

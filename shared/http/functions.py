@@ -99,6 +99,8 @@ def _describe_body(req: func.HttpRequest, response: func.HttpResponse) -> None:
     """Add to the headers what the Functions host does not find out. Without the length it sends chunks, and a client
     does not see that an answer was cut off."""
     headers = response.headers
+    if "Cache-Control" not in headers:  # of what is a task's, or says how things are at the moment
+        headers.add("Cache-Control", "no-store")
     if response.status_code in _WITHOUT_BODY:
         headers["Content-Type"] = ""  # the host takes it out, and would otherwise say text/plain
     elif req.method != "HEAD" or "Content-Length" not in headers:  # the answer to HEAD may have one already

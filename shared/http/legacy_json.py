@@ -3,34 +3,46 @@ numbers and booleans where a text is meant."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
-from pydantic_core import from_json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from shared.http.problems import invalid, invalid_fields
-from shared.http.validation import BYTE_ORDER_MARK, field_errors
+from shared.http.bounded_json import Fraction, Integer, RepeatingObject, read_json
+from shared.http.problems import invalid, invalid_fields, too_large
+from shared.http.validation import REPEATED, field_errors
 
 LEGACY_CONTENT_TYPE: Final = "application/json; charset=utf-8"
 """Of the bodies that legacy clients send as text within JSON."""
 
-_AsWritten = Callable[[str | None], str]
-"""The text of a field's number, as the context of the validation has it."""
 
-
-def as_text(value: Any, info: ValidationInfo) -> Any:
+def as_text(value: Any) -> Any:
     """A text from a number as it is written, or from a boolean: the legacy platform's parser read them so."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return cast("_AsWritten", info.context)(info.field_name)
-    return value
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Integer() | Fraction():
+            return value.written
+        case bytes():
+            raise ValueError("it is too long")
+        case _:
+            return value
+
+
+def _as_long_text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else as_text(value)
+
+
+def _as_utf8(value: Any) -> Any:
+    text = value if isinstance(value, bytes) else as_text(value)
+    return text.encode() if isinstance(text, str) else text
 
 
 LegacyText = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | float | bool)]
+LongLegacyText = Annotated[str, BeforeValidator(_as_long_text, json_schema_input_type=str | float | bool)]
+"""Of any length."""
+LegacyTextBytes = Annotated[bytes, BeforeValidator(_as_utf8, json_schema_input_type=str | float | bool)]
+"""A text of any length, in UTF-8."""
 
 
 class LegacyModel(BaseModel):
@@ -40,43 +52,52 @@ class LegacyModel(BaseModel):
         extra="ignore", frozen=True, strict=True, populate_by_name=False, use_attribute_docstrings=True
     )
 
+    most_bytes: ClassVar[int | None] = None
+    """How large a body may be. None: as large as the Functions host takes."""
+
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    async def parse(cls, body: bytes) -> Self:
         """Parse the object, or the first one of an array.
 
         Raises:
-            Problem: 400 that names what is wrong.
+            Problem: 400 that names what is wrong; 413 if the body is too large.
         """
-        return cls._validate(_Document(body), 0)
+        return cls._validate((await cls._elements(body))[0], "")
 
     @classmethod
-    def parse_all(cls, body: bytes, limit: int) -> list[Self]:
+    async def parse_all(cls, body: bytes, limit: int) -> list[Self]:
         """Parse the object, or all objects of an array.
 
         Raises:
-            Problem: 400 that names what is wrong.
+            Problem: 400 that names what is wrong; 413 if the body is too large.
         """
-        document = _Document(body)
-        count = len(document.elements)
-        if count > limit:
+        elements = await cls._elements(body)
+        if len(elements) > limit:
             raise invalid("", f"at most {limit} objects are taken")
-        return [cls._validate(document, index, f"/{index}" if count > 1 else "") for index in range(count)]
+        return [
+            cls._validate(element, f"/{index}" if len(elements) > 1 else "") for index, element in enumerate(elements)
+        ]
 
     @classmethod
-    def _validate(cls, document: _Document, index: int, where: str = "") -> Self:
-        element = document.elements[index]
+    async def _elements(cls, body: bytes) -> list[Any]:
+        if cls.most_bytes is not None and len(body) > cls.most_bytes:
+            raise too_large(cls.most_bytes)
+        document = await read_json(body)
+        return (cast("list[Any]", document) or [None]) if isinstance(document, list) else [document]
+
+    @classmethod
+    def _validate(cls, element: Any, where: str) -> Self:
         if not isinstance(element, dict):
             raise invalid(where, "a JSON object, or an array of them, is expected")
         members = cast("dict[str, Any]", element)
         names = cls._names()
-        keys = {names[key.lower()]: key for key in members if key.lower() in names}
-
-        def as_written(field: str | None) -> str:
-            name = field or ""
-            return document.as_written(index)[keys[cls.model_fields[name].alias or name]]
-
+        if isinstance(element, RepeatingObject) and (repeated := element.repeated & names.keys()):
+            raise invalid_fields(
+                {"pointer": f"{where}/{names[name]}", "detail": REPEATED} for name in sorted(repeated)
+            )
+        known = {names[name.lower()]: value for name, value in members.items() if name.lower() in names}
         try:
-            return cls.model_validate({name: members[key] for name, key in keys.items()}, context=as_written)
+            return cls.model_validate(known)
         except ValidationError as error:
             raise invalid_fields(field_errors(error, where)) from None
 
@@ -85,33 +106,3 @@ class LegacyModel(BaseModel):
     def _names(cls) -> dict[str, str]:
         """The names of the properties, by themselves in lower case."""
         return {(field.alias or name).lower(): field.alias or name for name, field in cls.model_fields.items()}
-
-
-class _Document:
-    """The elements of a request body.
-
-    Raises:
-        Problem: 400 if it is not JSON.
-    """
-
-    def __init__(self, body: bytes) -> None:
-        if not body.strip():
-            raise invalid("", "it is empty; a JSON object is expected")
-        self._text = body.removeprefix(BYTE_ORDER_MARK)
-        try:
-            self.elements = _elements(from_json(self._text, allow_inf_nan=False))
-        except ValueError:
-            raise invalid("", "it is not JSON") from None
-        self._as_written: list[Any] | None = None
-
-    def as_written(self, index: int) -> dict[str, str]:
-        """One of the objects, with each number as it is written."""
-        if self._as_written is None:
-            self._as_written = _elements(json.loads(self._text, parse_int=str, parse_float=str))
-        return self._as_written[index]
-
-
-def _elements(document: Any) -> list[Any]:
-    if isinstance(document, list):
-        return cast("list[Any]", document) or [None]
-    return [document]

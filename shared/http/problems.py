@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12
 
-_NAME_SHOWN_CHARS: Final = 100
+NAME_SHOWN_CHARS: Final = 100
 _MOST_ERRORS: Final = 20
 """In an answer. A caller chooses how many there are."""
 
@@ -82,7 +82,7 @@ def unknown_name(name: str, what: str, known: Collection[str], where: str | None
     Args:
         where: the pointer to the object that has it as a member, if it is one.
     """
-    name = name[:_NAME_SHOWN_CHARS]
+    name = name[:NAME_SHOWN_CHARS]
     near = difflib.get_close_matches(name.lower(), [each.lower() for each in known], n=1)
     nearest = next((each for each in known if each.lower() in near), None)
     hint = f"did you mean {nearest}?" if nearest else f"this request takes {', '.join(known) or 'none'}"

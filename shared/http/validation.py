@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from shared.http.problems import FieldError, invalid, json_pointer, unknown_name
+from shared.http.bounded_json import RepeatingObject, read_json
+from shared.http.problems import NAME_SHOWN_CHARS, FieldError, invalid, json_pointer, too_large, unknown_name
 
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+REPEATED: Final = "the name is there more than once, perhaps in another case"
 
 _SENTENCES: Final = {
     "missing": "it is missing",
     "bool_type": "true or false is expected",
     "string_type": "a text is expected",
+    "bytes_type": "a text is expected",
     "int_type": "a whole number is expected",
     "int_parsing": "a whole number is expected",
     "int_from_float": "a whole number is expected",
@@ -31,21 +33,31 @@ _SENTENCES: Final = {
 """By the validator's kind of error. A kind that is missing here keeps the validator's own words."""
 
 
-def json_object(body: bytes) -> dict[str, Any]:
+async def json_object(body: bytes, most_bytes: int) -> dict[str, Any]:
     """The JSON object in a request's body.
 
     Raises:
-        Problem: 400 if there is none.
+        Problem: 400 if there is none; 413 if the body has more than *most_bytes*.
     """
-    if not body.strip():
-        raise invalid("", "it is empty; a JSON object is expected")
-    try:
-        document = from_json(body.removeprefix(BYTE_ORDER_MARK))
-    except ValueError:
-        raise invalid("", "it is not JSON") from None
+    if len(body) > most_bytes:
+        raise too_large(most_bytes)
+    document = await read_json(body)
     if not isinstance(document, dict):
         raise invalid("", "a JSON object is expected")
     return cast("dict[str, Any]", document)
+
+
+def refuse_repeated(members: dict[str, Any], names: Mapping[str, str]) -> None:
+    """
+    Args:
+        names: the names as documented, by themselves in lower case.
+
+    Raises:
+        PydanticCustomError: a name is there more than once, in whatever case.
+    """
+    if isinstance(members, RepeatingObject):
+        name = min(members.repeated)
+        raise PydanticCustomError("repeated_name", REPEATED, {"name": names.get(name, name)})
 
 
 def field_errors(error: ValidationError, where: str = "", *, known: Sequence[str] = ()) -> Iterator[FieldError]:
@@ -57,6 +69,9 @@ def field_errors(error: ValidationError, where: str = "", *, known: Sequence[str
 def _field_error(item: ErrorDetails, where: str, known: Sequence[str]) -> FieldError:
     if item["type"] == "extra_forbidden":
         return unknown_name(str(item["loc"][-1]), "member", known, where)
+    if item["type"] == "repeated_name":
+        name = str(item.get("ctx", {}).get("name"))[:NAME_SHOWN_CHARS]
+        return {"pointer": where + json_pointer([*item["loc"], name]), "detail": REPEATED}
     sentence = _SENTENCES.get(item["type"])
     detail = sentence.format(**item.get("ctx", {})) if sentence else item["msg"].removeprefix("Value error, ")
     return {"pointer": where + json_pointer(item["loc"]), "detail": detail}

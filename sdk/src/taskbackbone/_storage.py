@@ -29,6 +29,8 @@ _AZURE = re.compile(
 )
 _PLATFORM = "168.63.129.16"
 """Azure's wire server, which every machine there can reach."""
+_IN_LAST_BYTES = ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+"""Addresses that stand for an IPv4 address: of translators, and of what needs none."""
 _SIGNATURE = re.compile(r"((?:^|[?&])sig=)[^&\s\"']+", re.IGNORECASE)
 
 
@@ -262,7 +264,7 @@ def is_allowed(address: str, *, private: bool) -> bool:
 
     ip: Any = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 6:
-        if ip in ipaddress.ip_network("64:ff9b::/96"):  # of a translator
+        if any(ip in ipaddress.ip_network(of) for of in _IN_LAST_BYTES) and int(ip) > 1:
             ip = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
         ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
     if ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) == _PLATFORM:

@@ -1,0 +1,278 @@
+"""Reads the JSON of requests within bounds: of how many values, of memory, and of how long others wait.
+
+A parser makes of 100 MB of ``[[],[],…]`` gigabytes of lists, and lets nothing else run meanwhile; nor would it in a
+thread. So small bodies are parsed at once, and others piece by piece, with turns for others in between: what is too
+much is refused as soon as it is seen, and a long text becomes UTF-8, without being text before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Generator
+from io import BytesIO
+from typing import Any, Final, NoReturn, cast
+
+from shared.http.problems import Problem, invalid
+
+MAX_VALUES: Final = 50_000
+"""How many values a body may have, all its objects, arrays and names included."""
+MAX_DEPTH: Final = 64
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_AT_ONCE_BYTES: Final = 64 * 1024
+_TEXT_BYTES: Final = 64 * 1024
+_TEXTS_BYTES: Final = 4 * 1024 * 1024
+"""Longer texts, and all after that many bytes of texts, become UTF-8: as text they may take four times the bytes."""
+_NAME_BYTES: Final = 1_024
+_TURN_BYTES: Final = 256 * 1024
+_TURN_VALUES: Final = 500
+_MAX_DIGITS: Final = 4_000
+
+_BLANKS = re.compile(rb"[ \t\n\r]{0,262144}+")
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]{0,1024}+"')
+"""A text without escapes, after its first quote."""
+_PIECE = re.compile(
+    rb'(?:[^"\\\x00-\x1f]{1,64}+|\\(?:["\\/bfnrt]|u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
+    rb"|(?![dD][89a-fA-F])[0-9a-fA-F]{4}))){0,4096}+"
+)
+"""Of a text: whole escapes, and both halves of what takes two. Half of a pair is no text."""
+_SCALAR = re.compile(
+    rb"(?P<number>-?(?:0|[1-9][0-9]{0,4000}+)(?P<fraction>(?:\.[0-9]{1,4000}+)?(?:[eE][+-]?[0-9]{1,9}+)?))"
+    rb"|(?P<word>true|false|null)"
+)
+_WORDS: Final = {b"true": True, b"false": False, b"null": None}
+
+
+class Integer(int):
+    """A number without a fraction, and how it is written."""
+
+    written: str
+
+
+class Fraction(float):
+    """A number with a fraction or an exponent, and how it is written."""
+
+    written: str
+
+
+class RepeatingObject(dict[str, Any]):
+    """An object that has a name more than once, in whatever case."""
+
+    repeated: frozenset[str]
+    """The names in lower case."""
+
+
+def _integer(written: str) -> Integer:
+    if len(written) > _MAX_DIGITS:
+        raise ValueError("the number is too long")
+    number = Integer(written)
+    number.written = written
+    return number
+
+
+def _fraction(written: str) -> Fraction:
+    number = Fraction(written)
+    number.written = written
+    return number
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    names = {name.lower() for name in found}
+    if len(names) == len(members):
+        return found
+    seen: set[str] = set()
+    repeated: set[str] = set()
+    for name, _ in members:
+        (repeated if name.lower() in seen else seen).add(name.lower())
+    repeating = RepeatingObject(found)
+    repeating.repeated = frozenset(repeated)
+    return repeating
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction, parse_constant=_no_constant
+)
+
+
+async def read_json(body: bytes) -> Any:
+    """The document in a request's body: numbers are :class:`Integer` or :class:`Fraction`, long texts bytes of UTF-8.
+
+    It takes as many bytes as the body has, and some megabytes, beside the body.
+
+    Raises:
+        Problem: 400 if it is empty or not JSON, or has too many values or levels.
+    """
+    if len(body) <= _AT_ONCE_BYTES and not body.strip():
+        raise invalid("", "it is empty; a JSON object is expected")
+    try:
+        if len(body) <= _AT_ONCE_BYTES and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+            document = _DECODER.decode(body.removeprefix(BYTE_ORDER_MARK).decode())
+            if b"\\u" in body:  # half of a pair of surrogates is decoded, and is no text
+                json.dumps(document, ensure_ascii=False).encode()
+            return document
+        reader = _Reader(body).document()
+        try:
+            while True:
+                next(reader)
+                await asyncio.sleep(0)
+        except StopIteration as end:
+            return end.value
+    except Problem:
+        raise
+    except ValueError:
+        raise invalid("", "it is not JSON") from None
+
+
+class _Reader:
+    """Reads one body. Its generators yield where others may have their turn, and raise a ValueError for what is not
+    JSON."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
+        self._turn_at = self._at
+        self._values = 0
+        self._texts_bytes = 0
+
+    def document(self) -> Generator[None, None, Any]:
+        value = yield from self._value(0)
+        yield from self._skip_blanks()
+        if self._at != len(self._data):
+            raise ValueError("something follows the document")
+        return value
+
+    def _value(self, depth: int) -> Generator[None, None, Any]:
+        self._count()
+        if not self._values % _TURN_VALUES:
+            yield
+        yield from self._skip_blanks()
+        match self._data[self._at : self._at + 1]:
+            case b'"':
+                return (yield from self._text())
+            case b"[":
+                return (yield from self._array(self._below(depth)))
+            case b"{":
+                return (yield from self._members(self._below(depth)))
+            case _:
+                return self._scalar()
+
+    def _array(self, depth: int) -> Generator[None, None, list[Any]]:
+        values: list[Any] = []
+        if (yield from self._ends(b"]")):
+            return values
+        while True:
+            values.append((yield from self._value(depth)))
+            if not (yield from self._goes_on(b"]")):
+                return values
+
+    def _members(self, depth: int) -> Generator[None, None, dict[str, Any]]:
+        members: list[tuple[str, Any]] = []
+        if (yield from self._ends(b"}")):
+            return {}
+        while True:
+            yield from self._skip_blanks()
+            if self._data[self._at : self._at + 1] != b'"':
+                raise ValueError("a name is expected")
+            self._count()
+            name = yield from self._text()
+            if isinstance(name, bytes):  # none that anybody knows
+                name = name[:_NAME_BYTES].decode(errors="ignore")
+            yield from self._skip_blanks()
+            self._take(b":")
+            members.append((name, (yield from self._value(depth))))
+            if not (yield from self._goes_on(b"}")):
+                return _object(members)
+
+    def _ends(self, end: bytes) -> Generator[None, None, bool]:
+        """Whether the array or object that begins here is empty."""
+        self._at += 1
+        yield from self._skip_blanks()
+        if self._data[self._at : self._at + 1] != end:
+            return False
+        self._at += 1
+        return True
+
+    def _goes_on(self, end: bytes) -> Generator[None, None, bool]:
+        yield from self._skip_blanks()
+        if self._data[self._at : self._at + 1] == end:
+            self._at += 1
+            return False
+        self._take(b",")
+        return True
+
+    def _scalar(self) -> Any:
+        found = _SCALAR.match(self._data, self._at)
+        if found is None:
+            raise ValueError("a value is expected")
+        self._at = found.end()
+        if found["word"]:
+            return _WORDS[found["word"]]
+        written = found["number"].decode()
+        return _fraction(written) if found["fraction"] else _integer(written)
+
+    def _text(self) -> Generator[None, None, str | bytes]:
+        start = self._at + 1
+        plain = _PLAIN.match(self._data, start)
+        if plain:
+            text = self._data[start : plain.end() - 1]
+            self._at = plain.end()
+        else:
+            text = yield from self._long_text(start)
+        if len(text) > _TEXT_BYTES or self._texts_bytes + len(text) > _TEXTS_BYTES:
+            return text
+        self._texts_bytes += len(text)
+        return text.decode()
+
+    def _long_text(self, at: int) -> Generator[None, None, bytes]:
+        found = BytesIO()  # gives what it has without a copy
+        data = self._data
+        while True:
+            found_piece = _PIECE.match(data, at)
+            assert found_piece is not None
+            end = found_piece.end()
+            while end > at and end < len(data) and data[end] & 0xC0 == 0x80:  # within a character
+                end -= 1
+            if end > at:
+                piece = data[at:end]
+                text = piece.decode()
+                found.write(cast("str", json.loads(f'"{text}"')).encode() if b"\\" in piece else piece)
+            elif data[at : at + 1] == b'"':
+                self._at = at + 1
+                return found.getvalue()
+            else:
+                raise ValueError("a text is expected to end")
+            at = end
+            if at - self._turn_at >= _TURN_BYTES:
+                self._turn_at = at
+                yield
+
+    def _skip_blanks(self) -> Generator[None]:
+        while self._data[self._at : self._at + 1] in (b" ", b"\n", b"\r", b"\t"):
+            found = _BLANKS.match(self._data, self._at)
+            assert found is not None
+            self._at = found.end()
+            if self._at - self._turn_at >= _TURN_BYTES:
+                self._turn_at = self._at
+                yield
+
+    def _take(self, mark: bytes) -> None:
+        if self._data[self._at : self._at + 1] != mark:
+            raise ValueError("a mark is missing")
+        self._at += 1
+
+    def _count(self) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise invalid("", f"it has more than {MAX_VALUES} values")
+
+    @staticmethod
+    def _below(depth: int) -> int:
+        if depth >= MAX_DEPTH:
+            raise invalid("", f"it is nested deeper than {MAX_DEPTH} levels")
+        return depth + 1
