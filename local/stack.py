@@ -22,7 +22,7 @@ from typing import Any, Self
 import httpx
 
 from local.azurite import Azurite
-from local.event_grid.schema import topic_id
+from local.event_grid.schema import DEAD_LETTERS_VARIABLE, KEY_VARIABLE, topic_id
 from local.gateway.process import CALLERS, OPERATORS, GatewayProcess
 from local.processes import START_TIMEOUT_S, ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
@@ -139,9 +139,10 @@ class Stack:
             directory,
             "local.event_grid",
             "the Event Grid emulator",
-            *("--port", str(grid_port), "--topic", TOPIC, f"--key={topic_key}"),
+            *("--port", str(grid_port), "--topic", TOPIC),
             *("--data-dir", str(directory / "event-grid"), "--time-scale", str(time_scale)),
-            *("--dead-letter-connection-string", self.azurite.connection_string),
+            # Everybody on the machine can read a process' arguments.
+            environment={KEY_VARIABLE: topic_key, DEAD_LETTERS_VARIABLE: self.azurite.connection_string},
         )
         self.event_grid_url = f"http://127.0.0.1:{grid_port}"
         registry: dict[str, object] = dict(backends or {})

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import base64
 import logging
+import os
 import re
 import signal
 import sqlite3
@@ -16,6 +17,7 @@ from local.event_grid.clock import Clock, ManualClock, ScaledClock
 from local.event_grid.dead_letters import DeadLetters
 from local.event_grid.emulator import Emulator
 from local.event_grid.journal import Journal
+from local.event_grid.schema import DEAD_LETTERS_VARIABLE, KEY_VARIABLE
 from local.event_grid.server import Server, listen
 
 
@@ -58,13 +60,20 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--topic", type=_topic, required=True, help="the topic's name")
     parser.add_argument(
-        "--key", type=_key, required=True, help="the key that publishers must hold, in Base64 as Azure's are"
+        "--key",
+        type=_key,
+        default=os.environ.get(KEY_VARIABLE),
+        required=KEY_VARIABLE not in os.environ,
+        help=f"the key that publishers must hold, in Base64 as Azure's are; or in {KEY_VARIABLE}, which no list of "
+        "processes shows",
     )
     parser.add_argument(
         "--data-dir", type=Path, help="the folder in which events and subscriptions survive a restart"
     )
     parser.add_argument(
-        "--dead-letter-connection-string", help="of a storage account, for subscriptions that want dead letters"
+        "--dead-letter-connection-string",
+        default=os.environ.get(DEAD_LETTERS_VARIABLE),
+        help=f"of a storage account, for subscriptions that want dead letters; or in {DEAD_LETTERS_VARIABLE}",
     )
     parser.add_argument(
         "--time-scale", type=_scale, default=1.0, help="how fast time passes; 0: it only moves by hand"

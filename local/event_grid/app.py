@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -30,6 +31,7 @@ ABORT_EXTENSION = "local.event_grid.abort"
 _CODES = {
     400: "BadRequest",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
     409: "Conflict",
@@ -90,6 +92,7 @@ def create_app(emulator: Emulator, *, key: str) -> Starlette:
             # Keeps a web page from using the control API by pointing its own name at the loopback interface.
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False),
             Middleware(_NormalPath),
+            Middleware(_NoOtherSite),
         ],
         exception_handlers={
             _ProblemError: _on_problem,
@@ -191,6 +194,23 @@ async def _parse(request: Request, model: type[_Model]) -> _Model:
             for problem in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise _ProblemError(400, "The body is not valid.", problems) from error
+
+
+class _NoOtherSite:
+    """Refuses what a page of another site has a browser send to the control API, which asks for no key."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"].startswith("/control/"):
+            headers = Headers(scope=scope)
+            origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+            is_other = origin is not None and origin.partition("://")[2] != headers.get("host")
+            if is_other or site not in ("none", "same-origin"):
+                app = _error(403, "Pages of other sites may not use the control API.", ["A browser sent this."])
+        await app(scope, receive, send)
 
 
 class _NormalPath:

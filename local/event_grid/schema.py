@@ -8,6 +8,10 @@ from typing import Any, NoReturn
 Event = dict[str, Any]
 """One event as JSON, in the schema in which it was published, with the fields that the service adds."""
 
+KEY_VARIABLE = "EVENT_GRID_EMULATOR_KEY"
+DEAD_LETTERS_VARIABLE = "EVENT_GRID_EMULATOR_DEAD_LETTERS"
+"""Of the environment, for what the arguments of a process would show to everybody on the machine."""
+
 MAX_BATCH_BYTES = 1024 * 1024  # also the limit of a single event
 MAX_BATCH_EVENTS = 5_000
 

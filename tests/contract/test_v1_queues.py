@@ -261,7 +261,7 @@ def named_in(client: Redis, key: str) -> Iterable[str]:
         (b'[{"Paused": true}]', ""),
         (b"{", ""),
         (b"{} {}", ""),
-        (b'{"Limit": NaN}', "/Limit"),
+        (b'{"Limit": NaN}', ""),
         (b'{"\xff": 1}', ""),
         (b'{"Paused": 1}', "/Paused"),
         (b'{"Paused": "true"}', "/Paused"),

@@ -23,6 +23,7 @@ from azure.eventgrid.aio import EventGridPublisherClient as AsyncEventGridPublis
 
 from local.event_grid.server import listen
 from local.processes import ChildProcess, LocalStackError
+from local.stack import Stack
 from tests.local.event_grid_stand import EVENTS_PATH, KEY, WAIT_S, Subscriber, a_subscriber, event
 from tests.waiting import until
 
@@ -263,3 +264,45 @@ def test_emulator_listens_on_the_loopback_interface_only():
     with listener:
         assert listener.getsockname()[0] == "127.0.0.1"
         assert url == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/control/faults", "/CONTROL/drain", "/control/clock/advance"])
+def test_a_page_of_another_site_cannot_use_the_control_api(
+    emulator: ChildProcess, headers: dict[str, str], path: str
+) -> None:
+    url = f"{emulator.url}{path}"
+    assert httpx.post(url, headers={**headers, "Content-Type": "text/plain"}, content=b"{}").status_code == 403
+    assert httpx.get(f"{emulator.url}/control/stats", headers={"Sec-Fetch-Site": "none"}).status_code == 200
+
+
+def test_the_stack_shows_no_key_in_the_arguments_of_a_process(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "stack")
+    secrets = {stack.key, stack.app_environment["EVENT_GRID_KEY"], stack.azurite.connection_string}
+    arguments = " ".join(vars(stack.event_grid)["_command"])
+    assert not [secret for secret in secrets if secret in arguments]
+
+
+def test_the_key_may_come_by_the_environment(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "local.event_grid", "--topic", "Tasks"]
+    emulator = ChildProcess(
+        "Event Grid emulator", command, log_path=tmp_path / "log", environment={"EVENT_GRID_EMULATOR_KEY": KEY}
+    )
+    with emulator:
+        for key, status in ((KEY, 200), ("b3RoZXI=", 401)):
+            answer = httpx.post(
+                f"{emulator.url}/tasks/api/events?api-version=2018-01-01",
+                headers={"aeg-sas-key": key},
+                json=[event("1")],
+            )
+            assert answer.status_code == status
