@@ -226,7 +226,7 @@ class Settings(BaseModel):
         default=100,
         ge=1,
         description="How many calls to model services a process may have in flight. Further tasks return to their "
-        "queues.",
+        "queues. While others have all of them, each backend may have an equal share more.",
     )
     lease_s: Seconds = Field(
         default=600,

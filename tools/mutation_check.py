@@ -219,6 +219,13 @@ MUTATIONS = [
         )
     ),
     Mutation(
+        "dispatches: a slow backend leaves others their share",
+        "shared/resilience/limits.py",
+        "if self._held >= self._most and self._held_by[holder] >= self._share:",
+        "if self._held >= self._most:",
+        ("tests/shared/dispatch/test_fair_dispatches.py", "tests/shared/resilience/test_limits.py"),
+    ),
+    Mutation(
         "expectation: a server that does not know it",
         "shared/dispatch/backend_client.py",
         "if waits and response.status == 417:",

@@ -267,10 +267,11 @@ class Dispatcher:
     async def _dispatch(self, claimed: Claimed, traceparent: str) -> Dispatched:
         task = claimed.task
         endpoint = self._registry.endpoint_of(task.path, task.query)
+        backend = endpoint.backend.prefix if endpoint is not None else ""
         with telemetry.consumer_span(task, traceparent):
             telemetry.transition(task)
             try:
-                with self._limits.dispatches.hold(), self._limits.body(self._passing_bytes(task, endpoint)):
+                with self._limits.dispatches.hold(backend), self._limits.body(self._passing_bytes(task, endpoint)):
                     return await self._call_backend(claimed, endpoint)
             except Overloaded:
                 return await self._return_to_queue(task, DispatcherFull())

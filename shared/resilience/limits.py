@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +44,40 @@ class Limit:
             self._held -= amount
 
 
+class FairLimit:
+    """An upper bound for something in flight, of which nobody's share can be taken by the others.
+
+    Anybody may have all of it. What is in flight cannot be taken back, so who has less than an equal share is let in
+    even if the others have all: never more than twice the bound is in flight.
+
+    Args:
+        holders: how many there are to share it.
+    """
+
+    def __init__(self, what: str, most: int, holders: int) -> None:
+        self._what = what
+        self._most = most
+        self._share = max(1, most // max(1, holders))
+        self._held = 0
+        self._held_by: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, holder: str) -> Generator[None]:
+        """
+        Raises:
+            Overloaded: there is no room for this holder.
+        """
+        if self._held >= self._most and self._held_by[holder] >= self._share:
+            raise Overloaded(self._what)
+        self._held += 1
+        self._held_by[holder] += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._held_by[holder] -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one process."""
@@ -50,7 +85,8 @@ class Limits:
     requests: Limit
     waits: Waits
     """Lower than ``requests``: a request that waits for a change must not shut out the requests that make one."""
-    dispatches: Limit
+    dispatches: FairLimit
+    """Shared by the backends."""
     body_bytes: Limit
     waiting_bytes: Limit
     """How many body bytes may belong to requests that wait. These hold their memory until they are answered, and must
@@ -58,10 +94,11 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
+        backends = len(settings.backends.entries) + bool(settings.backend_base_url)
         return cls(
             requests=Limit("requests", settings.max_in_flight),
             waits=Waits(settings.most_waits),
-            dispatches=Limit("dispatches", settings.max_dispatches),
+            dispatches=FairLimit("dispatches", settings.max_dispatches, backends),
             body_bytes=Limit("large bodies", settings.max_body_bytes_in_flight),
             waiting_bytes=Limit("waiting large bodies", settings.max_body_bytes_in_flight // 2, strict=True),
         )

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 
 import pytest
 
-from shared.resilience.limits import Limit, Limits, Overloaded
+from shared.resilience.limits import FairLimit, Limit, Limits, Overloaded
 from shared.resilience.waits import Wait
 from shared.settings import INLINE_LIMIT_BYTES, Settings
 
@@ -36,6 +36,27 @@ def test_an_amount_beyond_the_limit_is_admitted_only_alone() -> None:
     with limit.hold(11), pytest.raises(Overloaded), limit.hold(1):
         raise AssertionError
     with limit.hold(1), pytest.raises(Overloaded), limit.hold(11):
+        raise AssertionError
+
+
+def test_one_holder_may_have_all_and_the_others_still_get_their_share() -> None:
+    limit = FairLimit("dispatches", 6, holders=3)
+    with ExitStack() as held:
+        for _ in range(6):
+            held.enter_context(limit.hold("a"))
+        for holder, more in (("a", 0), ("b", 2), ("c", 2)):
+            for _ in range(more):
+                held.enter_context(limit.hold(holder))
+            with pytest.raises(Overloaded, match="dispatches"), limit.hold(holder):
+                raise AssertionError
+    for _ in range(3):
+        with limit.hold("b"), limit.hold("b"):
+            pass
+
+
+def test_each_of_many_holders_has_a_share() -> None:
+    limit = FairLimit("dispatches", 1, holders=3)
+    with limit.hold("a"), limit.hold("b"), pytest.raises(Overloaded), limit.hold("b"):
         raise AssertionError
 
 
