@@ -114,7 +114,7 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
 
 async def _maintain_all(services: Services, consequences: list[asyncio.Task[None]]) -> None:
     """Look after the queues, a few at a time: however many there are, other calls go between."""
-    paths = iter(await services.store.queues.paths_to_maintain())
+    paths = iter(await services.store.queues.paths_to_maintain(services.registry.pipelines))
     unavailable: list[StoreUnavailable] = []
 
     async def maintain_some() -> None:

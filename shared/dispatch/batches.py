@@ -161,6 +161,9 @@ class Batches:
             await self._replay_children(batch)
         elif state.then_id and not state.then_exists and not batch.state.is_terminal:
             await self._begin_then(batch)
+        elif state.then_exists and state.then_state is None and await self._store.get(state.then_id) is None:
+            # Its record was lost.
+            await self._follow(await self._steps.report(batch.id, [ChildReport(state.then_id, 1, State.FAILED)]))
         checked = await self._check_children(batch)
         await self._reported(batch.id)
         look_again = checked is None

@@ -147,6 +147,19 @@ class CheckSlotsArgument(Stamp):
     seed: int
 
 
+class LostArgument(TypedDict):
+    seed: int
+    names: Sequence[str]
+    paths: int
+    entries: int
+    most: int
+
+
+class IdleEntriesArgument(TypedDict):
+    path: str
+    entries: Sequence[tuple[str, int]]
+
+
 class QueueEntriesArgument(TypedDict):
     path: str
     state: str
@@ -244,6 +257,11 @@ class MaintainArgument(QueueArgument, Telling):
     again: int
     most: int
     early: int
+
+
+class WaitingArgument(QueueArgument):
+    seed: int
+    most: int
 
 
 class ConfigureArgument(QueueArgument):

@@ -33,7 +33,9 @@ from shared.store.arguments import (
     StatusArgument,
     Telling,
     ToldArgument,
+    WaitingArgument,
     now_of,
+    seed,
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
@@ -49,6 +51,8 @@ from shared.tasks.value import value
 CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
 ENQUEUE_BATCH: Final = 256
+WAITING_LOOKED_AT: Final = 100
+"""How many waiting entries of a queue one run of the reconciler checks. Where any waits for nothing, it goes on."""
 TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
@@ -72,6 +76,8 @@ class Maintained:
     """The same of attempts whose event was published, if the queue has not heard of a claim."""
     loss: int | None
     """Something of the queue is missing; the number tells this loss from a later one."""
+    waiting: int
+    """How many entries wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +297,13 @@ class QueueSteps:
         }
         reply = await self._run("maintain", path, argument)
         doubtful, unclaimed = ([SlotGrant.parse(entry.decode()) for entry in reply[at]] for at in (2, 4))
-        return Maintained(granted_of(path, reply), doubtful, unclaimed, reply[3] or None)
+        return Maintained(granted_of(path, reply), doubtful, unclaimed, reply[3] or None, reply[5])
+
+    async def waiting(self, path: str) -> dict[SlotGrant, str]:
+        """Some of the attempts that wait, drawn by chance, with their owners."""
+        argument: WaitingArgument = {**self._queue(path), "seed": seed(), "most": WAITING_LOOKED_AT}
+        rows = await self._run("waiting", path, argument)
+        return {SlotGrant.parse(entry.decode()): row[0].decode() for row in rows for entry in row[1:]}
 
     async def mark_held(self, entries: Iterable[QueueEntry]) -> None:
         """Entries of one path are known to be held by their backend."""

@@ -22,6 +22,9 @@ from shared.tasks.told_slots import ToldSlots
 _MOST_TOLD: Final = 10_000
 """Of how many instances a process remembers what they told. Then it begins again."""
 
+_MOST_LOOKS: Final = 100
+"""How often a run of the reconciler looks for entries of a queue that wait for nothing, while it finds any."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueChange:
@@ -64,10 +67,16 @@ class TaskQueues:
         """
         return await self._queries.paths(has_open=has_open)
 
-    async def paths_to_maintain(self) -> set[str]:
-        """The endpoint paths at which a task waits, a slot is held, or a task is worked on."""
+    async def paths_to_maintain(self, pipelines: Sequence[str] = ()) -> set[str]:
+        """The endpoint paths at which a task waits, a slot is held, or a task is worked on. What is left of tasks
+        whose records are gone is removed before.
+
+        Args:
+            pipelines: the names of those that have one: they have indexes too.
+        """
+        lost = await self._upkeep.forget_lost(pipelines)
         held, is_open = await asyncio.gather(self._queues.held_paths(), self._queries.set_ended_paths_aside())
-        return held | is_open
+        return held | is_open | lost
 
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""
@@ -110,9 +119,22 @@ class TaskQueues:
                 if any(SlotGrant.of(task) in maintained.unclaimed for task in change.unclaimed):
                     await self._rounds.note_events(are_claimed=False)
                 yield change
+        if maintained.waiting:
+            async for granted in self._release_idle(path):
+                yield QueueChange(granted=[granted])
         if maintained.loss is not None:
             async for change in self._rebuild(path, maintained.loss):
                 yield change
+
+    async def _release_idle(self, path: str) -> AsyncIterator[Granted]:
+        """Take out entries that wait for nothing. Where there is one, there may be more."""
+        for _ in range(_MOST_LOOKS):
+            owners = await self._queues.waiting(path)
+            idle = await self._upkeep.idle_entries(path, owners)
+            for grant in idle:
+                yield await informed(self._queues.release(path, grant, owners[grant]), path)
+            if not idle:
+                break
 
     async def _rebuild(self, path: str, loss: int) -> AsyncIterator[QueueChange]:
         for state in (State.RUNNING, State.DISPATCHED):

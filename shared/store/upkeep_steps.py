@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal, cast
 
-from shared.store.arguments import CheckSlotsArgument, Clock, QueueEntriesArgument, SweepArgument, seed, stamp
+from shared.store.arguments import (
+    CheckSlotsArgument,
+    Clock,
+    IdleEntriesArgument,
+    LostArgument,
+    QueueEntriesArgument,
+    SweepArgument,
+    seed,
+    stamp,
+)
 from shared.store.outages import Outage, limit_s_if_over
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry
@@ -38,6 +47,13 @@ BATCH_GRACE_S: Final = 30.0
 """The same for what is to be done with a batch."""
 END_GRACE_S: Final = 10.0
 """After which it is reported again to its batch how a child ended."""
+_LOST_PATHS: Final = 32
+"""At how many paths a round looks in each partition for tasks whose records are gone, and at as many of those where
+all have ended."""
+_LOST_ENTRIES: Final = 100
+"""At how many index entries of a path and state it looks; where any is lost, it goes on."""
+_MOST_LOST_ENTRIES: Final = 2000
+"""Until it has looked at so many."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -179,6 +195,40 @@ class UpkeepSteps:
             "seed": seed(),
             **stamp(self._now_ms),
         }
+
+    async def forget_lost(self, names: Sequence[str] = ()) -> set[str]:
+        """Remove what is left of tasks whose records are gone. Each call looks at some, drawn by chance.
+
+        Args:
+            names: of pipelines.
+
+        Returns:
+            The endpoint paths where there was any.
+        """
+        argument: LostArgument = {
+            "seed": seed(),
+            "names": ["batches", *names],
+            "paths": _LOST_PATHS,
+            "entries": _LOST_ENTRIES,
+            "most": _MOST_LOST_ENTRIES,
+        }
+        packed = pack(argument)
+        parts = await asyncio.gather(*(self._link.script("task/lost", tag, packed) for tag in HASH_TAGS))
+        return {path.decode() for part in parts for path in part}
+
+    async def idle_entries(self, path: str, grants: Iterable[SlotGrant]) -> list[SlotGrant]:
+        """Those of a queue's waiting entries that wait for nothing: their tasks are gone, have ended, or are at
+        another path or attempt."""
+        by_partition: dict[str, list[tuple[str, int]]] = {}
+        for grant in grants:
+            by_partition.setdefault(tag_of(grant.task_id), []).append((grant.task_id, grant.attempt))
+
+        async def find(tag: str, entries: Sequence[tuple[str, int]]) -> list[list[Any]]:
+            argument: IdleEntriesArgument = {"path": path, "entries": entries}
+            return await self._link.script("task/idle_entries", tag, pack(argument))
+
+        parts = await asyncio.gather(*(find(tag, entries) for tag, entries in by_partition.items()))
+        return [SlotGrant(row[0].decode(), row[1]) for part in parts for row in part]
 
     async def queue_entries(self, path: str, state: State) -> AsyncIterator[list[QueueEntry]]:
         """Iterate over pages of the tasks that wait at an endpoint, or that its backend holds. A task that comes or

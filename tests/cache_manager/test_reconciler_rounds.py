@@ -150,7 +150,7 @@ async def test_a_round_that_fails_is_logged_and_the_next_one_runs(
     services = Services.compose(settings_of(redis_url))
     calls = 0
 
-    async def fail() -> None:
+    async def fail(*_: object) -> None:
         nonlocal calls
         calls += 1
         raise error

@@ -5,7 +5,7 @@
 --          most (how many entries of each kind are found at most), early (by how many ms an entry that awaits a claim
 --          is found before its time), kept, pause (see told_slots.lua)
 -- Returns  {granted, ms, {entries whose slot is to be checked}, 0 if the queue is known to be whole, else which loss,
---          {the same of entries that were published and await a claim, as far as the queue knows}}
+--          {the same of entries that were published and await a claim, as far as the queue knows}, how many wait}
 -- @include queue/grant_slots
 -- @include queue/hold_slot
 -- @include queue/told_slots
@@ -21,4 +21,4 @@ for _, found in ipairs({ due, unclaimed }) do
 end
 local granted, ms = grant_slots(queue)
 write_queues()
-return { granted, ms, due, queue.k and 0 or queue.x, unclaimed }
+return { granted, ms, due, queue.k and 0 or queue.x, unclaimed, queue.w }

@@ -10,6 +10,7 @@
 --          A replay is answered as the first time.
 -- @include common/now_ms
 -- @include task/backoff
+-- @include task/forget_lost
 -- @include task/give_up
 -- @include task/record
 -- @include task/terminal
@@ -23,6 +24,7 @@ for _, entry in ipairs(arg.entries) do
   local rec, raw = load_record(id)
   local replay = rec and rec.k == arg.op
   if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or is_terminal(rec.s)) then
+    if not rec then forget_lost({ id }, { arg.path }) end
     found[#found + 1] = { 'gone', id, attempt }
   elseif replay or rec.s == 'created' then
     if not replay and rec.n >= arg.max_attempts then

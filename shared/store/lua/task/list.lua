@@ -13,7 +13,7 @@
 local CHUNK = 32
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local paths = arg.path and { arg.path } or redis.call('SMEMBERS', task_key('paths'))
+local paths = arg.path and { arg.path } or redis.call('SUNION', task_key('paths'), task_key('ended_paths'))
 local states = { arg.state }
 if not arg.state then states = all_states() end
 if states[1] == 'created' then states[#states + 1] = 'again' end

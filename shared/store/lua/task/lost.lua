@@ -1,0 +1,51 @@
+-- Removes what is left of tasks whose records are gone, at a cost that does not grow with the tasks: it looks at a few
+-- index entries of a few paths, drawn by chance, and goes on where it finds one that is lost.
+--
+-- KEYS[1]  the hash tag of the partition
+-- ARGV[1]  packed map: seed, names (what else has indexes: 'batches', pipelines), paths (how many are looked at), entries
+--          (how many of an index are looked at at a time), most (of an index in all)
+-- Returns  the paths at which it found any
+-- @include task/forget_lost
+local arg = cmsgpack.unpack(ARGV[1])
+task_tag = KEYS[1]
+math.randomseed(arg.seed)
+
+-- Those of some entries of an index that have no record.
+local function lost_entries(path, index)
+  local key = task_key('z:' .. path .. ':' .. index)
+  local count = redis.call('ZCARD', key)
+  if count == 0 then return {} end
+  local first = count > arg.entries and math.random(0, count - arg.entries) or 0
+  local ids, records, lost = redis.call('ZRANGE', key, first, first + arg.entries - 1), {}, {}
+  for i, id in ipairs(ids) do records[i] = task_key('t:' .. id) end
+  if redis.call('EXISTS', unpack(records)) < #ids then
+    for i, id in ipairs(ids) do
+      if redis.call('EXISTS', records[i]) == 0 then lost[#lost + 1] = id end
+    end
+  end
+  return lost
+end
+
+local function look_at(path)
+  local is_found = false
+  local indexes = all_states()
+  indexes[#indexes + 1], indexes[#indexes + 2] = 'again', 'since'
+  for _, index in ipairs(indexes) do
+    for _ = 1, arg.most, arg.entries do
+      local lost = lost_entries(path, index)
+      if #lost == 0 then break end
+      forget_lost(lost, { path })
+      is_found = true
+    end
+  end
+  return is_found
+end
+
+local found = {}
+for _, set in ipairs({ 'paths', 'ended_paths' }) do
+  for _, path in ipairs(redis.call('SRANDMEMBER', task_key(set), arg.paths)) do
+    if look_at(path) then found[#found + 1] = path end
+  end
+end
+for _, name in ipairs(arg.names) do look_at(name) end
+return found
