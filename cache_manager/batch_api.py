@@ -33,7 +33,7 @@ async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpRe
     then = None
     if request.then is not None:
         route = then_route(request.then, services.registry)
-        await services.endpoint_bound.admit(*route.endpoints)
+        await services.endpoint_bound.admit_later(*route.endpoints)
         then = then_task(route)
     batches = batches_for(req, services)
     owner = batches.owner or ""

@@ -19,7 +19,7 @@ its size, also while the app is idle."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    waiting, working, lately = _Depths(services), _Depths(services), _Lately()
+    waiting, working, lately = _Depths(services, open_only=True), _Depths(services), _Lately()
 
     def report(path: str, state: str, count: int) -> None:
         if lately.is_news((path, state), count):
@@ -52,21 +52,34 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 class _Depths:
     """The depths of all paths for one timer. A path whose last task was removed is reported as 0 once, not left at
-    its last number, and then forgotten."""
+    its last number, and then forgotten.
 
-    def __init__(self, services: ServicesByLoop) -> None:
+    Args:
+        open_only: whether tasks that have ended need not be counted.
+    """
+
+    def __init__(self, services: ServicesByLoop, *, open_only: bool = False) -> None:
         self._services = services
+        self._open_only = open_only
         self._seen: set[str] = set()
 
     async def read(self) -> dict[str, Depth]:
         try:
-            depths = await self._services.current().store.queues.depths()
+            depths = await self._count()
         except StoreUnavailable as error:
             # The other telemetry that waits to be sent tells of the outage.
             log.warning("the queue depths could not be read, and will be: %s", error)
             return {}
         gone, self._seen = self._seen - depths.keys(), set(depths)
         return {**dict.fromkeys(gone, Depth()), **depths}
+
+    async def _count(self) -> dict[str, Depth]:
+        queues = self._services.current().store.queues
+        if not self._open_only:
+            return await queues.depths()
+        # Many paths may have no tasks but such that have ended. What these have open is known without a count: 0.
+        paths, is_open = await asyncio.gather(queues.paths(), queues.paths(has_open=True))
+        return {**dict.fromkeys(paths, Depth()), **(await queues.depths(*is_open) if is_open else {})}
 
 
 class _Lately:

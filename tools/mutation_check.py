@@ -53,7 +53,6 @@ BATCH_TESTS = (
     "tests/cache_manager/test_batches.py",
     "tests/cache_manager/test_child_creations.py",
 )
-ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
 CHILD_CREATION_TESTS = ("tests/cache_manager/test_child_creations.py",)
 PIPELINE_TESTS = ("tests/shared/store/test_pipelines.py",)
 CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
@@ -70,6 +69,7 @@ SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
+ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -848,6 +848,71 @@ MUTATIONS = [
         "endpoint is None or not endpoint.is_registered",
         "endpoint is None",
         ("tests/shared/dispatch/test_registry.py",),
+    ),
+    Mutation(
+        "endpoints: one that has tasks makes no room",
+        "shared/store/endpoint_names.py",
+        "[*unasked - await self._queries.paths()]",
+        "[*unasked]",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "endpoints: one to which a task goes later makes no room",
+        f"{LUA}/backend/admit.lua",
+        "now_ms(arg.now) + arg.ahead",
+        "now_ms(arg.now)",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "endpoints: an ask for now forgets none for later",
+        f"{LUA}/backend/admit.lua",
+        "not known or tonumber(known) < asked",
+        "true",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "endpoints: the steps behind the first one are later ones",
+        "shared/dispatch/endpoint_bound.py",
+        "        await self.admit_later(*later)\n",
+        "",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "endpoints: of a submit",
+        "cache_manager/task_api.py",
+        "    await services.endpoint_bound.admit(*endpoints.route.endpoints)\n",
+        "",
+        ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
+    ),
+    Mutation(
+        "endpoints: of a next step",
+        "cache_manager/task_api.py",
+        "    await services.endpoint_bound.admit(endpoint)\n",
+        "",
+        ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
+    ),
+    Mutation(
+        "endpoints: of what follows a batch",
+        "cache_manager/batch_api.py",
+        "        await services.endpoint_bound.admit_later(*route.endpoints)\n",
+        "",
+        ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
+    ),
+    Mutation(
+        "endpoints: of a legacy create",
+        "cache_manager/task_service.py",
+        "                await self.services.endpoint_bound.admit(endpoint)\n",
+        "",
+        ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
+    ),
+    Mutation(
+        "paths: those without open tasks are not counted for what waits",
+        "task_logger/timers.py",
+        "        if not self._open_only:",
+        "        if True:",
+        (
+            "tests/contract/test_metric_timers.py::test_paths_whose_tasks_have_ended_are_not_counted_for_those_that_wait",
+        ),
     ),
     Mutation(
         "pipeline: its name is no endpoint",

@@ -244,6 +244,7 @@ class AdmitArgument(TypedDict):
     prefix: str
     path: str
     most: int
+    ahead: int
 
 
 class EndpointsArgument(TypedDict):

@@ -13,6 +13,8 @@ from shared.store.redis.partitions import pack, tag_of, to_ms
 UNASKED_S: Final = 120.0
 """After so long without a submit, an endpoint without tasks makes room for another one. A process asks again for an
 endpoint in use within half that time."""
+AHEAD_S: Final = 86_400.0
+"""For how long an endpoint is kept to which a task is to go later: until then it has no task that shows it."""
 
 
 class EndpointNames:
@@ -21,9 +23,19 @@ class EndpointNames:
         self._queries = queries
         self._now_ms = now_ms
 
-    async def admit(self, prefix: str, path: str, most: int) -> bool:
-        """Take an endpoint among the *most* that its backend may have; False if there is no room."""
-        argument: AdmitArgument = {"now": now_of(self._now_ms), "prefix": prefix, "path": path, "most": most}
+    async def admit(self, prefix: str, path: str, most: int, *, later: bool = False) -> bool:
+        """Take an endpoint among the *most* that its backend may have; False if there is no room.
+
+        Args:
+            later: whether the task goes there only after something else.
+        """
+        argument: AdmitArgument = {
+            "now": now_of(self._now_ms),
+            "prefix": prefix,
+            "path": path,
+            "most": most,
+            "ahead": to_ms(AHEAD_S) if later else 0,
+        }
         return bool(await self._link.script("backend/admit", tag_of(prefix), pack(argument)))
 
     async def forget_unused(self, prefix: str) -> int:

@@ -200,6 +200,31 @@ def test_timer_cost_grows_with_endpoints_and_not_with_tasks(runner: MetricsRunne
     assert cost() == few
 
 
+@pytest.mark.contract("A5.43")
+def test_paths_whose_tasks_have_ended_are_not_counted_for_those_that_wait(
+    runner: MetricsRunner, redis: RedisServer
+) -> None:
+    def counts() -> int:
+        with redis.connect() as client:
+            statistics: Any = client.info("commandstats")
+        return statistics.get("cmdstat_zcard", {"calls": 0})["calls"]
+
+    def cost() -> int:
+        runner.run("Reconciler")
+        before = counts()
+        runner.run(QUEUE_LOGGER)
+        return counts() - before
+
+    runner.put("/v1/test/waits", "created")
+    few = cost()
+    for number in range(40):
+        runner.put(f"/v1/test/ended/{number}", "completed")
+    assert cost() == few
+    runner.put("/v1/test/ended/7", "created")
+    assert cost() > few
+    assert runner.metrics(QUEUE_LOGGER, "/v1/test/ended/7") == {"created": 1}
+
+
 @pytest.mark.contract("A5.9")
 def test_timers_can_be_run_by_hand_with_the_master_key_only(stack: Stack) -> None:
     for name in (QUEUE_LOGGER, PROCESS_LOGGER):

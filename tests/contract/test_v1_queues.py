@@ -436,7 +436,7 @@ def test_the_list_of_queues_has_pages(app: httpx.Client, path: str) -> None:
 def test_a_backend_has_a_bound_of_endpoints(
     app: httpx.Client, backend: ScriptedBackend, stack: Stack, path: str
 ) -> None:
-    submit_all(app, path, 1)
+    [task_id] = submit_all(app, path, 1)
     full = {f"{path}/full/{number}": time.time() * 1000 for number in range(MOST_ENDPOINTS)}
     with endpoints_of(stack, "/v1/test", full):
         refused = app.post(f"/api/v1/submit{path}/new", content=b"{}")
@@ -448,6 +448,10 @@ def test_a_backend_has_a_bound_of_endpoints(
             "too-many-endpoints",
         )
         assert_problem(app.post("/api/v1/batches", json={"Then": f"{path}/then"}), 429, "too-many-endpoints")
+        onward = app.post(
+            f"/api/v1/tasks/{task_id}/next{path}/onward", content=b"{}", headers={"X-Task-Attempt": "1"}
+        )
+        assert_problem(onward, 429, "too-many-endpoints")
         legacy = {"Endpoint": f"{backend.url}{path}/legacy", "Body": "{}", "PublishToGrid": True}
         assert_problem(app.post("/api/CacheConnectorUpsert", json=legacy), 400, "invalid-request", field="/Endpoint")
         submit_all(app, path, 1)

@@ -11,7 +11,7 @@ import pytest
 from shared.dispatch import endpoint_bound
 from shared.dispatch.endpoint_bound import EndpointBound, TooManyEndpoints
 from shared.dispatch.registry import Backend, Endpoint
-from shared.store.endpoint_names import UNASKED_S, EndpointNames
+from shared.store.endpoint_names import AHEAD_S, UNASKED_S, EndpointNames
 from shared.store.queries import Queries
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.tasks.task import Content, NewTask, State
@@ -66,15 +66,41 @@ async def test_an_endpoint_that_is_asked_for_meanwhile_makes_no_room(redis_url: 
     await link.aclose()
 
 
+async def test_an_endpoint_to_which_a_task_goes_later_makes_no_room_until_a_day_has_passed(
+    names: EndpointNames, clock: Clock
+) -> None:
+    assert await names.admit("/v1/any", "/v1/any/later", 2, later=True)
+    assert await names.admit("/v1/any", "/v1/any/now", 2)
+    assert await names.admit("/v1/any", "/v1/any/later", 2), "which makes it no sooner"
+    clock.advance(UNASKED_S)
+    assert await names.forget_unused("/v1/any") == 1
+    assert await names.admit("/v1/any", "/v1/any/now", 2)
+    clock.advance(AHEAD_S)
+    assert await names.forget_unused("/v1/any") == 2
+
+
 class CountingNames(EndpointNames):
     asked: int = 0
     is_down: bool = False
 
-    async def admit(self, prefix: str, path: str, most: int) -> bool:
+    async def admit(self, prefix: str, path: str, most: int, *, later: bool = False) -> bool:
         self.asked += 1
         if self.is_down:
             raise StoreUnavailable("down")
-        return await super().admit(prefix, path, most)
+        return await super().admit(prefix, path, most, later=later)
+
+
+async def test_the_steps_behind_the_first_one_are_taken_as_later_ones(redis_url: str, clock: Clock) -> None:
+    link = RedisLink(opener(redis_url))
+    names = CountingNames(link, Queries(link, clock), clock)
+    bound = EndpointBound(names)
+    await bound.admit(Endpoint(ANY, "/v1/any/first"), Endpoint(ANY, "/v1/any/second"))
+    await bound.admit_later(Endpoint(ANY, "/v1/any/then"))
+    await bound.admit(Endpoint(ANY, "/v1/any/second"))
+    assert names.asked == 4, "that it goes there later says nothing of now"
+    clock.advance(UNASKED_S)
+    assert await names.forget_unused("/v1/any") == 1
+    await link.aclose()
 
 
 async def test_a_process_asks_once_for_what_it_knows(
