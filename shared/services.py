@@ -79,7 +79,7 @@ class Services:
         """
         bodies, limits = BodyStore(settings), Limits.of(settings)
         registry = registry or BackendRegistry(settings)
-        link = link or RedisLink(_opener(settings))
+        link = link or RedisLink(_opener(settings), settings.durability)
         publisher = publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key)
         store = TaskStore(link, policy or StorePolicy.of(settings), registry.limit, now_ms)
         completions = (
@@ -174,7 +174,7 @@ class ServicesByLoop:
         loop = asyncio.get_running_loop()
         services = self._by_loop.get(loop)
         if services is None:
-            link = RedisLink(self._open_redis)
+            link = RedisLink(self._open_redis, self.settings.durability)
             services = self._by_loop[loop] = Services.compose(self.settings, registry=self._registry, link=link)
             for duty in self._duties:
                 services.run_beside(duty(services))
@@ -186,7 +186,7 @@ def _opener(settings: Settings) -> Callable[[], Awaitable[RedisClient]]:
         address = RedisAddress.parse(settings.redis_connection_string.get_secret_value())
     except ValueError as error:
         raise SettingsError(f"The app cannot start: setting REDIS_CONNECTION_STRING: it {error}.") from None
-    return lambda: connect(address, _managed_identity)
+    return lambda: connect(address, _managed_identity, settings.durability)
 
 
 def _managed_identity() -> AsyncTokenCredential:

@@ -7,7 +7,7 @@ Each variable is a field of :class:`Settings`. ``python -m tools.settings_table`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -56,6 +56,12 @@ class Settings(BaseModel):
         description="Address of Redis: `redis[s]://…`, or `host:port,password=…,ssl=True` as Azure shows it. "
         "Without a password, the app signs in with Entra ID on a host under `redis.azure.net`.",
         min_length=1,
+    )
+    durability: Literal["none", "replica", "fsync"] = Field(
+        default="none",
+        description="What Redis must have done before the app says that something is stored: `none`, taken it into "
+        "memory; `replica`, sent it to a replica; `fsync`, [written it to its disk](reliability.md#durability), "
+        "which needs Redis 7.2 or Valkey. Without that in 1.5 s, the app answers 503.",
     )
     event_grid_topic_uri: str = Field(
         description="Endpoint of the custom topic, `https://…/api/events`.", pattern=r"^https?://[^/?#\s]+"

@@ -21,7 +21,7 @@ from shared.store.arguments import (
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueSteps, enqueued_of
 from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, unpack_task
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import claimed_of, combined_outcome_of, created_task, existing, outcome_of
 from shared.store.reports import Report, SentOn, report_step, token_of
@@ -132,8 +132,7 @@ class TaskSteps:
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
-        argument = self._claim(task_id, attempt)
-        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+        return await self._apply_claim(task_id, self._claim(task_id, attempt))
 
     async def claim_held(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim an attempt if it holds a slot of its queue; None claims the current one."""
@@ -149,13 +148,20 @@ class TaskSteps:
         argument["attempt"] = task.attempt if attempt is None else attempt
         if not await self._queues.holds(task.path, SlotGrant(task_id, argument["attempt"])):
             argument["slotless"] = True
-        return claimed_of(task_id, await self._link.script("task/apply", tag_of(task_id), pack(argument), b""))
+        return await self._apply_claim(task_id, argument)
 
     def _claim(self, task_id: str, attempt: int | None) -> ClaimArgument:
         argument: ClaimArgument = {"id": task_id, "claim": True, "window": self._window_ms, **stamp(self._now_ms)}
         if attempt is not None:
             argument["attempt"] = attempt
         return argument
+
+    async def _apply_claim(self, task_id: str, argument: ClaimArgument) -> Claimed | Refused:
+        try:
+            reply = await self._link.script("task/apply", tag_of(task_id), pack(argument), b"")
+        except NotAcknowledged as error:  # nobody is told of a claim, and given up it would cost the task an attempt
+            reply = error.reply
+        return claimed_of(task_id, reply)
 
     async def accepted(self, task: Task) -> Outcome:
         """The backend accepted the task: from now on it has a lease."""
@@ -409,10 +415,26 @@ class TaskSteps:
         ends = "told" in step or ("to" in step and step["to"].is_terminal)
         if self._queues is not None and (accepted is not None or ends):
             then = self._queues.release_argument(accepted)
-            reply = await self._link.combined("apply_and_release", tag_of(task_id).encode(), argument, inline, then)
+            try:
+                reply = await self._link.combined(
+                    "apply_and_release", tag_of(task_id).encode(), argument, inline, then
+                )
+            except NotAcknowledged as error:
+                outcome = combined_outcome_of(task_id, error.reply, accepted)
+                if step.get("actor") == Actor.DISPATCHER:
+                    return outcome
+                error.granted = outcome.granted
+                raise
             if reply is not None:
                 return combined_outcome_of(task_id, reply, accepted)
-        return outcome_of(task_id, await self._link.script("task/apply", tag_of(task_id), argument, inline))
+        try:
+            reply = await self._link.script("task/apply", tag_of(task_id), argument, inline)
+        except NotAcknowledged as error:
+            # Nobody is told what a dispatcher records; what is lost of it, its deadline finds.
+            if step.get("actor") != Actor.DISPATCHER:
+                raise
+            reply = error.reply
+        return outcome_of(task_id, reply)
 
     def _backoff(self) -> Backoff:
         return {"base": to_ms(self._policy.backoff_base_s), "cap": to_ms(BACKOFF_CAP_S), "seed": seed()}

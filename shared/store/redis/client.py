@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shared.store.redis.durability import Durability, check
 from shared.store.redis.partitions import HASH_TAGS
 
 if TYPE_CHECKING:
@@ -175,11 +176,14 @@ class ClusterClient(RedisCluster):
         return super().get_node(host, port)
 
 
-async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCredential]) -> RedisClient:
+async def connect(
+    address: RedisAddress, credential: Callable[[], AsyncTokenCredential], durability: Durability = "none"
+) -> RedisClient:
     """Open the Redis at *address* for the running event loop. A cluster gets a cluster client.
 
     Raises:
         WrongClusteringPolicy: it is neither a single server nor a cluster that says so.
+        DurabilityUnavailable: it cannot say what *durability* asks for.
         redis.RedisError, OSError: it cannot be reached.
     """
     auth: dict[str, Any] = (
@@ -212,6 +216,7 @@ async def connect(address: RedisAddress, credential: Callable[[], AsyncTokenCred
             info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
             if not info.get("cluster_enabled"):
                 await _try_two_slots(single)
+            await check(single, durability)
     except BaseException:
         await single.aclose()
         raise

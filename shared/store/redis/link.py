@@ -30,6 +30,7 @@ from redis.exceptions import (
 
 from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
 from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, reconnect
+from shared.store.redis.durability import Durability, Unacknowledged, is_acknowledged
 from shared.store.redis.partitions import HASH_TAGS
 from shared.store.redis.pipelining import EVERYWHERE, CommandPrefix, Pipelines
 from shared.store.redis.scripts import read_scripts
@@ -70,6 +71,18 @@ class StoreNotPermitted(StoreUnavailable):
     """Raised if Redis refuses the app's user a command, a key or a channel."""
 
 
+class NotAcknowledged(StoreUnavailable):
+    """Raised if a step was taken, and its write did not arrive in time where ``DURABILITY`` wants it.
+
+    Attributes:
+        reply: what the script answered.
+    """
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__("NotAcknowledged")
+        self.reply = reply
+
+
 _SCRIPTS: Final = {
     name: (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
     for name, source in read_scripts().items()
@@ -85,7 +98,13 @@ _TWO_SLOTS: Final = HASH_TAGS[:2]
 def _script_prefix(script: str, *keys: str) -> CommandPrefix:
     source, sha = _SCRIPTS[script]
     words = (word.encode() for word in (sha, str(len(keys)), *keys))
-    return CommandPrefix(b"EVALSHA", *words, source=source, is_combined=keys == _TWO_SLOTS)
+    return CommandPrefix(
+        b"EVALSHA",
+        *words,
+        source=source,
+        is_combined=keys == _TWO_SLOTS,
+        is_acknowledged=is_acknowledged(script),
+    )
 
 
 @cache
@@ -98,10 +117,12 @@ class RedisLink:
 
     Args:
         open_redis: opens a client for the running event loop; called again after a failure to connect.
+        durability: where the write of a step must have arrived before its caller hears of it.
     """
 
-    def __init__(self, open_redis: Callable[[], Awaitable[RedisClient]]) -> None:
+    def __init__(self, open_redis: Callable[[], Awaitable[RedisClient]], durability: Durability = "none") -> None:
         self._open_redis = open_redis
+        self._durability: Durability = durability
         self._pipelines: Pipelines | None = None
         self._opening: asyncio.Future[Pipelines] | None = None
         self._is_clustered = False
@@ -166,6 +187,8 @@ class RedisLink:
         try:
             circuit = self._circuits[tag if self._is_clustered else EVERYWHERE]
             return await circuit.call(call, probe=lambda: self._send_single(lambda redis: redis.get(tag)))
+        except Unacknowledged as error:
+            raise NotAcknowledged(error.reply) from error
         except ReadOnlyError as error:
             await self._leave_replica()
             raise StoreUnavailable(type(error).__name__) from error
@@ -215,7 +238,7 @@ class RedisLink:
         return await asyncio.shield(self._opening)
 
     async def _open_anew(self) -> Pipelines:
-        self._pipelines = Pipelines(await self._open_redis())
+        self._pipelines = Pipelines(await self._open_redis(), self._durability)
         self._is_clustered = self._is_clustered or isinstance(self._pipelines.client, RedisCluster)
         return self._pipelines
 

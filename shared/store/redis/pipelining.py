@@ -29,6 +29,7 @@ from redis.exceptions import (
 
 from shared import telemetry
 from shared.store.redis.client import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient
+from shared.store.redis.durability import BATCHES_WAITING, Durability, Unacknowledged, arrived, question
 
 log = logging.getLogger("task_backbone")
 
@@ -52,15 +53,23 @@ class CommandPrefix:
     Args:
         is_combined: commands with this prefix can be one command, with the arguments of each after the other's; the
             reply is a list with one reply for each, or its error.
+        is_acknowledged: a client is told that what these commands do is stored.
     """
 
-    __slots__ = ("is_combined", "packed", "source", "words")
+    __slots__ = ("is_acknowledged", "is_combined", "packed", "source", "words")
 
-    def __init__(self, *words: bytes, source: str | None = None, is_combined: bool = False) -> None:
+    def __init__(
+        self,
+        *words: bytes,
+        source: str | None = None,
+        is_combined: bool = False,
+        is_acknowledged: bool = False,
+    ) -> None:
         self.words = words
         self.packed = _packed(words)
         self.source = source
         self.is_combined = is_combined
+        self.is_acknowledged = is_acknowledged
 
 
 class Command:
@@ -70,7 +79,7 @@ class Command:
         deadline: how long its caller waits, by the loop's clock.
     """
 
-    __slots__ = ("args", "deadline", "packed", "prefix", "reply")
+    __slots__ = ("args", "deadline", "is_repeated", "packed", "prefix", "reply")
 
     def __init__(
         self, prefix: CommandPrefix, args: tuple[bytes, ...], deadline: float, reply: asyncio.Future[Any]
@@ -80,6 +89,8 @@ class Command:
         self.deadline = deadline
         self.packed = _packed(args)
         self.reply = reply
+        self.is_repeated = False
+        """Whether it has been sent on its own."""
 
     def answer(self, reply: Any) -> None:
         if not self.reply.done():
@@ -100,8 +111,9 @@ class Pipelines:
     on its own, as the client sends any: with its repetitions, redirections and questions for the topology. So one
     command's trouble does not become another's."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, durability: Durability = "none") -> None:
         self.client = client
+        self.durability: Durability = durability
         self._loop = asyncio.get_running_loop()
         self._cluster = client if isinstance(client, ClusterClient) else None
         self._servers: defaultdict[Any, _ServerQueue] = defaultdict(lambda: _ServerQueue(self))
@@ -129,12 +141,19 @@ class Pipelines:
             if node is None:
                 self.start_single(command)
                 return
-        server = self._servers[node]
-        server.node = node
+        waits = self.waits(command)
+        server = self._servers[(node, waits) if waits else node]
+        server.node, server.waits = node, waits
         server.add(command)
 
+    def waits(self, command: Command) -> bool:
+        """Whether the command's caller hears of it only when its write has arrived."""
+        return self.durability != "none" and command.prefix.is_acknowledged
+
     def start_single(self, command: Command) -> None:
-        if not command.reply.done():
+        if command.is_repeated and self.waits(command):
+            command.fail(ConnectionError("interrupted again"))
+        elif not command.reply.done():
             self.start(self.send_single(command), [command])
 
     def start(self, work: Coroutine[Any, Any, None], commands: Iterable[Command] = ()) -> None:
@@ -198,6 +217,12 @@ class Pipelines:
         except Exception as error:  # whatever it is, it is the caller's answer
             command.fail(error)
         else:
+            if self.waits(command):
+                # Which connection it took is not known, nor whether that server is still the primary. So it goes once
+                # more, in a batch: the script knows its repetition, or takes a step that was lost.
+                command.is_repeated = True
+                self._send(command.prefix.words[3].decode(), command)
+                return
             command.answer(reply[0] if command.prefix.is_combined else reply)
 
 
@@ -206,6 +231,8 @@ class _ServerQueue:
 
     def __init__(self, pipelines: Pipelines) -> None:
         self.node: Any = None
+        self.waits = False
+        """Whether its batches end with the question whether their writes have arrived."""
         self._pipelines = pipelines
         self._waiting: deque[Command] = deque()
         self._batches_in_flight = 0
@@ -217,7 +244,7 @@ class _ServerQueue:
             self._start_batch()
 
     def _start_batch(self) -> None:
-        if self._batches_in_flight < BATCHES_IN_FLIGHT:
+        if self._batches_in_flight < (BATCHES_WAITING if self.waits else BATCHES_IN_FLIGHT):
             # When the loop runs it, all commands of this tick have joined.
             self._batches_in_flight += 1
             self._pipelines.start(self._send_batches())
@@ -249,9 +276,10 @@ class _ServerQueue:
     async def _exchange(self, commands: list[Command]) -> None:
         parts = _parts(commands)
         replies: list[Any] = []
+        arrivals: list[Any] = []
         try:
             try:
-                await self._ask(parts, replies, min([command.deadline for command in commands]))
+                await self._ask(parts, replies, arrivals, min([command.deadline for command in commands]))
             except (RedisError, OSError, TimeoutError) as error:
                 # Each command without a reply goes once more, on its own.
                 log.info("a batch of %d commands was interrupted: %r", len(commands), error)
@@ -271,15 +299,19 @@ class _ServerQueue:
             self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))])
             raise
         try:
-            self._answer(parts, replies)
+            self._answer(parts, replies, has_arrived=not self.waits or (len(arrivals) == 2 and arrived(arrivals[1])))
             if takes_turns:
                 await asyncio.sleep(0)
         finally:
             if takes_turns:
                 self._answering.release()
 
-    async def _ask(self, parts: list[list[Command]], replies: list[Any], deadline: float) -> None:
+    async def _ask(
+        self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any], deadline: float
+    ) -> None:
         packed = [_wire_form(part) for part in parts]
+        asked = question(self._pipelines.durability, parts[0][0].prefix.words[3]) if self.waits else None
+        packed += [b"*%d\r\n%b" % (len(words), _packed(words)) for words in asked or ()]
         try:
             # A batch ends by the deadline of its oldest command, so no caller waits past its own for the commands
             # before. Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that
@@ -291,17 +323,17 @@ class _ServerQueue:
             ):
                 await connection.send_packed_command(packed)
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    for _ in parts:
+                    for answers in (*[replies] * len(parts), *[arrivals] * len(asked or ())):
                         try:
-                            replies.append(await connection.read_response(timeout=math.inf))
+                            answers.append(await connection.read_response(timeout=math.inf))
                         except ResponseError as error:
-                            replies.append(error)
+                            answers.append(error)
         except AttributeError as error:
             # redis-py raises it if another call closes the connection meanwhile, as after a failover. Only its own
             # code runs here, so this hides no bug of ours.
             raise ConnectionError("the connection was closed meanwhile") from error
 
-    def _answer(self, parts: list[list[Command]], replies: list[Any]) -> None:
+    def _answer(self, parts: list[list[Command]], replies: list[Any], *, has_arrived: bool = True) -> None:
         missing: list[Any] = [TryAgainError()] * (len(parts) - len(replies))
         unknown: defaultdict[str | None, list[Command]] = defaultdict(list)
         for part, reply in zip(parts, [*replies, *missing], strict=True):
@@ -316,7 +348,8 @@ class _ServerQueue:
             else:
                 own_replies = reply if part[0].prefix.is_combined else (reply,)
                 for command, own_reply in zip(part, own_replies, strict=True):
-                    command.answer(own_reply)
+                    is_stored = has_arrived or isinstance(own_reply, Exception)
+                    command.answer(own_reply if is_stored else Unacknowledged(own_reply))
         for commands in filter(None, unknown.values()):
             self._pipelines.start(self._bring_script(commands), commands)
 
