@@ -115,6 +115,7 @@ class Dispatcher:
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.batches = Batches(store, bodies, self)
+        store.after_unacknowledged = self._follow_unacknowledged
 
     async def begin(self, task: Task) -> None:
         """Have new work dispatched that found a slot when it came: by an event, which spreads work over the
@@ -211,6 +212,13 @@ class Dispatcher:
         for blob in applied.unnamed_blobs:
             self.start(self._bodies.discard_blob(blob), "an unused blob could not be deleted")
         return is_granted
+
+    def _follow_unacknowledged(self, applied: Applied) -> None:
+        """The caller of a step hears that the store does not answer, but the slots are granted and others wait."""
+        self.start(self._follow(applied), "what follows from an unacknowledged step could not be done")
+
+    async def _follow(self, applied: Applied) -> None:
+        await self.after_transition(applied)
 
     async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
         """Publish the completions of those of the tasks whose completion is still unpublished."""

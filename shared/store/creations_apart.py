@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from shared.store.informing import informed
 from shared.store.queue_steps import QueueEntry, QueueSteps
-from shared.store.redis.link import StoreUnavailable
+from shared.store.redis.link import NotAcknowledged, StoreUnavailable
 from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Created, Draining, Enqueued, Existing, Full, Granted, SlotGrant, TooLate
 from shared.tasks.task import NewTask, Task
@@ -31,6 +31,13 @@ class CreationsApart:
             self._tasks.create(new), self._queues.enqueue_new(entry), return_exceptions=True
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
+        if isinstance(created, NotAcknowledged):  # stored, so what was granted is to be dispatched
+            if isinstance(created.outcome, Existing):
+                granted = await self._undo_enqueue(new, created.outcome.task, granted)
+            if not isinstance(created.outcome, TooLate):
+                created.granted = granted
+                raise created
+            created = created.outcome
         if isinstance(created, BaseException):
             if granted:  # if the task is stored after all, its deadline finds it
                 granted = _without(granted, grant)

@@ -59,6 +59,7 @@ from shared.tasks.outcomes import (
     Refused,
     SlotGrant,
     TooLate,
+    Unacknowledged,
 )
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
@@ -83,6 +84,7 @@ class TaskStore:
 
     Attributes:
         queues: the queues of the same Redis.
+        after_unacknowledged: does what follows from a step that was taken and that its caller hears nothing of.
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
         uploads: what clients write to Blob Storage themselves.
@@ -93,6 +95,7 @@ class TaskStore:
     def __init__(
         self, link: RedisLink, policy: StorePolicy, limit_of: LimitOf = lambda path: None, now_ms: Clock | None = None
     ) -> None:
+        self.after_unacknowledged: Callable[[Applied], object] = lambda applied: None
         self._link = link
         self._policy = policy
         self._queues = QueueSteps(link, policy, limit_of, now_ms)
@@ -262,12 +265,13 @@ class TaskStore:
             task_id, attempt=attempt, status=status, failed=failed, after_s=after_s, owner=owner
         )
         self._note_fenced(outcome)
-        if isinstance(outcome, Refused) or not outcome.is_transition:
-            return outcome
-        if outcome.slot == "forgotten":
-            released = self._queues.released(outcome.task, attempt, told)
-            return replace(outcome, granted=[await informed(released, outcome.task.path)])
-        return replace(outcome, granted=[await self._release(outcome)])
+        if not isinstance(outcome, Refused) and outcome.is_transition:
+            if outcome.slot == "forgotten":
+                released = informed(self._queues.released(outcome.task, attempt, told), outcome.task.path)
+            else:
+                released = self._release(outcome)
+            outcome = replace(outcome, granted=[await released])
+        return self._told(outcome)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
@@ -405,18 +409,29 @@ class TaskStore:
         if outcome.slot == "held":
             await self._hold_again(task)
         if outcome.origin is None and outcome.slot != "freed":
-            return outcome
+            return self._told(outcome)
         origin = outcome.origin or Origin(task.path, task.attempt)
         waits = task.state is State.CREATED and task.dispatch_requested
         if outcome.granted and not waits:
-            return outcome
+            return self._told(outcome)
         granted = [*outcome.granted]
         is_over = task.state.is_terminal or outcome.slot == "freed"
         if not granted and (is_over or task.attempt != origin.attempt or task.path != origin.path):
             granted.append(await self._release(outcome))
         if waits:
             granted.append(await self.enqueue(task))
-        return replace(outcome, granted=granted)
+        return self._told(replace(outcome, granted=granted))
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """The outcome, if its caller may hear of it.
+
+        Raises:
+            StoreUnavailable: not acknowledged. What follows from it is done all the same.
+        """
+        if isinstance(outcome, Unacknowledged):
+            self.after_unacknowledged(outcome)
+            raise StoreUnavailable("the write was not acknowledged in time")
+        return outcome
 
     async def _hold_again(self, task: Task) -> None:
         """A task whose slot was freed goes on."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Unpack
 
 from shared.store.arguments import (
@@ -35,11 +36,13 @@ from shared.tasks.outcomes import (
     Enqueued,
     Existing,
     Full,
+    Granted,
     Outcome,
     Refusal,
     Refused,
     SlotGrant,
     TooLate,
+    Unacknowledged,
 )
 from shared.tasks.task import Actor, Content, NewTask, Reason, State, Task
 
@@ -73,12 +76,12 @@ class TaskSteps:
 
     async def create(self, new: NewTask) -> Created | Existing | TooLate:
         """Store a task with its body and deadline. From here it is safe."""
-        kind, *more = await self._link.script("task/create", tag_of(new.id), *self._create(new))
-        if kind == b"late":
-            return TooLate()
-        (stored,) = more
-        task = created_task(new, stored)
-        return existing(task) if kind == b"exists" else Created(task)
+        try:
+            reply = await self._link.script("task/create", tag_of(new.id), *self._create(new))
+        except NotAcknowledged as error:
+            error.outcome = _created(new, error.reply)
+            raise
+        return _created(new, reply)
 
     async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
         """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
@@ -89,7 +92,11 @@ class TaskSteps:
             return None
         task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
         enqueue = self._queues.enqueue_argument(new.path)
-        reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
+        try:
+            reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
+        except NotAcknowledged as error:
+            error.granted = _granted_by(_created_and_enqueued(new, error.reply))
+            raise
         return None if reply is None else _created_and_enqueued(new, reply)
 
     async def create_child(
@@ -104,14 +111,14 @@ class TaskSteps:
             return None
         task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
         enqueue = self._queues.enqueue_argument(new.path)
-        reply = await self._link.combined(
-            "create_child", task_tag, *self._create(new), path_tag, enqueue, *registration
-        )
-        if reply is None:
-            return None
-        if reply[0][0] == b"refused":
-            return BatchRefused(reply[0][1].decode())
-        return _created_and_enqueued(new, reply)
+        try:
+            reply = await self._link.combined(
+                "create_child", task_tag, *self._create(new), path_tag, enqueue, *registration
+            )
+        except NotAcknowledged as error:
+            error.granted = _granted_by(_created_child(new, error.reply))
+            raise
+        return None if reply is None else _created_child(new, reply)
 
     def _create(self, new: NewTask) -> tuple[bytes, bytes]:
         argument: CreateArgument = {
@@ -339,7 +346,11 @@ class TaskSteps:
             "most": self._policy.max_attempts,
             "exhausted": status_texts.released_exhausted(status),
         }
-        return outcome_of(task_id, await self._link.script("task/release", tag_of(task_id), pack(argument)))
+        try:
+            reply = await self._link.script("task/release", tag_of(task_id), pack(argument))
+        except NotAcknowledged as error:
+            return _unacknowledged(outcome_of(task_id, error.reply), step)
+        return outcome_of(task_id, reply)
 
     async def put_result(
         self,
@@ -420,20 +431,13 @@ class TaskSteps:
                     "apply_and_release", tag_of(task_id).encode(), argument, inline, then
                 )
             except NotAcknowledged as error:
-                outcome = combined_outcome_of(task_id, error.reply, accepted)
-                if step.get("actor") == Actor.DISPATCHER:
-                    return outcome
-                error.granted = outcome.granted
-                raise
+                return _unacknowledged(combined_outcome_of(task_id, error.reply, accepted), step)
             if reply is not None:
                 return combined_outcome_of(task_id, reply, accepted)
         try:
             reply = await self._link.script("task/apply", tag_of(task_id), argument, inline)
         except NotAcknowledged as error:
-            # Nobody is told what a dispatcher records; what is lost of it, its deadline finds.
-            if step.get("actor") != Actor.DISPATCHER:
-                raise
-            reply = error.reply
+            return _unacknowledged(outcome_of(task_id, error.reply), step)
         return outcome_of(task_id, reply)
 
     def _backoff(self) -> Backoff:
@@ -451,6 +455,16 @@ class TaskSteps:
         }
 
 
+def _unacknowledged(outcome: Outcome, step: ApplyStep) -> Outcome:
+    """The outcome of a step whose write has not arrived. Nobody is told what a dispatcher records, and what is lost
+    of it, its deadline finds; a refusal has written nothing."""
+    if isinstance(outcome, Refused) or step.get("actor") == Actor.DISPATCHER:
+        return outcome
+    return Unacknowledged(
+        outcome.task, outcome.origin, outcome.granted, outcome.service_ms, outcome.slot, outcome.unnamed_blobs
+    )
+
+
 def _as_first_time(refused: Refused, step: ApplyStep, data: bytes) -> Outcome:
     """A backend that has lost the answer to a step which sent its task on repeats the step, while another attempt has
     the task. It is answered as the first time, by the task as it is now."""
@@ -459,6 +473,25 @@ def _as_first_time(refused: Refused, step: ApplyStep, data: bytes) -> Outcome:
         return refused
     sent_on = step.get("attempt"), token_of(step, data)
     return Applied(task) if sent_on in task.sent_on else refused
+
+
+def _created(new: NewTask, reply: list[Any]) -> Created | Existing | TooLate:
+    kind, *more = reply
+    if kind == b"late":
+        return TooLate()
+    (stored,) = more
+    task = created_task(new, stored)
+    return existing(task) if kind == b"exists" else Created(task)
+
+
+def _created_child(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining | BatchRefused:
+    if reply[0][0] == b"refused":
+        return BatchRefused(reply[0][1].decode())
+    return _created_and_enqueued(new, reply)
+
+
+def _granted_by(created: Created | Existing | Full | Draining | BatchRefused) -> Sequence[Granted]:
+    return created.granted if isinstance(created, (Created, Existing)) else ()
 
 
 def _created_and_enqueued(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining:

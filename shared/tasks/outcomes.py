@@ -175,6 +175,11 @@ class Applied:
 
 
 @value
+class Unacknowledged(Applied):
+    """The step was taken, and its write has not arrived in time where ``DURABILITY`` wants it: nobody is told."""
+
+
+@value
 class Claimed:
     """The attempt is the caller's to dispatch. ``inline_body`` is None if the body is a blob."""
 

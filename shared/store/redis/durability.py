@@ -3,8 +3,7 @@
 Redis acknowledges a write that it has in memory only. With ``replica`` or ``fsync`` a batch of commands that need
 more ends with a question on its own connection: have a replica, or the disk, everything up to here? One question
 serves the whole batch. A small write goes before it, since Redis asks for nothing on behalf of a connection that has
-written
-nothing, such as one whose only step recognised its own repetition.
+written nothing, such as one whose only step recognised its own repetition.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _ACKNOWLEDGED: Final = frozenset(
 _QUESTIONS: Final = {"replica": ("WAIT", "1"), "fsync": ("WAITAOF", "1", "0")}
 
 
-class Unacknowledged(Exception):
+class WriteUnacknowledged(Exception):
     """Raised for a command that was run, and whose write did not arrive in time where it must.
 
     Attributes:
@@ -46,6 +45,11 @@ class Unacknowledged(Exception):
     def __init__(self, reply: Any) -> None:
         super().__init__("the write was not acknowledged in time")
         self.reply = reply
+
+    @classmethod
+    def of(cls, reply: Any) -> Exception:
+        """For a *reply* whose write did not arrive. A command that failed wrote nothing: its error stays."""
+        return reply if isinstance(reply, Exception) else cls(reply)
 
 
 class DurabilityUnavailable(RedisError):

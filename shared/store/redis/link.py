@@ -30,12 +30,12 @@ from redis.exceptions import (
 
 from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
 from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, reconnect
-from shared.store.redis.durability import Durability, Unacknowledged, is_acknowledged
+from shared.store.redis.durability import Durability, WriteUnacknowledged, is_acknowledged
 from shared.store.redis.partitions import HASH_TAGS
 from shared.store.redis.pipelining import EVERYWHERE, CommandPrefix, Pipelines
 from shared.store.redis.scripts import read_scripts
 from shared.store.redis.subscriptions import Listener, Subscriptions
-from shared.tasks.outcomes import Granted
+from shared.tasks.outcomes import Created, Existing, Granted, TooLate
 
 _UNAVAILABLE = (
     BusyLoadingError,
@@ -76,7 +76,10 @@ class NotAcknowledged(StoreUnavailable):
 
     Attributes:
         reply: what the script answered.
+        outcome: what came of a task's creation apart from its queue.
     """
+
+    outcome: Created | Existing | TooLate | None = None
 
     def __init__(self, reply: Any) -> None:
         super().__init__("NotAcknowledged")
@@ -187,7 +190,7 @@ class RedisLink:
         try:
             circuit = self._circuits[tag if self._is_clustered else EVERYWHERE]
             return await circuit.call(call, probe=lambda: self._send_single(lambda redis: redis.get(tag)))
-        except Unacknowledged as error:
+        except WriteUnacknowledged as error:
             raise NotAcknowledged(error.reply) from error
         except ReadOnlyError as error:
             await self._leave_replica()

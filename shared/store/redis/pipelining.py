@@ -29,7 +29,7 @@ from redis.exceptions import (
 
 from shared import telemetry
 from shared.store.redis.client import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient
-from shared.store.redis.durability import BATCHES_WAITING, Durability, Unacknowledged, arrived, question
+from shared.store.redis.durability import BATCHES_WAITING, Durability, WriteUnacknowledged, arrived, question
 
 log = logging.getLogger("task_backbone")
 
@@ -114,6 +114,7 @@ class Pipelines:
     def __init__(self, client: RedisClient, durability: Durability = "none") -> None:
         self.client = client
         self.durability: Durability = durability
+        self._asks = durability != "none"
         self._loop = asyncio.get_running_loop()
         self._cluster = client if isinstance(client, ClusterClient) else None
         self._servers: defaultdict[Any, _ServerQueue] = defaultdict(lambda: _ServerQueue(self))
@@ -141,14 +142,17 @@ class Pipelines:
             if node is None:
                 self.start_single(command)
                 return
-        waits = self.waits(command)
-        server = self._servers[(node, waits) if waits else node]
-        server.node, server.waits = node, waits
+        if self._asks and command.prefix.is_acknowledged:
+            server = self._servers[node, "waits"]
+            server.waits = True
+        else:
+            server = self._servers[node]
+        server.node = node
         server.add(command)
 
     def waits(self, command: Command) -> bool:
         """Whether the command's caller hears of it only when its write has arrived."""
-        return self.durability != "none" and command.prefix.is_acknowledged
+        return self._asks and command.prefix.is_acknowledged
 
     def start_single(self, command: Command) -> None:
         if command.is_repeated and self.waits(command):
@@ -347,9 +351,10 @@ class _ServerQueue:
                     command.fail(reply)
             else:
                 own_replies = reply if part[0].prefix.is_combined else (reply,)
+                if not has_arrived:
+                    own_replies = [WriteUnacknowledged.of(own_reply) for own_reply in own_replies]
                 for command, own_reply in zip(part, own_replies, strict=True):
-                    is_stored = has_arrived or isinstance(own_reply, Exception)
-                    command.answer(own_reply if is_stored else Unacknowledged(own_reply))
+                    command.answer(own_reply)
         for commands in filter(None, unknown.values()):
             self._pipelines.start(self._bring_script(commands), commands)
 

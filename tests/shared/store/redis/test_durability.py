@@ -14,7 +14,8 @@ from local.redis_server import RedisCluster, RedisServer
 from shared.store.redis.client import RedisAddress, connect
 from shared.store.redis.durability import Durability, DurabilityUnavailable
 from shared.store.redis.link import NotAcknowledged, RedisLink, StoreUnavailable
-from shared.tasks.outcomes import Applied, Claimed, Created
+from shared.store.store import TaskStore
+from shared.tasks.outcomes import Applied, Claimed, Created, SlotGrant, Unacknowledged
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store.conftest import POLICY, Clock, Store
 from tests.waiting import eventually
@@ -26,6 +27,11 @@ LIMIT_BYTES = 400_000
 def opened(url: str, durability: Durability) -> Store:
     link = RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, durability), durability)
     return Store(link, POLICY, Clock())
+
+
+def whole(url: str, durability: Durability) -> TaskStore:
+    """A store with its queues."""
+    return TaskStore(RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, durability), durability), POLICY)
 
 
 def no_identity() -> Any:
@@ -133,8 +139,7 @@ async def test_without_a_replica_nothing_is_acknowledged_and_the_task_is_kept(pr
     assert task.state is State.CREATED
     with pytest.raises(NotAcknowledged):
         await store.create(new_task(1))
-    with pytest.raises(NotAcknowledged):
-        await store.cancel("t1")
+    assert isinstance(await store.cancel("t1"), Unacknowledged)
     await store.aclose()
 
 
@@ -200,3 +205,31 @@ async def test_a_server_that_forbids_the_question_is_refused_in_words(primary: R
         client.execute_command("ACL SETUSER app on >secret ~* &* +@all -wait")
     with pytest.raises(DurabilityUnavailable, match=r"\+wait"):
         await connect(RedisAddress.parse(f"redis://app:secret@127.0.0.1:{primary.port}"), no_identity, "replica")
+
+
+async def test_a_completion_without_acknowledgement_grants_its_slot_on_a_cluster_too(tmp_path: Path) -> None:
+    with RedisCluster(tmp_path / "cluster") as cluster:
+        plain, store = whole(cluster.url, "none"), whole(cluster.url, "replica")
+        await plain.queues.configure("/v1/a", {"limit": 1})
+        followed: list[Applied] = []
+        store.after_unacknowledged = followed.append
+        first, second = [await plain.create(new_task(number)) for number in (1, 2)]
+        assert isinstance(first, Created)
+        assert isinstance(second, Created)
+        claimed = await plain.claim("t1", 1)
+        assert isinstance(claimed, Claimed)
+        await plain.accept(claimed.task)
+        with pytest.raises(StoreUnavailable):
+            await store.update("t1", state=State.COMPLETED, status="completed")
+        (applied,) = followed
+        assert [grant for each in applied.granted for grant in each.grants] == [SlotGrant("t2", 1)]
+        await plain.aclose()
+        await store.aclose()
+
+
+async def test_a_task_that_was_created_without_acknowledgement_has_its_slot(primary: RedisServer) -> None:
+    store = whole(primary.url, "replica")
+    with pytest.raises(NotAcknowledged) as raised:
+        await store.create(new_task(1))
+    assert [grant for each in raised.value.granted for grant in each.grants] == [SlotGrant("t1", 1)]
+    await store.aclose()
