@@ -39,6 +39,7 @@ STORE_TESTS = (
 OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
 CAPACITY_TESTS = ("tests/shared/store/test_capacity.py",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
+DURABILITY_TESTS = ("tests/shared/store/redis/test_durability.py",)
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
@@ -1280,6 +1281,34 @@ MUTATIONS = [
                 "    queue.w",
             ),
         )
+    ),
+    Mutation(
+        "durability: what an unacknowledged step granted is dispatched",
+        "shared/store/store.py",
+        "            self.after_unacknowledged(outcome)\n",
+        "",
+        ("tests/cache_manager/test_unacknowledged.py",),
+    ),
+    Mutation(
+        "durability: a write that has not arrived is not acknowledged",
+        PIPELINING,
+        "                if not has_arrived:",
+        "                if False:",
+        DURABILITY_TESTS,
+    ),
+    Mutation(
+        "durability: a repetition asks for the first time's write",
+        "shared/store/redis/durability.py",
+        'return (b"SET", tag + b"asked", b""), tuple',
+        'return (b"GET", tag + b"asked"), tuple',
+        DURABILITY_TESTS,
+    ),
+    Mutation(
+        "durability: a task that is created apart without acknowledgement keeps its slot",
+        "shared/store/creations_apart.py",
+        "        if isinstance(created, NotAcknowledged):",
+        "        if False:",
+        DURABILITY_TESTS,
     ),
     Mutation(
         "pipelining: full batches are answered one by one",

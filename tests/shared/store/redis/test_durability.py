@@ -233,3 +233,21 @@ async def test_a_task_that_was_created_without_acknowledgement_has_its_slot(prim
         await store.create(new_task(1))
     assert [grant for each in raised.value.granted for grant in each.grants] == [SlotGrant("t1", 1)]
     await store.aclose()
+
+
+async def test_a_task_that_was_created_apart_from_its_queue_keeps_its_slot_too(tmp_path: Path) -> None:
+    with RedisCluster(tmp_path / "cluster") as cluster:
+        store = whole(cluster.url, "replica")
+        with pytest.raises(NotAcknowledged) as raised:
+            await store.create(new_task(1))
+        assert [grant for each in raised.value.granted for grant in each.grants] == [SlotGrant("t1", 1)]
+        await store.aclose()
+
+
+async def test_a_server_that_does_not_know_the_question_is_refused_in_words(tmp_path: Path) -> None:
+    arguments = ("--rename-command", "WAITAOF", "GONE")
+    with (
+        RedisServer(tmp_path / "old", extra_arguments=arguments) as server,
+        pytest.raises(DurabilityUnavailable, match=r"it has no WAITAOF, which needs Redis 7\.2 or Valkey"),
+    ):
+        await connect(RedisAddress.parse(server.url), no_identity, "fsync")

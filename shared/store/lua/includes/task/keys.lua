@@ -7,6 +7,8 @@
 --   <tag>b:<id>             string   the request body, up to the inline limit
 --   <tag>r:<id>             string   the result, up to the inline limit
 --   <tag>k:<id>             string   the checkpoint, up to the inline limit, see checkpoint.lua
+--   <tag>asked              string   empty; written before the app asks whether its writes have arrived, see
+--                                    redis/durability.py
 --   <tag>n:<id>             string   the steps of its pipeline, packed: {deadline in ms of one that begins, {path, query,
 --                                    lease in ms}, …}
 --   <tag>z:<path>:<state>   zset     ids by the time of creation; <path> is an endpoint's, or the name of a pipeline, or
