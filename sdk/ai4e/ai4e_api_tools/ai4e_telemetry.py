@@ -33,6 +33,7 @@ _SERVICE = (
 )
 _NO_METRIC_NAME = re.compile(r"[^A-Za-z0-9_.\-/]")
 _LONGEST_METRIC_NAME = 255
+_MOST_METRICS = 1000
 
 logger = logging.getLogger("ai4e")
 
@@ -90,6 +91,7 @@ class Telemetry:
         self._metrics = MeterProvider(metric_readers=readers, resource=resource)
         self._meter = self._metrics.get_meter("ai4e")
         self._gauges: Dict[str, float] = {}
+        self._is_full = False
         self._lock = threading.Lock()
         self.tracer = self._traces.get_tracer("ai4e")
 
@@ -99,12 +101,21 @@ class Telemetry:
             to.addHandler(_handler(self._logs, self))
 
     def gauge(self, name: str, value: float) -> None:
-        """Report *value* from now on, until there is another one."""
+        """Report *value* from now on, until there is another one. A process has up to 1,000 names: each costs memory
+        and is exported for as long as the process runs, and a service may make names of what its callers send."""
         written = _NO_METRIC_NAME.sub("_", name).lstrip("0123456789_.-/")[:_LONGEST_METRIC_NAME] or "metric"
         with self._lock:
             is_new = written not in self._gauges
-            self._gauges[written] = value
-        if is_new:
+            is_refused = is_new and len(self._gauges) >= _MOST_METRICS
+            is_told, self._is_full = self._is_full, self._is_full or is_refused
+            if not is_refused:
+                self._gauges[written] = value
+        if is_refused:
+            if not is_told:
+                logging.getLogger("ai4e").warning(
+                    "There are %d metrics; this process sends no others.", _MOST_METRICS
+                )
+        elif is_new:
             from opentelemetry.metrics import Observation
 
             self._meter.create_observable_gauge(written, [lambda _: [Observation(self._gauges[written])]])

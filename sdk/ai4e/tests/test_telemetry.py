@@ -110,6 +110,24 @@ def test_the_wrapper_sends_logs_and_metrics_to_both_resources(insights: Insights
         )
 
 
+MANY_METRICS = """
+from ai4e_app_insights_wrapper import AI4EAppInsights
+log = AI4EAppInsights()
+for number in range(1_050):
+    log.track_metric("of_caller_%d" % number, 1)
+log.track_metric("of_caller_7", 2)
+"""
+
+
+def test_a_process_has_a_bound_of_metrics(insights: Insights) -> None:
+    _, errors = run(MANY_METRICS + SEND, APPINSIGHTS_INSTRUMENTATIONKEY=KEY, APPINSIGHTS_ENDPOINT_URI=insights.url)
+    sent = [metric for each in insights.of("MetricData") for metric in each["metrics"]]
+    values = {metric["name"].lower(): metric["value"] for metric in sent if "of_caller_" in metric["name"].lower()}
+    assert len(values) == 1_000
+    assert values["of_caller_7"] == 2
+    assert errors.count("There are 1000 metrics") == 1
+
+
 def test_a_connection_string_comes_before_a_key(insights: Insights) -> None:
     string = f"InstrumentationKey={KEY};IngestionEndpoint={insights.url};LiveEndpoint={insights.url}"
     run(WRAPPER + SEND, APPLICATIONINSIGHTS_CONNECTION_STRING=string, APPINSIGHTS_INSTRUMENTATIONKEY=SECOND_KEY)
