@@ -123,6 +123,8 @@ async def _maintain_all(services: Services, consequences: list[asyncio.Task[None
                 await _maintain(services, path, consequences)
             except StoreUnavailable as error:  # the other nodes' queues are looked after
                 unavailable.append(error)
+            except Exception:  # one queue that cannot be looked after keeps no other from it
+                log.exception("The reconciler could not look after the queue of %s", path)
 
     await asyncio.gather(*(maintain_some() for _ in range(QUEUES_AT_ONCE)))
     if unavailable:

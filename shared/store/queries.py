@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.store.arguments import Clock, ListArgument, now_of
-from shared.store.record_codec import unpack_task
+from shared.store.record_codec import readable_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack
 from shared.tasks.task import State, Task
@@ -154,7 +154,9 @@ class Queries:
             for tag, part in zip(ids, parts, strict=True)
             for task_id, raw in zip(ids[tag], part, strict=True)
         }
-        tasks = (unpack_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
+        tasks = (readable_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
         return [
-            task for task in tasks if listing.owner in (None, "", task.owner) and listing.state in (None, task.state)
+            task
+            for task in tasks
+            if task and listing.owner in (None, "", task.owner) and listing.state in (None, task.state)
         ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
+from msgpack.exceptions import UnpackException
+
 from shared.store.redis.partitions import to_ms, unpack, unpack_each
 from shared.tasks.task import (
     DEFAULT_PRIORITY,
@@ -160,6 +162,14 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         pipeline=new.pipeline,
         batch=new.batch,
     )
+
+
+def readable_task(task_id: str, raw: bytes) -> Task | None:
+    """The task of a record; None if it is none, for somebody else has written it."""
+    try:
+        return unpack_task(task_id, raw)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, UnpackException):
+        return None
 
 
 def unpack_task(task_id: str, raw: bytes) -> Task:

@@ -21,7 +21,7 @@ from shared.store.arguments import (
 )
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueSteps, enqueued_of
-from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, unpack_task
+from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, readable_task
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import claimed_of, combined_outcome_of, created_task, existing, outcome_of
@@ -384,7 +384,7 @@ class TaskSteps:
 
     async def get(self, task_id: str) -> Task | None:
         raw = await self._link.get(tag_of(task_id), record_key(task_id))
-        task = unpack_task(task_id, raw) if raw else None
+        task = readable_task(task_id, raw) if raw else None
         return None if task is None or task.is_removed else task
 
     async def inline_body(self, task_id: str) -> bytes | None:

@@ -104,20 +104,33 @@ async def test_what_is_left_of_a_task_goes_whatever_its_state_was(
     World(redis_server).assert_consistent()
 
 
-async def test_the_check_of_slots_and_the_sweep_remove_what_they_meet(
-    process: Process, clock: Clock, redis_server: Server
-) -> None:
+async def test_a_task_that_is_created_again_is_only_where_it_is_now(process: Process, redis_server: Server) -> None:
+    await process.store.create(TASK)
+    await process.store.claim("t", 1)
+    await process.store.update("t", state=State.RUNNING, status="running", attempt=1)
+    lose(redis_server, "t")
+    await process.store.create(TASK)
+    assert await process.queues.depths() == {PATH: Depth(created=1)}
+    World(redis_server).assert_consistent()
+
+
+async def test_the_check_of_slots_removes_what_it_meets(process: Process, redis_server: Server) -> None:
     await process.store.create(TASK)
     lose(redis_server, "t")
     upkeep = process.queues._upkeep
     assert [each.what for each in await upkeep.check_slots(PATH, [("t", 1)])] == ["gone"]
     assert World(redis_server).indexes == {}
-    await process.store.create(replace(TASK, id="u"))
-    lose(redis_server, "u")
+
+
+async def test_a_waiting_task_that_is_swept_leaves_no_entry(
+    process: Process, clock: Clock, redis_server: Server
+) -> None:
+    await waiting(process, 4)
+    lose(redis_server, "t0", "t1", "t2", "t3")
     clock.advance(10 * REPUBLISH_S)
-    async for _ in process.store.sweep():
-        pass
-    assert (World(redis_server).indexes, World(redis_server).due_s) == ({}, {})
+    await reconcile(process.services)
+    assert (await process.queues.status(PATH)).waiting == 0
+    World(redis_server).assert_consistent()
 
 
 async def test_an_entry_of_a_task_that_waits_elsewhere_goes_and_others_stay(process: Process) -> None:

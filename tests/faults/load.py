@@ -259,7 +259,7 @@ class Load:
         """Get one task, and compare it with what the watcher saw before."""
         with suppress(httpx.TransportError):
             response = app.get(f"/api/v1/tasks/{task_id}")
-            if response.status_code == 404:
+            if response.status_code == 404 and task_id not in self._rig.deleted:
                 self.wrong.append(f"{task_id} was acknowledged and is not known")
             if response.status_code != 200:
                 return

@@ -60,6 +60,8 @@ class Rig:
 
     def __init__(self, directory: Path, *, cluster: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.deleted: set[str] = set()
+        """The tasks whose records a fault has deleted."""
         self.redis = RedisCluster(directory / "redis") if cluster else RedisServer(directory / "redis")
         self.azurite = Azurite(directory / "azurite")
         self._journal = directory / "dispatches"

@@ -22,6 +22,8 @@ from tests.waiting import eventually
 CLOCK_ERROR_S = 300
 STRIKE_INTERVAL_S = 0.1
 THROTTLE = 16
+DELETED_SHARE = 0.2
+"""Of the records that a strike comes to."""
 
 Strike = Callable[[Rig, random.Random], AbstractContextManager[None]]
 
@@ -272,6 +274,32 @@ def _queue_lost(rig: Rig, chance: random.Random) -> Generator[None]:
         yield
 
 
+_DELETE_OPEN = """
+local raw = redis.call('GET', KEYS[1])
+local rec = raw and cmsgpack.unpack(raw)
+if not rec or rec.B or rec.G then return 0 end
+if rec.s ~= 'created' and rec.s ~= 'dispatched' and rec.s ~= 'running' then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+"""Deletes a record, unless its task has ended or belongs to a batch."""
+
+
+@_fault(
+    "records-deleted", "records of tasks that have not ended are deleted, as by hand or by eviction, again and again"
+)
+def _records_deleted(rig: Rig, chance: random.Random) -> Generator[None]:
+    def delete() -> None:
+        for redis in rig.redis_nodes:
+            with redis.connect() as client:
+                for key in client.scan_iter("*}t:*", count=1000):
+                    name = key.decode() if isinstance(key, bytes) else key
+                    if chance.random() < DELETED_SHARE and client.eval(_DELETE_OPEN, 1, name):
+                        rig.deleted.add(name.partition("}t:")[2])
+
+    with again_and_again(delete):
+        yield
+
+
 def _event_grid(name: str, what: str, **switches: object) -> None:
     @_fault(name, what)
     def strike(rig: Rig, chance: random.Random) -> Generator[None]:
@@ -347,5 +375,6 @@ ON_CLUSTER: Final = [
     *(name for name, fault in FAULTS.items() if fault.wants_cluster),
     # On a cluster a task and its queue lie on different nodes, and the rounds on one of them.
     *("timers-gone", "rounds-killed", "rounds-frozen", "rounds-cut-off", "host-throttled", "azurite-gone"),
+    "records-deleted",
     *("publish-refused", "publish-unanswered", "event-never", "event-held-back"),
 ]

@@ -161,13 +161,16 @@ class Trials:
         world = self._rig.world()
         records = {task_id: rec for task_id, rec in world.records.items() if task_id not in self._earlier}
         states = Counter(rec["s"] for rec in records.values())
-        journal = [entry for entry in self._rig.journal() if entry.task_id not in self._earlier]
+        # A deleted task may have been created again by its key, and begins anew.
+        known = self._earlier.keys() | self._rig.deleted
+        journal = [entry for entry in self._rig.journal() if entry.task_id not in known]
         taken = Counter((entry.task_id, entry.path) for entry in journal if entry.what == TAKEN)
         report.submitted = len(load.submissions)
         report.acknowledged = len(load.acknowledged)
         report.completed, report.failed = states["completed"], states["failed"]
         report.duplicates = sum(count - 1 for count in taken.values())
-        report.lost = [task_id for task_id in load.acknowledged if task_id not in world.records]
+        kept = (task_id for task_id in load.acknowledged if task_id not in self._rig.deleted)
+        report.lost = [task_id for task_id in kept if task_id not in world.records]
         report.stuck = [task_id for task_id, rec in records.items() if rec["s"] not in _ENDED]
         report.wrong += [
             *load.wrong,

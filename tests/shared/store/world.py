@@ -95,8 +95,10 @@ class World:
             members = []
         elif kind == "answers":
             members = [rest]
-        elif name == "reconciler":
+        elif name in ("reconciler", "keyed"):
             members = []
+        elif kind == "endpoints":
+            members = [rest]
         elif name == "outages" or name == "queues":
             members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qi", "qo", "qh", "qw"):
@@ -294,6 +296,8 @@ def _everything(client: redis.Redis) -> Iterator[tuple[bytes, Any]]:
                 pipe.get(key)
         values: list[Any] = pipe.execute()
     for key, kind, value in zip(keys, kinds, values, strict=True):
+        if value is None:  # gone meanwhile
+            continue
         if kind == b"zset" and b"}c:" in key:
             yield key, {member.decode(): score for member, score in value}
             continue

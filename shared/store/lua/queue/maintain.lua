@@ -8,14 +8,28 @@
 --          {the same of entries that were published and await a claim, as far as the queue knows}, how many wait}
 -- @include queue/grant_slots
 -- @include queue/hold_slot
+-- @include queue/remove_entry
 -- @include queue/told_slots
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 if queue.w ~= count_waiting() then recount(queue) end
 if queue.G and queue.G <= queue_now then count_told_slots(queue) end
-local due = redis.call('ZRANGEBYSCORE', held_key, '-inf', queue_now, 'LIMIT', 0, arg.most)
+-- An entry whose name is none was written by somebody else.
+local function entries_between(low, high)
+  local entries = {}
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', held_key, low, high, 'LIMIT', 0, arg.most)) do
+    if string.find(entry, '%.%d+$') then
+      entries[#entries + 1] = entry
+    else
+      remove_entry(queue, entry, '')
+    end
+  end
+  return entries
+end
+
+local due = entries_between('-inf', queue_now)
 local latest = AWAITS_CLAIM_MS + queue_now + arg.early
-local unclaimed = redis.call('ZRANGEBYSCORE', held_key, AWAITS_CLAIM_MS, latest, 'LIMIT', 0, arg.most)
+local unclaimed = entries_between(AWAITS_CLAIM_MS, latest)
 for _, found in ipairs({ due, unclaimed }) do
   for _, entry in ipairs(found) do redis.call('ZADD', held_key, 'XX', queue_now + arg.again, entry) end
 end

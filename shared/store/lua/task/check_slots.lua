@@ -12,7 +12,7 @@
 -- @include task/backoff
 -- @include task/forget_lost
 -- @include task/give_up
--- @include task/record
+-- @include task/readable_record
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
@@ -21,7 +21,7 @@ math.randomseed(arg.seed)
 local found = {}
 for _, entry in ipairs(arg.entries) do
   local id, attempt = entry[1], entry[2]
-  local rec, raw = load_record(id)
+  local rec, raw = readable_record(id)
   local replay = rec and rec.k == arg.op
   if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or is_terminal(rec.s)) then
     if not rec then forget_lost({ id }, { arg.path }) end

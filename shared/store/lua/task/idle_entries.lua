@@ -5,13 +5,13 @@
 -- ARGV[1]  packed map: path, entries {{id, attempt}, …}
 -- Returns  {{id, attempt}, …}
 -- @include task/forget_lost
--- @include task/record
+-- @include task/readable_record
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local found = {}
 for _, entry in ipairs(arg.entries) do
-  local rec = load_record(entry[1])
+  local rec = readable_record(entry[1])
   if not rec then forget_lost({ entry[1] }, { arg.path }) end
   if not rec or rec.p ~= arg.path or rec.a ~= entry[2] or is_terminal(rec.s) then found[#found + 1] = entry end
 end

@@ -5,13 +5,13 @@
 -- Returns  {how many index entries were read, {{id, attempt, owner, queued at, priority}, …}}, newest first, so that
 --          tasks that come or go meanwhile hide none of the others
 -- @include generated/default_priority
--- @include task/record
+-- @include task/readable_record
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local ids = redis.call('ZREVRANGE', task_key('z:' .. arg.path .. ':' .. arg.state), arg.skip, arg.skip + arg.limit - 1)
 local entries = {}
 for _, id in ipairs(ids) do
-  local rec = load_record(id)
+  local rec = readable_record(id)
   if rec and rec.w and (rec.z ~= 0 or rec.s ~= 'created') then
     entries[#entries + 1] = { id, rec.a, rec.o or '', rec.q, rec.j or DEFAULT_PRIORITY }
   end

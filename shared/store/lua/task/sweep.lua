@@ -33,12 +33,12 @@
 -- @include task/backoff
 -- @include task/begin_retention
 -- @include task/double_lease
--- @include task/forget_lost
 -- @include task/give_up
 -- @include task/move_record
 -- @include task/named_blobs
 -- @include task/new_attempt
 -- @include task/purge_task
+-- @include task/readable_record
 -- @include task/record
 -- @include task/service_time
 -- @include task/set_due
@@ -48,7 +48,7 @@ local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local now = now_ms(arg.now)
 math.randomseed(arg.seed)
-local done, lost = {}, {}
+local done = {}
 
 local function fail(id, rec, status)
   local blobs = rec.g and named_blobs(rec) or false
@@ -148,11 +148,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'L
       done[#done + 1] = { 'upload', string.sub(id, 3), raw }
     end
   else
-    local rec, raw = load_record(id)
-    if rec then take_next_step(id, rec, raw) else lost[#lost + 1] = id end
+    local rec, raw = readable_record(id)
+    if rec then take_next_step(id, rec, raw) end
   end
 end
-if #lost > 0 then forget_lost(lost, redis.call('SUNION', task_key('paths'), task_key('ended_paths'))) end
 local ends, old = task_key('ends'), time_text(now - arg.end_grace)
 for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 0, arg.limit)) do
   redis.call('ZREM', ends, report)

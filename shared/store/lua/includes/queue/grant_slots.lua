@@ -16,7 +16,9 @@ local function take_next(queue)
     local owner = first[1]
     if not owner then return end
     local key = waiting_key(owner)
-    local entry, rank = unpack(redis.call('ZPOPMIN', key))
+    local popped = redis.pcall('ZPOPMIN', key)
+    if popped.err then count_entries(key) end
+    local entry, rank = unpack(popped)
     local is_alone = not first[3]
     known.only_owner = is_alone and first or nil
     if not entry or (is_alone and queue.w == 1) or (not is_alone and redis.call('EXISTS', key) == 0) then

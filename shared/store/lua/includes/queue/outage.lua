@@ -12,7 +12,8 @@ end
 local function end_failures(queue)
   if queue.O then
     local raw = redis.call('HGET', outages_key(queue_tag), queue_arg.path)
-    local cause = raw and cmsgpack.unpack(raw)[3] or ''
+    local is_read, outage = pcall(cmsgpack.unpack, raw or '')
+    local cause = is_read and type(outage) == 'table' and outage[3] or ''
     redis.call('HSET', outages_key(queue_tag), queue_arg.path, cmsgpack.pack({ queue.O, queue_now, cause }))
   end
   queue.o, queue.d, queue.O, queue.P = nil, nil, nil, nil

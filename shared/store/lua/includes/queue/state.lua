@@ -39,11 +39,19 @@ local function set_owner(command, ...)
   return redis.call(command, owners_key, ...)
 end
 
+-- What is no set of entries was written by somebody else: it is lost.
+local function count_entries(key)
+  local count = redis.pcall('ZCARD', key)
+  if type(count) == 'number' then return count end
+  redis.call('DEL', key)
+  return 0
+end
+
 -- Counts the waiting entries, and forgets the owners that have none.
 local function count_waiting()
   local count = 0
   for _, owner in ipairs(redis.call('ZRANGE', owners_key, 0, -1)) do
-    local entries = redis.call('ZCARD', waiting_key(owner))
+    local entries = count_entries(waiting_key(owner))
     if entries == 0 then set_owner('ZREM', owner) end
     count = count + entries
   end
@@ -87,10 +95,10 @@ local function load_queue()
     end
     known = { queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path }
     read_queues[queue_key] = known
-    local held, owners = redis.call('ZCARD', held_key), redis.call('EXISTS', owners_key)
+    local held, owners = count_entries(held_key), count_entries(owners_key)
     -- A state that was lost knows of no outage, and would never end this one. The next probe tells.
     if not raw then redis.call('HDEL', outages_key(queue_tag), queue_arg.path) end
-    if not raw or queue.h ~= held or (queue.w > 0) ~= (owners == 1) then recount(queue) end
+    if not raw or queue.h ~= held or (queue.w > 0) ~= (owners > 0) then recount(queue) end
     known.held = queue.h
     local back = queue.t and queue.t - queue_now or 0
     if back > 0 then

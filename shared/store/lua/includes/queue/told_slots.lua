@@ -23,8 +23,9 @@ local function count_told_slots(queue)
   local key = instances_key()
   local rows = redis.call('HGETALL', key)
   for i = 1, #rows, 2 do
-    local slots, at = unpack(cmsgpack.unpack(rows[i + 1]))
-    if at + queue_arg.kept <= queue_now then
+    local is_read, told = pcall(cmsgpack.unpack, rows[i + 1])
+    local slots, at = unpack(is_read and type(told) == 'table' and told or {})
+    if type(slots) ~= 'number' or type(at) ~= 'number' or at + queue_arg.kept <= queue_now then
       redis.call('HDEL', key, rows[i])
     else
       sum, first = sum + slots, math.min(first or at, at)

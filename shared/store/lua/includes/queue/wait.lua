@@ -13,7 +13,9 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
     since = math.max(queue_now * RANKS_PER_MS, (queue.q or 0) + 1)
     queue.q = since
   end
-  local added = redis.call('ZADD', key, 'NX', rank_of(since, priority), entry)
+  local rank = rank_of(since, priority)
+  local added = redis.pcall('ZADD', key, 'NX', rank, entry)
+  if type(added) ~= 'number' and count_entries(key) == 0 then added = redis.call('ZADD', key, 'NX', rank, entry) end
   local known = read_queues[queue_key]
   local times = known.virtual_times
   local is_there = times and times[owner]

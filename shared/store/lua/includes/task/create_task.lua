@@ -33,6 +33,14 @@ local function create_task(tag, arg, body)
   end
   redis.call('SADD', task_key('paths'), rec.p)
   add_to_index(arg.id, rec)
-  set_due(arg.id, now + arg.due_in)
+  if set_due(arg.id, now + arg.due_in) == 0 then
+    -- A record of this id was lost, and what the indexes have of it is still there.
+    for _, path in ipairs(redis.call('SUNION', task_key('paths'), task_key('ended_paths'))) do
+      for _, index in ipairs({ 'created', 'again', 'since', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }) do
+        redis.call('ZREM', task_key('z:' .. path .. ':' .. index), arg.id)
+      end
+    end
+    add_to_index(arg.id, rec)
+  end
   return { 'created', now }
 end
