@@ -19,6 +19,9 @@ param preset 'dev' | 'prod' = 'dev'
 @description('Whether a network of its own and private endpoints are the only way to the data; preset: as the preset says.')
 param network 'preset' | 'public' | 'private' = 'preset'
 
+@description('What Redis must have done before the app calls something stored: taken it into memory, sent it to a replica, or written it to its disk.')
+param durability 'none' | 'replica' | 'fsync' = 'none'
+
 @description('Uploads and URLs of large results: for anybody who has a signed URL, from the network only, or none at all (501).')
 param uploads 'public' | 'private' | 'off' = 'public'
 
@@ -268,6 +271,7 @@ module app 'modules/functions.bicep' = {
     }
     clientId: identities.outputs.appClientId
     redisHost: redis.outputs.hostName
+    durability: durability
     topicUri: events.outputs.endpoint
     insightsConnection: monitoring.outputs.connectionString
     maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400

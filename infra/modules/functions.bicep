@@ -56,6 +56,9 @@ param clientId string
 @description('Host name of Redis.')
 param redisHost string
 
+@description('DURABILITY.')
+param durability 'none' | 'replica' | 'fsync'
+
 @description('Where events are published.')
 param topicUri string
 
@@ -155,6 +158,7 @@ var settings = {
   AZURE_CLIENT_ID: clientId
   // It has no password: the app signs in with its identity.
   REDIS_CONNECTION_STRING: '${redisHost}:10000,ssl=True'
+  DURABILITY: durability
   BACKENDS: string(backends)
 }
 
