@@ -14,6 +14,7 @@ from local.stack import NO_TLS, Stack
 from tests.conftest import IN_A_HURRY
 from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
+    all_queues,
     assert_problem,
     complete_on_call,
     ended,
@@ -124,7 +125,7 @@ def test_body_over_the_size_limit_is_413_and_creates_no_task(surplus_bytes: int,
     path = new_path()
     document = assert_problem(submit(app, path, bytes(MAX_BODY_BYTES + surplus_bytes)), 413, "too-large")
     assert str(MAX_BODY_BYTES) in document["detail"]
-    assert path not in [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
+    assert path not in all_queues(app)
 
 
 @pytest.mark.contract("B0.8")

@@ -13,6 +13,7 @@ from tests.conftest import NAMED_PIPELINE, NAMED_STEPS
 from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     UNKNOWN_ID,
+    all_queues,
     assert_problem,
     blob_sizes,
     ended,
@@ -272,8 +273,7 @@ def test_a_pipeline_with_a_name_is_an_endpoint_like_any_other(app: httpx.Client,
     assert [each["TaskId"] for each in listed] == [call.task_id]
     everything = app.get("/api/v1/tasks", params={"status": "running"}).json()["Tasks"]
     assert [each["TaskId"] for each in everything].count(call.task_id) == 1
-    queues = app.get("/api/v1/queues").json()["Queues"]
-    assert {NAMED_PIPELINE, detect} <= {queue["EndpointPath"] for queue in queues}
+    assert {NAMED_PIPELINE, detect} <= all_queues(app).keys()
     put_result(app, call, b"boxes", "completed").raise_for_status()
     assert backend.next_call(classify).body == b"boxes"
     assert ended(app, call.task_id)["Status"] == "completed"

@@ -28,6 +28,7 @@ from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     ISO_TIME,
     TASK_KEYS,
+    all_queues,
     assert_problem,
     complete_on_call,
     ended,
@@ -406,7 +407,7 @@ def test_settings_belong_to_one_path_and_show_in_the_list_of_queues(app: httpx.C
     configure(app, path, Paused=True, Limit=4)
     submit_all(app, path, 1)
     submit_all(app, f"{path}/more", 1)
-    everywhere = {each["EndpointPath"]: each for each in app.get("/api/v1/queues").json()["Queues"]}
+    everywhere = all_queues(app)
     assert (everywhere[path]["Paused"], everywhere[path]["Limit"]) == (True, 4)
     assert (everywhere[f"{path}/more"]["Paused"], everywhere[f"{path}/more"]["Limit"]) == (False, None)
 

@@ -25,8 +25,8 @@ from tests.scripted_backend import ScriptedBackend
         ("POST", "/tasks/{id}/heartbeat?attempt=1", "attempt", "this request takes none"),
         ("POST", "/tasks/{id}/replay?force=1", "force", "this request takes none"),
         ("DELETE", "/tasks/{id}?force=1", "force", "this request takes purge"),
-        ("GET", "/queues?path=/v1/test", "path", "this request takes none"),
-        ("GET", "/queues{path}?state=created", "state", "this request takes none"),
+        ("GET", "/queues?path=/v1/test", "path", "this request takes limit, cursor"),
+        ("GET", "/queues{path}?state=created", "state", "this request takes limit, cursor"),
         ("PATCH", "/queues{path}?Paused=true", "Paused", "this request takes none"),
     ],
 )

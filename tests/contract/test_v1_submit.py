@@ -15,6 +15,7 @@ from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
     ISO_TIME,
     TASK_KEYS,
+    all_queues,
     assert_problem,
     blob_sizes,
     complete_on_call,
@@ -228,7 +229,7 @@ def test_trace_of_the_submit_reaches_the_model_service(app: httpx.Client, backen
 def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Client) -> None:
     response = submit(app, path)
     assert_problem(response, 404, "unknown-endpoint")
-    paths = [queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]]
+    paths = [*all_queues(app)]
     assert path not in paths
 
 
@@ -262,12 +263,10 @@ def test_unregistered_path_is_404_and_leaves_nothing(path: str, app: httpx.Clien
 def test_hostile_path_is_404_and_reaches_no_backend(
     path: str, app: httpx.Client, stack: Stack, backend: ScriptedBackend
 ) -> None:
-    queues = app.get("/api/v1/queues").json()["Queues"]
+    queues = [*all_queues(app).values()]
     status, headers, _ = raw_request(stack, "POST", f"/api/v1/submit{path}", body=b"{}")
     assert (status, headers.get("content-type")) == (404, "application/problem+json")
-    assert {queue["EndpointPath"] for queue in app.get("/api/v1/queues").json()["Queues"]} <= {
-        queue["EndpointPath"] for queue in queues
-    }
+    assert all_queues(app).keys() <= {queue["EndpointPath"] for queue in queues}
 
 
 @pytest.mark.contract("B1.9")

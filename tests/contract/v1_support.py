@@ -156,3 +156,14 @@ def assert_problem(response: httpx.Response, status: int, kind: str, *, field: s
         assert [error["pointer"] for error in document["errors"]] == [field]
         assert all(error["detail"] for error in document["errors"])
     return document
+
+
+def all_queues(app: httpx.Client) -> dict[str, dict[str, Any]]:
+    """All queues by their paths, page by page."""
+    found: dict[str, dict[str, Any]] = {}
+    cursor: str | None = ""
+    while cursor is not None:
+        page = app.get("/api/v1/queues", params={"limit": "200", "cursor": cursor}).raise_for_status().json()
+        found |= {queue["EndpointPath"]: queue for queue in page["Queues"]}
+        cursor = page["NextCursor"]
+    return found
