@@ -1,7 +1,8 @@
 """Paths that callers make up: how long another caller waits beside them.
 
-A caller asks for a task, one call after the other, before and after. In between somebody has asked for 12,000 queues
-that nobody knows, and submitted a task to each of 10,000 paths below one prefix, as far as the app takes them.
+Somebody asks for 12,000 queues that nobody knows, submits a task to each of 10,000 paths, a thousand below each of
+ten prefixes, and to some more, which are refused. Once their tasks have ended, another caller asks for a task, call
+after call: by turns there, and of a second app of the same kind to which none of this was done.
 """
 
 from __future__ import annotations
@@ -11,70 +12,111 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 from bench.backend import BackendProcess
-from bench.harness import Figure, Report
+from bench.harness import Figure, Report, ratios, side_by_side, with_spread
 from bench.plausibility import require
 from local.stack import Stack
+from shared.dispatch.endpoint_bound import MOST_ENDPOINTS
 
-PREFIX: Final = "/v1/bench"
+PREFIXES: Final = tuple(f"/v1/bench{number}" for number in range(10))
 UNKNOWN: Final = 12_000
-PATHS: Final = 10_000
+EXCESS: Final = 100
+"""How many paths are too many."""
 CALLERS: Final = 16
 INTERVAL_S: Final = 5
+"""Of the reconciler. Each sample has a round of it."""
+SAMPLE_S: Final = 6.0
+PATIENCE_S: Final = 120.0
 
 
 def run(quick: bool) -> list[Figure]:
-    unknown, paths, seconds = (1_200, 1_200, 6.0) if quick else (UNKNOWN, PATHS, 20.0)
-    report = Report("paths", quick=quick, settings={"unknown": unknown, "paths": paths, "seconds each": seconds})
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
-        BackendProcess(Path(name), slots=8, service_s=0.05) as backend,
-        Stack(
-            Path(name),
-            backends={PREFIX: backend.address},
-            with_model=False,
-            settings={"RECONCILER_INTERVAL_S": str(INTERVAL_S)},
-        ) as stack,
-        stack.client() as app,
-    ):
-        task_id = app.post(f"/api/v1/submit{PREFIX}/own", content=b"{}").raise_for_status().json()["TaskId"]
-        before_ms = [*_calls_ms(app, task_id, seconds)]
-        asked = _statuses(app, [("GET", f"/api/v1/queues/{number}/unregistered/path") for number in range(unknown)])
-        require(set(asked) == {404}, "each of these queues is unknown")
-        taken = _statuses(app, [("POST", f"/api/v1/submit{PREFIX}/{number}") for number in range(paths)])
-        require(set(taken) <= {202, 429} and 202 in taken, "paths are taken, or refused as too many")
-        after_ms = [*_calls_ms(app, task_id, seconds)]
-    rows = [("before", before_ms), ("after", after_ms)]
+    unknown, prefixes, repeats = (1_200, PREFIXES[:1], 2) if quick else (UNKNOWN, PREFIXES, 6)
+    paths = MOST_ENDPOINTS * len(prefixes)
+    report = Report("paths", quick=quick, settings={"unknown": unknown, "paths": paths, "repeats": repeats})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as parts:
+        directory = Path(name)
+        backend = parts.enter_context(BackendProcess(directory, answers=True))
+        alone, beside = (_Caller(parts, directory / each, backend, prefixes) for each in ("alone", "beside"))
+        began = side_by_side(1, {"alone": alone.sample, "beside": beside.sample})
+        _make_up_paths(beside.app, unknown, prefixes)
+        taken = side_by_side(repeats, {"alone": alone.sample, "beside": beside.sample})
     report.table(
-        "another caller's GET of a task",
-        ["", "calls", "median ms", "p99 ms", "longest ms"],
+        "another caller's GET of a task, ms",
+        ["", "median before", "median then", "longest then"],
         [
-            (name, len(ms), f"{statistics.median(ms):.2f}", f"{_percentile(ms, 99):.1f}", f"{max(ms):.0f}")
-            for name, ms in rows
+            (
+                each,
+                with_spread([sample.median_ms for sample in began[each]], 2),
+                with_spread([sample.median_ms for sample in samples], 2),
+                with_spread([sample.longest_ms for sample in samples]),
+            )
+            for each, samples in taken.items()
         ],
     )
-    report.note(f"Of {paths:,} paths, {taken.count(202):,} were taken; the others were too many.")
-    report.figure(Figure.of("paths", [statistics.median(after_ms) / statistics.median(before_ms)]))
+    report.note(f"{paths:,} paths were taken, and {EXCESS} more refused")
+    report.figure(
+        Figure.of("paths", ratios(*([sample.median_ms for sample in taken[each]] for each in ("beside", "alone"))))
+    )
     return report.finish()
 
 
-def _calls_ms(app: httpx.Client, task_id: str, seconds: float) -> Iterator[float]:
-    """How long each call takes, over so many rounds of the reconciler as *seconds* have."""
-    end_s = time.perf_counter() + seconds
-    while (began_s := time.perf_counter()) < end_s:
-        app.get(f"/api/v1/tasks/{task_id}").raise_for_status()
-        yield (time.perf_counter() - began_s) * 1000
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """How long calls take."""
+
+    median_ms: float
+    longest_ms: float
 
 
-def _statuses(app: httpx.Client, calls: Sequence[tuple[str, str]]) -> list[int]:
+class _Caller:
+    """Somebody with one task, in an app that is started for it."""
+
+    def __init__(self, parts: ExitStack, directory: Path, backend: BackendProcess, prefixes: Sequence[str]) -> None:
+        stack = Stack(
+            directory,
+            backends={"/v1/own": backend.address, **dict.fromkeys(prefixes, backend.address)},
+            with_model=False,
+            settings={"RECONCILER_INTERVAL_S": str(INTERVAL_S)},
+        )
+        self.app = parts.enter_context(parts.enter_context(stack).client())
+        submitted = self.app.post("/api/v1/submit/v1/own", content=b"{}")
+        self._task = f"/api/v1/tasks/{submitted.raise_for_status().json()['TaskId']}"
+
+    def sample(self) -> _Sample:
+        calls_ms = [*self._calls_ms()]
+        return _Sample(statistics.median(calls_ms), max(calls_ms))
+
+    def _calls_ms(self) -> Iterator[float]:
+        end_s = time.perf_counter() + SAMPLE_S
+        while (began_s := time.perf_counter()) < end_s:
+            self.app.get(self._task).raise_for_status()
+            yield (time.perf_counter() - began_s) * 1000
+
+
+def _make_up_paths(app: httpx.Client, unknown: int, prefixes: Sequence[str]) -> None:
     with ThreadPoolExecutor(CALLERS) as pool:
-        return [*pool.map(lambda call: app.request(*call).status_code, calls)]
+        asked = pool.map(app.get, (f"/api/v1/queues/{number}/unregistered/path" for number in range(unknown)))
+        require({answer.status_code for answer in asked} == {404}, "each of these queues is unknown")
+        paths = (f"{prefix}/{number}" for number in range(MOST_ENDPOINTS) for prefix in prefixes)
+        submitted = [*pool.map(lambda path: app.post(f"/api/v1/submit{path}", content=b"{}"), paths)]
+        require({answer.status_code for answer in submitted} == {202}, "a backend has so many endpoints")
+        more = pool.map(lambda number: app.post(f"/api/v1/submit{prefixes[0]}/more/{number}"), range(EXCESS))
+        require({answer.status_code for answer in more} == {429}, "it has no more")
+        end_s = time.perf_counter() + PATIENCE_S
+        ended = pool.map(lambda answer: _has_ended(app, answer.json()["TaskId"], end_s), submitted)
+        require(all(ended), "all of their tasks end")
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
-    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
+def _has_ended(app: httpx.Client, task_id: str, end_s: float) -> bool:
+    while time.perf_counter() < end_s:
+        task = app.get(f"/api/v1/tasks/{task_id}", headers={"Prefer": "wait=20"}).raise_for_status().json()
+        if task["BackendStatus"] in ("completed", "failed"):
+            return True
+    return False
