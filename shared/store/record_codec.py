@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
-from msgpack.exceptions import UnpackException
-
-from shared.store.redis.partitions import to_ms, unpack, unpack_each
+from shared.store.redis.partitions import NOT_PACKED, to_ms, unpack, unpack_each
 from shared.tasks.task import (
     DEFAULT_PRIORITY,
     Actor,
@@ -168,7 +166,7 @@ def readable_task(task_id: str, raw: bytes) -> Task | None:
     """The task of a record; None if it is none, for somebody else has written it."""
     try:
         return unpack_task(task_id, raw)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, UnpackException):
+    except (AttributeError, IndexError, KeyError, TypeError, *NOT_PACKED):
         return None
 
 

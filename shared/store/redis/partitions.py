@@ -35,6 +35,8 @@ HASH_TAGS: Final = tuple(f"{{{tag}}}" for tag in TAGS)
 pack: Final[Callable[[Mapping[str, Any]], bytes]] = cast("Any", msgpack).Packer(use_bin_type=False).pack
 _unpackb: Final[Any] = cast("Any", msgpack).unpackb
 _Unpacker: Final[Any] = cast("Any", msgpack).Unpacker
+NOT_PACKED: Final[tuple[type[Exception], ...]] = (ValueError, cast("Any", msgpack).UnpackException)
+"""What :func:`unpack` raises for bytes that nobody has packed."""
 
 
 def unpack(packed: bytes) -> Any:
