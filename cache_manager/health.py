@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_pascal
 from shared.bodies import BlobsUnavailable
 from shared.http.functions import HttpFunctions, json_response
 from shared.services import Services, ServicesByLoop
-from shared.store import StoreUnavailable
+from shared.store import EvictionState, StoreUnavailable
 
 PROBE_TIMEOUT_S = 3.0
 FRESH_S = 1.0
@@ -47,10 +47,14 @@ class Dependencies(BaseModel):
     backends: Literal["ok", "unavailable", "unknown"]
     """``unavailable``: tasks wait for at least one model service that is away or no longer registered. The queues say
     which. ``unknown``: Redis does not answer."""
+    eviction: EvictionState
+    """``unsafe``: Redis deletes tasks when it is full, for its eviction policy is not ``noeviction``. ``unknown``: it
+    does not say, as some managed ones. At most a minute old."""
 
 
 class Health(BaseModel):
-    """``degraded``: tasks are safe, but large ones are refused, or some wait for their model service."""
+    """``degraded``: large tasks are refused, some wait for their model service, or a full Redis
+    would delete some."""
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
@@ -101,14 +105,14 @@ async def health(req: func.HttpRequest, services: Services) -> func.HttpResponse
 
 async def look(services: Services) -> Health:
     """Ask the dependencies."""
-    redis, blobs, backends = await asyncio.gather(
-        _answers(services.store.ping(), StoreUnavailable),
+    (redis, eviction), blobs, backends = await asyncio.gather(
+        _redis(services),
         _answers(services.bodies.ping(), BlobsUnavailable),
         _backends(services),
     )
     events = services.publisher.state if services.store.rounds.events_are_claimed else "unavailable"
-    found = Dependencies(redis=redis, blob_storage=blobs, event_grid=events, backends=backends)
-    is_degraded = "unavailable" in (found.blob_storage, found.event_grid, found.backends)
+    found = Dependencies(redis=redis, blob_storage=blobs, event_grid=events, backends=backends, eviction=eviction)
+    is_degraded = eviction == "unsafe" or "unavailable" in (found.blob_storage, found.event_grid, found.backends)
     status = "unavailable" if redis != "ok" else "degraded" if is_degraded else "ok"
     return Health(
         status=status,
@@ -117,6 +121,17 @@ async def look(services: Services) -> Health:
         max_upload_bytes=services.bodies.most_upload_bytes,
         host_body_bytes=services.settings.host_body_bytes,
     )
+
+
+async def _redis(services: Services) -> tuple[Reachable, EvictionState]:
+    reachable = await _answers(services.store.ping(), StoreUnavailable)
+    if reachable != "ok":
+        return reachable, "unknown"
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return reachable, await services.store.eviction.state()
+    except TimeoutError:
+        return reachable, "unknown"
 
 
 async def _backends(services: Services) -> Literal["ok", "unavailable", "unknown"]:

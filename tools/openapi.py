@@ -1290,11 +1290,17 @@ OPERATIONS: list[Operation] = [
         anonymous=True,
         responses={
             200: response(
-                "It can. `degraded`: the app refuses large bodies, or new tasks start late; no task is lost.",
+                "It can. `degraded`: it refuses large bodies, or new tasks start late, or a full Redis deletes some.",
                 schema(Health),
                 {
                     "Status": "ok",
-                    "Dependencies": {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok"},
+                    "Dependencies": {
+                        "Redis": "ok",
+                        "BlobStorage": "ok",
+                        "EventGrid": "ok",
+                        "Backends": "ok",
+                        "Eviction": "ok",
+                    },
                     **HEALTH_LIMITS,
                 },
             ),
@@ -1308,6 +1314,7 @@ OPERATIONS: list[Operation] = [
                         "BlobStorage": "ok",
                         "EventGrid": "ok",
                         "Backends": "unknown",
+                        "Eviction": "unknown",
                     },
                     **HEALTH_LIMITS,
                 },

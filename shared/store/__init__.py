@@ -13,6 +13,7 @@ from shared.store.batch_steps import (
     then_task_id,
 )
 from shared.store.endpoint_names import EndpointNames
+from shared.store.eviction import EvictionState
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
@@ -51,6 +52,7 @@ __all__ = [
     "Depth",
     "DispatcherFull",
     "EndpointNames",
+    "EvictionState",
     "ListCursor",
     "Listing",
     "Outage",

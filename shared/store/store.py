@@ -20,6 +20,7 @@ from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
 from shared.store.creations_apart import CreationsApart
 from shared.store.endpoint_names import EndpointNames
+from shared.store.eviction import Eviction
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.keyed_ids import KeyedIds
@@ -89,6 +90,7 @@ class TaskStore:
         rounds: the reconciler's rounds, of all processes.
         uploads: what clients write to Blob Storage themselves.
         endpoint_names: the endpoints that each backend has.
+        eviction: whether Redis deletes tasks when it is full.
         keyed_ids: the ids of what is created with an idempotency key.
     """
 
@@ -113,6 +115,7 @@ class TaskStore:
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
+        self.eviction = Eviction(link)
         self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 

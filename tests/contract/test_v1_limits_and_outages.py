@@ -32,7 +32,7 @@ from tests.waiting import PATIENCE_S, eventually
 MAX_BODY_BYTES = 100_000
 PASSWORD = planted("redis-password")
 LARGE = pattern_bytes(INLINE_LIMIT_BYTES + 1)
-ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok"}
+ALL_OK = {"Redis": "ok", "BlobStorage": "ok", "EventGrid": "ok", "Backends": "ok", "Eviction": "ok"}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,12 @@ def test_health_and_accepted_submits_say_what_the_limits_to_bodies_are(app: http
 def test_health_is_503_while_redis_is_down(app: httpx.Client, backend: ScriptedBackend, fragile: Stack) -> None:
     publish_something(app, backend, fragile)
     with without(fragile, fragile.redis):
-        assert becomes(fragile, 503, "unavailable", ALL_OK | {"Redis": "unavailable", "Backends": "unknown"})
+        assert becomes(
+            fragile,
+            503,
+            "unavailable",
+            ALL_OK | {"Redis": "unavailable", "Backends": "unknown", "Eviction": "unknown"},
+        )
     assert becomes(fragile, 200, "ok", ALL_OK)
 
 

@@ -236,7 +236,7 @@ class Api:
 
     def _health(self, call: Call) -> Reply:
         call.kind = "health"
-        fine = dict.fromkeys(("Redis", "BlobStorage", "EventGrid", "Backends"), "ok")
+        fine = dict.fromkeys(("Redis", "BlobStorage", "EventGrid", "Backends", "Eviction"), "ok")
         told = {
             "MaxBodyBytes": self.max_body_bytes,
             "MaxUploadBytes": self._max_upload_bytes,

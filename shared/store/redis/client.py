@@ -261,6 +261,21 @@ def own_connection(client: RedisClient, node: Any) -> Any:
     return peer.connection_class(**{**peer.connection_kwargs, "retry": Retry(NoBackoff(), retries=0)})
 
 
+async def eviction_policies(client: RedisClient) -> frozenset[str] | None:
+    """The eviction policy of each primary; None if any does not say.
+
+    Raises:
+        redis.RedisError, OSError: one cannot be asked.
+    """
+    if isinstance(client, RedisCluster):
+        asked = await cast("Any", client).info("memory", target_nodes=RedisCluster.PRIMARIES)
+        told: list[dict[str, Any]] = [asked] if "maxmemory_policy" in asked else [*asked.values()]
+    else:
+        told = [cast("dict[str, Any]", await cast("Any", client).info("memory"))]
+    policies = {each.get("maxmemory_policy") for each in told}
+    return None if None in policies else frozenset(map(str, policies))
+
+
 async def reconnect(client: RedisClient) -> None:
     """Let every command from now on take a new connection, so that the server's name is resolved again."""
     if isinstance(client, RedisCluster):

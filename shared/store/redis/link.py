@@ -29,7 +29,7 @@ from redis.exceptions import (
 )
 
 from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen
-from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, reconnect
+from shared.store.redis.client import CALL_TIMEOUT_S, RedisClient, eviction_policies, reconnect
 from shared.store.redis.durability import Durability, WriteUnacknowledged, is_acknowledged
 from shared.store.redis.partitions import HASH_TAGS
 from shared.store.redis.pipelining import EVERYWHERE, CommandPrefix, Pipelines
@@ -141,6 +141,16 @@ class RedisLink:
             StoreUnavailable: Redis does not answer.
         """
         await self._call(EVERYWHERE, lambda: self._send_single(lambda redis: cast("Any", redis).ping()))
+
+    async def eviction_policies(self) -> frozenset[str] | None:
+        """What each primary does when it is full, such as ``noeviction``; None if Redis does not say."""
+        try:
+            return await self._send_single(eviction_policies)
+        except (
+            RedisError,
+            OSError,
+        ):  # a managed Redis may keep it to itself; whether it answers at all, a ping tells
+            return None
 
     async def get(self, tag: str, key: str) -> bytes | None:
         """The string at *key*, which begins with *tag*.
