@@ -25,7 +25,7 @@ _TEXT_BYTES: Final = 64 * 1024
 _TEXTS_BYTES: Final = 4 * 1024 * 1024
 """Longer texts, and all after that many bytes of texts, become UTF-8: as text they may take four times the bytes."""
 _NAME_BYTES: Final = 1_024
-_TURN_BYTES: Final = 256 * 1024
+_TURN_BYTES: Final = 64 * 1024
 _TURN_VALUES: Final = 500
 _MAX_DIGITS: Final = 4_000
 
