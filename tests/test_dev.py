@@ -515,7 +515,11 @@ def test_a_folder_that_has_moved_and_a_python_that_is_gone_are_installed_anew(
 
 
 INSTALLING = """
-import importlib.util, sys
+import importlib.util, signal, sys
+# Whoever runs the tests beside something else, or by nohup, has them begin with signals that are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 dev_py, child = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("dev", dev_py)
 dev = importlib.util.module_from_spec(spec)

@@ -1150,8 +1150,8 @@ MUTATIONS = [
             (
                 "slots that are held are checked",
                 "queue/maintain",
-                "held_key, '-inf', queue_now,",
-                "held_key, '-inf', 0,",
+                "entries_between('-inf', queue_now)",
+                "entries_between('-inf', 0)",
             ),
             (
                 "a later loss does not count as rebuilt",
@@ -1213,8 +1213,8 @@ MUTATIONS = [
             (
                 "an instance is forgotten",
                 "includes/queue/told_slots",
-                "if at + queue_arg.kept <= queue_now then",
-                "if false then",
+                " or at + queue_arg.kept <= queue_now then",
+                " then",
             ),
             (
                 "what is told is filled",

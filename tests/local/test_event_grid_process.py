@@ -25,7 +25,7 @@ from local.event_grid.server import listen
 from local.processes import ChildProcess, LocalStackError
 from local.stack import Stack
 from tests.local.event_grid_stand import EVENTS_PATH, KEY, WAIT_S, Subscriber, a_subscriber, event
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SUBSCRIPTION = "/control/topics/tasks/subscriptions/worker"
 
@@ -282,8 +282,10 @@ def test_a_page_of_another_site_cannot_use_the_control_api(
     emulator: ChildProcess, headers: dict[str, str], path: str
 ) -> None:
     url = f"{emulator.url}{path}"
-    assert httpx.post(url, headers={**headers, "Content-Type": "text/plain"}, content=b"{}").status_code == 403
-    assert httpx.get(f"{emulator.url}/control/stats", headers={"Sec-Fetch-Site": "none"}).status_code == 200
+    given = {**headers, "Content-Type": "text/plain"}
+    assert httpx.post(url, headers=given, content=b"{}", timeout=PATIENCE_S).status_code == 403
+    own = {"Sec-Fetch-Site": "none"}
+    assert httpx.get(f"{emulator.url}/control/stats", headers=own, timeout=PATIENCE_S).status_code == 200
 
 
 def test_the_stack_shows_no_key_in_the_arguments_of_a_process(tmp_path: Path) -> None:
@@ -304,5 +306,6 @@ def test_the_key_may_come_by_the_environment(tmp_path: Path) -> None:
                 f"{emulator.url}/tasks/api/events?api-version=2018-01-01",
                 headers={"aeg-sas-key": key},
                 json=[event("1")],
+                timeout=PATIENCE_S,
             )
             assert answer.status_code == status

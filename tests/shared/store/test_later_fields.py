@@ -138,6 +138,7 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
         "held": lambda: queues.mark_held([QueueEntry.of(third)]),
         "check later": lambda: queues.reschedule_check(PATH, {SlotGrant.of(third): 5}),
         "maintain": lambda: queues.maintain(PATH),
+        "waiting": lambda: queues.waiting(PATH),
         "rebuilt": lambda: queues.mark_rebuilt(PATH, clock()),
         "status": lambda: queues.status(PATH, second),
     }
