@@ -279,27 +279,33 @@ def _client(port: int) -> redis.Redis:
     return redis.Redis(port=port)
 
 
+_EVERYTHING = """
+local read = {
+  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
+  hash = function(key) return redis.call('HGETALL', key) end,
+  set = function(key) return redis.call('SMEMBERS', key) end,
+}
+local all = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local kind = redis.call('TYPE', key).ok
+  local value = read[kind] and read[kind](key) or redis.call('GET', key)
+  all[#all + 1] = { key, kind, value }
+end
+return all
+"""
+"""One script: a timer of the app may move an entry from one key to another between two commands."""
+
+
 def _everything(client: redis.Redis) -> Iterator[tuple[bytes, Any]]:
-    keys: list[bytes] = [*client.scan_iter(count=1000)]
-    with client.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.type(key)
-        kinds: list[bytes] = pipe.execute()
-        for key, kind in zip(keys, kinds, strict=True):
-            if kind == b"zset":
-                pipe.zrange(key, 0, -1, withscores=True)
-            elif kind == b"hash":
-                pipe.hgetall(key)
-            elif kind == b"set":
-                pipe.smembers(key)
-            else:
-                pipe.get(key)
-        values: list[Any] = pipe.execute()
-    for key, kind, value in zip(keys, kinds, values, strict=True):
-        if value is None:  # gone meanwhile
-            continue
-        if kind == b"zset" and b"}c:" in key:
-            yield key, {member.decode(): score for member, score in value}
-            continue
-        is_index = kind == b"zset"
-        yield key, {m.decode(): _since_start_s(at) for m, at in value} if is_index else value
+    found: Any = client.execute_command("EVAL", _EVERYTHING, 0)
+    for key, kind, value in found:
+        if kind == b"zset":
+            scores = {member.decode(): float(score) for member, score in _pairs(value)}
+            is_index = b"}c:" not in key
+            yield key, {m: _since_start_s(at) for m, at in scores.items()} if is_index else scores
+        else:
+            yield key, dict(_pairs(value)) if kind == b"hash" else value
+
+
+def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
