@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, cast
-
-from pydantic_core import from_json
+from typing import Any, Final, cast
 
 from shared.events.publisher import DISPATCH_EVENT
+from shared.http.bounded_json import Integer, RepeatingObject, read_each
+from shared.http.problems import invalid
 from shared.tasks.ids import is_task_id
 from shared.tasks.task import MAX_ATTEMPT
 
-LEGACY_EVENT = "task"
-VALIDATION_EVENT = "Microsoft.EventGrid.SubscriptionValidationEvent"
-MAX_EVENTS = 5_000
-MAX_BYTES = 1_536 * 1024
+LEGACY_EVENT: Final = "task"
+VALIDATION_EVENT: Final = "Microsoft.EventGrid.SubscriptionValidationEvent"
+MAX_EVENTS: Final = 5_000
+MAX_BYTES: Final = 1_536 * 1024
+MAX_VALUES: Final = 40 * MAX_EVENTS
+"""An event of the app's has up to 30, in either schema."""
 
 
 class BadEvent(Exception):
@@ -50,55 +52,35 @@ class LegacyEvent:
 Event = Handshake | DispatchEvent | LegacyEvent
 
 
-def parse(body: bytes, topic_id: str | None = None) -> list[Event | BadEvent]:
-    """Parse the events of one delivery, at least one. A bad event yields its error.
+async def parse(body: bytes, topic_id: str | None = None) -> list[Event | BadEvent]:
+    """Parse the events of one delivery, at least one: an array (Event Grid schema, CloudEvents batch) or one object
+    (CloudEvents). A bad event yields its error.
 
     Args:
         topic_id: the resource id of the topic that the events must name. None: any topic.
 
     Raises:
-        BadEvent: the delivery itself is bad.
+        Problem: 400 if the delivery itself is bad.
     """
-    return [_parsed(event, topic_id) for event in _split(body)]
+    if len(body) > MAX_BYTES:
+        raise invalid("", "the delivery is too large")
+    return await read_each(body, lambda event: _parsed(event, topic_id), most=MAX_EVENTS, most_values=MAX_VALUES)
 
 
 def _parsed(event: Any, topic_id: str | None) -> Event | BadEvent:
     try:
         return _read(event, topic_id)
     except BadEvent as error:
-        return error
-
-
-def _split(body: bytes) -> list[Any]:
-    """Split a delivery into events: an array (Event Grid schema, CloudEvents batch) or one object (CloudEvents).
-
-    Raises:
-        BadEvent: the delivery is neither, or too large.
-    """
-    if len(body) > MAX_BYTES:
-        raise BadEvent("the delivery is too large")
-    try:
-        document: Any = from_json(body, allow_inf_nan=False)
-    except ValueError:
-        raise BadEvent("the delivery is not JSON") from None
-    if isinstance(document, dict):
-        return [cast("dict[str, Any]", document)]
-    if not isinstance(document, list):
-        raise BadEvent("an array of events is expected")
-    events = cast("list[Any]", document)
-    if not 1 <= len(events) <= MAX_EVENTS:
-        raise BadEvent("the array has no events, or too many")
-    return events
+        return error.with_traceback(None)  # it would keep the event
 
 
 def _read(event: Any, topic_id: str | None) -> Event:
     """
     Raises:
-        BadEvent: the event belongs to another topic, has an unknown type, or lacks a member that its type needs.
+        BadEvent: the event belongs to another topic, has an unknown type, has a member twice, or lacks one that its
+            type needs.
     """
-    if not isinstance(event, dict):
-        raise BadEvent("an event must be an object")
-    members = cast("dict[str, Any]", event)
+    members = _members(event, "an event")
     is_cloud_event = "specversion" in members
     topic = members.get("source" if is_cloud_event else "topic")
     if topic_id is not None and not (isinstance(topic, str) and topic.casefold() == topic_id.casefold()):
@@ -106,11 +88,11 @@ def _read(event: Any, topic_id: str | None) -> Event:
     kind = members.get("type" if is_cloud_event else "eventType")
     data = members.get("data")
     if kind == VALIDATION_EVENT:
-        return Handshake(_text(_members(data), "validationCode"))
+        return Handshake(_text(_members(data, "data"), "validationCode"))
     if kind == DISPATCH_EVENT:
-        fields = _members(data)
+        fields = _members(data, "data")
         attempt = fields.get("Attempt")
-        if type(attempt) is not int or not 1 <= attempt <= MAX_ATTEMPT:
+        if not isinstance(attempt, Integer) or not 1 <= attempt <= MAX_ATTEMPT:
             raise BadEvent("data.Attempt must be a positive number")
         traceparent = fields.get("traceparent")
         return DispatchEvent(
@@ -121,9 +103,11 @@ def _read(event: Any, topic_id: str | None) -> Event:
     raise BadEvent("the event type is unknown")
 
 
-def _members(value: Any) -> dict[str, Any]:
+def _members(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadEvent("data must be an object")
+        raise BadEvent(f"{what} must be an object")
+    if isinstance(value, RepeatingObject):  # two readers may take two values
+        raise BadEvent(f"{what} has a name more than once, perhaps in another case")
     return cast("dict[str, Any]", value)
 
 
@@ -141,6 +125,16 @@ def _task_id(text: str) -> str:
 
 
 def _legacy_body(data: Any) -> bytes | None:
-    if data is None or data == "":
-        return None
-    return (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
+    """What the event brings as the task's body: a text's content, or JSON."""
+    match data:
+        case None | "":
+            return None
+        case str():
+            return data.encode()
+        case bytes():  # a long text
+            return data
+        case _:
+            try:
+                return json.dumps(data, ensure_ascii=False, allow_nan=False, default=bytes.decode).encode()
+            except ValueError:
+                raise BadEvent("data has a number that is too large") from None

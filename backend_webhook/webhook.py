@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,7 @@ from shared.tasks.task import NewTask, State
 log = logging.getLogger("task_backbone")
 
 _ORIGIN: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_MOST_LOGGED: Final = 20
 _verifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, TokenVerifier] = WeakKeyDictionary()
 
 Result = Dispatched | BadEvent | StoreUnavailable | BlobsUnavailable
@@ -66,10 +68,7 @@ async def backend_webhook(req: func.HttpRequest, services: Services) -> func.Htt
     if req.method == "OPTIONS":
         return _cloud_events_handshake(req)
     _check_subscription(req, services.settings)
-    try:
-        events = parse(req.get_body(), services.settings.event_grid_topic_id)
-    except BadEvent as error:
-        raise invalid("", str(error)) from None
+    events = await parse(req.get_body(), services.settings.event_grid_topic_id)
     if isinstance(events[0], Handshake) and len(events) == 1:
         return json_response({"validationResponse": events[0].code})
     return _response(await asyncio.gather(*(_handle(services, event) for event in events)))
@@ -123,7 +122,8 @@ def _response(results: Sequence[Result]) -> func.HttpResponse:
         if isinstance(result, BadEvent)
     ]
     if bad:
-        log.warning("bad events in a delivery: %s", "; ".join(error["detail"] for error in bad))
+        details = dict.fromkeys(error["detail"] for error in bad)
+        log.warning("%s bad events in a delivery: %s", len(bad), "; ".join(islice(details, _MOST_LOGGED)))
     words = [_word(result) for result in results]
     for result in results:
         if isinstance(result, (StoreUnavailable, BlobsUnavailable)):

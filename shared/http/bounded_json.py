@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from io import BytesIO
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from shared.http.problems import Problem, invalid
 
 MAX_VALUES: Final = 50_000
 """How many values a body may have, all its objects, arrays and names included."""
+"""Of an array that is read element by element, each element may have as many."""
 MAX_DEPTH: Final = 64
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _AT_ONCE_BYTES: Final = 64 * 1024
@@ -42,6 +43,8 @@ _SCALAR = re.compile(
     rb"|(?P<word>true|false|null)"
 )
 _WORDS: Final = {b"true": True, b"false": False, b"null": None}
+
+Taken = TypeVar("Taken")
 
 
 class Integer(int):
@@ -110,16 +113,44 @@ async def read_json(body: bytes) -> Any:
     """
     if len(body) <= _AT_ONCE_BYTES and not body.strip():
         raise invalid("", "it is empty; a JSON object is expected")
+    return await _read(body, lambda document: document, lambda reader: reader.document())
+
+
+async def read_each(body: bytes, take: Callable[[Any], Taken], *, most: int, most_values: int) -> list[Taken]:
+    """What *take* makes of each element of the array in a request's body, or of the object in it. Elements are what
+    :func:`read_json` makes of them. Of a large body, no more than one is there at a time.
+
+    Args:
+        most: how many elements there may be.
+        most_values: how many values all of them may have.
+
+    Raises:
+        Problem: 400 if the body is neither an array nor an object, or has too many elements, values or levels.
+    """
+    taken = await _read(
+        body,
+        lambda document: [take(element) for element in _elements(document, most)],
+        lambda reader: reader.each(take, most, most_values),
+    )
+    if not taken:
+        raise invalid("", "the array is empty")
+    return taken
+
+
+async def _read(
+    body: bytes, whole: Callable[[Any], Taken], reading: Callable[[_Reader], Generator[None, None, Taken]]
+) -> Taken:
+    """What is *whole*ly made of a small document, or what *reading* a large one piece by piece results in."""
     try:
         if len(body) <= _AT_ONCE_BYTES and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
             document = _DECODER.decode(body.removeprefix(BYTE_ORDER_MARK).decode())
             if b"\\u" in body:  # half of a pair of surrogates is decoded, and is no text
                 json.dumps(document, ensure_ascii=False).encode()
-            return document
-        reader = _Reader(body).document()
+            return whole(document)
+        pieces = reading(_Reader(body))
         try:
             while True:
-                next(reader)
+                next(pieces)
                 await asyncio.sleep(0)
         except StopIteration as end:
             return end.value
@@ -127,6 +158,25 @@ async def read_json(body: bytes) -> Any:
         raise
     except ValueError:
         raise invalid("", "it is not JSON") from None
+
+
+def _elements(document: Any, most: int) -> list[Any]:
+    if isinstance(document, list):
+        elements = cast("list[Any]", document)
+        if len(elements) > most:
+            raise _too_many(most)
+        return elements
+    if not isinstance(document, dict):
+        raise _no_array()
+    return [cast("dict[str, Any]", document)]
+
+
+def _too_many(most: int) -> Problem:
+    return invalid("", f"the array has more than {most} elements")
+
+
+def _no_array() -> Problem:
+    return invalid("", "an array of objects, or one object, is expected")
 
 
 class _Reader:
@@ -138,18 +188,42 @@ class _Reader:
         self._at = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
         self._turn_at = self._at
         self._values = 0
+        self._turn_values = _TURN_VALUES
+        self._most_values = MAX_VALUES
         self._texts_bytes = 0
 
     def document(self) -> Generator[None, None, Any]:
         value = yield from self._value(0)
+        yield from self._end()
+        return value
+
+    def each(self, take: Callable[[Any], Taken], most: int, most_values: int) -> Generator[None, None, list[Taken]]:
+        """What *take* makes of each element, of which there are at most *most*, with *most_values* in all of them."""
+        yield from self._skip_blanks()
+        if self._data[self._at : self._at + 1] != b"[":
+            if self._data[self._at : self._at + 1] != b"{":
+                raise _no_array()
+            return [take((yield from self.document()))]
+        taken: list[Taken] = []
+        goes_on = not (yield from self._ends(b"]"))
+        while goes_on:
+            if len(taken) == most:
+                raise _too_many(most)
+            self._most_values = min(most_values, self._values + MAX_VALUES)
+            taken.append(take((yield from self._value(1))))
+            goes_on = yield from self._goes_on(b"]")
+        yield from self._end()
+        return taken
+
+    def _end(self) -> Generator[None]:
         yield from self._skip_blanks()
         if self._at != len(self._data):
             raise ValueError("something follows the document")
-        return value
 
     def _value(self, depth: int) -> Generator[None, None, Any]:
         self._count()
-        if not self._values % _TURN_VALUES:
+        if self._values >= self._turn_values:
+            self._turn_values = self._values + _TURN_VALUES
             yield
         yield from self._skip_blanks()
         match self._data[self._at : self._at + 1]:
@@ -268,8 +342,8 @@ class _Reader:
 
     def _count(self) -> None:
         self._values += 1
-        if self._values > MAX_VALUES:
-            raise invalid("", f"it has more than {MAX_VALUES} values")
+        if self._values > self._most_values:
+            raise invalid("", f"it has more than {self._most_values} values")
 
     @staticmethod
     def _below(depth: int) -> int:

@@ -671,6 +671,31 @@ def test_delivery_of_more_than_5000_events_is_refused(app: httpx.Client) -> None
 
 
 @pytest.mark.contract("A6.25")
+@pytest.mark.parametrize("many", [b"[" + b"[]," * 50_000 + b"[]]", b",".join([b"[" + b"0," * 45_000 + b"0]"] * 5)])
+def test_delivery_of_too_many_values_is_refused(app: httpx.Client, endpoint: Endpoint, many: bytes) -> None:
+    event = legacy_event(endpoint, data="{}")
+    assert_problem(app.post(WEBHOOK, content=b"[" + json.dumps(event).encode() + b"," + many + b"]"), 400, "")
+    assert stored(app, event["id"]) is None
+
+
+@pytest.mark.contract("A6.51")
+def test_an_event_with_a_repeated_name_is_refused(
+    app: httpx.Client, backend: ScriptedBackend, endpoint: Endpoint
+) -> None:
+    task, other = kept_task(app, endpoint), kept_task(app, endpoint)
+    own, legacy = json.dumps(dispatch(task)), json.dumps(legacy_event(endpoint))
+    events = [
+        own.replace('"Attempt"', f'"taskid": "{other["TaskId"]}", "Attempt"'),
+        own.replace('"eventType"', '"eventType": "task", "eventType"'),
+        legacy.replace('"subject"', '"Subject": "https://models.example.org/v1/a", "subject"'),
+        json.dumps(dispatch(task)),
+    ]
+    document = assert_problem(app.post(WEBHOOK, content=f"[{','.join(events)}]"), 400, "/0", "/1", "/2")
+    assert document["results"] == ["invalid"] * 3 + ["accepted"]
+    assert backend.next_call(endpoint.path).task_id == task["TaskId"]
+
+
+@pytest.mark.contract("A6.25")
 def test_delivery_over_1_5_mib_is_refused(app: httpx.Client, endpoint: Endpoint) -> None:
     event = legacy_event(endpoint, data="x" * 2_000_000)
     assert_problem(app.post(WEBHOOK, json=[event]), 400, "")

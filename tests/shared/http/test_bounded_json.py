@@ -159,6 +159,7 @@ def test_others_have_their_turns_while_a_body_is_read() -> None:
         b'{"Body":"' + b"\\n" * (4 * MB) + b'"}',
         b" " * (8 * MB) + b"{}",
         b"[" + b"0," * 15_000 + b"0]" + PAD,
+        b'{"a":0' + b',"b":0' * 15_000 + b"}" + PAD,
     ):
         assert asyncio.run(turns_during(body)) >= 15
 
