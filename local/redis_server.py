@@ -42,6 +42,18 @@ def _version_of(program: str) -> tuple[int, int]:
     return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
+def _secrets_file(directory: Path, password: str | None) -> Sequence[Path]:
+    """The file that tells the server its password, if it has one: others on the machine see a process's arguments."""
+    if password is None:
+        return ()
+    file = directory.resolve() / "password.conf"
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # it may have been there
+    escaped = "".join(f"\\x{byte:02x}" for byte in password.encode())
+    file.write_text(f'requirepass "{escaped}"\n')
+    return (file,)
+
+
 class RedisServer(ChildProcess):
     """A Redis server on the loopback interface. It keeps its data in the append-only file of `directory`, synced each
     second.
@@ -61,10 +73,16 @@ class RedisServer(ChildProcess):
         self.port = port or free_port()
         self.password = password
         command = [
-            *(find_redis_server(), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *(
+                find_redis_server(),
+                *_secrets_file(directory, password),
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+            ),
             *("--dir", directory.resolve(), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--maxmemory-policy", "noeviction"),
-            *(("--requirepass", password) if password else ()),
             *extra_arguments,
         ]
         super().__init__(f"Redis on port {self.port}", command, log_path=directory / "redis.log")

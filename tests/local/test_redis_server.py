@@ -9,6 +9,7 @@ from redis.crc import key_slot
 
 from local.processes import LocalStackError
 from local.redis_server import RedisCluster, RedisServer, find_redis_server
+from tests.waiting import eventually
 
 
 def executable(path: Path, script: str) -> Path:
@@ -17,9 +18,16 @@ def executable(path: Path, script: str) -> Path:
     return path
 
 
+def is_in_the_file(server: RedisServer) -> bool:
+    """Whether all that was written is. While the disk is busy, Redis holds writes back for up to two seconds."""
+    with server.connect() as client:
+        return client.info("persistence")["aof_buffer_length"] == 0
+
+
 def test_data_survives_a_kill(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         client.set("name", "value")
+        assert eventually(lambda: is_in_the_file(server))
         server.kill()
         with pytest.raises(redis.ConnectionError):
             client.get("name")
@@ -52,6 +60,19 @@ def test_password_is_required_and_part_of_the_url(tmp_path: Path) -> None:
             assert client.ping()
         with redis.Redis(port=server.port) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="only Linux shows arguments there")
+def test_nobody_else_sees_the_password(tmp_path: Path) -> None:
+    password = 'a "b" \\x41 # größe\n'
+    file = tmp_path / "password.conf"
+    file.touch(mode=0o644)
+    with RedisServer(tmp_path, password=password) as server, server.connect() as client:
+        assert client.ping()
+        shown = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert password.encode() not in shown
+    assert b"requirepass" not in shown
+    assert file.stat().st_mode & 0o077 == 0
 
 
 def test_port_in_use_is_reported(tmp_path: Path) -> None:
@@ -100,6 +121,7 @@ def test_cluster_distributes_keys_and_survives_a_dead_node(tmp_path: Path) -> No
             assert sum(sizes) == len(keys)
 
             last = cluster.nodes[-1]
+            assert eventually(lambda: is_in_the_file(last))
             last.kill()
             assert client.get(next(key for key in keys if key_slot(key.encode()) < 5000)) == "value"
             last.start()
