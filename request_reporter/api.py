@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qs
@@ -15,7 +14,7 @@ from shared.http.functions import HttpFunctions, query_string
 from shared.http.legacy_json import LegacyModel, as_text
 from shared.http.problems import invalid, too_many_reporters
 from shared.services import Services, ServicesByLoop
-from shared.store import TooManyReporters
+from shared.store import RequestReport, TooManyReporters
 
 MAX_REPORTS = 1_000
 DEFAULT_INTERVAL_S = 60.0
@@ -89,11 +88,14 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def current_processing_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    reports = await ProcessingReport.parse_all(req.get_body(), MAX_REPORTS)
+    parsed = await ProcessingReport.parse_all(req.get_body(), MAX_REPORTS)
+    reports = [_report(each) for each in parsed]
     try:
-        await asyncio.gather(*(_count(report, services) for report in reports))
+        counts = await services.request_counts.report_all(reports)
     except TooManyReporters as error:
         raise too_many_reporters(str(error)) from error
+    for report, count in zip(reports, counts, strict=True):
+        telemetry.requests_in_flight(report.cluster, report.path, count)
     return func.HttpResponse(status_code=200)
 
 
@@ -103,16 +105,14 @@ async def current_processing_get(req: func.HttpRequest, services: Services) -> f
     return func.HttpResponse(status_code=204) if count is None else func.HttpResponse(str(count))
 
 
-async def _count(report: ProcessingReport, services: Services) -> None:
-    path = _path(report.api_path)
-    count = await services.request_counts.report(
-        report.service_cluster,
-        path,
-        report.increment_by - report.decrement_by,
-        instance=report.instance,
-        keep_s=INTERVALS_KEPT * report.interval_seconds,
+def _report(told: ProcessingReport) -> RequestReport:
+    return RequestReport(
+        told.service_cluster,
+        _path(told.api_path),
+        told.increment_by - told.decrement_by,
+        told.instance,
+        INTERVALS_KEPT * told.interval_seconds,
     )
-    telemetry.requests_in_flight(report.service_cluster, path, count)
 
 
 def _parameter(req: func.HttpRequest, name: str) -> str:

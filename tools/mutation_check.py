@@ -447,9 +447,25 @@ MUTATIONS = [
             f"reporters: {what}", f"{LUA}/requests/report.lua", old, new, ("tests/shared/store/test_reporters.py",)
         )
         for what, old, new in (
-            ("a bound of instances", ">= MOST_INSTANCES", ">= 1e9"),
+            ("a bound of instances", "> MOST_INSTANCES and", "> 1e9 and"),
             ("a bound of counters", "< MOST_COUNTERS then", "< 1e9 then"),
+            ("a call counts all or none", "  if too_many then return too_many end\n", ""),
+            ("what was reserved in vain makes room", "arg.stage == 'reserve' and #counter.ops == 0", "false"),
         )
+    ),
+    Mutation(
+        "reporters: a counter that is only reserved was never reported",
+        f"{LUA}/requests/count.lua",
+        "if #kept[2] == 0 then return false end",
+        "",
+        REPORTER_TESTS,
+    ),
+    Mutation(
+        "reporters: few shares lie where a former version finds them",
+        f"{LUA}/includes/requests/counter.lua",
+        "local FEW = 32",
+        "local FEW = -1",
+        REPORTER_TESTS,
     ),
     Mutation(
         "metrics: a bound of series",
@@ -458,7 +474,7 @@ MUTATIONS = [
         "or True",
         ("tests/telemetry/test_series.py",),
     ),
-    Mutation("replay of a report", f"{LUA}/requests/report.lua", "known = known or op == arg.op", "known = false"),
+    Mutation("replay of a report", f"{LUA}/requests/report.lua", "counter.is_known or op == arg.op", "false"),
     Mutation(
         "terminal: a finished task stays as it is",
         f"{TASK}/apply.lua",

@@ -480,6 +480,15 @@ QUEUE_FULL = problem(
     "description": "The queue is full; or the host has as many requests as it takes, and answers without content.",
     "headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}},
 }
+TOO_MANY_REPORTERS = problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "too-many-reporters",
+    "There are too many reporters.",
+    "There are as many instances as are kept. One that is silent makes room.",
+) | {
+    "description": "There is no room for another instance or counter, and nothing was counted; or the host has as "
+    "many requests as it takes, and answers without content.",
+}
 QUEUE_DRAINING = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "queue-draining",
@@ -1380,11 +1389,12 @@ OPERATIONS: list[Operation] = [
         LEGACY,
         "Report requests that began or ended",
         description="Adds `IncrementBy` minus `DecrementBy` to the requests in flight. All elements of an array "
-        "count.",
+        "count, or none.",
         body=legacy_body(ProcessingReport, {"ApiPath": f"/{PATH}", "ServiceCluster": "west", "IncrementBy": 1}),
         responses={
             200: response("Counted."),
             400: invalid("/ApiPath", "it is missing"),
+            429: TOO_MANY_REPORTERS,
         },
     ),
     Operation(

@@ -23,7 +23,7 @@ from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import NOT_PERMITTED, RedisLink, StoreNotPermitted, StoreUnavailable
 from shared.store.reports import SentOn
-from shared.store.request_counts import RequestCounts, TooManyReporters
+from shared.store.request_counts import RequestCounts, RequestReport, TooManyReporters
 from shared.store.requeue import (
     BackendAway,
     BackendBusy,
@@ -63,6 +63,7 @@ __all__ = [
     "RedisClient",
     "RedisLink",
     "RequestCounts",
+    "RequestReport",
     "RequeueReason",
     "ResultUnstored",
     "SentOn",

@@ -328,10 +328,8 @@ class ListArgument(TypedDict):
 
 
 class ReportArgument(Stamp):
-    field: str
-    delta: int
-    instance: NotRequired[str]
-    keep: NotRequired[int]
+    reports: Sequence[tuple[str, int] | tuple[str, int, str, int]]
+    stage: NotRequired[Literal["reserve", "count"]]
 
 
 class CreateBatchArgument(Stamp):

@@ -221,6 +221,21 @@ def test_instances_of_a_counter_are_bounded(app: httpx.Client, path: str) -> Non
     assert count(app, path) == "1002"
 
 
+@pytest.mark.contract("A3.5", "A3.50")
+def test_of_an_array_with_an_instance_too_many_none_is_counted(app: httpx.Client, path: str) -> None:
+    crowded, others = {"ApiPath": path, "ServiceCluster": "eastus", "IncrementBy": 1}, range(20)
+    pods = [{**crowded, "Instance": f"pod-{number}"} for number in range(1_001)]
+    assert app.post(REPORT, json=pods[:1_000]).status_code == 200
+    reports = [{**crowded, "ApiPath": f"{path}/{number}"} for number in others]
+    refused = app.post(REPORT, json=[*reports[:10], pods[0], pods[1_000], *reports[10:]])
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:task-backbone:problem:too-many-reporters")
+    assert count(app, path) == "1000"
+    assert {count(app, f"{path}/{number}") for number in others} == {None}
+    assert app.post(REPORT, json=[*reports, pods[0]]).status_code == 200
+    assert count(app, path) == "1001"
+    assert {count(app, f"{path}/{number}") for number in others} == {"1"}
+
+
 @pytest.mark.contract("A3.7")
 @pytest.mark.parametrize("content", NOT_AN_OBJECT.values(), ids=NOT_AN_OBJECT)
 def test_report_without_a_json_object_is_refused(app: httpx.Client, content: bytes) -> None:

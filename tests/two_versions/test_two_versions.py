@@ -70,6 +70,40 @@ def test_these_are_two_versions(versions: Versions) -> None:
     assert versions.newer.app.get("/api/v1/tasks", headers=headers).status_code == 200
 
 
+def in_flight(pair: Pair, path: str) -> str:
+    """The requests in flight, which both versions count alike."""
+    parameters = {"cluster": "", "path": path}
+    one, other = (version.app.get("/api/CurrentProcessingGet", params=parameters).text for version in pair)
+    assert one == other
+    return one
+
+
+def test_both_versions_count_the_requests_in_flight_at_named_instances(pair: Pair) -> None:
+    first, second = (version.app for version in pair)
+
+    def tell(app: httpx.Client, pod: str, change: int) -> None:
+        body = {"ApiPath": path, "ServiceCluster": "", "Instance": pod, "IncrementBy": change}
+        app.post("/api/CurrentProcessingUpsert", json=body).raise_for_status()
+
+    path = path_of()
+    for app, pod, change, count in (
+        (first, "one", 2, "2"),
+        (second, "one", -1, "1"),
+        (first, "two", 3, "4"),
+        (second, "two", -2, "2"),
+        (first, "two", -1, "1"),
+        (second, "three", 1, "2"),
+        (first, "three", -1, "1"),
+        (first, "one", -1, "0"),
+        (second, "one", -1, "0"),
+    ):
+        tell(app, pod, change)
+        assert in_flight(pair, path) == count, (pod, change)
+    for number in range(40):  # more than lie in their counter
+        tell((first, second)[number % 2], f"pod-{number}", 1)
+        assert in_flight(pair, path) == str(number + 1)
+
+
 @pytest.mark.parametrize("body", [b"work", LARGE], ids=["inline", "a blob"])
 def test_a_task_goes_on_in_the_other_version_at_each_step(pair: Pair, backend: ScriptedBackend, body: bytes) -> None:
     (first, second), path = pair, path_of()
