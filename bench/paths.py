@@ -64,6 +64,7 @@ def run(quick: bool) -> list[Figure]:
     report.figure(
         Figure.of("paths", ratios(*([sample.median_ms for sample in taken[each]] for each in ("beside", "alone"))))
     )
+    report.figure(Figure.of("paths_longest", [sample.longest_ms for sample in taken["beside"]]))
     return report.finish()
 
 
