@@ -13,11 +13,12 @@ import task_logger
 from shared import telemetry
 from shared.services import ServicesByLoop
 from shared.settings import Settings
+from shared.settings_warnings import warnings_of
 
 settings = Settings.from_env(os.environ)
 services = ServicesByLoop(settings)
 telemetry.configure(settings, os.environ)
-for warning in settings.warnings:
+for warning in warnings_of(settings):
     logging.getLogger("task_backbone").warning(warning)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)

@@ -18,6 +18,7 @@ import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from shared.settings import Settings
 from shared.store import RedisAddress, RedisLink, StorePolicy, connect
+from shared.store.create_steps import CreateSteps
 from shared.store.queries import Queries
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
@@ -48,6 +49,7 @@ class Opened:
     """The steps and queries of one Redis, like those inside of the app's store."""
 
     link: RedisLink
+    creations: CreateSteps
     store: TaskSteps
     queues: QueueSteps
     upkeep: UpkeepSteps
@@ -62,7 +64,7 @@ Step = Callable[[Opened, str], Awaitable[object]]
 
 async def create(redis: Opened, task_id: str) -> object:
     content = Content("application/octet-stream", len(BODY))
-    return await redis.store.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
+    return await redis.creations.create(NewTask(task_id, PATH, LEASE_S, body=content, inline_body=BODY))
 
 
 async def claim(redis: Opened, task_id: str) -> object:
@@ -110,7 +112,14 @@ def open_redis(url: str, policy: StorePolicy | None = None) -> Opened:
         return await connect(RedisAddress.parse(url), no_identity)
 
     link, policy = RedisLink(open_client), policy or default_policy()
-    return Opened(link, TaskSteps(link, policy), QueueSteps(link, policy), UpkeepSteps(link, policy), Queries(link))
+    return Opened(
+        link,
+        CreateSteps(link, policy),
+        TaskSteps(link, policy),
+        QueueSteps(link, policy),
+        UpkeepSteps(link, policy),
+        Queries(link),
+    )
 
 
 @dataclass(frozen=True, slots=True)

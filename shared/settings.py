@@ -32,8 +32,6 @@ LONGEST_WAIT_S: Final = 60
 
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
-_HOST_BODY_BYTES_PER_2_GB: Final = 240 * _MIB
-"""How many bytes of bodies the Functions host can hold at a time with 2 GB. With 400 MiB it ran out of memory."""
 _KEY_VAULT_REFERENCE: Final = "@microsoft.keyvault"
 _UNRESOLVED: Final = "its reference to Key Vault was not resolved"
 """Azure then leaves the reference itself as the value. As a key it could be guessed, also with a blank too many."""
@@ -404,27 +402,6 @@ class Settings(BaseModel):
             return self.max_waits
         places = (self.host_concurrency or self.max_in_flight) // self.functions_worker_process_count
         return max(1, min(places, self.max_in_flight) // 2)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What an operator should know of these settings, though the app can start with them."""
-        found: list[str] = []
-        at_a_time, bodies = self.host_concurrency, self.host_body_bytes
-        waits = self.most_waits * self.functions_worker_process_count
-        if at_a_time is not None and waits > at_a_time / 2:
-            found.append(
-                f"{waits} requests may wait (MAX_WAITS, of each worker process), and the instance is given "
-                f"{at_a_time} at a time: if more than half of them wait, submits and reports have no room."
-            )
-        bearable = _HOST_BODY_BYTES_PER_2_GB * self.instance_memory_mb // 2048
-        if bodies is None or bodies > bearable:
-            many = "any number of" if at_a_time is None else str(at_a_time)
-            found.append(
-                f"The Functions host may hold {many} bodies of {self.functions_request_body_size_limit} bytes "
-                f"(FUNCTIONS_REQUEST_BODY_SIZE_LIMIT) at a time, and an instance of {self.instance_memory_mb} MB "
-                f"(INSTANCE_MEMORY_MB) bears {bearable} bytes of them: it may run out of memory (docs/capacity.md)."
-            )
-        return found
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], host_json: Mapping[str, Any] | None = None) -> Settings:

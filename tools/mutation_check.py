@@ -1335,8 +1335,8 @@ MUTATIONS = [
     ),
     Mutation(
         "durability: what an unacknowledged step granted is dispatched",
-        "shared/store/store.py",
-        "            self.after_unacknowledged(outcome)\n",
+        "shared/store/queue_effects.py",
+        "            self._after_unacknowledged(outcome)\n",
         "",
         ("tests/cache_manager/test_unacknowledged.py",),
     ),
@@ -1506,7 +1506,7 @@ MUTATIONS = [
     Mutation(
         "outage: an attempt that is reported keeps its slot",
         "shared/store/store.py",
-        "                    await self._hold_again(outcome.task)\n",
+        "                    await self._effects.hold_again(outcome.task)\n",
         "                    pass\n",
         OUTAGE_TESTS,
     ),
@@ -2045,7 +2045,7 @@ MUTATIONS = [
     ),
     Mutation(
         "upload: a later step gets no more either",
-        "shared/dispatch/dispatcher.py",
+        "shared/dispatch/backend_calls.py",
         "                raise TooLarge\n",
         "",
         (f"{UPLOAD_TESTS[0]}::test_a_result_that_is_too_large_for_the_next_backend_fails_the_task",),
@@ -2073,7 +2073,7 @@ MUTATIONS = [
     ),
     Mutation(
         "upload: a reference takes no room",
-        "shared/dispatch/dispatcher.py",
+        "shared/dispatch/backend_calls.py",
         "and self._bodies.why_no_sas is None):\n            return 0",
         "and False):\n            return 0",
         (f"{UPLOAD_TESTS[0]}::test_bodies_that_go_by_reference_take_no_room",),

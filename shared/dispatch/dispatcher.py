@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any, Final
 
-from opentelemetry.trace import StatusCode
-
 from shared import telemetry
-from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore, NoSas
+from shared.bodies import BlobsUnavailable, BodyMissing, BodyStore
+from shared.dispatch.backend_calls import BackendCalls
 from shared.dispatch.backend_client import (
     Accepted,
-    Answer,
     BackendTransport,
     Busy,
     Completed,
     Erred,
     NotFound,
     Rejected,
-    ResultRoom,
     Unreachable,
     described,
 )
 from shared.dispatch.batches import Batches
-from shared.dispatch.body_reference import BodyReference, TooLarge, reading_s, reference_headers
+from shared.dispatch.body_reference import TooLarge
 from shared.dispatch.registry import BackendRegistry, Endpoint
 from shared.dispatch.retry_policy import Fail, after_answer
 from shared.events.publisher import Publisher, PublishFailed
@@ -45,7 +42,7 @@ from shared.store import (
 )
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Claimed, Granted, Refusal, Refused, SlotGrant
-from shared.tasks.task import Content, Task
+from shared.tasks.task import Task
 from shared.tasks.told_slots import ToldSlots
 
 log = logging.getLogger("task_backbone")
@@ -109,6 +106,7 @@ class Dispatcher:
         self._bodies = bodies
         self._limits = limits
         self._backend = backend
+        self._calls = BackendCalls(settings, bodies, backend)
         self._events = events
         self._completions = completions
         self._begun = 0
@@ -279,99 +277,40 @@ class Dispatcher:
         with telemetry.consumer_span(task, traceparent):
             telemetry.transition(task)
             try:
-                with self._limits.dispatches.hold(backend), self._limits.body(self._passing_bytes(task, endpoint)):
+                passing_bytes = self._calls.passing_bytes(task, endpoint)
+                with self._limits.dispatches.hold(backend), self._limits.body(passing_bytes):
                     return await self._call_backend(claimed, endpoint)
             except Overloaded:
                 return await self._return_to_queue(task, DispatcherFull())
 
-    def _passing_bytes(self, task: Task, endpoint: Endpoint | None) -> int:
-        """How many bytes of the body pass through this process."""
-        body = task.body
-        if body is None or (self._goes_by_reference(body, endpoint) and self._bodies.why_no_sas is None):
-            return 0
-        return body.size_bytes
-
     async def _call_backend(self, claimed: Claimed, endpoint: Endpoint | None) -> Dispatched:
-        task, timeout_s = claimed.task, self._settings.dispatch_timeout_s
+        task = claimed.task
         if endpoint is None or not endpoint.is_registered:
             return await self._return_to_queue(task, BackendAway(status_texts.UNREGISTERED, None))
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            async with asyncio.timeout_at(deadline):
-                body = await self._body(claimed, endpoint)
-        except TooLarge:
-            telemetry.setback(task, status_texts.BODY_TOO_LARGE)
-            return await self._fail(task, status_texts.BODY_TOO_LARGE)
-        except BodyMissing:
-            now = await self._store.get(task.id)
-            if now is not None and now.body != task.body:  # a report has replaced it meanwhile
-                return await self._return_to_queue(task, BodyUnavailable())
-            telemetry.setback(task, status_texts.BODY_GONE)
-            return await self._fail(task, status_texts.BODY_GONE)
-        except (BlobsUnavailable, TimeoutError):
-            return await self._return_to_queue(task, BodyUnavailable())
-        left_s = max(1.0, deadline - asyncio.get_running_loop().time())
         with _ResultRoom(self._settings.largest_body_bytes, self._limits) as room:
-            answer = await self._post(task, endpoint, body, left_s, room)
+            try:
+                answer = await self._calls.call(claimed, endpoint, room)
+            except TooLarge:
+                telemetry.setback(task, status_texts.BODY_TOO_LARGE)
+                return await self._fail(task, status_texts.BODY_TOO_LARGE)
+            except BodyMissing:
+                return await self._handle_missing_body(task)
+            except BlobsUnavailable:
+                return await self._return_to_queue(task, BodyUnavailable())
             if answer.told is not None:
                 await self.take_told(task.path, answer.told)
             if isinstance(answer, Completed):
                 return await self._complete(task, answer, endpoint.backend.prefix)
-        if isinstance(answer, Unreachable) and isinstance(body, BlobStream) and body.is_broken:
-            return await self._return_to_queue(task, BodyUnavailable())
         if not isinstance(answer, Accepted):
             telemetry.setback(task, f"the backend {described(answer)}", is_expected=isinstance(answer, Busy))
         return await self._record(task, answer, endpoint.backend.prefix)
 
-    async def _body(self, claimed: Claimed, endpoint: Endpoint) -> bytes | BlobStream | BodyReference:
-        content = claimed.task.body
-        assert content is not None
-        if self._goes_by_reference(content, endpoint):
-            valid_s = reading_s(self._settings.read_url_s, claimed.task.lease_s)
-            with suppress(NoSas):
-                return BodyReference((await self._bodies.read_url(content, valid_s)).url)
-        if claimed.inline_body is None:
-            if content.is_upload and content.size_bytes > self._settings.largest_body_bytes:
-                if endpoint.backend.takes_reference:
-                    raise BlobsUnavailable(self._bodies.why_no_sas)
-                raise TooLarge
-            return await self._bodies.stream(content)
-        if len(claimed.inline_body) != content.size_bytes:
-            raise BodyMissing(claimed.task.id)
-        return claimed.inline_body
-
-    @staticmethod
-    def _goes_by_reference(body: Content, endpoint: Endpoint | None) -> bool:
-        return body.blob is not None and endpoint is not None and endpoint.backend.takes_reference
-
-    async def _post(
-        self,
-        task: Task,
-        endpoint: Endpoint,
-        body: bytes | BlobStream | BodyReference,
-        timeout_s: float,
-        room: ResultRoom,
-    ) -> Answer:
-        assert task.body is not None
-        in_its_place: dict[str, str] = {}
-        if isinstance(body, BodyReference):
-            body, in_its_place = b"", reference_headers(body, task.body)
-        with telemetry.client_span(task, endpoint.url) as span:
-            headers = {
-                "taskId": task.id,
-                "X-Task-Attempt": str(task.attempt),
-                "X-Task-Lease": f"{task.lease_s:g}",
-                "Content-Type": task.body.content_type,
-                **({"Content-Encoding": task.body.encoding} if task.body.encoding else {}),
-                "Content-Length": str(task.body.size_bytes),
-                **in_its_place,
-                **telemetry.outgoing(task),
-            }
-            answer = await self._backend.post(endpoint, headers, body, timeout_s, room)
-            span.set_attribute("task.dispatch.answer", type(answer).__name__)
-            if not isinstance(answer, (Accepted, Completed)):
-                span.set_status(StatusCode.ERROR)
-            return answer
+    async def _handle_missing_body(self, task: Task) -> Dispatched:
+        now = await self._store.get(task.id)
+        if now is not None and now.body != task.body:  # a report has replaced it meanwhile
+            return await self._return_to_queue(task, BodyUnavailable())
+        telemetry.setback(task, status_texts.BODY_GONE)
+        return await self._fail(task, status_texts.BODY_GONE)
 
     async def _complete(self, task: Task, answer: Completed, backend: str) -> Dispatched:
         """The answer has the result. If it cannot be stored, the task is worked on again."""

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from shared.store.batch_steps import BatchSteps, ChildReport
+from shared.store.create_steps import CreateSteps
 from shared.store.redis.link import StoreUnavailable
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, Granted, TooLate
 from shared.tasks.task import NewTask
 
@@ -27,9 +27,9 @@ Create = Callable[[NewTask], Awaitable[Created | Existing | Full | Draining | To
 
 
 class ChildCreations:
-    def __init__(self, batches: BatchSteps, tasks: TaskSteps) -> None:
+    def __init__(self, batches: BatchSteps, creations: CreateSteps) -> None:
         self._batches = batches
-        self._tasks = tasks
+        self._creations = creations
 
     async def create(self, new: NewTask, create: Create) -> Created | Existing | Full | Draining | BatchRefused:
         """Register a child, and create it as *create* does.
@@ -37,13 +37,13 @@ class ChildCreations:
         Raises:
             StoreUnavailable: Redis does not answer in time.
         """
-        created_at_once = await self._tasks.create_child(new, self._batches.registration(new))
+        created_at_once = await self._creations.create_child(new, self._batches.registration(new))
         if created_at_once is not None:
             return created_at_once
         if new.fingerprint:
             # Its id may be taken: then nothing is registered. This creates nothing, since it is too late for that.
             lookup = replace(new, create_until_ms=0, body=None, inline_body=b"", steps=())
-            existing = await self._tasks.create(lookup)
+            existing = await self._creations.create(lookup)
             if isinstance(existing, Existing):
                 return existing
         granted: list[Granted] = []

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shared.store.create_steps import CreateSteps
 from shared.store.informing import informed
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import NotAcknowledged, StoreUnavailable
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Created, Draining, Enqueued, Existing, Full, Granted, SlotGrant, TooLate
 from shared.tasks.task import NewTask, Task
 
@@ -18,8 +18,8 @@ log = logging.getLogger("task_backbone")
 
 
 class CreationsApart:
-    def __init__(self, tasks: TaskSteps, queues: QueueSteps) -> None:
-        self._tasks = tasks
+    def __init__(self, creations: CreateSteps, queues: QueueSteps) -> None:
+        self._creations = creations
         self._queues = queues
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate:
@@ -28,7 +28,7 @@ class CreationsApart:
         grant = SlotGrant(new.id, 1)
         entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
         created, enqueued = await asyncio.gather(
-            self._tasks.create(new), self._queues.enqueue_new(entry), return_exceptions=True
+            self._creations.create(new), self._queues.enqueue_new(entry), return_exceptions=True
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
         if isinstance(created, NotAcknowledged):  # stored, so what was granted is to be dispatched
@@ -54,7 +54,7 @@ class CreationsApart:
             return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
         if isinstance(enqueued, Enqueued):
             return Created(created.task, enqueued.position, granted)
-        if not isinstance(enqueued, StoreUnavailable) and await self._tasks.withdraw(new.id):
+        if not isinstance(enqueued, StoreUnavailable) and await self._creations.withdraw(new.id):
             if isinstance(enqueued, BaseException):
                 raise enqueued
             return enqueued

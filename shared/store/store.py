@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Unpack
 
@@ -18,32 +18,33 @@ from shared.store.batch_steps import BatchSteps
 from shared.store.changes import Changes
 from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
+from shared.store.create_steps import CreateSteps
 from shared.store.creations_apart import CreationsApart
 from shared.store.endpoint_names import EndpointNames
 from shared.store.eviction import Eviction
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.keyed_ids import KeyedIds
-from shared.store.outages import Outage, Outages
+from shared.store.outages import Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
-from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps, batches
+from shared.store.queue_effects import QueueEffects
+from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
-from shared.store.redis.link import RedisLink, StoreUnavailable
-from shared.store.redis.partitions import PARTITIONS
+from shared.store.redis.link import RedisLink
 from shared.store.reports import Report, SentOn
 from shared.store.requeue import (
     BackendAway,
-    BackendBusy,
     BackendFailed,
     BodyUnavailable,
     RequeueReason,
     ResultUnstored,
 )
 from shared.store.rounds import Rounds
+from shared.store.sweeps import Sweeps
 from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
-from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
+from shared.store.upkeep_steps import UpkeepSteps
 from shared.store.uploads import Uploads
 from shared.tasks.outcomes import (
     Applied,
@@ -54,21 +55,17 @@ from shared.tasks.outcomes import (
     Existing,
     Full,
     Granted,
-    Origin,
     Outcome,
     Refusal,
     Refused,
     SlotGrant,
     TooLate,
-    Unacknowledged,
 )
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
 
 log = logging.getLogger("task_backbone")
 
-SWEEP_ROUNDS: Final = 50
-"""How many batches of each partition one sweep takes at most. The next one goes on."""
 _RECORD_PAUSES_S: Final = (0.02, 0.1, 0.5)
 """On a cluster a task's record and its queue entry are written at the same time on two nodes: a slot may be granted
 so long before the record exists."""
@@ -101,14 +98,17 @@ class TaskStore:
         self._link = link
         self._policy = policy
         self._queues = QueueSteps(link, policy, limit_of, now_ms)
+        self._creations = CreateSteps(link, policy, now_ms, self._queues)
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)
         self._queries = Queries(link, now_ms)
         self._changes = Changes(link, self._tasks)
         self._outages = Outages(link, now_ms)
-        self._creations_apart = CreationsApart(self._tasks, self._queues)
+        self._effects = QueueEffects(self._queues, lambda applied: self.after_unacknowledged(applied))
+        self._sweeps = Sweeps(self._upkeep, self._tasks, self._queues, self._effects, self._outages)
+        self._creations_apart = CreationsApart(self._creations, self._queues)
         self.batches = BatchSteps(link, policy, now_ms)
-        self._child_creations = ChildCreations(self.batches, self._tasks)
+        self._child_creations = ChildCreations(self.batches, self._creations)
         self._child_lists = ChildLists(self.batches, self._tasks)
         self._away = AwayDispatches(self._tasks, self._queues, self._outages, policy, now_ms)
         self._fenced_paths = FencedPaths(link, now_ms)
@@ -130,20 +130,20 @@ class TaskStore:
 
     async def create_unqueued(self, new: NewTask) -> Created | Existing:
         """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
-        created = await self._tasks.create(new)
+        created = await self._creations.create(new)
         assert not isinstance(created, TooLate)
         return created
 
     async def _create(self, new: NewTask) -> Created | Existing | Full | Draining | TooLate:
         if not new.dispatch_requested:
-            return await self._tasks.create(new)
-        created = await self._tasks.create_and_enqueue(new)
+            return await self._creations.create(new)
+        created = await self._creations.create_and_enqueue(new)
         return await self._creations_apart.create(new) if created is None else created
 
     async def enqueue(self, task: Task) -> Granted:
         """Let a task wait in its endpoint's queue, as new work that is published if it gets a slot now. Nothing
         happens if it waits already or holds a slot."""
-        return await informed(self._queues.enqueue([QueueEntry.of(task)], are_published=True), task.path)
+        return await self._effects.enqueue(task)
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim an attempt for which an event has come; None claims the current one. If it is over, its slot is
@@ -157,7 +157,7 @@ class TaskStore:
             return replace(claimed, granted=[granted])
         if attempt is None:
             return claimed
-        return await self._release_if_over(claimed, claimed.task.path, SlotGrant(task_id, attempt))
+        return await self._effects.of_refused_claim(claimed, claimed.task.path, SlotGrant(task_id, attempt))
 
     async def claim_held(self, grant: SlotGrant) -> Claimed | Refused:
         """Claim an attempt if it holds a slot. Otherwise nothing changes."""
@@ -172,7 +172,11 @@ class TaskStore:
                 break
             await asyncio.sleep(pause_s)
             claimed = await self._tasks.claim(grant.task_id, grant.attempt)
-        return claimed if isinstance(claimed, Claimed) else await self._release_if_over(claimed, granted.path, grant)
+        return (
+            claimed
+            if isinstance(claimed, Claimed)
+            else await self._effects.of_refused_claim(claimed, granted.path, grant)
+        )
 
     async def accept(self, task: Task, backend: str | None = None) -> Sequence[Granted]:
         """The backend accepted the task: from now on it has a lease. Returns what its queue granted.
@@ -193,7 +197,7 @@ class TaskStore:
             case BackendAway():
                 outcome = await self._away.requeue(task, reason)
                 if isinstance(outcome, Refused) and outcome.task is not None and outcome.task.holds(task.attempt):
-                    await self._hold_again(outcome.task)
+                    await self._effects.hold_again(outcome.task)
                 return outcome
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
@@ -201,10 +205,7 @@ class TaskStore:
                 outcome = await self._tasks.requeue(task, status=reason.status, apart_s=self._policy.busy_retry_s)
             case _:
                 outcome = await self._tasks.requeue(task, status=reason.status)
-        if isinstance(outcome, Refused):
-            return outcome
-        granted = await informed(self._requeue_entry(task, outcome.task, reason), task.path)
-        return replace(outcome, granted=[granted])
+        return await self._effects.of_requeue(task, outcome, reason)
 
     async def complete(self, task: Task, result: Content, data: bytes, *, status: str, backend: str) -> Outcome:
         """The backend answered a claimed task with its result.
@@ -214,11 +215,11 @@ class TaskStore:
         """
         outcome = await self._tasks.complete(task, result, data, status=status)
         await self._outages.note_answer(backend)
-        return await self._inform_queues(outcome)
+        return await self._effects.of(outcome)
 
     async def fail(self, task: Task, *, status: str) -> Outcome:
         """End a claimed task that cannot be dispatched."""
-        return await self._inform_queues(await self._tasks.fail_dispatch(task, status=status))
+        return await self._effects.of(await self._tasks.fail_dispatch(task, status=status))
 
     async def update(
         self, task_id: str, *, state: State | None, told: State | None = None, **report: Unpack[Report]
@@ -244,7 +245,7 @@ class TaskStore:
         """Renew the lease of a task that a backend holds. Its state stays as it is."""
         outcome = await self._tasks.heartbeat(task_id, **report)
         self._note_fenced(outcome)
-        return await self._inform_queues(outcome)
+        return await self._effects.of(outcome)
 
     async def release(
         self,
@@ -268,22 +269,16 @@ class TaskStore:
             task_id, attempt=attempt, status=status, failed=failed, after_s=after_s, owner=owner
         )
         self._note_fenced(outcome)
-        if not isinstance(outcome, Refused) and outcome.is_transition:
-            if outcome.slot == "forgotten":
-                released = informed(self._queues.released(outcome.task, attempt, told), outcome.task.path)
-            else:
-                released = self._release(outcome)
-            outcome = replace(outcome, granted=[await released])
-        return self._told(outcome)
+        return await self._effects.of_release(outcome, attempt, told)
 
     async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
         """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
-        return await self._inform_queues(await self._tasks.cancel(task_id, owner=owner))
+        return await self._effects.of(await self._tasks.cancel(task_id, owner=owner))
 
     async def replay(self, task_id: str, *, owner: str | None = None, attempt: int | None = None) -> Outcome:
         """Let a failed task begin again at its endpoint, with the body it has; if an *attempt* is given, after that
         one."""
-        return await self._inform_queues(await self._tasks.replay(task_id, owner=owner, attempt=attempt))
+        return await self._effects.of(await self._tasks.replay(task_id, owner=owner, attempt=attempt))
 
     async def put_result(
         self,
@@ -340,27 +335,14 @@ class TaskStore:
         """A page of a batch's children, the last one first; None if the owner has no such batch."""
         return await self._child_lists.page(batch_id, listing)
 
-    async def sweep(self) -> AsyncGenerator[Swept, None]:
+    def sweep(self) -> AsyncGenerator[Swept, None]:
         """Take the next step for every overdue task, batch by batch. Two sweeps at once do no harm: each overdue task
         is handed out once.
 
         Raises:
             StoreUnavailable: Redis or one of its nodes does not answer. What the other nodes hold was swept before.
         """
-        unavailable: StoreUnavailable | None = None
-        partitions: Sequence[int] = range(PARTITIONS)
-        outages = await self._outages.by_path()
-        for _ in range(SWEEP_ROUNDS):
-            swept = await asyncio.gather(*(self._sweep(partition, outages) for partition in partitions))
-            unavailable = next((found for found in swept if isinstance(found, StoreUnavailable)), unavailable)
-            batches = [[] if isinstance(found, StoreUnavailable) else found for found in swept]
-            async for settled in self._settle([item for batch in batches for item in batch]):
-                yield settled
-            partitions = [p for p, batch in zip(partitions, batches, strict=True) if len(batch) >= SWEEP_LIMIT]
-            if not partitions:
-                break
-        if unavailable is not None:
-            raise unavailable
+        return self._sweeps.sweep()
 
     async def mark_completions_published(self, task_ids: Iterable[str]) -> None:
         await self._upkeep.mark_completions_published(task_ids)
@@ -376,110 +358,12 @@ class TaskStore:
         await self._fenced_paths.aclose()
         await self._link.aclose()
 
-    async def _release_if_over(self, refused: Refused, path: str, grant: SlotGrant) -> Refused:
-        task = refused.task
-        if task is not None and not task.state.is_terminal and task.attempt == grant.attempt:
-            return refused
-        return replace(refused, granted=[await informed(self._queues.release(path, grant), path)])
-
-    async def _requeue_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:
-        match reason:
-            case BackendBusy():
-                return await self._queues.refused(task, requeued, after_s=reason.retry_after_s)
-            case BackendFailed():
-                return await self._queues.failed(task)
-            case BodyUnavailable() | ResultUnstored():
-                return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
-            case _:
-                await self._queues.return_entry(task, requeued)
-                return Granted(task.path, [])
-
     async def _reported(self, outcome: Outcome, attempt: int | None) -> Outcome:
         if attempt is not None:
             self._note_fenced(outcome)
-        return await self._inform_queues(outcome)
+        return await self._effects.of(outcome)
 
     def _note_fenced(self, outcome: Outcome) -> None:
         """A model service named its attempt or sent a heartbeat."""
         if isinstance(outcome, Applied):
             self._fenced_paths.note((outcome.origin or outcome.task).path)
-
-    async def _inform_queues(self, outcome: Outcome) -> Outcome:
-        """Let the queues learn of a transition, unless the step's own script did that."""
-        if isinstance(outcome, Refused):
-            return outcome
-        task = outcome.task
-        if outcome.slot == "held":
-            await self._hold_again(task)
-        if outcome.origin is None and outcome.slot != "freed":
-            return self._told(outcome)
-        origin = outcome.origin or Origin(task.path, task.attempt)
-        waits = task.state is State.CREATED and task.dispatch_requested
-        if outcome.granted and not waits:
-            return self._told(outcome)
-        granted = [*outcome.granted]
-        is_over = task.state.is_terminal or outcome.slot == "freed"
-        if not granted and (is_over or task.attempt != origin.attempt or task.path != origin.path):
-            granted.append(await self._release(outcome))
-        if waits:
-            granted.append(await self.enqueue(task))
-        return self._told(replace(outcome, granted=granted))
-
-    def _told(self, outcome: Outcome) -> Outcome:
-        """The outcome, if its caller may hear of it.
-
-        Raises:
-            StoreUnavailable: not acknowledged. What follows from it is done all the same.
-        """
-        if isinstance(outcome, Unacknowledged):
-            self.after_unacknowledged(outcome)
-            raise StoreUnavailable("the write was not acknowledged in time")
-        return outcome
-
-    async def _hold_again(self, task: Task) -> None:
-        """A task whose slot was freed goes on."""
-        try:
-            await self._queues.mark_held([QueueEntry.of(task)])
-        except StoreUnavailable as error:
-            log.warning("the queue of a task that goes on does not count it: %s", error)
-
-    async def _release(self, applied: Applied) -> Granted:
-        """Release the queue entry that a step ended."""
-        origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
-        entry = SlotGrant(applied.task.id, origin.attempt)
-        release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
-        return await informed(release, origin.path)
-
-    async def _sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue] | StoreUnavailable:
-        # While a node of a cluster is away, what was swept on the others is handled all the same.
-        try:
-            return await self._upkeep.sweep(partition, outages)
-        except StoreUnavailable as error:
-            return error
-
-    async def _settle(self, overdue: Sequence[Overdue]) -> AsyncIterator[Swept]:
-        """Let the queues learn what a sweep did. Each answer goes on at once: one silent node keeps no slot idle on
-        another."""
-        for released in asyncio.as_completed([self._released(item.applied) for item in overdue if item.applied]):
-            yield Swept(applied=[await released])
-        for ended in asyncio.as_completed([self._end_step(item.id) for item in overdue if item.what == "next step"]):
-            yield Swept(applied=await ended)
-        waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
-        for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in batches(waiting)]):
-            yield Swept(granted=[await granted])
-        yield Swept.left_of(overdue)
-
-    async def _end_step(self, task_id: str) -> Sequence[Applied]:
-        try:
-            outcome = await self._inform_queues(await self._tasks.end_step(task_id))
-        except StoreUnavailable as error:
-            log.warning("a pipeline's next step could not begin, and will: %s", error)
-            return []
-        # If it is refused, a report has come in between.
-        return [outcome] if isinstance(outcome, Applied) else []
-
-    async def _released(self, applied: Applied) -> Applied:
-        return replace(applied, granted=[await self._release(applied)])
-
-    async def _enqueue_some(self, entries: Sequence[QueueEntry]) -> Granted:
-        return await informed(self._queues.enqueue(entries), entries[0].path)

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 from shared.store.arguments import (
     ApplyArgument,
@@ -14,37 +13,28 @@ from shared.store.arguments import (
     Backoff,
     ClaimArgument,
     Clock,
-    CreateArgument,
     TaskReleaseArgument,
     seed,
     stamp,
 )
 from shared.store.policy import StorePolicy
-from shared.store.queue_steps import QueueSteps, enqueued_of
-from shared.store.record_codec import BRIEF_CHARS, new_record, pack_content, readable_task
+from shared.store.queue_steps import QueueSteps
+from shared.store.record_codec import BRIEF_CHARS, pack_content, readable_task
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
-from shared.store.replies import claimed_of, combined_outcome_of, created_task, existing, outcome_of
+from shared.store.replies import claimed_of, combined_outcome_of, outcome_of
 from shared.store.reports import Report, SentOn, report_step, token_of
 from shared.tasks import status_texts
 from shared.tasks.outcomes import (
     Applied,
-    BatchRefused,
     Claimed,
-    Created,
-    Draining,
-    Enqueued,
-    Existing,
-    Full,
-    Granted,
     Outcome,
     Refusal,
     Refused,
     SlotGrant,
-    TooLate,
     Unacknowledged,
 )
-from shared.tasks.task import Actor, Content, NewTask, Reason, State, Task
+from shared.tasks.task import Actor, Content, Reason, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
 
@@ -73,69 +63,6 @@ class TaskSteps:
         self._retention_ms = to_ms(policy.retention_s)
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
-
-    async def create(self, new: NewTask) -> Created | Existing | TooLate:
-        """Store a task with its body and deadline. From here it is safe."""
-        try:
-            reply = await self._link.script("task/create", tag_of(new.id), *self._create(new))
-        except NotAcknowledged as error:
-            error.outcome = _created(new, error.reply)
-            raise
-        return _created(new, reply)
-
-    async def create_and_enqueue(self, new: NewTask) -> Created | Existing | Full | Draining | None:
-        """Store a task and let it wait in its endpoint's queue, unless the queue refuses it.
-
-        None if several servers have the partitions: nothing was done.
-        """
-        if self._queues is None:
-            return None
-        task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
-        enqueue = self._queues.enqueue_argument(new.path)
-        try:
-            reply = await self._link.combined("create_and_enqueue", task_tag, *self._create(new), path_tag, enqueue)
-        except NotAcknowledged as error:
-            error.granted = _granted_by(_created_and_enqueued(new, error.reply))
-            raise
-        return None if reply is None else _created_and_enqueued(new, reply)
-
-    async def create_child(
-        self, new: NewTask, registration: tuple[bytes, bytes]
-    ) -> Created | Existing | Full | Draining | BatchRefused | None:
-        """As :meth:`create_and_enqueue`, and register the task at its batch, unless either refuses it.
-
-        Args:
-            registration: see ``combined/create_child``.
-        """
-        if self._queues is None:
-            return None
-        task_tag, path_tag = tag_of(new.id).encode(), tag_of(new.path).encode()
-        enqueue = self._queues.enqueue_argument(new.path)
-        try:
-            reply = await self._link.combined(
-                "create_child", task_tag, *self._create(new), path_tag, enqueue, *registration
-            )
-        except NotAcknowledged as error:
-            error.granted = _granted_by(_created_child(new, error.reply))
-            raise
-        return None if reply is None else _created_child(new, reply)
-
-    def _create(self, new: NewTask) -> tuple[bytes, bytes]:
-        argument: CreateArgument = {
-            "id": new.id,
-            "rec": new_record(new),
-            # Nobody can retry a task that the backbone does not dispatch: only a very long silence ends it.
-            "due_in": self._republish_ms if new.dispatch_requested else self._retention_ms,
-            "actor": Actor.CLIENT,
-            "brief": new.status[:BRIEF_CHARS],
-            **stamp(self._now_ms),
-        }
-        if new.steps:
-            steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.steps]
-            argument["steps"] = [self._republish_ms, *steps]
-        if new.create_until_ms is not None:
-            argument["until"] = new.create_until_ms
-        return pack(argument), new.inline_body if new.body and not new.body.blob else b""
 
     async def claim(self, task_id: str, attempt: int | None) -> Claimed | Refused:
         """Claim a waiting task's attempt for a dispatcher; None claims the current one."""
@@ -399,11 +326,6 @@ class TaskSteps:
         tag = tag_of(task_id)
         return await self._link.get(tag, f"{tag}k:{task_id}")
 
-    async def withdraw(self, task_id: str) -> bool:
-        """Remove a task that was created a moment ago and that its queue refused, unless a repetition of the create
-        was informed of it. Returns whether it is gone."""
-        return bool(await self._link.script("task/withdraw", tag_of(task_id), task_id))
-
     async def _apply(
         self,
         task_id: str,
@@ -473,33 +395,3 @@ def _as_first_time(refused: Refused, step: ApplyStep, data: bytes) -> Outcome:
         return refused
     sent_on = step.get("attempt"), token_of(step, data)
     return Applied(task) if sent_on in task.sent_on else refused
-
-
-def _created(new: NewTask, reply: list[Any]) -> Created | Existing | TooLate:
-    kind, *more = reply
-    if kind == b"late":
-        return TooLate()
-    (stored,) = more
-    task = created_task(new, stored)
-    return existing(task) if kind == b"exists" else Created(task)
-
-
-def _created_child(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining | BatchRefused:
-    if reply[0][0] == b"refused":
-        return BatchRefused(reply[0][1].decode())
-    return _created_and_enqueued(new, reply)
-
-
-def _granted_by(created: Created | Existing | Full | Draining | BatchRefused) -> Sequence[Granted]:
-    return created.granted if isinstance(created, (Created, Existing)) else ()
-
-
-def _created_and_enqueued(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining:
-    (kind, stored), enqueued_reply = reply
-    task = created_task(new, stored)
-    if kind == b"exists":
-        return existing(task)
-    enqueued = enqueued_of(new.path, enqueued_reply)
-    if isinstance(enqueued, Enqueued):
-        return Created(task, enqueued.position, (enqueued.granted,))
-    return enqueued

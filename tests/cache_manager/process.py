@@ -13,10 +13,9 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.store import RedisLink, StorePolicy, TaskQueues, TaskStore
 from shared.store.queue_steps import QueueSteps
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Claimed, Granted, SlotGrant
 from shared.tasks.task import Task
-from tests.shared.store.conftest import opener
+from tests.shared.store.conftest import LifeSteps, opener
 from tests.shared.store.policies import store_policy
 
 REPUBLISH_S = 30
@@ -70,7 +69,7 @@ class Process:
     services: Services
     published: KeepingPublisher
     dispatcher: KeepingDispatcher
-    steps: TaskSteps
+    steps: LifeSteps
     queue_steps: QueueSteps
     link: RedisLink
 
@@ -112,7 +111,7 @@ class Process:
             replace(whole, dispatcher=dispatcher),
             published,
             dispatcher,
-            TaskSteps(link, policy, clock),
+            LifeSteps(link, policy, clock),
             QueueSteps(link, policy, whole.registry.limit, clock),
             link,
         )

@@ -19,6 +19,7 @@ import pytest
 
 from local.stack import ROOT
 from shared.settings import Settings
+from shared.settings_warnings import warnings_of
 from tests.infra.conftest import Run
 from tools.settings_table import variable
 
@@ -162,7 +163,7 @@ def test_the_app_starts_with_these_settings_and_has_nothing_to_warn_of(preset: s
         known[name] = resolved
     host_json = json.loads((ROOT / "host.json").read_text())
     app = Settings.from_env({**known, "REDIS_CONNECTION_STRING": "redis.example.org:10000,ssl=True"}, host_json)
-    assert app.warnings == []
+    assert warnings_of(app) == []
     assert app.gateway_key is not None
     services = json.loads((INFRA / "services.json").read_text())
     assert {*app.backends.entries} == {each["path"] for each in services["services"]}

@@ -14,6 +14,7 @@ from local.stack import ROOT
 from shared.resilience.limits import Limits
 from shared.services import Services
 from shared.settings import Settings, SettingsError
+from shared.settings_warnings import warnings_of
 
 SECRET = "hunter2"
 GOOD = {
@@ -253,7 +254,7 @@ FLEX = {"HTTP_CONCURRENCY": "16", "INSTANCE_MEMORY_MB": "2048", "FUNCTIONS_REQUE
     ],
 )
 def test_an_operator_is_warned_of_limits_that_do_not_fit(given: dict[str, str], about: list[str]) -> None:
-    warnings = Settings.from_env(GOOD | given, HOST_JSON).warnings
+    warnings = warnings_of(Settings.from_env(GOOD | given, HOST_JSON))
     assert len(warnings) == len(about)
     assert all(name in warning for name, warning in zip(about, warnings, strict=True))
 
@@ -390,5 +391,5 @@ def test_an_app_whose_reference_was_not_resolved_does_not_load() -> None:
 def test_the_sample_settings_bring_no_warning() -> None:
     sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
     settings = Settings.from_env(sample)
-    assert settings.warnings == []
+    assert warnings_of(settings) == []
     assert settings.http_concurrency == int(sample[OVERRIDE]), "the local host is to give it as many"

@@ -12,9 +12,11 @@ import pytest
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.store.batch_steps import BatchSteps
+from shared.store.create_steps import CreateSteps
 from shared.store.keyed_ids import KeyedIds
 from shared.store.policy import StorePolicy
 from shared.store.queries import Queries
+from shared.store.queue_steps import QueueSteps
 from shared.store.redis import client as connection
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
@@ -83,11 +85,21 @@ def opener(url: str) -> Callable[[], Awaitable[RedisClient]]:
     return open_redis
 
 
-class Store(TaskSteps, UpkeepSteps):
+class LifeSteps(CreateSteps, TaskSteps):
+    """All steps of a task's life, with its queue if that is given."""
+
+    def __init__(
+        self, link: RedisLink, policy: StorePolicy, clock: Callable[[], int], queues: QueueSteps | None = None
+    ) -> None:
+        CreateSteps.__init__(self, link, policy, clock, queues)
+        TaskSteps.__init__(self, link, policy, clock, queues)
+
+
+class Store(LifeSteps, UpkeepSteps):
     """All steps and queries on tasks of one Redis, and none on queues."""
 
     def __init__(self, link: RedisLink, policy: StorePolicy, clock: Clock) -> None:
-        TaskSteps.__init__(self, link, policy, clock)
+        LifeSteps.__init__(self, link, policy, clock)
         UpkeepSteps.__init__(self, link, policy, clock)
         self.link = link
         self.is_repeating = isinstance(link, RepeatingLink)

@@ -19,7 +19,6 @@ from local.redis_server import RedisCluster, RedisServer
 from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import unpack
-from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import (
     Applied,
@@ -35,7 +34,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
 )
 from shared.tasks.task import Content, NewTask, State, Task
-from tests.shared.store.conftest import POLICY, Clock, RepeatingLink, opener
+from tests.shared.store.conftest import POLICY, Clock, LifeSteps, RepeatingLink, opener
 from tests.shared.store.steps import sweep_all
 from tests.shared.store.wire import Wire
 from tests.shared.store.world import Server, World, nodes, tag_of
@@ -46,7 +45,7 @@ HELLO = NewTask("t1", PATH, 60, body=Content("text/plain", 5), inline_body=b"hel
 
 @dataclass(frozen=True)
 class Process:
-    store: TaskSteps
+    store: LifeSteps
     queues: QueueSteps
     link: RedisLink
 
@@ -54,7 +53,7 @@ class Process:
     def at(cls, url: str, clock: Clock, *, repeating: bool = False, limit: int | None = 2) -> Process:
         link = (RepeatingLink if repeating else RedisLink)(opener(url))
         queues = QueueSteps(link, replace(POLICY, max_backlog=3), lambda path: limit, clock)
-        return cls(TaskSteps(link, POLICY, clock, queues), queues, link)
+        return cls(LifeSteps(link, POLICY, clock, queues), queues, link)
 
     @classmethod
     async def full(cls, url: str, clock: Clock) -> Process:
@@ -283,7 +282,7 @@ async def test_a_granted_task_that_cannot_be_claimed_is_reported(server: RedisSe
     process = Process.at(server.url, clock)
     await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
-    without_queue = TaskSteps(process.link, POLICY, clock)
+    without_queue = LifeSteps(process.link, POLICY, clock)
     await without_queue.cancel("t1")
     granted = granted_of(await process.store.update("held0", state=State.COMPLETED, status="done"))
     claim = granted.claims[SlotGrant("t1", 1)]
@@ -514,7 +513,7 @@ async def test_a_cluster_node_refuses_a_combined_step_before_any_change(
 
     link = RedisLink(as_behind_a_proxy)
     queues = QueueSteps(link, POLICY, lambda path: None, clock)
-    store = TaskSteps(link, POLICY, clock, queues)
+    store = LifeSteps(link, POLICY, clock, queues)
     elsewhere = next(task_id for n in range(99) if tag_of(task_id := f"t{n}") != tag_of(PATH))
     assert await store.create_and_enqueue(new(elsewhere)) is None
     assert str(World(redis_server)) == ""

@@ -22,11 +22,10 @@ from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
 from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewBatch, State, Task
 from shared.tasks.told_slots import ToldSlots
-from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory, opener, store_at
+from tests.shared.store.conftest import POLICY, Clock, LifeSteps, Store, StoreFactory, opener, store_at
 from tests.shared.store.fleet import PATH, new_task
 from tests.shared.store.later import LaterFields
 from tests.shared.store.policies import store_policy
@@ -158,7 +157,8 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
 async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_path: Path, clock: Clock) -> None:
     with RedisServer(tmp_path) as server, closing(LaterFields(server)) as later:  # a cluster takes no such step
         link = NamingLink(opener(server.url))
-        store = TaskSteps(link, POLICY, clock, QueueSteps(link, store_policy(), lambda path: 4, clock))
+        queues = QueueSteps(link, store_policy(), lambda path: 4, clock)
+        store = LifeSteps(link, POLICY, clock, queues)
         steps: list[Callable[[], Awaitable[object]]] = [
             lambda: store.create_and_enqueue(HELLO),
             lambda: store.claim_held("t1", 1),

@@ -11,10 +11,9 @@ import pytest
 from local.redis_server import RedisServer
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import RedisLink
-from shared.store.task_steps import TaskSteps
 from shared.tasks.outcomes import Applied, Claimed, Created
 from shared.tasks.task import Content, NewTask, Task
-from tests.shared.store.conftest import POLICY, Clock, opener
+from tests.shared.store.conftest import POLICY, Clock, LifeSteps, opener
 from tests.shared.store.fleet import PATH, new_task
 from tests.shared.store.policies import store_policy
 from tests.shared.store.test_cost import cost
@@ -40,7 +39,7 @@ async def test_a_queue_step_costs_the_same_however_many_tasks_wait(
     link: RedisLink, clock: Clock, own_server: RedisServer
 ) -> None:
     queues = QueueSteps(link, store_policy(), lambda path: 4, clock)
-    store = TaskSteps(link, POLICY, clock, queues)
+    store = LifeSteps(link, POLICY, clock, queues)
     numbers = iter(range(10**9))
 
     def task() -> Task:
