@@ -279,6 +279,35 @@ MUTATIONS = [
             "shared/dispatch/bounded_answers.py",
             guard,
             broken,
+            (f"tests/shared/dispatch/test_turns_of_answers.py::{test}",),
+        )
+        for name, guard, broken, test in (
+            (
+                "answers: many pieces wait for their turns",
+                "if self._rest or self._pieces > _PIECES_AT_ONCE:",
+                "if self._rest:",
+                "test_an_answer_of_many_pieces_waits_for_its_turn",
+            ),
+            (
+                "answers: a piece that takes long is read in several turns",
+                "self._reading_paused or self._loop.time() - began_s > _TURN_S",
+                "self._reading_paused",
+                "test_a_piece_that_takes_long_is_read_in_several_turns",
+            ),
+            (
+                "answers: what a turn leaves is part of the answer",
+                "self._parse(rest)  # its end may be the end of the answer",
+                "pass",
+                "test_the_rest_of_an_answer_that_ends_with_its_connection_is_part_of_it",
+            ),
+        )
+    ),
+    *(
+        Mutation(
+            name,
+            "shared/dispatch/bounded_answers.py",
+            guard,
+            broken,
             (f"tests/shared/dispatch/test_endless_answers.py::{test}",),
         )
         for name, guard, broken, test in (
@@ -414,8 +443,8 @@ MUTATIONS = [
     *(
         Mutation(f"answer with a result: {name}", "shared/dispatch/backend_client.py", guard, broken, ANSWER_TESTS)
         for name, guard, broken in (
-            ("no more than fits", "if len(data) > room.most_bytes:", "if False:"),
-            ("takes its room", "while len(data) > taken:", "while False:"),
+            ("no more than fits", "if size_bytes > room.most_bytes:", "if False:"),
+            ("takes its room", "while size_bytes > taken:", "while False:"),
             ("only of an acceptance", "if response.is_acceptance and (backend", "if (backend"),
             ("what it calls busy", " or status in backend.busy", ""),
             ("a type that no header may have", "kind if is_content_type(kind)", "kind if kind"),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -226,9 +227,14 @@ class BackendClient:
 
     def _open(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
         if self._sessions is None:
+            from shared.dispatch.bounded_answers import Turns
             from shared.dispatch.connections import open_session
 
-            self._sessions = open_session(self._registry), open_session(self._registry, reuses_connections=False)
+            turns = Turns()
+            self._sessions = (
+                open_session(self._registry, turns),
+                open_session(self._registry, turns, reuses_connections=False),
+            )
         return self._sessions
 
 
@@ -267,15 +273,15 @@ async def _result(response: Response, deadline: float, room: ResultRoom) -> Comp
     from shared.dispatch.bounded_answers import EndlessAnswer
 
     headers = response.headers
-    data, taken = bytearray(), INLINE_LIMIT_BYTES
+    data, size_bytes, taken = BytesIO(), 0, INLINE_LIMIT_BYTES  # which gives what it holds without another copy
     try:
         async with asyncio.timeout_at(deadline):
             while piece := await response.content.readany():
-                data += piece
-                if len(data) > room.most_bytes:
+                size_bytes += data.write(piece)
+                if size_bytes > room.most_bytes:
                     response.abort()
                     return Rejected(f"answered with more than {room.most_bytes} bytes")
-                while len(data) > taken:
+                while size_bytes > taken:
                     room.take(_ROOM_STEP_BYTES)
                     taken += _ROOM_STEP_BYTES
     except EndlessAnswer:
@@ -292,7 +298,7 @@ async def _result(response: Response, deadline: float, room: ResultRoom) -> Comp
         status,
         kind if is_content_type(kind) else "application/octet-stream",
         encoding if is_content_encoding(encoding) else "",
-        bytes(data),
+        data.getvalue(),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from shared.dispatch.bounded_answers import BoundedAnswers
+from shared.dispatch.bounded_answers import BoundedAnswers, Turns
 from shared.dispatch.guarded_resolver import GuardedResolver
 from shared.dispatch.registry import BackendRegistry
 
@@ -35,13 +35,16 @@ CONTINUE_TIMEOUT_S = 1.0
 of HTTP/1.0, and some others, never ask."""
 
 
-def open_session(registry: BackendRegistry, *, reuses_connections: bool = True) -> aiohttp.ClientSession:
+def open_session(
+    registry: BackendRegistry, turns: Turns, *, reuses_connections: bool = True
+) -> aiohttp.ClientSession:
     connector = _Connector(
         resolver=GuardedResolver(registry),
         socket_factory=_socket,
         limit=_NO_LIMIT,
         force_close=not reuses_connections,
     )
+    connector.turns = turns
     return aiohttp.ClientSession(
         connector=connector,
         request_class=_Request,
@@ -138,6 +141,8 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Connector(aiohttp.TCPConnector):
+    turns: Turns
+
     async def _create_connection(
         self,
         req: aiohttp.ClientRequest,
@@ -146,7 +151,7 @@ class _Connector(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         assert isinstance(req, _Request)
         req.is_on_used_connection = False
-        self._factory = partial(BoundedAnswers, loop=self._loop)
+        self._factory = partial(BoundedAnswers, loop=self._loop, turns=self.turns)
         return await super()._create_connection(req, traces, timeout)
 
 
