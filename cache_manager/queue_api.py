@@ -12,7 +12,7 @@ from cache_manager.schemas import QueueDepth, QueueDepthList, QueueSettings
 from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, json_response
 from shared.services import Services, ServicesByLoop
-from shared.store import Depth, QueueStatus
+from shared.store import Depth, QueueStatus, StoreUnavailable
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -59,8 +59,12 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
     endpoint = parse.endpoint(parse.queue_path(req), "", services.registry)
     settings = await QueueSettings.parse(req.get_body())
     await _check_is_no_mere_prefix(endpoint, services)
-    granted = await services.store.queues.configure(endpoint.path, settings.changes)
-    services.dispatcher.dispatch_granted([granted])
+    try:
+        granted = [await services.store.queues.configure(endpoint.path, settings.changes)]
+    except StoreUnavailable as error:
+        services.dispatcher.dispatch_granted(error.granted)
+        raise
+    services.dispatcher.dispatch_granted(granted)
     return json_response(
         QueueDepth.of(endpoint.path, *await _read(endpoint.path, services)).model_dump(by_alias=True)
     )

@@ -103,7 +103,7 @@ class Uploads:
                 return TakesNoReference(endpoint.path, limit_bytes)
         if new.fingerprint and (known := await self.services.store.get(new.id)) is not None:
             return Existing(known) if known.fingerprint == new.fingerprint else IdempotencyKeyReused(known)
-        taken = await self._take(upload, taker_of(new.id))
+        taken = await self._take(upload, taker_of(new.id), comes_again=bool(new.fingerprint))
         if not isinstance(taken, Taken):
             return taken
         content = taken.upload.content
@@ -135,8 +135,12 @@ class Uploads:
     def _owner(self) -> str:
         return self.tasks.owner or ""
 
-    async def _take(self, upload: Upload, taker: str) -> Taken | NotTaken:
-        """Take the upload with a snapshot of it. Concurrent takers have one each, and the upload knows one."""
+    async def _take(self, upload: Upload, taker: str, *, comes_again: bool = True) -> Taken | NotTaken:
+        """Take the upload with a snapshot of it. Concurrent takers have one each, and the upload knows one.
+
+        Args:
+            comes_again: as in the store's: a submit without an idempotency key makes another task each time.
+        """
         if upload.taker:
             snapshot = ""
             if upload.taker != taker:
@@ -146,13 +150,13 @@ class Uploads:
             if isinstance(checked, UploadMismatch):
                 return checked
             snapshot = checked
-        taken = await self.services.store.uploads.take(upload.id, taker, snapshot)
+        taken = await self.services.store.uploads.take(upload.id, taker, snapshot, comes_again=comes_again)
         if snapshot and (taken is None or taken.upload.snapshot != snapshot):
             await self.services.bodies.discard_snapshot(snapshot)
         if taken is None:
             return UploadUnknown()
         if not taken.upload.taker:  # it was given back meanwhile
-            return await self._take(taken.upload, taker)
+            return await self._take(taken.upload, taker, comes_again=comes_again)
         return taken if taken.upload.taker == taker else UploadUsed(taken.upload)
 
     async def _checked_snapshot(self, upload: Upload) -> str | UploadMismatch:

@@ -40,8 +40,12 @@ _PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _batches_interrupted = _meter.create_counter(
     "redis.batches.interrupted", description="Batches of commands to Redis that did not get all their replies."
 )
+_writes_unacknowledged = _meter.create_counter(
+    "redis.writes.unacknowledged",
+    description="Steps that Redis has taken, and whose writes did not arrive in time where DURABILITY wants them.",
+)
 _has_interruptions = False
-"""Whether a batch was interrupted since the last flush."""
+"""Whether either counter has grown since the last flush."""
 
 _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 _beginning = threading.Lock()
@@ -157,6 +161,16 @@ def batch_interrupted(error: str) -> None:
     global _has_interruptions
     _has_interruptions = True
     _batches_interrupted.add(1, {"error": error})
+
+
+def unacknowledged(reason: str, steps: int) -> None:
+    """
+    Args:
+        reason: 'late', 'refused' if the server answered with an error, or 'interrupted' if it did not answer.
+    """
+    global _has_interruptions
+    _has_interruptions = True
+    _writes_unacknowledged.add(steps, {"reason": reason})
 
 
 def transition(task: Task) -> None:

@@ -47,6 +47,7 @@ class Batches:
         self._reporting: dict[str, asyncio.Task[None]] = {}
         self._attended: set[str] = set()
         self._attending = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        store.batches.after_unacknowledged = self._follow_unacknowledged
 
     def note(self, child: Task) -> None:
         """A child has made a transition: report to its batch, beside, if that has to know."""
@@ -81,6 +82,10 @@ class Batches:
             state = outcome.task.children
             if state is not None and state.job is not None:
                 self._dispatcher.start(self._go_on(outcome.task), "a batch could not be gone on with")
+
+    def _follow_unacknowledged(self, outcome: Outcome) -> None:
+        """The caller of a step hears that the store does not answer, but the batch has taken it."""
+        self._dispatcher.start(self.go_on(outcome), "what follows from an unacknowledged step could not be done")
 
     async def remove(self, task_id: str, *, owner: str | None) -> str:
         """Remove a finished task, or a batch with its children, at once.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, cast
 
@@ -28,7 +28,7 @@ from shared.store.arguments import (
 )
 from shared.store.policy import StorePolicy
 from shared.store.record_codec import new_batch_record, unpack_task
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import by_tag, pack, tag_of, to_ms
 from shared.store.replies import existing, outcome_of
 from shared.store.together import Together
@@ -125,9 +125,14 @@ class Registration:
 
 
 class BatchSteps:
-    """The scripts on batches."""
+    """The scripts on batches.
+
+    Attributes:
+        after_unacknowledged: does what follows from a step that was taken and that its caller hears nothing of.
+    """
 
     def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
+        self.after_unacknowledged: Callable[[Outcome], object] = lambda outcome: None
         self._link = link
         self._now_ms = now_ms
         self._registrations = Together(self._register, CHILDREN_AT_ONCE)
@@ -313,7 +318,14 @@ class BatchSteps:
 
     async def _step(self, script: str, argument: BatchArgument) -> Outcome:
         batch_id = argument["id"]
-        return _outcome(batch_id, await self._link.script(script, tag_of(batch_id), pack(argument)))
+        try:
+            return _outcome(batch_id, await self._link.script(script, tag_of(batch_id), pack(argument)))
+        except NotAcknowledged as error:
+            outcome = _outcome(batch_id, error.reply)
+            if isinstance(outcome, Refused):  # it has written nothing
+                return outcome
+            self.after_unacknowledged(outcome)
+            raise
 
 
 def _outcome(batch_id: str, reply: list[Any]) -> Outcome:

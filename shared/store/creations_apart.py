@@ -32,6 +32,9 @@ class CreationsApart:
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
         if isinstance(created, NotAcknowledged):  # stored, so what was granted is to be dispatched
+            if isinstance(created.outcome, Created) and isinstance(enqueued, (Full, Draining)):
+                await self._withdraw_unacknowledged(new)
+                raise created
             if isinstance(created.outcome, Existing):
                 granted = await self._undo_enqueue(new, created.outcome.task, granted)
             if not isinstance(created.outcome, TooLate):
@@ -61,6 +64,14 @@ class CreationsApart:
         # A repetition was answered with the task already, or the queue is out of reach: the record's deadline helps.
         log.warning("task %s waits for its deadline, not in its queue", new.id)
         return created
+
+    async def _withdraw_unacknowledged(self, new: NewTask) -> None:
+        """The queue refused a task whose creation was not acknowledged. Kept, it would come to the queue at its
+        deadline all the same, however full that is."""
+        try:
+            await self._tasks.withdraw(new.id)
+        except NotAcknowledged:
+            return
 
     async def _undo_enqueue(self, new: NewTask, existing: Task, granted: Sequence[Granted]) -> Sequence[Granted]:
         """The id was taken. The entry is that of the task that has it, or one for nothing."""

@@ -100,6 +100,10 @@ class KeyedIds:
             if known is None:
                 raise
             return known
+        if self._link.is_clustered and (known is None or known.value != value):
+            # Every id hangs on it, and it lies on another node than what is created with the ids, whose own
+            # acknowledgement says nothing of it.
+            await self._link.script("keyed/confirm", _TAG)
         self._known = _Secret(value, age_ms, bool(is_upgrade), now_s)
         return self._known
 

@@ -39,7 +39,7 @@ from shared.store.arguments import (
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms
 from shared.store.requeue import BackendAway
 from shared.tasks import status_texts
@@ -350,7 +350,12 @@ class QueueSteps:
             **self._queue(path),
             "set": {name: changed or False for name, changed in changes.items()},
         }
-        return granted_of(path, await self._run("configure", path, argument))
+        try:
+            reply = await self._run("configure", path, argument)
+        except NotAcknowledged as error:
+            error.granted = [granted_of(path, error.reply)]
+            raise
+        return granted_of(path, reply)
 
     def enqueue_argument(self, path: str) -> bytes:
         """The queue's part of the script that creates a task and enqueues it, which takes the rest from the

@@ -18,7 +18,7 @@ from shared.store.arguments import (
     now_of,
     stamp,
 )
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import by_tag, pack, tag_of, to_ms, unpack
 from shared.tasks.uploads import NewUpload, Purpose, Taken, Upload
 
@@ -51,16 +51,26 @@ class Uploads:
         raw = await self._link.script("upload/get", tag_of(upload_id), upload_id, now)
         return unpack_upload(upload_id, raw) if raw else None
 
-    async def take(self, upload_id: str, taker: str, snapshot: str) -> Taken | None:
+    async def take(self, upload_id: str, taker: str, snapshot: str, *, comes_again: bool = True) -> Taken | None:
         """Take an upload with a snapshot of it, unless another taker has it. The same taker always gets the first
-        snapshot. None if it can no longer be used."""
+        snapshot. None if it can no longer be used.
+
+        Args:
+            comes_again: whether a caller who hears that the store does not answer repeats this as the same taker.
+                What nobody comes for again is given back if the step is not acknowledged.
+        """
         argument: TakeUploadArgument = {
             "id": upload_id,
             "taker": taker,
             "snapshot": snapshot,
             **stamp(self._now_ms),
         }
-        raw = await self._link.script("upload/take", tag_of(upload_id), pack(argument))
+        try:
+            raw = await self._link.script("upload/take", tag_of(upload_id), pack(argument))
+        except NotAcknowledged as error:
+            if error.reply and not comes_again:
+                await self.give_back(Taken(unpack_upload(upload_id, error.reply), argument["op"]))
+            raise
         return Taken(unpack_upload(upload_id, raw), argument["op"]) if raw else None
 
     async def give_back(self, taken: Taken) -> bool:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from local.redis_server import RedisServer
+from shared.tasks.outcomes import Created
+from shared.tasks.task import NewTask, State
 from tests.scripted_backend import ScriptedBackend
 from tests.test_walks import PATH, App
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -78,3 +81,28 @@ async def test_a_task_whose_submit_was_not_acknowledged_is_dispatched(durable: A
     status, problem = await durable.call("SubmitTask", "a body", path=PATH.removeprefix("/"))
     assert (status, problem["type"]) == (503, "urn:task-backbone:problem:unavailable")
     assert await next_task(backend)
+
+
+async def test_what_an_unacknowledged_setting_of_a_queue_grants_is_dispatched(
+    plain: App, durable: App, backend: ScriptedBackend
+) -> None:
+    path = PATH.removeprefix("/")
+    status, _ = await plain.call("ConfigureQueue", {"Paused": True}, path=path)
+    assert status == 200
+    task = await plain.submit()
+    status, _ = await durable.call("ConfigureQueue", {"Paused": False}, path=path)
+    assert status == 503
+    assert await next_task(backend) == task
+
+
+async def test_after_an_unacknowledged_cancel_of_a_batch_its_children_are_cancelled(plain: App, durable: App) -> None:
+    _, batch = await plain.call("CreateBatch", {})
+    store = plain.services.current().store
+    created = await store.create(NewTask("child", PATH, 60, batch=batch["TaskId"]))
+    assert isinstance(created, Created)
+    status, _ = await durable.call("CancelTask", id=batch["TaskId"])
+    assert status == 503
+    async with asyncio.timeout(PATIENCE_S):
+        ended = await store.wait(created.task, lambda task: task.state.is_terminal)
+    assert ended is not None
+    assert ended.state is State.CANCELLED

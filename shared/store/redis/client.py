@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.store.redis.durability import Durability, check
+from shared.store.redis.durability import Durability, DurabilityUnavailable, check
 from shared.store.redis.partitions import HASH_TAGS
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ async def connect(
             info = cast("dict[str, Any]", await cast("Any", single).info("cluster"))
             if not info.get("cluster_enabled"):
                 await _try_two_slots(single)
-            await check(single, durability)
+                await check(cast("Any", single), durability)
     except BaseException:
         await single.aclose()
         raise
@@ -234,12 +234,27 @@ async def connect(
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             try:
-                return await cluster.initialize()
+                await cluster.initialize()
             except AttributeError as error:  # as in ClusterClient.execute_command
                 raise ClusterError("the topology is not known") from error
+            await _check_nodes(cluster, durability)
+            return cluster
     except BaseException:
         await cluster.aclose()
         raise
+
+
+async def _check_nodes(cluster: ClusterClient, durability: Durability) -> None:
+    """Ask each primary. One that does not answer now keeps nobody from the others.
+
+    Raises:
+        DurabilityUnavailable: one cannot say what *durability* asks for.
+    """
+    primaries = cast("Any", cluster).get_primaries()
+    found = await asyncio.gather(*(check(node, durability) for node in primaries), return_exceptions=True)
+    for error in found:
+        if isinstance(error, DurabilityUnavailable) or not isinstance(error, (RedisError, OSError, type(None))):
+            raise error
 
 
 async def _try_two_slots(single: Redis) -> None:

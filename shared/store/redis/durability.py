@@ -9,10 +9,14 @@ written nothing, such as one whose only step recognised its own repetition.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Literal, cast
+import math
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, cast
 
-from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError, ResponseError
+
+from shared import telemetry
 
 log = logging.getLogger("task_backbone")
 
@@ -27,12 +31,18 @@ _ACKNOWLEDGED: Final = frozenset(
     {
         *("combined/apply_and_release", "combined/create_and_enqueue", "combined/create_child"),
         *("batch/cancel", "batch/create", "batch/register", "batch/replay", "batch/seal"),
-        *("queue/configure", "task/apply", "task/create", "task/erase", "task/release"),
-        *("upload/create", "upload/take"),
+        *("keyed/confirm", "queue/configure", "upload/create", "upload/take"),
+        *("task/apply", "task/create", "task/erase", "task/release", "task/withdraw"),
     }
 )
 """The scripts whose outcome a client hears as stored. What the others change is found anew from the records."""
-_QUESTIONS: Final = {"replica": ("WAIT", "1"), "fsync": ("WAITAOF", "1", "0")}
+_TOLD_EVERY_S: Final = 60.0
+_LATE: Final[Mapping[Durability, str]] = {
+    "none": "",
+    "replica": "no replica had them within 1.5 s",
+    "fsync": "Redis had not written them to its disk within 1.5 s",
+}
+_QUESTIONS: Final[Mapping[Durability, tuple[str, ...]]] = {"replica": ("WAIT", "1"), "fsync": ("WAITAOF", "1", "0")}
 
 
 class WriteUnacknowledged(Exception):
@@ -72,34 +82,103 @@ def question(durability: Durability, tag: bytes) -> tuple[tuple[bytes, ...], tup
     return (b"SET", tag + b"asked", b""), tuple([word.encode() for word in asked])
 
 
-def arrived(answer: Any) -> bool:
-    """Whether the *answer* to the question says that the write is where it must be."""
+def arrived(answers: Sequence[Any]) -> bool:
+    """Whether the *answers* to the two commands say that the write is where it must be."""
+    if len(answers) < 2 or isinstance(answers[0], Exception):  # without the write, Redis was asked for nothing
+        return False
+    answer = answers[1]
     if isinstance(answer, list):  # of WAITAOF: this server's disk, and how many replicas'
         answer = cast("list[Any]", answer)[0]
     return isinstance(answer, int) and answer >= 1
 
 
-async def check(client: Redis, durability: Durability) -> None:
+class _Asked(Protocol):
+    """A client of one server."""
+
+    def execute_command(self, *args: Any) -> Awaitable[Any]: ...
+
+
+class Shortfall:
+    """Tells the operator of steps whose write has not arrived: by a counter, and at most once a minute by the log.
+
+    Args:
+        durability: what the app waits for.
     """
+
+    def __init__(self, durability: Durability) -> None:
+        self._durability: Durability = durability
+        self._untold = 0
+        self._told_s = -math.inf
+
+    def note(self, steps: int, answer: Any) -> None:
+        """So many *steps* were taken, and the *answer* to the question does not say that they have arrived; None if
+        there was no answer."""
+        if isinstance(answer, RedisError):
+            reason, why = "refused", _reason(answer, self._durability)
+        elif answer is None:
+            reason, why = "interrupted", "the connection broke before Redis said so"
+        else:
+            reason, why = "late", _LATE[self._durability]
+        telemetry.unacknowledged(reason, steps)
+        self._untold += steps
+        now_s = time.monotonic()
+        if now_s >= self._told_s + _TOLD_EVERY_S:
+            log.error(
+                "%d steps were taken without what DURABILITY=%s asks for: %s", self._untold, self._durability, why
+            )
+            self._untold, self._told_s = 0, now_s
+
+
+async def check(client: _Asked, durability: Durability) -> None:
+    """
+    Args:
+        client: of a single server, or of one node.
+
     Raises:
         DurabilityUnavailable: the server does not know the question, does not allow it, or keeps nothing on disk.
+        ReadOnlyError: it is a replica, which answers no such question.
+        redis.RedisError, OSError: it cannot be reached.
     """
     if durability == "none":
         return
     name, *numbers = _QUESTIONS[durability]
     try:
-        # One millisecond: the answer does not matter, only that there is one.
-        await cast("Any", client).execute_command(name, *numbers, "1")
-    except NoPermissionError:
-        why = f"the app's user may not call {name}: allow it with ACL SETUSER … +{name.lower()}"
+        # One millisecond: whether the few writes until now have arrived does not matter.
+        answer = await client.execute_command(name, *numbers, "1")
+        why = await _never_synced(client) if durability == "fsync" else None
     except ResponseError as error:
-        if "appendonly" in str(error):
-            why = "its append-only file is off: set appendonly to yes"
-        elif "unknown command" in str(error):
-            why = f"it has no {name}, which needs Redis 7.2 or Valkey"
-        else:
-            why = f"it refuses {name}: {error}"
+        if "replica" in str(error):
+            raise ReadOnlyError(str(error)) from error
+        why = _reason(error, durability)
     else:
+        if durability == "replica" and answer == 0:
+            log.warning("Redis has no replica now. With DURABILITY=replica the app answers 503 until it has one.")
+    if why is None:
         return
     log.error("Redis cannot do what DURABILITY=%s asks for; %s. The app does not use it.", durability, why)
     raise DurabilityUnavailable(why)
+
+
+async def _never_synced(client: _Asked) -> str | None:
+    """Why the server would never say that a write is on disk; None if nothing speaks against it, or if it does not
+    tell its configuration, as a managed one may not."""
+    try:
+        told = await client.execute_command("CONFIG GET", "appendfsync")
+    except ResponseError:
+        return None
+    policies: list[Any] = [*told.values()] if isinstance(told, dict) else told[1::2]
+    if "no" in policies or b"no" in policies:
+        return "it leaves to the system when its file is synced: set appendfsync to everysec or always"
+    return None
+
+
+def _reason(error: Exception, durability: Durability) -> str:
+    """Why a server answers the question with an *error*, and what to do about it."""
+    name = _QUESTIONS[durability][0]
+    if isinstance(error, NoPermissionError):
+        return f"the app's user may not call {name}: allow it with ACL SETUSER … +{name.lower()}"
+    if "appendonly" in str(error):
+        return "its append-only file is off: set appendonly to yes"
+    if "unknown command" in str(error):
+        return f"it has no {name}, which needs Redis 7.2 or Valkey"
+    return f"it refuses {name}: {error}"

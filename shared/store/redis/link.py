@@ -135,6 +135,11 @@ class RedisLink:
             lambda: CircuitBreaker(_SILENT, patience_s=_PATIENCE_S)
         )
 
+    @property
+    def is_clustered(self) -> bool:
+        """Whether several servers have the partitions; known from the first answer on."""
+        return self._is_clustered
+
     async def ping(self) -> None:
         """
         Raises:

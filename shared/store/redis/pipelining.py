@@ -29,7 +29,14 @@ from redis.exceptions import (
 
 from shared import telemetry
 from shared.store.redis.client import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient
-from shared.store.redis.durability import BATCHES_WAITING, Durability, WriteUnacknowledged, arrived, question
+from shared.store.redis.durability import (
+    BATCHES_WAITING,
+    Durability,
+    Shortfall,
+    WriteUnacknowledged,
+    arrived,
+    question,
+)
 
 log = logging.getLogger("task_backbone")
 
@@ -115,6 +122,7 @@ class Pipelines:
         self.client = client
         self.durability: Durability = durability
         self._asks = durability != "none"
+        self.shortfall = Shortfall(durability)
         self._loop = asyncio.get_running_loop()
         self._cluster = client if isinstance(client, ClusterClient) else None
         self._servers: defaultdict[Any, _ServerQueue] = defaultdict(lambda: _ServerQueue(self))
@@ -291,7 +299,7 @@ class _ServerQueue:
             except Exception as error:
                 # A bug of ours or of the client's, and no outage: the callers that have no reply hear of it.
                 log.exception("a batch of commands failed")
-                self._answer(parts, [*replies, *[error] * (len(parts) - len(replies))])
+                self._answer(parts, [*replies, *[error] * (len(parts) - len(replies))], arrivals)
                 return
             # Batches that are full are answered one after the other, each when what the one before asks next is on
             # its way. Answered together they would ask together, again and again: the server idle while this side
@@ -300,10 +308,10 @@ class _ServerQueue:
             if takes_turns:
                 await self._answering.acquire()
         except asyncio.CancelledError:
-            self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))])
+            self._answer(parts, [*replies, *[_closed()] * (len(parts) - len(replies))], arrivals)
             raise
         try:
-            self._answer(parts, replies, has_arrived=not self.waits or (len(arrivals) == 2 and arrived(arrivals[1])))
+            self._answer(parts, replies, arrivals)
             if takes_turns:
                 await asyncio.sleep(0)
         finally:
@@ -337,7 +345,8 @@ class _ServerQueue:
             # code runs here, so this hides no bug of ours.
             raise ConnectionError("the connection was closed meanwhile") from error
 
-    def _answer(self, parts: list[list[Command]], replies: list[Any], *, has_arrived: bool = True) -> None:
+    def _answer(self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any]) -> None:
+        has_arrived = not self.waits or arrived(arrivals)
         missing: list[Any] = [TryAgainError()] * (len(parts) - len(replies))
         unknown: defaultdict[str | None, list[Command]] = defaultdict(list)
         for part, reply in zip(parts, [*replies, *missing], strict=True):
@@ -353,6 +362,7 @@ class _ServerQueue:
                 own_replies = reply if part[0].prefix.is_combined else (reply,)
                 if not has_arrived:
                     own_replies = [WriteUnacknowledged.of(own_reply) for own_reply in own_replies]
+                    self._pipelines.shortfall.note(len(own_replies), arrivals[1] if len(arrivals) == 2 else None)
                 for command, own_reply in zip(part, own_replies, strict=True):
                     command.answer(own_reply)
         for commands in filter(None, unknown.values()):

@@ -5,33 +5,65 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import pytest
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from local.redis_server import RedisCluster, RedisServer
+from shared import telemetry
+from shared.store.policy import StorePolicy
+from shared.store.redis import durability, pipelining
 from shared.store.redis.client import RedisAddress, connect
 from shared.store.redis.durability import Durability, DurabilityUnavailable
 from shared.store.redis.link import NotAcknowledged, RedisLink, StoreUnavailable
+from shared.store.redis.scripts import read_scripts
 from shared.store.store import TaskStore
-from shared.tasks.outcomes import Applied, Claimed, Created, SlotGrant, Unacknowledged
+from shared.tasks.outcomes import Applied, Claimed, Created, Existing, Full, SlotGrant, Unacknowledged
 from shared.tasks.task import Content, NewTask, State
-from tests.shared.store.conftest import POLICY, Clock, Store
-from tests.waiting import eventually
+from shared.tasks.uploads import NewUpload
+from tests.shared.store.conftest import POLICY, Clock, Store, answered
+from tests.waiting import PATIENCE_S, eventually
 
 LIMIT_BYTES = 400_000
 """The size of the disk: more than what scripts and a few tasks take, and less than some hundred tasks."""
 
 
-def opened(url: str, durability: Durability) -> Store:
-    link = RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, durability), durability)
+_READS: Final = "it writes nothing that counts"
+_UPKEEP: Final = "nobody hears of it; done again at the next deadline or round"
+_QUEUE: Final = "a queue is rebuilt from the records"
+_PASSING: Final = "it is reported again all the time"
+_BATCH: Final = "a batch looks for what became of its children"
+UNHEARD: Final = {
+    **dict.fromkeys(("backend/endpoints", "backend/outages", "batch/children", "keyed/secret"), _READS),
+    **dict.fromkeys(("queue/held_paths", "queue/holds", "queue/status", "queue/waiting", "requests/count"), _READS),
+    **dict.fromkeys(("task/depths", "task/idle_entries", "task/list", "task/open_paths", "task/paths"), _READS),
+    **dict.fromkeys(("task/publish_command", "task/queue_entries", "task/records", "upload/get"), _READS),
+    **dict.fromkeys(("combined/claim", "reconciler/begin_round", "reconciler/note_events"), _UPKEEP),
+    **dict.fromkeys(("task/check_slots", "task/completions_published", "task/lost", "task/note_fenced"), _UPKEEP),
+    **dict.fromkeys(("task/purge", "task/sweep", "upload/forget", "upload/give_back"), _UPKEEP),
+    **dict.fromkeys(("queue/accepted", "queue/away", "queue/enqueue", "queue/failed", "queue/maintain"), _QUEUE),
+    **dict.fromkeys(("queue/grant_free_slots", "queue/mark_held", "queue/mark_rebuilt", "queue/refused"), _QUEUE),
+    **dict.fromkeys(("queue/release", "queue/released", "queue/reschedule_check", "queue/return_entry"), _QUEUE),
+    **dict.fromkeys(("backend/admit", "backend/note", "queue/told", "requests/report"), _PASSING),
+    **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
+    "combined/report_ends": _BATCH,
+}
+"""The scripts of which no client hears that something is stored, and why what they lose does no harm."""
+SLOW_ACKNOWLEDGEMENT: Final = 600_000
+"""In ms: longer than a test waits."""
+
+
+def opened(url: str, what: Durability) -> Store:
+    link = RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, what), what)
     return Store(link, POLICY, Clock())
 
 
-def whole(url: str, durability: Durability) -> TaskStore:
+def whole(url: str, what: Durability, policy: StorePolicy = POLICY) -> TaskStore:
     """A store with its queues."""
-    return TaskStore(RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, durability), durability), POLICY)
+    return TaskStore(RedisLink(lambda: connect(RedisAddress.parse(url), no_identity, what), what), policy)
 
 
 def no_identity() -> Any:
@@ -251,3 +283,181 @@ async def test_a_server_that_does_not_know_the_question_is_refused_in_words(tmp_
         pytest.raises(DurabilityUnavailable, match=r"it has no WAITAOF, which needs Redis 7\.2 or Valkey"),
     ):
         await connect(RedisAddress.parse(server.url), no_identity, "fsync")
+
+
+async def test_every_node_of_a_cluster_is_asked(tmp_path: Path) -> None:
+    with RedisCluster(tmp_path / "cluster") as cluster:
+        address = RedisAddress.parse(cluster.url)
+        with cluster.nodes[2].connect() as client:
+            client.config_set("appendonly", "no")
+        with pytest.raises(DurabilityUnavailable, match="append-only file is off"):
+            await connect(address, no_identity, "fsync")
+        with cluster.nodes[2].connect() as client:
+            client.config_set("appendonly", "yes")
+        await (await connect(address, no_identity, "fsync")).aclose()
+        cluster.nodes[2].kill()  # one that is away keeps nobody from the others
+        await (await connect(address, no_identity, "fsync")).aclose()
+
+
+async def test_a_server_that_never_syncs_its_file_is_refused_in_words(primary: RedisServer) -> None:
+    """It would acknowledge nothing, ever."""
+    with primary.connect() as client:
+        client.config_set("appendfsync", "no")
+    with pytest.raises(DurabilityUnavailable, match="set appendfsync to everysec or always"):
+        await connect(RedisAddress.parse(primary.url), no_identity, "fsync")
+
+
+async def test_a_server_that_keeps_its_configuration_to_itself_is_used(primary: RedisServer) -> None:
+    with primary.connect() as client:
+        client.execute_command("ACL SETUSER app on >secret ~* &* +@all -config")
+    address = RedisAddress.parse(f"redis://app:secret@127.0.0.1:{primary.port}")
+    await (await connect(address, no_identity, "fsync")).aclose()
+
+
+async def test_a_server_without_a_replica_is_used_and_the_log_says_what_that_means(
+    primary: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await (await connect(RedisAddress.parse(primary.url), no_identity, "replica")).aclose()
+    assert "Redis has no replica now" in caplog.text
+
+
+async def test_a_replica_is_no_server_that_cannot_do_it(
+    primary: RedisServer, replica: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its name may lead to it for a while, as after a failover."""
+    replicates(primary)
+    with pytest.raises(ReadOnlyError):
+        await connect(RedisAddress.parse(replica.url), no_identity, "replica")
+    assert "cannot do what DURABILITY" not in caplog.text
+
+
+async def test_a_file_that_is_turned_off_meanwhile_is_named_in_the_log(
+    primary: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, int]] = []
+    monkeypatch.setattr(telemetry, "unacknowledged", lambda reason, steps: counted.append((reason, steps)))
+    store = opened(primary.url, "fsync")
+    assert isinstance(await store.create(new_task(1)), Created)
+    with primary.connect() as client:
+        client.config_set("appendonly", "no")
+    for number in (2, 3):
+        with pytest.raises(NotAcknowledged):
+            await store.create(new_task(number))
+    said = [record.getMessage() for record in caplog.records if "DURABILITY=fsync" in record.getMessage()]
+    assert len(said) == 1  # not one for each step
+    assert "its append-only file is off: set appendonly to yes" in said[0]
+    assert counted == [("refused", 1), ("refused", 1)]
+    with primary.connect() as client:
+        client.config_set("appendonly", "yes")
+    assert isinstance(await answered(lambda: store.create(new_task(2))), Existing)
+    await store.aclose()
+
+
+@pytest.fixture
+def patient_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis goes on waiting for what does not come, and so does the app."""
+    monkeypatch.setattr(durability, "ACKNOWLEDGE_TIMEOUT_MS", SLOW_ACKNOWLEDGEMENT)
+    for name in ("REPLY_TIMEOUT_S", "CALL_TIMEOUT_S"):
+        monkeypatch.setattr(pipelining, name, PATIENCE_S)
+
+
+async def waiting_create(store: Store, primary: RedisServer) -> asyncio.Task[object]:
+    """A create that was run, and whose acknowledgement is waited for."""
+    creating = asyncio.ensure_future(store.create(new_task(1)))
+
+    def waits() -> bool:
+        with primary.connect() as client:
+            return cast("dict[str, int]", client.info("clients"))["blocked_clients"] > 0
+
+    await asyncio.to_thread(eventually, waits)
+    return creating
+
+
+@pytest.mark.usefixtures("patient_acknowledgements")
+async def test_a_store_that_closes_meanwhile_acknowledges_nothing(primary: RedisServer) -> None:
+    store = opened(primary.url, "replica")
+    creating = await waiting_create(store, primary)
+    await store.aclose()
+    with pytest.raises(StoreUnavailable):
+        await creating
+
+
+@pytest.mark.usefixtures("patient_acknowledgements")
+async def test_a_primary_that_is_demoted_meanwhile_acknowledges_nothing(primary: RedisServer, tmp_path: Path) -> None:
+    store = opened(primary.url, "replica")
+    creating = await waiting_create(store, primary)
+    with RedisServer(tmp_path / "other") as other, primary.connect() as client:
+        client.replicaof("127.0.0.1", other.port)
+        with pytest.raises(StoreUnavailable):
+            await creating
+    await store.aclose()
+
+
+@pytest.mark.usefixtures("patient_acknowledgements")
+async def test_a_wait_that_somebody_interrupts_acknowledges_nothing(primary: RedisServer) -> None:
+    store = opened(primary.url, "replica")
+    creating = await waiting_create(store, primary)
+    with primary.connect() as client:
+        client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+    with pytest.raises(StoreUnavailable):
+        await creating
+    await store.aclose()
+
+
+def test_without_its_write_the_question_says_nothing() -> None:
+    """Of a connection that has written nothing, whatever replicas there are have all."""
+    assert durability.arrived([b"OK", 1])
+    assert not durability.arrived([OutOfMemoryError("command not allowed"), 1])
+    assert not durability.arrived([b"OK"])
+    assert not durability.arrived([])
+
+
+async def test_the_secret_of_keys_is_acknowledged_before_an_id_hangs_on_it(tmp_path: Path) -> None:
+    """On a cluster it lies on another node than the task, whose acknowledgement says nothing of it."""
+    with RedisCluster(tmp_path / "cluster") as cluster:
+        store = opened(cluster.url, "replica")
+        with pytest.raises(NotAcknowledged):
+            await store.keyed_ids.id_of("", "/v1/a", "key")
+        plain = opened(cluster.url, "none")
+        assert await plain.keyed_ids.id_of("", "/v1/a", "key")
+        await store.aclose()
+        await plain.aclose()
+
+
+async def test_a_full_queue_keeps_no_task_that_was_created_without_acknowledgement(tmp_path: Path) -> None:
+    """It would come to the queue at its deadline, and the queue would grow with each repetition."""
+    with RedisCluster(tmp_path / "cluster") as cluster:
+        policy = replace(POLICY, max_backlog=1)
+        plain, store = whole(cluster.url, "none", policy), whole(cluster.url, "replica", policy)
+        await plain.queues.configure("/v1/a", {"paused": True})
+        assert isinstance(await plain.create(new_task(1)), Created)
+        assert isinstance(await plain.create(new_task(2)), Full)
+        for number in range(3, 6):
+            with pytest.raises(NotAcknowledged):
+                await store.create(new_task(number))
+            assert await plain.get(f"t{number}") is None
+        await plain.aclose()
+        await store.aclose()
+
+
+async def test_an_upload_for_which_nobody_comes_again_is_given_back(primary: RedisServer) -> None:
+    plain, store = opened(primary.url, "none"), opened(primary.url, "replica")
+    await plain.uploads.create(NewUpload("u1", "u-u1", 70_000, "image/tiff"), 100)
+    with pytest.raises(NotAcknowledged):
+        await store.uploads.take("u1", "t1", "u-u1?snapshot=1", comes_again=False)
+    taken = await plain.uploads.take("u1", "t2", "u-u1?snapshot=2")
+    assert taken is not None
+    assert taken.upload.taker == "t2"
+    with pytest.raises(NotAcknowledged):
+        await store.uploads.take("u1", "t2", "")
+    kept = await plain.uploads.get("u1")
+    assert kept is not None
+    assert kept.taker == "t2"
+    await plain.aclose()
+    await store.aclose()
+
+
+def test_each_script_is_known_to_be_heard_of_as_stored_or_not() -> None:
+    """Whoever adds one decides: does a client hear that what it did is stored?"""
+    unheard = {name for name in read_scripts() if not durability.is_acknowledged(name)}
+    assert unheard == UNHEARD.keys()
