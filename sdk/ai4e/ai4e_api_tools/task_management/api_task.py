@@ -16,12 +16,14 @@ import threading
 import uuid
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from http.client import HTTPException
 from typing import Any, Dict, Iterator, TextIO
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from flask import request as flask_request
 from flask.views import MethodView
 
+from task_management.calls import open_url
 from task_management.distributed_api_task import DistributedApiTaskManager
 from task_management.held_tasks import task_id_of
 
@@ -134,10 +136,10 @@ class _LocalTasks:
         text = body if isinstance(body, (str, bytes)) else json.dumps(body)
         try:
             data = text.encode() if isinstance(text, str) else text
-            with urlopen(Request(url, data, _passed_on()), timeout=_PIPELINE_TIMEOUT_S) as answer:
+            with open_url(Request(url, data, _passed_on()), _PIPELINE_TIMEOUT_S) as answer:
                 if answer.status == 200:
                     return answer.status
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             logger.info("%s was not reached: %s", url, error)
         told = "Pipelining is not supported in a single node deployment, but the next service is: " + url
         self.UpdateTaskStatus(taskId, told)

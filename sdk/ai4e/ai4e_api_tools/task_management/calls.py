@@ -12,7 +12,9 @@ from http.client import HTTPException
 from typing import Any, Mapping
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import OpenerDirector, Request, build_opener
+
+from task_management.bounded_answers import BoundedHandler, BoundedResponse, SecureBoundedHandler
 
 TIMEOUT_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
@@ -44,8 +46,14 @@ def _shared_opener() -> OpenerDirector:
                 logger.debug("certificates are those of the system")
             else:
                 bundle = certifi.where()
-        _opener = build_opener(HTTPSHandler(context=ssl.create_default_context(cafile=bundle)))
+        context = ssl.create_default_context(cafile=bundle)
+        _opener = build_opener(BoundedHandler(), SecureBoundedHandler(context=context))
     return _opener
+
+
+def open_url(request: Request, timeout_s: float) -> Any:
+    """The answer, of which the head has come. Raises what ``urlopen`` raises."""
+    return _shared_opener().open(request, timeout=timeout_s)
 
 
 def call(
@@ -80,20 +88,22 @@ def _call_once(
     request = Request(url, body, {**(headers or {}), "Content-Type": "application/json"}, method=method)
     try:
         try:
-            with _shared_opener().open(request, timeout=timeout_s) as answer:
-                return answer.status, _json(answer.read()), 0.0
+            with open_url(request, timeout_s) as answer:
+                return answer.status, _json_of(answer), 0.0
         except HTTPError as error:
             with error:
                 after = error.headers.get("Retry-After", "")
-                return error.code, _json(error.read()), float(after[:9]) if after.isdigit() else 0.0
+                return error.code, _json_of(error.fp), float(after[:9]) if after.isdigit() else 0.0
     except (OSError, HTTPException, ValueError) as error:
         # The URL of a ValueError may have the key in it.
         logger.info("%s %s: no answer (%s)", method, urlsplit(url).path, type(error).__name__)
         return 0, None, 0.0
 
 
-def _json(body: bytes) -> Any:
+def _json_of(answer: Any) -> Any:
+    if not isinstance(answer, BoundedResponse):
+        raise ValueError("a redirect has led to something else than HTTP")
     try:
-        return json.loads(body.decode("utf-8-sig"))
-    except ValueError:
+        return json.loads(answer.whole().decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return None
