@@ -27,7 +27,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "taskbackbone"
 COMMANDS = ("check", "cli", "sidecar")
-TESTING = ("_played_api", "_played_storage", "_rules", "check", "pytest_plugin", "testing")
+TESTING = (
+    *("_dispatch", "_played", "_played_api", "_played_storage", "_rules"),
+    *("check", "pytest_plugin", "testing"),
+)
 """Modules of the wheel that ``testing/pyproject.toml`` describes, and of no other one."""
 ROUNDS = 15
 """Of Zopfli: more make no difference."""

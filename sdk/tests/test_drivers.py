@@ -408,7 +408,10 @@ class TestEncodedContent:
         packed = gzip.compress(content) + gzip.compress(b"and more")
         assert decoded("gzip", packed) == content + b"and more"
         decoder = Decoder("gzip")
-        assert b"".join(decoder.feed(packed[i : i + 7]) for i in range(0, len(packed), 7)) == content + b"and more"
+        assert (
+            b"".join(part for i in range(0, len(packed), 7) for part in decoder.feed(packed[i : i + 7]))
+            == content + b"and more"
+        )
         decoder.end()
 
     def test_what_breaks_off_is_noticed(self) -> None:

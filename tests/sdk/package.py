@@ -20,7 +20,10 @@ from tests.sdk.environments import INSTALLED, Failure, call, clean_environment, 
 
 SDK = ROOT / "sdk"
 TESTING = SDK / "testing"
-FOR_TESTS = {"_played_api", "_played_storage", "_rules", "check", "pytest_plugin", "testing"}
+FOR_TESTS = {
+    *("_dispatch", "_played", "_played_api", "_played_storage", "_rules"),
+    *("check", "pytest_plugin", "testing"),
+}
 """The modules that the SDK's own wheel leaves to the one of ``TESTING``."""
 MOST_BYTES = 100 * 1024
 MOST_PACKAGES = 8

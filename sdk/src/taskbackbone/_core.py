@@ -25,6 +25,8 @@ LARGE_BYTES = 1024 * 1024
 LONGEST_ID = 1_024
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
 _REASON_CHARS = 300
+_MOST_JSON_BYTES = 16 * 1024 * 1024
+"""Its lists may take thirty times as much."""
 
 
 class Call(NamedTuple):
@@ -83,8 +85,10 @@ class Answer(NamedTuple):
         import json
 
         try:
-            document = json.loads(decoded(self.headers.get("content-encoding"), self.body))
-        except ValueError:
+            if len(self.body) > _MOST_JSON_BYTES:
+                return {}
+            document = json.loads(decoded(self.headers.get("content-encoding"), self.body, _MOST_JSON_BYTES))
+        except (ValueError, RecursionError):
             return {}
         return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any, cast
-from urllib.parse import unquote, urljoin, urlsplit
+from http.client import HTTPException
+from urllib.parse import unquote
 
+from ._bounds import EndlessAnswer, chunks_of
+from ._payload import MOST_BYTES
 from ._played import LEASED, Content, Record, Tasks
+from ._upstream import connection_to, target_of, text_of, with_slash
 
+_MOST_TEXT_BYTES = 64 * 1024
+"""Of an answer that is no result."""
 _AWAITING = "Awaiting service availability"
 
 
@@ -60,23 +61,6 @@ class Answer:
             tasks.requeue(record, _AWAITING if self.meaning == "busy" else f"{_AWAITING}: {did}")
 
 
-def connection_to(url: str, timeout_s: float) -> HTTPConnection:
-    split = urlsplit(url)
-    kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
-    return kind(split.hostname or "", split.port, timeout=timeout_s)
-
-
-def target_of(url: str) -> str:
-    split = urlsplit(url)
-    return (split.path or "/") + (f"?{split.query}" if split.query else "")
-
-
-def with_slash(url: str, status: int, location: str) -> str:
-    """Where a redirect leads that only adds a slash to the path; else nothing."""
-    other = urljoin(url, location)
-    return other if 300 < status < 400 and other.partition("?")[0] == url.partition("?")[0] + "/" else ""
-
-
 def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
     """POST a task. Follows a redirect that only adds a slash to the path."""
     started_s = time.monotonic()
@@ -111,48 +95,35 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def text_of(content_type: str, body: bytes) -> str:
-    """The first 500 characters of a text or JSON body, of JSON its ``detail``; empty for any other."""
-    kind, text = content_type.partition(";")[0].strip().lower(), body.decode(errors="replace")
-    if kind == "application/json" or kind.endswith("+json"):
-        text = _detail(text) or text
-    elif kind == "text/html":
-        text = html.unescape(re.sub(r"<[^<>]*>", " ", text.partition("</head>")[2] or text))
-    elif not kind.startswith("text/"):
-        return ""
-    return " ".join("".join(char if char.isprintable() else " " for char in text[:4000]).split())[:500].rstrip()
-
-
 def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-    connection = connection_to(url, timeout_s)
+    connection, end_s = connection_to(url, timeout_s), time.monotonic() + timeout_s
+    data = bytearray()
     try:
         connection.request("POST", target_of(url), body, {**headers, "Content-Length": str(len(body))})
         response = connection.getresponse()
-        data = response.read()
+        is_result = response.status // 100 == 2 and "x-task-complete" in response.headers
+        for chunk in chunks_of(response):
+            data += chunk
+            if len(data) > MOST_BYTES:
+                return Answer("rejected", response.status, reason=f"answered with more than {MOST_BYTES} bytes")
+            if time.monotonic() > end_s and is_result:
+                return Answer("erred", response.status, reason="did not end its answer in time")
+            if time.monotonic() > end_s or (len(data) > _MOST_TEXT_BYTES and not is_result):
+                break
     except socket.timeout:
         return Answer("away", reason="did not answer in time")
+    except EndlessAnswer:
+        return Answer("erred", reason="sent an answer that does not end")
     except (OSError, HTTPException):
         return Answer("away", reason="could not be reached")
     finally:
         connection.close()
     found = {name.lower(): value for name, value in response.getheaders()}
-    status, reason = response.status, f"answered {response.status}"
+    status, reason, content = response.status, f"answered {response.status}", bytes(data)
     if 200 <= status < 300:
-        return Answer("completed" if "x-task-complete" in found else "accepted", status, found, data)
-    text = text_of(found.get("content-type", ""), data)
+        return Answer("completed" if "x-task-complete" in found else "accepted", status, found, content)
+    text = text_of(found.get("content-type", ""), content)
     if text and 400 <= status < 500 and status != 429:
         reason = f"{reason}: {text}"
     meaning = {429: "busy", 503: "busy", 404: "away", 502: "away", 504: "away", 408: "erred"}.get(status)
-    return Answer(meaning or ("erred" if status >= 500 else "rejected"), status, found, data, reason=reason)
-
-
-def _detail(text: str) -> str:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    detail: Any = cast("dict[str, Any]", document).get("detail") if isinstance(document, dict) else document
-    if isinstance(detail, list):  # FastAPI lists errors
-        errors = [cast("dict[str, Any]", each) for each in cast("list[Any]", detail) if isinstance(each, dict)]
-        return "; ".join(str(error["msg"]) for error in errors if "msg" in error)
-    return detail if isinstance(detail, str) else ""
+    return Answer(meaning or ("erred" if status >= 500 else "rejected"), status, found, content, reason=reason)

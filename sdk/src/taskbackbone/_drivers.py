@@ -1,10 +1,12 @@
 """Run the steps of ``_core``: with requests, with requests in threads, or with aiohttp.
 
-None follows a redirect, keeps a cookie, or decodes content. Proxies of the environment are used.
+None follows a redirect, keeps a cookie, or decodes content. Proxies of the environment are used. An answer that does
+not end is none.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -14,7 +16,7 @@ from typing import Any, Callable, TypeVar
 
 from . import errors
 from ._core import Answer, Call, NoAnswer, Sleep, Steps, Work
-from ._payload import CHUNK_BYTES, Payload
+from ._payload import CHUNK_BYTES, MOST_BYTES, Payload
 
 T = TypeVar("T")
 _CONNECTIONS = 32
@@ -152,15 +154,32 @@ class Requests:
             return self._own
 
 
-def new_session() -> Any:
+def new_session(pools: Mapping[str, Any] | None = None) -> Any:
+    """
+    Parameters:
+        pools: urllib3's, for what goes through no proxy.
+    """
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
     from requests.adapters import HTTPAdapter
 
+    from ._bounds import pools as bounded
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *rest: Any, **options: Any) -> None:
+            super().init_poolmanager(*rest, **options)
+            manager: Any = self.poolmanager
+            manager.pool_classes_by_scheme = bounded() if pools is None else pools
+
+        def proxy_manager_for(self, *rest: Any, **options: Any) -> Any:
+            manager = super().proxy_manager_for(*rest, **options)
+            manager.pool_classes_by_scheme = bounded()
+            return manager
+
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        session.mount(scheme, Adapter(pool_maxsize=_CONNECTIONS))
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
 
@@ -233,6 +252,7 @@ class _Pace:
     def __init__(self, call: Call, status: int, headers: Mapping[str, str]) -> None:
         length, is_chunked = headers.get("content-length", ""), "transfer-encoding" in headers
         self.timeout_s = call.timeout_s
+        self._most = math.inf if call.streamed and 200 <= status < 300 else MOST_BYTES
         self._expected = int(length) if length.isdigit() and not is_chunked and status != 304 else None
         self._is_framed = is_chunked or self._expected is not None or status in (204, 304)
         self._received = 0
@@ -246,6 +266,8 @@ class _Pace:
             raise NoAnswer(f"the answer broke off after {self._received:,} of {self._expected:,} bytes")
         if not self._received and not self._is_framed:
             raise NoAnswer("the answer broke off before its body")
+        if self._received > self._most:
+            raise NoAnswer(f"the answer has more than {self._most:,} bytes")
         if chunk and self._waited_s > self.timeout_s + self._received / _LEAST_BYTES_PER_S:
             raise NoAnswer(f"the answer came too slowly: {self._received:,} bytes in {self._waited_s:.0f} s")
 
@@ -256,7 +278,8 @@ def _words(error: BaseException) -> str:
         return f"silence for too long ({type(error).__name__})"
     inner: list[Any] = [error]
     for _ in range(9):  # since causes may go round in a circle
-        within = (getattr(inner[0], "reason", None), *inner[0].args, inner[0].__cause__, inner[0].__context__)
+        beside = None if inner[0].__suppress_context__ else inner[0].__context__
+        within = (getattr(inner[0], "reason", None), *inner[0].args, inner[0].__cause__, beside)
         inner = [cause for cause in within if isinstance(cause, BaseException)] or inner
     number = getattr(inner[0], "errno", None) or 0  # below 0: of a name that is unknown
     text = os.strerror(number) if number > 0 and "SSL" not in type(inner[0]).__name__ else str(inner[0])
@@ -312,11 +335,16 @@ class Aiohttp:
 
         from yarl import URL
 
+        from ._bounds import connector
+
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
             self._loop = loop
             self._session = self._aiohttp.ClientSession(
-                trust_env=True, auto_decompress=False, cookie_jar=self._aiohttp.DummyCookieJar()
+                connector=connector(),
+                trust_env=True,
+                auto_decompress=False,
+                cookie_jar=self._aiohttp.DummyCookieJar(),
             )
         length = {} if call.body is None else {"Content-Length": str(call.size)}
         return await self._session.request(

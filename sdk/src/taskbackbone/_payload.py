@@ -13,8 +13,13 @@ from typing import IO, Any, cast
 from . import errors
 
 CHUNK_BYTES = 64 * 1024
+MOST_BYTES = 100 * 1024 * 1024
+"""Of an answer that is kept in memory: the backbone takes no larger body."""
+MOST_DECODED_BYTES = 1 << 30
+"""Of a content that was compressed, in memory."""
 SPOOL_BYTES = 1024 * 1024
 """A stream that cannot be read twice is kept in memory up to this, and beyond it in a temporary file."""
+_PART_BYTES = 1024 * 1024
 _BYTES, _JSON = "application/octet-stream", "application/json"
 
 
@@ -99,32 +104,38 @@ class Decoder:
         self._encoding = encoding if encoding in ("gzip", "x-gzip", "deflate") else None
         self._inflate: Any = None
 
-    def feed(self, chunk: bytes) -> bytes:
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """What it becomes, which may be a thousand times as much, in parts of up to 1 MiB."""
         if self._encoding is None:
-            return chunk
+            yield chunk
+            return
         import zlib
 
-        out = b""
         try:
             while chunk:  # what is left after an end is another gzip member
                 if self._inflate is None or self._inflate.eof:
                     self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its head
-                out += self._inflate.decompress(chunk)
-                chunk = self._inflate.unused_data
+                yield self._inflate.decompress(chunk, _PART_BYTES)
+                chunk = self._inflate.unconsumed_tail or self._inflate.unused_data
         except zlib.error as error:
             raise ValueError(f"The content is not {self._encoding}.") from error
-        return out
 
     def end(self) -> None:
         if self._inflate is not None and not self._inflate.eof:
             raise ValueError(f"The content breaks off: it is no whole {self._encoding}.")
 
 
-def decoded(encoding: str | None, content: bytes) -> bytes:
-    decoder = Decoder(encoding)
-    plain = decoder.feed(content)
+def decoded(encoding: str | None, content: bytes, most: int = MOST_DECODED_BYTES) -> bytes:
+    """Raises ValueError: it is not what *encoding* says, or has more than *most* bytes without it."""
+    decoder, plain = Decoder(encoding), bytearray()
+    if encoding is None:
+        return content
+    for part in decoder.feed(content):
+        plain += part
+        if len(plain) > most:
+            raise ValueError(f"The content has more than {most:,} bytes without its {encoding}.")
     decoder.end()
-    return plain
+    return bytes(plain)
 
 
 def body_of(body: Any) -> tuple[bytes | Payload, str] | None:
@@ -190,6 +201,15 @@ def digest(body: bytes | Payload) -> str:
     for chunk in [body] if isinstance(body, bytes) else body:
         whole.update(chunk)
     return whole.hexdigest()
+
+
+async def unpacked(encoding: str | None, content: bytes) -> bytes:
+    """As ``decoded``, in a thread if it may take long."""
+    import asyncio
+
+    if encoding is None:
+        return content
+    return await asyncio.get_running_loop().run_in_executor(None, decoded, encoding, content)
 
 
 async def adigest(body: bytes | Payload) -> str:

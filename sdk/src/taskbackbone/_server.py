@@ -13,9 +13,11 @@ import os
 import re
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
+from errno import ENOSPC
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, BinaryIO, Callable, NamedTuple
 from urllib.parse import quote
 
@@ -326,22 +328,26 @@ class _Request:
 
 
 class Spool:
-    """Keeps bytes in memory, and those of more than 1 MiB in a file."""
+    """Keeps bytes in memory, and those of more than 1 MiB in a file, which gets half of what is free on its disk."""
 
     def __init__(self, path: Path) -> None:
         self.size = 0
         self._path = path
         self._parts: list[bytes] = []
         self._file: BinaryIO | None = None
+        self._room = 0
 
     def add(self, chunk: bytes) -> None:
-        """Raises OSError if the file cannot be written."""
+        """Raises OSError if the file cannot be written, or has no more room."""
         self.size += len(chunk)
         self._parts.append(chunk)
         if self._file is None and self.size > INLINE_BYTES:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = self._path.open("wb")
+            self._room = disk_usage(self._path.parent).free // 2
         if self._file is not None:
+            if self.size > self._room:
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
             self._file.writelines(self._parts)
             self._parts.clear()
 

@@ -281,7 +281,7 @@ def guarded(*, private: bool) -> Requests:
         import logging
 
         logging.getLogger("urllib3.connectionpool").addFilter(_unsign)
-        session = new_session()
+        session = new_session(_guarded_pools(private))
         session.auth = _as_it_is  # else requests would look into .netrc for one
         if not private:
             merge: Callable[..., dict[str, Any]] = session.merge_environment_settings
@@ -290,8 +290,6 @@ def guarded(*, private: bool) -> Requests:
                 return {**merge(*given), "proxies": {}}
 
             session.merge_environment_settings = without_proxies
-        for adapter in session.adapters.values():
-            adapter.poolmanager.pool_classes_by_scheme = _guarded_pools(private)
         return session
 
     return Requests(make=make)
@@ -306,13 +304,14 @@ TRUSTED, PUBLIC = guarded(private=True), guarded(private=False)
 
 
 def _guarded_pools(private: bool) -> dict[str, Any]:
-    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.exceptions import HTTPError, NewConnectionError
 
-    def guard(base: Any) -> Any:
-        connect: Callable[[Any], Any] = base.ConnectionCls._new_conn
+    from ._bounds import pools
 
-        class Guarded(base.ConnectionCls):
+    def guard(base: Any) -> Any:
+        connect: Callable[[Any], Any] = base._new_conn
+
+        class Guarded(base):
             _dns_host: str
 
             def _new_conn(self) -> Any:
@@ -332,9 +331,9 @@ def _guarded_pools(private: bool) -> dict[str, Any]:
                 finally:
                     self._dns_host = name
 
-        return type(base.__name__, (base,), {"ConnectionCls": Guarded})
+        return Guarded
 
-    return {"http": guard(HTTPConnectionPool), "https": guard(HTTPSConnectionPool)}
+    return pools(guard)
 
 
 def _looked_up(name: str, port: int) -> list[str]:

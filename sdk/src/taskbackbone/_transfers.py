@@ -18,7 +18,7 @@ from . import errors
 from ._attempts import Attempt, Data, Failed, Outcome, Released, Stopped
 from ._blobs import Blob, Opened, Source, Sums, digest_of, put, sums_of
 from ._core import Answer
-from ._payload import Payload, decoded
+from ._payload import Payload, unpacked
 from ._storage import PLACES, Gate, Halted, Places, Transfer
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Transfers:
         source = Source(answer.headers.get("location", ""), None, digest_of(answer.headers))
         with self._noted(attempt, transfer):
             encoding = await _in_thread(transfer, partial(_save, transfer, source, path))
-        return decoded(encoding, path.read_bytes()) if encoding else path
+        return await unpacked(encoding, path.read_bytes()) if encoding else path
 
     async def upload(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable
 from . import errors
 from ._attempts import Attempt, Data, Events
 from ._core import refusal, task_path
-from ._payload import FilePayload, Payload, decoded
+from ._payload import FilePayload, Payload, unpacked
 
 if TYPE_CHECKING:
     from ._reports import Reporter
@@ -99,7 +99,8 @@ class Watch(Events):
             if answer.status == 303:  # it is larger than the backbone passes on
                 return await self._reporter.transfers.fetch_result(self.attempt, answer)
             if answer.is_success:
-                return decoded(answer.headers.get("content-encoding"), answer.body) if data is None else None
+                encoding = answer.headers.get("content-encoding")
+                return (await unpacked(encoding, answer.body)) if data is None else None
             if answer.status == 404 and data is None:
                 return None
             raise refusal(answer)

@@ -12,7 +12,7 @@ from . import errors
 from ._calls import Caller, Deadline, Pipeline, Query, TaskView, target_of
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Sleep, Steps, task_path
 from ._drivers import Aiohttp, Requests, run_async, run_sync
-from ._payload import SPOOL_BYTES, Decoder, aready, ready
+from ._payload import MOST_DECODED_BYTES, SPOOL_BYTES, Decoder, aready, ready
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -362,9 +362,19 @@ class AsyncResult:
         self._opener = Opener(line, task.id, self.size)
 
     async def bytes(self) -> _Bytes:
-        """All of it, which is kept for the next time."""
+        """All of it, which is kept for the next time.
+
+        Raises:
+            TooLarge: it is compressed, and has more than 1 GiB without that, so it must be read in parts, or saved.
+        """
         if self._whole is None:
-            self._whole = b"".join([part[:] async for part in self])
+            parts, most = list[_Bytes](), max(self.size, MOST_DECODED_BYTES)
+            async for part in self:
+                parts.append(part)
+                most -= len(part)
+                if most < 0:
+                    raise errors.TooLarge("The result has more than 1 GiB without its compression: save it.")
+            self._whole = b"".join(parts)
         return self._whole
 
     async def text(self, encoding: str | None = None) -> str:
@@ -409,7 +419,11 @@ class AsyncResult:
                 async for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
                     whole.update(chunk)
-                    yield decoder.feed(chunk)
+                    if 0 < self.size < received and "content-length" not in answer.headers:
+                        raise errors.Corrupted(f"The content has more than {self.size:,} bytes.")
+                    for part in decoder.feed(chunk):
+                        if part:
+                            yield part
                 decoder.end()
                 self._opener.check(whole)
                 return
@@ -758,9 +772,19 @@ class Result:
         self._opener = Opener(line, task.id, self.size)
 
     def bytes(self) -> _Bytes:
-        """All of it, which is kept for the next time."""
+        """All of it, which is kept for the next time.
+
+        Raises:
+            TooLarge: it is compressed, and has more than 1 GiB without that, so it must be read in parts, or saved.
+        """
         if self._whole is None:
-            self._whole = b"".join([part[:] for part in self])
+            parts, most = list[_Bytes](), max(self.size, MOST_DECODED_BYTES)
+            for part in self:
+                parts.append(part)
+                most -= len(part)
+                if most < 0:
+                    raise errors.TooLarge("The result has more than 1 GiB without its compression: save it.")
+            self._whole = b"".join(parts)
         return self._whole
 
     def text(self, encoding: str | None = None) -> str:
@@ -805,7 +829,11 @@ class Result:
                 for chunk in answer.stream:
                     received, failures = received + len(chunk), 0
                     whole.update(chunk)
-                    yield decoder.feed(chunk)
+                    if 0 < self.size < received and "content-length" not in answer.headers:
+                        raise errors.Corrupted(f"The content has more than {self.size:,} bytes.")
+                    for part in decoder.feed(chunk):
+                        if part:
+                            yield part
                 decoder.end()
                 self._opener.check(whole)
                 return

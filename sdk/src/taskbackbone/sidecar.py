@@ -35,12 +35,13 @@ from typing import Any, Callable, cast
 from urllib.parse import urlsplit
 
 from ._attempts import Attempt, Completed, Data, Events, Failed, Outcome, Released, Stopped
-from ._dispatch import connection_to, target_of, text_of, with_slash
+from ._bounds import chunks_of
 from ._server import App, Endpoint, Spool
+from ._upstream import connection_to, target_of, text_of, with_slash
 
 _CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.25
-_CHUNK_BYTES = 256 * 1024
+_TEXT_BYTES = 64 * 1024
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 BUSY = (429, 503)
 
@@ -244,10 +245,13 @@ class _Request:
     def _read(self, response: HTTPResponse) -> Outcome | int:
         spool = Spool(self._attempt.folder / ".result")
         try:
-            while chunk := response.read(_CHUNK_BYTES):
-                spool.add(chunk)
-            if response.length:  # http.client takes an answer that breaks off for a whole one
-                raise HTTPException("IncompleteRead")
+            for chunk in chunks_of(response):
+                try:
+                    spool.add(chunk)
+                except OSError as error:
+                    return Released(f"the result cannot be kept in a file ({type(error).__name__})", counted=True)
+                if spool.size > _TEXT_BYTES and not 200 <= response.status < 300:
+                    break  # it is no result, and its text begins here
             data = spool.data()
         finally:
             spool.close()
@@ -257,7 +261,7 @@ class _Request:
             return Completed(None if response.status == 204 else data, kind, encoding)
         self.text = self.text or (text_of(kind, data) if isinstance(data, bytes) else "")
         with suppress(ValueError):
-            self.retry_after_s = min(_LONGEST_PAUSE_S, float(response.headers.get("Retry-After", "")))
+            self.retry_after_s = min(_LONGEST_PAUSE_S, max(0.0, float(response.headers.get("Retry-After", ""))))
         return 422 if 200 <= response.status < 300 else response.status
 
     def _has_failed(self, data: Data) -> bool:
