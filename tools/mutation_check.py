@@ -1114,7 +1114,7 @@ MUTATIONS = [
             ("a redirect stays on its host", "backend_client", "if not is_same_host or ", "if ", CALL_TESTS),
             (
                 "an inline body has its length",
-                "dispatcher",
+                "backend_calls",
                 "if len(claimed.inline_body) != content.size_bytes:",
                 "if False:",
                 BODY_TESTS,
