@@ -22,7 +22,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 async def cache_connector_upsert(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     task = task_of(await service.upsert(await TaskUpsert.parse(req.get_body())), services.registry)
-    return json_response(TaskView.of(await service.whole_if_possible(task), registry=services.registry).encoded())
+    task = await service.whole_if_possible(task)
+    return json_response(await TaskView.of(task, registry=services.registry).encoded_whole(task))
 
 
 async def cache_connector_get(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -35,5 +36,6 @@ async def cache_connector_get(req: func.HttpRequest, services: Services) -> func
         return func.HttpResponse(status_code=204)
     queue = await service.queue_status(task)
     outage = queue.outage if queue else None
-    view = TaskView.of(await service.whole(task), outage=outage, registry=services.registry)
-    return json_response(view.encoded())
+    task = await service.whole(task)
+    view = TaskView.of(task, outage=outage, registry=services.registry)
+    return json_response(await view.encoded_whole(task))

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_pascal
 
 from shared.dispatch.registry import BackendRegistry
-from shared.http.legacy_json import LegacyModel, LegacyText, LegacyTextBytes, LongLegacyText
+from shared.http.legacy_json import LegacyModel, LegacyText, LegacyTextBytes
+from shared.http.long_texts import with_text
 from shared.http.problems import ProblemDocument, invalid_fields
 from shared.http.validation import field_errors, json_object, refuse_repeated
 from shared.store import Depth, Outage, QueueStatus
@@ -64,6 +65,10 @@ def _priority(value: Any) -> Any:
     return DEFAULT_PRIORITY if value is None else _int_or_text(value)
 
 
+_TELLING_BYTES: Final = 64 * 1024
+"""Of a status text, in which it may tell an end."""
+
+
 class TaskUpsert(LegacyModel):
     """The body of ``CacheConnectorUpsert`` (contract A1)."""
 
@@ -73,7 +78,7 @@ class TaskUpsert(LegacyModel):
         BeforeValidator(_blank_is_absent, json_schema_input_type=_IdText | float | bool | None),
     ] = Field(default=None, alias="TaskId")
     """Absent, null or blank: the app makes a new task and its id. An unknown id creates a task with that id."""
-    status: LongLegacyText | None = Field(default=None, alias="Status")
+    status: LegacyTextBytes | None = Field(default=None, alias="Status")
     """Free text for the caller."""
     backend_status: Annotated[Literal["created", "running", "completed", "failed"] | None, BeforeValidator(_word)] = (
         Field(default=None, alias="BackendStatus")
@@ -115,7 +120,7 @@ class TaskUpsert(LegacyModel):
         """The end that only the text tells. A service that sends its attempt says so in ``BackendStatus``."""
         if self.attempt is not None or self.status is None or (self.state and self.state.is_terminal):
             return None
-        return status_texts.end_told(self.status)
+        return status_texts.end_told(self.status[:_TELLING_BYTES].decode(errors="ignore"))
 
 
 class TaskView(BaseModel):
@@ -217,6 +222,13 @@ class TaskView(BaseModel):
 
     def encoded(self) -> bytes:
         return self.__pydantic_serializer__.to_json(self, by_alias=True)
+
+    async def encoded_whole(self, task: Task) -> bytes:
+        """The document of the *task*, with its whole status text if it has one that is known."""
+        if task.whole_status is None or self.status != task.status:
+            return self.encoded()
+        self.status = ""
+        return await with_text(self.encoded(), "Status", task.whole_status)
 
 
 class TaskList(BaseModel):

@@ -93,7 +93,7 @@ async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpRes
                 headers["Preference-Applied"] = f"wait={wait_s}"
     status = 200 if wait_s is not None and task.state.is_terminal else 202
     position = created.position if isinstance(created, Created) and task.state is State.CREATED else None
-    return _task_response(await service.whole_if_possible(task), services, status, headers, position)
+    return await _whole_response(await service.whole_if_possible(task), services, status, headers, position)
 
 
 async def get_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -109,7 +109,7 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     if known is not None and parse.matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, services, position))
     outage = queue.outage if queue else None
-    return _task_response(await service.whole(task), services, 200, position=position, outage=outage)
+    return await _whole_response(await service.whole(task), services, 200, position=position, outage=outage)
 
 
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -293,6 +293,13 @@ def outcome_response(
 
 
 def _task_response(
+    task: Task, services: Services, status: int, headers: Mapping[str, str] | None = None
+) -> func.HttpResponse:
+    document = _view(task, services, status).encoded()
+    return json_response(document, status, {**_task_headers(task, services), **(headers or {})})
+
+
+async def _whole_response(
     task: Task,
     services: Services,
     status: int,
@@ -300,11 +307,23 @@ def _task_response(
     position: QueuePosition | None = None,
     outage: Outage | None = None,
 ) -> func.HttpResponse:
+    """With the whole status text, however long it is."""
+    document = await _view(task, services, status, position, outage).encoded_whole(task)
+    return json_response(document, status, {**_task_headers(task, services, position), **(headers or {})})
+
+
+def _view(
+    task: Task,
+    services: Services,
+    status: int,
+    position: QueuePosition | None = None,
+    outage: Outage | None = None,
+) -> TaskView:
     view = view_of(task, position, outage)
     if status == 202:
         view.max_body_bytes = services.settings.largest_body_bytes
         view.max_upload_bytes = services.bodies.most_upload_bytes
-    return json_response(view.encoded(), status, {**_task_headers(task, services, position), **(headers or {})})
+    return view
 
 
 def _task_headers(task: Task, services: Services, position: QueuePosition | None = None) -> dict[str, str]:

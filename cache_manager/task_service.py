@@ -24,6 +24,7 @@ from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
 from shared.store import Listing, Page, QueueStatus, SentOn, StoreUnavailable
+from shared.tasks import status_texts
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
     Applied,
@@ -37,7 +38,7 @@ from shared.tasks.outcomes import (
     Refused,
     SlotGrant,
 )
-from shared.tasks.task import LONG_STATUS_CHARS, MAX_STATUS_CHARS, Content, LongStatus, NewTask, State, Task
+from shared.tasks.task import Content, LongStatus, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
 
@@ -112,13 +113,15 @@ class TaskService:
         content = await self._store_body(task_id, LEGACY_CONTENT_TYPE, body) if body else None
         if isinstance(content, BodyTooLarge):
             return content
-        status, long_status = request.status, None
-        if status is not None and len(status) > MAX_STATUS_CHARS:
-            stored = await self._store_status(task_id, status)
+        status, is_long = (None, False) if request.status is None else status_texts.beginning(request.status)
+        long_status = None
+        if is_long:
+            assert request.status is not None
+            stored = await self._store_status(task_id, request.status)
             if isinstance(stored, BodyTooLarge):
                 await self.services.bodies.discard(content)
                 return stored
-            status, long_status = status[:LONG_STATUS_CHARS], stored
+            long_status = stored
         upsert = _Upsert(request, task_id, endpoint, no_endpoint, content, body, status, long_status)
         outcome = await self._upsert(upsert)
         task = outcome if isinstance(outcome, Task) else outcome.task if isinstance(outcome, Refused) else None
@@ -128,8 +131,7 @@ class TaskService:
         if task is None or task.long_status != long_status:
             await self.services.bodies.discard_blob(long_status.blob)
         elif isinstance(outcome, Task):
-            assert request.status is not None
-            return replace(outcome, status=request.status, long_status=None)
+            return replace(outcome, whole_status=request.status, long_status=None)
         return outcome
 
     async def put_result(
@@ -208,7 +210,7 @@ class TaskService:
             try:
                 with self.services.limits.body(long.size_bytes):
                     text = await self.services.bodies.read(Content(STATUS_CONTENT_TYPE, long.size_bytes, long.blob))
-                return replace(task, status=text.decode(), long_status=None)
+                return replace(task, whole_status=text, long_status=None)
             except BodyMissing:
                 again = await self.find(task.id)
                 if again is None or again.long_status == long:
@@ -434,8 +436,7 @@ class TaskService:
         if task is None or content not in (task.body, task.result, task.checkpoint):
             await self.services.bodies.discard(content)
 
-    async def _store_status(self, task_id: str, text: str) -> LongStatus | BodyTooLarge:
-        data = text.encode()
+    async def _store_status(self, task_id: str, data: bytes) -> LongStatus | BodyTooLarge:
         content = await self._store_body(task_id, STATUS_CONTENT_TYPE, data)
         if isinstance(content, BodyTooLarge):
             return content

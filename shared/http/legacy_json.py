@@ -29,18 +29,12 @@ def as_text(value: Any) -> Any:
             return value
 
 
-def _as_long_text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else as_text(value)
-
-
 def _as_utf8(value: Any) -> Any:
     text = value if isinstance(value, bytes) else as_text(value)
     return text.encode() if isinstance(text, str) else text
 
 
 LegacyText = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | float | bool)]
-LongLegacyText = Annotated[str, BeforeValidator(_as_long_text, json_schema_input_type=str | float | bool)]
-"""Of any length."""
 LegacyTextBytes = Annotated[bytes, BeforeValidator(_as_utf8, json_schema_input_type=str | float | bool)]
 """A text of any length, in UTF-8."""
 

@@ -9,7 +9,7 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-from shared.tasks.task import MAX_STATUS_CHARS, State
+from shared.tasks.task import LONG_STATUS_CHARS, MAX_STATUS_CHARS, State
 
 CANCELLED: Final = "Cancelled"
 AWAITING_SERVICE: Final = "Awaiting service availability"
@@ -99,3 +99,10 @@ def end_told(status: str) -> State | None:
     services end their tasks so, and report them as running."""
     told = _END.match(status)
     return State(told[1].lower()) if told else None
+
+
+def beginning(status: bytes) -> tuple[str, bool]:
+    """The text, or the beginning of one that is too long for a record, and whether it is."""
+    if len(status) <= 4 * MAX_STATUS_CHARS and len(text := status.decode()) <= MAX_STATUS_CHARS:
+        return text, False
+    return status[: 4 * LONG_STATUS_CHARS].decode(errors="ignore")[:LONG_STATUS_CHARS], True

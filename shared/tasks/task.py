@@ -250,6 +250,8 @@ class Task:
     """What it knows of its children, if it is a batch itself."""
     is_removed: bool = False
     """Whether nothing is left of it but blobs or children that are being removed."""
+    whole_status: bytes | None = None
+    """The whole status text in UTF-8, if ``status`` is only its beginning and the rest has been read."""
 
     def names(self, blob: str) -> bool:
         """Whether its body, its result, its checkpoint or its status lies in this blob."""

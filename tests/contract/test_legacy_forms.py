@@ -141,8 +141,9 @@ def test_list_and_history_have_the_beginning_of_a_long_status(app: httpx.Client,
 
 
 @pytest.mark.contract("A1.37")
-def test_status_of_several_megabytes_is_taken(app: httpx.Client, endpoint: Endpoint) -> None:
-    status = "ü" * 1_500_000
+@pytest.mark.parametrize("text", ["ü", "x", "\U0001f30d", '"\\\n\0\u2028'], ids=ascii)
+def test_status_of_several_megabytes_is_taken(app: httpx.Client, endpoint: Endpoint, text: str) -> None:
+    status = text * 500_000
     task_id = upsert(app, Endpoint=endpoint.url, Status=status)["TaskId"]
     assert app.get(GET, params={"taskId": task_id}).json()["Status"] == status
 
