@@ -69,7 +69,7 @@ class CreationsApart:
         """The queue refused a task whose creation was not acknowledged. Kept, it would come to the queue at its
         deadline all the same, however full that is."""
         try:
-            await self._tasks.withdraw(new.id)
+            await self._creations.withdraw(new.id)
         except NotAcknowledged:
             return
 
