@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[*FAULTS], metavar="NAME", help="only these faults")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     options = parser.parse_args()
-    faults = [FAULTS[name] for name in dict.fromkeys(options.only or FAULTS)]
+    faults = [fault for name in dict.fromkeys(options.only or FAULTS) if _can_be_had(fault := FAULTS[name])]
     campaign = Campaign(options.seed)
     began_s = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -158,6 +158,12 @@ def main() -> int:
     findings += len(campaign.leaks) + len(campaign.broken)
     _say("\nNothing was lost, stuck or wrong." if campaign.is_good else f"\n{findings} findings, see above.")
     return 0 if campaign.is_good else 1
+
+
+def _can_be_had(fault: Fault) -> bool:
+    if why_not := fault.why_not():
+        _say(f"{fault.name} is skipped: {why_not}.")
+    return not why_not
 
 
 def _figures(reports: Sequence[Report]) -> list[str]:

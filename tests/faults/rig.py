@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from local.azurite import Azurite
 from local.processes import ChildProcess, LocalStackError, free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import NO_TLS, ROOT, Stack
+from tests.faults.hostile_redis import SettableClock, SmallDisk, why_clocks_are_fixed
 from tests.faults.model_service import MODERN, PREFIX, UPLOADED, Behaviour, Entry, read_journal
 from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
@@ -62,7 +62,12 @@ class Rig:
         directory.mkdir(parents=True, exist_ok=True)
         self.deleted: set[str] = set()
         """The tasks whose records a fault has deleted."""
-        self.redis = RedisCluster(directory / "redis") if cluster else RedisServer(directory / "redis")
+        self.redis = RedisCluster(directory / "redis") if cluster else SmallDisk(directory / "redis")
+        self.redis_clocks: list[SettableClock] = []
+        """One for each node, if clocks can be set here."""
+        if why_clocks_are_fixed() is None:
+            files = (directory / f"clock-{number}" for number, _ in enumerate(self.redis_nodes))
+            self.redis_clocks = [*map(SettableClock, self.redis_nodes, files)]
         self.azurite = Azurite(directory / "azurite")
         self._journal = directory / "dispatches"
         self._behaviour = directory / "behaviour"
@@ -168,17 +173,10 @@ class Rig:
 
     def until_taken_up(self) -> None:
         """Return when somebody has taken the next step for each task that is overdue now."""
-        now_ms = time.time() * 1000
-        eventually(lambda: self._earliest_deadline_ms() > now_ms)
-
-    def _earliest_deadline_ms(self) -> float:
-        deadlines_ms: list[float] = []
         for node in self.redis_nodes:
             with node.connect() as client:
-                for key in client.scan_iter("*}due"):
-                    first: list[Any] = client.zrange(key, 0, 0, withscores=True)
-                    deadlines_ms += [float(at_ms) for _, at_ms in first]
-        return min(deadlines_ms, default=float("inf"))
+                now_ms = client.time()[0] * 1000
+            eventually(lambda node=node, now_ms=now_ms: _earliest_deadline_ms(node) > now_ms)
 
     def endpoint(self, path: str) -> str:
         """The URL of an endpoint path at the model service."""
@@ -187,6 +185,11 @@ class Rig:
     @property
     def redis_nodes(self) -> list[RedisServer]:
         return nodes(self.redis)
+
+    @property
+    def most_behind_s(self) -> int:
+        """By how much the clocks of two nodes of Redis differ, or that of a node from what it was, at most."""
+        return max((clock.behind_s for clock in self.redis_clocks), default=0)
 
     def journal(self) -> list[Entry]:
         """All dispatches to the model service, and all its accepted reports."""
@@ -225,3 +228,12 @@ class Rig:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _earliest_deadline_ms(node: RedisServer) -> float:
+    deadlines_ms: list[float] = []
+    with node.connect() as client:
+        for key in client.scan_iter("*}due"):
+            first: list[Any] = client.zrange(key, 0, 0, withscores=True)
+            deadlines_ms += [float(at_ms) for _, at_ms in first]
+    return min(deadlines_ms, default=float("inf"))

@@ -15,11 +15,13 @@ from typing import Any, Final
 from azure.storage.blob import ContainerClient
 
 from shared.tasks import status_texts
+from tests.faults.hostile_redis import SmallDisk, why_clocks_are_fixed, why_no_disk_is_full
 from tests.faults.model_service import PREFIX, Behaviour
 from tests.faults.rig import Rig
 from tests.waiting import eventually
 
 CLOCK_ERROR_S = 300
+CLOCK_BACK_S = 600
 STRIKE_INTERVAL_S = 0.1
 THROTTLE = 16
 DELETED_SHARE = 0.2
@@ -38,6 +40,10 @@ class Fault:
     wants_cluster: bool = False
     renews: bool = False
     """Whether it restarts a process that is checked for leaks, which would hide earlier ones."""
+    forgets: bool = False
+    """Whether Redis may lose what nobody was told is stored. So who looked at a task meanwhile may see it go back."""
+    why_not: Callable[[], str | None] = lambda: None
+    """Why it cannot be had on this machine, if it cannot."""
 
 
 FAULTS: Final[dict[str, Fault]] = {}
@@ -225,6 +231,54 @@ def _redis_restarted(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.redis.start()
 
 
+@_fault(
+    "clock-back",
+    f"the clock of Redis is set back by {CLOCK_BACK_S} s, and stays there (on a cluster, that of one node)",
+    why_not=why_clocks_are_fixed,
+)
+def _clock_back(rig: Rig, chance: random.Random) -> Generator[None]:
+    chance.choice(rig.redis_clocks).set_back(CLOCK_BACK_S)
+    yield
+
+
+@contextmanager
+def _full_disk(rig: Rig) -> Generator[SmallDisk]:
+    redis = rig.redis
+    assert isinstance(redis, SmallDisk)
+    redis.fill()
+    yield redis
+    if redis.is_running:
+        redis.empty()
+
+
+@_fault("disk-full", "the disk of Redis is full, and then has room again", why_not=why_no_disk_is_full)
+def _disk_full_for_a_while(rig: Rig, chance: random.Random) -> Generator[None]:
+    with _full_disk(rig):
+        yield
+
+
+@_fault(
+    "disk-full-killed",
+    "kill -9 of Redis while its disk is full, with DURABILITY=fsync from one restart of the host to the next",
+    renews=True,
+    forgets=True,
+    why_not=why_no_disk_is_full,
+)
+def _disk_full_at_death(rig: Rig, chance: random.Random) -> Generator[None]:
+    host = rig.stack.host
+    host.environment["DURABILITY"] = "fsync"
+    host.restart()
+    # Some have begun with it before the disk is full.
+    before_s = chance.uniform(0.3, 1.5)
+    threading.Event().wait(before_s)
+    with _full_disk(rig) as redis:
+        yield
+        redis.kill()
+    redis.start()
+    del host.environment["DURABILITY"]
+    host.restart()
+
+
 @_fault("azurite-gone", "Blob Storage is shut down and comes back with its data")
 def _azurite_gone(rig: Rig, chance: random.Random) -> Generator[None]:
     rig.azurite.stop()
@@ -375,6 +429,6 @@ ON_CLUSTER: Final = [
     *(name for name, fault in FAULTS.items() if fault.wants_cluster),
     # On a cluster a task and its queue lie on different nodes, and the rounds on one of them.
     *("timers-gone", "rounds-killed", "rounds-frozen", "rounds-cut-off", "host-throttled", "azurite-gone"),
-    "records-deleted",
+    *("records-deleted", "clock-back"),
     *("publish-refused", "publish-unanswered", "event-never", "event-held-back"),
 ]

@@ -108,8 +108,10 @@ class Trials:
         report = Report(fault.name, seed)
         with Load(self._rig, seed) as load:
             time.sleep(chance.uniform(*pace.before_s))
+            load.may_forget = fault.forgets
             with fault.strike(self._rig, chance):
                 time.sleep(chance.uniform(*pace.during_s))
+            load.may_forget = False
             repaired_s = time.monotonic()
             load.finish()
             self._settle(load, report, repaired_s)
@@ -180,7 +182,7 @@ class Trials:
             *_wrong_reports(journal, records),
             *self._changed_since(world),
             *self._wrong_results(load, records),
-            *_wrong_batch(world, load),
+            *_wrong_batch(world, load, self._rig.most_behind_s),
         ]
         if not report.stuck:  # a stuck task may move on while it is counted
             report.wrong += [*_inconsistencies(world), *self._wrong_depths(world)]
@@ -248,7 +250,7 @@ def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: 
             yield f"{task_id} {rec['s']} for no good reason: {rec['x']}"
 
 
-def _wrong_batch(world: World, load: Load) -> Iterator[str]:
+def _wrong_batch(world: World, load: Load, clock_error_s: int) -> Iterator[str]:
     """The batch has ended after all its children, counts each once by its end, and had one Then task after them."""
     batch = world.records.get(load.batch_id or "")
     if batch is None or batch["s"] not in _ENDED:
@@ -268,7 +270,7 @@ def _wrong_batch(world: World, load: Load) -> Iterator[str]:
         yield f"a batch is {batch['s']} whose children are {Counter(children.values())}"
     else:
         ended_ms = max((_ended_ms(world.records[child]) for child in children), default=0)
-        if world.records[then_id]["c"] < ended_ms:
+        if world.records[then_id]["c"] + clock_error_s * 1000 < ended_ms:
             yield "the Then task began before all children had ended"
 
 

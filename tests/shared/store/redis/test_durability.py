@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from shared.store.store import TaskStore
 from shared.tasks.outcomes import Applied, Claimed, Created, Existing, Full, SlotGrant, Unacknowledged
 from shared.tasks.task import Content, NewTask, State
 from shared.tasks.uploads import NewUpload
+from tests.faults.hostile_redis import SmallDisk
 from tests.shared.store.conftest import POLICY, Clock, Store, answered
 from tests.waiting import PATIENCE_S, eventually
 
@@ -75,18 +75,6 @@ def new_task(number: int, size_bytes: int = 10) -> NewTask:
     return NewTask(f"t{number}", "/v1/a", 60, body=Content("text/plain", len(body)), inline_body=body)
 
 
-class SmallDisk(RedisServer):
-    """A server whose disk can be full: its files stay below a limit, and the kernel refuses what would exceed it."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        # The signal of the limit would end the server. Ignored, as a child inherits it, the write fails instead.
-        self._command = ["/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", *self._command]
-
-    def fill(self) -> None:
-        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (LIMIT_BYTES, resource.RLIM_INFINITY))
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with SmallDisk(tmp_path / "redis") as server:
@@ -109,7 +97,7 @@ async def submitted(store: Store, numbers: Sequence[int]) -> list[int]:
 async def test_no_task_that_was_acknowledged_is_lost_with_a_full_disk(small_disk: SmallDisk) -> None:
     store = opened(small_disk.url, "fsync")
     assert await submitted(store, [0]) == [0]
-    small_disk.fill()
+    small_disk.fill(LIMIT_BYTES)
     acknowledged = [0]
     for begin in range(1, 400, 20):
         more = await submitted(store, range(begin, begin + 20))
