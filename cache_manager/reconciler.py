@@ -53,6 +53,7 @@ async def keep_reconciling(services: Services) -> None:
         due_s = max(due_s + interval_s, loop.time())
         await asyncio.sleep(due_s - loop.time())
         try:
+            await services.store.mending.after_failures()
             if await services.store.rounds.begin():
                 await _run_round(services, [])
         except StoreUnavailable as error:
@@ -83,6 +84,7 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
     Storage that hangs must not hold up what is overdue."""
     count = 0
     dispatcher = services.dispatcher
+    await services.store.mending.tend()
     async with aclosing(services.store.sweep()) as sweep:
         async for swept in sweep:
             count += swept.count

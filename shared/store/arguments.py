@@ -155,6 +155,12 @@ class LostArgument(TypedDict):
     most: int
 
 
+class MendArgument(TypedDict):
+    now: int
+    retention: int
+    foreign: bool
+
+
 class IdleEntriesArgument(TypedDict):
     path: str
     entries: Sequence[tuple[str, int]]

@@ -25,6 +25,7 @@ from shared.store.eviction import Eviction
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
 from shared.store.keyed_ids import KeyedIds
+from shared.store.mending import Mending
 from shared.store.outages import Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
@@ -85,6 +86,7 @@ class TaskStore:
         after_unacknowledged: does what follows from a step that was taken and that its caller hears nothing of.
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
+        mending: what makes keys agree with the records again.
         uploads: what clients write to Blob Storage themselves.
         endpoint_names: the endpoints that each backend has.
         eviction: whether Redis deletes tasks when it is full.
@@ -107,6 +109,7 @@ class TaskStore:
         self._effects = QueueEffects(self._queues, lambda applied: self.after_unacknowledged(applied))
         self._sweeps = Sweeps(self._upkeep, self._tasks, self._queues, self._effects, self._outages)
         self._creations_apart = CreationsApart(self._creations, self._queues)
+        self.mending = Mending(link, policy, now_ms)
         self.batches = BatchSteps(link, policy, now_ms)
         self._child_creations = ChildCreations(self.batches, self._creations)
         self._child_lists = ChildLists(self.batches, self._tasks)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Any, Final, cast
@@ -48,11 +48,15 @@ _UNAVAILABLE = (
     CircuitOpen,
 )
 _SILENT = (exceptions.ConnectionError, exceptions.TimeoutError, RedisClusterException, OSError)
+_SCANNED_AT_ONCE: Final = 1000
 _PATIENCE_S = 0.5
 """How long a call waits for the probe after an earlier one got no answer: enough to connect anew."""
 # Temporary errors for which redis-py has no type: a script that blocks all others, a full disk, replicas that lag.
 # If a script met the error, Redis 6.2 puts the code within its text.
 _TEMPORARY = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|UNKILLABLE|OOM|READONLY) ")
+_FOREIGN: Final = re.compile(r"WRONGTYPE |Bad data format in input")
+"""What Redis says of a key that somebody else has written. Steps fail by it until it is removed, see mending.py."""
+_OF_A_SCRIPT_OR_TYPE: Final = re.compile(r"WRONGTYPE |user_script")
 _NOT_PERMITTED: Final = re.compile(r"NOPERM |ACL failure in script|has no permissions|can't run this command")
 NOT_PERMITTED: Final = "Redis does not let the app's user do what it needs: allow it +@all ~* &*"
 
@@ -129,6 +133,8 @@ class RedisLink:
         self._pipelines: Pipelines | None = None
         self._opening: asyncio.Future[Pipelines] | None = None
         self._is_clustered = False
+        self.has_met_foreign_keys = False
+        """Whether a step has failed as a key was not what the app had written, as far as that can be told."""
         self._subscriptions = Subscriptions(self._client, _SCRIPTS["task/publish_command"][0])
         # One for each partition on a cluster: one node alone may be gone.
         self._circuits: defaultdict[str, CircuitBreaker] = defaultdict(
@@ -164,6 +170,27 @@ class RedisLink:
             StoreUnavailable: Redis does not answer.
         """
         return await self._call(tag, lambda: self._ask(tag, _GET, (key.encode(),)))
+
+    async def keys(self) -> AsyncIterator[dict[str, list[bytes]]]:
+        """All keys of the partitions, some at a time: by hash tag, the names without it. A key that comes or goes
+        meanwhile may be missing or appear twice, others not.
+
+        Raises:
+            StoreUnavailable: Redis or one of its nodes does not answer.
+        """
+        found: dict[str, list[bytes]] = {}
+        try:
+            number = 0
+            async for key in cast("Any", await self._client()).scan_iter(match="{*", count=_SCANNED_AT_ONCE):
+                tag, brace, name = key.partition(b"}")
+                found.setdefault((tag + brace).decode(errors="replace"), []).append(name)
+                number += 1
+                if number % _SCANNED_AT_ONCE == 0:
+                    yield {tag: found.get(tag, []) for tag in HASH_TAGS}
+                    found = {}
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(type(error).__name__) from error
+        yield {tag: found.get(tag, []) for tag in HASH_TAGS}
 
     def script(self, name: str, tag: str, *args: bytes | str) -> Coroutine[Any, Any, Any]:
         """Run a script by its name, such as ``task/apply``, on the keys under the hash *tag*.
@@ -219,7 +246,11 @@ class RedisLink:
                 raise StoreNotPermitted(f"{NOT_PERMITTED}: {error}") from error
             temporary = _TEMPORARY.search(str(error))
             if temporary is None:
-                raise
+                text = str(error)
+                self.has_met_foreign_keys = self.has_met_foreign_keys or bool(_OF_A_SCRIPT_OR_TYPE.search(text))
+                if not _FOREIGN.search(text):
+                    raise
+                raise StoreUnavailable("a key is not what the app had written, and will be removed") from error
             if temporary[1] == "READONLY":
                 await self._leave_replica()
             raise StoreUnavailable(temporary[1]) from error

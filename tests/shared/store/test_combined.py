@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.store.queue_steps import QueueSteps
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import unpack
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import (
@@ -454,7 +453,7 @@ async def test_an_error_of_one_step_does_not_affect_the_others_in_its_script(
         return_exceptions=True,
     )
     assert len(cut_wire.scripts) == begun + 1
-    assert isinstance(second, ResponseError)
+    assert isinstance(second, StoreUnavailable)
     assert [granted_of(cast("Applied", outcome)).grants for outcome in (first, third)] == [
         [SlotGrant("t0", 1)],
         [SlotGrant("t1", 1)],

@@ -82,8 +82,8 @@ class World:
             self.uploads[rest] = unpack(value)
             members = [rest]
         elif name == "due":
-            self.due_s |= value
-            members = [member.removeprefix("u/") for member in value]
+            self.due_s |= {member: at for member, at in value.items() if member != "clock"}
+            members = [member.removeprefix("u/") for member in value if member != "clock"]
         elif kind == "z":
             self.indexes[name] |= value
             members = [*value]
@@ -95,7 +95,7 @@ class World:
             members = []
         elif kind == "answers":
             members = [rest]
-        elif name in ("reconciler", "keyed"):
+        elif name == "asked" or name in ("reconciler", "keyed"):
             members = []
         elif kind == "endpoints":
             members = [rest]

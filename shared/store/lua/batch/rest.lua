@@ -15,6 +15,8 @@ task_tag = KEYS[1]
 local rec, raw = load_batch(arg.id)
 if not rec then return { 'unknown' } end
 local now, batch, shown = now_ms(arg.now), rec.G, shown_of(rec.G)
+-- The server's clock was set back: what has begun begins now.
+batch.Q, rec.m = math.min(batch.Q, now), math.min(rec.m, now)
 local had_job = batch.J
 local is_settled = ended_children(batch) == batch.t
 if arg.checked and now >= batch.Q + upkeep(arg).grace then batch.K = math.max(batch.K, math.min(arg.checked, batch.M)) end

@@ -73,6 +73,7 @@
 -- @include task/set_due
 -- @include task/set_status
 -- @include task/terminal
+local PIPELINE_LOST = 'Failed - the next steps of its pipeline were lost.'
 -- A combined script has unpacked the map already.
 local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
@@ -145,8 +146,14 @@ if arg.actor == 'client' then
   end
   if ends or rec.E then rec.E = ends and { ends, brief } or nil end
 end
+local steps
 if rec.N and arg.to == 'completed' and rec.N[1] < rec.N[2] then
-  local steps = cmsgpack.unpack(redis.call('GET', task_key('n:' .. id)))
+  local is_read, read = pcall(cmsgpack.unpack, redis.call('GET', task_key('n:' .. id)) or '')
+  steps = is_read and type(read) == 'table' and read[rec.N[2] + 1] and read
+  -- Somebody deleted or overwrote them.
+  if not steps then arg.to, arg.status, brief, arg.long = 'failed', PIPELINE_LOST, PIPELINE_LOST, nil end
+end
+if steps then
   local number, ended = rec.N[1] + 1, arg.deferred and rec.m or now
   rec.N, rec.E = { number, rec.N[2], arg.op, rec.D and ended - rec.c - rec.D or nil }, nil
   arg.to, arg.next_step, arg.reason, arg.publishes, arg.due_in = 'created', true, 'next-step', 1, steps[1]

@@ -57,6 +57,9 @@ end
 
 -- The queue is where a task waits. That it stands there is checked ever more seldom.
 local function check_again_later(id, rec, what, is_shown, blobs)
+  -- They may be lost: a task that waits can only be found by them.
+  redis.call('SADD', task_key('paths'), rec.p)
+  if not redis.call('ZSCORE', task_key('z:' .. rec.p .. ':created'), id) then add_to_index(id, rec) end
   rec.z = (rec.z or 0) + 1
   set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
   done[#done + 1] = { what, id, save_record(id, rec, is_shown), false, blobs }

@@ -108,6 +108,8 @@ local function load_queue()
       end
       for at, time in ipairs(queue.f or {}) do queue.f[at] = time - back end
       queue.t = queue_now
+      for _, entry in ipairs(redis.call('ZRANGE', held_key, 0, -1)) do redis.call('ZINCRBY', held_key, -back, entry) end
+      known.changed = true
     end
   end
   local queue = known.queue

@@ -1,0 +1,97 @@
+-- Mends what does not fit together among keys of one partition, by what the records say: deadlines that are lost or, as the
+-- clock was set back, too far ahead; index entries that are lost; and keys that cannot be the app's, which somebody else
+-- wrote: they are removed. Running it twice does no more than once.
+--
+-- KEYS[1]  the hash tag of the partition
+-- ARGV[1]  packed map: now (0: the server's clock), retention (ms), foreign (true: only remove keys that cannot be the app's,
+--          which comes first: what a record says is written to other keys)
+-- ARGV     then the keys, by their names without the tag. Those that are not known are left alone
+-- Returns  how many keys were removed
+-- @include common/now_ms
+-- @include task/deferred_end_ms
+-- @include task/index
+-- @include task/readable_record
+-- @include task/set_due
+-- @include task/terminal
+local TYPES = {
+  t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
+  asked = 'string', keyed = 'string', answers = 'string',
+  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
+  endpoints = 'zset',
+  paths = 'set', ended_paths = 'set', queues = 'set',
+  outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash',
+}
+local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
+task_tag = KEYS[1]
+local arg = cmsgpack.unpack(ARGV[1])
+local now, removed = now_ms(arg.now), 0
+
+local function remove(key)
+  redis.call('DEL', key)
+  removed = removed + 1
+end
+
+-- When a task that has no deadline is due, or one whose deadline is of another time.
+local function deadline(rec, at)
+  if rec.G then return now end
+  if is_terminal(rec.s) then return rec.y and now or math.min(rec.m, now) + arg.retention end
+  if rec.E and (rec.s ~= 'dispatched' or rec.A) then return now + DEFERRED_END_MS end
+  if not rec.w then return now + arg.retention end
+  if rec.s ~= 'created' then return now + rec.l * 2 ^ (rec.L or 0) end
+  -- One that waits apart has been told for how long.
+  return rec.z == 0 and at and now + math.max(0, at - rec.m) or now
+end
+
+local function mend_task(id)
+  local rec = readable_record(id)
+  if not rec then
+    removed = removed + 1
+    return
+  end
+  local at = tonumber(redis.call('ZSCORE', task_key('due'), id) or nil)
+  if not at or at > now and rec.m > now then set_due(id, math.min(at or math.huge, deadline(rec, at))) end
+  if rec.Z then return end
+  local index = task_key('z:' .. rec.p .. ':' .. rec.s)
+  local again = rec.s == 'created' and task_key('z:' .. rec.p .. ':again')
+  if not redis.call('ZSCORE', index, id) and not (again and redis.call('ZSCORE', again, id)) then add_to_index(id, rec) end
+  if not rec.G and redis.call('SISMEMBER', task_key('ended_paths'), rec.p) == 0 then
+    redis.call('SADD', task_key('paths'), rec.p)
+  end
+end
+
+local mend = { t = mend_task }
+
+function mend.u(id, key)
+  local is_read, upload = pcall(cmsgpack.unpack, redis.call('GET', key) or '')
+  if not is_read or type(upload) ~= 'table' or type(upload.e) ~= 'number' or type(upload.b) ~= 'string' then
+    return remove(key)
+  end
+  if not redis.call('ZSCORE', task_key('due'), 'u/' .. id) then set_due('u/' .. id, math.max(now, upload.e)) end
+end
+
+function mend.n(_, key)
+  local is_read, steps = pcall(cmsgpack.unpack, redis.call('GET', key) or '')
+  if not is_read or type(steps) ~= 'table' or type(steps[1]) ~= 'number' then remove(key) end
+end
+
+-- A report that lies ahead was made by the clock as it was.
+mend['ends'] = function(_, key)
+  for _, report in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. time_text(now), '+inf')) do
+    redis.call('ZADD', key, time_text(now), report)
+  end
+end
+
+for i = 2, #ARGV do
+  local kind, rest = ARGV[i]:match('^([^:]*):?(.*)$')
+  local key, expected = task_key(ARGV[i]), TYPES[kind]
+  if kind == 'requests' and rest ~= '' then expected = REQUESTS[rest:match('^[^:]*')] end
+  local found = redis.call('TYPE', key).ok
+  if expected and found ~= 'none' then
+    if found ~= expected then
+      remove(key)
+    elseif not arg.foreign and mend[kind] then
+      mend[kind](rest, key)
+    end
+  end
+end
+return removed
