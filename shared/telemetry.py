@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -31,7 +32,16 @@ log = logging.getLogger("task_backbone")
 
 FLUSH_S = 5.0
 SERIES_LIMIT = 2_000
-"""How many series a gauge has at most in the life of a process: the SDK keeps what it knows of each for ever."""
+"""How many series a gauge has at a time. One that had no number for ``SILENT_S`` makes room."""
+SERIES_IN_LIFE = 10_000
+"""How many it has in the life of a process, for the SDK keeps 1.4 KB of each for ever."""
+SILENT_S = 3_600
+"""Longer than it takes until a number that stays 0 is reported again."""
+CURRENT_S = 300
+"""After so long a number that was not sent is no news: the platform may have frozen the instance meanwhile."""
+ERRORS_LIMIT = 50
+
+_Series = tuple[tuple[str, str], ...]
 
 _tracer = trace.get_tracer("task_backbone")
 _meter = metrics.get_meter("task_backbone")
@@ -44,6 +54,7 @@ _writes_unacknowledged = _meter.create_counter(
     "redis.writes.unacknowledged",
     description="Steps that Redis has taken, and whose writes did not arrive in time where DURABILITY wants them.",
 )
+_errors: set[str] = set()
 _has_interruptions = False
 """Whether either counter has grown since the last flush."""
 
@@ -52,12 +63,16 @@ _beginning = threading.Lock()
 
 
 class _Gauge:
-    """A gauge that sends each value once. The SDK's own would send the last value for ever, with each export."""
+    """A gauge that sends each value once. The SDK's own would send the last value for ever, with each export, also
+    from an instance whose timer has moved on to another."""
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(self, name: str, description: str, now_s: Callable[[], float] = time.monotonic) -> None:
         self._name = name
-        self._unsent: dict[tuple[tuple[str, str], ...], float] = {}
-        self._series: set[tuple[tuple[str, str], ...]] = set()
+        self._now_s = now_s
+        self._unsent: dict[_Series, tuple[float, float]] = {}
+        self._set_s: OrderedDict[_Series, float] = OrderedDict()
+        """When each series that has a place got its last number, in that order."""
+        self._ever: set[_Series] = set()
         self._is_full = False
         self._lock = threading.Lock()
         _meter.create_observable_gauge(name, [self._observe], description=description)
@@ -67,20 +82,39 @@ class _Gauge:
         return bool(self._unsent)
 
     def set(self, value: float, **attributes: str) -> None:
-        series = tuple(attributes.items())
+        series, now_s = tuple(attributes.items()), self._now_s()
         with self._lock:
-            if series in self._series or len(self._series) < SERIES_LIMIT:
-                self._series.add(series)
-                self._unsent[series] = value
+            if self._has_place(series, now_s):
+                self._set_s[series] = now_s
+                self._set_s.move_to_end(series)
+                self._ever.add(series)
+                self._unsent[series] = value, now_s
                 return
             is_first, self._is_full = not self._is_full, True
         if is_first:
-            log.warning("the metric %s has %d series; this process sends no more of them", self._name, SERIES_LIMIT)
+            log.warning(
+                "the metric %s has %d series now, or %d since this process began; it sends no others",
+                self._name,
+                SERIES_LIMIT,
+                SERIES_IN_LIFE,
+            )
+
+    def _has_place(self, series: _Series, now_s: float) -> bool:
+        if series in self._set_s:
+            return True
+        if series not in self._ever and len(self._ever) >= SERIES_IN_LIFE:
+            return False
+        if len(self._set_s) >= SERIES_LIMIT and now_s - next(iter(self._set_s.values())) >= SILENT_S:
+            self._set_s.popitem(last=False)
+        return len(self._set_s) < SERIES_LIMIT
 
     def _observe(self, _options: CallbackOptions) -> list[Observation]:
         with self._lock:
             unsent, self._unsent = self._unsent, {}
-        return [Observation(value, dict(attributes)) for attributes, value in unsent.items()]
+        since_s = self._now_s() - CURRENT_S
+        return [
+            Observation(value, dict(attributes)) for attributes, (value, set_s) in unsent.items() if set_s >= since_s
+        ]
 
 
 _depth = _Gauge("tasks.depth", "Tasks by endpoint path and state, as Redis counts them.")
@@ -160,6 +194,10 @@ def requests_in_flight(cluster: str, path: str, count: int) -> None:
 def batch_interrupted(error: str) -> None:
     global _has_interruptions
     _has_interruptions = True
+    if error in _errors or len(_errors) < ERRORS_LIMIT:
+        _errors.add(error)
+    else:
+        error = "other"
     _batches_interrupted.add(1, {"error": error})
 
 

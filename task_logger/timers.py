@@ -19,26 +19,22 @@ its size, also while the app is idle."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    waiting, working, lately = _Depths(services, open_only=True), _Depths(services), _Lately()
-
-    def report(path: str, state: str, count: int) -> None:
-        if lately.is_news((path, state), count):
-            telemetry.depth(path, state, count)
+    waiting, working = _Depths(services, open_only=True), _Depths(services)
 
     async def task_queue_logger(timer: func.TimerRequest) -> None:
         for path, depth in (await waiting.read()).items():
-            if lately.is_news((path, "oldest waiting"), depth.oldest_waiting_ms):
+            if waiting.is_news(path, "oldest waiting", depth.oldest_waiting_ms):
                 telemetry.oldest_waiting(path, depth.oldest_waiting_ms / 1000)
-            report(path, "created", depth.created)
+            waiting.report(path, "created", depth.created)
         await asyncio.to_thread(telemetry.flush)
 
     async def task_process_logger(timer: func.TimerRequest) -> None:
         for path, depth in (await working.read()).items():
-            report(path, "dispatched", depth.dispatched)
-            report(path, "running", depth.running)
-            report(path, "completed", depth.completed)
-            report(path, "failed", depth.failed)
-            report(path, "cancelled", depth.cancelled)
+            working.report(path, "dispatched", depth.dispatched)
+            working.report(path, "running", depth.running)
+            working.report(path, "completed", depth.completed)
+            working.report(path, "failed", depth.failed)
+            working.report(path, "cancelled", depth.cancelled)
         await asyncio.to_thread(telemetry.flush)
 
     for name, schedule, logger in (
@@ -62,6 +58,9 @@ class _Depths:
         self._services = services
         self._open_only = open_only
         self._seen: set[str] = set()
+        self._gone: set[str] = set()
+        self._runs_at_0: dict[str, dict[str, int]] = {}
+        """For how many runs a number of a path has been 0, by its name."""
 
     async def read(self) -> dict[str, Depth]:
         try:
@@ -70,8 +69,23 @@ class _Depths:
             # The other telemetry that waits to be sent tells of the outage.
             log.warning("the queue depths could not be read, and will be: %s", error)
             return {}
-        gone, self._seen = self._seen - depths.keys(), set(depths)
-        return {**dict.fromkeys(gone, Depth()), **depths}
+        for path in self._gone - depths.keys():
+            self._runs_at_0.pop(path, None)
+        self._gone, self._seen = self._seen - depths.keys(), set(depths)
+        return {**dict.fromkeys(self._gone, Depth()), **depths}
+
+    def report(self, path: str, state: str, count: int) -> None:
+        if self.is_news(path, state, count):
+            telemetry.depth(path, state, count)
+
+    def is_news(self, path: str, name: str, number: int) -> bool:
+        """Whether to report *number*: always, unless it is 0 and was 0 in the last report too."""
+        at_0 = self._runs_at_0.setdefault(path, {})
+        if number:
+            at_0.pop(name, None)
+            return True
+        at_0[name] = runs = at_0.get(name, -1) + 1
+        return runs % RUNS_PER_ZERO == 0
 
     async def _count(self) -> dict[str, Depth]:
         queues = self._services.current().store.queues
@@ -80,21 +94,3 @@ class _Depths:
         # Many paths may have no tasks but such that have ended. What these have open is known without a count: 0.
         paths, is_open = await asyncio.gather(queues.paths(), queues.paths(has_open=True))
         return {**dict.fromkeys(paths, Depth()), **(await queues.depths(*is_open) if is_open else {})}
-
-
-class _Lately:
-    """The numbers that this process has reported lately, by their names."""
-
-    def __init__(self) -> None:
-        self._runs_at_0: dict[tuple[str, str], int] = {}
-
-    def is_news(self, name: tuple[str, str], number: int) -> bool:
-        """Whether to report *number*: always, unless it is 0 and was 0 in the last report too."""
-        if len(self._runs_at_0) > telemetry.SERIES_LIMIT:
-            self._runs_at_0.clear()  # mostly of paths that are gone
-        if number:
-            self._runs_at_0.pop(name, None)
-            return True
-        runs = self._runs_at_0.get(name, 0)
-        self._runs_at_0[name] = runs + 1
-        return runs % RUNS_PER_ZERO == 0

@@ -496,12 +496,15 @@ MUTATIONS = [
         "local FEW = -1",
         REPORTER_TESTS,
     ),
-    Mutation(
-        "metrics: a bound of series",
-        "shared/telemetry.py",
-        "or len(self._series) < SERIES_LIMIT",
-        "or True",
-        ("tests/telemetry/test_series.py",),
+    *(
+        Mutation(f"metrics: {what}", "shared/telemetry.py", old, new, ("tests/telemetry/test_series.py",))
+        for what, old, new in (
+            ("a bound of series", "return len(self._set_s) < SERIES_LIMIT", "return True"),
+            ("a silent series makes room", ">= SILENT_S", ">= 1e9"),
+            ("a bound of series in a process's life", "len(self._ever) >= SERIES_IN_LIFE", "False"),
+            ("no old numbers", "if set_s >= since_s", ""),
+            ("a bound of a counter's series", "or len(_errors) < ERRORS_LIMIT", "or True"),
+        )
     ),
     Mutation("replay of a report", f"{LUA}/requests/report.lua", "counter.is_known or op == arg.op", "false"),
     Mutation(

@@ -14,9 +14,10 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 import warnings
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, List, Tuple
 
 _KEYS = ("APPINSIGHTS_INSTRUMENTATIONKEY", "APPINSIGHTS_AI4E_INSTRUMENTATIONKEY")
 _SERVICE = (
@@ -90,7 +91,9 @@ class Telemetry:
             readers.append(PeriodicExportingMetricReader(AzureMonitorMetricExporter(connection_string=string)))
         self._metrics = MeterProvider(metric_readers=readers, resource=resource)
         self._meter = self._metrics.get_meter("ai4e")
-        self._gauges: Dict[str, float] = {}
+        self._gauges: Dict[str, Tuple[float, float]] = {}
+        interval_s = _number(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL"), 60000.0) / 1000
+        self._current_s = 1.5 * interval_s  # each resource is sent a value once or twice
         self._is_full = False
         self._lock = threading.Lock()
         self.tracer = self._traces.get_tracer("ai4e")
@@ -101,24 +104,29 @@ class Telemetry:
             to.addHandler(_handler(self._logs, self))
 
     def gauge(self, name: str, value: float) -> None:
-        """Report *value* from now on, until there is another one. A process has up to 1,000 names: each costs memory
-        and is exported for as long as the process runs, and a service may make names of what its callers send."""
+        """Report *value* with the next export, and no longer: it would hold up a maximum for ever. A process has up
+        to 1,000 names: each costs memory for as long as the process runs, and a service may make names of what its
+        callers send."""
         written = _NO_METRIC_NAME.sub("_", name).lstrip("0123456789_.-/")[:_LONGEST_METRIC_NAME] or "metric"
         with self._lock:
             is_new = written not in self._gauges
             is_refused = is_new and len(self._gauges) >= _MOST_METRICS
             is_told, self._is_full = self._is_full, self._is_full or is_refused
             if not is_refused:
-                self._gauges[written] = value
+                self._gauges[written] = (value, time.monotonic())
         if is_refused:
             if not is_told:
                 logging.getLogger("ai4e").warning(
                     "There are %d metrics; this process sends no others.", _MOST_METRICS
                 )
         elif is_new:
-            from opentelemetry.metrics import Observation
+            self._meter.create_observable_gauge(written, [lambda _: self._observe(written)])
 
-            self._meter.create_observable_gauge(written, [lambda _: [Observation(self._gauges[written])]])
+    def _observe(self, name: str) -> List[Any]:
+        from opentelemetry.metrics import Observation
+
+        value, told_s = self._gauges[name]
+        return [Observation(value)] if time.monotonic() - told_s <= self._current_s else []
 
     def flush(self) -> None:
         for provider in (self._logs, self._traces, self._metrics):

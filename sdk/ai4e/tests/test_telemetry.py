@@ -128,6 +128,23 @@ def test_a_process_has_a_bound_of_metrics(insights: Insights) -> None:
     assert errors.count("There are 1000 metrics") == 1
 
 
+def test_a_value_is_sent_while_it_is_current_and_no_longer(insights: Insights) -> None:
+    code = """
+import time
+from ai4e_app_insights_wrapper import AI4EAppInsights
+log = AI4EAppInsights()
+log.track_metric("formerly", 7)
+log.track_metric("lately", 1)
+now_s = time.monotonic()
+time.monotonic = lambda: now_s + 200  # a metric is exported each minute
+log.track_metric("lately", 2)
+"""
+    run(code + SEND, APPINSIGHTS_INSTRUMENTATIONKEY=KEY, APPINSIGHTS_ENDPOINT_URI=insights.url)
+    sent = [metric for each in insights.of("MetricData") for metric in each["metrics"]]
+    values = {metric["name"].lower(): metric["value"] for metric in sent}
+    assert (values.get("formerly"), values["lately"]) == (None, 2)
+
+
 def test_a_connection_string_comes_before_a_key(insights: Insights) -> None:
     string = f"InstrumentationKey={KEY};IngestionEndpoint={insights.url};LiveEndpoint={insights.url}"
     run(WRAPPER + SEND, APPLICATIONINSIGHTS_CONNECTION_STRING=string, APPINSIGHTS_INSTRUMENTATIONKEY=SECOND_KEY)
