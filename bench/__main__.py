@@ -1,5 +1,5 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
-but ``sdk``, ``large``, ``paths`` and ``bombs``.
+but ``sdk``, ``large``, ``paths``, ``bombs`` and ``durability``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -34,7 +34,13 @@ BUDGETS_S: Final = {
     "peers": (515, 37),
 }
 """The time limit of each benchmark in seconds: whole, quick. They run in this order. In all 30 minutes, and 3."""
-IF_NAMED_S: Final = {"sdk": (900, 240), "large": (900, 120), "paths": (300, 60), "bombs": (180, 60)}
+IF_NAMED_S: Final = {
+    "sdk": (900, 240),
+    "large": (900, 120),
+    "paths": (300, 60),
+    "bombs": (180, 60),
+    "durability": (90, 30),
+}
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""
 ALL_S: Final = {**BUDGETS_S, **IF_NAMED_S}
 

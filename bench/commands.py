@@ -22,6 +22,7 @@ from shared.store.create_steps import CreateSteps
 from shared.store.queries import Queries
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
+from shared.store.redis.durability import Durability
 from shared.store.redis.partitions import TAGS, partition, tag_of
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
@@ -104,14 +105,14 @@ def default_policy() -> StorePolicy:
     )
 
 
-def open_redis(url: str, policy: StorePolicy | None = None) -> Opened:
+def open_redis(url: str, policy: StorePolicy | None = None, durability: Durability = "none") -> Opened:
     def no_identity() -> Any:
         raise AssertionError("the benchmarks' Redis is entered without Entra ID")
 
     async def open_client() -> RedisClient:
-        return await connect(RedisAddress.parse(url), no_identity)
+        return await connect(RedisAddress.parse(url), no_identity, durability)
 
-    link, policy = RedisLink(open_client), policy or default_policy()
+    link, policy = RedisLink(open_client, durability), policy or default_policy()
     return Opened(
         link,
         CreateSteps(link, policy),

@@ -77,6 +77,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "bombs_memory": Target("100 MB of JSON made to hurt: the app's peak memory", "≤ 400 MB", "≤ 250 MB", "MB"),
     "bombs_health": Target("the same: another caller's longest GET of health", "≤ 1 s", "≤ 0.2 s", "s"),
     "paths_longest": Target("the same: the longest call in 6 s, median", "≤ 200 ms", "≤ 50 ms", "ms"),
+    "durability_replica": Target("steps/s at 128 callers with `DURABILITY=replica` ÷ `none`", "≥ 0.3", "≥ 0.6"),
+    "durability_fsync": Target("the same with `fsync`", "≥ 0.05", "≥ 0.2"),
     "waits_commands": Target("Redis commands in 20 s for 10,000 waits in one process, without changes", "≤ 0", "≤ 0"),
     "waits_delay": Target("a change until one of 10,000 waits has ended with it, median", "≤ 20 ms", "≤ 5 ms", "ms"),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
