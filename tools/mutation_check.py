@@ -39,7 +39,9 @@ STORE_TESTS = (
 OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
 CAPACITY_TESTS = ("tests/shared/store/test_capacity.py",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
-DURABILITY_TESTS = ("tests/shared/store/redis/test_durability.py",)
+DURABILITY = "shared/store/redis/durability.py"
+DURABILITY_TESTS = "tests/shared/store/redis/test_durability.py"
+UNACKNOWLEDGED_TESTS = "tests/cache_manager/test_unacknowledged.py"
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
@@ -1370,28 +1372,119 @@ MUTATIONS = [
         "shared/store/queue_effects.py",
         "            self._after_unacknowledged(outcome)\n",
         "",
-        ("tests/cache_manager/test_unacknowledged.py",),
+        (f"{UNACKNOWLEDGED_TESTS}::test_after_an_unacknowledged_completion_the_next_task_is_dispatched",),
+    ),
+    Mutation(
+        "durability: what an unacknowledged setting granted is dispatched",
+        "cache_manager/queue_api.py",
+        "        services.dispatcher.dispatch_granted(error.granted)\n",
+        "",
+        (f"{UNACKNOWLEDGED_TESTS}::test_what_an_unacknowledged_setting_of_a_queue_grants_is_dispatched",),
+    ),
+    Mutation(
+        "durability: a batch goes on after an unacknowledged step",
+        "shared/store/batch_steps.py",
+        "            self.after_unacknowledged(outcome)\n",
+        "",
+        (f"{UNACKNOWLEDGED_TESTS}::test_after_an_unacknowledged_cancel_of_a_batch_its_children_are_cancelled",),
     ),
     Mutation(
         "durability: a write that has not arrived is not acknowledged",
         PIPELINING,
         "                if not has_arrived:",
         "                if False:",
-        DURABILITY_TESTS,
+        (f"{DURABILITY_TESTS}::test_without_a_replica_nothing_is_acknowledged_and_the_task_is_kept",),
     ),
     Mutation(
         "durability: a repetition asks for the first time's write",
-        "shared/store/redis/durability.py",
+        DURABILITY,
         'return (b"SET", tag + b"asked", b""), tuple',
         'return (b"GET", tag + b"asked"), tuple',
-        DURABILITY_TESTS,
+        (f"{DURABILITY_TESTS}::test_a_repetition_is_acknowledged_as_little_as_the_first_time",),
+    ),
+    Mutation(
+        "durability: a question whose write was refused says nothing",
+        DURABILITY,
+        " or isinstance(answers[0], Exception)",
+        "",
+        (f"{DURABILITY_TESTS}::test_without_its_write_the_question_says_nothing",),
+    ),
+    Mutation(
+        "durability: a store that closes acknowledges nothing",
+        PIPELINING,
+        "len(replies))], arrivals)\n            raise",
+        'len(replies))], [b"OK", 1])\n            raise',
+        (f"{DURABILITY_TESTS}::test_a_store_that_closes_meanwhile_acknowledges_nothing",),
+    ),
+    Mutation(
+        "durability: every node is asked",
+        "shared/store/redis/client.py",
+        "            await _check_nodes(cluster, durability)\n",
+        "",
+        (f"{DURABILITY_TESTS}::test_every_node_of_a_cluster_is_asked",),
+    ),
+    Mutation(
+        "durability: a node that is away keeps nobody from the others",
+        "shared/store/redis/client.py",
+        " or not isinstance(error, (RedisError, OSError, type(None)))",
+        " or error is not None",
+        (f"{DURABILITY_TESTS}::test_every_node_of_a_cluster_is_asked",),
+    ),
+    Mutation(
+        "durability: a file that is never synced is refused",
+        DURABILITY,
+        'if "no" in policies or b"no" in policies:',
+        "if False:",
+        (f"{DURABILITY_TESTS}::test_a_server_that_never_syncs_its_file_is_refused_in_words",),
+    ),
+    Mutation(
+        "durability: a replica is not taken for unable",
+        DURABILITY,
+        '        if "replica" in str(error):',
+        "        if False:",
+        (f"{DURABILITY_TESTS}::test_a_replica_is_no_server_that_cannot_do_it",),
+    ),
+    Mutation(
+        "durability: the log says why",
+        DURABILITY,
+        "        if now_s >= self._told_s + _TOLD_EVERY_S:",
+        "        if False:",
+        (f"{DURABILITY_TESTS}::test_a_file_that_is_turned_off_meanwhile_is_named_in_the_log",),
     ),
     Mutation(
         "durability: a task that is created apart without acknowledgement keeps its slot",
         "shared/store/creations_apart.py",
         "        if isinstance(created, NotAcknowledged):",
         "        if False:",
-        DURABILITY_TESTS,
+        (f"{DURABILITY_TESTS}::test_a_task_that_was_created_apart_from_its_queue_keeps_its_slot_too",),
+    ),
+    Mutation(
+        "durability: what a full queue refuses is not kept",
+        "shared/store/creations_apart.py",
+        "                await self._withdraw_unacknowledged(new)\n",
+        "",
+        (f"{DURABILITY_TESTS}::test_a_full_queue_keeps_no_task_that_was_created_without_acknowledgement",),
+    ),
+    Mutation(
+        "durability: an upload that nobody comes for again is given back",
+        "shared/store/uploads.py",
+        "            if error.reply and not comes_again:",
+        "            if False:",
+        (f"{DURABILITY_TESTS}::test_an_upload_for_which_nobody_comes_again_is_given_back",),
+    ),
+    Mutation(
+        "durability: the secret of keys arrives first",
+        "shared/store/keyed_ids.py",
+        '            await self._link.script("keyed/confirm", _TAG)\n',
+        "            pass\n",
+        (f"{DURABILITY_TESTS}::test_the_secret_of_keys_is_acknowledged_before_an_id_hangs_on_it",),
+    ),
+    Mutation(
+        "durability: a new script is one or the other",
+        DURABILITY,
+        '"task/release", "task/withdraw"',
+        '"task/release"',
+        (f"{DURABILITY_TESTS}::test_each_script_is_known_to_be_heard_of_as_stored_or_not",),
     ),
     Mutation(
         "pipelining: full batches are answered one by one",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from local.processes import LocalStackError
 from local.redis_server import RedisServer
+from shared.store.redis.durability import WAITAOF_SINCE
 from tests.waiting import eventually
 
 _DEBIAN = Path("/usr/lib")
@@ -21,7 +22,7 @@ class SmallDisk(RedisServer):
     """A server whose disk can be full: its files stay below a limit, and the kernel refuses what would exceed it."""
 
     def __init__(self, directory: Path, *, extra_arguments: Sequence[str] = ()) -> None:
-        super().__init__(directory, extra_arguments=extra_arguments)
+        super().__init__(directory, extra_arguments=extra_arguments, minimum_version=WAITAOF_SINCE)
         self._files = directory / "appendonlydir"
         # The signal of the limit would end the server. Ignored, as a child inherits it, the write fails instead.
         self._command = ["/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", *self._command]

@@ -25,6 +25,8 @@ Durability = Literal["none", "replica", "fsync"]
 ACKNOWLEDGE_TIMEOUT_MS: Final = 1500
 """How long Redis waits for the acknowledgement: the disk's comes within a second of ``appendfsync everysec``, and a
 reply must come within ``REPLY_TIMEOUT_S``."""
+WAITAOF_SINCE: Final = (7, 2)
+"""The version of Redis that brought the question for the disk."""
 BATCHES_WAITING: Final = 32
 """How many batches wait for their acknowledgement at a time at one server, each on a connection of its own."""
 _ACKNOWLEDGED: Final = frozenset(

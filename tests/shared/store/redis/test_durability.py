@@ -16,7 +16,7 @@ from shared import telemetry
 from shared.store.policy import StorePolicy
 from shared.store.redis import durability, pipelining
 from shared.store.redis.client import RedisAddress, connect
-from shared.store.redis.durability import Durability, DurabilityUnavailable
+from shared.store.redis.durability import WAITAOF_SINCE, Durability, DurabilityUnavailable
 from shared.store.redis.link import NotAcknowledged, RedisLink, StoreUnavailable
 from shared.store.redis.scripts import read_scripts
 from shared.store.store import TaskStore
@@ -118,14 +118,14 @@ async def test_no_task_that_was_acknowledged_is_lost_with_a_full_disk(small_disk
 
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "primary") as server:
+    with RedisServer(tmp_path / "primary", minimum_version=WAITAOF_SINCE) as server:
         yield server
 
 
 @pytest.fixture
 def replica(tmp_path: Path, primary: RedisServer) -> Iterator[RedisServer]:
     arguments = ("--replicaof", f"127.0.0.1 {primary.port}")
-    with RedisServer(tmp_path / "replica", extra_arguments=arguments) as server:
+    with RedisServer(tmp_path / "replica", extra_arguments=arguments, minimum_version=WAITAOF_SINCE) as server:
         yield server
 
 
@@ -200,7 +200,7 @@ async def test_a_script_that_the_server_lacks_is_brought_and_acknowledged(
 
 
 async def test_a_cluster_acknowledges_on_each_of_its_nodes(tmp_path: Path) -> None:
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         store = opened(cluster.url, "fsync")
         assert len(await submitted(store, range(60))) == 60
         await store.aclose()
@@ -228,7 +228,7 @@ async def test_a_server_that_forbids_the_question_is_refused_in_words(primary: R
 
 
 async def test_a_completion_without_acknowledgement_grants_its_slot_on_a_cluster_too(tmp_path: Path) -> None:
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         plain, store = whole(cluster.url, "none"), whole(cluster.url, "replica")
         await plain.queues.configure("/v1/a", {"limit": 1})
         followed: list[Applied] = []
@@ -256,7 +256,7 @@ async def test_a_task_that_was_created_without_acknowledgement_has_its_slot(prim
 
 
 async def test_a_task_that_was_created_apart_from_its_queue_keeps_its_slot_too(tmp_path: Path) -> None:
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         store = whole(cluster.url, "replica")
         with pytest.raises(NotAcknowledged) as raised:
             await store.create(new_task(1))
@@ -267,14 +267,14 @@ async def test_a_task_that_was_created_apart_from_its_queue_keeps_its_slot_too(t
 async def test_a_server_that_does_not_know_the_question_is_refused_in_words(tmp_path: Path) -> None:
     arguments = ("--rename-command", "WAITAOF", "GONE")
     with (
-        RedisServer(tmp_path / "old", extra_arguments=arguments) as server,
+        RedisServer(tmp_path / "old", extra_arguments=arguments, minimum_version=WAITAOF_SINCE) as server,
         pytest.raises(DurabilityUnavailable, match=r"it has no WAITAOF, which needs Redis 7\.2 or Valkey"),
     ):
         await connect(RedisAddress.parse(server.url), no_identity, "fsync")
 
 
 async def test_every_node_of_a_cluster_is_asked(tmp_path: Path) -> None:
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         address = RedisAddress.parse(cluster.url)
         with cluster.nodes[2].connect() as client:
             client.config_set("appendonly", "no")
@@ -374,7 +374,7 @@ async def test_a_store_that_closes_meanwhile_acknowledges_nothing(primary: Redis
 async def test_a_primary_that_is_demoted_meanwhile_acknowledges_nothing(primary: RedisServer, tmp_path: Path) -> None:
     store = opened(primary.url, "replica")
     creating = await waiting_create(store, primary)
-    with RedisServer(tmp_path / "other") as other, primary.connect() as client:
+    with RedisServer(tmp_path / "other", minimum_version=WAITAOF_SINCE) as other, primary.connect() as client:
         client.replicaof("127.0.0.1", other.port)
         with pytest.raises(StoreUnavailable):
             await creating
@@ -402,7 +402,7 @@ def test_without_its_write_the_question_says_nothing() -> None:
 
 async def test_the_secret_of_keys_is_acknowledged_before_an_id_hangs_on_it(tmp_path: Path) -> None:
     """On a cluster it lies on another node than the task, whose acknowledgement says nothing of it."""
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         store = opened(cluster.url, "replica")
         with pytest.raises(NotAcknowledged):
             await store.keyed_ids.id_of("", "/v1/a", "key")
@@ -414,7 +414,7 @@ async def test_the_secret_of_keys_is_acknowledged_before_an_id_hangs_on_it(tmp_p
 
 async def test_a_full_queue_keeps_no_task_that_was_created_without_acknowledgement(tmp_path: Path) -> None:
     """It would come to the queue at its deadline, and the queue would grow with each repetition."""
-    with RedisCluster(tmp_path / "cluster") as cluster:
+    with RedisCluster(tmp_path / "cluster", minimum_version=WAITAOF_SINCE) as cluster:
         policy = replace(POLICY, max_backlog=1)
         plain, store = whole(cluster.url, "none", policy), whole(cluster.url, "replica", policy)
         await plain.queues.configure("/v1/a", {"paused": True})
