@@ -73,6 +73,10 @@ ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
+BOUNDED_JSON = "shared/http/bounded_json.py"
+JSON_TESTS = "tests/shared/http/test_bounded_json.py"
+DELIVERY_TESTS = "tests/backend_webhook/test_deliveries.py"
+ADDRESS_TESTS = ("tests/shared/dispatch/test_registry.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -2258,6 +2262,111 @@ MUTATIONS = [
         "                        self._end_host()\n",
         "                        pass\n",
         LEASE_TESTS,
+    ),
+    Mutation(
+        "json: a bound of values",
+        BOUNDED_JSON,
+        "if self._values > self._most_values:",
+        "if False:",
+        (f"{JSON_TESTS}::test_too_many_values_and_levels_are_refused_in_small_bodies_too",),
+    ),
+    Mutation(
+        "json: a bound of levels",
+        BOUNDED_JSON,
+        "if depth >= MAX_DEPTH:",
+        "if False:",
+        (f"{JSON_TESTS}::test_too_many_values_and_levels_are_refused_in_small_bodies_too",),
+    ),
+    Mutation(
+        "json: a bound of levels in small bodies too",
+        BOUNDED_JSON,
+        '<= _AT_ONCE_BYTES and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:',
+        "<= _AT_ONCE_BYTES:",
+        (f"{JSON_TESTS}::test_too_many_values_and_levels_are_refused_in_small_bodies_too",),
+    ),
+    Mutation(
+        "json: others have their turns",
+        BOUNDED_JSON,
+        "if self._values >= self._turn_values:",
+        "if not self._values % _TURN_VALUES:",  # which an object of numbers passes by
+        (f"{JSON_TESTS}::test_others_have_their_turns_while_a_body_is_read",),
+    ),
+    Mutation(
+        "json: long texts are not texts first",
+        BOUNDED_JSON,
+        "if len(text) > _TEXT_BYTES or self._texts_bytes + len(text) > _TEXTS_BYTES:",
+        "if False:",
+        (f"{JSON_TESTS}::test_a_long_text_becomes_utf_8_wherever_its_pieces_end",),
+    ),
+    Mutation(
+        "json: a name stands once",
+        BOUNDED_JSON,
+        "if len(names) == len(members):",
+        "if True:",
+        (f"{JSON_TESTS}::test_a_name_that_stands_twice_in_any_case_is_refused",),
+    ),
+    Mutation(
+        "json: what can be small has a small bound",
+        "shared/http/legacy_json.py",
+        "if cls.most_bytes is not None and len(body) > cls.most_bytes:",
+        "if False:",
+        (f"{JSON_TESTS}::test_a_body_that_can_be_small_has_a_small_limit",),
+    ),
+    Mutation(
+        "deliveries: one event is not many values",
+        BOUNDED_JSON,
+        "min(most_values, self._values + MAX_VALUES)",
+        "most_values",
+        (f"{DELIVERY_TESTS}::test_no_delivery_takes_much_more_than_its_bytes",),
+    ),
+    Mutation(
+        "deliveries: a name stands once",
+        "backend_webhook/deliveries.py",
+        "if isinstance(value, RepeatingObject):",
+        "if False:",
+        (f"{DELIVERY_TESTS}::test_a_name_that_stands_twice_in_any_case_makes_the_event_bad",),
+    ),
+    Mutation(
+        "addresses: those behind a translator",
+        "shared/dispatch/embedded_addresses.py",
+        "if not is_own and any(ip in network for network in _IN_LAST_BYTES):",
+        "if False:",
+        ADDRESS_TESTS,
+    ),
+    Mutation(
+        "addresses: those behind a network's own translator",
+        "shared/dispatch/embedded_addresses.py",
+        "if ip in _LOCAL_NAT64:",
+        "if False:",
+        ADDRESS_TESTS,
+    ),
+    Mutation(
+        "answers: no cache keeps one",
+        "shared/http/functions.py",
+        'if "Cache-Control" not in headers:',
+        "if False:",
+        ("tests/contract/test_bodies.py::test_no_cache_keeps_an_answer",),
+    ),
+    Mutation(
+        "health: a Redis that would delete tasks to make room",
+        "shared/store/eviction.py",
+        'else "ok" if policies <= {_NONE} else "unsafe"',
+        'else "ok"',
+        ("tests/contract/test_health.py::test_policy_is_asked_once_a_minute",),
+    ),
+    Mutation(
+        "status: a long one is no text",
+        "shared/tasks/status_texts.py",
+        "if len(status) <= 4 * MAX_STATUS_CHARS and",
+        "if",
+        ("tests/shared/test_long_status_texts.py",),
+    ),
+    Mutation(
+        "local: no password in the arguments",
+        "local/redis_server.py",
+        "*_secrets_file(directory, password),",
+        '*(("--requirepass", password) if password else ()),',
+        ("tests/local/test_redis_server.py::test_nobody_else_sees_the_password",),
     ),
 ]
 
