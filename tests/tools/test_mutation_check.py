@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from queue import Queue
 
@@ -23,6 +24,18 @@ def test_the_tests_of_each_guard_exist(mutation: Mutation) -> None:
         file, _, name = test.partition("::")
         assert (ROOT / file).exists()
         assert not name or f"def {name.split('[')[0].split('::')[-1]}(" in (ROOT / file).read_text()
+
+
+def test_the_page_has_each_guard_with_a_test_that_notices() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text().partition("## Each guard is tested")[2]
+    rows = re.findall(r"^\| ([^|]+) \| `([\w.]+)::(\w+)` \|$", page, re.MULTILINE)
+    assert sorted(guard for guard, _, _ in rows) == sorted(mutation.guard for mutation in MUTATIONS)
+    tests = {
+        (file.name, test)
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for test in re.findall(r"def (test_\w+)\(", file.read_text())
+    }
+    assert [row for row in rows if row[1:] not in tests] == []
 
 
 def test_a_test_that_fails_anyway_stops_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
