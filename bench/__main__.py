@@ -1,5 +1,5 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
-but ``sdk``, ``large``, ``paths``, ``bombs`` and ``durability``.
+but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability`` and ``crowds``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -40,6 +40,7 @@ IF_NAMED_S: Final = {
     "paths": (300, 60),
     "bombs": (180, 60),
     "durability": (90, 30),
+    "crowds": (240, 60),
 }
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""
 ALL_S: Final = {**BUDGETS_S, **IF_NAMED_S}

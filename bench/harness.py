@@ -79,6 +79,15 @@ TARGETS: Final[Mapping[str, Target]] = {
     "paths_longest": Target("the same: the longest call in 6 s, median", "≤ 200 ms", "≤ 50 ms", "ms"),
     "durability_replica": Target("steps/s at 128 callers with `DURABILITY=replica` ÷ `none`", "≥ 0.3", "≥ 0.6"),
     "durability_fsync": Target("the same with `fsync`", "≥ 0.05", "≥ 0.2"),
+    "crowds_lists": Target(
+        "another caller's median while four list 1,600 statuses of 65,000 characters ÷ short ones", "≤ 3.0", "≤ 1.5"
+    ),
+    "crowds_refused": Target("the same: calls that are refused", "≤ 0", "≤ 0"),
+    "crowds_memory": Target("the same: the app's peak memory", "≤ 300 MB", "≤ 200 MB", "MB"),
+    "crowds_report": Target(
+        "Redis' time for a report beside 40,000 instances that want to be counted ÷ beside ten", "≤ 2.0", "≤ 1.5"
+    ),
+    "crowds_series": Target("200,000 series told to a gauge: growth of the process", "≤ 50 MB", "≤ 20 MB", "MB"),
     "waits_commands": Target("Redis commands in 20 s for 10,000 waits in one process, without changes", "≤ 0", "≤ 0"),
     "waits_delay": Target("a change until one of 10,000 waits has ended with it, median", "≤ 20 ms", "≤ 5 ms", "ms"),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
