@@ -20,6 +20,8 @@ from pathlib import Path
 from queue import Queue as Trees
 
 ROOT = Path(__file__).resolve().parent.parent
+HOMES = ("sdk/ai4e/", "sdk/", "")
+"""Folders from which tests are run, since each has settings of its own."""
 LUA = "shared/store/lua"
 TASK = f"{LUA}/task"
 TASK_INCLUDES = f"{LUA}/includes/task"
@@ -2368,6 +2370,174 @@ MUTATIONS = [
         '*(("--requirepass", password) if password else ()),',
         ("tests/local/test_redis_server.py::test_nobody_else_sees_the_password",),
     ),
+    Mutation(
+        "SDK: few interim answers come before one",
+        "sdk/src/taskbackbone/_bounds.py",
+        "if self._interim > _MOST_INTERIM:\n            raise EndlessAnswer",
+        "if False:\n            raise EndlessAnswer",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_slow_series_of_interim_answers_is_no_answer",),
+    ),
+    Mutation(
+        "SDK: a 103 is not the answer",
+        "sdk/src/taskbackbone/_bounds.py",
+        "while 101 < self.status < 200:",
+        "while False:",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_interim_answers_come_before_the_answer",),
+    ),
+    Mutation(
+        "SDK: what is around a body has a bound",
+        "sdk/src/taskbackbone/_bounds.py",
+        "if self._left < 0:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_flood_is_no_answer",),
+    ),
+    Mutation(
+        "SDK: what is around a body may be a quarter of it",
+        "sdk/src/taskbackbone/_bounds.py",
+        "self._left += taken + taken // 4",
+        "self._left += taken",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_large_body_in_small_chunks_is_an_answer",),
+    ),
+    Mutation(
+        "SDK: a head has the time of a call",
+        "sdk/src/taskbackbone/_bounds.py",
+        "if time.monotonic() > self._end_s:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_drip_is_silence",),
+    ),
+    Mutation(
+        "SDK: few interim answers come over aiohttp",
+        "sdk/src/taskbackbone/_bounds.py",
+        "if self._interim > _MOST_INTERIM:\n                    self._cut()",
+        "if False:\n                    self._cut()",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_slow_series_of_interim_answers_is_no_answer",),
+    ),
+    Mutation(
+        "SDK: what is around a body over aiohttp has a bound",
+        "sdk/src/taskbackbone/_bounds.py",
+        "if self._came > _MOST_BESIDE + taken + taken // 4:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_flood_is_no_answer",),
+    ),
+    Mutation(
+        "SDK: an answer through a proxy has its bounds",
+        "sdk/src/taskbackbone/_drivers.py",
+        "manager.pool_classes_by_scheme = bounded()\n",
+        "\n",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_proxy_is_bounded_too",),
+    ),
+    Mutation(
+        "SDK: a body in memory has a bound",
+        "sdk/src/taskbackbone/_drivers.py",
+        "if self._received > self._most:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestCallers::test_a_body_without_an_end_is_no_answer",),
+    ),
+    Mutation(
+        "SDK: a content is decompressed in parts",
+        "sdk/src/taskbackbone/_payload.py",
+        "self._inflate.decompress(chunk, _PART_BYTES)",
+        "self._inflate.decompress(chunk)",
+        ("sdk/tests/test_endless_answers.py::TestContent::test_a_small_content_becomes_much_in_parts",),
+    ),
+    Mutation(
+        "SDK: a decompressed content has a bound",
+        "sdk/src/taskbackbone/_payload.py",
+        "if len(plain) > most:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestContent::test_there_is_a_most_in_memory",),
+    ),
+    Mutation(
+        "SDK: JSON has a bound",
+        "sdk/src/taskbackbone/_core.py",
+        "if len(self.body) > _MOST_JSON_BYTES:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestContent::test_json_that_is_a_bomb_is_none",),
+    ),
+    Mutation(
+        "SDK: a compressed result in memory has a bound",
+        "sdk/src/taskbackbone/client.py",
+        "async for part in self:\n                parts.append(part)\n                most -= len(part)",
+        "async for part in self:\n                parts.append(part)",
+        ("sdk/tests/test_endless_answers.py::TestResults::test_a_bomb_is_not_kept_in_memory",),
+    ),
+    Mutation(
+        "SDK: a result is no longer than was told",
+        "sdk/src/taskbackbone/client.py",
+        "async for chunk in answer.stream:",
+        "self.size = 0\n                async for chunk in answer.stream:",
+        ("sdk/tests/test_endless_answers.py::TestResults::test_one_that_does_not_end_is_not_what_was_stored",),
+    ),
+    Mutation(
+        "SDK: a body that comes byte by byte holds no slot",
+        "sdk/src/taskbackbone/_server.py",
+        "if time.monotonic() - began_s >",
+        "if False and time.monotonic() - began_s >",
+        ("sdk/tests/test_endless_answers.py::TestBodies::test_one_that_comes_byte_by_byte_does_not_hold_its_slot",),
+    ),
+    Mutation(
+        "SDK: a file has half of the disk",
+        "sdk/src/taskbackbone/_server.py",
+        "if self.size > self._room:",
+        "if False:",
+        ("sdk/tests/test_endless_answers.py::TestServersOfModels::test_a_result_gets_half_of_the_disk",),
+    ),
+    Mutation(
+        "SDK: the text of a refusal has a bound",
+        "sdk/src/taskbackbone/sidecar.py",
+        "if spool.size > _TEXT_BYTES and not",
+        "if False and not",
+        ("sdk/tests/test_endless_answers.py::TestServersOfModels::test_the_text_of_a_refusal_has_a_beginning_only",),
+    ),
+    Mutation(
+        "local gateway: an issuer's document has a bound",
+        "local/gateway/tokens.py",
+        "if len(body) > _MOST_BYTES:",
+        "if False:",
+        ("tests/local/test_gateway.py",),
+    ),
+    Mutation(
+        "drop-in: few interim answers come before one",
+        "sdk/ai4e/ai4e_api_tools/task_management/bounded_answers.py",
+        "if self._interim > _MOST_INTERIM:",
+        "if False:",
+        ("sdk/ai4e/tests/test_endless_answers.py::test_a_slow_series_of_interim_answers_is_no_answer",),
+    ),
+    Mutation(
+        "drop-in: a 103 is not the answer",
+        "sdk/ai4e/ai4e_api_tools/task_management/bounded_answers.py",
+        "while 101 < self.status < 200:",
+        "while False and 101 < self.status < 200:",
+        ("sdk/ai4e/tests/test_endless_answers.py::test_interim_answers_come_before_the_answer",),
+    ),
+    Mutation(
+        "drop-in: what is around a body has a bound",
+        "sdk/ai4e/ai4e_api_tools/task_management/bounded_answers.py",
+        "if self._left < 0:",
+        "if False:",
+        ("sdk/ai4e/tests/test_endless_answers.py::test_a_flood_is_no_answer",),
+    ),
+    Mutation(
+        "drop-in: an answer has the time of a call",
+        "sdk/ai4e/ai4e_api_tools/task_management/bounded_answers.py",
+        "if time.monotonic() > self._end_s:",
+        "if False:",
+        ("sdk/ai4e/tests/test_endless_answers.py::test_a_drip_is_no_answer",),
+    ),
+    Mutation(
+        "drop-in: a body has a bound",
+        "sdk/ai4e/ai4e_api_tools/task_management/bounded_answers.py",
+        "if len(body) > _MOST_BYTES:",
+        "if False:",
+        ("sdk/ai4e/tests/test_endless_answers.py::test_a_flood_is_no_answer",),
+    ),
+    Mutation(
+        "drop-in: a process has a bound of metrics",
+        "sdk/ai4e/ai4e_api_tools/ai4e_telemetry.py",
+        "is_refused = is_new and len(self._gauges) >= _MOST_METRICS",
+        "is_refused = False",
+        ("sdk/ai4e/tests/test_telemetry.py::test_a_process_has_a_bound_of_metrics",),
+    ),
 ]
 
 
@@ -2404,22 +2574,32 @@ def require_green(tests: Sequence[str], trees: Trees[Path]) -> None:
         SystemExit: a test fails though no guard is broken.
     """
     tree = trees.get()
-    run = _run_tests(tests, tree, "-n", "auto", "--dist", "loadfile")
+    for home in HOMES:
+        if those := [test for test in tests if _home(test) == home]:
+            run = _run_tests(those, tree, "-n", "auto", "--dist", "loadfile")
+            if run.returncode:
+                sys.exit(f"These tests fail though no guard is broken:\n{run.stdout[-4000:]}")
     trees.put(tree)
-    if run.returncode:
-        sys.exit(f"These tests fail though no guard is broken:\n{run.stdout[-4000:]}")
+
+
+def _home(test: str) -> str:
+    return next(home for home in HOMES if test.startswith(home))
 
 
 def _run_tests(tests: Sequence[str], tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs tests of one home."""
+    home = _home(tests[0])
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options),
             # They find what the tables find, and then take minutes to shrink it.
             "--ignore=tests/shared/store/test_state_machine.py",
             "--ignore=tests/cache_manager/test_queue_state_machine.py",
-            *tests,
+            *(test.removeprefix(home) for test in tests),
         ],
-        cwd=tree,
+        cwd=tree / home,
+        # Before the working tree's, which is installed.
+        env={**os.environ, "PYTHONPATH": str(tree / "sdk" / "src")},
         capture_output=True,
         text=True,
         check=False,

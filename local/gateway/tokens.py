@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 
 _ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"]
 _TIMEOUT_S = 10
+_MOST_BYTES = 1024 * 1024
 
 
-class _Issuer:
+class Issuer:
     """Who signs, by its OpenID configuration. The keys are fetched again when a token names one that is not known."""
 
     def __init__(self, url: str) -> None:
@@ -35,11 +38,23 @@ class _Issuer:
         return self._issuer, self._keys[key_id]
 
     async def _fetch(self) -> None:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
-            configuration: dict[str, Any] = (await client.get(self._url)).raise_for_status().json()
-            keys = (await client.get(configuration["jwks_uri"])).raise_for_status().json()
+        async with asyncio.timeout(_TIMEOUT_S), httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+            configuration = await _document(client, self._url)
+            keys = await _document(client, configuration["jwks_uri"])
         self._issuer = configuration["issuer"]
         self._keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(keys).keys}
+
+
+async def _document(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """A JSON object; an empty one if it is anything else. Raises ValueError, and what httpx raises."""
+    body = bytearray()
+    async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        async for piece in answer.raise_for_status().aiter_raw():
+            body += piece
+            if len(body) > _MOST_BYTES:
+                raise ValueError("the document is too large")
+    document = json.loads(body)
+    return document if isinstance(document, dict) else {}
 
 
 def build(node: Node, _: str) -> Step:
@@ -49,7 +64,7 @@ def build(node: Node, _: str) -> Step:
     variable = attributes.get("output-token-variable-name")
     audiences = [str(text) for text in node.texts("audiences", "audience")]
     (config,) = node.of("openid-config")
-    issuer = _Issuer(str(config.attributes["url"]))
+    issuer = Issuer(str(config.attributes["url"]))
 
     async def step(exchange: Exchange) -> None:
         given, token = (exchange.request.headers.get(header) or "").partition(" ")[::2]
@@ -63,7 +78,7 @@ def build(node: Node, _: str) -> Step:
             claims = jwt.decode(
                 token, key, algorithms=_ALGORITHMS, audience=audiences, issuer=name, options={"require": ["exp"]}
             )
-        except (jwt.PyJWTError, httpx.HTTPError) as error:
+        except (jwt.PyJWTError, httpx.HTTPError, TimeoutError, ValueError, LookupError, RecursionError) as error:
             raise PolicyFailed(
                 status, "validate-jwt", "TokenInvalid", "Invalid JWT.", detail=type(error).__name__
             ) from None

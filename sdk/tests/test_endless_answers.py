@@ -10,10 +10,13 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import uvicorn
 from both_faces import blocking_client
 from scripted_server import PATIENCE_S, Deed, Request, ScriptedServer, answer, raw
 from test_drivers import Run, no_proxy, once, run
@@ -24,14 +27,16 @@ from taskbackbone._core import Answer, Backbone, NoAnswer, Steps
 from taskbackbone._dispatch import is_up, post
 from taskbackbone._drivers import Aiohttp
 from taskbackbone._payload import Decoder, decoded
-from taskbackbone._server import Spool
+from taskbackbone._server import Endpoint, Spool, _Request
 from taskbackbone._storage import Transfer
+from taskbackbone._supervisor import Refusal
 
 __all__ = ["no_proxy", "run"]  # fixtures
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+_FLOOD_BYTES = 32 * 1024**2
 FLOODS = {
     "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "hints": (b"", INTERIM),
@@ -47,18 +52,34 @@ DRIPS = {
 
 
 def flood(head: bytes, piece: bytes, pause_s: float = 0.0) -> Deed:
-    """*head*, and then *piece* again and again, for as long as somebody reads it, and a test is patient."""
+    """*head*, and then *piece* again and again: more than anybody may read, for as long as a test is patient."""
 
     def deed(connection: socket.socket, request: Request) -> bool:
         connection.sendall(head)
         end_s = time.monotonic() + PATIENCE_S
         pieces = piece if pause_s else piece * (65536 // len(piece))
-        while time.monotonic() < end_s:
+        for _ in range(_FLOOD_BYTES // 65536):
             connection.sendall(pieces)
-            time.sleep(pause_s)
+            if pause_s:
+                time.sleep(pause_s)
+            if time.monotonic() > end_s:
+                break
         return False
 
     return deed
+
+
+def told(cut: threading.Event, deed: Deed) -> Deed:
+    """*deed*, and *cut* is set if somebody hangs up before its end."""
+
+    def watched(connection: socket.socket, request: Request) -> bool:
+        try:
+            return deed(connection, request)
+        except OSError:
+            cut.set()
+            raise
+
+    return watched
 
 
 def flooding(name: str) -> ScriptedServer:
@@ -146,22 +167,19 @@ class TestCallers:
 
 def test_what_comes_after_an_answer_is_not_kept() -> None:
     """A connection that waits for the next request takes no memory, either."""
-    answered, ended = threading.Event(), threading.Event()
+    answered, cut = threading.Event(), threading.Event()
 
     def deed(connection: socket.socket, request: Request) -> bool:
         connection.sendall(OK + b"Content-Length: 1\r\n\r\nx")
         answered.wait(PATIENCE_S)
-        try:
-            return flood(b"", INTERIM)(connection, request)
-        finally:
-            ended.set()
+        return told(cut, flood(b"", INTERIM))(connection, request)
 
     async def call_and_wait() -> bool:
         transport = Aiohttp()
         call = Backbone(server.url, "the-key").call("GET", "/x", timeout_s=PATIENCE_S)
         assert (await transport.asend(call)).body == b"x"
         answered.set()
-        is_cut = await asyncio.get_running_loop().run_in_executor(None, ended.wait, PATIENCE_S / 2)
+        is_cut = await asyncio.get_running_loop().run_in_executor(None, cut.wait, PATIENCE_S)
         await transport.close()
         return is_cut
 
@@ -224,13 +242,46 @@ class TestContent:
             decoded("gzip", gzip.compress(bytes(1_000_001)), 1_000_000)
         assert decoded("gzip", gzip.compress(bytes(1_000_000)), 1_000_000) == bytes(1_000_000)
 
-    @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"[]," * 6_000_000 + b"[]]"])
+    @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":"%s"}' % (b"b" * 17_000_000)])
     def test_json_that_is_a_bomb_is_none(self, body: bytes) -> None:
         assert Answer(200, {}, body).json() == {}
 
     def test_json_that_becomes_one_is_none(self) -> None:
         body = gzip.compress(json.dumps({"a": "b" * 20_000_000}).encode())
         assert Answer(200, {"content-encoding": "gzip"}, body).json() == {}
+
+
+class TestBodies:
+    """Those that come to a service."""
+
+    def test_one_that_comes_byte_by_byte_does_not_hold_its_slot(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("taskbackbone._server._BODY_SILENCE_S", 0.5)
+        refusals = SimpleQueue[Any]()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            request = _Request(scope, receive, send, lambda: False)
+            try:
+                refusals.put(await request.body(Endpoint("/x"), tmp_path))
+            except Refusal as refusal:
+                refusals.put(refusal)
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        with socket.create_connection(listener.getsockname()) as caller, suppress(OSError):
+            caller.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            end_s = time.monotonic() + PATIENCE_S
+            while refusals.empty() and time.monotonic() < end_s:
+                caller.sendall(b"x")
+                time.sleep(0.05)
+        server.should_exit = True
+        thread.join(PATIENCE_S)
+        refused = refusals.get_nowait()
+        assert isinstance(refused, Refusal)
+        assert (refused.status, refused.detail) == (408, "The body comes too slowly.")
 
 
 class TestServersOfModels:
@@ -246,8 +297,10 @@ class TestServersOfModels:
         assert told == Released("the server broke off (EndlessAnswer)", counted=True)
 
     def test_the_text_of_a_refusal_has_a_beginning_only(self, tmp_path: Path) -> None:
-        with ScriptedServer([flood(b"HTTP/1.1 500 Any\r\n\r\n", b"x" * 65536)]) as server:
+        cut = threading.Event()
+        with ScriptedServer([told(cut, flood(b"HTTP/1.1 500 Any\r\n\r\n", b"x" * 65536))]) as server:
             assert self.send(server.url, tmp_path) == 500
+            assert cut.wait(PATIENCE_S)
 
     def test_a_result_gets_half_of_the_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("taskbackbone._server.disk_usage", lambda _: type("Usage", (), {"free": 8 * 1024**2}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local.gateway import configuration, expressions
+from local.gateway import configuration, expressions, tokens
 from local.gateway.errors import GatewayError
 from local.gateway.expressions import Expression, Expressions, Type
 from local.gateway.grammar import RULES, SECTIONS, Node, Reader, Rule
@@ -45,6 +46,22 @@ def clock() -> Hand:
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
     return tmp_path / "policy.xml"
+
+
+async def test_an_issuer_fills_no_memory() -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            for _ in range(256):
+                writer.write(b" " * 65536)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(flood, "127.0.0.1", 0) as server:
+        issuer = tokens.Issuer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(ValueError, match="too large"):
+            await issuer.key("any")
 
 
 def read(policy: Path, **named_values: str) -> tuple[Any, Expressions]:

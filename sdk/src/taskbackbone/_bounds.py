@@ -135,9 +135,6 @@ def connector() -> Any:
         def data_received(self, data: bytes) -> None:
             if self._is_cut:
                 return
-            if data and self._answer is not None and self._answer.is_eof():
-                self._cut()  # no request has asked for it
-                return
             super().data_received(data)
             self._came += len(data)
             taken = getattr(self._answer, "total_bytes", 0)  # older versions count none where there is no body

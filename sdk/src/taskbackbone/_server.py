@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from errno import ENOSPC
@@ -30,6 +31,8 @@ from ._worker import INLINE_BYTES
 DEFAULT_LEASE_S = 300.0
 _BODY_SILENCE_S = 20.0
 """How long a caller may pause within its body."""
+_LEAST_BYTES_PER_S = 16 * 1024
+"""A body that comes more slowly, on the whole, would hold its slot for as long as its caller likes."""
 _DRAINED_BYTES = 1 << 20
 """So much of a refused request's body is read, so that its caller reads the answer."""
 _CHUNK_BYTES = 256 * 1024
@@ -249,7 +252,7 @@ class _Request:
         length = self.headers.get("content-length", "")
         if length.isdecimal():
             endpoint.check_size(int(length))
-        spool = Spool(folder / "body")
+        spool, began_s = Spool(folder / "body"), time.monotonic()
         try:
             while True:
                 chunk, more = await self._chunk()
@@ -257,6 +260,8 @@ class _Request:
                 endpoint.check_size(spool.size)
                 if not more:
                     return spool.data()
+                if time.monotonic() - began_s > _BODY_SILENCE_S + spool.size / _LEAST_BYTES_PER_S:
+                    raise Refusal(408, "The body comes too slowly.")
         except OSError as error:
             raise Refusal(500, f"The body cannot be kept in a file ({type(error).__name__}).") from error
         finally:
