@@ -78,7 +78,8 @@ for _, report in ipairs(arg.reports) do
   elseif counter.is_known then
     -- It was counted before.
   elseif instance then
-    set_share(counter, instance, math.max(0, (share_of(counter, instance) or 0) + delta), now + keep)
+    local former = share_of(counter, instance)
+    set_share(counter, instance, former, math.max(0, (former or 0) + delta), now + keep)
   else
     counter.unnamed, counter.last = counter.unnamed + delta, now
   end

@@ -48,8 +48,8 @@ local function share_of(counter, instance)
   return counter.few[instance] and counter.few[instance][1]
 end
 
-local function set_share(counter, instance, count, ends)
-  local former = share_of(counter, instance)
+-- The former share, if any, is what share_of says.
+local function set_share(counter, instance, former, count, ends)
   if not former then counter.instances = counter.instances + 1 end
   if counter.many then
     redis.call('HSET', counter.shares_key, instance, count)
@@ -68,7 +68,7 @@ local function reserve_share(counter, instance, ends)
     counter.many[2] = math.max(counter.many[2], ends)
   else
     local share = counter.few[instance]
-    set_share(counter, instance, count or 0, math.max(share and share[2] or 0, ends))
+    set_share(counter, instance, count, count or 0, math.max(share and share[2] or 0, ends))
   end
 end
 
