@@ -39,7 +39,7 @@ IF_NAMED_S: Final = {
     "large": (900, 120),
     "paths": (300, 60),
     "bombs": (180, 60),
-    "durability": (90, 30),
+    "durability": (180, 60),
     "crowds": (240, 60),
 }
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""

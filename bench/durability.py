@@ -79,6 +79,8 @@ def _has_replica(primary: RedisServer) -> bool:
 
 
 async def _taken(primary: RedisServer, value: Durability, tasks: int, alone: int) -> Taken:
+    with primary.connect() as client:  # with everysec a server may say that it has synced before it has
+        client.config_set("appendfsync", "always" if value == "fsync" else "everysec")
     redis = open_redis(primary.url, durability=value)
     await prepare_scripts(redis, primary.url)
     ids = [f"{'a' * (ID_CHARS - 12)}{number:012}" for number in range(tasks + alone)]

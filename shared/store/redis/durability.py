@@ -23,7 +23,7 @@ log = logging.getLogger("task_backbone")
 Durability = Literal["none", "replica", "fsync"]
 
 ACKNOWLEDGE_TIMEOUT_MS: Final = 1500
-"""How long Redis waits for the acknowledgement: the disk's comes within a second of ``appendfsync everysec``, and a
+"""How long Redis waits for the acknowledgement: the disk's may take a second with ``appendfsync everysec``, and a
 reply must come within ``REPLY_TIMEOUT_S``."""
 WAITAOF_SINCE: Final = (7, 2)
 """The version of Redis that brought the question for the disk."""
@@ -170,7 +170,12 @@ async def _never_synced(client: _Asked) -> str | None:
         return None
     policies: list[Any] = [*told.values()] if isinstance(told, dict) else told[1::2]
     if "no" in policies or b"no" in policies:
-        return "it leaves to the system when its file is synced: set appendfsync to everysec or always"
+        return "it leaves to the system when its file is synced: set appendfsync to always"
+    if "everysec" in policies or b"everysec" in policies:
+        log.warning(
+            "With appendfsync everysec Redis may say that its disk has what it has written and not synced, as Valkey "
+            "9.1 does. Against a loss of power, set it to always."
+        )
     return None
 
 

@@ -291,8 +291,19 @@ async def test_a_server_that_never_syncs_its_file_is_refused_in_words(primary: R
     """It would acknowledge nothing, ever."""
     with primary.connect() as client:
         client.config_set("appendfsync", "no")
-    with pytest.raises(DurabilityUnavailable, match="set appendfsync to everysec or always"):
+    with pytest.raises(DurabilityUnavailable, match="set appendfsync to always"):
         await connect(RedisAddress.parse(primary.url), no_identity, "fsync")
+
+
+@pytest.mark.parametrize(("policy", "is_warned_of"), [("everysec", True), ("always", False)])
+async def test_a_file_that_is_synced_each_second_is_warned_of(
+    primary: RedisServer, caplog: pytest.LogCaptureFixture, policy: str, is_warned_of: bool
+) -> None:
+    """Valkey 9 says up to a second too early that it has synced it."""
+    with primary.connect() as client:
+        client.config_set("appendfsync", policy)
+    await (await connect(RedisAddress.parse(primary.url), no_identity, "fsync")).aclose()
+    assert ("Against a loss of power, set it to always" in caplog.text) is is_warned_of
 
 
 async def test_a_server_that_keeps_its_configuration_to_itself_is_used(primary: RedisServer) -> None:
