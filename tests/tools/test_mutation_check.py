@@ -7,7 +7,7 @@ from queue import Queue
 
 import pytest
 
-from tools.mutation_check import MUTATIONS, ROOT, Mutation, require_green
+from tools.mutation_check import HOMES, MUTATIONS, ROOT, Mutation, require_green
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.guard)
@@ -28,11 +28,12 @@ def test_the_tests_of_each_guard_exist(mutation: Mutation) -> None:
 
 def test_the_page_has_each_guard_with_a_test_that_notices() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text().partition("## Each guard is tested")[2]
-    rows = re.findall(r"^\| ([^|]+) \| `([\w.]+)::(\w+)` \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \| `([\w.]+)::(?:\w+::)?(\w+)` \|$", page, re.MULTILINE)
     assert sorted(guard for guard, _, _ in rows) == sorted(mutation.guard for mutation in MUTATIONS)
     tests = {
         (file.name, test)
-        for file in (ROOT / "tests").rglob("test_*.py")
+        for home in HOMES
+        for file in (ROOT / home / "tests").rglob("test_*.py")
         for test in re.findall(r"def (test_\w+)\(", file.read_text())
     }
     assert [row for row in rows if row[1:] not in tests] == []
