@@ -17,6 +17,7 @@ log = logging.getLogger("task_backbone")
 
 _PAUSE_S: Final = 60.0
 """How long a process waits at least between two times that it mends as a step failed: it looks through all keys."""
+_SET_BACK: Final = 1
 _AT_ONCE: Final = 256
 """How many keys of a partition a script looks at."""
 
@@ -37,10 +38,14 @@ class Mending:
         """
         found = await asyncio.gather(*(self._watch(tag) for tag in HASH_TAGS))
         wanting = [tag for tag, is_wanting in zip(HASH_TAGS, found, strict=True) if is_wanting]
-        if wanting:
-            log.warning("Redis' clock was set back, or deadlines are lost: they are set anew, by the records")
-            await self._mend_all()
-            await asyncio.gather(*(self._watch(tag, is_mended=True) for tag in wanting))
+        if not wanting:
+            return
+        if _SET_BACK in found:
+            log.warning("Redis' clock was set back: the deadlines of tasks are set anew")
+        else:
+            log.info("no deadlines, or none that were seen before, are in %d partitions: records tell", len(wanting))
+        await self._mend_all()
+        await asyncio.gather(*(self._watch(tag, is_mended=True) for tag in wanting))
 
     async def after_failures(self) -> None:
         """Mend all keys if a step of this process has met one that cannot be the app's."""
@@ -51,12 +56,11 @@ class Mending:
         removed = await self._mend_all()
         log.warning("a step failed as somebody else wrote into the app's keys; %d of them were removed", removed)
 
-    async def _watch(self, tag: str, *, is_mended: bool = False) -> bool:
+    async def _watch(self, tag: str, *, is_mended: bool = False) -> int:
         try:
-            found = await self._link.script("task/watch_clock", tag, str(now_of(self._now_ms)), str(int(is_mended)))
+            return await self._link.script("task/watch_clock", tag, str(now_of(self._now_ms)), str(int(is_mended)))
         except StoreUnavailable:
-            return False
-        return bool(found)
+            return 0
 
     async def _mend_all(self) -> int:
         return await self._mend(foreign=True) + await self._mend(foreign=False)

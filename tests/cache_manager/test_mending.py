@@ -13,6 +13,7 @@ import pytest
 
 from cache_manager.reconciler import reconcile
 from shared.store import RedisLink
+from shared.store.batch_steps import LOOK_S
 from shared.store.queries import Listing
 from shared.store.redis.link import StoreUnavailable
 from shared.tasks.outcomes import Applied, Claimed, SlotGrant
@@ -20,7 +21,7 @@ from shared.tasks.task import Content, NewBatch, NewTask, PipelineStep, State, T
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.uploads import NewUpload
 from tests.cache_manager.process import POLICY, REPUBLISH_S, Process
-from tests.cache_manager.test_batches import LinkToSeveralServers
+from tests.cache_manager.test_batches import LinkToSeveralServers, seal, settled
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import Server, World, nodes
 
@@ -261,3 +262,84 @@ async def test_no_call_fails_for_long_whatever_somebody_else_wrote(
         await process.store.get(task_id)
         await process.store.heartbeat(task_id, attempt=1)
     assert isinstance(await process.store.cancel("later"), Applied)
+
+
+@pytest.mark.parametrize("lose", [delete, overwrite, scribble])
+async def test_a_batch_that_has_lost_its_list_of_children_ends(
+    process: Process, clock: Clock, redis_server: Server, lose: Callable[[Any, str], None]
+) -> None:
+    await process.queues.configure(PATH, {"paused": True})
+    await process.store.batches.create(NewBatch("b", "scenes"))
+    for child in ("c1", "c2"):
+        await process.store.create(replace(TASK, id=child, batch="b"))
+    await seal(process)
+    assert each_key(redis_server, "c:b", lose)
+    with suppress(StoreUnavailable):
+        await process.store.cancel("c1")
+    await settled(process)
+    for _ in range(3):
+        await rounds(process, clock, seconds=2 * LOOK_S)
+        await settled(process)
+    batch = await known(process, "b")
+    assert (batch.state, batch.status) == (State.FAILED, "failed - 2 of 2 failed")
+
+
+@pytest.mark.parametrize("lose", [delete, overwrite, scribble])
+async def test_a_task_whose_next_steps_are_lost_fails_and_says_so(
+    process: Process, clock: Clock, redis_server: Server, lose: Callable[[Any, str], None]
+) -> None:
+    await process.store.create(replace(TASK, steps=STEPS))
+    await process.store.accept(await claimed(process))
+    assert each_key(redis_server, "n:t", lose)
+    with suppress(StoreUnavailable):
+        await process.store.update("t", state=State.COMPLETED, status="completed", attempt=1)
+    await rounds(process, clock)
+    await process.store.update("t", state=State.COMPLETED, status="completed", attempt=1)
+    task = await known(process)
+    assert (task.state, task.status) == (State.FAILED, "Failed - the next steps of its pipeline were lost.")
+
+
+async def test_a_call_that_meets_a_foreign_key_is_unavailable_until_the_next_round(
+    process: Process, clock: Clock, redis_server: Server
+) -> None:
+    await process.store.create(TASK)
+    await reconcile(process.services)
+    each_key(redis_server, "z:.*:created", overwrite)
+    with pytest.raises(StoreUnavailable, match="will be removed"):
+        await process.store.cancel("t")
+    await rounds(process, clock)
+    assert isinstance(await process.store.cancel("t"), Applied)
+    World(redis_server).assert_consistent()
+
+
+async def test_deadlines_are_looked_at_closely_only_if_there_is_a_reason(
+    process: Process, clock: Clock, redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await process.store.create(TASK)
+    await reconcile(process.services)
+    caplog.clear()
+    caplog.set_level("INFO")
+    for seconds in (1, 30, -4, 4000):  # servers' clocks differ by some seconds
+        clock.advance(seconds)
+        await reconcile(process.services)
+    assert not caplog.records
+    clock.advance(-BACK_S)
+    await reconcile(process.services)
+    assert "Redis' clock was set back" in caplog.text
+
+
+async def test_what_was_set_long_ago_is_left_alone(process: Process, clock: Clock, redis_server: Server) -> None:
+    """However many wait, they are not all looked at at once."""
+    await process.queues.configure(PATH, {"paused": True})
+    await process.store.create(TASK)
+    for _ in range(20):
+        await rounds(process, clock, seconds=BACK_S)
+    before = World(redis_server).due_s["t"]
+    clock.advance(-BACK_S)
+    await rounds(process, clock)
+    assert World(redis_server).due_s["t"] == before
+
+
+async def test_nothing_is_written_of_what_was_never_used(process: Process, redis_server: Server) -> None:
+    await reconcile(process.services)
+    assert each_key(redis_server, ".*", lambda client, key: None) == 0

@@ -188,7 +188,7 @@ class Rig:
 
     @property
     def most_behind_s(self) -> int:
-        """By how much the clocks of two nodes of Redis differ, or that of a node from what it was, at most."""
+        """By how much the clock of a node of Redis has been set back, at most."""
         return max((clock.behind_s for clock in self.redis_clocks), default=0)
 
     def journal(self) -> list[Entry]:

@@ -4,7 +4,7 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV     now (0: the server's clock), and '1' if they were mended since it was asked
--- Returns  1, or 0
+-- Returns  0; 1 if the clock was set back; 2 if any may be lost, or nobody has looked before
 -- @include common/now_ms
 -- @include common/time_text
 -- @include task/keys
@@ -16,11 +16,12 @@ local NOTED_AGAIN_MS, FORGIVEN_MS = 10000, 5000
 task_tag = KEYS[1]
 local due, now = task_key('due'), now_ms(tonumber(ARGV[1]))
 local noted = redis.pcall('ZSCORE', due, 'clock')
-if type(noted) == 'table' then return 1 end
+if type(noted) == 'table' then return 2 end
 -- Nothing is written of a partition that was never used.
 if not noted and redis.call('EXISTS', due, task_key('paths'), task_key('ended_paths')) == 0 then return 0 end
 local since = noted and now - (tonumber(noted) - NEVER)
-if ARGV[2] ~= '1' and (not since or since < -FORGIVEN_MS) then return 1 end
+if ARGV[2] ~= '1' and not since then return 2 end
+if ARGV[2] ~= '1' and since < -FORGIVEN_MS then return 1 end
 -- A full Redis may refuse it.
 if not since or since < 0 or since >= NOTED_AGAIN_MS then redis.pcall('ZADD', due, time_text(NEVER + now), 'clock') end
 return 0

@@ -19,7 +19,8 @@
 --   <tag>c:<id>             zset     the children of a batch, see batch/children.lua
 --   <tag>ends               zset     what became of children and was not yet reported to their batches: '<batch> <child>
 --                                    <attempt> <state>' by when that was, or when it was reported last
---   <tag>due                zset     one deadline per task, see sweep.lua; and per upload, as 'u/<id>'
+--   <tag>due                zset     one deadline per task, see sweep.lua; and per upload, as 'u/<id>'; and the time, as
+--                                    'clock', see watch_clock.lua
 --   <tag>u:<id>             string   an upload, a packed map, see upload/upload.lua; it lies where its own id belongs
 --   <tag>paths              set      the endpoint paths that have tasks here that have not ended, as far as is known; and
 --                                    those whose tasks have ended since they were looked through, see open_paths.lua
