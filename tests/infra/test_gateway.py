@@ -271,6 +271,15 @@ async def test_a_finished_task_is_not_cached(app_double: AppDouble, tmp_path: Pa
     assert app_double.calls == 2
 
 
+@pytest.mark.parametrize(("size_bytes", "calls"), [(99_999, 1), (100_000, 2)])
+async def test_a_long_state_is_not_cached(app_double: AppDouble, tmp_path: Path, size_bytes: int, calls: int) -> None:
+    app_double.react = lambda request: request.send(200, UNFINISHED, b"x" * size_bytes)
+    async with in_process(app_double.url, tmp_path) as caller:
+        assert [len((await caller.get(TASK)).content) for _ in range(2)] == [size_bytes] * 2
+
+    assert app_double.calls == calls
+
+
 @pytest.mark.parametrize("tier", ["v2", "consumption"])
 async def test_who_calls_too_often_gets_429_and_the_time_when_to_come_again(
     app_double: AppDouble, tmp_path: Path, tier: str

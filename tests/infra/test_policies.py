@@ -99,7 +99,7 @@ TYPES = {
     "Regex": {"IsMatch"},
     "Uri": {"AbsolutePath"},
     "long": {"Parse"},
-    "string": {"Join", "Replace", "Split"},
+    "string": {"Join", "Length", "Replace", "Split"},
     "Jwt": {"Claims"},
     "Headers": {"ContainsKey", "GetValueOrDefault"},
     "Query": {"Count"},
