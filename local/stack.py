@@ -124,6 +124,8 @@ class Stack:
         delivery_headers: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # it is somebody else's
+            directory.chmod(0o700)  # Redis and Azurite keep bodies and secrets in files that all may read
         self.directory = directory
         self._with_app = with_app
         self.key = _kept_key(directory, "key")

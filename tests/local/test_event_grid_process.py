@@ -309,3 +309,10 @@ def test_the_key_may_come_by_the_environment(tmp_path: Path) -> None:
                 timeout=PATIENCE_S,
             )
             assert answer.status_code == status
+
+
+def test_nobody_else_reads_what_a_stack_keeps(tmp_path: Path) -> None:
+    directory = tmp_path / "stack"
+    directory.mkdir(mode=0o755)
+    Stack(directory)
+    assert directory.stat().st_mode & 0o077 == 0
