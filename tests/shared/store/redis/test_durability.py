@@ -50,6 +50,8 @@ UNHEARD: Final = {
     **dict.fromkeys(("backend/admit", "backend/note", "queue/told", "requests/report"), _PASSING),
     **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
     "combined/report_ends": _BATCH,
+    "task/mend": _UPKEEP,
+    "task/watch_clock": _UPKEEP,
 }
 """The scripts of which no client hears that something is stored, and why what they lose does no harm."""
 SLOW_ACKNOWLEDGEMENT: Final = 600_000
