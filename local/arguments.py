@@ -15,6 +15,8 @@ _BACKEND = (
     "PATH=URL[,lease_s=N][,limit=N] is expected, such as /v1/mine=http://127.0.0.1:8081, or PATH=JSON as in BACKENDS"
 )
 _MADE = ("LOCAL_HOST_KEY", "LOCAL_MASTER_KEY", "LOCAL_EVENTGRID_KEY")
+_PATH = re.compile(r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|$))(?:[A-Za-z0-9._~:@+,-]|%[0-9A-Fa-f]{2})+)+/?")
+"""What the app takes for a path. It says so itself, but only after all is installed and started."""
 _OPTION = re.compile(r"\s*,\s*(lease_s|limit)\s*=\s*([^,]*)$")
 
 
@@ -96,6 +98,8 @@ def _backend(text: str) -> tuple[str, object]:
     path, _, entry = text.partition("=")
     if not path.startswith("/"):
         raise argparse.ArgumentTypeError(_BACKEND)
+    if not _PATH.fullmatch(path):
+        raise argparse.ArgumentTypeError(f"{path} is no path of an endpoint, such as /v1/mine")
     if entry.startswith("{"):
         return path, _json_object(entry)
     options: dict[str, object] = {}

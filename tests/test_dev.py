@@ -33,6 +33,8 @@ from local.processes import ChildProcess, free_port
 from local.sample_model import SEGMENT_PATH
 from local.sample_model.pictures import Picture, sample_pictures
 from local.stack import ROOT, Stack
+from shared.settings import SettingsError
+from tests.shared.dispatch.test_registry import registry
 from tests.waiting import PATIENCE_S, eventually
 
 CLASSES = 6
@@ -428,6 +430,21 @@ def test_an_address_with_an_impossible_port_is_no_backend(port: str, capsys: pyt
     with pytest.raises(SystemExit):
         parse(["up", "--backend", f"/v1/a=http://127.0.0.1:{port}"])
     assert f"http://127.0.0.1:{port} is no address of a model service" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["/v1/my own", "/v1/../a", "/v1/%2e%2E/a", "/v1/.", "/v1//a", "/v1/%2", "/"])
+def test_a_path_that_the_app_would_not_take_is_told_at_once(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SettingsError, match="is not a path"):
+        registry({path: "http://h"})
+    with pytest.raises(SystemExit):
+        parse(["up", "--backend", f"{path}=http://h"])
+    assert f"{path} is no path of an endpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/a/", "/v1/my%20own", "/v1/.a", "/v1/...", "/v1/a~b_c@d:e+f,g-h"])
+def test_a_path_that_the_app_takes_is_taken(path: str) -> None:
+    registry({path: "http://h"})
+    assert parse(["up", "--backend", f"{path}=http://h"]).backend == [(path, "http://h")]
 
 
 def test_a_backend_takes_its_lease_and_limit_after_its_address() -> None:
