@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PIECE_TIMEOUT_S = 10.0
 """How long each 4 MiB piece of a stream may take."""
+STREAM_BYTES = 8 * 1024 * 1024
+"""How much of a stream is in memory at most: a piece as it arrives, and as a whole."""
 _SLICE_BYTES = 256 * 1024
 """The size of the slices of a stream. The socket would not take all of a larger one, and the rest would be copied."""
 

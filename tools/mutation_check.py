@@ -403,11 +403,40 @@ MUTATIONS = [
             ),
         )
     ),
+    *(
+        Mutation(
+            name,
+            "shared/resilience/limits.py",
+            guard,
+            broken,
+            (f"tests/shared/resilience/test_limits.py::{test}",),
+        )
+        for name, guard, broken, test in (
+            (
+                "shares: paths behind one backend have theirs",
+                "return any(",
+                "return False and any(",
+                "test_paths_of_one_holder_have_shares_too",
+            ),
+            (
+                "shares: paths that are made up take none from other branches",
+                "self._share >> depth",
+                "self._share",
+                "test_paths_that_are_made_up_take_no_share_from_another_branch",
+            ),
+            (
+                "shares: bodies of dispatches leave requests theirs",
+                'self.body_bytes.hold("dispatches", path, size_bytes)',
+                'self.body_bytes.hold("requests", "", size_bytes)',
+                "test_bodies_of_dispatches_leave_requests_their_share_and_the_other_way_round",
+            ),
+        )
+    ),
     Mutation(
         "dispatches: a slow backend leaves others their share",
         "shared/resilience/limits.py",
-        "if self._held >= self._most and self._held_by[holder] >= self._share:",
-        "if self._held >= self._most:",
+        "if beyond and not self._has_share(branches, amount):",
+        "if beyond:",
         ("tests/shared/dispatch/test_fair_dispatches.py", "tests/shared/resilience/test_limits.py"),
     ),
     Mutation(

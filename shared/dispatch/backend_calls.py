@@ -8,6 +8,7 @@ from contextlib import suppress
 from opentelemetry.trace import StatusCode
 
 from shared import telemetry
+from shared.blobs import STREAM_BYTES
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore, NoSas
 from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Completed, ResultRoom, Unreachable
 from shared.dispatch.body_reference import BodyReference, TooLarge, reading_s, reference_headers
@@ -46,11 +47,11 @@ class BackendCalls:
         return answer
 
     def passing_bytes(self, task: Task, endpoint: Endpoint | None) -> int:
-        """How many bytes of the body pass through this process."""
+        """How many bytes of the body are in this process at a time."""
         body = task.body
         if body is None or (self._goes_by_reference(body, endpoint) and self._bodies.why_no_sas is None):
             return 0
-        return body.size_bytes
+        return min(body.size_bytes, STREAM_BYTES)
 
     async def _body(self, claimed: Claimed, endpoint: Endpoint) -> bytes | BlobStream | BodyReference:
         content = claimed.task.body

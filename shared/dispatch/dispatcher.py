@@ -73,13 +73,14 @@ class Dispatched(StrEnum):
 class _ResultRoom(ExitStack):
     """Room for the result in an answer, until it is stored."""
 
-    def __init__(self, most_bytes: int, limits: Limits) -> None:
+    def __init__(self, path: str, most_bytes: int, limits: Limits) -> None:
         super().__init__()
         self.most_bytes = most_bytes
+        self._path = path
         self._limits = limits
 
     def take(self, size_bytes: int) -> None:
-        self.enter_context(self._limits.body_bytes.hold(size_bytes))
+        self.enter_context(self._limits.dispatched(self._path, size_bytes))
 
 
 class Dispatcher:
@@ -278,7 +279,11 @@ class Dispatcher:
             telemetry.transition(task)
             try:
                 passing_bytes = self._calls.passing_bytes(task, endpoint)
-                with self._limits.dispatches.hold(backend), self._limits.body(passing_bytes):
+                own_path = task.path.removeprefix(backend)
+                with (
+                    self._limits.dispatches.hold(backend, own_path),
+                    self._limits.dispatched(task.path, passing_bytes),
+                ):
                     return await self._call_backend(claimed, endpoint)
             except Overloaded:
                 return await self._return_to_queue(task, DispatcherFull())
@@ -287,7 +292,7 @@ class Dispatcher:
         task = claimed.task
         if endpoint is None or not endpoint.is_registered:
             return await self._return_to_queue(task, BackendAway(status_texts.UNREGISTERED, None))
-        with _ResultRoom(self._settings.largest_body_bytes, self._limits) as room:
+        with _ResultRoom(task.path, self._settings.largest_body_bytes, self._limits) as room:
             try:
                 answer = await self._calls.call(claimed, endpoint, room)
             except TooLarge:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterable
 from typing import Any, cast
+
+import pytest
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.dispatch.backend_client import Accepted, Answer, ResultRoom
@@ -19,7 +22,7 @@ from shared.tasks.task import Content, NewTask
 from tests.cache_manager.process import KeepingPublisher
 from tests.waiting import PATIENCE_S
 
-MOST = 6
+MOST = 16
 
 
 class SlowBackend:
@@ -38,7 +41,7 @@ class SlowBackend:
         timeout_s: float,
         room: ResultRoom,
     ) -> Answer:
-        if endpoint.backend.prefix == "/slow":
+        if endpoint.path.startswith("/slow/"):
             self.held += 1
             if self.held == MOST:
                 self.is_full.set()
@@ -56,14 +59,22 @@ async def submit(services: Services, path: str) -> str:
     return new.id
 
 
+@pytest.mark.parametrize(
+    "backends",
+    [
+        pytest.param({"/slow": "https://slow.example.org", "/fast": "https://fast.example.org"}, id="two backends"),
+        pytest.param({}, id="behind one gateway"),
+    ],
+)
 async def test_a_slow_backend_leaves_others_their_share_of_the_dispatches(
-    redis_server: RedisServer | RedisCluster, redis_url: str
+    redis_server: RedisServer | RedisCluster, redis_url: str, backends: dict[str, str]
 ) -> None:
     settings = Settings.from_env(
         {
             "REDIS_CONNECTION_STRING": redis_url,
             "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
-            "BACKENDS": '{"/slow": "https://slow.example.org", "/fast": "https://fast.example.org"}',
+            "BACKENDS": json.dumps(backends),
+            **({} if backends else {"BACKEND_BASE_URL": "https://gateway.example.org"}),
             "MAX_DISPATCHES": str(MOST),
         }
     )
@@ -72,7 +83,7 @@ async def test_a_slow_backend_leaves_others_their_share_of_the_dispatches(
     services = Services.compose(settings, link=link, publisher=KeepingPublisher(), transport=slow)
     run = uuid.uuid4().hex
     try:
-        ids = [await submit(services, f"/slow/{run}/{number}") for number in range(MOST + 1)]
+        ids = [await submit(services, f"/slow/one/of/its/{run}/{number}") for number in range(MOST + 1)]
         held = [asyncio.create_task(services.dispatcher.dispatch(task_id, None)) for task_id in ids[:MOST]]
         async with asyncio.timeout(PATIENCE_S):
             await slow.is_full.wait()  # One backend may have all of them.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from itertools import cycle
 
 import pytest
 
@@ -60,6 +62,50 @@ def test_each_of_many_holders_has_a_share() -> None:
         raise AssertionError
 
 
+def fill(held: ExitStack, limit: FairLimit, holder: str, paths: Sequence[str]) -> int:
+    """Hold for one path after the other while there is room. Returns how often there was."""
+    number = 0
+    with suppress(Overloaded):
+        for path in cycle(paths):
+            held.enter_context(limit.hold(holder, path))
+            number += 1
+    return number
+
+
+def test_paths_of_one_holder_have_shares_too() -> None:
+    limit = FairLimit("dispatches", 96, holders=1)
+    with ExitStack() as held:
+        assert fill(held, limit, "", [f"/v1/slow/{number}" for number in range(6)]) == 96
+        assert fill(held, limit, "", ["/v1/fast/x"]) == 6
+        assert fill(held, limit, "", ["/v1/slow/1"]) == 0
+    with ExitStack() as held:
+        assert fill(held, limit, "", ["/v1/slow"]) == 96
+        assert fill(held, limit, "", ["/v1/fast"]) == 6
+
+
+def test_paths_that_are_made_up_take_no_share_from_another_branch() -> None:
+    limit = FairLimit("dispatches", 96, holders=1)
+    with ExitStack() as held:
+        most = fill(held, limit, "", [f"/v1/slow/{number}" for number in range(1000)])
+        assert most < 96 + 96 // 2
+        assert fill(held, limit, "", ["/v1/fast/x"]) == 6
+
+
+def test_never_more_than_twice_the_bound_is_held_whatever_the_paths() -> None:
+    limit = FairLimit("dispatches", 96, holders=3)
+    with ExitStack() as held:
+        paths = [f"/{first}/{second}" for first in range(50) for second in range(50)]
+        assert 96 < sum(fill(held, limit, holder, paths) for holder in "abc") <= 2 * 96
+
+
+def test_what_is_given_back_leaves_room_as_before() -> None:
+    limit = FairLimit("dispatches", 96, holders=1)
+    for _ in range(3):
+        with ExitStack() as held:
+            fill(held, limit, "", [f"/v1/slow/{number}" for number in range(6)])
+            assert fill(held, limit, "", ["/v1/fast/x"]) == 6
+
+
 def limits_of_bodies(most_bytes: int) -> Limits:
     return Limits.of(
         Settings.from_env(
@@ -74,6 +120,30 @@ def limits_of_bodies(most_bytes: int) -> Limits:
 
 
 LARGE_BYTES = INLINE_LIMIT_BYTES + 1
+
+
+def test_bodies_of_dispatches_leave_requests_their_share_and_the_other_way_round() -> None:
+    limits = limits_of_bodies(4 * LARGE_BYTES)
+    for all_of_it, others in (
+        (lambda: limits.dispatched("/v1/slow", LARGE_BYTES), lambda: limits.body(LARGE_BYTES)),
+        (lambda: limits.body(LARGE_BYTES), lambda: limits.dispatched("/v1/slow", LARGE_BYTES)),
+    ):
+        with ExitStack() as held:
+            for _ in range(4):
+                held.enter_context(all_of_it())
+            with pytest.raises(Overloaded), all_of_it():
+                raise AssertionError
+            with others(), others(), pytest.raises(Overloaded), others():
+                raise AssertionError
+
+
+def test_bodies_of_one_service_leave_others_room() -> None:
+    limits = limits_of_bodies(64 * LARGE_BYTES)
+    with ExitStack() as held:
+        for _ in range(64):
+            held.enter_context(limits.dispatched("/v1/slow", LARGE_BYTES))
+        with limits.dispatched("/v1/fast", LARGE_BYTES):
+            pass
 
 
 def test_small_bodies_do_not_count_toward_the_limit() -> None:
