@@ -216,9 +216,7 @@ class BackendClient:
             try:
                 response = await post(fresh, waits=waits)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-                if stale.was_sent:  # this may be the task that has ended the backend
-                    raise stale from None
-                raise
+                raise stale from None  # this may be the task that has ended the backend
         if waits and response.status == 417:  # It does not know what it is to expect (RFC 9110, 10.1.1).
             response.abort()
             response.release()

@@ -60,15 +60,8 @@ def open_session(
 
 
 class StaleConnection(aiohttp.ClientConnectionError):
-    """Raised if a connection of an earlier call turned out to be closed, and nothing of the answer came.
-
-    Attributes:
-        was_sent: whether the server may have had the request before it closed the connection.
-    """
-
-    def __init__(self, *, was_sent: bool) -> None:
-        super().__init__()
-        self.was_sent = was_sent
+    """Raised if a connection of an earlier call turned out to be closed, and nothing of the answer came. The server
+    may have had the request before it closed the connection."""
 
 
 class Response(aiohttp.ClientResponse):
@@ -91,7 +84,7 @@ class Response(aiohttp.ClientResponse):
             await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if self.is_on_used_connection and not _has_begun(error):
-                raise StaleConnection(was_sent=True) from error
+                raise StaleConnection from error
             raise
         except BaseException:
             self.abort()
@@ -130,8 +123,6 @@ class _Request(aiohttp.ClientRequest):
     is_on_used_connection = True
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        if self.is_on_used_connection and conn.protocol is not None and conn.protocol.should_close:
-            raise StaleConnection(was_sent=False)  # The server has sent something since its last answer.
         response = await super().send(conn)
         assert isinstance(response, Response)
         if self._continue is not None:
