@@ -12,7 +12,7 @@ import heapq
 import random
 import selectors
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -28,6 +28,7 @@ from shared.resilience.circuit_breaker import Reachability
 from shared.services import Services
 from shared.settings import Settings
 from shared.store import RedisLink
+from shared.store.redis.partitions import HASH_TAGS
 from shared.tasks.outcomes import Refused
 from shared.tasks.task import NewTask, State, Task
 
@@ -601,6 +602,13 @@ class SteppingLink(RedisLink):
         if isinstance(own, Exception):
             raise own
         return own
+
+    async def keys(self) -> AsyncIterator[dict[str, list[bytes]]]:
+        found: dict[str, list[bytes]] = {tag: [] for tag in HASH_TAGS}
+        for key in self._redis.scan_iter(match="{*"):
+            tag, brace, name = key.partition(b"}")
+            found[(tag + brace).decode()].append(name)
+        yield found
 
     async def _no_other_client(self) -> RedisClient:
         raise AssertionError("the simulation has a client of its own")

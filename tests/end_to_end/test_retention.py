@@ -61,8 +61,9 @@ def test_purge_removes_record_body_result_blobs_and_count(
         backbone.complete(running)
         eventually(lambda: _blob_count(blobs, container) == 0)
         # The queues keep what they have learned after their tasks are purged, and that the backend answers is known.
-        # An endpoint makes room when another one needs it. The reconciler and the secret of keyed ids go on.
-        kept = {"q", "answers", "endpoints", "keyed", "reconciler"}
+        # An endpoint makes room when another one needs it. The reconciler, its clock among the deadlines, and the
+        # secret of keyed ids go on.
+        kept = {"q", "answers", "due", "endpoints", "keyed", "reconciler"}
         eventually(lambda: {key.split("}")[1].split(":")[0] for key in redis_client.scan_iter()} == kept)
         assert http.get("/api/v1/queues/").json() == {"Queues": [], "NextCursor": None}
 
