@@ -7,6 +7,7 @@ param preset = 'prod'
 param publisherEmail = readEnvironmentVariable('PUBLISHER_EMAIL', 'nobody@example.org')
 param principalId = readEnvironmentVariable('AZURE_PRINCIPAL_ID', '')
 param network = readEnvironmentVariable('NETWORK', 'preset')
+param durability = readEnvironmentVariable('DURABILITY', 'none')
 param uploads = readEnvironmentVariable('UPLOADS', 'public')
 param uploadOrigins = readEnvironmentVariable('UPLOAD_ORIGINS', '')
 param gpuNodeSize = readEnvironmentVariable('GPU_NODE_SIZE', '')

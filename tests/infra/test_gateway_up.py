@@ -90,11 +90,13 @@ def test_what_up_prints_can_be_run(tree: tuple[Path, int]) -> None:
     assert done.stdout.startswith("HTTP/1.1 202 Accepted"), done.stdout + done.stderr
 
 
-def test_a_port_that_is_taken_is_named_with_its_option(tree: tuple[Path, int]) -> None:
+def test_a_port_that_is_taken_is_named_with_its_option(tree: tuple[Path, int], tmp_path: Path) -> None:
     folder, port = tree
+    # Another checkout: a second stack of the same one is refused before.
+    other = shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns(".local"))
     command = [sys.executable, "-m", "local", "up", "--port", str(free_port()), "--gateway", str(port)]
 
-    up = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    up = subprocess.run(command, cwd=other, capture_output=True, text=True, check=False)
 
     assert up.returncode == 1
     assert up.stderr == f"Port {port} is taken: stop the program that listens there, or give another --gateway.\n"
