@@ -157,6 +157,27 @@ MUTATIONS = [
         ("tests/cache_manager/test_mending.py",),
     ),
     Mutation(
+        "mending: a queue's state that cannot be is removed",
+        f"{TASK}/mend.lua",
+        "if state[field] ~= nil and type(state[field]) ~= expected then return remove(key) end",
+        "",
+        ("tests/cache_manager/test_mending.py",),
+    ),
+    Mutation(
+        "mending: counters that cannot be are removed",
+        f"{TASK}/mend.lua",
+        "if not field and not is_counter(rows[row + 1]) then",
+        "if false then",
+        ("tests/cache_manager/test_mending.py",),
+    ),
+    Mutation(
+        "mending: one queue's fault holds up no other",
+        "shared/store/informing.py",
+        "except Exception:",
+        "except ZeroDivisionError:",
+        ("tests/cache_manager/test_mending.py",),
+    ),
+    Mutation(
         "mending: the checks of slots go back with the clock",
         "shared/store/lua/includes/queue/state.lua",
         "redis.call('ZINCRBY', held_key, -back, entry)",

@@ -12,10 +12,12 @@ log = logging.getLogger("task_backbone")
 
 
 async def informed(change: Awaitable[Granted], path: str) -> Granted:
-    """What a change of the queue at *path* grants. If the queue cannot be reached, its maintenance finds the
-    change."""
+    """What a change of the queue at *path* grants. If the queue cannot be reached, or cannot be read as somebody else
+    wrote into it, its maintenance finds the change: the other queues' go on."""
     try:
         return await change
     except StoreUnavailable as error:
         log.warning("a queue could not be informed of a change, and will be checked: %s", error)
-        return Granted(path, [])
+    except Exception:  # whatever it is, the change itself is stored
+        log.exception("a queue could not be informed of a change, and will be checked")
+    return Granted(path, [])

@@ -16,6 +16,8 @@ from shared.store import RedisLink
 from shared.store.batch_steps import LOOK_S
 from shared.store.queries import Listing
 from shared.store.redis.link import StoreUnavailable
+from shared.store.redis.partitions import pack
+from shared.store.request_counts import RequestReport
 from shared.tasks.outcomes import Applied, Claimed, SlotGrant
 from shared.tasks.task import Content, NewBatch, NewTask, PipelineStep, State, Task, ThenTask
 from shared.tasks.told_slots import ToldSlots
@@ -203,6 +205,12 @@ async def test_a_task_that_no_index_has_is_listed_and_counted_again(
     World(redis_server).assert_consistent()
 
 
+async def report(process: Process, instances: int) -> int:
+    """Report a request in flight at each of so many instances, and one more by nobody; the count."""
+    named = [RequestReport("c", PATH, 1, f"i{number}", 60) for number in range(instances)]
+    return (await process.services.request_counts.report_all([*named, RequestReport("c", PATH, 1)]))[-1]
+
+
 async def everything(process: Process, clock: Clock) -> None:
     """Have a key of each kind."""
     store = process.store
@@ -222,6 +230,7 @@ async def everything(process: Process, clock: Clock) -> None:
     await store.uploads.create(NewUpload("u", "blob", 1, "text/plain"), 3600)
     await store.endpoint_names.admit("/v1", PATH, 10)
     await store.keyed_ids.id_of("", "task", "key")
+    await report(process, 40)
     await store.heartbeat("t0", attempt=1)
     await store.rounds.begin()
     await reconcile(process.services)
@@ -233,6 +242,7 @@ async def everything(process: Process, clock: Clock) -> None:
     [
         *("t", "b", "r", "k", "n", "u", "q", "qs", "qo", "qw", "qh", "qi", "z", "c"),
         *("ends", "due", "paths", "ended_paths", "fenced", "queues", "outages", "keyed", "reconciler", "endpoints"),
+        "requests",
     ],
 )
 async def test_no_call_fails_for_long_whatever_somebody_else_wrote(
@@ -253,6 +263,8 @@ async def test_no_call_fails_for_long_whatever_somebody_else_wrote(
     if kind not in ("b", "r", "k", "n", "u", "c"):  # which nothing can bring back
         World(redis_server).assert_consistent()
     await process.store.create(replace(TASK, id="later", owner="alice"))
+    await report(process, 40)
+    await process.services.request_counts.count("c", PATH)
     await process.queues.depths()
     await process.queues.status(PATH)
     await process.store.page(Listing(10))
@@ -297,6 +309,56 @@ async def test_a_task_whose_next_steps_are_lost_fails_and_says_so(
     await process.store.update("t", state=State.COMPLETED, status="completed", attempt=1)
     task = await known(process)
     assert (task.state, task.status) == (State.FAILED, "Failed - the next steps of its pipeline were lost.")
+
+
+WHOLE_STATE = {"l": 0, "v": 0, "w": 0, "t": 0}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [{"f": 5}, {"f": ["x"]}, {"P": [1, 2]}, {"Q": 7, "p": "t.1"}, {"b": "x"}, {"O": []}, {"s": {}}, {"q": "x"}],
+    ids=repr,
+)
+async def test_a_queue_whose_state_cannot_be_is_rebuilt_and_holds_up_no_other(
+    process: Process, clock: Clock, redis_server: Server, garbage: dict[str, Any]
+) -> None:
+    for path in (PATH, NEXT):
+        await process.queues.configure(path, {"paused": True})
+        for number in range(2):
+            await process.store.create(replace(TASK, id=f"{path}{number}", path=path))
+    await reconcile(process.services)  # the first one mends
+    each_key(redis_server, f"q:{PATH}", lambda client, key: client.set(key, pack({**WHOLE_STATE, **garbage})))
+    each_key(redis_server, f"qs:{PATH}|qo:{NEXT}|qw:{NEXT} ", delete)  # that path is paused no more
+    clock.advance(4 * REPUBLISH_S)
+    await reconcile(process.services)
+    assert (await process.queues.status(NEXT)).waiting == 2
+    with suppress(Exception):
+        await process.store.create(replace(TASK, id="later"))
+    process.store.mending._not_before_s = 0
+    await rounds(process, clock, seconds=8 * REPUBLISH_S)
+    await process.store.create(replace(TASK, id="later"))
+    status = await process.queues.status(PATH)
+    assert status.waiting + status.holding == 3
+
+
+@pytest.mark.parametrize("instances", [0, 3, 40])
+@pytest.mark.parametrize("garbage", [b"garbage", b"\x80", b"\x93\x01\x02\x03", b"\x93\x01\x90\x81\xa1i\x91\x01"])
+async def test_a_counter_that_is_none_is_lost(
+    process: Process, clock: Clock, redis_server: Server, garbage: bytes, instances: int
+) -> None:
+    await report(process, instances)
+
+    def spoil(client: Any, key: str) -> None:
+        for field in client.hkeys(key):
+            client.hset(key, field, garbage)
+
+    assert each_key(redis_server, "requests:shares:.*" if instances > 32 else "requests", spoil)
+    clock.advance(61)  # after which shares lapse
+    with suppress(Exception):
+        await report(process, instances)
+    await rounds(process, clock)
+    assert await process.services.request_counts.count("c", PATH) is None
+    assert await report(process, instances) == instances + 1
 
 
 async def test_a_call_that_meets_a_foreign_key_is_unavailable_until_the_next_round(

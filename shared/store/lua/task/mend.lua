@@ -8,6 +8,7 @@
 -- ARGV     then the keys, by their names without the tag. Those that are not known are left alone
 -- Returns  how many keys were removed
 -- @include common/now_ms
+-- @include requests/keys
 -- @include task/deferred_end_ms
 -- @include task/index
 -- @include task/readable_record
@@ -78,6 +79,57 @@ end
 mend['ends'] = function(_, key)
   for _, report in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. time_text(now), '+inf')) do
     redis.call('ZADD', key, time_text(now), report)
+  end
+end
+
+-- Of a queue's state, whose fields queue/state.lua has; others are of a later version.
+local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table' }
+for field in ('lhwumBDNTGabrzygeodOAjstcvxiq'):gmatch('.') do STATE[field] = 'number' end
+
+local function are_numbers(values)
+  for _, value in pairs(values) do
+    if type(value) ~= 'number' then return false end
+  end
+  return true
+end
+
+-- The queue is counted anew then. What is not even a map is found by its next step.
+function mend.q(_, key)
+  local is_read, state = pcall(cmsgpack.unpack, redis.call('GET', key) or '')
+  if not is_read or type(state) ~= 'table' then return remove(key) end
+  for field, expected in pairs(STATE) do
+    if state[field] ~= nil and type(state[field]) ~= expected then return remove(key) end
+  end
+  local P = state.P
+  if not are_numbers(state.f or {}) then return remove(key) end
+  if P and (type(P[1]) ~= 'string' or type(P[2]) ~= 'string' or type(P[3]) ~= 'number') then remove(key) end
+end
+
+local function forget_counter(field)
+  redis.call('HDEL', requests_key(task_tag), field)
+  redis.call('ZREM', requests_key(task_tag, 'last'), field)
+  redis.call('DEL', requests_key(task_tag, 'ends', field))
+  remove(requests_key(task_tag, 'shares', field))
+end
+
+local function is_counter(raw)
+  local is_read, kept = pcall(cmsgpack.unpack, raw)
+  if not is_read or type(kept) ~= 'table' or type(kept[1]) ~= 'number' then return false end
+  if type(kept[2]) ~= 'table' or type(kept[3]) ~= 'table' or type(kept[4] or 0) ~= 'number' then return false end
+  for _, share in pairs(kept[3]) do
+    if type(share) ~= 'table' or #share ~= 2 or not are_numbers(share) then return false end
+  end
+  return true
+end
+
+-- All counters, or the shares of one.
+function mend.requests(part, key)
+  local field = part:match('^shares:(.*)$')
+  if part ~= '' and not field then return end
+  local rows = redis.call('HGETALL', key)
+  for row = 1, #rows, 2 do
+    if field and not rows[row + 1]:match('^%-?%d+$') then return forget_counter(field) end
+    if not field and not is_counter(rows[row + 1]) then forget_counter(rows[row]) end
   end
 end
 
