@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import aiohttp
     import jwt
 
 EVENT_GRID_APP_ID = "4962773b-9cdb-44cf-a8bf-237846a00ab7"
@@ -119,10 +120,9 @@ class TokenVerifier:
         import aiohttp
         import jwt
 
-        timeout = aiohttp.ClientTimeout(total=_FETCH_TIMEOUT_S)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+                _open_session() as session,
                 session.get(self._keys_url, allow_redirects=False) as response,
             ):
                 if response.status != 200:
@@ -136,3 +136,20 @@ class TokenVerifier:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, TypeError, AttributeError, jwt.PyJWTError):
             raise KeysUnavailable from None
         return {key.key_id: key for key in keys if key.key_id}
+
+
+def _open_session() -> aiohttp.ClientSession:
+    import aiohttp
+
+    from shared.dispatch.bounded_answers import Turns
+    from shared.dispatch.connections import BoundedConnector
+
+    connector = BoundedConnector(force_close=True)
+    connector.turns = Turns()
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(total=_FETCH_TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    )

@@ -211,7 +211,8 @@ class Settings(BaseModel):
         default=512 * 1024 * 1024,
         ge=1,
         description="How many bytes of bodies and results over 64 KiB a process may have in flight. The app answers "
-        "503 to more. A task returns to its queue if there is no room for its body.",
+        "503 to more. A task returns to its queue if there is no room for its body. While dispatches have all of it, "
+        "requests may have half as much more, and the other way round.",
     )
     max_in_flight: int = Field(
         default=200,
@@ -230,7 +231,8 @@ class Settings(BaseModel):
         default=100,
         ge=1,
         description="How many calls to model services a process may have in flight. Further tasks return to their "
-        "queues. While others have all of them, each backend may have an equal share more.",
+        "queues. While others have all of them, each backend may have an equal share more; of the services behind "
+        "one, each branch of the paths a sixteenth of that.",
     )
     lease_s: Seconds = Field(
         default=600,

@@ -38,7 +38,7 @@ of HTTP/1.0, and some others, never ask."""
 def open_session(
     registry: BackendRegistry, turns: Turns, *, reuses_connections: bool = True
 ) -> aiohttp.ClientSession:
-    connector = _Connector(
+    connector = BoundedConnector(
         resolver=GuardedResolver(registry),
         socket_factory=_socket,
         limit=_NO_LIMIT,
@@ -131,7 +131,9 @@ class _Request(aiohttp.ClientRequest):
         return response
 
 
-class _Connector(aiohttp.TCPConnector):
+class BoundedConnector(aiohttp.TCPConnector):
+    """Reads answers within the bounds of `BoundedAnswers`."""
+
     turns: Turns
 
     async def _create_connection(
@@ -140,8 +142,8 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (the base class has it)
     ) -> ResponseHandler:
-        assert isinstance(req, _Request)
-        req.is_on_used_connection = False
+        if isinstance(req, _Request):
+            req.is_on_used_connection = False
         self._factory = partial(BoundedAnswers, loop=self._loop, turns=self.turns)
         return await super()._create_connection(req, traces, timeout)
 

@@ -278,3 +278,40 @@ async def test_no_token_is_accepted_if_the_authority_does_not_listen() -> None:
     verifier = TokenVerifier(gone.authority, gone.tenant_id, gone.audience)
     with pytest.raises(KeysUnavailable):
         await verifier.verify(f"Bearer {token}")
+
+
+@pytest.mark.parametrize(
+    ("start", "repeated"),
+    [
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="interim answers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nA:", b" ", id="blanks in a header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", id="small chunks"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x", id="a body"),
+    ],
+)
+async def test_an_answer_that_does_not_end_is_cut(
+    start: bytes, repeated: bytes, entra: EntraDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend_webhook.entra_tokens._FETCH_TIMEOUT_S", 3600.0)  # it is hung up on before
+    cut = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(start)
+            while True:
+                writer.write(repeated * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)  # the loop is the fetch's, too
+        except OSError:
+            cut.set()
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        verifier = TokenVerifier(f"http://127.0.0.1:{port}", entra.tenant_id, entra.audience)
+        async with asyncio.timeout(60):
+            with pytest.raises(KeysUnavailable):
+                await verifier.verify(f"Bearer {entra.token()}")
+            await cut.wait()
