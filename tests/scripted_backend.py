@@ -47,6 +47,8 @@ class Answer:
     break_off: bool = False
     """Whether the connection is closed a byte before the end of the body."""
     reason: str | None = None
+    endless: bytes = b""
+    """What is sent in place of all else, again and again until the caller hangs up."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -79,6 +81,12 @@ class ScriptedBackend:
                     self.close_connection = True
                     with suppress(ConnectionError):
                         self.wfile.write(b"HTTP/1.1 ")
+                    return
+                if answer.endless:
+                    self.close_connection = True
+                    with suppress(ConnectionError):
+                        while True:
+                            self.wfile.write(answer.endless)
                     return
                 self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():

@@ -1,13 +1,16 @@
 """Body limits, outages of the dependencies, and health (contract B0 and B12)."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from azure.storage.blob import ContainerClient
 
+from local.azurite import Azurite
 from local.processes import ChildProcess
 from local.redis_server import RedisServer
 from local.stack import NO_TLS, Stack
@@ -359,3 +362,34 @@ def test_over_max_waits_the_oldest_wait_is_answered(app: httpx.Client, backend: 
         assert int(cut.result().headers["retry-after"]) >= 1
         report(app, TaskId=task_id, BackendStatus="completed")
         assert sorted(each.result().json()["BackendStatus"] for each in waits) == ["completed", "created"]
+
+
+@pytest.mark.contract("B15.14")
+@pytest.mark.parametrize("fast", ["/v1/fast", "/v1/slow/fast"], ids=["with its own entry", "behind the same one"])
+def test_a_service_that_is_slow_to_take_its_tasks_leaves_others_their_share(
+    fast: str, tmp_path: Path, azurite: Azurite
+) -> None:
+    taken = threading.Event()
+    with (
+        ScriptedBackend() as backend,
+        Stack(
+            tmp_path / "stack",
+            backends={"/v1/slow": backend.url, "/v1/fast": backend.url},
+            with_model=False,
+            azurite=azurite,
+            settings={"MAX_DISPATCHES": "32"},
+        ) as stack,
+        stack.client() as app,
+    ):
+        slow = [f"/v1/slow/slow/{number}" for number in range(50)]  # as many as it may have, and more
+        for path in slow:
+            backend.script(path, Answer(hold=taken, headers={"X-Task-Complete": ""}))
+        backend.script(fast, Answer(headers={"X-Task-Complete": ""}))
+        try:
+            submitted = [submit(app, path).json()["TaskId"] for path in slow]
+            full = "Awaiting a free dispatcher"
+            eventually(lambda: full in [task_of(app, task_id)["Status"] for task_id in submitted])
+            assert ended(app, submit(app, fast).json()["TaskId"])["BackendStatus"] == "completed"
+            assert not any(task_of(app, task_id)["BackendStatus"] == "completed" for task_id in submitted)
+        finally:
+            taken.set()

@@ -476,3 +476,17 @@ def test_an_answer_that_breaks_off_counts_and_the_task_is_tried_again(
     assert app.get(f"/api/v1/tasks/{task['TaskId']}/result").content == b"a cat"
     retried = "Retrying - the backend broke off its answer"
     assert retried in [event["Status"] for event in events_of(app, task["TaskId"])]
+
+
+@pytest.mark.contract("B15.13")
+@pytest.mark.parametrize(
+    "endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]
+)
+def test_endless_interim_answers_count_and_the_task_is_tried_again(
+    endless: bytes, app: httpx.Client, backend: ScriptedBackend, path: str
+) -> None:
+    backend.script(path, Answer(endless=endless), Answer(headers={"X-Task-Complete": ""}, body=b"a cat"))
+    task = ended(app, submit(app, path).json()["TaskId"])
+    assert (task["BackendStatus"], task["Attempt"]) == ("completed", 2)
+    retried = "Retrying - the backend sent an answer that does not end"
+    assert retried in [event["Status"] for event in events_of(app, task["TaskId"])]
