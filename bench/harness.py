@@ -77,6 +77,14 @@ TARGETS: Final[Mapping[str, Target]] = {
     "bombs_memory": Target("100 MB of JSON made to hurt: the app's peak memory", "≤ 400 MB", "≤ 250 MB", "MB"),
     "bombs_health": Target("the same: another caller's longest GET of health", "≤ 1 s", "≤ 0.2 s", "s"),
     "paths_longest": Target("the same: the longest call in 6 s, median", "≤ 200 ms", "≤ 50 ms", "ms"),
+    "floods": Target("another caller's median beside 16 services of endless 100 Continue ÷ idle", "≤ 2.0", "≤ 1.2"),
+    "floods_worst": Target("the same beside the worst of the other floods", "≤ 2.0", "≤ 1.5"),
+    "floods_slow": Target(
+        "a task beside 240 of a service that takes one after 20 s: until it has ended, p95",
+        "≤ 0.5 s",
+        "≤ 0.1 s",
+        "s",
+    ),
     "durability_replica": Target("steps/s at 128 callers with `DURABILITY=replica` ÷ `none`", "≥ 0.3", "≥ 0.6"),
     "durability_fsync": Target("the same with `fsync` and `appendfsync always`", "≥ 0.05", "≥ 0.2"),
     "crowds_lists": Target(
