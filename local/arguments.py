@@ -97,7 +97,7 @@ def _backend(text: str) -> tuple[str, object]:
     """Returns the path, and the entry of ``BACKENDS``."""
     path, _, entry = text.partition("=")
     if not path.startswith("/"):
-        raise argparse.ArgumentTypeError(_BACKEND)
+        raise argparse.ArgumentTypeError(f"{path} does not begin with /: {_BACKEND}")
     if not _PATH.fullmatch(path):
         raise argparse.ArgumentTypeError(f"{path} is no path of an endpoint, such as /v1/mine")
     if entry.startswith("{"):

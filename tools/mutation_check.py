@@ -243,14 +243,14 @@ MUTATIONS = [
     Mutation(
         "garbage: a held entry whose name is none goes",
         "shared/store/lua/queue/maintain.lua",
-        "if string.find(entry, '%.%d+$') then",
+        "if string.find(entry, '^[!-~]+%.%d+$') then",
         "if true then",
         ("tests/cache_manager/test_foreign_values.py",),
     ),
     Mutation(
         "garbage: a waiting entry whose name is none goes",
         "shared/store/lua/queue/waiting.lua",
-        "if string.find(entry, '%.%d+$') then",
+        "if string.find(entry, '^[!-~]+%.%d+$') then",
         "if true then",
         ("tests/cache_manager/test_foreign_values.py",),
     ),

@@ -8,7 +8,7 @@ from typing import Final
 from shared.store.arguments import AdmitArgument, Clock, EndpointsArgument, now_of
 from shared.store.queries import Queries
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import pack, tag_of, to_ms
+from shared.store.redis.partitions import pack, tag_of, texts, to_ms
 
 UNASKED_S: Final = 120.0
 """After so long without a submit, an endpoint without tasks makes room for another one. A process asks again for an
@@ -41,9 +41,7 @@ class EndpointNames:
     async def forget_unused(self, prefix: str) -> int:
         """Make room: forget the endpoints that have no tasks and get none. Returns how many."""
         argument: EndpointsArgument = {"now": now_of(self._now_ms), "prefix": prefix, "ms": to_ms(UNASKED_S)}
-        unasked = {
-            path.decode() for path in await self._link.script("backend/endpoints", tag_of(prefix), pack(argument))
-        }
+        unasked = texts(await self._link.script("backend/endpoints", tag_of(prefix), pack(argument)))
         # In this order: a task that comes meanwhile has asked first.
         argument["unused"] = [*unasked - await self._queries.paths()]
         return await self._link.script("backend/endpoints", tag_of(prefix), pack(argument))

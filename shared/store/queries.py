@@ -9,7 +9,7 @@ from typing import Final
 from shared.store.arguments import Clock, ListArgument, now_of
 from shared.store.record_codec import readable_task
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import HASH_TAGS, by_tag, pack
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, texts
 from shared.tasks.task import State, Task
 
 LIST_READ_LIMIT: Final = 250
@@ -111,7 +111,7 @@ class Queries:
 
     async def _paths(self, script: str, argument: str) -> set[str]:
         parts = await asyncio.gather(*(self._link.script(script, tag, argument) for tag in HASH_TAGS))
-        return {path.decode() for part in parts for path in part}
+        return texts(path for part in parts for path in part)
 
     async def page(self, listing: Listing) -> Page:
         """A page of tasks, newest first. Paging meets every task that exists all the while exactly once, whatever

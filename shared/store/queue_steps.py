@@ -40,7 +40,7 @@ from shared.store.arguments import (
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.redis.link import NotAcknowledged, RedisLink
-from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, to_ms
+from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, texts, to_ms
 from shared.store.requeue import BackendAway
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
@@ -279,7 +279,7 @@ class QueueSteps:
     async def held_paths(self) -> set[str]:
         """The endpoint paths at which any attempt holds a slot, even if no task is left there."""
         parts = await asyncio.gather(*(self._link.script("queue/held_paths", tag) for tag in HASH_TAGS))
-        return {path.decode() for part in parts for path in part}
+        return texts(path for part in parts for path in part)
 
     async def maintain(self, path: str, *, events_are_claimed: bool = True) -> Maintained:
         """What the reconciler does for a queue at each run.

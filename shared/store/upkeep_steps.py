@@ -27,7 +27,7 @@ from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, texts, to_ms
 from shared.store.replies import unnamed_blobs
 from shared.store.task_steps import BACKOFF_CAP_S
 from shared.store.uploads import unpack_upload
@@ -214,7 +214,7 @@ class UpkeepSteps:
         }
         packed = pack(argument)
         parts = await asyncio.gather(*(self._link.script("task/lost", tag, packed) for tag in HASH_TAGS))
-        return {path.decode() for part in parts for path in part}
+        return texts(path for part in parts for path in part)
 
     async def idle_entries(self, path: str, grants: Iterable[SlotGrant]) -> list[SlotGrant]:
         """Those of a queue's waiting entries that wait for nothing: their tasks are gone, have ended, or are at

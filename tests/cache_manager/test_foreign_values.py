@@ -77,6 +77,19 @@ async def test_an_outage_that_is_none_stops_no_sweep(
     assert await process.queues.outages() == {}
 
 
+@pytest.mark.parametrize("kind", ["paths", "ended_paths", "queues"])
+async def test_a_path_that_is_no_text_fails_no_list(
+    process: Process, clock: Clock, redis_server: Server, kind: str
+) -> None:
+    await process.store.create(NewTask("t", PATH, lease_s=60))
+    for node in nodes(redis_server):
+        with node.connect() as client, suppress(MovedError):
+            client.sadd("{" + tag_of("t") + "}" + kind, b"\xff\xfe")
+    assert PATH in await process.queues.paths()
+    assert [*await process.queues.depths()] == [PATH]
+    await rounds(process, clock)
+
+
 @pytest.mark.parametrize("kind", ["qo", "qh", "outages"])
 async def test_a_key_of_another_type_is_lost(process: Process, clock: Clock, redis_server: Server, kind: str) -> None:
     await process.queues.configure(PATH, {"paused": kind != "qh"})
@@ -103,10 +116,10 @@ async def test_an_owners_entries_of_another_type_are_lost(
     assert (await process.queues.status(PATH)).waiting == 2
 
 
-@pytest.mark.parametrize("name", ["garbage", "t.x", ""])
+@pytest.mark.parametrize("name", ["garbage", "t.x", "", b"\xff\xfe.1"])
 @pytest.mark.parametrize("kind", ["qh", "qw"])
 async def test_an_entry_whose_name_is_none_goes(
-    process: Process, clock: Clock, redis_server: Server, kind: str, name: str
+    process: Process, clock: Clock, redis_server: Server, kind: str, name: str | bytes
 ) -> None:
     await process.queues.configure(PATH, {"paused": True})
     await process.store.create(NewTask("t", PATH, lease_s=60))

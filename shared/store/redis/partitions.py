@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
@@ -72,3 +73,12 @@ def by_tag(task_ids: Iterable[str]) -> dict[str, list[str]]:
 
 def to_ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def texts(names: Iterable[bytes]) -> set[str]:
+    """The names that are texts. Others were written by somebody else."""
+    found: set[str] = set()
+    for name in names:
+        with suppress(UnicodeDecodeError):
+            found.add(name.decode())
+    return found

@@ -18,7 +18,7 @@ if queue.G and queue.G <= queue_now then count_told_slots(queue) end
 local function entries_between(low, high)
   local entries = {}
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', held_key, low, high, 'LIMIT', 0, arg.most)) do
-    if string.find(entry, '%.%d+$') then
+    if string.find(entry, '^[!-~]+%.%d+$') then
       entries[#entries + 1] = entry
     else
       remove_entry(queue, entry, '')

@@ -22,7 +22,7 @@ for nth = first, first + math.min(owners, left) - 1 do
   local row = { owner }
   for _, entry in ipairs(entries) do
     -- One whose name is none was written by somebody else.
-    if string.find(entry, '%.%d+$') then
+    if string.find(entry, '^[!-~]+%.%d+$') then
       row[#row + 1] = entry
     else
       stop_waiting(queue, entry, owner)
