@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -101,6 +102,7 @@ class _Flooder:
         self._flood: Flood | None = None
         self._lock = threading.Lock()
         self._came = self._answered = 0
+        self._connections = set[socket.socket]()
 
     def control(self, connection: socket.socket) -> None:
         method, target, *_ = connection.recv(_PIECE_BYTES).split()
@@ -108,6 +110,10 @@ class _Flooder:
             if method == b"PUT":
                 self._flood = dict(enumerate(FLOODS.values())).get(int(target.removeprefix(b"/")))
                 self._came = 0
+                for each in self._connections:  # it may wait for a long time until more is read
+                    with suppress(OSError):
+                        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        each.shutdown(socket.SHUT_RDWR)
             calls = json.dumps([self._came, self._answered]).encode()
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(calls) + calls)
 
@@ -118,6 +124,7 @@ class _Flooder:
             flood = self._flood
             self._came += 1
             self._answered += 1
+            self._connections.add(connection)
         try:
             target = request.partition(b"\r\n")[0].split()[1]
             if b"/slow/" in target:
@@ -130,6 +137,7 @@ class _Flooder:
         finally:
             with self._lock:
                 self._answered -= 1
+                self._connections.discard(connection)
 
     def _send(self, connection: socket.socket, flood: Flood) -> None:
         end_s = time.monotonic() + _LONGEST_S

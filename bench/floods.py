@@ -43,7 +43,7 @@ SETTLING_S: Final = 1.0
 
 
 def run(quick: bool) -> list[Figure]:
-    names, repeats = (QUICKLY, 5) if quick else (tuple(FLOODS), 9)
+    names, repeats = (QUICKLY, 5) if quick else (tuple(FLOODS), 5)
     report = Report(
         "floods",
         quick=quick,

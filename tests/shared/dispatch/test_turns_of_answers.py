@@ -127,3 +127,24 @@ async def test_what_lies_behind_the_answer_is_not_read_in_a_later_turn(monkeypat
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 8151\r\n\r\n".ljust(8192, b"x")
     handler.data_received(whole + HEAD * 10)
     await until(lambda: transport.is_aborted)
+
+
+class Noted(Held):
+    """Notes how long the pieces have taken."""
+
+    def __init__(self) -> None:
+        super().__init__(ever=False)
+        self.took_s: list[float] = []
+
+    def next_s(self, now_s: float, took_s: float) -> float:
+        self.took_s.append(took_s)
+        return super().next_s(now_s, took_s)
+
+
+async def test_a_large_piece_waits_for_its_copies_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_answers, "_PIECES_AT_ONCE", 0)
+    monkeypatch.setattr(bounded_answers, "_AROUND_A_BYTE_S", 1.0)
+    turns = Noted()
+    handler, _ = await answers(turns)
+    handler.data_received(HEAD + bytes(1000))
+    assert turns.took_s[0] >= len(HEAD) + 1000
