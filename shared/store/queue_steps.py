@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -413,7 +414,11 @@ def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
 
 
 def granted_of(path: str, reply: list[Any]) -> Granted:
-    return Granted(path, [SlotGrant.parse(entry.decode()) for entry in reply[0]], _seconds(reply[1]))
+    grants: list[SlotGrant] = []
+    for entry in reply[0]:
+        with suppress(ValueError):  # one whose name is none was written by somebody else, and loses its slot again
+            grants.append(SlotGrant.parse(entry.decode()))
+    return Granted(path, grants, _seconds(reply[1]))
 
 
 def _position(reply: list[Any] | None) -> QueuePosition | None:

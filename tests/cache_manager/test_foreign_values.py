@@ -127,3 +127,25 @@ async def test_an_entry_whose_name_is_none_goes(
     await rounds(process, clock)
     status = await process.queues.status(PATH)
     assert (status.waiting, status.holding) == (1, 0)
+
+
+async def test_rounds_begin_whatever_is_written_of_who_has_them(process: Process, redis_server: Server) -> None:
+    assert await process.store.rounds.begin()
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            for key in client.scan_iter("{*}reconciler"):
+                client.hset(key, mapping={b"process": b"another's", b"until": b"garbage"})
+    assert await process.store.rounds.begin()
+
+
+@pytest.mark.parametrize("name", ["garbage", "u/", b"\xff\xfe.1"])
+async def test_a_slot_that_is_granted_to_no_entry_fails_nothing_and_is_free_again(
+    process: Process, clock: Clock, redis_server: Server, name: str | bytes
+) -> None:
+    await process.queues.configure(PATH, {"paused": True, "limit": 1})
+    await process.store.create(NewTask("t", PATH, lease_s=60))
+    overwrite(redis_server, PATH, f"qw:{PATH} ", {name: 1.0})
+    await process.queues.configure(PATH, {"paused": False})
+    await rounds(process, clock)
+    status = await process.queues.status(PATH)
+    assert (status.waiting, status.holding) == (0, 1)

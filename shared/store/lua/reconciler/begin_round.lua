@@ -9,7 +9,8 @@
 local arg = cmsgpack.unpack(ARGV[1])
 local key, now = reconciler_key(KEYS[1]), now_ms(arg.now)
 local process, until_ms, unclaimed = unpack(redis.call('HMGET', key, 'process', 'until', 'unclaimed'))
-local left_ms = process and tonumber(until_ms) - now or 0
+-- What is no time was written by somebody else: nobody has the rounds.
+local left_ms = process and (tonumber(until_ms or '') or now) - now or 0
 -- More than it ever is: the clock is that of another server now, and behind.
 local is_free = left_ms <= 0 or left_ms > arg.ms or process == arg.process
 if is_free then
