@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,15 +167,23 @@ async def test_without_a_replica_nothing_is_acknowledged_and_the_task_is_kept(pr
     await store.aclose()
 
 
-async def test_a_repetition_is_acknowledged_as_little_as_the_first_time(primary: RedisServer) -> None:
+async def test_a_repetition_is_acknowledged_as_little_as_the_first_time(
+    primary: RedisServer, replica: RedisServer
+) -> None:
     """It writes nothing itself, so its connection alone has nothing that a replica could lack."""
-    store = opened(primary.url, "replica")
-    for _ in range(3):
+    replicates(primary)
+    store, other = opened(primary.url, "replica"), opened(primary.url, "replica")
+    await store.create(new_task(1))
+    assert isinstance(await other.create(new_task(1)), Existing | Created)
+    os.kill(replica.pid, signal.SIGSTOP)  # still connected
+    try:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.create(new_task(2))
         with pytest.raises(StoreUnavailable):
-            await store.create(new_task(1))
-    other = opened(primary.url, "replica")
-    with pytest.raises(StoreUnavailable):
-        await other.create(new_task(1))
+            await other.create(new_task(2))
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
     await store.aclose()
     await other.aclose()
 
@@ -364,6 +374,9 @@ def patient_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def waiting_create(store: Store, primary: RedisServer) -> asyncio.Task[object]:
     """A create that was run, and whose acknowledgement is waited for."""
+    plain = opened(primary.url, "none")
+    await plain.create(new_task(2))  # else the server would not know the script yet, and wait for what was not run
+    await plain.aclose()
     creating = asyncio.ensure_future(store.create(new_task(1)))
 
     def waits() -> bool:
