@@ -84,7 +84,10 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
     Storage that hangs must not hold up what is overdue."""
     count = 0
     dispatcher = services.dispatcher
-    await services.store.mending.tend()
+    try:
+        await services.store.mending.tend()
+    except StoreUnavailable as error:  # what is overdue does not wait for it
+        log.warning("what does not fit together in Redis could not be mended, and will be: %s", error)
     async with aclosing(services.store.sweep()) as sweep:
         async for swept in sweep:
             count += swept.count

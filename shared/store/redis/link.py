@@ -178,19 +178,25 @@ class RedisLink:
         Raises:
             StoreUnavailable: Redis or one of its nodes does not answer.
         """
-        found: dict[str, list[bytes]] = {}
-        try:
-            number = 0
-            async for key in cast("Any", await self._client()).scan_iter(match="{*", count=_SCANNED_AT_ONCE):
-                tag, brace, name = key.partition(b"}")
-                found.setdefault((tag + brace).decode(errors="replace"), []).append(name)
-                number += 1
-                if number % _SCANNED_AT_ONCE == 0:
-                    yield {tag: found.get(tag, []) for tag in HASH_TAGS}
-                    found = {}
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(type(error).__name__) from error
-        yield {tag: found.get(tag, []) for tag in HASH_TAGS}
+        unavailable: StoreUnavailable | None = None
+        client = cast("Any", await self._client())
+        # Node by node: the cluster client's own scan loses its way after the first page of one.
+        for server in client.get_primaries() if self._is_clustered else [client]:
+            cursor = -1
+            while cursor:
+                words = "SCAN", max(0, cursor), "MATCH", "{*", "COUNT", _SCANNED_AT_ONCE
+                try:
+                    cursor, keys = await server.execute_command(*words)
+                except (RedisError, OSError) as error:  # what the other nodes hold is told all the same
+                    unavailable = StoreUnavailable(type(error).__name__)
+                    break
+                found: dict[str, list[bytes]] = {tag: [] for tag in HASH_TAGS}
+                for key in keys:
+                    tag, brace, name = key.partition(b"}")
+                    found.setdefault((tag + brace).decode(errors="replace"), []).append(name)
+                yield {tag: found[tag] for tag in HASH_TAGS}
+        if unavailable is not None:
+            raise unavailable
 
     def script(self, name: str, tag: str, *args: bytes | str) -> Coroutine[Any, Any, Any]:
         """Run a script by its name, such as ``task/apply``, on the keys under the hash *tag*.
