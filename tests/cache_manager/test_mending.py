@@ -106,6 +106,21 @@ async def test_a_lease_that_began_before_the_clock_was_set_back_ends_in_time(
     World(redis_server).assert_consistent()
 
 
+async def test_a_round_takes_up_what_is_overdue_though_nothing_can_be_mended(
+    process: Process, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable() -> None:
+        raise StoreUnavailable("a node is away")
+
+    monkeypatch.setattr(process.store.mending, "tend", unavailable)
+    await process.store.create(TASK)
+    task = await claimed(process)
+    await process.store.accept(task)
+    clock.advance(LEASE_S + 1)
+    await reconcile(process.services)
+    assert (await known(process)).attempt == 2
+
+
 async def test_a_lease_that_began_since_is_not_cut_short(process: Process, clock: Clock) -> None:
     await process.store.create(TASK)
     await reconcile(process.services)
