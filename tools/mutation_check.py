@@ -194,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "pipeline: without its steps a task fails",
         f"{TASK}/apply.lua",
-        "if not steps then arg.to,",
-        "if false then arg.to,",
+        "if not steps then\n    arg.to,",
+        "if false then\n    arg.to,",
         ("tests/cache_manager/test_mending.py",),
     ),
     Mutation(

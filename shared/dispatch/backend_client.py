@@ -6,6 +6,7 @@ aiohttp is imported when it is needed: it would take a quarter of the app's star
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER_S = 3600.0
 _READ_BYTES = 64 * 1024
+_STATUS = re.compile(r"answered (\d{3})\b")
+"""With which the reason of an answer begins that is told by its status."""
 _ENDLESS = "sent an answer that does not end"
 _READING_S = 1.0
 _ROOM_STEP_BYTES = 1024 * 1024
@@ -79,6 +82,8 @@ class Unreachable(_Answer):
     was_sent: bool = True
     """Whether the backend may have the task all the same."""
     text: str = field(default="", compare=False)
+    timed_out: bool = field(default=False, compare=False)
+    """Whether it did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class Erred(_Answer):
 
     reason: str
     text: str = field(default="", compare=False)
+    timed_out: bool = field(default=False, compare=False)
+    """Whether it did not end its answer in time, or says that something took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,15 @@ Answer = Accepted | Completed | Busy | Unreachable | NotFound | Erred | Rejected
 def described(answer: Busy | Unreachable | NotFound | Erred | Rejected) -> str:
     """What the backend did, for the operator."""
     return answer.reason if answer.text in answer.reason else f"{answer.reason}: {answer.text}"
+
+
+def error_type_of(answer: Busy | Unreachable | NotFound | Erred | Rejected) -> str:
+    """What went wrong, in a word that a span may be grouped by: the status, ``timeout``, or what kind of answer it
+    was."""
+    if status := _STATUS.match(answer.reason):
+        return status[1]
+    is_timeout = isinstance(answer, (Unreachable, Erred)) and answer.timed_out
+    return "timeout" if is_timeout else type(answer).__name__.lower()
 
 
 class ResultRoom(Protocol):
@@ -182,7 +198,7 @@ class BackendClient:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Unreachable("could not be reached", was_sent=False)
         except TimeoutError:
-            return Unreachable("did not answer in time")
+            return Unreachable("did not answer in time", timed_out=True)
         except EndlessAnswer:
             return Erred(_ENDLESS)
         except (aiohttp.ClientError, OSError):
@@ -286,7 +302,8 @@ async def _result(response: Response, deadline: float, room: ResultRoom) -> Comp
         return Erred(_ENDLESS)
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         response.abort()
-        return Erred("did not end its answer in time" if isinstance(error, TimeoutError) else "broke off its answer")
+        timed_out = isinstance(error, TimeoutError)
+        return Erred("did not end its answer in time" if timed_out else "broke off its answer", timed_out=timed_out)
     try:
         status = status_texts.completion(headers.get(COMPLETION_HEADER, ""))
     except ValueError:
@@ -342,11 +359,11 @@ def _meaning(response: Response, backend: Backend, body: bytes) -> Answer:
         # The caller can act on it. What else a backend says is for the operator.
         reason = f"{reason}: {text}"
     if status in (502, 504):  # a gateway's, in place of a backend that is not there
-        return Unreachable(reason, text=text)
+        return Unreachable(reason, text=text, timed_out=status == 504)
     if status == 404:
         return NotFound(reason, text)
     if status == 408 or status >= 500:
-        return Erred(reason, text)
+        return Erred(reason, text, timed_out=status == 408)
     return Rejected(reason, text)
 
 

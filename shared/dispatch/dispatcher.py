@@ -41,6 +41,7 @@ from shared.store import (
     TaskStore,
 )
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Granted, Refusal, Refused, SlotGrant
 from shared.tasks.task import Task
 from shared.tasks.told_slots import ToldSlots
@@ -297,7 +298,7 @@ class Dispatcher:
                 answer = await self._calls.call(claimed, endpoint, room)
             except TooLarge:
                 telemetry.setback(task, status_texts.BODY_TOO_LARGE)
-                return await self._fail(task, status_texts.BODY_TOO_LARGE)
+                return await self._fail(task, status_texts.BODY_TOO_LARGE, EndReason.REJECTED)
             except BodyMissing:
                 return await self._handle_missing_body(task)
             except BlobsUnavailable:
@@ -315,7 +316,7 @@ class Dispatcher:
         if now is not None and now.body != task.body:  # a report has replaced it meanwhile
             return await self._return_to_queue(task, BodyUnavailable())
         telemetry.setback(task, status_texts.BODY_GONE)
-        return await self._fail(task, status_texts.BODY_GONE)
+        return await self._fail(task, status_texts.BODY_GONE, EndReason.REJECTED)
 
     async def _complete(self, task: Task, answer: Completed, backend: str) -> Dispatched:
         """The answer has the result. If it cannot be stored, the task is worked on again."""
@@ -342,7 +343,7 @@ class Dispatcher:
             return Dispatched.ACCEPTED
         decision = after_answer(answer, backend, task.failures, self._settings.max_attempts)
         if isinstance(decision, Fail):
-            return await self._fail(task, decision.status)
+            return await self._fail(task, decision.status, decision.reason)
         return await self._return_to_queue(task, decision)
 
     async def _return_to_queue(self, task: Task, reason: RequeueReason) -> Dispatched:
@@ -357,8 +358,8 @@ class Dispatcher:
             self.dispatch_granted(requeued.granted)
         return Dispatched.BUSY if isinstance(reason, (BackendBusy, DispatcherFull)) else Dispatched.RETRIED
 
-    async def _fail(self, task: Task, status: str) -> Dispatched:
-        outcome = await self._store.fail(task, status=status)
+    async def _fail(self, task: Task, status: str, reason: EndReason) -> Dispatched:
+        outcome = await self._store.fail(task, status=status, reason=reason)
         if isinstance(outcome, Applied):
             await self.after_transition(outcome)
         return Dispatched.FAILED

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
+from shared.tasks.end_reason import EndReason
 from shared.tasks.task import Actor, Reason, State
 
 Clock = Callable[[], int]
@@ -70,7 +71,7 @@ class ApplyStep(TypedDict, total=False):
     needs_body: bool
     takes_result: bool
     token: str
-    reason: Reason
+    reason: Reason | EndReason
     deferred: bool
     body: list[Any]
     result: list[Any]

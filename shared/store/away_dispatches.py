@@ -15,6 +15,7 @@ from shared.store.redis.link import StoreUnavailable
 from shared.store.requeue import BackendAway
 from shared.store.task_steps import TaskSteps
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Granted, Outcome
 from shared.tasks.task import Task
 
@@ -44,7 +45,8 @@ class AwayDispatches:
         outage = found.outage
         limit_s = limit_s_if_over(outage, self._policy, self._now_ms, task.queued_ms) if outage else None
         if limit_s is not None:
-            outcome = await self._tasks.fail_dispatch(task, status=status_texts.gave_up(reason.cause, limit_s))
+            gave_up = status_texts.gave_up(reason.cause, limit_s)
+            outcome = await self._tasks.fail_dispatch(task, status=gave_up, reason=reason.end_reason)
         elif found.what != "away":
             outcome = await self._count(task, reason, found)
         else:
@@ -70,10 +72,11 @@ class AwayDispatches:
 
     async def _count(self, task: Task, reason: BackendAway, found: Away) -> Outcome:
         failures, limit = task.failures + 1, self._policy.max_attempts
-        ending = status_texts.exhausted(reason.cause, failures, limit)
+        ending, why = status_texts.exhausted(reason.cause, failures, limit), reason.end_reason
         if found.what == "misdirected":
             limit, ending = min(limit, MISDIRECTED_ATTEMPTS), status_texts.NO_SUCH_ENDPOINT
+            why = EndReason.REJECTED
         if failures >= limit:
-            return await self._tasks.fail_dispatch(task, status=ending)
+            return await self._tasks.fail_dispatch(task, status=ending, reason=why)
         status = status_texts.retrying(reason.cause)
         return await self._tasks.requeue(task, status=status, failed=True, away_ms=found.at_ms)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast, overload
 
 from shared.store.redis.partitions import NOT_PACKED, to_ms, unpack, unpack_each
+from shared.tasks.end_reason import EndReason
 from shared.tasks.task import (
     DEFAULT_PRIORITY,
     Actor,
@@ -41,6 +42,11 @@ HISTORY_NUMBERS: Final = {
     "release": 2,
     "replay": 3,
     "children": 4,
+    "rejected": 5,
+    "unreachable": 6,
+    "timeout": 7,
+    "lease": 8,
+    "publishes": 9,
 }
 """The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
@@ -59,6 +65,17 @@ _TOLD_REASONS: Final = {
     (Actor.CLIENT, State.CANCELLED): Reason.CANCEL,
 }
 """Those that actor and state tell. All others are reports."""
+_STORED_ENDS: Final[dict[int, EndReason]] = {
+    HISTORY_NUMBERS[end]: end
+    for end in (
+        EndReason.REJECTED,
+        EndReason.UNREACHABLE,
+        EndReason.TIMEOUT,
+        EndReason.LEASE,
+        EndReason.PUBLISHES,
+    )
+}
+"""Why the backbone gave a task up: stored in the place of the reason, which actor and state tell then."""
 
 
 def pack_content(content: Content) -> list[Any]:
@@ -153,13 +170,18 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         owner=new.owner,
         away_ms=None,
         completion_unpublished=False,
-        history=(Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT),),
+        history=(_submitted(new, now_ms),),
         long_status=new.long_status,
         lease_ms=to_ms(new.lease_s),
         place=Place(1, len(new.steps)) if new.steps else None,
         pipeline=new.pipeline,
         batch=new.batch,
     )
+
+
+def _submitted(new: NewTask, now_ms: int) -> Event:
+    end = _end_of(new.state, Reason.SUBMIT, 0)
+    return Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT, end)
 
 
 def readable_task(task_id: str, raw: bytes) -> Task | None:
@@ -287,12 +309,27 @@ class _History(Sequence[Event]):
         at_ms, state_number, attempt, actor_number, status, *more = row
         state, actor = _STATE_OF_NUMBER[state_number], _ACTOR_OF_NUMBER[actor_number]
         told = Reason.SUBMIT if is_first else _TOLD_REASONS.get((actor, state), Reason.REPORT)
-        reason = _STORED_REASONS.get(more[0], told) if more else told
+        number = more[0] if more else 0
+        reason = _STORED_REASONS.get(number, told)
         text = state.value if status is True else status
-        return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason)
+        end = _end_of(state, reason, number)
+        return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason, end)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]
 
     def __hash__(self) -> int:
         return hash((*self,))
+
+
+def _end_of(state: State, reason: Reason, number: int) -> EndReason | None:
+    """Why a task ended with an event; *number* is what the history has stored beside."""
+    match state:
+        case State.COMPLETED:
+            return EndReason.COMPLETED
+        case State.CANCELLED:
+            return EndReason.CANCELLED
+        case State.FAILED:
+            return _STORED_ENDS.get(number, None if reason is Reason.GIVE_UP else EndReason.REPORTED)
+        case _:
+            return None

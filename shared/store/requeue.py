@@ -4,6 +4,7 @@ failures."""
 from __future__ import annotations
 
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.value import value
 
 
@@ -30,12 +31,19 @@ class BackendAway:
         was_sent: whether the backend may have had the task.
         not_found: whether it answered that it does not know the path. If it accepts tasks at other paths, and never
             did at this one, the path is a mistake.
+        timed_out: whether it did not answer in time.
     """
 
     cause: str
     backend: str | None
     was_sent: bool = False
     not_found: bool = False
+    timed_out: bool = False
+
+    @property
+    def end_reason(self) -> EndReason:
+        """Why a task ends that has waited too long for it, or tried it too often."""
+        return EndReason.TIMEOUT if self.timed_out else EndReason.UNREACHABLE
 
 
 @value

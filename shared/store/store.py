@@ -47,6 +47,7 @@ from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.store.uploads import Uploads
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import (
     Applied,
     BatchRefused,
@@ -220,9 +221,9 @@ class TaskStore:
         await self._outages.note_answer(backend)
         return await self._effects.of(outcome)
 
-    async def fail(self, task: Task, *, status: str) -> Outcome:
+    async def fail(self, task: Task, *, status: str, reason: EndReason) -> Outcome:
         """End a claimed task that cannot be dispatched."""
-        return await self._effects.of(await self._tasks.fail_dispatch(task, status=status))
+        return await self._effects.of(await self._tasks.fail_dispatch(task, status=status, reason=reason))
 
     async def update(
         self, task_id: str, *, state: State | None, told: State | None = None, **report: Unpack[Report]

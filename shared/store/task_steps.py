@@ -25,6 +25,7 @@ from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import claimed_of, combined_outcome_of, outcome_of
 from shared.store.reports import Report, SentOn, report_step, token_of
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -152,7 +153,7 @@ class TaskSteps:
         }
         return await self._apply(task.id, step, result, data)
 
-    async def fail_dispatch(self, task: Task, *, status: str) -> Outcome:
+    async def fail_dispatch(self, task: Task, *, status: str, reason: EndReason) -> Outcome:
         """End a claimed task that cannot be dispatched."""
         step: ApplyStep = {
             "actor": Actor.DISPATCHER,
@@ -161,6 +162,7 @@ class TaskSteps:
             "to": State.FAILED,
             "failed": True,
             "status": status,
+            "reason": reason,
         }
         return await self._apply(task.id, step)
 

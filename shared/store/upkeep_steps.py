@@ -86,6 +86,8 @@ class Overdue:
     service_ms: int | None = None
     unnamed_blobs: Sequence[str] = ()
     """As in :class:`Applied`."""
+    late_ms: int = 0
+    """How long ago the end was reported that has taken effect."""
     upload: Upload | None = None
     """An upload that nobody can use any more. All else is of tasks."""
 
@@ -95,7 +97,13 @@ class Overdue:
         if self.task is None or self.what not in ("retry", "failed", "ended"):
             return None
         origin = Origin(self.task.path, self.task.attempt - (self.what == "retry"))
-        return Applied(self.task, origin, service_ms=self.service_ms, unnamed_blobs=self.unnamed_blobs)
+        return Applied(
+            self.task,
+            origin,
+            service_ms=self.service_ms,
+            unnamed_blobs=self.unnamed_blobs,
+            late_ms=self.late_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +276,11 @@ def _overdue(
     raw: bytes | None = None,
     service_ms: int | None = None,
     named: Sequence[bytes | None] | None = None,
+    late_ms: int = 0,
 ) -> Overdue:
     name = task_id.decode()
     if what == b"upload":
         return Overdue("upload", name, None, upload=None if raw is None else unpack_upload(name, raw))
     task = None if raw is None else unpack_task(name, raw)
-    return Overdue(
-        cast("Any", what.decode()), name, task, service_ms, () if task is None else unnamed_blobs(task, named)
-    )
+    blobs = () if task is None else unnamed_blobs(task, named)
+    return Overdue(cast("Any", what.decode()), name, task, service_ms, blobs, late_ms)

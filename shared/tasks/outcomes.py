@@ -159,6 +159,7 @@ class Applied:
         slot: what a report means to the slot of a task that is still running: its text told an end, so that the slot
             is free, or the report took such an end back, so that the slot is held again. Or to that of a task that
             its backend gave back: the queue forgets it.
+        late_ms: how long ago the end was reported that takes effect with it.
         unnamed_blobs: a result, a body, a long status that the step has replaced: nothing names them any more.
     """
 
@@ -168,6 +169,7 @@ class Applied:
     service_ms: int | None = None
     slot: Literal["freed", "held", "forgotten"] | None = None
     unnamed_blobs: Sequence[str] = ()
+    late_ms: int = 0
 
     @property
     def is_transition(self) -> bool:

@@ -12,10 +12,12 @@ from urllib.parse import unquote
 from shared.tasks.task import LONG_STATUS_CHARS, MAX_STATUS_CHARS, State
 
 CANCELLED: Final = "Cancelled"
-AWAITING_SERVICE: Final = "Awaiting service availability"
-AWAITING_DISPATCHER: Final = "Awaiting a free dispatcher"
-AWAITING_BODY: Final = "Awaiting the request body"
-AWAITING_RESULT: Final = "Awaiting room for the result"
+AWAITING: Final = "Awaiting "
+"""With which each text begins that says why a dispatch came to nothing, without a failure of the task."""
+AWAITING_SERVICE: Final = f"{AWAITING}service availability"
+AWAITING_DISPATCHER: Final = f"{AWAITING}a free dispatcher"
+AWAITING_BODY: Final = f"{AWAITING}the request body"
+AWAITING_RESULT: Final = f"{AWAITING}room for the result"
 BODY_GONE: Final = "Failed - the request body is gone."
 BODY_TOO_LARGE: Final = "Failed - the request body is too large for this backend, which takes no reference to it."
 UNDELIVERED: Final = "Failed - unable to send to backend service."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
+from shared.tasks.end_reason import EndReason
 from shared.tasks.value import value
 
 DEFAULT_PRIORITY: Final = 5
@@ -120,6 +121,8 @@ class Event(NamedTuple):
     path: str
     """The endpoint path that the task then had."""
     reason: Reason
+    end: EndReason | None = None
+    """Why the task ended with it; None if it did not, or if an earlier version of the app gave it up."""
 
 
 class PipelineStep(NamedTuple):

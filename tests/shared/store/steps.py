@@ -12,6 +12,7 @@ import pytest
 from shared.store.redis.partitions import PARTITIONS, partition
 from shared.store.reports import SentOn
 from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Outcome
 from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
 from tests.shared.store.conftest import Clock, Store
@@ -211,7 +212,12 @@ STEPS = [
         dispatched,
         lambda store, task: store.requeue(task, status="Awaiting service availability"),
     ),
-    Step("fail_dispatch", "task/apply", dispatched, lambda store, task: store.fail_dispatch(task, status="Failed.")),
+    Step(
+        "fail_dispatch",
+        "task/apply",
+        dispatched,
+        lambda store, task: store.fail_dispatch(task, status="Failed.", reason=EndReason.REJECTED),
+    ),
     Step(
         "running",
         "task/apply",

@@ -21,6 +21,7 @@ from shared.store.batch_steps import (
     Registration,
     then_task_id,
 )
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, BatchRefused, Created, Existing, Outcome, Refusal, Refused, TooLate
 from shared.tasks.task import BatchState, Content, NewBatch, NewTask, PipelineStep, Reason, State, Task, ThenTask
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
@@ -569,7 +570,7 @@ async def test_whatever_ends_a_child_is_kept_for_its_batch(
             claimed = await store.claim("c1", None)
             assert claimed.task
             if how == "dispatch":
-                await store.fail_dispatch(claimed.task, status="no")
+                await store.fail_dispatch(claimed.task, status="no", reason=EndReason.REJECTED)
             if how == "text":
                 await store.update("c1", state=State.RUNNING, status="completed", told=DONE)
             clock.advance(POLICY.dispatch_window_s + 1)

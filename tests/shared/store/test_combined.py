@@ -19,6 +19,7 @@ from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import unpack
 from shared.store.upkeep_steps import UpkeepSteps
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import (
     Applied,
     Claimed,
@@ -252,10 +253,12 @@ async def test_however_a_task_ends_its_slot_is_granted(process: Process, clock: 
     held = await process.learn(clock)
     await process.store.create_and_enqueue(new("t1"))
     if end == "given up":
-        refused = await process.store.fail_dispatch(replace(held[0], attempt=7), status="gone")
+        refused = await process.store.fail_dispatch(
+            replace(held[0], attempt=7), status="gone", reason=EndReason.REJECTED
+        )
         assert isinstance(refused, Refused)
         assert refused.granted == (), "the end of another attempt releases no slot"
-        outcome = await process.store.update("held0", state=State.FAILED, status="gone")
+        outcome = await process.store.update("held0", state=State.FAILED, status="gone", reason=EndReason.REJECTED)
     elif end == "cancelled":
         outcome = await process.store.cancel("held0")
     else:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Created, Refusal, Refused
 from shared.tasks.task import Content, LongStatus, State
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
@@ -52,7 +53,7 @@ async def requeue(store: Store, clock: Clock) -> None:
 async def fail(store: Store, clock: Clock) -> None:
     await let_lease_end(store, clock)
     await set_long(store, None)
-    await store.fail_dispatch(await claim(store), status="rejected")
+    await store.fail_dispatch(await claim(store), status="rejected", reason=EndReason.REJECTED)
 
 
 async def fail_and_replay(store: Store, clock: Clock) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from shared.store import BackendAway, BackendFailed, RedisLink, TaskStore
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Granted, Refused, SlotGrant
 from shared.tasks.task import Content, NewTask, State, Task
 from tests.shared.store.conftest import Clock, opener
@@ -23,7 +24,7 @@ POLICY = store_policy(
     max_attempts=4, backoff_base_s=2, busy_retry_s=5, max_outage_s=600, max_unregistered_s=1200, republish_s=30
 )
 REFUSED = BackendAway("the backend could not be reached", BACKEND)
-NO_ANSWER = BackendAway("the backend did not answer in time", BACKEND, was_sent=True)
+NO_ANSWER = BackendAway("the backend did not answer in time", BACKEND, was_sent=True, timed_out=True)
 NOT_FOUND = BackendAway("the backend answered 404", BACKEND, not_found=True)
 UNREGISTERED = BackendAway(status_texts.UNREGISTERED, None)
 
@@ -162,6 +163,7 @@ async def test_a_task_that_ends_its_service_is_to_blame_and_the_others_are_not(
     (poison,) = await backbone.tasks("poison")
     assert (poison.state, poison.failures) == (State.FAILED, 4)
     assert poison.status == "Failed - the backend did not answer in time (attempt 4 of 4)."
+    assert poison.history[-1].end is EndReason.TIMEOUT
     others = await backbone.tasks(*IDS, *(f"later{number}" for number in range(20)))
     assert {task.state for task in others} == {State.COMPLETED}
     assert max(task.failures for task in others) <= 1, "what the service had when it died"
@@ -178,6 +180,7 @@ async def test_a_bad_task_alone_is_held_while_nothing_shows_that_it_is_to_blame(
     await backbone.run(30)
     (bad,) = await backbone.tasks("bad")
     assert bad.status == "Failed - gave up after 600 seconds: the backend did not answer in time."
+    assert bad.history[-1].end is EndReason.TIMEOUT
 
 
 async def test_an_error_that_the_service_answers_counts_even_if_the_task_is_alone(
@@ -206,6 +209,7 @@ async def test_a_task_is_given_up_once_its_wait_and_the_outage_are_too_long(
     await backbone.run(limit_s / 2)
     (second,) = await backbone.tasks("second")
     assert second.state == State.FAILED
+    assert {task.history[-1].end for task in (first, second)} == {EndReason.UNREACHABLE}
     assert (await store.queues.status(PATH)).waiting == 0
 
 
@@ -217,6 +221,7 @@ async def test_tasks_that_never_were_a_probe_are_given_up_too(store: TaskStore, 
     # than the limit.
     await backbone.run(2 * POLICY.max_outage_s + 60)
     assert {task.state for task in await backbone.tasks(*many)} == {State.FAILED}
+    assert {task.history[-1].end for task in await backbone.tasks(*many)} == {EndReason.UNREACHABLE}
     assert await store.queues.outages() == {}
 
 
@@ -255,6 +260,7 @@ async def test_a_path_that_the_backend_does_not_know_fails_after_three_tries(sto
     (mistyped,) = await backbone.tasks("mistyped")
     assert mistyped.status == "Failed - the backend answers 404 at this path, and serves others."
     assert (mistyped.failures, backbone.dispatched.count("mistyped")) == (3, 3)
+    assert mistyped.history[-1].end is EndReason.REJECTED
     assert await store.queues.outages() == {}
 
 

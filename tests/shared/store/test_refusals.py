@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Outcome, Refusal, Refused
 from shared.tasks.task import Content, State, Task
 from tests.shared.store import steps
@@ -21,7 +22,7 @@ STEPS: dict[str, Take] = {
     "claim": lambda store, task: store.claim(task.id, task.attempt),
     "accepted": lambda store, task: store.accepted(task),
     "requeue": lambda store, task: store.requeue(task, status="Retrying", apart_s=1, failed=True),
-    "fail_dispatch": lambda store, task: store.fail_dispatch(task, status="Failed."),
+    "fail_dispatch": lambda store, task: store.fail_dispatch(task, status="Failed.", reason=EndReason.REJECTED),
     "heartbeat": lambda store, task: store.update(task.id, state=None, status="50 %", attempt=task.attempt),
     "running": lambda store, task: store.update(task.id, state=State.RUNNING, status="r", attempt=task.attempt),
     "completed": lambda store, task: store.update(task.id, state=State.COMPLETED, status="c", attempt=task.attempt),

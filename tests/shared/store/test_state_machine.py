@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from shared.store.redis.partitions import HASH_TAGS, partition
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Refused
 from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
 from tests.shared.store.conftest import POLICY, Clock, Store, store_at
@@ -314,7 +315,7 @@ class StoreMachine(RuleBasedStateMachine):
             outcome = self.run(store.accepted(task))
             after = model and model.moved_to(State.DISPATCHED, now_ms, is_accepted=True)
         elif answer == "failed":
-            outcome = self.run(store.fail_dispatch(task, status="Failed"))
+            outcome = self.run(store.fail_dispatch(task, status="Failed", reason=EndReason.REJECTED))
             after = model and model.moved_to(State.FAILED, now_ms, failures=model.failures + 1)
         else:
             failed = answer == "retry"

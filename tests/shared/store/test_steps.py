@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Existing, Origin, Refusal, Refused
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
@@ -238,14 +239,14 @@ async def test_a_dispatch_that_fails_for_good_fails_the_task(
     assert world(redis_server) == DISPATCHED
     task = await store.get("t1")
     assert task
-    outcome = await store.fail_dispatch(task, status="Failed - refused.")
+    outcome = await store.fail_dispatch(task, status="Failed - refused.", reason=EndReason.REJECTED)
     assert isinstance(outcome, Applied)
     assert outcome.is_transition
     assert world(redis_server) == text("""
         t:t1 failed /v1/a 'Failed - refused.' a1 f1 n1 v3 c0 m2 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
           +1 dispatched a1 dispatcher ''
-          +2 failed a1 dispatcher 'Failed - refused.'
+          +2 failed a1 dispatcher 'Failed - refused.' rejected
         b:t1 hello
         z:/v1/a:failed t1@0
         due t1@1002

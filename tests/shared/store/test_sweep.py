@@ -172,7 +172,7 @@ async def test_a_task_fails_after_it_was_published_in_vain_up_to_the_limit(
     assert world(redis_server) == text(f"""
         t:t1 failed /v1/a '{UNSENT}' a1 f0 n3 v2 c0 m1800 q0 l60 dispatch body=text/plain:5
           +0 created a1 client 'created'
-          +1800 failed a1 reconciler '{UNSENT}'
+          +1800 failed a1 reconciler '{UNSENT}' publishes
         b:t1 hello
         z:/v1/a:failed t1@0
         due t1@2800
@@ -273,7 +273,7 @@ async def test_a_task_fails_after_its_last_lease_and_its_status_names_the_attemp
           +40 dispatched a2 dispatcher ''
           +80 created a3 reconciler 'Retrying - {SILENCE}'
           +80 dispatched a3 dispatcher ''
-          +120 failed a3 reconciler '{GIVEN_UP}'
+          +120 failed a3 reconciler '{GIVEN_UP}' lease
         b:t1 hello
         z:/v1/a:failed t1@0
         due t1@1120
@@ -292,7 +292,7 @@ async def test_a_silent_task_without_dispatch_fails_and_is_never_published(
     assert world(redis_server) == text(f"""
         t:t1 failed /v1/a 'Failed - {SILENCE}.' a1 f1 n0 v2 c0 m1000 q0 l60 no-dispatch
           +0 {state} a1 client 'created'
-          +1000 failed a1 reconciler 'Failed - {SILENCE}.'
+          +1000 failed a1 reconciler 'Failed - {SILENCE}.' lease
         z:/v1/a:failed t1@0
         due t1@2000
         paths /v1/a

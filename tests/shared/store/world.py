@@ -255,7 +255,8 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
 
 
 def _reason(number: int = 0, path: str = "") -> str:
-    reason = ("", " next-step", " release", " replay", " children")[number]
+    told = ("next-step", "release", "replay", "children", "rejected", "unreachable", "timeout", "lease", "publishes")
+    reason = f" {told[number - 1]}" if number else ""
     return f"{reason} at {path}" if path else reason
 
 

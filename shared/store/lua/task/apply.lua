@@ -20,7 +20,8 @@
 --            next_step       true: a new attempt at the end of the queue, with a clean slate
 --            takes_result    true: the stored result, which must exist, becomes the body of the next step
 --            token           by what this attempt sends the task on, by which a repetition is known
---            reason          why, for the history, if the rest does not tell it
+--            reason          why, for the history, if the rest does not tell it; of an end that the backbone makes, as
+--                            shared/tasks/end_reason.py has it
 --            deferred        true: the deferred end of a pipeline's step takes effect
 --            progress        0 to 1, of this attempt
 --            body, result, checkpoint   {content type, bytes, blob}; with needs_body = true the stored body is used and must
@@ -151,7 +152,10 @@ if rec.N and arg.to == 'completed' and rec.N[1] < rec.N[2] then
   local is_read, read = pcall(cmsgpack.unpack, redis.call('GET', task_key('n:' .. id)) or '')
   steps = is_read and type(read) == 'table' and read[rec.N[2] + 1] and read
   -- Somebody deleted or overwrote them.
-  if not steps then arg.to, arg.status, brief, arg.long = 'failed', PIPELINE_LOST, PIPELINE_LOST, nil end
+  if not steps then
+    arg.to, arg.status, brief, arg.long = 'failed', PIPELINE_LOST, PIPELINE_LOST, nil
+    arg.reason = 'rejected'
+  end
 end
 if steps then
   local number, ended = rec.N[1] + 1, arg.deferred and rec.m or now

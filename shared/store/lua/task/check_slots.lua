@@ -28,7 +28,7 @@ for _, entry in ipairs(arg.entries) do
     found[#found + 1] = { 'gone', id, attempt }
   elseif replay or rec.s == 'created' then
     if not replay and rec.n >= arg.max_attempts then
-      raw = give_up(id, rec, arg.undelivered, now, arg)
+      raw = give_up(id, rec, arg.undelivered, 'publishes', now, arg)
     elseif not replay then
       rec.n, rec.k = rec.n + 1, arg.op
       raw = save_record(id, rec)

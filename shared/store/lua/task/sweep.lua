@@ -16,9 +16,10 @@
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
--- Returns  {{what, id, record?, ms?, blobs?}, …}, at most limit of them. What was done:
+-- Returns  {{what, id, record?, ms?, blobs?, ms?}, …}, at most limit of them. What was done:
 --          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
---          'ended': its deferred end took effect; then also the service time in ms, or false;
+--          'ended': its deferred end took effect; then also the service time in ms, or false, and after the blobs, how many
+--          ms ago it was reported;
 --          blobs: those that the record of a new attempt or an ended task named before;
 --          'next step': the deferred end of a pipeline's step is to take effect, which the caller sees to, see apply.lua;
 --          'completion': the caller publishes its completion, as for 'failed' and 'ended' if the record has y;
@@ -50,9 +51,9 @@ local now = now_ms(arg.now)
 math.randomseed(arg.seed)
 local done = {}
 
-local function fail(id, rec, status)
+local function fail(id, rec, status, reason)
   local blobs = rec.g and named_blobs(rec) or false
-  done[#done + 1] = { 'failed', id, give_up(id, rec, status, now, arg), false, blobs }
+  done[#done + 1] = { 'failed', id, give_up(id, rec, status, reason, now, arg), false, blobs }
 end
 
 -- The queue is where a task waits. That it stands there is checked ever more seldom.
@@ -71,9 +72,9 @@ local function end_lease(id, rec)
   if is_excused then rec.U = true else rec.f, rec.S = rec.f + 1, true end
   rec.E = nil
   if not rec.w then
-    fail(id, rec, arg.silent)
+    fail(id, rec, arg.silent, 'lease')
   elseif not is_excused and rec.f >= arg.max_attempts then
-    fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts))
+    fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts), 'lease')
   else
     if not is_excused then double_lease(rec) end
     -- Where an attempt was silent for a lease, the previous step has long ended.
@@ -90,13 +91,13 @@ end
 
 local function take_deferred_end(id, rec)
   local state, brief = unpack(rec.E)
-  local ms, blobs = service_time(rec) or false, rec.g and named_blobs(rec) or false
+  local ms, blobs, late = service_time(rec) or false, rec.g and named_blobs(rec) or false, now - rec.m
   rec.E, rec.A, rec.H = nil, nil, nil
   move_record(id, rec, state, rec.p)
   append_event(rec, now, 'client', brief)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)
-  done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms, blobs }
+  done[#done + 1] = { 'ended', id, save_record(id, rec, true), ms, blobs, late }
 end
 
 local function take_next_step(id, rec, raw)
@@ -131,7 +132,7 @@ local function take_next_step(id, rec, raw)
   elseif rec.s == 'created' and rec.w then
     local expired = arg.expired[rec.p]
     if expired and rec.q + expired[1] <= now then
-      fail(id, rec, expired[2])
+      fail(id, rec, expired[2], 'unreachable')
     else
       check_again_later(id, rec, 'waits', false, false)
     end

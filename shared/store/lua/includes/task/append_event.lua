@@ -1,6 +1,6 @@
 -- Appends a transition to the history: {ms since created, state, attempt, actor, status, reason, path}, each packed, one
 -- after the other. State, actor and reason are numbers; true stands for a status that is the state's name. A reason is
--- stored only if the rest does not tell it, and a path only where the task comes to another one: with the first such
+-- stored only if the rest does not tell it, or if it says why the backbone gave the task up, and a path only where the task comes to another one: with the first such
 -- event, the first of all gets the path that the task `left`. The first and the last 31 are kept, and four more for each
 -- step of a pipeline.
 -- @include generated/history_number
