@@ -8,6 +8,7 @@ import azure.functions as func
 
 import backend_webhook
 import cache_manager
+import operator_console
 import request_reporter
 import task_logger
 from shared import telemetry
@@ -22,7 +23,7 @@ for warning in warnings_of(settings):
     logging.getLogger("task_backbone").warning(warning)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-for room in (cache_manager, backend_webhook, request_reporter, task_logger):
+for room in (cache_manager, backend_webhook, request_reporter, operator_console, task_logger):
     room.register(app, services)
 services.start()
 

@@ -26,6 +26,7 @@ COPY host.json function_app.py ./
 COPY cache_manager/ cache_manager/
 COPY backend_webhook/ backend_webhook/
 COPY request_reporter/ request_reporter/
+COPY operator_console/ operator_console/
 COPY task_logger/ task_logger/
 COPY shared/ shared/
 

@@ -10,15 +10,16 @@ import azure.functions as func
 
 import backend_webhook
 import cache_manager
+import operator_console
 import request_reporter
 from shared.services import ServicesByLoop
 from shared.settings import Settings
 
-ROOMS = (cache_manager, backend_webhook, request_reporter)
+ROOMS = (cache_manager, backend_webhook, request_reporter, operator_console)
 
 
 class InProcessApp:
-    """The functions of the three rooms that have any, by name."""
+    """The functions of the four rooms that have any, by name."""
 
     def __init__(self, settings: Settings) -> None:
         self.services = ServicesByLoop(settings)

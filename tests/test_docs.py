@@ -32,7 +32,7 @@ PAGES = sorted(
     ]
 )
 DECISIONS = ROOT / "docs" / "decisions"
-ROOMS = ("backend_webhook", "cache_manager", "request_reporter", "shared", "task_logger")
+ROOMS = ("backend_webhook", "cache_manager", "operator_console", "request_reporter", "shared", "task_logger")
 
 _CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

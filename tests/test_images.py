@@ -21,6 +21,7 @@ IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if
 APP = {
     "backend_webhook",
     "cache_manager",
+    "operator_console",
     "request_reporter",
     "shared",
     "task_logger",

@@ -18,6 +18,7 @@ DEPLOYED = {
     "backend_webhook",
     "cache_manager",
     "host.json",
+    "operator_console",
     "request_reporter",
     "requirements.lock",
     "requirements.txt",

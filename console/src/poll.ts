@@ -1,0 +1,193 @@
+/** Data that is asked for again and again, while somebody looks at it. */
+
+import { type Signal, signal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
+import { Problem, send } from "./api";
+import { nextWaitMs, spend, waitMs } from "./pace";
+
+/** Whether the pages refresh by themselves. */
+export const live = signal(true);
+/** Counts up when the operator asks for a refresh. */
+export const refreshes = signal(0);
+
+export interface Options<T> {
+  /** No further poll once this holds: a task that has ended does not change. */
+  isFinal?: (data: T) => boolean;
+  /** The shortest wait between two polls, in milliseconds, of what changes seldom. */
+  atLeastMs?: number;
+  /** Whether the answer may be asked for by its ETag. A waiting task's position changes without it. */
+  conditional?: (data: T) => boolean;
+}
+
+export class Polled<T> {
+  /** The latest answer; null before the first one. It stays while later ones fail. */
+  readonly data: Signal<T | null> = signal(null);
+  /** Why the last question was not answered; null if it was. */
+  readonly problem: Signal<Problem | null> = signal(null);
+  /** When the data was known to be right, by this computer's clock; 0 before. */
+  readonly at = signal(0);
+  private etag: string | null = null;
+  private text = "";
+  private waitMs = 0;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private isStopped = true;
+  private isAsking = false;
+  private dueAt = 0;
+
+  constructor(
+    private readonly path: () => string,
+    private readonly options: Options<T> = {},
+  ) {}
+
+  start(): () => void {
+    this.isStopped = false;
+    document.addEventListener("visibilitychange", this.seen);
+    if (!document.hidden) void this.ask();
+    return () => {
+      this.isStopped = true;
+      clearTimeout(this.timer);
+      document.removeEventListener("visibilitychange", this.seen);
+    };
+  }
+
+  /** Ask at once. */
+  refresh = (): void => {
+    if (!this.isStopped) void this.ask();
+  };
+
+  private seen = (): void => {
+    clearTimeout(this.timer);
+    if (!document.hidden) this.after(Math.max(0, this.dueAt - performance.now()));
+  };
+
+  private after(wait: number): void {
+    clearTimeout(this.timer);
+    this.dueAt = performance.now() + wait;
+    if (this.isStopped || document.hidden) return;
+    this.timer = setTimeout(() => {
+      const longer = waitMs();
+      if (!live.peek()) this.after(1000);
+      else if (longer > 0) this.after(longer + Math.random() * 100);
+      else void this.ask();
+    }, wait);
+  }
+
+  private async ask(): Promise<void> {
+    if (this.isAsking) return;
+    this.isAsking = true;
+    clearTimeout(this.timer);
+    try {
+      const changed = await this.take();
+      this.waitMs = nextWaitMs(this.waitMs, changed);
+      this.problem.value = null;
+      this.at.value = Date.now();
+    } catch (error) {
+      const problem = error instanceof Problem ? error : new Problem(0, String(error));
+      this.problem.value = problem;
+      if (!problem.isPassing) this.waitMs = 30_000;
+      else this.waitMs = Math.max(nextWaitMs(this.waitMs, false), 1000 * Math.min(problem.retryAfterS ?? 0, 60));
+    } finally {
+      this.isAsking = false;
+    }
+    const data = this.data.peek();
+    const isDone = this.problem.peek() === null && data !== null && this.options.isFinal?.(data);
+    const isAbsent = this.problem.peek()?.isAbsent ?? false;
+    if (!isDone && !isAbsent) this.after(Math.max(this.waitMs, this.options.atLeastMs ?? 0));
+  }
+
+  private async take(): Promise<boolean> {
+    const known = this.data.peek();
+    const asks = this.etag !== null && known !== null && (this.options.conditional?.(known) ?? true);
+    const response = await send(this.path(), asks ? { headers: { "If-None-Match": this.etag ?? "" } } : {});
+    if (response.status === 304) return false;
+    const text = await response.text();
+    this.etag = response.headers.get("etag");
+    if (text === this.text) return false;
+    this.data.value = JSON.parse(text) as T;
+    this.text = text;
+    return true;
+  }
+}
+
+/** Poll *path* while the component is shown. Another *key* begins anew, without the data of the former one. */
+export function usePolled<T>(key: string, path: () => string, options: Options<T> = {}): Polled<T> {
+  const polled = useMemo(() => new Polled<T>(path, options), [key]);
+  useEffect(() => polled.start(), [polled]);
+  useEffect(() => {
+    let first = true;
+    return refreshes.subscribe(() => {
+      if (!first) polled.refresh();
+      first = false;
+    });
+  }, [polled]);
+  return polled;
+}
+
+/**
+ * What many rows want, such as the small charts of all endpoints: one at a time, when nothing else is asked for, and
+ * only of rows that are seen.
+ */
+export class Trickle<T> {
+  private readonly found = new Map<string, Signal<T | null>>();
+  private readonly askedAt = new Map<string, number>();
+  private readonly wanted = new Map<string, number>();
+  private isRunning = false;
+  /** Whether the server has no such function. */
+  readonly isAbsent = signal(false);
+
+  constructor(
+    private readonly path: (key: string) => string,
+    private readonly freshMs: number,
+  ) {}
+
+  get(key: string): Signal<T | null> {
+    let known = this.found.get(key);
+    if (known === undefined) {
+      known = signal(null);
+      this.found.set(key, known);
+    }
+    return known;
+  }
+
+  /** Want the data of *key* until the function that comes back is called. */
+  want(key: string): () => void {
+    this.wanted.set(key, (this.wanted.get(key) ?? 0) + 1);
+    if (!this.isRunning) void this.run();
+    return () => {
+      const left = (this.wanted.get(key) ?? 1) - 1;
+      if (left > 0) this.wanted.set(key, left);
+      else this.wanted.delete(key);
+    };
+  }
+
+  private async run(): Promise<void> {
+    this.isRunning = true;
+    while (this.wanted.size > 0 && !this.isAbsent.peek()) {
+      // A little later than what polls at the same moment.
+      await new Promise((resolve) => setTimeout(resolve, waitMs() + 250));
+      const key = this.due();
+      if (key === null || waitMs() > 0 || document.hidden || !live.peek()) {
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        continue;
+      }
+      this.askedAt.set(key, performance.now());
+      try {
+        this.get(key).value = (await (await send(this.path(key))).json()) as T;
+      } catch (error) {
+        if (error instanceof Problem && error.isAbsent) this.isAbsent.value = true;
+        if (error instanceof Problem && error.status === 401) break;
+      }
+    }
+    this.isRunning = false;
+  }
+
+  private due(): string | null {
+    const before = performance.now() - this.freshMs;
+    for (const key of this.wanted.keys()) {
+      if ((this.askedAt.get(key) ?? Number.NEGATIVE_INFINITY) < before) return key;
+    }
+    return null;
+  }
+}
+
+export { spend };

@@ -1,0 +1,54 @@
+/** What state an endpoint's queue and its service are in, in words. */
+
+import { serverNow, shownMinute, shownTime } from "./clock";
+import type { Queue, Series } from "./shapes";
+
+export interface Words {
+  text: string;
+  /** `bad`: tasks do not get through. `warn`: an operator may want to know. */
+  level: "bad" | "warn" | "good" | "dim";
+}
+
+export function serviceWords(queue: Queue): Words {
+  const backend = queue.Backend;
+  const isDown = backend ? backend.State === "down" : queue.Outage !== null;
+  if (backend?.State === "unregistered") return { text: "not registered", level: "bad" };
+  if (isDown) {
+    const until = backend?.Until && Date.parse(backend.Until) > serverNow() ? ` until ${shownMinute(backend.Until)}` : "";
+    const since = !until && queue.Outage ? ` since ${shownTime(queue.Outage.Since)}` : "";
+    return { text: `down${until}${since}`, level: "bad" };
+  }
+  if (backend?.State === "full" || (!backend && queue.Waiting > 0 && queue.InFlight >= queue.Slots && queue.Slots > 0)) {
+    return { text: "full", level: queue.OldestWaitingSeconds > 900 ? "warn" : "dim" };
+  }
+  if (backend?.State === "up" || queue.InFlight > 0) return { text: "up", level: "good" };
+  return { text: "not heard of lately", level: "dim" };
+}
+
+export function settingWords(queue: Queue, pausedBy?: string | null): Words[] {
+  const words: Words[] = [];
+  if (queue.Paused) words.push({ text: pausedBy ? `paused by ${pausedBy}` : "paused", level: "warn" });
+  if (queue.Draining) words.push({ text: "draining: takes no new tasks", level: "warn" });
+  return words;
+}
+
+export function needsAttention(queue: Queue): string | null {
+  const service = serviceWords(queue);
+  if (service.level === "bad") {
+    const waits = queue.Waiting ? `, ${queue.Waiting.toLocaleString("en")} waiting` : "";
+    return `its service is ${service.text}${waits}`;
+  }
+  if (queue.Paused && queue.Waiting > 0) return `paused with ${queue.Waiting.toLocaleString("en")} waiting`;
+  if (queue.OldestWaitingSeconds > 900 && !queue.Paused) return "its oldest task has waited for over 15 minutes";
+  return null;
+}
+
+/** The part that failed of what ended: in the series if there is one, else of what the app still keeps. */
+export function failures(queue: Queue, series: Series | null): { failed: number; ended: number; of: string } {
+  if (series) {
+    const sum = (values: readonly (number | null)[]) => values.reduce<number>((all, value) => all + (value ?? 0), 0);
+    const failed = sum(series.Failed);
+    return { failed, ended: failed + sum(series.Completed), of: "in the last hour" };
+  }
+  return { failed: queue.Failed, ended: queue.Failed + queue.Completed, of: "of the tasks that are kept" };
+}
