@@ -31,6 +31,8 @@ export interface Session {
   /** What the paths of calls are relative to, from the page's own URL. */
   base: string;
   key: string | null;
+  /** The header that the key goes into. */
+  header: string;
   me: Me;
   /** Whether the server said who this is. One without `me` does not, and refuses what it has to. */
   known: boolean;
@@ -52,6 +54,8 @@ export function may(role: Role): boolean {
 const KEY = "console-key";
 const MOUNT = "console-mount";
 const MOUNTS = ["operate", "content", "read"] as const;
+const BY_FUNCTION = "x-functions-key";
+const BY_SUBSCRIPTION = "Ocp-Apim-Subscription-Key";
 const SLOW_MS = 3000;
 
 let pending = 0;
@@ -68,7 +72,7 @@ export async function send(path: string, call: Call = {}): Promise<Response> {
   const current = session.peek();
   if (current === null) throw new Problem(401, "You are not signed in.");
   try {
-    return await request(current.base + path, current.key, call);
+    return await request(current.base + path, current.key, call, current.header);
   } catch (problem) {
     if (problem instanceof Problem && problem.status === 401) {
       signInProblem.value = current.key
@@ -98,7 +102,7 @@ export function sendOpen(path: string): Promise<Response> {
   return request(`../v1/${path}`, null, {});
 }
 
-async function request(url: string, key: string | null, call: Call): Promise<Response> {
+async function request(url: string, key: string | null, call: Call, header = BY_FUNCTION): Promise<Response> {
   spend();
   pending += 1;
   const timer = setTimeout(() => (slow.value = true), SLOW_MS);
@@ -106,7 +110,7 @@ async function request(url: string, key: string | null, call: Call): Promise<Res
     const response = await fetch(url, {
       method: call.method ?? "GET",
       // The header of its own makes a forged request of another site fail.
-      headers: { "X-Console": "1", ...(key ? { "x-functions-key": key } : {}), ...call.headers },
+      headers: { "X-Console": "1", ...(key ? { [header]: key } : {}), ...call.headers },
       ...(call.body === undefined ? {} : { body: call.body }),
       ...(call.signal ? { signal: call.signal } : {}),
       redirect: "manual",
@@ -199,13 +203,15 @@ async function byKey(key: string): Promise<Session | null> {
   const bases = MOUNTS.map((mount) => `./${mount}/`);
   if (before !== null) bases.sort((a, b) => Number(b === before) - Number(a === before));
   for (const base of [...bases, "../v1/"]) {
-    const me = await whoAmI(base, key);
+    // Behind API Management, the key of a subscription opens the v1 API.
+    const header = base.startsWith("../") ? BY_SUBSCRIPTION : BY_FUNCTION;
+    const me = await whoAmI(base, key, header);
     if (me !== null) {
       keep(MOUNT, base);
-      return { base, key, me, known: true };
+      return { base, key, header, me, known: true };
     }
   }
-  if (await opensQueues(key)) return { base: "../v1/", key, me: UNSAID, known: false };
+  if (await opensQueues(key)) return { base: "../v1/", key, header: BY_FUNCTION, me: UNSAID, known: false };
   drop(KEY);
   signInProblem.value = "This key opens no part of the console. It must be a key of one of the functions named below.";
   return null;
@@ -213,14 +219,14 @@ async function byKey(key: string): Promise<Session | null> {
 
 async function byGateway(): Promise<Session | null> {
   const me = await whoAmI("../v1/", null);
-  return me === null ? null : { base: "../v1/", key: null, me, known: true };
+  return me === null ? null : { base: "../v1/", key: null, header: BY_FUNCTION, me, known: true };
 }
 
 /** Null if the key, or who comes without one, opens nothing there. */
-async function whoAmI(base: string, key: string | null): Promise<Me | null> {
+async function whoAmI(base: string, key: string | null, header?: string): Promise<Me | null> {
   const began = Date.now();
   try {
-    const me = (await (await request(`${base}me`, key, {})).json()) as Me;
+    const me = (await (await request(`${base}me`, key, {}, header)).json()) as Me;
     learnServerTime(me.Now, Date.now() - began);
     return me;
   } catch (error) {

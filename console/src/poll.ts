@@ -83,6 +83,8 @@ export class Polled<T> {
       this.at.value = Date.now();
     } catch (error) {
       const problem = error instanceof Problem ? error : new Problem(0, String(error));
+      // The first failure begins the waits anew: an outage is often over soon.
+      if (this.problem.peek() === null) this.waitMs = 0;
       this.problem.value = problem;
       if (!problem.isPassing) this.waitMs = 30_000;
       else this.waitMs = Math.max(nextWaitMs(this.waitMs, false), 1000 * Math.min(problem.retryAfterS ?? 0, 60));

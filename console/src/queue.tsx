@@ -64,6 +64,7 @@ function Facts({ queue }: { queue: Queue }) {
       {fact("In flight", `${count(queue.InFlight)}: ${count(queue.Dispatched)} dispatched, ${count(queue.Running)} running`)}
       {fact("Slots", `${count(queue.Slots)}, as the service was found to hold`)}
       {fact("Limit", queue.Limit === null ? "none" : count(queue.Limit))}
+      {queue.Outage && fact("Why it is away", <Said text={queue.Outage.Cause} />)}
       {queue.Backend?.MeanSeconds != null && fact("A task takes", duration(queue.Backend.MeanSeconds))}
       {fact("Kept", `${count(queue.Completed)} completed, ${count(queue.Failed)} failed, ${count(queue.Cancelled)} cancelled`)}
       {fact("Failed", percent(queue.Failed, queue.Failed + queue.Completed))}

@@ -36,7 +36,7 @@ export function needsAttention(queue: Queue): string | null {
   const service = serviceWords(queue);
   if (service.level === "bad") {
     const waits = queue.Waiting ? `, ${queue.Waiting.toLocaleString("en")} waiting` : "";
-    return `its service is ${service.text}${waits}`;
+    return `its service is ${service.text}${queue.Outage ? `: ${queue.Outage.Cause}` : ""}${waits}`;
   }
   if (queue.Paused && queue.Waiting > 0) return `paused with ${queue.Waiting.toLocaleString("en")} waiting`;
   if (queue.OldestWaitingSeconds > 900 && !queue.Paused) return "its oldest task has waited for over 15 minutes";

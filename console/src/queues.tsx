@@ -10,7 +10,7 @@ import { failures, needsAttention, serviceWords, settingWords } from "./queue_wo
 import { QueueActions } from "./queue_actions";
 import { href, route, setQuery } from "./router";
 import type { Audit, Health, Queue, QueueList, Requests, Series } from "./shapes";
-import { Exports, Head, Note, Path, Shown, Sparkline, Table, type TableColumn, Time } from "./ui";
+import { Exports, Head, Note, Path, Shown, Sparkline, Table, type TableColumn, Time, useSteady } from "./ui";
 
 const HOUR_MS = 3_600_000;
 const PAGE = 200;
@@ -57,7 +57,7 @@ function Queues({ data }: { data: QueueList }) {
   const filter = route.value.query.get("filter") ?? "";
   useWhoPaused(data.Queues);
   const queues = data.Queues.filter((queue) => queue.EndpointPath.toLowerCase().includes(filter.toLowerCase()));
-  const troubled = data.Queues.map((queue) => [queue, needsAttention(queue)] as const).filter(([, why]) => why);
+  const troubled = useSteady(data.Queues.map((queue) => [queue, needsAttention(queue)] as const).filter(([, why]) => why));
   if (data.Queues.length === 0 && !route.value.query.get("cursor")) return <NoQueues />;
   return (
     <>
@@ -144,7 +144,6 @@ export function Service({ queue }: { queue: Queue }) {
   return (
     <>
       {words.map((word) => <div key={word.text} class={word.level}>{word.text}</div>)}
-      {queue.Outage && <div class="small dim">{queue.Outage.Cause}</div>}
     </>
   );
 }
@@ -202,7 +201,7 @@ function HealthLine() {
       clearTimeout(timer);
     };
   }, []);
-  const found = health.value;
+  const found = useSteady(health.value);
   if (found === null || found.Status === "ok") return null;
   const wrong = Object.entries(found.Dependencies).filter(([, state]) => ["unavailable", "unsafe"].includes(state));
   return (

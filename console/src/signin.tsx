@@ -42,8 +42,9 @@ export function SignIn() {
             <div><dt><code>ConsoleOperate</code></dt><dd>submit, cancel, replay, pause, limit too</dd></div>
           </dl>
           <pre>az functionapp function keys list --function-name ConsoleRead --name APP --resource-group GROUP</pre>
-          <p class="small dim">Do not use a key of the host: it opens every function. Behind a gateway, or with the platform's own
-            sign-in, no key is needed: sign in there, then load this page again.</p>
+          <p class="small dim">Do not use a key of the host: it opens every function. Behind API Management, the key is that of a
+            subscription to the operators' product. Where a gateway or the platform signs people in, no key is needed:
+            sign in there, then load this page again.</p>
         </>
       )}
     </main>

@@ -79,7 +79,7 @@ export function Fact({ name, children }: { name: string; children: ComponentChil
 function Facts({ task }: { task: Task }) {
   return (
     <>
-      <p><StateMark state={task.BackendStatus} /> · <Said text={task.Status} /></p>
+      <p><StateOf task={task} /></p>
       <Place task={task} />
       <dl class="facts">
         <Fact name="Endpoint"><Path path={task.EndpointPath} link={task.EndpointPath.startsWith("/")} /></Fact>
@@ -94,6 +94,16 @@ function Facts({ task }: { task: Task }) {
         )}
         {!hasEnded(task) && <Fact name="Lease"><Lease task={task} /></Fact>}
       </dl>
+    </>
+  );
+}
+
+/** Its state, and its text if that says more. */
+export function StateOf({ task }: { task: Task }) {
+  return (
+    <>
+      <StateMark state={task.BackendStatus} />
+      {task.Status.toLowerCase() !== task.BackendStatus && <> · <Said text={task.Status} /></>}
     </>
   );
 }
@@ -229,7 +239,7 @@ function Elsewhere({ task }: { task: Task }) {
       </div>
       {headerOption() && (
         <p class="small dim">
-          The commands read the key from <code>key.txt</code>, with the line <code>x-functions-key: KEY</code>, or from
+          The commands read the key from <code>key.txt</code>, with the line <code>{session.value?.header}: KEY</code>, or from
           the variable <code>BACKBONE_KEY</code>: the page never copies it.
         </p>
       )}
@@ -238,7 +248,8 @@ function Elsewhere({ task }: { task: Task }) {
 }
 
 function python(url: string): string {
-  const headers = session.peek()?.key ? `, headers={"x-functions-key": os.environ["BACKBONE_KEY"]}` : "";
+  const current = session.peek();
+  const headers = current?.key ? `, headers={"${current.header}": os.environ["BACKBONE_KEY"]}` : "";
   return [
     "import json", ...(headers ? ["import os"] : []), "from urllib.request import Request, urlopen", "",
     `with urlopen(Request(${JSON.stringify(url)}${headers})) as answer:`,
@@ -265,8 +276,7 @@ function BatchView({ batch }: { batch: Batch }) {
   const part = (number: number) => `${(100 * number) / Math.max(1, batch.Total)}%`;
   return (
     <>
-      <p><StateMark state={batch.BackendStatus} /> · {batch.Name && <><strong><Said text={batch.Name} /></strong> · </>}
-        <Said text={batch.Status} /></p>
+      <p>{batch.Name && <><strong><Said text={batch.Name} /></strong> · </>}<StateOf task={batch} /></p>
       <div class="tally" role="img" aria-label={`${batch.Completed} of ${batch.Total} completed, ${batch.Failed} failed, ${batch.Cancelled} cancelled, ${batch.Unfinished} unfinished`}>
         <span class="t-completed" style={{ width: part(batch.Completed) }} />
         <span class="t-failed" style={{ width: part(batch.Failed) }} />

@@ -10,8 +10,8 @@ import { counted, isTaskId } from "./format";
 import { type Polled, refreshes, usePolled } from "./poll";
 import { go, href, route, setQuery } from "./router";
 import { hasEnded, type Task, type TaskList } from "./shapes";
-import { Confirm, Exports, Head, Meter, Note, Path, Said, Shown, StateMark, Table, type TableColumn, Time,
-  Trouble, Zoned } from "./ui";
+import { Confirm, Exports, Head, isPointedAt, Meter, Note, Path, Said, Shown, StateMark, Table, type TableColumn, Time,
+  Trouble } from "./ui";
 
 const PAGE = 50;
 const MOST_EXPORTED = 10_000;
@@ -133,7 +133,7 @@ function useHeldBack(key: string, polled: Polled<TaskList>, isChosen: boolean) {
     const known = page.peek();
     if (latest === null) return;
     const ids = new Set(known?.Tasks.map((task) => task.TaskId));
-    const isPointed = chosen.current || document.querySelector("tbody:hover, tbody:focus-within") !== null;
+    const isPointed = chosen.current || isPointedAt();
     if (known === null || known.Tasks.length === 0 || !isPointed) return release();
     const news = new Map(latest.Tasks.map((task) => [task.TaskId, task]));
     page.value = { ...known, Tasks: known.Tasks.map((task) => news.get(task.TaskId) ?? task) };
@@ -191,7 +191,7 @@ export const TASK_COLUMNS = {
       <>
         <StateMark state={task.BackendStatus} />
         {task.Progress !== null && !hasEnded(task) && (
-          <div><Meter value={task.Progress} label={`${Math.round(task.Progress * 100)} %`} /></div>
+          <> <Meter value={task.Progress} label={`${Math.round(task.Progress * 100)} %`} /></>
         )}
       </>
     ),
@@ -204,10 +204,10 @@ export const TASK_COLUMNS = {
       </>
     ),
   },
-  text: { id: "text", head: "Status", cell: (task: Task) => <Said text={task.Status} most={300} /> },
+  text: { id: "text", head: "Status", cell: (task: Task) => (task.Status === task.BackendStatus ? "" : <Said text={task.Status} most={300} />) },
   attempt: { id: "attempt", head: "Attempt", isFigure: true, cell: (task: Task) => task.Attempt },
-  created: { id: "created", head: <Zoned name="Submitted" />, label: "Submitted", isFigure: true, cell: (task: Task) => <Time at={task.CreatedAt} /> },
-  changed: { id: "changed", head: <Zoned name="Changed" />, label: "Changed", isFigure: true, cell: (task: Task) => <Time at={task.Timestamp} /> },
+  created: { id: "created", head: () => `Submitted, ${zone.value}`, isFigure: true, cell: (task: Task) => <Time at={task.CreatedAt} /> },
+  changed: { id: "changed", head: () => `Changed, ${zone.value}`, isFigure: true, cell: (task: Task) => <Time at={task.Timestamp} /> },
 } satisfies Record<string, TableColumn<Task>>;
 
 const COLUMNS: TableColumn<Task>[] = [TASK_COLUMNS.id, TASK_COLUMNS.state, TASK_COLUMNS.path, TASK_COLUMNS.text,

@@ -115,7 +115,7 @@ export function Events({ history }: { history: History }) {
         { id: "path", head: "Endpoint", cell: ({ entry }) => (
           <Path path={entry.EndpointPath} link={entry.EndpointPath.startsWith("/")} />
         ) },
-        { id: "text", head: "Status", cell: ({ entry }) => <Said text={entry.Status} most={300} /> },
+        { id: "said", head: "Status", cell: ({ entry }) => <Said text={entry.Status} most={300} /> },
       ]} />
   );
 }

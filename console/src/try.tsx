@@ -8,8 +8,8 @@ import { bytes, isPath, isTaskId, randomId, shellQuoted, visible } from "./forma
 import { readHealth } from "./queues";
 import { href, route, setQuery } from "./router";
 import { hasEnded, type QueueList, type Task } from "./shapes";
-import { Place, useTask } from "./task";
-import { Copy, Head, Note, Said, Shown, StateMark, Trouble } from "./ui";
+import { Place, StateOf, useTask } from "./task";
+import { Copy, Head, Note, Shown, Trouble } from "./ui";
 
 /** Endpoints to choose from; any other can be typed. */
 const endpoints = signal<string[]>([]);
@@ -135,8 +135,7 @@ function Watched({ id }: { id: string }) {
     <Shown polled={polled} missing="There is no such task any more.">
       {(task) => (
         <div class="stack">
-          <p><StateMark state={task.BackendStatus} /> · <a class="id" href={href(`tasks/${id}`)}>{id.slice(0, 8)}…</a></p>
-          <p><Said text={task.Status} most={500} /></p>
+          <p><a class="id" href={href(`tasks/${id}`)}>{id.slice(0, 8)}…</a> · <StateOf task={task} /></p>
           <Place task={task} />
           {task.ResultSize !== null && (
             <Content id={id} kind="result" isWanted={task.ResultSize <= 5 * 1024 * 1024}

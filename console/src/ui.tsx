@@ -13,7 +13,7 @@ import { href, route, setQuery } from "./router";
 /** A text that others wrote: each character seen, and no effect on the direction of what follows. */
 export function Said({ text, most = 2000 }: { text: string; most?: number }) {
   const shown = visible(text.length > most ? `${text.slice(0, most)}…` : text);
-  return <bdi class="said">{shown}</bdi>;
+  return <bdi class="said" title={shown.length > 60 ? shown : undefined}>{shown}</bdi>;
 }
 
 export function Path({ path, link = true }: { path: string; link?: boolean }) {
@@ -26,11 +26,6 @@ export function Time({ at }: { at: string | number | null | undefined }) {
   if (at == null) return <>–</>;
   const iso = typeof at === "number" ? new Date(at).toISOString() : at;
   return <time dateTime={iso} title={`${shownTime(at)} ${zone.value} (${iso})`}>{shownTime(at)}</time>;
-}
-
-/** The head of a column of times. */
-export function Zoned({ name }: { name: string }) {
-  return <>{name}, {zone.value}</>;
 }
 
 const MARKS: Record<string, string> = {
@@ -106,7 +101,12 @@ export function Shown<T>(props: {
   if (problem?.status === 404 && props.missing !== undefined) return <Note>{props.missing}</Note>;
   return (
     <>
-      {problem && <Trouble problem={problem} since={polled.at.value} retry={polled.refresh} />}
+      {problem && (
+        // Over the page where there is one already: it must not move what somebody points at.
+        <div class={data === null ? undefined : "over-page"}>
+          <Trouble problem={problem} since={polled.at.value} retry={polled.refresh} />
+        </div>
+      )}
       {data === null ? (
         problem === null && <Waiting />
       ) : (
@@ -143,11 +143,22 @@ export function Note({ children }: { children: ComponentChildren }) {
   return <div class="note">{children}</div>;
 }
 
+/** Whether somebody points at a row, or has the focus in one: nothing may move then. */
+export function isPointedAt(): boolean {
+  return document.querySelector("tbody:hover, tbody:focus-within") !== null;
+}
+
+/** *value* as it was when nobody pointed at a row: for what stands above the rows, and would move them. */
+export function useSteady<T>(value: T): T {
+  const kept = useRef(value);
+  if (!isPointedAt()) kept.current = value;
+  return kept.current;
+}
+
 export interface TableColumn<T> {
   id: string;
-  head: ComponentChildren;
-  /** The head as a text, where it is more than one. */
-  label?: string;
+  /** Its name; a function of one that names the zone of times. */
+  head: string | (() => string);
   cell: (row: T) => ComponentChildren;
   sort?: (row: T) => number | string;
   /** A number or a time: set to the right, in digits of one width. */
@@ -217,7 +228,7 @@ export function Table<T>(props: {
                 )}
                 {props.columns.map((column) => (
                   <td role="cell" key={column.id} class={`c-${column.id} ${column.isFigure ? "figure" : ""}`}
-                    data-label={column.label ?? String(column.head)}>
+                    data-label={headOf(column)}>
                     <div>{column.cell(row)}</div>
                   </td>
                 ))}
@@ -230,6 +241,10 @@ export function Table<T>(props: {
   );
 }
 
+function headOf<T>({ head }: TableColumn<T>): string {
+  return typeof head === "string" ? head : head();
+}
+
 function Heading<T>({ column, sort, sortable }: { column: TableColumn<T>; sort: string; sortable: boolean }) {
   const name = sort.replace(/^-/, "");
   const isSorted = sortable && name === column.id;
@@ -240,11 +255,11 @@ function Heading<T>({ column, sort, sortable }: { column: TableColumn<T>; sort: 
       aria-sort={isSorted ? (isDown ? "descending" : "ascending") : undefined}>
       {sortable && column.sort ? (
         <button type="button" class="sort" onClick={() => setQuery({ sort: next })}>
-          {column.head}
+          {headOf(column)}
           <span aria-hidden="true">{isSorted ? (isDown ? " ▾" : " ▴") : ""}</span>
         </button>
       ) : (
-        column.head
+        headOf(column)
       )}
     </th>
   );
