@@ -32,7 +32,7 @@ export function BatchesPage() {
       </Head>
       <Shown polled={polled}>
         {() => batches.length === 0 ? (
-          <Note>The app keeps no batch. A batch makes many tasks one thing to wait for: <code>POST v1/batches</code>, or
+          <Note>The app keeps no batch. A batch makes many tasks one thing to wait for: <code>POST v1/batches</code>, or{" "}
             <code>taskbackbone submit</code> with a folder.</Note>
         ) : (
           <>

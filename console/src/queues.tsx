@@ -30,7 +30,7 @@ export function QueuesPage() {
   useEffect(() => polled.problem.subscribe((problem) => {
     if (problem?.status === 400 && knowsAll.peek()) {
       knowsAll.value = false;
-      polled.refresh();
+      setTimeout(polled.refresh); // once this answer has been dealt with
     }
   }), [polled]);
   return (

@@ -100,10 +100,12 @@ function Facts({ task }: { task: Task }) {
 
 /** Its state, and its text if that says more. */
 export function StateOf({ task }: { task: Task }) {
+  // Many services begin their text with the state.
+  const text = task.Status.replace(new RegExp(`^${task.BackendStatus}(\\s+-\\s+|$)`, "i"), "");
   return (
     <>
       <StateMark state={task.BackendStatus} />
-      {task.Status.toLowerCase() !== task.BackendStatus && <> · <Said text={task.Status} /></>}
+      {text && <> · <Said text={text} /></>}
     </>
   );
 }

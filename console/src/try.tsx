@@ -112,11 +112,11 @@ export function TryPage() {
           {!may("operate") && <Note>Your key or role reads only. To submit takes one that operates.</Note>}
           {problem.value && <Trouble problem={problem.value} />}
           <div class="answers">
-            {file.value && <Preview file={file.value} />}
             <button type="submit" class="primary" disabled={!may("operate") || !isPath(path) || isTooLarge || isSending.value}>
               {isSending.value ? `Sending ${bytes(size)} …` : `Submit ${bytes(size)}`}
             </button>
           </div>
+          {file.value && <Preview file={file.value} />}
         </form>
         <section class="card" aria-label="Output" aria-live="polite">
           <h2>Output</h2>
