@@ -3,7 +3,7 @@
 import { type Signal, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { Problem, send } from "./api";
-import { nextWaitMs, spend, waitMs } from "./pace";
+import { nextWaitMs, waitMs } from "./pace";
 
 /** Whether the pages refresh by themselves. */
 export const live = signal(true);
@@ -124,72 +124,3 @@ export function usePolled<T>(key: string, path: () => string, options: Options<T
   }, [polled]);
   return polled;
 }
-
-/**
- * What many rows want, such as the small charts of all endpoints: one at a time, when nothing else is asked for, and
- * only of rows that are seen.
- */
-export class Trickle<T> {
-  private readonly found = new Map<string, Signal<T | null>>();
-  private readonly askedAt = new Map<string, number>();
-  private readonly wanted = new Map<string, number>();
-  private isRunning = false;
-  /** Whether the server has no such function. */
-  readonly isAbsent = signal(false);
-
-  constructor(
-    private readonly path: (key: string) => string,
-    private readonly freshMs: number,
-  ) {}
-
-  get(key: string): Signal<T | null> {
-    let known = this.found.get(key);
-    if (known === undefined) {
-      known = signal(null);
-      this.found.set(key, known);
-    }
-    return known;
-  }
-
-  /** Want the data of *key* until the function that comes back is called. */
-  want(key: string): () => void {
-    this.wanted.set(key, (this.wanted.get(key) ?? 0) + 1);
-    if (!this.isRunning) void this.run();
-    return () => {
-      const left = (this.wanted.get(key) ?? 1) - 1;
-      if (left > 0) this.wanted.set(key, left);
-      else this.wanted.delete(key);
-    };
-  }
-
-  private async run(): Promise<void> {
-    this.isRunning = true;
-    while (this.wanted.size > 0 && !this.isAbsent.peek()) {
-      // A little later than what polls at the same moment.
-      await new Promise((resolve) => setTimeout(resolve, waitMs() + 250));
-      const key = this.due();
-      if (key === null || waitMs() > 0 || document.hidden || !live.peek()) {
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-        continue;
-      }
-      this.askedAt.set(key, performance.now());
-      try {
-        this.get(key).value = (await (await send(this.path(key))).json()) as T;
-      } catch (error) {
-        if (error instanceof Problem && error.isAbsent) this.isAbsent.value = true;
-        if (error instanceof Problem && error.status === 401) break;
-      }
-    }
-    this.isRunning = false;
-  }
-
-  private due(): string | null {
-    const before = performance.now() - this.freshMs;
-    for (const key of this.wanted.keys()) {
-      if ((this.askedAt.get(key) ?? Number.NEGATIVE_INFINITY) < before) return key;
-    }
-    return null;
-  }
-}
-
-export { spend };

@@ -11,7 +11,7 @@ import { type Polled, usePolled } from "./poll";
 import { QueueActions } from "./queue_actions";
 import { Service, useWhoPaused } from "./queues";
 import { href, route, setQuery } from "./router";
-import type { Queue, Series, Task, TaskList } from "./shapes";
+import type { Queue, Series, SeriesList, Task, TaskList } from "./shapes";
 import { Exports, Head, Meter, Note, Path, Said, Shown, Table } from "./ui";
 
 const RANGES: Record<string, { text: string; seconds: number; step: number }> = {
@@ -75,12 +75,13 @@ function Facts({ queue }: { queue: Queue }) {
 function Figures({ path }: { path: string }) {
   const name = route.value.query.get("range") ?? "1h";
   const range = RANGES[name] ?? RANGES["1h"]!;
-  const polled = usePolled<Series>(`series ${path} ${name}`, () => {
+  const polled = usePolled<SeriesList>(`series ${path} ${name}`, () => {
     const to = serverNow();
-    const from = new Date(to - range.seconds * 1000).toISOString();
+    // A little less: what is older than that is kept by longer steps only.
+    const from = new Date(to - (range.seconds - 2 * range.step) * 1000).toISOString();
     return `series?${new URLSearchParams({ path, from, to: new Date(to).toISOString(), step: String(range.step) })}`;
   }, { atLeastMs: range.step === 60 ? 20_000 : 120_000 });
-  const series = polled.data.value;
+  const series = polled.data.value?.Series[0];
   return (
     <section aria-label="Figures over time">
       <div class="head">
@@ -96,8 +97,9 @@ function Figures({ path }: { path: string }) {
           <Exports name="series" rows={series ? rowsOf(series) : []} columns={SERIES_COLUMNS} />
         </div>
       </div>
-      <Shown polled={polled} absent="This server has no series: it does not count over time.">
-        {(data) => <Charts series={data} />}
+      <Shown polled={polled} absent="This server has no series: it does not count over time."
+        missing="Nothing was counted here.">
+        {() => series && <Charts series={series} />}
       </Shown>
     </section>
   );

@@ -1,27 +1,31 @@
 /** All endpoints: what waits, what is at work, what is wrong. */
 
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { getJson, may, sendOpen } from "./api";
 import { serverNow } from "./clock";
 import { count, counted, duration, percent } from "./format";
-import { type Polled, Trickle, usePolled } from "./poll";
+import { type Polled, usePolled } from "./poll";
 import { failures, needsAttention, serviceWords, settingWords } from "./queue_words";
 import { QueueActions } from "./queue_actions";
 import { href, route, setQuery } from "./router";
-import type { Audit, Health, Queue, QueueList, Requests, Series } from "./shapes";
+import type { Audit, Health, Queue, QueueList, Requests, Series, SeriesList } from "./shapes";
 import { Exports, Head, Note, Path, Shown, Sparkline, Table, type TableColumn, Time, useSteady } from "./ui";
 
 const HOUR_MS = 3_600_000;
 const PAGE = 200;
 
-const sparks = new Trickle<Series>((path) => {
+/** The last hour of each endpoint, by its path; null before the first answer. */
+const hours = signal<ReadonlyMap<string, Series> | null>(null);
+const hasSeries = signal(true);
+
+function hoursPath(cursor: string): string {
   const to = serverNow();
-  const query = new URLSearchParams({
-    path, from: new Date(to - HOUR_MS).toISOString(), to: new Date(to).toISOString(), step: "60",
-  });
-  return `series?${query}`;
-}, 300_000);
+  return `series?${new URLSearchParams({
+    from: new Date(to - HOUR_MS).toISOString(), to: new Date(to).toISOString(), step: "180", limit: String(PAGE),
+    ...(cursor ? { cursor } : {}),
+  })}`;
+}
 
 export function QueuesPage() {
   const cursor = route.value.query.get("cursor") ?? "";
@@ -33,6 +37,14 @@ export function QueuesPage() {
       setTimeout(polled.refresh); // once this answer has been dealt with
     }
   }), [polled]);
+  // What happened in the last hour is asked for on its own: what waits must not wait for it.
+  const past = usePolled<SeriesList>(`hours ${cursor}`, () => hoursPath(cursor), { atLeastMs: 60_000 });
+  useEffect(() => past.data.subscribe((data) => {
+    hours.value = data && new Map(data.Series.map((series) => [series.Path ?? "", series]));
+  }), [past]);
+  useEffect(() => past.problem.subscribe((problem) => {
+    hasSeries.value = !problem?.isAbsent;
+  }), [past]);
   return (
     <>
       <Head title="Queues" name="Queues" polled={polled as Polled<unknown>}>
@@ -149,7 +161,7 @@ export function Service({ queue }: { queue: Queue }) {
 }
 
 function Failed({ queue }: { queue: Queue }) {
-  const { failed, ended, of } = failures(queue, sparks.get(queue.EndpointPath).value);
+  const { failed, ended, of } = failures(queue, hours.value?.get(queue.EndpointPath) ?? null);
   const share = ended ? failed / ended : 0;
   return (
     <a href={href("tasks", { path: queue.EndpointPath, status: "failed" })} title={`${failed} of ${ended} ${of}`}
@@ -160,30 +172,14 @@ function Failed({ queue }: { queue: Queue }) {
 }
 
 function Hour({ path }: { path: string }) {
-  const ref = useRef<HTMLSpanElement>(null);
-  useEffect(() => {
-    let unwant: (() => void) | undefined;
-    const observer = new IntersectionObserver(([entry]) => {
-      unwant?.();
-      unwant = entry?.isIntersecting ? sparks.want(path) : undefined;
-    });
-    if (ref.current) observer.observe(ref.current);
-    return () => {
-      observer.disconnect();
-      unwant?.();
-    };
-  }, [path]);
-  const series = sparks.get(path).value;
-  const ended = series?.Completed.map((value, index) => {
+  const series = hours.value?.get(path);
+  if (!hasSeries.value) return <span title="This server has no series" class="dim">no series</span>;
+  if (!series) return <span class="spark" />;
+  const ended = series.Completed.map((value, index) => {
     const failed = series.Failed[index] ?? null;
     return value === null && failed === null ? null : (value ?? 0) + (failed ?? 0);
   });
-  return (
-    <span ref={ref} class="spark">
-      {ended ? <Sparkline values={ended} label={`Tasks ended at ${path} in each minute of the last hour`} />
-        : sparks.isAbsent.value ? <span title="This server has no series" class="dim">no series</span> : null}
-    </span>
-  );
+  return <Sparkline values={ended} label={`Tasks ended at ${path} in every three minutes of the last hour`} />;
 }
 
 /** Whether the app and what it needs are there. */

@@ -135,6 +135,12 @@ export interface Series {
   RunSeconds: Percentiles;
 }
 
+/** A page of endpoints, or the one that was asked for. */
+export interface SeriesList {
+  Series: Series[];
+  NextCursor: string | null;
+}
+
 export interface AuditEntry {
   At: string;
   Operator: string | null;

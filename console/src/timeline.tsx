@@ -22,7 +22,7 @@ interface Attempt {
 }
 
 /** One line for each attempt: how long it waited, was on its way, and ran. */
-function attempts(events: readonly HistoryEntry[], until: number): Attempt[] {
+export function attempts(events: readonly HistoryEntry[], until: number): Attempt[] {
   const found: Attempt[] = [];
   events.forEach((event, index) => {
     const next = events[index + 1];

@@ -29,7 +29,7 @@ def run(modules: Path, *arguments: str | Path) -> None:
     done = subprocess.run(
         [node, *arguments],
         cwd=SOURCES,
-        env={**os.environ, "CONSOLE_MODULES": str(modules)},
+        env={**os.environ, "CONSOLE_MODULES": str(modules), "NODE_PATH": str(modules)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -59,6 +59,25 @@ def test_the_types_of_the_sources_are_right(modules: Path, tmp_path: Path) -> No
     (tmp_path / "node_modules").symlink_to(modules)
     (tmp_path / "tsconfig.json").write_bytes((SOURCES / "tsconfig.json").read_bytes())
     run(modules, modules / "typescript" / "bin" / "tsc", "--project", tmp_path, "--preserveSymlinks")
+
+
+def test_its_parts_do_what_they_say(modules: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "parts.test.mjs"
+    run(
+        modules,
+        modules / "esbuild" / "bin" / "esbuild",
+        SOURCES / "tests" / "parts.test.mjs",
+        "--bundle",
+        "--format=esm",
+        "--platform=node",
+        "--jsx=automatic",
+        "--jsx-import-source=preact",
+        "--log-level=error",
+        # What a browser has when the page begins.
+        "--banner:js=globalThis.location = { hash: '', href: 'http://page.example/' };",
+        f"--outfile={bundle}",
+    )
+    run(modules, "--test", bundle)
 
 
 @pytest.mark.parametrize("source", sorted((SOURCES / "src").glob("*.ts*")), ids=lambda path: path.name)
