@@ -72,6 +72,7 @@ LEASE_TESTS = ("tests/local/test_functions_host_leases.py",)
 LATER_TESTS = ("tests/shared/store/test_later_fields.py",)
 SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
+CONSOLE_TESTS = ("tests/operator_console/test_page.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
@@ -857,6 +858,34 @@ MUTATIONS = [
         "not sum(hmac.compare_digest(given, key) for key in keys)",
         "False",
         OWNER_TESTS,
+    ),
+    Mutation(
+        "console: a name that is no file of the page",
+        "operator_console/page.py",
+        "file = files().get(name)",
+        "file = PageFile(name, (DIST / name).read_bytes()) if (DIST / name).is_file() else None",
+        CONSOLE_TESTS,
+    ),
+    Mutation(
+        "console: the policy is sent",
+        "operator_console/page.py",
+        '    "Content-Security-Policy": POLICY,\n',
+        "",
+        CONSOLE_TESTS,
+    ),
+    Mutation(
+        "console: no other site frames it",
+        "operator_console/page.py",
+        '    "X-Frame-Options": "DENY",\n',
+        "",
+        CONSOLE_TESTS,
+    ),
+    Mutation(
+        "console: the index is asked for again",
+        "operator_console/page.py",
+        '"no-cache" if self.name == INDEX else _FOR_EVER',
+        "_FOR_EVER",
+        CONSOLE_TESTS,
     ),
     Mutation(
         "owner: named on any route",
