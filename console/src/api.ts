@@ -58,7 +58,10 @@ const BY_FUNCTION = "x-functions-key";
 const BY_SUBSCRIPTION = "Ocp-Apim-Subscription-Key";
 const SLOW_MS = 3000;
 
+const RETRY_MS = 5000;
+
 let pending = 0;
+let retry: ReturnType<typeof setTimeout> | undefined;
 
 export interface Call {
   method?: string;
@@ -105,7 +108,8 @@ export function sendOpen(path: string): Promise<Response> {
 async function request(url: string, key: string | null, call: Call, header = BY_FUNCTION): Promise<Response> {
   spend();
   pending += 1;
-  const timer = setTimeout(() => (slow.value = true), SLOW_MS);
+  // What is sent may take its time on the way.
+  const timer = setTimeout(() => (slow.value = call.method === undefined), SLOW_MS);
   try {
     const response = await fetch(url, {
       method: call.method ?? "GET",
@@ -173,20 +177,22 @@ export function takeKeyFromAddress(): boolean {
 
 /** Find out what the kept key opens, or who the gateway or the platform says that this is. */
 export async function signIn(): Promise<void> {
-  signingIn.value = true;
+  clearTimeout(retry);
   try {
     const key = kept(KEY);
     session.value = key ? await byKey(key) : await byGateway();
     if (session.value) signInProblem.value = null;
   } catch (error) {
     // No answer says nothing of the key: it is kept, and tried again.
-    signInProblem.value = error instanceof Problem ? error.message : String(error);
+    signInProblem.value = error instanceof Problem ? `${error.message} The page asks again by itself.` : String(error);
+    retry = setTimeout(() => void signIn(), RETRY_MS);
   } finally {
     signingIn.value = false;
   }
 }
 
 export async function signInWith(key: string): Promise<void> {
+  signingIn.value = true;
   keep(KEY, key);
   drop(MOUNT);
   await signIn();

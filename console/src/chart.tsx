@@ -54,7 +54,7 @@ export function Chart({ title, summary, times, lines, show, showShort }: Props) 
     };
   }, [names, scheme.value, utc.value]);
 
-  useEffect(() => plot.current?.setData(data), [times, lines]);
+  useEffect(() => plot.current?.setData(data), [times]);
 
   const index = at.value ?? latest(lines);
   return (

@@ -53,12 +53,15 @@ const formats = computed(() => ({
   }),
 }));
 
+/** What day it is. Whoever reads it is rendered anew when it changes, and not each second. */
+const today = computed(() => formats.value.day.format(serverNow()));
+
 /** "14:03:22" if today, "29 Nov 2026, 14:03:22" if not. The zone stands beside it, or at the head of the column. */
 export function shownTime(moment: number | string | null | undefined): string {
   const ms = typeof moment === "string" ? Date.parse(moment) : (moment ?? Number.NaN);
   if (!Number.isFinite(ms)) return "–";
   const { day, time } = formats.value;
-  return day.format(ms) === day.format(serverNow()) ? time.format(ms) : `${day.format(ms)}, ${time.format(ms)}`;
+  return day.format(ms) === today.value ? time.format(ms) : `${day.format(ms)}, ${time.format(ms)}`;
 }
 
 export function shownMinute(moment: number | string): string {
