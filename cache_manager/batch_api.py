@@ -14,6 +14,7 @@ from cache_manager.submitting import then_route, then_task
 from cache_manager.task_api import outcome_response
 from shared import telemetry
 from shared.http.functions import HttpFunctions, json_response
+from shared.http.operators import Role
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing
 from shared.tasks.ids import new_task_id
@@ -23,9 +24,13 @@ from shared.tasks.task import NewBatch
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CreateBatch", create_batch, route="v1/batches", methods=["POST"], takes_body=True)
-    functions.add("ListBatches", list_batches, route="v1/batches", methods=["GET"], query=["limit", "cursor"])
-    functions.add("SealBatch", seal_batch, route="v1/batches/{id}/seal", methods=["POST"])
+    functions.add(
+        "CreateBatch", create_batch, route="v1/batches", methods=["POST"], takes_body=True, role=Role.OPERATE
+    )
+    functions.add(
+        "ListBatches", list_batches, route="v1/batches", methods=["GET"], query=["limit", "cursor"], role=Role.READ
+    )
+    functions.add("SealBatch", seal_batch, route="v1/batches/{id}/seal", methods=["POST"], role=Role.OPERATE)
 
 
 async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:

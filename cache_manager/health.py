@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_pascal
 
 from shared.bodies import BlobsUnavailable
 from shared.http.functions import HttpFunctions, json_response
+from shared.http.operators import Role
 from shared.services import Services, ServicesByLoop
 from shared.store import EvictionState, StoreUnavailable
 
@@ -33,6 +34,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         auth_level=func.AuthLevel.ANONYMOUS,
         counted=False,
         query=None,
+        role=Role.READ,
     )
 
 

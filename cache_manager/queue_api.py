@@ -11,6 +11,7 @@ from cache_manager.outcome_problems import only_a_prefix, unknown_endpoint
 from cache_manager.schemas import QueueDepth, QueueDepthList, QueueSettings
 from shared.dispatch.registry import Endpoint
 from shared.http.functions import HttpFunctions, json_response
+from shared.http.operators import Role
 from shared.services import Services, ServicesByLoop
 from shared.store import Depth, QueueStatus, StoreUnavailable
 
@@ -24,6 +25,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         methods=["GET"],
         query=["limit", "cursor"],
         for_owners=False,
+        role=Role.READ,
     )
     functions.add(
         "ConfigureQueue",
@@ -32,6 +34,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         methods=["PATCH"],
         takes_body=True,
         for_owners=False,
+        role=Role.OPERATE,
     )
 
 

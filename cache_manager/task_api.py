@@ -32,6 +32,7 @@ from cache_manager.uploads import Uploads
 from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.http.functions import HttpFunctions, header, json_response
+from shared.http.operators import Role
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing, Outage, StoreUnavailable
@@ -46,10 +47,20 @@ _LONGEST_RETRY_AFTER_S: Final = 30
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     services.keep_running(draw_secret)
     functions = HttpFunctions(app, services)
-    functions.add("SubmitTask", submit_task, route="v1/submit/{*path}", methods=["POST"], takes_body=True, query=None)
-    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"])
-    functions.add("CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"], query=["purge"])
-    functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"])
+    functions.add(
+        "SubmitTask",
+        submit_task,
+        route="v1/submit/{*path}",
+        methods=["POST"],
+        takes_body=True,
+        query=None,
+        role=Role.OPERATE,
+    )
+    functions.add("GetTask", get_task, route="v1/tasks/{id}", methods=["GET", "HEAD"], query=["wait"], role=Role.READ)
+    functions.add(
+        "CancelTask", cancel_task, route="v1/tasks/{id}", methods=["DELETE"], query=["purge"], role=Role.OPERATE
+    )
+    functions.add("ReplayTask", replay_task, route="v1/tasks/{id}/replay", methods=["POST"], role=Role.OPERATE)
     heartbeat = "v1/tasks/{id}/heartbeat"
     functions.add("TaskHeartbeat", task_heartbeat, route=heartbeat, methods=["POST"], takes_body=True)
     functions.add("TaskHeartbeats", task_heartbeats, route="v1/heartbeats", methods=["POST"], takes_body=True)
@@ -57,15 +68,15 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions.add("NextStep", next_step, route=following, methods=["POST"], takes_body=True, query=None)
     functions.add("ReleaseTask", release_task, route="v1/tasks/{id}/release", methods=["POST"], takes_body=True)
     listing = ["path", "status", "batch", "limit", "cursor"]
-    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing)
-    functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"])
+    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing, role=Role.READ)
+    functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"], role=Role.READ)
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
     checkpoint = "v1/tasks/{id}/checkpoint"
     functions.add("PutCheckpoint", put_checkpoint, route=checkpoint, methods=["PUT"], takes_body=True)
-    functions.add("GetCheckpoint", get_checkpoint, route=checkpoint, methods=["GET", "HEAD"])
+    functions.add("GetCheckpoint", get_checkpoint, route=checkpoint, methods=["GET", "HEAD"], role=Role.CONTENT)
     result, body, reading = "v1/tasks/{id}/result", "v1/tasks/{id}/body", ["GET", "HEAD"]
-    functions.add("GetTaskResult", get_task_result, route=result, methods=reading, query=["link"])
-    functions.add("GetTaskBody", get_task_body, route=body, methods=reading, query=["link"])
+    functions.add("GetTaskResult", get_task_result, route=result, methods=reading, query=["link"], role=Role.CONTENT)
+    functions.add("GetTaskBody", get_task_body, route=body, methods=reading, query=["link"], role=Role.CONTENT)
 
 
 async def draw_secret(services: Services) -> None:

@@ -12,13 +12,16 @@ from cache_manager.task_service import TaskService
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from cache_manager.uploads import Made, Uploads
 from shared.http.functions import HttpFunctions, json_response
+from shared.http.operators import Role
 from shared.services import Services, ServicesByLoop
 from shared.tasks.uploads import Purpose, Upload
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     functions = HttpFunctions(app, services)
-    functions.add("CreateUpload", create_upload, route="v1/uploads", methods=["POST"], takes_body=True)
+    functions.add(
+        "CreateUpload", create_upload, route="v1/uploads", methods=["POST"], takes_body=True, role=Role.OPERATE
+    )
 
 
 async def create_upload(req: func.HttpRequest, services: Services) -> func.HttpResponse:

@@ -2,9 +2,10 @@
 
 import azure.functions as func
 
-from operator_console import page
+from operator_console import mounts, page
 from shared.services import ServicesByLoop
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     page.register(app, services)
+    mounts.register(app, services)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
+from weakref import WeakKeyDictionary
 
 import azure.functions as func
 from opentelemetry.trace import StatusCode
@@ -14,11 +16,20 @@ from opentelemetry.trace import StatusCode
 from shared import telemetry
 from shared.http.error_problems import problem_of
 from shared.http.headers import header
+from shared.http.operators import Role, check_role, operator_of
 from shared.http.owners import not_for_owners, owner_of
 from shared.http.problems import Problem, invalid, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
 
-__all__ = ["HOST_PARAMETERS", "HttpFunctions", "header", "json_response", "query_string"]
+__all__ = [
+    "HOST_PARAMETERS",
+    "HttpFunctions",
+    "Operation",
+    "header",
+    "json_response",
+    "problem_response",
+    "query_string",
+]
 
 HOST_PARAMETERS: Final = ("code", "clientid")
 """Query parameters of the Functions host, in lower case. It takes them in any case."""
@@ -27,12 +38,56 @@ _WITHOUT_BODY: Final = (204, 304)
 Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A handler with what its requests may be, as :meth:`HttpFunctions.add` takes it."""
+
+    name: str
+    handler: Handler
+    methods: Sequence[str]
+    route: str
+    counted: bool
+    takes_body: bool
+    query: Sequence[str] | None
+    for_owners: bool
+    role: Role | None
+
+    async def answer(self, req: func.HttpRequest, services: ServicesByLoop) -> func.HttpResponse:
+        if self.takes_body and (lost := _lost_body(req)):
+            return problem_response(lost)
+        try:
+            return await self._answer(req, services)
+        except Exception as error:
+            return problem_response(problem_of(error))
+
+    async def _answer(self, req: func.HttpRequest, services_by_loop: ServicesByLoop) -> func.HttpResponse:
+        settings = services_by_loop.settings
+        # Of each request, also where no owner makes a difference: nobody else's word may pass for the gateway's.
+        if owner_of(req, settings) is not None and not self.for_owners:
+            raise not_for_owners()
+        check_role(operator_of(req, settings), self.role)
+        if self.query is not None:
+            _check_query(req.url, self.query)
+        services = services_by_loop.current()
+        limits = services.limits
+        with limits.requests.hold() if self.counted else nullcontext(), limits.body(len(req.get_body())):
+            return await self.handler(req, services)
+
+
+_operations: WeakKeyDictionary[func.FunctionApp, list[Operation]] = WeakKeyDictionary()
+
+
 class HttpFunctions:
     """Registers a room's handlers as HTTP functions of the *app*."""
 
     def __init__(self, app: func.FunctionApp, services: ServicesByLoop) -> None:
         self._app = app
         self._services = services
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """What all rooms have added to the app."""
+        return _operations.get(self._app, ())
 
     def add(
         self,
@@ -46,22 +101,40 @@ class HttpFunctions:
         takes_body: bool = False,
         query: Sequence[str] | None = (),
         for_owners: bool = True,
+        role: Role | None = None,
     ) -> None:
         """Register *handler* as the HTTP function *name*, which is its route too if none is given.
 
         The limit to the requests in flight applies only if it is *counted*. If it *takes a body*, a body that the
         Functions host has lost is refused. A request may have the query parameters in *query* and no others, since to
         ignore one would be to answer another question; None: it may have any. If it is not *for owners*, a request
-        in the name of one is refused: what it shows or changes is everybody's.
+        in the name of one is refused: what it shows or changes is everybody's. An operator needs the *role*; None:
+        it is nothing that operators do.
         """
+        path = route or name
+        operation = Operation(name, handler, methods, path, counted, takes_body, query, for_owners, role)
+        _operations.setdefault(self._app, []).append(operation)
+
+        async def answer(req: func.HttpRequest) -> func.HttpResponse:
+            return await operation.answer(req, self._services)
+
+        self.add_answer(name, answer, methods=methods, route=path, auth_level=auth_level)
+
+    def add_answer(
+        self,
+        name: str,
+        answer: Callable[[func.HttpRequest], Awaitable[func.HttpResponse]],
+        *,
+        methods: list[str],
+        route: str,
+        auth_level: func.AuthLevel = func.AuthLevel.FUNCTION,
+    ) -> None:
+        """Register what *answers* each request, errors included, as the HTTP function *name*."""
 
         async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
             is_from_host = bool(context.trace_context.trace_parent)
             with telemetry.invocation_span(name, _trace_headers(req, context), is_from_host=is_from_host) as span:
-                if takes_body and (lost := _lost_body(req)):
-                    response = _problem_response(lost)
-                else:
-                    response = await _answer(handler, req, self._services, counted, query, for_owners)
+                response = await answer(req)
                 _describe_body(req, response)
                 # Without the method, Application Insights shows neither the status nor that the request failed.
                 span.set_attributes(
@@ -73,9 +146,7 @@ class HttpFunctions:
 
         # The worker tells functions apart by these names and reads the signature above.
         invoke.__name__ = invoke.__qualname__ = name
-        self._app.function_name(name)(
-            self._app.route(route=route or name, methods=methods, auth_level=auth_level)(invoke)
-        )
+        self._app.function_name(name)(self._app.route(route=route, methods=methods, auth_level=auth_level)(invoke))
 
 
 def query_string(url: str) -> str:
@@ -126,28 +197,6 @@ def json_response(
     )
 
 
-async def _answer(
-    handler: Handler,
-    req: func.HttpRequest,
-    services_by_loop: ServicesByLoop,
-    counted: bool,
-    query: Sequence[str] | None,
-    for_owners: bool,
-) -> func.HttpResponse:
-    try:
-        # Of each request, also where no owner makes a difference: nobody else's word may pass for the gateway's.
-        if owner_of(req, services_by_loop.settings) is not None and not for_owners:
-            raise not_for_owners()
-        if query is not None:
-            _check_query(req.url, query)
-        services = services_by_loop.current()
-        limits = services.limits
-        with limits.requests.hold() if counted else nullcontext(), limits.body(len(req.get_body())):
-            return await handler(req, services)
-    except Exception as error:
-        return _problem_response(problem_of(error))
-
-
 def _check_query(url: str, known: Sequence[str]) -> None:
     if "?" not in url:
         return
@@ -158,7 +207,7 @@ def _check_query(url: str, known: Sequence[str]) -> None:
         raise invalid_fields(unknown_name(name, "query parameter", known) for name in unknown)
 
 
-def _problem_response(problem: Problem) -> func.HttpResponse:
+def problem_response(problem: Problem) -> func.HttpResponse:
     return json_response(
         problem.document, problem.document["status"], problem.headers, mimetype="application/problem+json"
     )

@@ -24,6 +24,17 @@ def owner_of(req: func.HttpRequest, settings: Settings) -> str | None:
     owner = header(req, "x-task-owner")
     if owner is None:
         return None
+    check_is_gateway(req, settings, "X-Task-Owner")
+    if not _OWNER.fullmatch(owner):
+        raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
+    return owner
+
+
+def check_is_gateway(req: func.HttpRequest, settings: Settings, said: str) -> None:
+    """
+    Raises:
+        Problem: 403 if what the header *said* names does not come from the gateway.
+    """
     given = (header(req, "x-gateway-key") or "").encode()
     # Each is compared, whatever came out before: the time says nothing of which one it was.
     keys = [key.get_secret_value().encode() for key in settings.gateway_keys]
@@ -31,12 +42,9 @@ def owner_of(req: func.HttpRequest, settings: Settings) -> str | None:
         raise Problem(
             403,
             "not-the-gateway",
-            "Only the gateway may name an owner.",
-            "X-Task-Owner is believed only together with the gateway's X-Gateway-Key.",
+            f"Only the gateway may name an {'owner' if said == 'X-Task-Owner' else 'operator'}.",
+            f"{said} is believed only together with the gateway's X-Gateway-Key.",
         )
-    if not _OWNER.fullmatch(owner):
-        raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
-    return owner
 
 
 def not_for_owners() -> Problem:
