@@ -14,7 +14,7 @@ GATEWAY_PORT = 7080
 _BACKEND = (
     "PATH=URL[,lease_s=N][,limit=N] is expected, such as /v1/mine=http://127.0.0.1:8081, or PATH=JSON as in BACKENDS"
 )
-_MADE = ("LOCAL_HOST_KEY", "LOCAL_MASTER_KEY", "LOCAL_EVENTGRID_KEY")
+_MADE = ("LOCAL_HOST_KEY", "LOCAL_MASTER_KEY", "LOCAL_EVENTGRID_KEY", "LOCAL_FUNCTION_KEYS")
 _PATH = re.compile(r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|$))(?:[A-Za-z0-9._~:@+,-]|%[0-9A-Fa-f]{2})+)+/?")
 """What the app takes for a path. It says so itself, but only after all is installed and started."""
 _OPTION = re.compile(r"\s*,\s*(lease_s|limit)\s*=\s*([^,]*)$")

@@ -37,6 +37,8 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of the stack, which speaks plain HTTP: to load the certificates takes each client 40 ms of CPU."""
 MAX_BODY_BYTES = 100 * 1024 * 1024
 """The largest body that the app takes, unless a setting says less."""
+CONSOLE = {"read": "ConsoleRead", "content": "ConsoleContent", "operate": "ConsoleOperate"}
+"""The functions of the console by the role that their keys give."""
 _CALL_TIMEOUT_S = 120
 _POLL_INTERVAL_S = 0.05
 
@@ -129,6 +131,7 @@ class Stack:
         self.directory = directory
         self._with_app = with_app
         self.key = _kept_key(directory, "key")
+        self.console_keys = {role: _kept_key(directory, f"console-{role}-key") for role in CONSOLE}
         # In the form of Azure's: SDKs decode a topic's key to sign tokens with it.
         topic_key = base64.b64encode(hashlib.sha256(self.key.encode()).digest()).decode()
         self._delivery_headers = dict(delivery_headers or {})
@@ -183,6 +186,7 @@ class Stack:
             "LOCAL_HOST_KEY": self.key,
             "LOCAL_MASTER_KEY": self.key + "-master",
             "LOCAL_EVENTGRID_KEY": self.key + "-eventgrid",
+            "LOCAL_FUNCTION_KEYS": json.dumps({CONSOLE[role]: key for role, key in self.console_keys.items()}),
             **(settings or {}),
         }
         self.gateway: GatewayProcess | None = None
@@ -224,6 +228,10 @@ class Stack:
 
     def function_url(self, name: str) -> str:
         return f"{self.url}/api/{name}?code={self.key}"
+
+    def console_url(self, role: str) -> str:
+        """The link that opens the console signed in, by the key of one function. Whoever has the link has the key."""
+        return f"{self.url}/api/console/index.html#key={self.console_keys[role]}&role={role}"
 
     def start(self) -> None:
         """Start all parts; returns when the stack can run a task from submit to result, but for the app if it is

@@ -154,6 +154,7 @@ def _welcome(stack: Stack) -> str:
     return f"""
 The stack is up. Ctrl-C stops all of it; its data and logs are in {stack.directory}/.
 
+  console        {stack.console_url("operate")}
   function app   {stack.url}/api
   key            {stack.key}
   sample model   {stack.model.url}{SEGMENT_PATH}
@@ -210,7 +211,9 @@ Start the app with the settings of {file}: in Visual Studio Code by F5 ("The app
 
   {command}
 
-Event Grid finds the app within a second. The app's key is in {stack.directory}/key.
+Event Grid finds the app within a second. The app's key is in {stack.directory}/key. The console is then at
+
+  {stack.console_url("operate")}
 """
 
 

@@ -31,7 +31,7 @@ def leaks(directory: Path, sent: Iterable[str] = ()) -> list[str]:
     This finds planted secrets, bearer tokens, signed URLs, the storage account's key, and the keys of the stacks
     below *directory*.
     """
-    keys = {file.read_bytes() for file in directory.rglob("key") if file.is_file()}
+    keys = {file.read_bytes() for file in directory.rglob("*key") if file.is_file()}
     known = (re.escape(key) for key in (ACCOUNT_KEY.encode(), *keys) if len(key) >= _LEAST_KEY_CHARS)
     secret = re.compile(b"|".join((_PLANTED, _BEARER_TOKEN, _SIGNATURE, *known)))
     found: list[str] = []

@@ -245,6 +245,13 @@ def test_up_takes_pipelines_services_and_settings_and_shows_each_step_of_a_task(
         eventually(lambda: f"task {task['TaskId']} at /v1/words/a is created (attempt 1)" in shown())
         assert "  /v1/both   /v1/words/a?x=1,2 → /v1/words/b\n" in shown()
         assert "  /v1/mine   http://127.0.0.1:9   lease_s 30, limit 3\n" in shown()
+        link = _console_link(shown(), port)
+        assert key not in link
+        assert _role_of(link) == ["read", "content", "operate"]
+        # The key is of that function alone.
+        headers = {"x-functions-key": link.partition("#key=")[2].partition("&")[0]}
+        for path in ("v1/tasks", "console/read/tasks", "CacheConnectorGet"):
+            assert httpx.get(f"http://127.0.0.1:{port}/api/{path}", headers=headers).status_code == 401
 
     assert (task["Pipeline"], task["EndpointPath"], task["Steps"]) == ("/v1/both", "/v1/words/a", 2)
     assert task["LeaseSeconds"] == 123
@@ -287,6 +294,8 @@ def test_the_editor_starts_the_app_beside_a_stack_without_it(tree: Path, tmp_pat
             headers = {"x-functions-key": key}
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=PATIENCE_S) as client:
                 eventually(lambda: _is_healthy(client) or app.poll() is not None)
+                link = _console_link((tmp_path / "stdout").read_text(), port)
+                assert _role_of(link) == ["read", "content", "operate"]
                 picture = sample_pictures()[0]
                 submitted = client.post(
                     f"/api/v1/submit{SEGMENT_PATH}",
@@ -325,6 +334,7 @@ def test_up_runs_a_first_task_under_core_tools_and_stops_them(tree: Path, tmp_pa
             assert submitted.status_code == 202
             task = f"/v1/tasks/{submitted.json()['TaskId']}"
             assert eventually(lambda: client.get(f"{task}?wait=30").json()["BackendStatus"] == "completed")
+            assert _role_of(_console_link(printed, port)) == ["read", "content", "operate"]
             result = tmp_path / "segments.png"
             result.write_bytes(client.get(f"{task}/result").raise_for_status().content)
             _assert_segmentation_of(picture, result)
@@ -884,6 +894,24 @@ def _refused_up(tree: Path, port: int) -> subprocess.CompletedProcess[str]:
 def _all_gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     return not alive
+
+
+def _console_link(printed: str, port: str) -> str:
+    """The link that opens the console signed in, of which there is one."""
+    address = re.escape(f"http://127.0.0.1:{port}/api/console/index.html")
+    [link] = re.findall(rf"^ .*?({address}#key=[\w-]{{20,}}&role=operate)$", printed, re.MULTILINE)
+    return link
+
+
+def _role_of(link: str) -> list[str]:
+    """What the page of a link finds that its key may do."""
+    page, _, rest = link.partition("#key=")
+    assert httpx.get(page, timeout=PATIENCE_S).headers["content-type"].startswith("text/html")
+    key, _, role = rest.partition("&role=")
+    me = httpx.get(
+        f"{page.removesuffix('index.html')}{role}/me", headers={"x-functions-key": key}, timeout=PATIENCE_S
+    )
+    return me.raise_for_status().json()["Roles"]
 
 
 def _is_healthy(client: httpx.Client) -> bool:

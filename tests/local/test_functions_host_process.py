@@ -16,6 +16,7 @@ import pytest
 
 from local.functions_host.__main__ import listen
 from local.functions_host.errors import HostError
+from local.functions_host.keys import Keys
 from local.functions_host.script_root import load_host_json
 from local.processes import ChildProcess, free_port
 from tests.waiting import PATIENCE_S
@@ -101,6 +102,28 @@ def test_host_serves_the_app_of_its_script_root_with_its_settings(script_root: P
     assert log.count("Executed 'Functions.broken' (Failed, Id=") == 1
     assert "RuntimeError: what went wrong" in log
     assert "GET /api" not in log
+
+
+def test_a_function_s_own_key_opens_that_function(script_root: Path) -> None:
+    keys = '{"locked": "own", "another": "its-own"}'
+    with host_process(script_root, FROM_BOTH="", LOCAL_FUNCTION_KEYS=keys, LOCAL_HOST_KEY="given") as process:
+        answers = {
+            key: httpx.get(f"{process.url}/api/locked", headers={"x-functions-key": key}, timeout=PATIENCE_S)
+            for key in ("own", "its-own", "given", "locked")
+        }
+    assert {key: answer.status_code for key, answer in answers.items()} == {
+        "own": 200,
+        "its-own": 401,
+        "given": 200,
+        "locked": 401,
+    }
+    assert "LOCAL_FUNCTION_KEYS" not in process.log_path.read_text()
+
+
+@pytest.mark.parametrize("keys", ["{", "[]", '"locked"', '{"locked": 7}'])
+def test_functions_keys_that_cannot_be_read_stop_the_start(keys: str) -> None:
+    with pytest.raises(HostError, match="LOCAL_FUNCTION_KEYS must be a JSON object"):
+        Keys.from_environment({"LOCAL_FUNCTION_KEYS": keys})
 
 
 def test_what_a_library_logs_at_info_is_in_the_log(script_root: Path) -> None:
