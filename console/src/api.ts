@@ -1,7 +1,7 @@
 /** The calls to the server: who the page is there, and what goes wrong on the way. */
 
 import { computed, signal } from "@preact/signals";
-import { learnServerTime, serverNow } from "./clock";
+import { learnServerTime } from "./clock";
 import { spend } from "./pace";
 import type { Me, ProblemDocument, Role } from "./shapes";
 
@@ -34,8 +34,6 @@ export interface Session {
   /** The header that the key goes into. */
   header: string;
   me: Me;
-  /** Whether the server said who this is. One without `me` does not, and refuses what it has to. */
-  known: boolean;
 }
 
 export const session = signal<Session | null>(null);
@@ -53,6 +51,7 @@ export function may(role: Role): boolean {
 
 const KEY = "console-key";
 const MOUNT = "console-mount";
+const CHECKED = "console-key-checked";
 const MOUNTS = ["operate", "content", "read"] as const;
 const BY_FUNCTION = "x-functions-key";
 const BY_SUBSCRIPTION = "Ocp-Apim-Subscription-Key";
@@ -170,8 +169,7 @@ export function takeKeyFromAddress(): boolean {
   const to = given.get("to") ?? "";
   history.replaceState(null, "", `#${to.startsWith("/") ? to : "/queues"}`);
   const key = given.get("key");
-  if (key) keep(KEY, key);
-  drop(MOUNT);
+  if (key) keepNew(key, given.get("role") ?? "");
   return Boolean(key);
 }
 
@@ -193,15 +191,20 @@ export async function signIn(): Promise<void> {
 
 export async function signInWith(key: string): Promise<void> {
   signingIn.value = true;
-  keep(KEY, key);
-  drop(MOUNT);
+  keepNew(key, "");
   await signIn();
 }
 
 export function signOut(): void {
-  drop(KEY);
-  drop(MOUNT);
+  for (const name of [KEY, MOUNT, CHECKED]) drop(name);
   session.value = null;
+}
+
+/** A link says which role its key has; without that, the page finds out. */
+function keepNew(key: string, role: string): void {
+  signOut();
+  keep(KEY, key);
+  if ((MOUNTS as readonly string[]).includes(role)) keep(MOUNT, `./${role}/`);
 }
 
 async function byKey(key: string): Promise<Session | null> {
@@ -212,20 +215,34 @@ async function byKey(key: string): Promise<Session | null> {
     // Behind API Management, the key of a subscription opens the v1 API.
     const header = base.startsWith("../") ? BY_SUBSCRIPTION : BY_FUNCTION;
     const me = await whoAmI(base, key, header);
-    if (me !== null) {
-      keep(MOUNT, base);
-      return { base, key, header, me, known: true };
+    if (me === null) continue;
+    if (header === BY_FUNCTION && kept(CHECKED) === null && (await opensMore(key))) {
+      drop(KEY);
+      signInProblem.value = "This key opens more than the console, as a key of the host does. Take that of one function.";
+      return null;
     }
+    keep(CHECKED, "1");
+    keep(MOUNT, base);
+    return { base, key, header, me };
   }
-  if (await opensQueues(key)) return { base: "../v1/", key, header: BY_FUNCTION, me: UNSAID, known: false };
   drop(KEY);
   signInProblem.value = "This key opens no part of the console. It must be a key of one of the functions named below.";
   return null;
 }
 
+/** Whether a key opens the v1 API itself, where not everybody may call. A key of the console's functions does not. */
+async function opensMore(key: string): Promise<boolean> {
+  return (await whoAmI("../v1/", key))?.By === "key" && (await whoAmI("./read/", null)) === null;
+}
+
+/** Who a gateway, or the platform, says that this is. */
 async function byGateway(): Promise<Session | null> {
-  const me = await whoAmI("../v1/", null);
-  return me === null ? null : { base: "../v1/", key: null, header: BY_FUNCTION, me, known: true };
+  for (const base of ["../v1/", "./session/"]) {
+    const me = await whoAmI(base, null);
+    // "key" with no key given: a host on somebody's own machine that looks at none.
+    if (me !== null && me.By !== "key") return { base, key: null, header: BY_FUNCTION, me };
+  }
+  return null;
 }
 
 /** Null if the key, or who comes without one, opens nothing there. */
@@ -240,28 +257,6 @@ async function whoAmI(base: string, key: string | null, header?: string): Promis
     throw error;
   }
 }
-
-async function opensQueues(key: string): Promise<boolean> {
-  try {
-    await request("../v1/queues/?limit=1", key, {});
-    return true;
-  } catch (error) {
-    if (error instanceof Problem && !error.isPassing) return false;
-    throw error;
-  }
-}
-
-const UNSAID: Me = {
-  Name: null,
-  Roles: ["read", "content", "operate"],
-  By: null,
-  Version: null,
-  Environment: null,
-  get Now() {
-    return new Date(serverNow()).toISOString();
-  },
-  RetentionSeconds: null,
-};
 
 /** The session's base as a URL that another program can call. */
 export function absoluteBase(): string {
