@@ -43,11 +43,15 @@ ALLOWED_HEADERS = frozenset(
 
 
 def _templates(product: str) -> dict[str, tuple[str, str]]:
-    """Method and path of each operation that the gateway offers to a product, by its name."""
+    """Method and path of each operation that the gateway offers to a product, by its name; of those that operators
+    have beside callers, by that behind ``operators/``."""
     document = json.loads(APIS.read_text())
     service = {**document["service"], "path": "{service}"}
     return {
-        operation["name"]: (operation["method"], f"/{api['path']}{operation['urlTemplate']}".rstrip("/"))
+        ("operators/" if api["name"] == "operators" else "") + operation["name"]: (
+            operation["method"],
+            f"/{api['path']}{operation['urlTemplate']}".rstrip("/"),
+        )
         for api in [*document["apis"], service]
         if api["product"] == product
         for operation in api["operations"]
@@ -113,7 +117,8 @@ class Gate:
         assert not leaked, leaked
         for name in ("location", "operation-location"):
             if name in response.headers and response.status_code != 303:
-                assert response.headers[name].startswith(f"{self.url}/api/v1/"), response.headers
+                place = response.headers[name].replace(f"{self.url}/operators/", f"{self.url}/")
+                assert place.startswith(f"{self.url}/api/v1/"), response.headers
 
     @property
     def service(self) -> str:

@@ -33,6 +33,7 @@ from local.stack import Stack
 from tests.infra.gateway_under_test import (
     GATEWAY_KEY,
     KEY,
+    OPERATOR_KEY,
     OTHER_KEY,
     SUBSCRIPTIONS,
     WAITING,
@@ -177,6 +178,8 @@ async def test_the_app_gets_the_owner_the_keys_and_the_trace_and_nothing_of_the_
                 "tracestate": "vendor=1",
                 "X-Functions-Key": "guessed",
                 "X-Gateway-Key": "guessed",
+                "X-Operator": "guessed",
+                "X-Operator-Roles": "operate",
                 "X-Task-Attempt": "1",
                 "X-Task-Instance": "1",
                 "X-Task-Owner": "other",
@@ -203,10 +206,50 @@ async def test_the_app_gets_the_owner_the_keys_and_the_trace_and_nothing_of_the_
     assert not set(headers) & {
         *("authorization", "cookie", "ocp-apim-subscription-key", "connection", "expect"),
         *("x-task-attempt", "x-task-instance", "x-task-slots"),
+        *("x-operator", "x-operator-roles"),
     }
 
 
-@pytest.mark.parametrize("named", ["X-Task-Owner", "keep-alive, x-gateway-key", "close,X-FUNCTIONS-KEY"])
+@pytest.mark.parametrize("path", ["/api/v1/queues/v1/words", "/operators/api/v1/tasks/one"])
+async def test_the_app_gets_the_operator_and_nothing_of_what_it_says_of_itself(
+    app_double: AppDouble, tmp_path: Path, path: str
+) -> None:
+    guessed = {
+        "X-Operator": "guessed",
+        "X-Operator-Roles": "guessed",
+        "X-Task-Owner": "guessed",
+        "X-Gateway-Key": "guessed",
+        "X-Functions-Key": "guessed",
+        "Ocp-Apim-Subscription-Key": OPERATOR_KEY,
+    }
+    async with in_process(app_double.url, tmp_path) as operator:
+        assert (await operator.get(path, headers=guessed)).status_code == 200
+
+    got = app_double.requests.get(timeout=PATIENCE_S)
+    headers = {name.lower(): got.headers.get_all(name) for name in got.headers}
+    assert got.path == path.removeprefix("/operators")
+    assert headers["x-operator"] == ["operator"]
+    assert headers["x-operator-roles"] == ["operate"]
+    assert headers["x-gateway-key"] == [GATEWAY_KEY]
+    assert headers["x-functions-key"] == ["function"]
+    assert not set(headers) & {"x-task-owner", "ocp-apim-subscription-key"}
+
+
+async def test_a_task_that_an_operator_submits_is_found_where_operators_look(
+    app_double: AppDouble, tmp_path: Path
+) -> None:
+    app_double.react = lambda request: request.send(202, {"Location": f"{app_double.url}/api/v1/tasks/one"}, b"{}")
+    async with in_process(app_double.url, tmp_path) as operator:
+        key = {"Ocp-Apim-Subscription-Key": OPERATOR_KEY}
+        answer = await operator.post("/operators/api/v1/submit/v1/words", content=b"x", headers=key)
+
+    place = "https://gateway.example.org/operators/api/v1/tasks/one"
+    assert (answer.headers["location"], answer.headers["operation-location"]) == (place, place)
+
+
+@pytest.mark.parametrize(
+    "named", ["X-Task-Owner", "keep-alive, x-gateway-key", "close,X-FUNCTIONS-KEY", "X-Operator-Roles"]
+)
 async def test_no_caller_has_the_gateway_take_away_what_it_sets(
     app_double: AppDouble, tmp_path: Path, named: str
 ) -> None:
@@ -473,6 +516,45 @@ async def test_by_a_token_the_owner_is_whom_it_names(
     assert answer.status_code == status
     owners = [app_double.requests.get().headers["X-Task-Owner"] for _ in range(app_double.calls)]
     assert owners == (["user:ada"] if status == 200 else [])
+
+
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        ({"roles": ["Console.Read"]}, ("ada", "read")),
+        ({"roles": ["Reader", "console.content"]}, ("ada", "content")),
+        ({"roles": ["Console.Read", "Console.Operate", "x"]}, ("ada", "operate")),
+        ({}, None),
+        ({"roles": []}, None),
+        ({"roles": ["operate", "Console.Operate.Not", "xConsole.Operate", "Console.Operate "]}, None),
+        ({"roles": ["Console.Operate"], "oid": None}, None),
+        ({"roles": ["Console.Operate"], "oid": "ada\r\nX-Gateway-Key: guessed"}, None),
+        ({"roles": ["Console.Operate"], "oid": "ad\u00e4"}, None),
+    ],
+)
+async def test_by_a_token_the_operator_is_whom_it_names_with_its_roles(
+    app_double: AppDouble,
+    tmp_path: Path,
+    issuer: tuple[str, rsa.RSAPrivateKey],
+    claims: dict[str, Any],
+    told: tuple[str, str] | None,
+) -> None:
+    url, key = issuer
+    content = {"iss": url, "aud": "backbone", "exp": int(time.time()) + 3600, "oid": "ada", **claims}
+    token = jwt.encode(
+        {name: value for name, value in content.items() if value is not None}, key, "RS256", headers={"kid": "one"}
+    )
+    named = {"openid-configuration-url": f"{url}/configuration", "token-audience": "backbone"}
+    own = {"Ocp-Apim-Subscription-Key": OPERATOR_KEY}
+    async with in_process(app_double.url, tmp_path, owner="jwt", named_values=named) as operator:
+        path = "/operators/api/v1/queues"
+        answer = await operator.get(path, headers=own | {"Authorization": f"Bearer {token}"})
+        assert (await operator.get(path, headers=own)).status_code == 401
+        assert (await operator.get(path, headers=own | {"Authorization": f"Bearer {token[:-8]}"})).status_code == 401
+
+    assert answer.status_code == (403 if told is None else 200)
+    heard = [app_double.requests.get().headers for _ in range(app_double.calls)]
+    assert [(each["X-Operator"], each["X-Operator-Roles"]) for each in heard] == ([] if told is None else [told])
 
 
 @pytest.mark.parametrize(

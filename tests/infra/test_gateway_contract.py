@@ -133,7 +133,7 @@ def test_every_operation_of_callers_does_what_the_app_s_does(gate: Gate) -> None
 
 def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, operator: str) -> None:
     gate.called.clear()
-    gate.submit()
+    theirs = gate.submit()
 
     depths = gate.call("QueueDepths", operator, rest=gate.endpoint)
     assert (depths.status_code, depths.json()["EndpointPath"]) == (200, gate.endpoint)
@@ -141,6 +141,35 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert gate.endpoint in [queue["EndpointPath"] for queue in every.json()["Queues"]]
     changed = gate.call("ConfigureQueue", operator, rest=gate.endpoint, json={"Paused": False})
     assert (changed.status_code, changed.json()["Paused"]) == (200, False)
+
+    named = gate.call("operators/GetMe", operator).json()
+    assert named["Name"]
+    assert (named["Roles"], named["By"]) == (["read", "content", "operate"], "gateway")
+    submitted = gate.call("operators/SubmitTask", operator, rest=gate.endpoint, content=TEXT)
+    assert submitted.status_code == 202
+    task = submitted.json()["TaskId"]
+    assert submitted.headers["location"] == f"{gate.url}/operators/api/v1/tasks/{task}"
+    while (
+        state := gate.call("operators/GetTask", operator, task=task, query="?wait=30").json()["BackendStatus"]
+    ) != "completed":
+        assert state in ("created", "running")
+    for name in ("HeadTask", "GetTaskHistory", "GetTaskBody", "HeadTaskBody", "GetTaskResult", "HeadTaskResult"):
+        assert gate.call(f"operators/{name}", operator, task=task).status_code == 200
+    for name in ("GetCheckpoint", "HeadCheckpoint"):
+        assert gate.call(f"operators/{name}", operator, task=task).status_code == 404
+    for name in ("CancelTask", "ReplayTask"):
+        assert gate.call(f"operators/{name}", operator, task=task).status_code == 409
+    listed = gate.call("operators/ListTasks", operator, query="?limit=200")
+    assert {task, theirs} <= {one["TaskId"] for one in listed.json()["Tasks"]}
+    batch = gate.call("operators/CreateBatch", operator).json()["TaskId"]
+    assert gate.call("operators/SealBatch", operator, task=batch).status_code == 200
+    for name in ("ListBatches", "AllQueueDepths", "Health", "HeadHealth"):
+        assert gate.call(f"operators/{name}", operator).status_code == 200
+    assert gate.call("operators/QueueDepths", operator, rest=gate.endpoint).status_code == 200
+    changed = gate.call("operators/ConfigureQueue", operator, rest=gate.endpoint, json={"Draining": False})
+    assert changed.json()["Draining"] is False
+    upload = gate.call("operators/CreateUpload", operator, json={"Size": 1, "ContentType": "text/plain"})
+    assert upload.status_code in (201, 501)
 
     assert gate.called - {"SubmitTask"} == set(OF_OPERATORS)
 

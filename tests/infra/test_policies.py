@@ -22,6 +22,7 @@ from local.gateway.expressions import Expressions, missing
 from local.gateway.grammar import Reader
 from local.stack import ROOT
 from tests.infra.conftest import Run
+from tests.operator_console.test_mounts import roles_of_the_page
 
 APIM = ROOT / "infra" / "apim"
 GATEWAY = json.loads((APIM / "apis.json").read_text())
@@ -276,9 +277,10 @@ def test_secrets_go_into_headers_to_the_app_alone() -> None:
                 assert (path.stem, header.get("name"), header.get("exists-action")) in {
                     ("request", "x-functions-key", "override"),
                     ("callers", "X-Gateway-Key", "override"),
+                    ("operators", "X-Gateway-Key", "override"),
                 }
     texts = "".join(path.read_text() for path in [*POLICIES, *FRAGMENTS])
-    assert texts.count("{{function-key}}") == texts.count("{{gateway-key}}") == 1
+    assert (texts.count("{{function-key}}"), texts.count("{{gateway-key}}")) == (1, 2)
 
 
 @pytest.mark.parametrize("policy", sorted({api["policy"] for api in [*GATEWAY["apis"], GATEWAY["service"]]}))
@@ -286,12 +288,18 @@ def test_a_caller_can_neither_name_an_owner_nor_pass_for_the_gateway(policy: str
     inbound = _tree(APIM / "policies" / f"{policy}.xml").find("inbound")
     assert inbound is not None
     after = [(header.get("name"), header.get("exists-action")) for header in inbound.findall("set-header")]
-    action = "override" if policy == "callers" else "delete"
-    assert ("X-Task-Owner", action) in after
-    assert ("X-Gateway-Key", action) in after
+    assert ("X-Gateway-Key", "override") in after
+    names = [child.get("fragment-id") or child.get("name") for child in inbound]
     if policy == "callers":
-        names = [child.get("fragment-id") or child.get("name") for child in inbound]
+        assert ("X-Task-Owner", "override") in after
         assert names.index("owner") < names.index("limits") < names.index("X-Task-Owner")
+        assert not {name for name, _ in after} & {"X-Operator", "X-Operator-Roles"}
+    else:
+        assert ("X-Task-Owner", "delete") in after
+        for name in ("X-Operator", "X-Operator-Roles"):
+            assert (name, "override") in after
+            # What the caller sent is removed before the gateway's word is set.
+            assert names.index("operator") < names.index("request") < names.index(name)
 
 
 def test_nothing_that_only_model_services_tell_passes() -> None:
@@ -308,7 +316,7 @@ def test_nothing_that_only_model_services_tell_passes() -> None:
     }
     assert len(documented) >= 4
     assert documented <= deleted
-    assert {"Ocp-Apim-Subscription-Key", "Authorization", "Cookie"} <= deleted
+    assert {"Ocp-Apim-Subscription-Key", "Authorization", "Cookie", "X-Operator", "X-Operator-Roles"} <= deleted
     removed = {parameter.get("name") for parameter in request.findall("set-query-parameter")}
     assert removed == {"code", "subscription-key"}
 
@@ -324,9 +332,14 @@ def test_the_operations_are_those_of_the_document() -> None:
             continue
         method, path = known[operation["name"]]
         template = f"/{api['path']}{operation['urlTemplate']}".replace("/*", "/{path}").rstrip("/")
-        assert (operation["method"], template) == (method, f"/api{path}")
-    names = [operation["name"] for _, operation in _operations()]
+        assert (operation["method"], template.removeprefix("/operators")) == (method, f"/api{path}")
+    names = [(api["path"].partition("/")[0], operation["name"]) for api, operation in _operations()]
     assert len(names) == len(set(names))
+
+
+def test_operators_get_every_operation_that_has_a_role() -> None:
+    given = {operation["name"] for api, operation in _operations() if api["name"] == "operators"}
+    assert given == {name for name, role in roles_of_the_page().items() if role}
 
 
 def test_the_page_says_of_every_operation_who_gets_it() -> None:
@@ -335,6 +348,7 @@ def test_the_page_says_of_every_operation_who_gets_it() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", table, re.MULTILINE))
     products = {api["product"]: api for api in GATEWAY["apis"]}
     assert set(products) == {"callers", "operators"}
+    of_operators = roles_of_the_page()
     expected = {
         operation["name"]: api["product"] for api, operation in _operations() if api["path"].startswith("api")
     }
@@ -342,7 +356,10 @@ def test_the_page_says_of_every_operation_who_gets_it() -> None:
         for operation in methods.values():
             name = operation["operationId"]
             if path.startswith("/v1/"):
-                assert rows.pop(name) == expected.get(name, "nobody: model services call the app"), name
+                others = (
+                    "[operators](#operators)" if of_operators.get(name) else "nobody: model services call the app"
+                )
+                assert rows.pop(name) == expected.get(name, others), name
     assert not rows, f"{set(rows)} of the page are no operations of v1"
 
 

@@ -130,6 +130,7 @@ LEFT_OUT = {
     "AzureFunctionsJobHost__telemetryMode": "host.json says it",
     "PYTHON_ENABLE_DEBUG_LOGGING": "for debugging",
     "AZURE_FUNCTIONS_ENVIRONMENT": "for developers: in Azure it is Production",
+    "WEBSITE_AUTH_ENABLED": "the platform's word",
 }
 """Settings that no deployment sets, with the reason."""
 DEFAULTS = {
