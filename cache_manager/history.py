@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
-from cache_manager.schemas import IsoTime, iso
+from shared.http.times import IsoTime, iso
 from shared.tasks.task import Event, Task
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +12,7 @@ from shared.dispatch.registry import BackendRegistry
 from shared.http.legacy_json import LegacyModel, LegacyText, LegacyTextBytes
 from shared.http.long_texts import with_text
 from shared.http.problems import ProblemDocument, invalid_fields
+from shared.http.times import IsoTime, iso
 from shared.http.validation import field_errors, json_object, refuse_repeated
 from shared.store import Depth, Outage, QueueStatus
 from shared.tasks import status_texts
@@ -20,8 +20,6 @@ from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import Applied, Outcome, QueuePosition
 from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, BackendStatus, State, Task
 
-IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-"""ISO 8601 in UTC."""
 MAX_RELEASE_S: Final = 86_400
 MAX_SHORT_STATUS_CHARS: Final = 1_024
 MAX_HEARTBEATS: Final = 200
@@ -442,7 +440,3 @@ class QueueSettings(RequestModel):
     @property
     def changes(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
-
-
-def iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -7,12 +7,12 @@ import azure.functions as func
 from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import problem_for, upload_problem
 from cache_manager.owner import service_for
-from cache_manager.schemas import iso
 from cache_manager.task_service import TaskService
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from cache_manager.uploads import Made, Uploads
 from shared.http.functions import HttpFunctions, json_response
 from shared.http.operators import Role
+from shared.http.times import iso
 from shared.services import Services, ServicesByLoop
 from shared.tasks.uploads import Purpose, Upload
 

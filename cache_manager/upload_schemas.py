@@ -8,7 +8,8 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
-from cache_manager.schemas import IsoTime, RequestModel
+from cache_manager.schemas import RequestModel
+from shared.http.times import IsoTime
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.media import CODINGS_PATTERN, HEADER_PATTERN, MAX_HEADER_CHARS
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 import azure.functions as func
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
 from shared.http.functions import HttpFunctions, json_response
-from shared.http.operators import Role, operator_of
+from shared.http.operators import By, Role, operator_now
 from shared.http.times import IsoTime, iso
 from shared.services import Services, ServicesByLoop
 from shared.version import VERSION
@@ -24,8 +23,9 @@ class Me(BaseModel):
     name: str | None
     """Null: the app does not know it, as of a key's holder."""
     roles: list[Role]
-    by: Literal["key", "gateway", "easyauth"]
-    """How the app knows."""
+    """None, if no operator asks: then the key says which functions it opens."""
+    by: By
+    """How the app knows it."""
     version: str
     """The app's."""
     environment: str
@@ -41,16 +41,15 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     )
 
 
-async def get_me(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    settings = services.settings
-    operator = operator_of(req, settings)
+async def get_me(_req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    operator = operator_now()
     me = Me(
         name=operator.name if operator else None,
         roles=[role for role in Role if operator and role in operator.roles],
         by=operator.by if operator else "key",
         version=VERSION,
-        environment=settings.azure_functions_environment,
+        environment=services.settings.azure_functions_environment,
         now=iso(time.time_ns() // 1_000_000),
-        retention_seconds=settings.retention_s,
+        retention_seconds=services.settings.retention_s,
     )
     return json_response(me.model_dump(by_alias=True, mode="json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import azure.functions as func
@@ -60,9 +61,11 @@ class _Mount:
         mounted = f"/console/{self.role or 'session'}/"
         with acting(operator):
             response = await operation.answer(_below_v1(req, mounted, values), self.services)
-        if location := response.headers.get("Location"):
-            # Where the holder of this key may look.
-            response.headers["Location"] = location.replace(f"/{V1}", mounted, 1)
+        if response.status_code == 202:
+            # Where this operator may look. What else has a Location, a 303, leads to the storage.
+            root, _, rest = response.headers.get("Location", "").rpartition(f"/{V1}")
+            if rest:
+                response.headers["Location"] = f"{root}{mounted}{rest}"
         return response
 
     def _operator(self, req: func.HttpRequest) -> Operator:
@@ -74,13 +77,21 @@ class _Mount:
 
 
 def _found(operations: Sequence[Operation], req: func.HttpRequest) -> tuple[Operation, Mapping[str, str]]:
+    """What v1 has at the path below the mount, and the parameters in it."""
     path = V1 + req.route_params.get("path", "")
-    for operation in operations:
+    for operation in sorted(operations, key=lambda known: _precedence(known.route)):
         if req.method in operation.methods and (match := _pattern(operation.route).fullmatch(path)):
             return operation, {name: value for name, value in match.groupdict().items() if value}
     raise Problem(404, "no-such-operation", "The app has no such operation.", "The console's paths are those of v1.")
 
 
+@cache
+def _precedence(route: str) -> tuple[int, ...]:
+    """As the Functions host goes: what is written out before parameters, and those of all that follows last."""
+    return tuple(2 if segment.startswith("{*") else segment.startswith("{") for segment in route.split("/"))
+
+
+@cache
 def _pattern(route: str) -> re.Pattern[str]:
     """Of the routes of the v1 API: segments, parameters of one segment, and one of all that follows."""
     pattern = ""
@@ -91,7 +102,7 @@ def _pattern(route: str) -> re.Pattern[str]:
             pattern += f"/(?P<{segment[1:-1]}>[^/]+)"
         else:
             pattern += "/" + re.escape(segment)
-    return re.compile(pattern.removeprefix("/") + "/?", re.IGNORECASE)
+    return re.compile(pattern.removeprefix("/") + "/?", re.IGNORECASE | re.DOTALL)
 
 
 def _below_v1(req: func.HttpRequest, mounted: str, values: Mapping[str, str]) -> func.HttpRequest:

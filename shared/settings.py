@@ -165,8 +165,7 @@ class Settings(BaseModel):
         "answers 413 to more; with 0, there are no uploads, and no URLs of results or bodies for callers.",
     )
     upload_url_s: UrlSeconds = Field(
-        default=86_400,
-        description="How long the URL of an upload can be written to, and the upload be used.",
+        default=86_400, description="How long the URL of an upload can be written to, and the upload be used."
     )
     read_url_s: UrlSeconds = Field(
         default=86_400,
@@ -180,9 +179,7 @@ class Settings(BaseModel):
         "asked. Times the HTTP concurrency, it says [how much memory](capacity.md) bodies can take.",
     )
     functions_worker_process_count: int = Field(
-        default=1,
-        ge=1,
-        description="How many worker processes the Functions host runs in an instance. They share its requests.",
+        default=1, ge=1, description="How many worker processes an instance has. They share its requests."
     )
     http_concurrency: int | None = Field(
         default=None,
@@ -192,9 +189,7 @@ class Settings(BaseModel):
         "counts.",
     )
     instance_memory_mb: int = Field(
-        default=2048,
-        ge=1,
-        description="Memory of an instance in MB, which the app cannot see either.",
+        default=2048, ge=1, description="Memory of an instance in MB, which the app cannot see either."
     )
     azurefunctionsjobhost__extensions__http__maxconcurrentrequests: int | None = Field(
         default=None, description="Replaces that of `host.json`, for the Functions host too."
@@ -297,6 +292,12 @@ class Settings(BaseModel):
         default="Production",
         description="With `Development`, which `func start` and `dev.py up` set, the app logs each transition of a "
         "task, also if it sends no telemetry.",
+    )
+    # The platform's word: one that the app does not know stops no start, and means no.
+    website_auth_enabled: Annotated[bool, BeforeValidator(lambda said: str(said).lower() in ("true", "1"))] = Field(
+        default=False,
+        description="Whether the platform [signs people in](security.md#operators). Azure says so. Never set it: the "
+        "app would then believe anybody.",
     )
     python_enable_debug_logging: bool = Field(
         default=False,

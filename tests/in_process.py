@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ import backend_webhook
 import cache_manager
 import operator_console
 import request_reporter
+from shared.http.functions import HttpFunctions, Operation
 from shared.services import ServicesByLoop
 from shared.settings import Settings
 
@@ -26,6 +27,7 @@ class InProcessApp:
         app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
         for room in ROOMS:
             room.register(app, self.services)
+        self.operations: Sequence[Operation] = HttpFunctions(app, self.services).operations
         self._functions: dict[str, Any] = {
             str(function.get_function_name()): function.get_user_function()
             for function in app.get_functions()

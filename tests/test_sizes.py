@@ -7,7 +7,10 @@ from pathlib import Path
 
 from local.stack import ROOT
 
-APP = ("function_app.py", "cache_manager", "backend_webhook", "request_reporter", "task_logger", "shared")
+APP = (
+    *("function_app.py", "cache_manager", "backend_webhook", "request_reporter", "operator_console", "task_logger"),
+    "shared",
+)
 MOST_LINES = 450
 MOST_LINES_OF_A_HANDLER = 20
 

@@ -73,6 +73,10 @@ LATER_TESTS = ("tests/shared/store/test_later_fields.py",)
 SETTINGS_TESTS = ("tests/shared/test_settings.py",)
 ROTATION_TESTS = ("tests/contract/test_gateway_key_rotation.py",)
 CONSOLE_TESTS = ("tests/operator_console/test_page.py",)
+OPERATORS = "shared/http/operators.py"
+MOUNTS = "operator_console/mounts.py"
+OPERATOR_TESTS = ("tests/shared/http/test_operators.py",)
+MOUNT_TESTS = ("tests/operator_console/test_mounts.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
@@ -888,17 +892,108 @@ MUTATIONS = [
         CONSOLE_TESTS,
     ),
     Mutation(
+        "operator: the gateway's word alone",
+        OPERATORS,
+        '    check_is_gateway(req, settings, "operator")\n',
+        "",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: roles without a name",
+        OPERATORS,
+        "name is None and roles is None",
+        "name is None",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: does what its role may",
+        "shared/http/functions.py",
+        "        check_role(operator, self.role)\n",
+        "",
+        MOUNT_TESTS,
+    ),
+    Mutation(
+        "operator: nothing that is for model services",
+        OPERATORS,
+        "role is not None and role in",
+        "role is None or role in",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: no role beyond the mount's",
+        OPERATORS,
+        "told if known is None else told & known.roles",
+        "told",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: the platform's word only while it signs people in",
+        MOUNTS,
+        "if not self.services.settings.website_auth_enabled:",
+        "if False:",
+        MOUNT_TESTS,
+    ),
+    Mutation(
+        "operator: no request that another site has a browser send",
+        OPERATORS,
+        ' or header(req, "sec-fetch-site") != "same-origin"',
+        "",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: no request without the page's header",
+        OPERATORS,
+        'header(req, "x-console") is None or ',
+        "",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: roles of the application alone",
+        OPERATORS,
+        ' if claim["typ"] in kinds',
+        "",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "operator: a name that shows as it is",
+        OPERATORS,
+        " if character.isprintable()",
+        "",
+        OPERATOR_TESTS,
+    ),
+    Mutation(
+        "mount: the role of its own key",
+        MOUNTS,
+        "holder_of(self.role)",
+        "holder_of(Role.OPERATE)",
+        MOUNT_TESTS,
+    ),
+    Mutation(
+        "mount: what v1 has, and nothing else",
+        MOUNTS,
+        ".fullmatch(path)",
+        ".match(path)",
+        MOUNT_TESTS,
+    ),
+    Mutation(
+        "mount: what is stored is found where it is",
+        MOUNTS,
+        "if response.status_code == 202:",
+        "if response.status_code:",
+        MOUNT_TESTS,
+    ),
+    Mutation(
         "owner: named on any route",
         "shared/http/functions.py",
-        "owner_of(req, services_by_loop.settings) is not None and not for_owners",
+        "owner_of(req, settings) is not None and not self.for_owners",
         "False",
         ("tests/contract/test_owners_by_route.py",),
     ),
     Mutation(
         "owner: no queue of all",
         "shared/http/functions.py",
-        " is not None and not for_owners:",
-        " is None and not for_owners and False:",
+        " is not None and not self.for_owners:",
+        " is None and not self.for_owners and False:",
         ("tests/contract/test_owners_by_route.py",),
     ),
     Mutation(

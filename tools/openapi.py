@@ -24,6 +24,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 import backend_webhook
 import cache_manager
+import operator_console
 import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
@@ -47,6 +48,7 @@ from cache_manager.schemas import (
 )
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
 from cache_manager.upload_schemas import UploadRequest, UploadView
+from operator_console.me import Me
 from request_reporter.api import ProcessingReport
 from shared.backend_settings import MAX_STEPS
 from shared.dispatch.dispatcher import Dispatched
@@ -62,7 +64,9 @@ from shared.tasks.told_slots import INSTANCE_HEADER, MOST_SLOTS, SLOTS_HEADER
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "openapi.json"
-ROOMS = (backend_webhook, cache_manager, request_reporter, task_logger)
+ROOMS = (backend_webhook, cache_manager, operator_console, request_reporter, task_logger)
+OF_THE_CONSOLE = ("Console", "ConsoleRead", "ConsoleContent", "ConsoleOperate", "ConsoleSession")
+"""Functions with no operations of their own: the files of a page, and the v1 API at other paths."""
 SETTINGS = {
     "REDIS_CONNECTION_STRING": "redis://127.0.0.1",
     "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
@@ -77,12 +81,20 @@ TASKS = "Tasks"
 BATCHES = "Batches"
 RESULTS = "Results"
 NUMBERS = "Queues and health"
+OPERATORS = "Operators"
 EVENTS = "Event Grid"
 TAGS = {
     TASKS: "Submit tasks and follow them.",
     BATCHES: "Many tasks that are one thing to wait for.",
     RESULTS: "The bodies and results of tasks, and how to upload large ones.",
     NUMBERS: "For dashboards, autoscalers, operators and probes.",
+    OPERATORS: "Who sees and mends what is everybody's, from the console or by other means. An operator has the role "
+    "`read` (queues, tasks, history), `content` (bodies and results too) or `operate` (changes too). "
+    "By a key of one of the functions `ConsoleRead`, `ConsoleContent` and `ConsoleOperate`, an operator "
+    "finds each operation below `/v1/` that it may do below `/console/read/`, `/console/content/` or "
+    "`/console/operate/`: `/v1/tasks` is `/console/read/tasks` there. All else is as here, but for 403 "
+    "`role-missing` to what the role may not do. Where the platform signs people in, the same is below "
+    "`/console/session/`, without a key.",
     LEGACY: "The contract of the legacy *AI for Earth API Platform*, for its model services and gateways. The app "
     "reads bodies as JSON whatever their content type: an object, or an array whose first element counts. Property "
     "names match in any case.",
@@ -1342,6 +1354,30 @@ OPERATIONS: list[Operation] = [
         responses={200: response("It can."), 503: response("It cannot.")},
     ),
     Operation(
+        "GetMe",
+        "GET",
+        "/v1/me",
+        OPERATORS,
+        "Who asks, and whom",
+        description="What the app knows of the operator who asks. By the key of a function of the v1 API nobody is "
+        "an operator: there are no roles then, and the key says what it opens.",
+        responses={
+            200: response(
+                "Who it is.",
+                schema(Me),
+                {
+                    "Name": "ada@example.org",
+                    "Roles": ["read", "content"],
+                    "By": "gateway",
+                    "Version": "0.1.0",
+                    "Environment": "Production",
+                    "Now": "2026-11-22T10:12:44.123000Z",
+                    "RetentionSeconds": 604_800.0,
+                },
+            ),
+        },
+    ),
+    Operation(
         "CacheConnectorUpsert",
         "POST",
         "/CacheConnectorUpsert",
@@ -1571,7 +1607,9 @@ def generate() -> str:
             "description": "Errors are problem documents (RFC 9457). Times are ISO 8601 in UTC. The gateway may name "
             "the caller with `X-Task-Owner`, together with its `X-Gateway-Key`. The request then sees only that "
             "owner's tasks. From anybody else, the app answers 403 to the header. It also "
-            "does so if an owner asks for what belongs to all, such as queues.",
+            "does so if an owner asks for what belongs to all, such as queues. In the same way the gateway may name "
+            "an operator with `X-Operator`, and its roles with `X-Operator-Roles` (`read`, `content`, `operate`): "
+            "the app then answers 403 to what none of them may do.",
             "license": {"name": "MIT", "identifier": "MIT"},
             "contact": {"name": "Whoever runs this Task Backbone"},
         },
@@ -1648,6 +1686,7 @@ def _schemas() -> Json:
             (BatchView, "serialization"),
             (BatchList, "serialization"),
             (Health, "serialization"),
+            (Me, "serialization"),
             (ProblemDocument, "serialization"),
             (ConflictDocument, "serialization"),
         ],
@@ -1656,7 +1695,7 @@ def _schemas() -> Json:
     )
     models: Json = definitions["$defs"]
     for model in models.values():
-        for name, member in model["properties"].items():
+        for name, member in model.get("properties", {}).items():
             model["properties"][name] = plain(member, models)
     del models["QueueOutage"]  # it may be null, so it stands where it is used, under its title
     for name in ("ProblemDocument", "ConflictDocument"):
@@ -1699,7 +1738,7 @@ def _check_complete() -> None:
     served: set[tuple[str, str, str]] = set()
     optional: set[tuple[str, str, str]] = set()
     for function in _app().get_functions():
-        if not function.is_http_function():
+        if not function.is_http_function() or str(function.get_function_name()) in OF_THE_CONSOLE:
             continue
         trigger: Any = function.get_trigger()
         name, path = str(function.get_function_name()), "/" + trigger.route.replace("{*", "{")

@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 from shared import telemetry
 from shared.http.error_problems import problem_of
 from shared.http.headers import header
-from shared.http.operators import Role, check_role, operator_of
+from shared.http.operators import Role, acting, check_role, operator_of
 from shared.http.owners import not_for_owners, owner_of
 from shared.http.problems import Problem, invalid, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
@@ -65,12 +65,17 @@ class Operation:
         # Of each request, also where no owner makes a difference: nobody else's word may pass for the gateway's.
         if owner_of(req, settings) is not None and not self.for_owners:
             raise not_for_owners()
-        check_role(operator_of(req, settings), self.role)
+        operator = operator_of(req, settings)
+        check_role(operator, self.role)
         if self.query is not None:
             _check_query(req.url, self.query)
         services = services_by_loop.current()
         limits = services.limits
-        with limits.requests.hold() if self.counted else nullcontext(), limits.body(len(req.get_body())):
+        with (
+            acting(operator) if operator else nullcontext(),
+            limits.requests.hold() if self.counted else nullcontext(),
+            limits.body(len(req.get_body())),
+        ):
             return await self.handler(req, services)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, TypedDict, cast
 
 import azure.functions as func
 
@@ -40,8 +40,13 @@ ROLES_OF: Final = {
 }
 """A role, and those that it has with it."""
 _NAME: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
+_NAME_CHARS: Final = 128
 _PRINCIPAL_BYTES: Final = 32_768
+_ROLE_CLAIM: Final = "roles"
 _acting: ContextVar[Operator | None] = ContextVar("acting", default=None)
+
+By = Literal["key", "gateway", "easyauth"]
+"""How the app knows who asks: by the key of a function of the console, by the gateway's word, by the platform's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,17 @@ class Operator:
 
     name: str | None
     roles: frozenset[Role]
-    by: Literal["key", "gateway", "easyauth"]
+    by: By
+
+
+class _Claim(TypedDict):
+    typ: str
+    val: str
+
+
+class _Principal(TypedDict, total=False):
+    role_typ: str
+    claims: list[_Claim]
 
 
 def holder_of(role: Role) -> Operator:
@@ -64,12 +79,21 @@ def holder_of(role: Role) -> Operator:
 
 @contextmanager
 def acting(operator: Operator) -> Generator[None]:
-    """What is answered within is for the *operator*, whatever the request's headers say."""
+    """What is answered within is for the *operator*. The gateway may say its name, but give it no further role."""
     token = _acting.set(operator)
     try:
         yield
     finally:
         _acting.reset(token)
+
+
+def operator_now() -> Operator | None:
+    """Who asks now, for the audit and the history: ``name``, None if the app does not know it, and ``by``.
+
+    Within the answer to any request, however far from it. None: no operator asks, but a caller, a model service, or
+    whoever has the key of a function of the v1 API.
+    """
+    return _acting.get()
 
 
 def operator_of(req: func.HttpRequest, settings: Settings) -> Operator | None:
@@ -78,13 +102,15 @@ def operator_of(req: func.HttpRequest, settings: Settings) -> Operator | None:
     Raises:
         Problem: 403 if a caller that is not the gateway names an operator, 400 if the name or a role cannot be one.
     """
-    name = header(req, "x-operator")
-    if name is None or _acting.get() is not None:
-        return _acting.get()
-    check_is_gateway(req, settings, "X-Operator")
-    if not _NAME.fullmatch(name):
-        raise invalid("X-Operator", "1 to 128 printable ASCII characters are allowed")
-    return Operator(name, _roles(header(req, "x-operator-roles") or "", "X-Operator-Roles"), "gateway")
+    known = _acting.get()
+    name, roles = header(req, "x-operator"), header(req, "x-operator-roles")
+    if name is None and roles is None:
+        return known
+    check_is_gateway(req, settings, "operator")
+    if name is None or not _NAME.fullmatch(name):
+        raise invalid("X-Operator", f"1 to {_NAME_CHARS} printable ASCII characters are allowed")
+    told = _roles(roles or "")
+    return Operator(name, told if known is None else told & known.roles, "gateway")
 
 
 def principal_of(req: func.HttpRequest) -> Operator:
@@ -95,9 +121,10 @@ def principal_of(req: func.HttpRequest) -> Operator:
         Problem: 401 if there is none; 403 if another site may have made the browser ask.
     """
     packed = header(req, "x-ms-client-principal") or ""
-    name = header(req, "x-ms-client-principal-name")
+    name = _shown(header(req, "x-ms-client-principal-name") or "")
     if not packed or not name or len(packed) > _PRINCIPAL_BYTES:
-        raise Problem(401, "not-signed-in", "Nobody is signed in.", "The platform's sign-in names no one.")
+        raise _not_signed_in("The platform's sign-in names no one.")
+    # Another site can have the browser send the cookie, but not a header of its choice, nor this word of the browser.
     if header(req, "x-console") is None or header(req, "sec-fetch-site") != "same-origin":
         raise Problem(
             403,
@@ -106,14 +133,12 @@ def principal_of(req: func.HttpRequest) -> Operator:
             "A signed-in browser sends X-Console and Sec-Fetch-Site: same-origin with each request of the page.",
         )
     try:
-        claims = cast("dict[str, Any]", json.loads(base64.b64decode(packed, validate=True))).get("claims", [])
-        words = [str(claim["val"]) for claim in claims if str(claim["typ"]).rpartition("/")[2] in ("roles", "role")]
+        principal = cast("_Principal", json.loads(base64.b64decode(packed, validate=True)))
+        kinds = {_ROLE_CLAIM, principal.get("role_typ", _ROLE_CLAIM)}
+        words = {str(claim["val"]).lower() for claim in principal.get("claims", []) if claim["typ"] in kinds}
     except (binascii.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Problem(
-            401, "not-signed-in", "Nobody is signed in.", "What the platform says cannot be read."
-        ) from None
-    found = {role for role in Role for word in words if word.lower() in (role, f"console.{role}")}
-    return Operator(name[:128], _with_those_below(found), "easyauth")
+        raise _not_signed_in("What the platform says cannot be read.") from None
+    return Operator(name, _with_those_below({role for role in Role if f"console.{role}" in words}), "easyauth")
 
 
 def check_role(operator: Operator | None, role: Role | None) -> None:
@@ -128,12 +153,21 @@ def check_role(operator: Operator | None, role: Role | None) -> None:
     raise Problem(403, "role-missing", "The operator may not do this.", f"{wanted} The operator has: {has}.")
 
 
-def _roles(text: str, name: str) -> frozenset[Role]:
+def _roles(text: str) -> frozenset[Role]:
     words = [word.lower() for word in re.split(r"[\s,]+", text) if word]
-    if unknown := [word for word in words if word not in set(Role)]:
-        raise invalid(name, f"{', '.join(Role)} are known, not {unknown[0][:40]!r}")
+    if unknown := [word for word in words if word not in ROLES_OF]:
+        raise invalid("X-Operator-Roles", f"{', '.join(Role)} are known, not {unknown[0][:40]!r}")
     return _with_those_below({Role(word) for word in words})
 
 
 def _with_those_below(roles: set[Role]) -> frozenset[Role]:
     return frozenset(below for role in roles for below in ROLES_OF[role])
+
+
+def _shown(name: str) -> str:
+    """A name as far as it can be shown: what turns the direction of a text, or ends a line, could forge another."""
+    return "".join(character for character in name if character.isprintable()).strip()[:_NAME_CHARS]
+
+
+def _not_signed_in(detail: str) -> Problem:
+    return Problem(401, "not-signed-in", "Nobody is signed in.", detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Final
+from typing import Final, Literal
 
 import azure.functions as func
 
@@ -13,6 +13,7 @@ from shared.http.problems import Problem, invalid
 from shared.settings import Settings
 
 _OWNER: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_HEADERS: Final = {"owner": "X-Task-Owner", "operator": "X-Operator"}
 
 
 def owner_of(req: func.HttpRequest, settings: Settings) -> str | None:
@@ -24,16 +25,19 @@ def owner_of(req: func.HttpRequest, settings: Settings) -> str | None:
     owner = header(req, "x-task-owner")
     if owner is None:
         return None
-    check_is_gateway(req, settings, "X-Task-Owner")
+    check_is_gateway(req, settings, "owner")
     if not _OWNER.fullmatch(owner):
         raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
     return owner
 
 
-def check_is_gateway(req: func.HttpRequest, settings: Settings, said: str) -> None:
+def check_is_gateway(req: func.HttpRequest, settings: Settings, named: Literal["owner", "operator"]) -> None:
     """
+    Args:
+        named: whom the request names.
+
     Raises:
-        Problem: 403 if what the header *said* names does not come from the gateway.
+        Problem: 403 if it does not come from the gateway.
     """
     given = (header(req, "x-gateway-key") or "").encode()
     # Each is compared, whatever came out before: the time says nothing of which one it was.
@@ -42,8 +46,8 @@ def check_is_gateway(req: func.HttpRequest, settings: Settings, said: str) -> No
         raise Problem(
             403,
             "not-the-gateway",
-            f"Only the gateway may name an {'owner' if said == 'X-Task-Owner' else 'operator'}.",
-            f"{said} is believed only together with the gateway's X-Gateway-Key.",
+            f"Only the gateway may name an {named}.",
+            f"{_HEADERS[named]} is believed only together with the gateway's X-Gateway-Key.",
         )
 
 

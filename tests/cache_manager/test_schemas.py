@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cache_manager.history import HistoryEntry, TaskHistory
-from cache_manager.schemas import QueueSettings, TaskUpsert, TaskView, iso
+from cache_manager.schemas import QueueSettings, TaskUpsert, TaskView
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem
+from shared.http.times import iso
 from shared.settings import Settings
 from shared.tasks.outcomes import QueuePosition
 from shared.tasks.task import DEFAULT_PRIORITY, MAX_ATTEMPT, Content, Event, Reason, State, Task

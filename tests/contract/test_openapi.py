@@ -76,6 +76,7 @@ REACHED = {
     "ConfigureQueue": {200, 404},
     "Health": {200},
     "HeadHealth": {200},
+    "GetMe": {200},
     "CacheConnectorUpsert": {200, 400},
     "CacheConnectorGet": {200, 204},
     "CurrentProcessingUpsert": {200},
