@@ -23,7 +23,10 @@ VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 SDK = os.path.join("sdk", "pyproject.toml")  # which requirements-dev.txt installs as it lies there
-BENCH_REQUIREMENTS = "requirements-bench.txt"  # on top of them, for the benchmarks
+ON_TOP = {  # of them, for some commands
+    "bench": "requirements-bench.txt",
+    "browser": "requirements-browser.txt",
+}
 OLDEST = (3, 11)
 TO_FETCH_MB, ON_DISK_GB = 225, 0.9  # about, of requirements-dev.txt
 CHILD_ENDS_WITHIN_S = 10
@@ -92,6 +95,15 @@ COMMANDS = {
         "lint docs/openapi.json, and try the clients that generators make of it",
         """
   What this needs on top goes into .local/judges, once: 300 MB. It takes two to four minutes.
+""",
+    ),
+    "browser": (
+        "[ARGUMENTS]",
+        "run the console in a real browser, against the real stack",
+        """
+  ARGUMENTS          go to pytest
+
+  The browser is Debian's Chromium: it is installed where this is root, and the tests are skipped where there is none.
 """,
     ),
     "infra": (
@@ -183,7 +195,7 @@ def main():
         options = parse([command] + arguments)
         if command == "demo" and options.results:
             arguments += ["--results", os.path.abspath(options.results)]
-    problem = install() or (install_for_bench() if command == "bench" else None)
+    problem = install() or (install_on_top(command) if command in ON_TOP else None)
     if problem:
         return fail(problem)
     if command == "install":
@@ -204,6 +216,7 @@ def main():
         "faults": "tests.faults",
         "judges": "tests.judges",
         "bench": "bench",
+        "browser": "tests.browser",
         "infra": "tests.infra",
         "sdk": "tests.sdk",
         "r": "tests.r",
@@ -274,17 +287,19 @@ def install():
     return install_from(REQUIREMENTS[1], marker, wanted)
 
 
-def install_for_bench():
-    """Install what the benchmarks need on top, likewise."""
+def install_on_top(command):
+    """Install what a command needs on top, likewise."""
+    requirements = ON_TOP[command]
+    name = os.path.splitext(requirements)[0].split("-")[1]
     marker, wanted = (
-        os.path.join(VENV, "installed-bench"),
-        fingerprint(REQUIREMENTS + (SDK, BENCH_REQUIREMENTS)),
+        os.path.join(VENV, "installed-" + name),
+        fingerprint(REQUIREMENTS + (SDK, requirements)),
     )
     if is_marked(marker, wanted):
         return None
-    print("Installing what the benchmarks need into .venv (this time only) ...", file=sys.stderr)
+    print("Installing what {} needs into .venv (this time only) ...".format(command), file=sys.stderr)
     sys.stderr.flush()
-    return install_from(BENCH_REQUIREMENTS, marker, wanted)
+    return install_from(requirements, marker, wanted)
 
 
 def install_from(requirements, marker, wanted):

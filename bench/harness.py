@@ -96,6 +96,8 @@ TARGETS: Final[Mapping[str, Target]] = {
         "Redis' time for a report beside 40,000 instances that want to be counted ÷ beside ten", "≤ 2.0", "≤ 1.5"
     ),
     "crowds_series": Target("200,000 series told to a gauge: growth of the process", "≤ 50 MB", "≤ 20 MB", "MB"),
+    "browser_rows": Target("the console with a CPU four times as slow: until its first rows", "≤ 2 s", "≤ 1 s", "s"),
+    "browser_bytes": Target("the console's page, packed", "≤ 60 KB", "≤ 60 KB", "KB"),
     "waits_commands": Target("Redis commands in 20 s for 10,000 waits in one process, without changes", "≤ 0", "≤ 0"),
     "waits_delay": Target("a change until one of 10,000 waits has ended with it, median", "≤ 20 ms", "≤ 5 ms", "ms"),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),

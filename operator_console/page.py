@@ -13,9 +13,9 @@ from typing import Final
 
 import azure.functions as func
 
-from shared.http.functions import HttpFunctions, header
+from shared.http.functions import HttpFunctions, header, problem_response
 from shared.http.problems import Problem
-from shared.services import Services, ServicesByLoop
+from shared.services import ServicesByLoop
 
 DIST: Final = Path(__file__).with_name("dist")
 INDEX: Final = "index.html"
@@ -42,25 +42,21 @@ _REFUSED_GZIP: Final = re.compile(r"gzip\s*;\s*q=0(\.0*)?\s*$")
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    # Not counted: who looks why a process is busy must get the page, which costs next to nothing.
-    HttpFunctions(app, services).add(
-        "Console",
-        console,
-        route="console/{*file}",
-        methods=["GET", "HEAD"],
-        auth_level=func.AuthLevel.ANONYMOUS,
-        counted=False,
-        query=None,
+    # Whoever asks, for whomever, and however busy the process is: it is for anybody, and costs next to nothing.
+    HttpFunctions(app, services).add_answer(
+        "Console", answer, route="console/{*file}", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS
     )
 
 
-async def console(req: func.HttpRequest, _services: Services) -> func.HttpResponse:
+async def answer(req: func.HttpRequest) -> func.HttpResponse:
     name = req.route_params.get("file", "")
     if not name:
         return _to_index(req)
     file = files().get(name)
     if file is None:
-        raise Problem(404, "no-such-page", "The console has no such file.", "It begins at console/index.html.")
+        return problem_response(
+            Problem(404, "no-such-page", "The console has no such file.", "It begins at console/index.html.")
+        )
     headers = {**_GUARDS, "ETag": file.etag, "Cache-Control": file.cache_control, "Vary": "Accept-Encoding"}
     if header(req, "if-none-match") == file.etag:
         return func.HttpResponse(status_code=304, headers=headers)

@@ -88,6 +88,7 @@ COMMANDS = (
     "faults",
     "bench",
     "judges",
+    "browser",
     "sdk",
     "ai4e",
     "examples",
@@ -949,7 +950,7 @@ def uninstalled(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         raise AssertionError("something is installed")
 
     monkeypatch.setattr(dev, "install", refuse)
-    monkeypatch.setattr(dev, "install_for_bench", refuse)
+    monkeypatch.setattr(dev, "install_on_top", refuse)
     return dev
 
 

@@ -56,7 +56,7 @@ def test_ci_runs_every_command_that_judges_and_the_first_commands_of_the_readme(
     promised = re.findall(r"^\$ (.+)$", first_steps, re.MULTILINE)
     assert promised == ["python3 dev.py demo", "python3 dev.py test"]
     run = re.findall(r"- run: (.+)", WORKFLOW)
-    commands = ("check", "judges", "test --slow", "infra", "sdk", "r", "ai4e", "examples")
+    commands = ("check", "judges", "test --slow", "browser", "infra", "sdk", "r", "ai4e", "examples")
     others = {f"python3 dev.py {command}" for command in commands}
     assert {*promised, *others} == {*run}
     alone = (ROOT / ".ci" / "run").read_text()

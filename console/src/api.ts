@@ -211,12 +211,14 @@ async function byKey(key: string): Promise<Session | null> {
   const before = kept(MOUNT);
   const bases = MOUNTS.map((mount) => `./${mount}/`);
   if (before !== null) bases.sort((a, b) => Number(b === before) - Number(a === before));
+  const more = kept(CHECKED) === null ? opensMore(key) : null;
+  more?.catch(() => undefined); // whoever waits for it hears of it
   for (const base of [...bases, "../v1/"]) {
     // Behind API Management, the key of a subscription opens the v1 API.
     const header = base.startsWith("../") ? BY_SUBSCRIPTION : BY_FUNCTION;
     const me = await whoAmI(base, key, header);
     if (me === null) continue;
-    if (header === BY_FUNCTION && kept(CHECKED) === null && (await opensMore(key))) {
+    if (header === BY_FUNCTION && (await more)) {
       drop(KEY);
       signInProblem.value = "This key opens more than the console, as a key of the host does. Take that of one function.";
       return null;
@@ -253,8 +255,10 @@ async function whoAmI(base: string, key: string | null, header?: string): Promis
     learnServerTime(me.Now, Date.now() - began);
     return me;
   } catch (error) {
-    if (error instanceof Problem && !error.isPassing) return null;
-    throw error;
+    if (!(error instanceof Problem) || error.isPassing) throw error;
+    // Whoever signs people in knows this one, and gives it no role.
+    if (error.kind === "role-missing") signInProblem.value = error.message;
+    return null;
   }
 }
 

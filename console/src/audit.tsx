@@ -44,11 +44,12 @@ export function AuditPage() {
             <Table label="Audit" rows={shown} rowKey={keyOf} columns={[
               { id: "at", head: `Time, ${zone.value}`, isFigure: true, cell: (entry) => <Time at={entry.At} /> },
               { id: "who", head: "Operator", cell: (entry) => (
-                entry.Operator ? <Said text={entry.Operator} most={128} /> : <span class="dim">not known</span>
+                entry.Operator ? <Said text={entry.Operator} most={128} />
+                  : <span class="dim">not known{entry.By === "key" && ": by a key"}</span>
               ) },
               { id: "action", head: "Action", cell: (entry) => <Said text={entry.Action} most={200} /> },
               { id: "target", head: "Target", cell: (entry) => <Target target={entry.Target} /> },
-              { id: "count", head: "Tasks", isFigure: true, cell: (entry) => count(entry.Count) },
+              { id: "count", head: "Changed", isFigure: true, cell: (entry) => count(entry.Count) },
             ]} />
             {shown.length === 0 && <Note>No entry of those that were read has “{filter}”.</Note>}
             {problem.value && <Trouble problem={problem.value} />}

@@ -15,7 +15,7 @@ import { Dialog, Said, Time, Trouble } from "./ui";
 const KEY = "console-bulk";
 const PIECE = 500;
 /** Filters of the list that a bulk action has not. */
-const FOREIGN = ["owner", "batch", "since", "until", "attempts"];
+const FOREIGN = ["owner", "batch", "since", "attempts"];
 
 export interface KeptBulk {
   request: Omit<BulkRequest, "DryRun" | "Limit">;
@@ -77,6 +77,14 @@ export function Bulk({ asked, resumed }: { asked: URLSearchParams; resumed?: Kep
     </span>
   );
 }
+
+const WHY: Record<string, string> = {
+  done: "replayed by this action before",
+  finished: "has ended meanwhile",
+  state: "is in another state now",
+  bodiless: "nothing is kept to send again",
+  unknown: "is gone",
+};
 
 function filterWords({ Path, Status, Q }: { Path?: string; Status?: string; Q?: string }): string {
   return `${Status ?? "unfinished"} tasks at ${Path ?? "all endpoints"}${Q ? ` with “${Q}” in their text` : ""}`;
@@ -164,6 +172,8 @@ function Run({ action, asked, resumed, onClose }: {
             <p>
               {counted(done.value, "task")} of {matched.value.toLocaleString("en")} done
               {phase.value === "running" ? " …" : phase.value === "stopped" ? ", then stopped. You can go on later, from this browser." : "."}
+              {phase.value === "done" && done.value + refused.value.length < matched.value &&
+                " The others were done before, or have changed meanwhile."}
             </p>
           )}
           {refused.value.length > 0 && (
@@ -171,7 +181,7 @@ function Run({ action, asked, resumed, onClose }: {
               <summary>{counted(refused.value.length, "task")} refused</summary>
               <ul class="small">
                 {refused.value.map((each) => (
-                  <li key={each.TaskId}><a class="id" href={`#/tasks/${each.TaskId}`}>{each.TaskId}</a>: <Said text={each.Why} /></li>
+                  <li key={each.TaskId}><a class="id" href={`#/tasks/${each.TaskId}`}>{each.TaskId}</a>: {WHY[each.Why] ?? <Said text={each.Why} />}</li>
                 ))}
               </ul>
             </details>
@@ -202,13 +212,14 @@ function begun(action: "cancel" | "replay", asked: URLSearchParams): KeptBulk {
   const path = asked.get("path");
   const status = (asked.get("status") || (action === "replay" ? "failed" : "")) as State | "";
   const q = asked.get("q");
+  const until = Date.parse(asked.get("until") ?? "");
   return {
     request: {
       Action: action,
       ...(path ? { Path: path } : {}),
       ...(status ? { Status: status } : {}),
       ...(q ? { Q: q } : {}),
-      CreatedBefore: new Date(serverNow()).toISOString(),
+      CreatedBefore: new Date(Math.min(serverNow(), until || Number.POSITIVE_INFINITY)).toISOString(),
       OperationId: randomId(),
     },
     matched: 0,

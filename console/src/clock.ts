@@ -28,6 +28,9 @@ export function serverNow(): number {
   return now.value + ahead.value;
 }
 
+/** The same, each ten seconds: for what may be told a little late. */
+export const lately = computed(() => Math.floor(serverNow() / 10_000) * 10_000);
+
 export function tick(): void {
   now.value = Date.now();
 }

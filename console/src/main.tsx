@@ -78,9 +78,9 @@ function Who() {
   const current = session.value;
   if (current === null) return null;
   const { Name, By, Environment, Version } = current.me;
-  const role = may("operate") ? "may operate" : may("content") ? "may see contents" : may("read") ? "may read" : "has no role";
+  const role = may("operate") ? "may operate" : may("content") ? "may see contents" : "may read";
   const name = Name ? visible(Name) : By === "key" ? "by a key" : "";
-  const by = By === "key" ? "By a key of the app, which names nobody" : By ? `Signed in by ${By}` : "This server does not say who you are";
+  const by = By === "key" ? "By a key of the app, which names nobody" : `Signed in by ${By}`;
   return (
     <span class="who" title={`${by}${Version ? `; version ${Version}` : ""}`}>
       {Environment && <strong>{visible(Environment)} </strong>}

@@ -32,6 +32,8 @@ export class Polled<T> {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private isStopped = true;
   private isAsking = false;
+  /** Whether somebody wants to know anew what is being asked. */
+  private isWanted = false;
   private dueAt = 0;
 
   constructor(
@@ -73,6 +75,7 @@ export class Polled<T> {
   }
 
   private async ask(): Promise<void> {
+    this.isWanted = this.isAsking;
     if (this.isAsking) return;
     this.isAsking = true;
     clearTimeout(this.timer);
@@ -91,6 +94,7 @@ export class Polled<T> {
     } finally {
       this.isAsking = false;
     }
+    if (this.isWanted) return this.ask();
     const data = this.data.peek();
     const isDone = this.problem.peek() === null && data !== null && this.options.isFinal?.(data);
     const isAbsent = this.problem.peek()?.isAbsent ?? false;

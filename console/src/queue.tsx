@@ -9,7 +9,7 @@ import { serverNow } from "./clock";
 import { count, counted, duration, isPath, percent, roughly, visible } from "./format";
 import { type Polled, usePolled } from "./poll";
 import { QueueActions } from "./queue_actions";
-import { Service, useWhoPaused } from "./queues";
+import { Oldest, Service } from "./queues";
 import { href, route, setQuery } from "./router";
 import type { Queue, Series, SeriesList, Task, TaskList } from "./shapes";
 import { Exports, Head, Meter, Note, Path, Said, Shown, Table } from "./ui";
@@ -53,14 +53,13 @@ function QueueOf({ path }: { path: string }) {
 }
 
 function Facts({ queue }: { queue: Queue }) {
-  useWhoPaused([queue]);
   const fact = (name: string, value: ComponentChildren) => <div><dt>{name}</dt><dd>{value}</dd></div>;
   return (
     <dl class="facts">
       {fact("Service", <Service queue={queue} />)}
       {fact("Waiting", <a href={href("tasks", { path: queue.EndpointPath, status: "created" })}>
         {count(queue.Waiting)}</a>)}
-      {fact("Oldest waits for", queue.Waiting ? duration(queue.OldestWaitingSeconds) : "–")}
+      {fact("Oldest waits for", <Oldest queue={queue} />)}
       {fact("In flight", `${count(queue.InFlight)}: ${count(queue.Dispatched)} dispatched, ${count(queue.Running)} running`)}
       {fact("Slots", `${count(queue.Slots)}, as the service was found to hold`)}
       {fact("Limit", queue.Limit === null ? "none" : count(queue.Limit))}

@@ -1,6 +1,7 @@
 /** What state an endpoint's queue and its service are in, in words. */
 
-import { serverNow, shownMinute, shownTime } from "./clock";
+import { lately, shownMinute, shownTime } from "./clock";
+import { visible } from "./format";
 import type { Queue, Series } from "./shapes";
 
 export interface Words {
@@ -14,20 +15,27 @@ export function serviceWords(queue: Queue): Words {
   const isDown = backend ? backend.State === "down" : queue.Outage !== null;
   if (backend?.State === "unregistered") return { text: "not registered", level: "bad" };
   if (isDown) {
-    const until = backend?.Until && Date.parse(backend.Until) > serverNow() ? ` until ${shownMinute(backend.Until)}` : "";
+    const until = backend?.Until && Date.parse(backend.Until) > lately.value ? ` until ${shownMinute(backend.Until)}` : "";
     const since = !until && queue.Outage ? ` since ${shownTime(queue.Outage.Since)}` : "";
     return { text: `down${until}${since}`, level: "bad" };
   }
   if (backend?.State === "full" || (!backend && queue.Waiting > 0 && queue.InFlight >= queue.Slots && queue.Slots > 0)) {
-    return { text: "full", level: queue.OldestWaitingSeconds > 900 ? "warn" : "dim" };
+    return { text: "full", level: oldestSeconds(queue) > 900 ? "warn" : "dim" };
   }
   if (backend?.State === "up" || queue.InFlight > 0) return { text: "up", level: "good" };
   return { text: "not heard of lately", level: "dim" };
 }
 
-export function settingWords(queue: Queue, pausedBy?: string | null): Words[] {
+/** An answer that is the same may be old: ages grow without it. */
+export function oldestSeconds(queue: Queue, now = lately.value): number {
+  const since = Date.parse(queue.OldestWaitingSince ?? "");
+  return Number.isNaN(since) ? queue.OldestWaitingSeconds : Math.max(0, (now - since) / 1000);
+}
+
+export function settingWords(queue: Queue): Words[] {
   const words: Words[] = [];
-  if (queue.Paused) words.push({ text: pausedBy ? `paused by ${pausedBy}` : "paused", level: "warn" });
+  const by = queue.SettingsChanged?.Operator;
+  if (queue.Paused) words.push({ text: by ? `paused, set by ${visible(by)}` : "paused", level: "warn" });
   if (queue.Draining) words.push({ text: "draining: takes no new tasks", level: "warn" });
   return words;
 }
@@ -39,7 +47,7 @@ export function needsAttention(queue: Queue): string | null {
     return `its service is ${service.text}${queue.Outage ? `: ${queue.Outage.Cause}` : ""}${waits}`;
   }
   if (queue.Paused && queue.Waiting > 0) return `paused with ${queue.Waiting.toLocaleString("en")} waiting`;
-  if (queue.OldestWaitingSeconds > 900 && !queue.Paused) return "its oldest task has waited for over 15 minutes";
+  if (oldestSeconds(queue) > 900 && !queue.Paused) return "its oldest task has waited for over 15 minutes";
   return null;
 }
 

@@ -5,12 +5,12 @@ import { useEffect } from "preact/hooks";
 import { getJson, may, sendOpen } from "./api";
 import { serverNow } from "./clock";
 import { count, counted, duration, percent } from "./format";
-import { type Polled, usePolled } from "./poll";
-import { failures, needsAttention, serviceWords, settingWords } from "./queue_words";
+import { live, type Polled, usePolled } from "./poll";
+import { failures, needsAttention, oldestSeconds, serviceWords, settingWords } from "./queue_words";
 import { QueueActions } from "./queue_actions";
 import { href, route, setQuery } from "./router";
-import type { Audit, Health, Queue, QueueList, Requests, Series, SeriesList } from "./shapes";
-import { Exports, Head, Note, Path, Shown, Sparkline, Table, type TableColumn, Time, useSteady } from "./ui";
+import type { Health, Queue, QueueList, Requests, Series, SeriesList } from "./shapes";
+import { Exports, Head, Note, Path, Said, Shown, Sparkline, Table, type TableColumn, Time, useSteady } from "./ui";
 
 const HOUR_MS = 3_600_000;
 const PAGE = 200;
@@ -67,7 +67,6 @@ function queuesPath(cursor: string): string {
 
 function Queues({ data }: { data: QueueList }) {
   const filter = route.value.query.get("filter") ?? "";
-  useWhoPaused(data.Queues);
   const queues = data.Queues.filter((queue) => queue.EndpointPath.toLowerCase().includes(filter.toLowerCase()));
   const troubled = useSteady(data.Queues.map((queue) => [queue, needsAttention(queue)] as const).filter(([, why]) => why));
   if (data.Queues.length === 0 && !route.value.query.get("cursor")) return <NoQueues />;
@@ -78,7 +77,7 @@ function Queues({ data }: { data: QueueList }) {
           <strong>{counted(troubled.length, "endpoint needs", "endpoints need")} a look</strong>
           <ul>
             {troubled.slice(0, 8).map(([queue, why]) => (
-              <li key={queue.EndpointPath}><Path path={queue.EndpointPath} />: {why}</li>
+              <li key={queue.EndpointPath}><Path path={queue.EndpointPath} />: <Said text={why ?? ""} /></li>
             ))}
           </ul>
           {troubled.length > 8 && <p>and {troubled.length - 8} more</p>}
@@ -135,11 +134,7 @@ const COLUMNS: TableColumn<Queue>[] = [
   },
   {
     id: "oldest", head: "Oldest waits", isFigure: true, sort: (queue) => queue.OldestWaitingSeconds,
-    cell: (queue) => (
-      <span class={queue.OldestWaitingSeconds > 900 && !queue.Paused ? "warn" : undefined}>
-        {queue.Waiting ? duration(queue.OldestWaitingSeconds) : "–"}
-      </span>
-    ),
+    cell: (queue) => <Oldest queue={queue} />,
   },
   { id: "failed", head: "Failed", isFigure: true, cell: (queue) => <Failed queue={queue} /> },
   { id: "hour", head: "Last hour", cell: (queue) => <Hour path={queue.EndpointPath} /> },
@@ -152,11 +147,19 @@ const EXPORTED = (["EndpointPath", "Waiting", "InFlight", "Slots", "Limit", "Old
 }));
 
 export function Service({ queue }: { queue: Queue }) {
-  const words = [serviceWords(queue), ...settingWords(queue, pausers.value.get(queue.EndpointPath))];
+  const words = [serviceWords(queue), ...settingWords(queue)];
   return (
     <>
-      {words.map((word) => <div key={word.text} class={word.level}>{word.text}</div>)}
+      {words.map((word) => <div key={word.text} class={word.level}><Said text={word.text} /></div>)}
     </>
+  );
+}
+
+/** How long the oldest task has waited, by the clock. */
+export function Oldest({ queue }: { queue: Queue }) {
+  const seconds = oldestSeconds(queue, serverNow());
+  return (
+    <span class={seconds > 900 && !queue.Paused ? "warn" : undefined}>{queue.Waiting ? duration(seconds) : "–"}</span>
   );
 }
 
@@ -188,7 +191,7 @@ function HealthLine() {
     let isGone = false;
     let timer: ReturnType<typeof setTimeout>;
     const look = async () => {
-      if (!document.hidden) health.value = await readHealth();
+      if (!document.hidden && live.peek()) health.value = await readHealth();
       if (!isGone) timer = setTimeout(() => void look(), 60_000);
     };
     void look();
@@ -224,7 +227,7 @@ const reported = signal<Requests | "absent" | "failed" | null>(null);
 function Reported() {
   const open = async () => {
     try {
-      reported.value = await getJson<Requests>("requests");
+      reported.value = await getJson<Requests>("requests?limit=200");
     } catch (error) {
       reported.value = (error as { isAbsent?: boolean }).isAbsent ? "absent" : "failed";
     }
@@ -240,35 +243,13 @@ function Reported() {
         : (
           <Table label="Requests in flight" rows={found.Counters} rowKey={(row) => `${row.Cluster} ${row.Path}`}
             columns={[
-              { id: "cluster", head: "Cluster", cell: (row) => row.Cluster || "–" },
-              { id: "path", head: "Path", cell: (row) => row.Path || "–" },
+              { id: "cluster", head: "Cluster", cell: (row) => <Said text={row.Cluster || "–"} /> },
+              { id: "path", head: "Path", cell: (row) => <Said text={row.Path || "–"} /> },
               { id: "count", head: "In flight", isFigure: true, cell: (row) => count(row.Count) },
               { id: "at", head: "Reported", isFigure: true, cell: (row) => <Time at={row.UpdatedAt} /> },
             ]} />
         )}
+      {found !== null && typeof found === "object" && found.NextCursor && <p>There are more: <code>GET v1/requests</code>.</p>}
     </details>
   );
-}
-
-const pausers = signal<ReadonlyMap<string, string>>(new Map());
-
-/** Who paused each queue, by the audit; it is asked when there is a paused queue, and what it does not say stays unsaid. */
-export function useWhoPaused(queues: readonly Queue[]): void {
-  const paused = queues.filter((queue) => queue.Paused).map((queue) => queue.EndpointPath).join();
-  useEffect(() => {
-    if (paused) void findPausers();
-  }, [paused]);
-}
-
-async function findPausers(): Promise<void> {
-  try {
-    const { Entries } = await getJson<Audit>("audit");
-    const found = new Map<string, string>();
-    for (const { Target, Action, Operator } of Entries) {
-      if (Target && Operator && /pause/i.test(Action) && !found.has(Target)) found.set(Target, Operator);
-    }
-    pausers.value = found;
-  } catch {
-    // An older server has no audit.
-  }
 }

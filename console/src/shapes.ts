@@ -25,11 +25,14 @@ export interface Queue {
   Failed: number;
   Cancelled: number;
   OldestWaitingSeconds: number;
+  OldestWaitingSince?: string | null;
   InFlight: number;
   Slots: number;
   Limit: number | null;
   Paused: boolean;
   Draining: boolean;
+  /** The last change of any of them. */
+  SettingsChanged?: { At: string; Operator: string | null } | null;
   Outage: { Since: string; Cause: string } | null;
   Backend?: {
     State: "up" | "down" | "full" | "unregistered" | "unknown";
@@ -100,6 +103,7 @@ export interface HistoryEntry {
   Operator?: string | null;
   EndpointPath: string;
   Reason: string;
+  EndReason?: string;
   Progress?: number;
 }
 
@@ -144,6 +148,7 @@ export interface SeriesList {
 export interface AuditEntry {
   At: string;
   Operator: string | null;
+  By?: string;
   Action: string;
   Target: string | null;
   Count: number | null;
@@ -176,6 +181,7 @@ export interface BulkAnswer {
 
 export interface Requests {
   Counters: { Cluster: string; Path: string; Count: number; UpdatedAt: string }[];
+  NextCursor?: string | null;
 }
 
 export interface Health {

@@ -2,6 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { absoluteBase, may, sendJson, session } from "./api";
 import { serverNow, shownTime, zone } from "./clock";
 import { Content, headerOption } from "./content";
@@ -157,9 +158,15 @@ function Steps({ task }: { task: Task }) {
 }
 
 function HistoryOf({ task }: { task: Task }) {
-  // Asked anew when the task has changed, and not in between.
-  const polled = usePolled<History>(`history ${task.TaskId} ${task.Attempt} ${task.BackendStatus} ${task.EndpointPath}`,
-    () => `tasks/${task.TaskId}/history`, { isFinal: () => task.BackendStatus !== "created" });
+  const polled = usePolled<History>(`history ${task.TaskId}`, () => `tasks/${task.TaskId}/history`,
+    { isFinal: () => true });
+  // Asked anew when the task has changed, and not in between. What was shown stays until then.
+  const version = `${task.Attempt} ${task.BackendStatus} ${task.EndpointPath}`;
+  const before = useRef(version);
+  useEffect(() => {
+    if (before.current !== version) polled.refresh();
+    before.current = version;
+  }, [version]);
   return (
     <section aria-label="History">
       <h2>Timeline</h2>
@@ -273,8 +280,7 @@ function kql(task: Task): string {
 function BatchView({ batch }: { batch: Batch }) {
   const status = route.value.query.get("status") ?? "";
   const children = usePolled<TaskList>(`children ${batch.TaskId} ${status}`,
-    () => `tasks?${new URLSearchParams({ batch: batch.TaskId, limit: "50", ...(status ? { status } : {}) })}`,
-    { isFinal: () => hasEnded(batch) });
+    () => `tasks?${new URLSearchParams({ batch: batch.TaskId, limit: "50", ...(status ? { status } : {}) })}`);
   const part = (number: number) => `${(100 * number) / Math.max(1, batch.Total)}%`;
   return (
     <>

@@ -111,7 +111,7 @@ export function Events({ history }: { history: History }) {
         { id: "who", head: "Who", cell: ({ entry }) => (
           <>{entry.Who}{entry.Operator && <>: <Said text={entry.Operator} /></>}</>
         ) },
-        { id: "reason", head: "Reason", cell: ({ entry }) => entry.Reason },
+        { id: "reason", head: "Reason", cell: ({ entry }) => [entry.Reason, entry.EndReason].filter(Boolean).join(", ") },
         { id: "path", head: "Endpoint", cell: ({ entry }) => (
           <Path path={entry.EndpointPath} link={entry.EndpointPath.startsWith("/")} />
         ) },

@@ -189,6 +189,9 @@ export function Table<T>(props: {
   const sort = props.sortable ? (route.value.query.get("sort") ?? "") : "";
   const rows = arranged(sorted(props.rows, props.columns, sort), props.rowKey, isHeld.value ? order.current : null);
   order.current = rows.map(props.rowKey);
+  // The first rows are drawn before the others: a slow computer takes seconds for hundreds.
+  const most = useSignal(40);
+  useEffect(() => void (most.value = Number.POSITIVE_INFINITY), []);
   const { selection } = props;
   const keys = order.current;
   const hold = () => (isHeld.value = true);
@@ -216,7 +219,7 @@ export function Table<T>(props: {
           </tr>
         </thead>
         <tbody role="rowgroup">
-          {rows.map((row) => {
+          {rows.slice(0, most.value).map((row) => {
             const key = props.rowKey(row);
             return (
               <tr role="row" key={key} class={props.rowClass?.(row)} data-row>

@@ -122,3 +122,12 @@ async def test_the_page_is_there_while_redis_is_not() -> None:
     app = InProcessApp(Settings.from_env(settings))
     answer = await app.call("Console", "GET", route_params={"file": "index.html"})
     assert answer.status_code == 200
+
+
+@pytest.mark.contract("B19.7")
+@pytest.mark.parametrize(
+    "name", [{"X-Operator": "ada"}, {"X-Operator": "ada", "X-Operator-Roles": "read"}, {"X-Task-Owner": "bob"}]
+)
+def test_the_page_is_the_same_for_whomever_a_gateway_names(stranger: httpx.Client, name: dict[str, str]) -> None:
+    answer = stranger.get(f"{PAGE}/index.html", headers=name)
+    assert (answer.status_code, answer.content) == (200, (DIST / "index.html").read_bytes())

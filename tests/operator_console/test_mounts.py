@@ -94,7 +94,7 @@ def test_every_operation_of_v1_has_the_role_that_the_page_says(app: InProcessApp
 
 def test_what_is_no_operation_of_v1_has_no_role(app: InProcessApp) -> None:
     others = [operation for operation in app.operations if not operation.route.startswith("v1/")]
-    assert {operation.name for operation in others} >= {"CacheConnectorUpsert", "BackendWebhook", "Console"}
+    assert {operation.name for operation in others} >= {"CacheConnectorUpsert", "BackendWebhook"}
     assert [operation.name for operation in others if operation.role] == []
 
 
