@@ -48,7 +48,7 @@ def _templates(product: str) -> dict[str, tuple[str, str]]:
     document = json.loads(APIS.read_text())
     service = {**document["service"], "path": "{service}"}
     return {
-        ("operators/" if api["name"] == "operators" else "") + operation["name"]: (
+        ("operators/" if api["path"] == "operators/api" else "") + operation["name"]: (
             operation["method"],
             f"/{api['path']}{operation['urlTemplate']}".rstrip("/"),
         )

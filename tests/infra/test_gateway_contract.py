@@ -252,8 +252,8 @@ def test_without_a_valid_key_nothing_is_answered(gate: Gate, operation: str, key
 
 
 @pytest.mark.parametrize("operation", sorted(OF_OPERATORS))
-def test_the_key_of_a_caller_opens_no_queue(gate: Gate, operation: str) -> None:
-    assert gate.call(operation, rest=gate.endpoint).status_code == 401
+def test_the_key_of_a_caller_opens_nothing_of_operators(gate: Gate, operation: str) -> None:
+    assert gate.call(operation, task="one", rest=gate.endpoint).status_code == 401
 
 
 def test_a_key_in_the_query_opens_too_and_goes_no_further(gate: Gate) -> None:
