@@ -31,9 +31,12 @@ EVENT_UNIT_BYTES = 64 * 1024
 
 TELEMETRY_GB = 2.30
 """What a GB costs that Application Insights ingests."""
-TASK_ITEMS, TASK_BYTES = 15, 13_300
+TASK_ITEMS, TASK_BYTES = 15, 13_700
 """What the app sends for a task that is submitted, published, dispatched and reported on twice, if no trace is left
 out by sampling."""
+TASK_EVENTS = {"all": 4, "ends": 1, "none": 0}
+"""How many of these items are events, by ``TELEMETRY_EVENTS``: created, dispatched, running, completed."""
+TASK_EVENT_BYTES = {"all": 3_240, "ends": 880, "none": 0}
 TASK_REQUESTS, HOST_SPAN_BYTES = 4, 800
 """The host tells each of the task's requests too, in a span."""
 
@@ -201,6 +204,12 @@ def main() -> None:
         ("the host's requests", TASK_REQUESTS, TASK_REQUESTS * HOST_SPAN_BYTES),
     ):
         print(f"| {who} | {items} | {size:,} | ${size / 1e3 * TELEMETRY_GB:.2f} |")
+    print()
+    print("| `TELEMETRY_EVENTS` | events of a task | bytes | a million tasks a month |")
+    print("| --- | --: | --: | --: |")
+    for setting, events in TASK_EVENTS.items():
+        size = TASK_EVENT_BYTES[setting]
+        print(f"| `{setting}` | {events} | {size:,} | {size / 1e3:.1f} GB, ${size / 1e3 * TELEMETRY_GB:.2f} |")
 
 
 if __name__ == "__main__":

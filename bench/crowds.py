@@ -215,15 +215,15 @@ def _grown_mb(series: int) -> float:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-    from shared import telemetry
+    from shared import gauges
 
     reader = InMemoryMetricReader()
     metrics.set_meter_provider(MeterProvider([reader]))
-    telemetry.depth("/v1/first", "created", 1)
+    gauges.DEPTH.set(1, path="/v1/first", state="created")
     reader.get_metrics_data()
     began_mb = _resident_mb()
     for number in range(series):
-        telemetry.depth(f"/v1/made-up/{number}", "created", number)
+        gauges.DEPTH.set(number, path=f"/v1/made-up/{number}", state="created")
         if number % 1_000 == 0:
             reader.get_metrics_data()
     reader.get_metrics_data()

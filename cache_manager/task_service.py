@@ -223,7 +223,7 @@ class TaskService:
         try:
             return await self.whole(task)
         except (BlobsUnavailable, Overloaded, StoreUnavailable) as error:
-            log.warning("answered with the beginning of a status text only, for task %s: %s", task.id, error)
+            log.warning("task %s was told with half its text: %s", task.id, error, extra=telemetry.about(task.id))
             return task
 
     async def heartbeat(self, task_id: str, attempt: int | None, beat: Heartbeat) -> Outcome:

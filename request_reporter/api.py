@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import azure.functions as func
 from pydantic import BeforeValidator, Field
 
-from shared import telemetry
+from shared import gauges
 from shared.http.functions import HttpFunctions, query_string
 from shared.http.legacy_json import LegacyModel, as_text
 from shared.http.problems import invalid, too_many_reporters
@@ -95,7 +95,7 @@ async def current_processing_upsert(req: func.HttpRequest, services: Services) -
     except TooManyReporters as error:
         raise too_many_reporters(str(error)) from error
     for report, count in zip(reports, counts, strict=True):
-        telemetry.requests_in_flight(report.cluster, report.path, count)
+        gauges.REQUESTS.set(count, cluster=report.cluster, path=report.path)
     return func.HttpResponse(status_code=200)
 
 

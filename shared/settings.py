@@ -22,6 +22,7 @@ from pydantic import (
 
 from shared.backend_settings import BackendsSettings, parse_backends
 from shared.host_json import of_time_span, read_host_json, settings_of
+from shared.settings_problems import KEY_VAULT_REFERENCE, UNRESOLVED, explained, plain
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """The largest body or result that Redis keeps. Larger ones go to Blob Storage (claim check)."""
@@ -32,9 +33,6 @@ LONGEST_WAIT_S: Final = 60
 
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
-_KEY_VAULT_REFERENCE: Final = "@microsoft.keyvault"
-_UNRESOLVED: Final = "its reference to Key Vault was not resolved"
-"""Azure then leaves the reference itself as the value. As a key it could be guessed, also with a blank too many."""
 
 
 class SettingsError(Exception):
@@ -43,6 +41,7 @@ class SettingsError(Exception):
 
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
 UrlSeconds = Annotated[float, Field(ge=1, le=LONGEST_URL_S)]
+TelemetryEvents = Literal["all", "ends", "none"]
 
 
 class Settings(BaseModel):
@@ -288,6 +287,11 @@ class Settings(BaseModel):
     applicationinsights_connection_string: SecretStr | None = Field(
         default=None, description="Where the app sends telemetry. Without it, the app sends none."
     )
+    telemetry_events: TelemetryEvents = Field(
+        default="all",
+        description="Which transitions of tasks are sent as [events](telemetry.md#event): `all`, `ends` or `none`. "
+        "Each costs [by its size](performance.md#what-a-million-tasks-cost-on-azure).",
+    )
     azure_functions_environment: str = Field(
         default="Production",
         description="With `Development`, which `func start` and `dev.py up` set, the app logs each transition of a "
@@ -309,8 +313,8 @@ class Settings(BaseModel):
     @classmethod
     def _has_no_reference(cls, value: Any) -> Any:
         # Anywhere in it: nobody resolves one within a connection string or within BACKENDS.
-        if isinstance(value, str) and _KEY_VAULT_REFERENCE in _plain(value):
-            raise ValueError(_UNRESOLVED)
+        if isinstance(value, str) and KEY_VAULT_REFERENCE in plain(value):
+            raise ValueError(UNRESOLVED)
         return value
 
     @field_validator("azurewebjobsstorage")
@@ -422,28 +426,16 @@ class Settings(BaseModel):
         }
         # Of every variable, since libraries and the platform read more of them than the app does.
         problems = [
-            f"setting {name}: {_UNRESOLVED}"
+            f"setting {name}: {UNRESOLVED}"
             for name, value in environ.items()
-            if name.lower() not in cls.model_fields and _plain(value).startswith(_KEY_VAULT_REFERENCE)
+            if name.lower() not in cls.model_fields and plain(value).startswith(KEY_VAULT_REFERENCE)
         ]
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
             found = error.errors(include_input=False, include_url=False)
-            problems = [*(_explain(problem["loc"], problem["msg"]) for problem in found), *problems]
+            problems = [*(explained(problem["loc"], problem["msg"]) for problem in found), *problems]
         else:
             if not problems:
                 return settings
         raise SettingsError(f"The app cannot start: {'; '.join(problems)}.")
-
-
-def _plain(text: str) -> str:
-    return "".join(text.lower().split())
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    if not location:
-        return message.removeprefix("Value error, ")
-    keys = location[2:] if location[1:2] == ("entries",) else location[1:]
-    name = str(location[0]).upper() + "".join(f"[{part!r}]" for part in keys)
-    return f"setting {name}: {message.removeprefix('Value error, ')}"

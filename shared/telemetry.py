@@ -11,37 +11,29 @@ import re
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, trace
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared import telemetry_export
-from shared.settings import Settings
+from shared import conventions, gauges, telemetry_export
+from shared.settings import Settings, TelemetryEvents
+from shared.tasks.ending import ending_of
 from shared.tasks.task import Task
 
 log = logging.getLogger("task_backbone")
 
 FLUSH_S = 5.0
-SERIES_LIMIT = 2_000
-"""How many series a gauge has at a time. One that had no number for ``SILENT_S`` makes room."""
-SERIES_IN_LIFE = 10_000
-"""How many it has in the life of a process, for the SDK keeps 1.4 KB of each for ever."""
-SILENT_S = 3_600
-"""Longer than it takes until a number that stays 0 is reported again."""
-CURRENT_S = 300
-"""After so long a number that was not sent is no news: the platform may have frozen the instance meanwhile."""
 ERRORS_LIMIT = 50
-
-_Series = tuple[tuple[str, str], ...]
+TASK_ID: Final = "task.id"
+"""By which all that is told of a task is found, and of a batch."""
 
 _tracer = trace.get_tracer("task_backbone")
 _meter = metrics.get_meter("task_backbone")
@@ -62,70 +54,12 @@ _flushes: WeakKeyDictionary[object, threading.Thread] = WeakKeyDictionary()
 _beginning = threading.Lock()
 
 
-class _Gauge:
-    """A gauge that sends each value once. The SDK's own would send the last value for ever, with each export, also
-    from an instance whose timer has moved on to another."""
-
-    def __init__(self, name: str, description: str, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
-        self._now_s = now_s
-        self._unsent: dict[_Series, tuple[float, float]] = {}
-        self._set_s: OrderedDict[_Series, float] = OrderedDict()
-        """When each series that has a place got its last number, in that order."""
-        self._ever: set[_Series] = set()
-        self._is_full = False
-        self._lock = threading.Lock()
-        _meter.create_observable_gauge(name, [self._observe], description=description)
-
-    @property
-    def has_unsent(self) -> bool:
-        return bool(self._unsent)
-
-    def set(self, value: float, **attributes: str) -> None:
-        series, now_s = tuple(attributes.items()), self._now_s()
-        with self._lock:
-            if self._has_place(series, now_s):
-                self._set_s[series] = now_s
-                self._set_s.move_to_end(series)
-                self._ever.add(series)
-                self._unsent[series] = value, now_s
-                return
-            is_first, self._is_full = not self._is_full, True
-        if is_first:
-            log.warning(
-                "the metric %s has %d series now, or %d since this process began; it sends no others",
-                self._name,
-                SERIES_LIMIT,
-                SERIES_IN_LIFE,
-            )
-
-    def _has_place(self, series: _Series, now_s: float) -> bool:
-        if series in self._set_s:
-            return True
-        if series not in self._ever and len(self._ever) >= SERIES_IN_LIFE:
-            return False
-        if len(self._set_s) >= SERIES_LIMIT and now_s - next(iter(self._set_s.values())) >= SILENT_S:
-            self._set_s.popitem(last=False)
-        return len(self._set_s) < SERIES_LIMIT
-
-    def _observe(self, _options: CallbackOptions) -> list[Observation]:
-        with self._lock:
-            unsent, self._unsent = self._unsent, {}
-        since_s = self._now_s() - CURRENT_S
-        return [
-            Observation(value, dict(attributes)) for attributes, (value, set_s) in unsent.items() if set_s >= since_s
-        ]
-
-
-_depth = _Gauge("tasks.depth", "Tasks by endpoint path and state, as Redis counts them.")
-_oldest_waiting = _Gauge("tasks.oldest_waiting_seconds", "How long the oldest waiting task of a path has waited.")
-_requests = _Gauge("requests.current", "Requests in flight, as the model services report.")
-
 _is_sent = False
 """Whether telemetry is sent. If not, requests make no spans and events; they still pass trace contexts on."""
 
-_is_told = False
-"""Whether transitions are logged: where telemetry is sent, and before a developer's eyes."""
+_events: TelemetryEvents = "none"
+"""Which transitions are logged as events: where telemetry is sent, those that the settings name; before a developer's
+eyes, all of them."""
 
 _host_tells_requests = False
 """Whether the Functions host sends a span for each request, of which the app's span is a part then."""
@@ -133,9 +67,10 @@ _host_tells_requests = False
 
 def configure(settings: Settings, environ: Mapping[str, str]) -> None:
     """Send telemetry to Application Insights, if the settings say where that is."""
-    global _is_sent, _is_told, _host_tells_requests
+    global _is_sent, _events, _host_tells_requests
     _is_sent = telemetry_export.configure(settings, environ)
-    _is_told = _is_sent or settings.azure_functions_environment.lower() == "development"
+    is_developed = settings.azure_functions_environment.lower() == "development"
+    _events = settings.telemetry_events if _is_sent else "all" if is_developed else "none"
     _host_tells_requests = _is_sent and settings.host_tells_requests
 
 
@@ -155,7 +90,7 @@ def flush() -> None:
 
     begun: list[threading.Thread] = []
     global _has_interruptions
-    has_metrics = _has_interruptions or any(gauge.has_unsent for gauge in (_depth, _oldest_waiting, _requests))
+    has_metrics = _has_interruptions or any(gauge.has_unsent for gauge in gauges.ALL)
     _has_interruptions = False
     providers = [metrics.get_meter_provider()] if has_metrics else []
     for provider in (*providers, get_logger_provider(), trace.get_tracer_provider()):
@@ -179,18 +114,6 @@ def _begin_flush(
         return begun  # another caller may have begun it, even after this one came
 
 
-def depth(path: str, state: str, count: int) -> None:
-    _depth.set(count, path=path, state=state)
-
-
-def oldest_waiting(path: str, age_s: float) -> None:
-    _oldest_waiting.set(age_s, path=path)
-
-
-def requests_in_flight(cluster: str, path: str, count: int) -> None:
-    _requests.set(count, cluster=cluster, path=path)
-
-
 def batch_interrupted(error: str) -> None:
     global _has_interruptions
     _has_interruptions = True
@@ -211,12 +134,17 @@ def unacknowledged(reason: str, steps: int) -> None:
     _writes_unacknowledged.add(steps, {"reason": reason})
 
 
-def transition(task: Task) -> None:
-    """Log one custom event per transition, in the task's trace. It leaves out the status text, which is the
-    caller's."""
-    if not _is_told:
+def transition(task: Task, late_ms: int = 0) -> None:
+    """Log one custom event per transition, in the task's trace; with an end, why it has ended. It leaves out the
+    status text, which is the caller's.
+
+    Args:
+        late_ms: how long ago the end was reported that takes effect now.
+    """
+    if _is_sent:
+        trace.get_current_span().set_attribute(TASK_ID, task.id)
+    if _events == "none" or (_events == "ends" and not task.state.is_terminal):
         return
-    trace.get_current_span().set_attribute("task.id", task.id)
     attached = context.attach(_context(task.traceparent)) if _is_elsewhere(task) else None
     log.info(
         "task %s at %s is %s (attempt %d)",
@@ -228,6 +156,7 @@ def transition(task: Task) -> None:
             "microsoft.custom_event.name": "TaskStateChanged",
             "task.state": task.state.value,
             **_attributes(task),
+            **(_end_attributes(task, late_ms) if task.state.is_terminal else {}),
         },
     )
     if attached is not None:
@@ -237,7 +166,14 @@ def transition(task: Task) -> None:
 def setback(task: Task, what: str, *, is_expected: bool = False) -> None:
     """Log for the operator, in one line, that an attempt was refused, is made again or has failed."""
     level = logging.INFO if is_expected else logging.WARNING
-    log.log(level, "task %s at %s, attempt %d: %s", task.id, task.path, task.attempt, what)
+    text = "task %s at %s, attempt %d: %s"
+    log.log(level, text, task.id, task.path, task.attempt, what, extra=_attributes(task))
+
+
+def about(task_id: str) -> dict[str, str]:
+    """The attributes of a log line about a task or a batch, as ``extra`` of the logging call: by them it is found
+    beside the task's spans and events."""
+    return {TASK_ID: task_id}
 
 
 def invocation_span(
@@ -252,6 +188,41 @@ def invocation_span(
         kind = SpanKind.INTERNAL if is_from_host and _host_tells_requests else SpanKind.SERVER
         return _tracer.start_as_current_span(name, context=_propagator.extract(headers), kind=kind)
     return _Passing(headers) if headers.get("traceparent") else nullcontext(INVALID_SPAN)
+
+
+@contextmanager
+def handling(task_id: str) -> Generator[None]:
+    """What is logged meanwhile is about this task, if it says nothing else."""
+    token = telemetry_export.current_task.set(task_id)
+    try:
+        yield
+    finally:
+        telemetry_export.current_task.reset(token)
+
+
+@contextmanager
+def request_about(task_id: str) -> Generator[None]:
+    """The present request is about this task."""
+    if _is_sent:
+        trace.get_current_span().set_attribute(TASK_ID, task_id)
+    with handling(task_id):
+        yield
+
+
+def answered_request(span: Span, method: str, route: str, url: str, status: int) -> None:
+    """Describe a request and its answer on its *span*.
+
+    Args:
+        route: as the Functions host has it, without the prefix of all routes.
+    """
+    if not span.is_recording():
+        return
+    span.set_attributes(conventions.server(method, f"/api/{route}", url))
+    # Without the method, Application Insights shows neither the status nor that the request failed.
+    span.set_attribute(conventions.HTTP_RESPONSE_STATUS_CODE, status)
+    if status >= 500:  # it takes a 4xx for a failure without being told
+        span.set_status(StatusCode.ERROR)
+        span.set_attribute(conventions.ERROR_TYPE, str(status))
 
 
 _passed: ContextVar[Mapping[str, str]] = ContextVar("passed")
@@ -274,31 +245,59 @@ class _Passing:
 
 
 @contextmanager
-def producer_spans(tasks: Sequence[Task]) -> Generator[list[dict[str, str]]]:
-    """The spans of tasks whose events are published in one request. Yields the trace context for each event."""
+def producer_spans(tasks: Sequence[Task], message_ids: Sequence[str], topic: str) -> Generator[list[dict[str, str]]]:
+    """The spans of tasks whose events are published in one request. Yields the trace context for each event.
+
+    Args:
+        message_ids: of the events.
+        topic: the name of the topic's host.
+    """
     if not _is_sent:
         yield [{"traceparent": task.traceparent} if task.traceparent else {} for task in tasks]
         return
     links = _links()
     spans = [
-        _tracer.start_span("publish", _context(task.traceparent), SpanKind.PRODUCER, _attributes(task), links=links)
-        for task in tasks
+        _tracer.start_span(
+            "publish",
+            _context(task.traceparent),
+            SpanKind.PRODUCER,
+            {**_attributes(task), **conventions.sent(message_id, topic)},
+            links=links,
+        )
+        for task, message_id in zip(tasks, message_ids, strict=True)
     ]
     try:
         yield [_headers(trace.set_span_in_context(span, Context())) for span in spans]
+    except Exception as error:
+        for span in spans:
+            span.set_status(StatusCode.ERROR)
+            span.set_attribute(conventions.ERROR_TYPE, type(error).__name__)
+        raise
     finally:
         for span in spans:
             span.end()
 
 
-def consumer_span(task: Task, traceparent: str) -> AbstractContextManager[Span]:
-    """The span of a dispatch. Its parent comes from the event; a link leads to the delivery's own trace."""
+@contextmanager
+def consumer_span(task: Task, message_id: str, traceparent: str, topic: str | None = None) -> Generator[None]:
+    """The span of a dispatch. Its parent comes from the event; a link leads to the delivery's own trace. What is
+    logged meanwhile is about the task.
+
+    Args:
+        message_id: of the event, and of the task's entry in its queue.
+        traceparent: the event's; empty if it has none.
+        topic: the name of the host of the event's topic. None: the queue gave the task a slot, without an event.
+    """
     parent = traceparent or task.traceparent
-    if not _is_sent:
-        return _Passing({"traceparent": parent})
-    return _tracer.start_as_current_span(
-        "dispatch", _context(parent), SpanKind.CONSUMER, _attributes(task), links=_links()
-    )
+    if _is_sent:
+        attributes = conventions.processed(message_id, task.path, topic)
+        span = _tracer.start_as_current_span(
+            "dispatch", _context(parent), SpanKind.CONSUMER, {**_attributes(task), **attributes}, links=_links()
+        )
+    else:
+        span = _Passing({"traceparent": parent})
+    with handling(task.id), span:
+        yield
 
 
 def client_span(task: Task, url: str) -> AbstractContextManager[Span]:
@@ -308,7 +307,7 @@ def client_span(task: Task, url: str) -> AbstractContextManager[Span]:
     return _tracer.start_as_current_span(
         f"POST {task.path}",
         kind=SpanKind.CLIENT,
-        attributes={**_attributes(task), "http.request.method": "POST", "url.full": url.partition("?")[0]},
+        attributes={**_attributes(task), **conventions.client("POST", url)},
     )
 
 
@@ -317,7 +316,7 @@ def join(task: Task, name: str, started_ns: int) -> None:
     trace on."""
     if not _is_sent:
         return
-    trace.get_current_span().set_attribute("task.id", task.id)
+    trace.get_current_span().set_attribute(TASK_ID, task.id)
     if _is_elsewhere(task):
         parent = _context(task.traceparent)
         _tracer.start_span(name, parent, attributes=_attributes(task), links=_links(), start_time=started_ns).end()
@@ -325,7 +324,13 @@ def join(task: Task, name: str, started_ns: int) -> None:
 
 def answered(status: int) -> None:
     """Put the model service's answer on the span of the call to it."""
-    trace.get_current_span().set_attribute("http.response.status_code", status)
+    trace.get_current_span().set_attribute(conventions.HTTP_RESPONSE_STATUS_CODE, status)
+
+
+def not_accepted(span: Span, error_type: str) -> None:
+    """The model service did not take the task."""
+    span.set_status(StatusCode.ERROR)
+    span.set_attribute(conventions.ERROR_TYPE, error_type)
 
 
 def outgoing(task: Task) -> Mapping[str, str]:
@@ -380,4 +385,16 @@ def _links() -> list[Link]:
 
 
 def _attributes(task: Task) -> dict[str, str | int]:
-    return {"task.id": task.id, "task.path": task.path, "task.attempt": task.attempt}
+    return {TASK_ID: task.id, "task.path": task.path, "task.attempt": task.attempt}
+
+
+def _end_attributes(task: Task, late_ms: int) -> dict[str, str | int | float]:
+    ending = ending_of(task, late_ms)
+    attributes: dict[str, str | int | float] = {"task.failures": task.failures}
+    if ending.reason is not None:
+        attributes["task.reason"] = ending.reason.value
+    if ending.wait_ms is not None:
+        attributes["task.wait_s"] = ending.wait_ms / 1000
+    if ending.run_ms is not None:
+        attributes["task.run_s"] = ending.run_ms / 1000
+    return attributes

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ log = logging.getLogger("task_backbone")
 
 ROLE = "task-backbone"
 """The app's name on the application map, where the platform gives it none."""
+
+current_task: ContextVar[str | None] = ContextVar("current_task", default=None)
+"""The id of the task that is being handled."""
 
 
 def configure(settings: Settings, environ: Mapping[str, str]) -> bool:
@@ -105,6 +109,8 @@ def _exporting_handlers() -> Iterator[logging.Handler]:
 class _ExportFilter(logging.Filter):
     """Lets the app's records pass, and those of libraries from *level* on, but none that an export itself makes: they
     would be exported too, and make more. The worker's own logger has a level of its own, so levels do not suffice.
+
+    What names no task, and was logged while one was handled, gets that one's id.
     """
 
     def __init__(self, level: int) -> None:
@@ -116,5 +122,7 @@ class _ExportFilter(logging.Filter):
         self._is_outside_an_export = is_instrumentation_enabled
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if (task_id := current_task.get()) is not None:
+            record.__dict__.setdefault("task.id", task_id)
         is_wanted = record.levelno >= self._level or record.name == log.name
         return is_wanted and self._is_outside_an_export()

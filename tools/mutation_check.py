@@ -77,6 +77,7 @@ OPERATORS = "shared/http/operators.py"
 MOUNTS = "operator_console/mounts.py"
 OPERATOR_TESTS = ("tests/shared/http/test_operators.py",)
 MOUNT_TESTS = ("tests/operator_console/test_mounts.py",)
+SIGNAL_TESTS = ("tests/contract/test_telemetry_signals.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
@@ -630,13 +631,13 @@ MUTATIONS = [
         REPORTER_TESTS,
     ),
     *(
-        Mutation(f"metrics: {what}", "shared/telemetry.py", old, new, ("tests/telemetry/test_series.py",))
-        for what, old, new in (
-            ("a bound of series", "return len(self._set_s) < SERIES_LIMIT", "return True"),
-            ("a silent series makes room", ">= SILENT_S", ">= 1e9"),
-            ("a bound of series in a process's life", "len(self._ever) >= SERIES_IN_LIFE", "False"),
-            ("no old numbers", "if set_s >= since_s", ""),
-            ("a bound of a counter's series", "or len(_errors) < ERRORS_LIMIT", "or True"),
+        Mutation(f"metrics: {what}", f"shared/{file}.py", old, new, ("tests/telemetry/test_series.py",))
+        for what, file, old, new in (
+            ("a bound of series", "gauges", "return len(self._set_s) < SERIES_LIMIT", "return True"),
+            ("a silent series makes room", "gauges", ">= SILENT_S", ">= 1e9"),
+            ("a bound of series in a process's life", "gauges", "len(self._ever) >= SERIES_IN_LIFE", "False"),
+            ("no old numbers", "gauges", "if set_s >= since_s", ""),
+            ("a bound of a counter's series", "telemetry", "or len(_errors) < ERRORS_LIMIT", "or True"),
         )
     ),
     Mutation("replay of a report", f"{LUA}/requests/report.lua", "counter.is_known or op == arg.op", "false"),
@@ -1132,15 +1133,15 @@ MUTATIONS = [
     Mutation(
         "settings: a reference that was not resolved, in a setting of the app",
         "shared/settings.py",
-        "if isinstance(value, str) and _KEY_VAULT_REFERENCE in _plain(value):",
+        "if isinstance(value, str) and KEY_VAULT_REFERENCE in plain(value):",
         "if False:",
         SETTINGS_TESTS,
     ),
     Mutation(
         "settings: a reference that was not resolved, within a setting of the app",
         "shared/settings.py",
-        "_KEY_VAULT_REFERENCE in _plain(value)",
-        "_plain(value).startswith(_KEY_VAULT_REFERENCE)",
+        "KEY_VAULT_REFERENCE in plain(value)",
+        "plain(value).startswith(KEY_VAULT_REFERENCE)",
         SETTINGS_TESTS,
     ),
     Mutation(
@@ -1153,8 +1154,8 @@ MUTATIONS = [
     Mutation(
         "settings: what the platform says of its references is no reference",
         "shared/settings.py",
-        "and _plain(value).startswith(_KEY_VAULT_REFERENCE)",
-        "and _KEY_VAULT_REFERENCE in _plain(value)",
+        "and plain(value).startswith(KEY_VAULT_REFERENCE)",
+        "and KEY_VAULT_REFERENCE in plain(value)",
         SETTINGS_TESTS,
     ),
     Mutation(
@@ -1305,6 +1306,69 @@ MUTATIONS = [
         "SpanKind.INTERNAL if is_from_host",
         "SpanKind.SERVER if is_from_host",
         ("tests/telemetry/test_configuration.py",),
+    ),
+    Mutation(
+        "telemetry: no event has a text",
+        "shared/telemetry.py",
+        '"task.state": task.state.value,',
+        '"task.state": task.state.value, "task.status": task.status,',
+        SIGNAL_TESTS,
+    ),
+    Mutation(
+        "telemetry: only the wanted events are sent",
+        "shared/telemetry.py",
+        '(_events == "ends" and not task.state.is_terminal)',
+        "False",
+        SIGNAL_TESTS,
+    ),
+    Mutation(
+        "telemetry: a timer reads no more queues than it may tell of",
+        "task_logger/timers.py",
+        "[: gauges.SERIES_LIMIT + 1]",
+        "",
+        SIGNAL_TESTS,
+    ),
+    Mutation(
+        "telemetry: what is no task's id is not taken for one",
+        "shared/http/functions.py",
+        "if is_task_id(task_id) else nullcontext()",
+        "if task_id else nullcontext()",
+        SIGNAL_TESTS,
+    ),
+    Mutation(
+        "telemetry: no span has a caller's query",
+        "shared/conventions.py",
+        'url.partition("?")[0]',
+        "url",
+        ("tests/telemetry/test_conventions.py",),
+    ),
+    Mutation(
+        "telemetry: an impossible host fails no request",
+        "shared/conventions.py",
+        "with suppress(ValueError):",
+        "with suppress():",
+        ("tests/telemetry/test_conventions.py",),
+    ),
+    Mutation(
+        "telemetry: a line that names another task keeps its id",
+        "shared/telemetry_export.py",
+        'record.__dict__.setdefault("task.id", task_id)',
+        'record.__dict__["task.id"] = task_id',
+        ("tests/telemetry/test_task_ids.py",),
+    ),
+    Mutation(
+        "telemetry: a wait has no retries in it",
+        "shared/tasks/ending.py",
+        "event.status.startswith(status_texts.AWAITING)",
+        "True",
+        ("tests/shared/store/test_end_reasons.py",),
+    ),
+    Mutation(
+        "telemetry: a wait that is not kept is unknown",
+        "shared/tasks/ending.py",
+        "or events[1].attempt != arrival.attempt",
+        "",
+        ("tests/shared/store/test_end_reasons.py",),
     ),
     Mutation(
         "registry: of the address when it is called",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from opentelemetry.trace import StatusCode
-
 from shared import telemetry
 from shared.blobs import STREAM_BYTES
 from shared.bodies import BlobStream, BlobsUnavailable, BodyMissing, BodyStore, NoSas
-from shared.dispatch.backend_client import Accepted, Answer, BackendTransport, Completed, ResultRoom, Unreachable
+from shared.dispatch.backend_client import (
+    Accepted,
+    Answer,
+    BackendTransport,
+    Completed,
+    ResultRoom,
+    Unreachable,
+    error_type_of,
+)
 from shared.dispatch.body_reference import BodyReference, TooLarge, reading_s, reference_headers
 from shared.dispatch.registry import Endpoint
 from shared.settings import Settings
@@ -100,5 +106,5 @@ class BackendCalls:
             answer = await self._backend.post(endpoint, headers, body, timeout_s, room)
             span.set_attribute("task.dispatch.answer", type(answer).__name__)
             if not isinstance(answer, (Accepted, Completed)):
-                span.set_status(StatusCode.ERROR)
+                telemetry.not_accepted(span, error_type_of(answer))
             return answer

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyStore
 from shared.dispatch.removal import remove_with_blobs
 from shared.store import CHILDREN_AT_ONCE, Child, ChildEnd, ChildReport, StoreUnavailable, TaskStore, then_task_id
@@ -184,7 +185,8 @@ class Batches:
         try:
             body = await self._bodies.put(state.then_id, MANIFEST_TYPE, manifest)
         except BlobsUnavailable as error:
-            log.warning("the Then task of batch %s could not begin, and will: %s", batch.id, error)
+            text = "the Then task of batch %s could not begin, and will: %s"
+            log.warning(text, batch.id, error, extra=telemetry.about(batch.id))
             return
         then = _then_task(batch, body, manifest)
         created = await self._store.create_unqueued(then)

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyMissing, BodyStore
@@ -110,6 +111,7 @@ class Dispatcher:
         self._backend = backend
         self._calls = BackendCalls(settings, bodies, backend)
         self._events = events
+        self._topic = urlsplit(settings.event_grid_topic_uri).hostname or ""
         self._completions = completions
         self._begun = 0
         self._background: set[asyncio.Task[None]] = set()
@@ -135,7 +137,8 @@ class Dispatcher:
         try:
             await self._events.publish_dispatches([task])
         except PublishFailed as error:
-            log.warning("task %s could not be published, and is dispatched at once: %s", task.id, error)
+            text = "task %s could not be published, and is dispatched at once: %s"
+            log.warning(text, task.id, error, extra=telemetry.about(task.id))
             self._dispatch_here([task])
 
     async def begin_again(self, tasks: Sequence[Task]) -> None:
@@ -160,7 +163,7 @@ class Dispatcher:
             if not self._store.rounds.events_are_claimed:
                 await self._store.rounds.note_events(are_claimed=True)
             return await self._dispatch(claimed, traceparent)
-        log.info("dropped an event for task %s: %s", task_id, claimed.reason)
+        log.info("dropped an event for task %s: %s", task_id, claimed.reason, extra=telemetry.about(task_id))
         self.dispatch_granted(claimed.granted)
         return Dispatched.DROPPED
 
@@ -179,7 +182,7 @@ class Dispatcher:
                 if grant == but:
                     is_granted = True
                 else:
-                    self.start(self._dispatch_one_granted(each, grant), _UNFILLED)
+                    self.start(self._dispatch_one_granted(each, grant), _UNFILLED, grant.task_id)
             if each.ask_again_s is not None and each.ask_again_s <= _LONGEST_TIMER_S:
                 self._ask_again(each.path, each.ask_again_s)
         return is_granted
@@ -203,7 +206,7 @@ class Dispatcher:
             Whether *but* was granted a slot, as in :meth:`dispatch_granted`.
         """
         if applied.is_transition:
-            telemetry.transition(applied.task)
+            telemetry.transition(applied.task, applied.late_ms)
         is_granted = self.dispatch_granted(applied.granted, but=but)
         if applied.is_transition:
             await self.publish_completions([applied.task])
@@ -262,21 +265,23 @@ class Dispatcher:
         self.dispatch_granted(claimed.granted)
         if claimed.reason is not Refusal.SLOTLESS:
             return Dispatched.DROPPED
-        log.warning("an event came for task %s, which has to wait for a slot", own.task_id)
+        text = "an event came for task %s, which has to wait for a slot"
+        log.warning(text, own.task_id, extra=telemetry.about(own.task_id))
         return Dispatched.WAITING
 
     async def _dispatch_one_granted(self, granted: Granted, grant: SlotGrant) -> None:
         claimed = await self._store.claim_granted(granted, grant)
         if isinstance(claimed, Claimed):
-            await self._dispatch(claimed, "")
+            await self._dispatch(claimed, "", is_delivered=False)
         else:
             self.dispatch_granted(claimed.granted)
 
-    async def _dispatch(self, claimed: Claimed, traceparent: str) -> Dispatched:
+    async def _dispatch(self, claimed: Claimed, traceparent: str, *, is_delivered: bool = True) -> Dispatched:
         task = claimed.task
         endpoint = self._registry.endpoint_of(task.path, task.query)
         backend = endpoint.backend.prefix if endpoint is not None else ""
-        with telemetry.consumer_span(task, traceparent):
+        topic = self._topic if is_delivered else None
+        with telemetry.consumer_span(task, SlotGrant.of(task).entry_id, traceparent, topic):
             telemetry.transition(task)
             try:
                 passing_bytes = self._calls.passing_bytes(task, endpoint)
@@ -381,16 +386,21 @@ class Dispatcher:
 
         self._timers[path] = loop.call_later(in_s, ask)
 
-    def start(self, work: Coroutine[Any, Any, None], failed: str) -> asyncio.Task[None]:
-        """Do *work* in the background. The log says that it *failed* if Redis does not answer, or by a bug."""
+    def start(self, work: Coroutine[Any, Any, None], failed: str, task_id: str | None = None) -> asyncio.Task[None]:
+        """Do *work* in the background. The log says that it *failed* if Redis does not answer, or by a bug.
+
+        Args:
+            task_id: of the task that the work is about, if it is another than the one that is being handled.
+        """
+        extra = None if task_id is None else telemetry.about(task_id)
 
         async def run() -> None:
             try:
                 await work
             except StoreUnavailable as error:
-                log.warning("%s, and will be: %s", failed, error)
+                log.warning("%s, and will be: %s", failed, error, extra=extra)
             except Exception:
-                log.exception(failed)
+                log.exception(failed, extra=extra)
 
         task = asyncio.get_running_loop().create_task(run())
         self._background.add(task)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from shared import telemetry
 from shared.events.publisher import COMPLETION_EVENT, DISPATCH_EVENT, PublishFailed
 from shared.resilience.circuit_breaker import CircuitBreaker, CircuitOpen, Reachability
+from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class EventGridTopic:
 
     def __init__(self, uri: str, key: SecretStr | None) -> None:
         self._uri = uri
+        self._host = urlsplit(uri).hostname or ""
         self._key = key
         self._client: EventGridPublisherClient | None = None
         self._circuit = CircuitBreaker((PublishFailed,))
@@ -70,18 +73,19 @@ class EventGridTopic:
         if not tasks:
             return
         now = datetime.now(UTC).isoformat()
-        with telemetry.producer_spans(tasks) as contexts:
+        ids = [SlotGrant.of(task).entry_id for task in tasks]
+        with telemetry.producer_spans(tasks, ids, self._host) as contexts:
             # Not EventGridEvent, which takes the SDK twice the time.
             events = [
                 {
-                    "id": f"{task.id}.{task.attempt}",
+                    "id": event_id,
                     "subject": f"tasks/{task.id}",
                     "eventType": DISPATCH_EVENT,
                     "eventTime": now,
                     "dataVersion": DATA_VERSION,
                     "data": {"TaskId": task.id, "Attempt": task.attempt, **context},
                 }
-                for task, context in zip(tasks, contexts, strict=True)
+                for task, event_id, context in zip(tasks, ids, contexts, strict=True)
             ]
             await self._send(events, len(events) * _ENVELOPE_BYTES, bypass_circuit)
 
@@ -90,11 +94,12 @@ class EventGridTopic:
             return
         from azure.core.messaging import CloudEvent
 
-        with telemetry.producer_spans(tasks) as contexts:
+        # A completion that is published twice has the same id.
+        ids = [f"{task.id}.{task.attempt}.{task.state}" for task in tasks]
+        with telemetry.producer_spans(tasks, ids, self._host) as contexts:
             events = [
                 CloudEvent(
-                    # A completion that is published twice has the same id.
-                    id=f"{task.id}.{task.attempt}.{task.state}",
+                    id=event_id,
                     source="/task-backbone",
                     subject=f"tasks/{task.id}",
                     type=COMPLETION_EVENT + task.state,
@@ -108,7 +113,7 @@ class EventGridTopic:
                     },
                     extensions=context,
                 )
-                for task, context in zip(tasks, contexts, strict=True)
+                for task, event_id, context in zip(tasks, ids, contexts, strict=True)
             ]
             size_bytes = sum(_ENVELOPE_BYTES + 12 * (len(task.path) + STATUS_CHARS) for task in tasks)
             await self._send(events, size_bytes, bypass_circuit)

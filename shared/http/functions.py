@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 import azure.functions as func
-from opentelemetry.trace import StatusCode
 
 from shared import telemetry
 from shared.http.error_problems import problem_of
@@ -20,6 +19,7 @@ from shared.http.operators import Role, acting, check_role, operator_of
 from shared.http.owners import not_for_owners, owner_of
 from shared.http.problems import Problem, invalid, invalid_fields, length_required, unknown_name
 from shared.services import Services, ServicesByLoop
+from shared.tasks.ids import is_task_id
 
 __all__ = [
     "HOST_PARAMETERS",
@@ -34,6 +34,8 @@ __all__ = [
 HOST_PARAMETERS: Final = ("code", "clientid")
 """Query parameters of the Functions host, in lower case. It takes them in any case."""
 _WITHOUT_BODY: Final = (204, 304)
+_OF_TASKS: Final = ("v1/tasks/{id}", "v1/batches/{id}")
+"""With which the routes begin that name a task or a batch."""
 
 Handler = Callable[[func.HttpRequest, Services], Awaitable[func.HttpResponse]]
 
@@ -55,10 +57,12 @@ class Operation:
     async def answer(self, req: func.HttpRequest, services: ServicesByLoop) -> func.HttpResponse:
         if self.takes_body and (lost := _lost_body(req)):
             return problem_response(lost)
-        try:
-            return await self._answer(req, services)
-        except Exception as error:
-            return problem_response(problem_of(error))
+        task_id = req.route_params.get("id", "") if self.route.startswith(_OF_TASKS) else ""
+        with telemetry.request_about(task_id) if is_task_id(task_id) else nullcontext():
+            try:
+                return await self._answer(req, services)
+            except Exception as error:
+                return problem_response(problem_of(error))
 
     async def _answer(self, req: func.HttpRequest, services_by_loop: ServicesByLoop) -> func.HttpResponse:
         settings = services_by_loop.settings
@@ -141,12 +145,7 @@ class HttpFunctions:
             with telemetry.invocation_span(name, _trace_headers(req, context), is_from_host=is_from_host) as span:
                 response = await answer(req)
                 _describe_body(req, response)
-                # Without the method, Application Insights shows neither the status nor that the request failed.
-                span.set_attributes(
-                    {"http.request.method": req.method, "http.response.status_code": response.status_code}
-                )
-                if response.status_code >= 500:  # it takes a 4xx for a failure without being told
-                    span.set_status(StatusCode.ERROR)
+                telemetry.answered_request(span, req.method, route, req.url, response.status_code)
                 return response
 
         # The worker tells functions apart by these names and reads the signature above.

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shared import telemetry
 from shared.store.create_steps import CreateSteps
 from shared.store.informing import informed
 from shared.store.queue_steps import QueueEntry, QueueSteps
@@ -62,7 +63,8 @@ class CreationsApart:
                 raise enqueued
             return enqueued
         # A repetition was answered with the task already, or the queue is out of reach: the record's deadline helps.
-        log.warning("task %s waits for its deadline, not in its queue", new.id)
+        text = "task %s waits for its deadline, not in its queue"
+        log.warning(text, new.id, extra=telemetry.about(new.id))
         return created
 
     async def _withdraw_unacknowledged(self, new: NewTask) -> None:

@@ -35,6 +35,11 @@ class Depth:
     cancelled: int = 0
     oldest_waiting_ms: int = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any task has not ended."""
+        return self.created + self.dispatched + self.running > 0
+
     def plus(self, other: Depth) -> Depth:
         return Depth(
             self.created + other.created,

@@ -11,7 +11,7 @@ from local.stack import ROOT
 def test_the_page_shows_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
     cost.main()
     tables = capsys.readouterr().out.strip().split("\n\n")
-    assert len(tables) == 2
+    assert len(tables) == 3
     page = (ROOT / "docs" / "performance.md").read_text()
     assert [table for table in tables if table not in page] == []
 

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -39,7 +40,10 @@ ONLY_THE_APP = {
         "OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
     )
 }
-FUNCTIONS_OF_A_TASK = ("SubmitTask", "BackendWebhook", "CacheConnectorUpsert")
+SUBMIT, REPORT, DELIVERY = "POST /api/v1/submit/{*path}", "POST /api/CacheConnectorUpsert", "POST /api/BackendWebhook"
+"""The requests of a task, as Application Insights names them: by method and route."""
+FUNCTIONS_OF_A_TASK = (SUBMIT, DELIVERY, REPORT)
+QUEUE_GAUGES = ("queue.oldest_wait_s", "queue.in_flight", "queue.slots", "queue.limit", "queue.paused")
 REDIS_PASSWORD = planted("redis-password")
 
 
@@ -114,12 +118,12 @@ def test_a_task_is_one_operation_from_its_submit_to_its_last_report(
     spans = _spans_once_arrived(
         observed,
         operation_id,
-        {"SubmitTask", "publish", "dispatch", f"POST {path}", "CacheConnectorUpsert", "update completed"},
+        {SUBMIT, "publish", "dispatch", f"POST {path}", REPORT, "update completed"},
     )
-    [submit], [publish], [dispatch] = spans["SubmitTask"], spans["publish"], spans["dispatch"]
+    [submit], [publish], [dispatch] = spans[SUBMIT], spans["publish"], spans["dispatch"]
     [post], [update], [legacy_update] = (
         spans[f"POST {path}"],
-        spans["CacheConnectorUpsert"],
+        spans[REPORT],
         spans["update completed"],
     )
     assert submit.parent_id == caller_id
@@ -136,9 +140,9 @@ def test_a_task_is_one_operation_from_its_submit_to_its_last_report(
 
     requests = {request.id: request for request in observed.insights.items("Request")}
     [delivery] = json.loads(dispatch.properties["_MS.links"])
-    assert requests[delivery["id"]].name == "BackendWebhook", "the delivery's own trace is linked"
+    assert requests[delivery["id"]].name == DELIVERY, "the delivery's own trace is linked"
     [client] = json.loads(legacy_update.properties["_MS.links"])
-    assert requests[client["id"]].name == "CacheConnectorUpsert"
+    assert requests[client["id"]].name == REPORT
 
 
 def test_a_dispatch_by_the_reconciler_belongs_to_the_operation_of_the_submit(
@@ -152,8 +156,8 @@ def test_a_dispatch_by_the_reconciler_belongs_to_the_operation_of_the_submit(
     _update(observed, task_id, "completed", {})
     observed.flush()
 
-    spans = _spans_once_arrived(observed, operation_id, {"SubmitTask", "publish", "dispatch"})
-    [submit], [dispatch] = spans["SubmitTask"], spans["dispatch"]
+    spans = _spans_once_arrived(observed, operation_id, {SUBMIT, "publish", "dispatch"})
+    [submit], [dispatch] = spans[SUBMIT], spans["dispatch"]
     assert len(spans["publish"]) >= 2
     assert {publish.parent_id for publish in spans["publish"]} == {submit.id}
     assert dispatch.parent_id == submit.id, "no event led to it"
@@ -224,12 +228,85 @@ def test_the_gauges_show_the_counts_in_redis(observed: Observed, backend: Script
     depths = {"created": 1, "dispatched": 1, "running": 2, "completed": 1, "failed": 1, "cancelled": 0}
     observed.flushed_until(lambda: _gauge(observed.insights, "tasks.depth", path) == depths)
     observed.flushed_until(lambda: _gauge(observed.insights, "requests.current", path) == {cluster: 3})
-    assert {metric.data["metrics"][0]["name"] for metric in observed.insights.items("Metric")} == {
+    assert {metric.data["metrics"][0]["name"] for metric in observed.insights.items("Metric")} <= {
         "tasks.depth",
         "tasks.oldest_waiting_seconds",
         "requests.current",
+        "queue.oldest_wait_s",
+        "queue.in_flight",
+        "queue.slots",
+        "queue.limit",
+        "queue.paused",
     }
     observed.backbone.complete(task_ids[3])
+
+
+def test_the_gauges_of_a_queue_equal_what_the_api_answers(observed: Observed, backend: ScriptedBackend) -> None:
+    path, never = "/v1/test/queue-gauges", "/v1/test/queue-gauges/never"
+    task_ids = [observed.backbone.submit(path)]
+    backend.next_call(path)
+    settings = {"Limit": 1, "Paused": True}
+    observed.backbone.http.patch(f"/api/v1/queues{path}", json=settings).raise_for_status()
+    task_ids += [observed.backbone.submit(path) for _ in range(3)]
+
+    def told() -> dict[str, float]:
+        return {name: each for name in QUEUE_GAUGES for each in _gauge(observed.insights, name, path).values()}
+
+    def shown() -> dict[str, Any]:
+        return observed.backbone.http.get(f"/api/v1/queues{path}").raise_for_status().json()
+
+    before = shown()
+    observed.flush()
+    observed.flushed_until(lambda: len(told()) == len(QUEUE_GAUGES))
+    after, gauges = shown(), told()
+    assert before["OldestWaitingSeconds"] <= gauges.pop("queue.oldest_wait_s") <= after["OldestWaitingSeconds"]
+    assert gauges == {
+        "queue.in_flight": after["InFlight"],
+        "queue.slots": after["Slots"],
+        "queue.limit": after["Limit"],
+        "queue.paused": after["Paused"],
+    }
+    assert (after["InFlight"], after["Limit"], after["Paused"], after["Waiting"]) == (1, 1, True, 3)
+    assert not any(_gauge(observed.insights, name, never) for name in QUEUE_GAUGES)
+
+    observed.backbone.http.patch(f"/api/v1/queues{path}", json={"Limit": None, "Paused": False}).raise_for_status()
+    for task_id in task_ids:
+        observed.backbone.complete(task_id)
+    observed.flush()
+    observed.flushed_until(lambda: (told()["queue.in_flight"], told()["queue.paused"]) == (0, 0))
+    assert shown()["InFlight"] == 0
+
+
+def test_all_that_is_told_of_a_task_is_found_by_its_id(observed: Observed, backend: ScriptedBackend) -> None:
+    path = "/v1/test/found"
+    backend.script(path, Answer(503), Answer(500), Answer(400))
+    operation_id, _, task_id = _submit_in_a_trace(observed, path)
+    assert observed.backbone.ended(task_id)["BackendStatus"] == "failed"
+    expected = observed.backbone.transitions(task_id)
+
+    def found() -> list[Item]:
+        """union * | where customDimensions["task.id"] == "…" """
+        items = observed.insights.items()
+        return [item for item in items if item.data.get("properties", {}).get("task.id") == task_id]
+
+    def spans() -> list[Item]:
+        return [item for item in found() if item.kind in ("Request", "RemoteDependency")]
+
+    observed.flush()
+    observed.flushed_until(lambda: len(observed.events(task_id)) >= len(expected))
+    observed.flushed_until(lambda: {SUBMIT, "dispatch", f"POST {path}"} <= {span.name for span in spans()})
+
+    assert {item.kind for item in found()} == {"Event", "Request", "RemoteDependency", "Message"}
+    assert {span.operation_id for span in spans() if span.name in ("dispatch", SUBMIT)} == {operation_id}
+    assert "GET /api/v1/tasks/{id}" in {span.name for span in spans()}, "also the requests that only ask for it"
+    messages = [item.data["message"] for item in found() if item.kind == "Message"]
+    for status in (503, 500, 400):
+        assert any(text.endswith(f"the backend answered {status}") for text in messages), messages
+    end = observed.events(task_id)[-1]
+    assert (end.properties["task.state"], end.properties["task.reason"]) == ("failed", "rejected")
+    assert end.properties["task.failures"] == "2", "503 is none"
+    calls = [span for span in spans() if span.name == f"POST {path}"]
+    assert {call.data["resultCode"] for call in calls} == {"503", "500", "400"}
 
 
 def test_the_telemetry_of_a_task_is_what_the_cost_table_says(observed: Observed, backend: ScriptedBackend) -> None:
@@ -253,6 +330,12 @@ def test_the_telemetry_of_a_task_is_what_the_cost_table_says(observed: Observed,
     assert len(items) == cost.TASK_ITEMS, [(item.kind, item.name, item.size) for item in items]
     assert sum(item.size for item in items) == pytest.approx(cost.TASK_BYTES, rel=0.1)
     assert len([item for item in items if item.name in FUNCTIONS_OF_A_TASK]) == cost.TASK_REQUESTS
+    events = [item for item in items if item.kind == "Event"]
+    ends = [item for item in events if "task.reason" in item.properties]
+    for setting, of_the_setting in (("all", events), ("ends", ends), ("none", [])):
+        assert len(of_the_setting) == cost.TASK_EVENTS[setting]
+        size = sum(item.size for item in of_the_setting)
+        assert size == pytest.approx(cost.TASK_EVENT_BYTES[setting], rel=0.1)
 
 
 def test_a_task_whose_dispatch_is_answered_with_the_result_costs_two_executions(
@@ -267,11 +350,11 @@ def test_a_task_whose_dispatch_is_answered_with_the_result_costs_two_executions(
     response = observed.backbone.http.post(f"/api/v1/submit{path}", content=b"x", headers=headers)
     task = response.json()
     assert (response.status_code, task["BackendStatus"], task["ResultSize"]) == (200, "completed", 5)
-    _spans_once_arrived(observed, operation_id, {"SubmitTask", "dispatch"})
+    _spans_once_arrived(observed, operation_id, {SUBMIT, "dispatch"})
     observed.flush()
     names = [request.name for request in observed.insights.items("Request")[before:]]
-    of_the_task = sorted(name for name in names if name in (*FUNCTIONS_OF_A_TASK, "GetTask"))
-    assert of_the_task == ["BackendWebhook", "SubmitTask"]
+    of_the_task = sorted(name for name in names if name in (*FUNCTIONS_OF_A_TASK, "GET /api/v1/tasks/{id}"))
+    assert of_the_task == [DELIVERY, SUBMIT]
 
 
 def test_a_failed_request_is_recorded_as_failed_with_its_status(observed: Observed, backend: ScriptedBackend) -> None:
@@ -283,8 +366,8 @@ def test_a_failed_request_is_recorded_as_failed_with_its_status(observed: Observ
     assert _update(observed, task_id, "running", {"traceparent": caller}).status_code == 409
     observed.flush()
 
-    spans = _spans_once_arrived(observed, operation_id, {"SubmitTask", f"POST {path}", "CacheConnectorUpsert"})
-    [submit], [post], [update] = spans["SubmitTask"], spans[f"POST {path}"], spans["CacheConnectorUpsert"]
+    spans = _spans_once_arrived(observed, operation_id, {SUBMIT, f"POST {path}", REPORT})
+    [submit], [post], [update] = spans[SUBMIT], spans[f"POST {path}"], spans[REPORT]
     assert (submit.data["responseCode"], submit.data["success"]) == ("202", True)
     assert (post.data["resultCode"], post.data["success"]) == ("400", False)
     assert (update.data["responseCode"], update.data["success"]) == ("409", False)
@@ -345,7 +428,7 @@ def test_a_flush_sends_telemetry_even_while_redis_is_down(observed: Observed) ->
     response = observed.backbone.http.post("/api/v1/submit/v1/test/away", content=b"{}", headers=headers)
     observed.flush()
     try:
-        [submit] = _spans_once_arrived(observed, operation_id, {"SubmitTask"})["SubmitTask"]
+        [submit] = _spans_once_arrived(observed, operation_id, {SUBMIT})[SUBMIT]
     finally:
         observed.redis.start()
     assert response.status_code == 503
@@ -413,6 +496,6 @@ def _gauge(insights: IngestionDouble, name: str, path: str) -> dict[str, int]:
     for metric in insights.items("Metric"):
         attributes = dict(metric.properties)
         if metric.data["metrics"][0]["name"] == name and attributes.pop("path") == path:
-            [label] = attributes.values()
+            label = next(iter(attributes.values()), "")
             latest[label] = metric.data["metrics"][0]["value"]
     return latest

@@ -43,7 +43,7 @@ def test_an_exporter_that_the_worker_has_configured_is_used_and_not_configured_a
     [event] = insights.items("Event")
     assert (event.name, event.properties["task.path"]) == ("TaskStateChanged", PATH)
     [request] = insights.items("Request")
-    assert request.name == "CacheConnectorUpsert"
+    assert request.name == "POST /api/CacheConnectorUpsert"
     metrics = [item.data["metrics"][0]["name"] for item in insights.items("Metric")]
     assert {"tasks.depth", "tasks.oldest_waiting_seconds"} <= set(metrics)
 
@@ -87,7 +87,8 @@ def test_an_invocation_is_one_request_whether_the_host_tells_it_or_the_app(
         worker.post("CacheConnectorUpsert", body=CREATE, traceparent=traceparent)
         worker.flush()
     [span] = [*insights.items("Request"), *insights.items("RemoteDependency")]
-    assert (span.kind, span.name) == (kind, "CacheConnectorUpsert")
+    name = "POST /api/CacheConnectorUpsert" if kind == "Request" else "CacheConnectorUpsert"
+    assert (span.kind, span.name) == (kind, name)
     if has_trace_context:
         assert (span.operation_id, span.parent_id) == (operation_id, host_span_id)
 

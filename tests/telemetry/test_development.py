@@ -41,7 +41,7 @@ TASK = Task(
 @pytest.fixture
 def configured() -> Iterator[None]:
     """Leaves telemetry as it was."""
-    before = {name: getattr(telemetry, name) for name in ("_is_sent", "_is_told", "_host_tells_requests")}
+    before = {name: getattr(telemetry, name) for name in ("_is_sent", "_events", "_host_tells_requests")}
     yield
     for name, value in before.items():
         setattr(telemetry, name, value)
@@ -67,3 +67,14 @@ def test_a_transition_is_a_line_of_the_log_in_the_development_environment(
     telemetry.transition(TASK)
 
     assert [record.getMessage() for record in caplog.records] == logged
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_developer_sees_all_transitions_whatever_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {**SETTINGS, "AZURE_FUNCTIONS_ENVIRONMENT": "Development", "TELEMETRY_EVENTS": "none"}
+    telemetry.configure(Settings.from_env(environ), environ)
+    caplog.set_level(logging.INFO, "task_backbone")
+
+    telemetry.transition(TASK)
+
+    assert len(caplog.records) == 1

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from shared import telemetry
+from shared import gauges, telemetry
 from tests.waiting import PATIENCE_S, eventually
 
 
@@ -122,7 +122,7 @@ def test_metrics_are_flushed_only_if_the_app_has_some_to_send(monkeypatch: pytes
     monkeypatch.setattr(provider, "force_flush", lambda: flushed.append(True))
     monkeypatch.setattr(telemetry.metrics, "get_meter_provider", lambda: provider)
     monkeypatch.setattr(telemetry, "_has_interruptions", False)
-    for gauge in (telemetry._depth, telemetry._oldest_waiting, telemetry._requests):
+    for gauge in gauges.ALL:
         monkeypatch.setattr(gauge, "_unsent", {})
 
     telemetry.flush()
@@ -131,6 +131,6 @@ def test_metrics_are_flushed_only_if_the_app_has_some_to_send(monkeypatch: pytes
     telemetry.flush()
     telemetry.flush()
     assert flushed == [True], "once for each interruption, so that no failure waits for the next interval"
-    telemetry.depth("/v1/a", "created", 1)
+    gauges.DEPTH.set(1, path="/v1/a", state="created")
     telemetry.flush()
     assert flushed == [True] * 2

@@ -67,9 +67,9 @@ def test_a_dispatch_belongs_to_the_trace_of_its_event_not_to_that_of_the_deliver
     with telemetry.invocation_span(
         "BackendWebhook", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=b"}
     ):
-        with telemetry.consumer_span(TASK, f"00-{IDS}-01"):
+        with telemetry.consumer_span(TASK, "7.1", f"00-{IDS}-01"):
             assert telemetry.outgoing(TASK) == {"traceparent": f"00-{IDS}-01"}
-        with telemetry.consumer_span(TASK, ""):
+        with telemetry.consumer_span(TASK, "7.1", ""):
             assert telemetry.outgoing(TASK) == {"traceparent": TASK.traceparent}
-        with telemetry.consumer_span(replace(TASK, traceparent=""), ""):
+        with telemetry.consumer_span(replace(TASK, traceparent=""), "7.1", ""):
             assert telemetry.traceparent() == ""

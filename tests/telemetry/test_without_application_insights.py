@@ -25,8 +25,8 @@ SHOW_WHAT_SENDS = """
 import sys
 import function_app
 from opentelemetry import _logs, metrics, trace
-from shared import telemetry
-telemetry.depth("/v1/org/api", "created", 1)
+from shared import gauges, telemetry
+gauges.DEPTH.set(1, path="/v1/org/api", state="created")
 telemetry.flush()
 providers = trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
 print([type(provider).__module__ for provider in providers if ".sdk." in type(provider).__module__])
