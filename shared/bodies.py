@@ -44,6 +44,8 @@ READ_TIMEOUT_S = 5.0
 _BLOCK_BLOB = "BlockBlob"
 _OF_THE_BLOB = (409, 412)
 """Answers that say that something is odd with the blob: archived, encrypted with a key of its client, …"""
+_PIECES_AT_ONCE = 4
+"""Of one upload. What is sent at a time takes the process from its other calls, so several share that number."""
 _PATIENCE_S = 1.0
 """How long a call waits after an earlier one got no answer."""
 
@@ -60,6 +62,7 @@ class BodyStore:
         self._signer: UrlSigner | None = None
         self._why_never = _why_never(settings)
         self._is_container_there = False
+        self._uploads = 0
         self._circuit = CircuitBreaker((BlobsUnavailable,), patience_s=_PATIENCE_S)
 
     async def put(self, task_id: str, content_type: str, data: bytes, encoding: str = "") -> Content:
@@ -280,7 +283,12 @@ class BodyStore:
             await self._upload(container, name, data)
 
     async def _upload(self, container: ContainerClient, name: str, data: bytes) -> None:
-        await container.upload_blob(name, data, overwrite=True, max_concurrency=4)
+        self._uploads += 1
+        try:
+            pieces = max(1, _PIECES_AT_ONCE // self._uploads)
+            await container.upload_blob(name, data, overwrite=True, max_concurrency=pieces)
+        finally:
+            self._uploads -= 1
 
     def _check_signing(self) -> None:
         if self._why_never is not None:
