@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -136,6 +136,15 @@ class BackendRegistry:
     def pipelines(self) -> Sequence[str]:
         """The names of those that have one."""
         return [*self._pipelines]
+
+    def endpoint_paths(self, used: Set[str]) -> set[str]:
+        """The paths of the endpoints that are registered: those that a backend lists. Of a backend that takes any
+        path below its prefix, the prefix, unless an endpoint below it is listed, or in *used*."""
+        listed = {path for backend in self._backends for path in backend.endpoints or ()}
+        prefixes = {backend.prefix for backend in self._backends if backend.endpoints is None and backend.prefix}
+        return listed | {
+            prefix for prefix in prefixes if not any(path.startswith(prefix + "/") for path in used | listed)
+        }
 
     def route(self, path: str, query: str = "") -> Route:
         """Where a task goes that is submitted to *path*: an endpoint, or the name of a pipeline. The query is for the

@@ -17,13 +17,13 @@ from shared.store.eviction import EvictionState
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
-from shared.store.queue_steps import QueueStatus
+from shared.store.queue_status import QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
 from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import NOT_PERMITTED, RedisLink, StoreNotPermitted, StoreUnavailable
 from shared.store.reports import SentOn
-from shared.store.request_counts import RequestCounts, RequestReport, TooManyReporters
+from shared.store.request_counts import RequestCount, RequestCounts, RequestReport, TooManyReporters
 from shared.store.requeue import (
     BackendAway,
     BackendBusy,
@@ -62,6 +62,7 @@ __all__ = [
     "RedisAddress",
     "RedisClient",
     "RedisLink",
+    "RequestCount",
     "RequestCounts",
     "RequestReport",
     "RequeueReason",

@@ -274,6 +274,7 @@ class WaitingArgument(QueueArgument):
 
 class ConfigureArgument(QueueArgument):
     set: dict[str, int | bool]
+    by: NotRequired[str]
 
 
 class RowsArgument(QueueArgument):

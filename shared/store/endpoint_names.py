@@ -39,9 +39,11 @@ class EndpointNames:
         return bool(await self._link.script("backend/admit", tag_of(prefix), pack(argument)))
 
     async def forget_unused(self, prefix: str) -> int:
-        """Make room: forget the endpoints that have no tasks and get none. Returns how many."""
+        """Make room: forget the endpoints that have no tasks and get none, and for which an operator has set nothing.
+        Returns how many."""
         argument: EndpointsArgument = {"now": now_of(self._now_ms), "prefix": prefix, "ms": to_ms(UNASKED_S)}
         unasked = texts(await self._link.script("backend/endpoints", tag_of(prefix), pack(argument)))
         # In this order: a task that comes meanwhile has asked first.
-        argument["unused"] = [*unasked - await self._queries.paths()]
+        used = await self._queries.paths() | await self._queries.paths_with_settings()
+        argument["unused"] = [*unasked - used]
         return await self._link.script("backend/endpoints", tag_of(prefix), pack(argument))

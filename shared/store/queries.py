@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shared.store.arguments import Clock, ListArgument, now_of
@@ -34,6 +34,8 @@ class Depth:
     failed: int = 0
     cancelled: int = 0
     oldest_waiting_ms: int = 0
+    oldest_since_ms: int = field(default=0, compare=False)
+    """Since when: the same by another measure. 0 if none waits."""
 
     @property
     def is_open(self) -> bool:
@@ -49,6 +51,7 @@ class Depth:
             self.failed + other.failed,
             self.cancelled + other.cancelled,
             max(self.oldest_waiting_ms, other.oldest_waiting_ms),
+            min(self.oldest_since_ms or other.oldest_since_ms, other.oldest_since_ms or self.oldest_since_ms),
         )
 
 
@@ -96,6 +99,10 @@ class Queries:
         """
         return await self._paths("task/paths", "1" if has_open else "")
 
+    async def paths_with_settings(self) -> set[str]:
+        """The endpoint paths that have settings of an operator."""
+        return await self._paths("queue/paths_with_settings")
+
     async def set_ended_paths_aside(self) -> set[str]:
         """The endpoint paths that have tasks that have not ended. The others cost the next call nothing."""
         return await self._paths("task/open_paths", str(_ENDED_PATHS_LOOKED_AT))
@@ -114,8 +121,8 @@ class Queries:
                 depths[name] = depths[name].plus(Depth(*row[1:]))
         return depths if paths else {path: depth for path, depth in depths.items() if depth != Depth()}
 
-    async def _paths(self, script: str, argument: str) -> set[str]:
-        parts = await asyncio.gather(*(self._link.script(script, tag, argument) for tag in HASH_TAGS))
+    async def _paths(self, script: str, *args: str) -> set[str]:
+        parts = await asyncio.gather(*(self._link.script(script, tag, *args) for tag in HASH_TAGS))
         return texts(path for part in parts for path in part)
 
     async def page(self, listing: Listing) -> Page:

@@ -40,11 +40,12 @@ from shared.store.arguments import (
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
+from shared.store.queue_status import QueueStatus, position_of
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, texts, to_ms
 from shared.store.requeue import BackendAway
 from shared.tasks import status_texts
-from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, QueuePosition, SlotGrant
+from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
 from shared.tasks.task import Task
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
@@ -58,9 +59,6 @@ TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
 """How many failures in a row that the backend answered bring no pause."""
-
-_PAUSED: Final = -2
-"""In a position, in place of the service time; see ``lua/includes/queue/position.lua``."""
 
 LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
@@ -93,24 +91,6 @@ class Away:
     at_ms: int | None
     granted: Granted
     outage: Outage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
-    """How a queue stands."""
-
-    waiting: int
-    holding: int
-    """How many tasks hold a slot: granted, dispatched or running."""
-    slots: int
-    """The capacity estimate: how many tasks the backend is known to hold at a time."""
-    limit: int | None
-    """How many it is given at most."""
-    paused: bool
-    draining: bool
-    position: QueuePosition | None = None
-    outage: Outage | None = None
-    """Of the backend, if it is away now."""
 
 
 @value
@@ -333,24 +313,22 @@ class QueueSteps:
             argument["entry"], argument["owner"] = SlotGrant.of(task).entry_id, task.owner
             argument["queued_at"], argument["priority"] = task.queued_ms, task.priority
         reply = await self._run("status", path, argument)
-        waiting, holding, slots, limit, paused, draining, position, outage = reply
-        return QueueStatus(
-            waiting,
-            holding,
-            slots,
-            limit if limit >= 0 else None,
-            bool(paused),
-            bool(draining),
-            _position(position),
-            Outage.unpacked(outage) if outage else None,
-        )
+        return QueueStatus.unpacked(reply)
 
-    async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
-        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""
+    async def configure(
+        self, path: str, changes: Mapping[str, int | bool | None], *, by: str | None = None
+    ) -> Granted:
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one.
+
+        Args:
+            by: the operator's name.
+        """
         argument: ConfigureArgument = {
             **self._queue(path),
             "set": {name: changed or False for name, changed in changes.items()},
         }
+        if by is not None:
+            argument["by"] = by
         try:
             reply = await self._run("configure", path, argument)
         except NotAcknowledged as error:
@@ -410,7 +388,7 @@ def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
         return Full(_seconds(reply[1]))
     if reply[0] == b"draining":
         return Draining()
-    return Enqueued(granted_of(path, reply[1:]), _position(reply[3]))
+    return Enqueued(granted_of(path, reply[1:]), position_of(reply[3]))
 
 
 def granted_of(path: str, reply: list[Any]) -> Granted:
@@ -419,10 +397,6 @@ def granted_of(path: str, reply: list[Any]) -> Granted:
         with suppress(ValueError):  # one whose name is none was written by somebody else, and loses its slot again
             grants.append(SlotGrant.parse(entry.decode()))
     return Granted(path, grants, _seconds(reply[1]))
-
-
-def _position(reply: list[Any] | None) -> QueuePosition | None:
-    return QueuePosition(reply[0], reply[1], _seconds(reply[2]), reply[2] == _PAUSED) if reply else None
 
 
 def _seconds(ms: int) -> float | None:

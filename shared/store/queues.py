@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
-from shared.store.queue_steps import TOLD_KEPT_S, QueueStatus, QueueSteps
+from shared.store.queue_status import QueueStatus
+from shared.store.queue_steps import TOLD_KEPT_S, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.rounds import Rounds
 from shared.store.upkeep_steps import UpkeepSteps
@@ -87,9 +88,26 @@ class TaskQueues:
         found = await self._outages.by_path()
         return {path: each for path, each in found.items() if each.ended_ms is None and each.is_waited_for}
 
-    async def configure(self, path: str, changes: Mapping[str, int | bool | None]) -> Granted:
-        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one."""
-        return await self._queues.configure(path, changes)
+    async def answering(self, backends: Iterable[str]) -> set[str]:
+        """Which of the backends, by their registered prefixes, have accepted a task within a day, and were not found
+        away since."""
+        asked = [*backends]
+        answers = await asyncio.gather(*map(self._outages.is_answering, asked))
+        return {backend for backend, is_answering in zip(asked, answers, strict=True) if is_answering}
+
+    async def paths_with_settings(self) -> set[str]:
+        """The endpoint paths for which an operator has changed a setting, and not back."""
+        return await self._queries.paths_with_settings()
+
+    async def configure(
+        self, path: str, changes: Mapping[str, int | bool | None], *, by: str | None = None
+    ) -> Granted:
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one.
+
+        Args:
+            by: the operator's name; None: nobody knows it.
+        """
+        return await self._queues.configure(path, changes, by=by)
 
     async def grant_free_slots(self, path: str) -> Granted:
         return await self._queues.grant_free_slots(path)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from shared.store.arguments import Clock, ReportArgument, now_of, stamp
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import pack, tag_of, to_ms
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, texts, to_ms
 
 MOST_AT_ONCE: Final = 100
 """Reports in one run of the script, while which Redis does nothing else."""
@@ -42,6 +42,20 @@ class RequestReport:
         if self.instance is None:
             return self.field, self.delta
         return self.field, self.delta, self.instance, to_ms(self.keep_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCount:
+    """The requests in flight at an endpoint.
+
+    Attributes:
+        reported_ms: when the last report came; None if that is not known.
+    """
+
+    cluster: str
+    path: str
+    count: int
+    reported_ms: int | None
 
 
 class RequestCounts:
@@ -94,6 +108,28 @@ class RequestCounts:
         count: int | None = await self._link.script("requests/count", tag_of(field), now, field)
         return None if count is None else max(0, count)
 
+    async def page(self, limit: int, behind: str = "") -> tuple[list[RequestCount], str | None]:
+        """Some of the counters, and the place in the list at which the next page begins; None: this is the last one.
+        What instances said that have fallen silent does not count. A page may have fewer counters than the limit.
+
+        Args:
+            behind: the place at which this one begins; empty: the first page.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        parts = await asyncio.gather(*(self._link.script("requests/fields", tag) for tag in HASH_TAGS))
+        # Not in the order of Lua, which goes by the server's locale.
+        fields = sorted(field for field in texts(each for part in parts for each in part) if field > behind)
+        page = fields[:limit]
+        counted = await asyncio.gather(*(self._counts(tag, some) for tag, some in by_tag(page).items()))
+        counts = {field: count for part in counted for field, count in part.items()}
+        return [counts[field] for field in page if field in counts], page[-1] if len(fields) > limit else None
+
+    async def _counts(self, tag: str, fields: Sequence[str]) -> dict[str, RequestCount]:
+        rows = await self._link.script("requests/counts", tag, str(now_of(self._now_ms)), *fields)
+        return {field: _count(field, *row) for field, row in zip(fields, rows, strict=True) if row}
+
     async def _run(
         self, reports: Sequence[RequestReport], stage: Literal["reserve", "count"] | None = None
     ) -> list[int]:
@@ -117,6 +153,11 @@ def _groups(reports: Sequence[RequestReport]) -> list[list[RequestReport]]:
         for group in by_tag.values()
         for first in range(0, len(group), MOST_AT_ONCE)
     ]
+
+
+def _count(field: str, count: int, reported_ms: int) -> RequestCount:
+    cluster, _, path = field.partition(" ")
+    return RequestCount(unquote(cluster), path, max(0, count), reported_ms or None)
 
 
 def _field(cluster: str, path: str) -> str:

@@ -257,7 +257,7 @@ async def everything(process: Process, clock: Clock) -> None:
     [
         *("t", "b", "r", "k", "n", "u", "q", "qs", "qo", "qw", "qh", "qi", "z", "c"),
         *("ends", "due", "paths", "ended_paths", "fenced", "queues", "outages", "keyed", "reconciler", "endpoints"),
-        "requests",
+        *("requests", "settings"),
     ],
 )
 async def test_no_call_fails_for_long_whatever_somebody_else_wrote(
@@ -343,7 +343,7 @@ async def test_a_queue_whose_state_cannot_be_is_rebuilt_and_holds_up_no_other(
             await process.store.create(replace(TASK, id=f"{path}{number}", path=path))
     await reconcile(process.services)  # the first one mends
     each_key(redis_server, f"q:{PATH}", lambda client, key: client.set(key, pack({**WHOLE_STATE, **garbage})))
-    each_key(redis_server, f"qs:{PATH}|qo:{NEXT}|qw:{NEXT} ", delete)  # that path is paused no more
+    each_key(redis_server, f"qs:{PATH}|qo:{NEXT}|qw:{NEXT} ", delete)
     clock.advance(4 * REPUBLISH_S)
     await reconcile(process.services)
     assert (await process.queues.status(NEXT)).waiting == 2
@@ -354,6 +354,36 @@ async def test_a_queue_whose_state_cannot_be_is_rebuilt_and_holds_up_no_other(
     await process.store.create(replace(TASK, id="later"))
     status = await process.queues.status(PATH)
     assert status.waiting + status.holding == 3
+
+
+@pytest.mark.parametrize("garbage", [{"limit": "x"}, {"paused": []}, {"limit": 1, "by": 5}], ids=repr)
+@pytest.mark.parametrize("kind", ["qs", "settings", "qs|settings"])
+async def test_settings_that_cannot_be_are_as_their_record_says(
+    process: Process, clock: Clock, redis_server: Server, garbage: Any, kind: str
+) -> None:
+    await process.queues.configure(PATH, {"paused": True, "limit": 2})
+    await process.store.create(TASK)
+    await reconcile(process.services)
+
+    def spoil(client: Any, key: str) -> None:
+        packed = pack({"": garbage})[2:]
+        if key.endswith("settings"):
+            client.hset(key, PATH, packed)
+        else:
+            client.set(key, packed)
+
+    assert each_key(redis_server, rf"({kind})(:.*)?", spoil)
+    with suppress(Exception):
+        await process.store.create(replace(TASK, id="meanwhile"))
+    process.link.has_met_foreign_keys = True  # as a step that fails notes
+    await rounds(process, clock)
+    status = await process.queues.status(PATH)
+    known_from_the_other = kind != "qs|settings"
+    assert status.paused is known_from_the_other
+    assert (status.limit == 2) is known_from_the_other
+    await process.store.create(replace(TASK, id="later"))
+    await process.queues.configure(PATH, {"paused": True})
+    assert (await process.queues.status(PATH)).paused
 
 
 @pytest.mark.parametrize("instances", [0, 3, 40])

@@ -13,9 +13,10 @@ from shared.dispatch.endpoint_bound import EndpointBound, TooManyEndpoints
 from shared.dispatch.registry import Backend, Endpoint
 from shared.store.endpoint_names import AHEAD_S, UNASKED_S, EndpointNames
 from shared.store.queries import Queries
+from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.tasks.task import Content, NewTask, State
-from tests.shared.store.conftest import Clock, Store, StoreFactory, opener
+from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory, opener
 from tests.shared.store.world import Server, World, nodes
 
 ANY = Backend("/v1/any", "https://models.example.org", 60)
@@ -48,6 +49,21 @@ async def test_an_endpoint_without_tasks_makes_room_when_nobody_asks_for_it(
     clock.advance(1)
     assert await names.forget_unused("/v1/any") == 1, "c alone: a has a task, and somebody has asked for b"
     assert [await names.admit("/v1/any", f"/v1/any/{name}", 3) for name in "deab"] == [True, False, True, True]
+
+
+async def test_an_endpoint_for_which_an_operator_has_set_something_makes_no_room(
+    redis_url: str, names: EndpointNames, clock: Clock
+) -> None:
+    link = RedisLink(opener(redis_url))
+    queues = QueueSteps(link, POLICY)
+    await names.admit("/v1/any", "/v1/any/set", 1)
+    await queues.configure("/v1/any/set", {"paused": True})
+    clock.advance(UNASKED_S)
+    assert await names.forget_unused("/v1/any") == 0
+    assert not await names.admit("/v1/any", "/v1/any/other", 1)
+    await queues.configure("/v1/any/set", {"paused": False})
+    assert await names.forget_unused("/v1/any") == 1
+    await link.aclose()
 
 
 async def test_an_endpoint_that_is_asked_for_meanwhile_makes_no_room(redis_url: str, clock: Clock) -> None:

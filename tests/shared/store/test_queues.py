@@ -994,8 +994,6 @@ async def test_lost_keys_are_noticed_and_the_queue_is_rebuilt_from_its_tasks(
     clock.advance(0.001)
     maintained = await queues.maintain(PATH)
     assert maintained.loss is not None
-    if "qs" in lost:
-        await queues.configure(PATH, {"limit": 3})  # no record holds the operator's limit
     clock.advance(0.001)
     await queues.mark_held([QueueEntry.of(task) for task in held])
     await enqueue(queues, *waiting)

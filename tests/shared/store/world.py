@@ -99,7 +99,7 @@ class World:
             members = []
         elif kind == "endpoints":
             members = [rest]
-        elif name == "outages" or name == "queues":
+        elif name in ("outages", "queues", "settings"):
             members = [path.decode() for path in value]
         elif kind in ("q", "qs", "qi", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]

@@ -1,4 +1,5 @@
--- What the reconciler does for a queue at each run: grants what was left, and finds the slots that are to be checked.
+-- What the reconciler does for a queue at each run: grants what was left, and finds the slots that are to be checked. The
+-- operator's settings and their record are made to agree.
 --
 -- KEYS[1]  the hash tag of the path's partition
 -- ARGV[1]  packed map, see queue/keys.lua, and: again (ms until an entry that was found is checked again),
@@ -8,10 +9,12 @@
 --          {the same of entries that were published and await a claim, as far as the queue knows}, how many wait}
 -- @include queue/grant_slots
 -- @include queue/hold_slot
+-- @include queue/keep_settings
 -- @include queue/remove_entry
 -- @include queue/told_slots
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
+mend_settings(queue)
 if queue.w ~= count_waiting() then recount(queue) end
 if queue.G and queue.G <= queue_now then count_told_slots(queue) end
 -- An entry whose name is none was written by somebody else.

@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV     now (0: the server's clock), and the endpoint paths
--- Returns  {{path, created, dispatched, running, completed, failed, cancelled, age of the oldest waiting in ms}, …}
+-- Returns  {{path, created, dispatched, running, completed, failed, cancelled, age of the oldest waiting in ms, since when
+--          it waits, or 0}, …}
 -- @include common/now_ms
 -- @include task/keys
 -- @include task/states
@@ -16,12 +17,13 @@ for i = 2, #ARGV do
     row[#row + 1] = redis.call('ZCARD', task_key('z:' .. path .. ':' .. state))
   end
   row[2] = row[2] + redis.call('ZCARD', task_key('z:' .. path .. ':again'))
-  local since = now
+  local since, waits = now, false
   for _, waiting in ipairs({ 'created', 'since' }) do
     local oldest = redis.call('ZRANGE', task_key('z:' .. path .. ':' .. waiting), 0, 0, 'WITHSCORES')
-    since = math.min(since, tonumber(oldest[2] or now))
+    since, waits = math.min(since, tonumber(oldest[2] or now)), waits or oldest[2]
   end
   row[#row + 1] = now - since
+  row[#row + 1] = waits and since or 0
   rows[#rows + 1] = row
 end
 return rows

@@ -20,7 +20,7 @@ local TYPES = {
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
   endpoints = 'zset',
   paths = 'set', ended_paths = 'set', queues = 'set',
-  outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash',
+  outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash',
 }
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]
@@ -103,6 +103,27 @@ function mend.q(_, key)
   local P = state.P
   if not are_numbers(state.f or {}) then return remove(key) end
   if P and (type(P[1]) ~= 'string' or type(P[2]) ~= 'string' or type(P[3]) ~= 'number') then remove(key) end
+end
+
+local function are_settings(raw)
+  local is_read, settings = pcall(cmsgpack.unpack, raw or '')
+  if not is_read or type(settings) ~= 'table' then return false end
+  for name, expected in pairs({ paused = 'boolean', draining = 'boolean', limit = 'number', at = 'number', by = 'string' }) do
+    if settings[name] ~= nil and type(settings[name]) ~= expected then return false end
+  end
+  return true
+end
+
+-- They are restored from their record, or that from them.
+function mend.qs(_, key)
+  if not are_settings(redis.call('GET', key)) then remove(key) end
+end
+
+function mend.settings(_, key)
+  local rows = redis.call('HGETALL', key)
+  for row = 1, #rows, 2 do
+    if not are_settings(rows[row + 1]) then removed = removed + redis.call('HDEL', key, rows[row]) end
+  end
 end
 
 local function forget_counter(field)

@@ -41,6 +41,7 @@ _BATCH: Final = "a batch looks for what became of its children"
 UNHEARD: Final = {
     **dict.fromkeys(("backend/endpoints", "backend/outages", "batch/children", "keyed/secret"), _READS),
     **dict.fromkeys(("queue/held_paths", "queue/holds", "queue/status", "queue/waiting", "requests/count"), _READS),
+    **dict.fromkeys(("queue/paths_with_settings", "requests/counts", "requests/fields"), _READS),
     **dict.fromkeys(("task/depths", "task/idle_entries", "task/list", "task/open_paths", "task/paths"), _READS),
     **dict.fromkeys(("task/publish_command", "task/queue_entries", "task/records", "upload/get"), _READS),
     **dict.fromkeys(("combined/claim", "reconciler/begin_round", "reconciler/note_events"), _UPKEEP),

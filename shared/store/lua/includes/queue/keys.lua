@@ -5,7 +5,10 @@
 -- for nothing can claim it. All keys begin with the hash tag of the partition that the path falls in.
 --
 --   <tag>q:<path>           string   the queue's state, a packed map, see state.lua
---   <tag>qs:<path>          string   the operator's settings, a packed map: paused, draining, limit
+--   <tag>qs:<path>          string   the operator's settings, a packed map: paused, draining, limit; at (when one was changed
+--                                    last) and by (which operator; absent: not known); kept (true: the record has them)
+--   <tag>settings           hash     by path, the record of these settings: the same packed map. They are restored from it
+--                                    where they were lost, see state.lua and keep_settings.lua
 --   <tag>qo:<path>          zset     owners that have an entry waiting, by their virtual time (fair queuing)
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
 --   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again, see
@@ -18,6 +21,7 @@
 local queue_tag, queue_arg, queue_now
 local queue_key, settings_key, owners_key, held_key
 local previous_path
+local SETTINGS_RECORD = 'settings'
 
 -- `arg` is a map of now (0: the server's clock), path, cap (the configured limit, false: none; absent: as last given),
 -- claim (ms within which a granted entry is to be claimed), and what the step needs.

@@ -22,7 +22,7 @@
 --   s  how long slots were held in all, until t, c: by how many entries that ended; both forget what is long ago
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --   q  the rank of the last new entry, without its priority
---   i  the configured limit; 0 until a state that was lost learns it
+--   i  the configured limit; 0 until a state that was lost learns it       K  true if an operator has changed a setting
 -- @include queue/keys
 
 -- The queues that this script has read, by the key of their state.
@@ -93,7 +93,16 @@ local function load_queue()
       is_read, settings = pcall(cmsgpack.unpack, settings)
       if not is_read or type(settings) ~= 'table' then settings = nil end
     end
+    local restored
+    if not settings and (queue.K or not raw) then
+      -- They were lost, if there were any. This step goes by their record; one that writes restores them.
+      restored = redis.pcall('HGET', queue_tag .. SETTINGS_RECORD, queue_arg.path)
+      is_read, settings = pcall(cmsgpack.unpack, restored or '')
+      if not is_read or type(settings) ~= 'table' then restored, settings = nil, nil end
+    end
+    queue.K = settings and true or nil
     known = { queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path }
+    if restored then known.restored, known.settings_key = restored, settings_key end
     read_queues[queue_key] = known
     local held, owners = count_entries(held_key), count_entries(owners_key)
     -- A state that was lost knows of no outage, and would never end this one. The next probe tells.
@@ -133,6 +142,7 @@ local function write_queues()
         redis.call('SADD', held_paths_key(known.tag), known.path)
       end
       redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)
+      if known.restored then redis.call('SET', known.settings_key, known.restored) end
     end
   end
 end
