@@ -13,8 +13,10 @@ from cache_manager.owner import batches_for
 from cache_manager.submitting import then_route, then_task
 from cache_manager.task_api import outcome_response
 from shared import telemetry
-from shared.http.functions import HttpFunctions, json_response
+from shared.http.conditional import json_unless_known
+from shared.http.functions import HttpFunctions
 from shared.http.operators import Role
+from shared.http.paging import page_limit
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing
 from shared.tasks.ids import new_task_id
@@ -57,12 +59,12 @@ async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 
 async def list_batches(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    page = await batches_for(req, services).page(Listing(limit=parse.limit(req), before=parse.list_cursor(req)))
+    page = await batches_for(req, services).page(Listing(limit=page_limit(req), before=parse.list_cursor(req)))
     listed = BatchList(
         batches=[BatchView.of_batch(batch) for batch in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
     )
-    return json_response(listed.model_dump_json(by_alias=True).encode())
+    return json_unless_known(req, listed.model_dump_json(by_alias=True).encode())
 
 
 async def seal_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import only_a_prefix, unknown_endpoint
-from cache_manager.schemas import QueueDepth, QueueDepthList, QueueSettings
+from cache_manager.queue_schemas import BackendState, QueueDepth, QueueDepthList, QueueSettings, without_ages
 from shared.dispatch.registry import Endpoint
+from shared.http.conditional import json_unless_known
 from shared.http.functions import HttpFunctions, json_response
-from shared.http.operators import Role
+from shared.http.operators import Role, operator_of
+from shared.http.paging import page_limit
 from shared.services import Services, ServicesByLoop
 from shared.store import Depth, QueueStatus, StoreUnavailable
 
@@ -23,7 +26,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         queue_depths,
         route="v1/queues/{*path}",
         methods=["GET"],
-        query=["limit", "cursor"],
+        query=["limit", "cursor", "all"],
         for_owners=False,
         role=Role.READ,
     )
@@ -39,51 +42,102 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    queues = services.store.queues
-    if path := parse.queue_path(req):
-        parse.no_page(req)
-        depth, status = await _read(path, services)
-        is_known = services.registry.endpoint_of(path) is not None or path in services.registry.pipelines
-        if not is_known and not _is_used(path, depth, status, services):
-            raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
-        return json_response(QueueDepth.of(path, depth, status).model_dump(by_alias=True))
-    limit, behind = parse.limit(req), parse.queue_cursor(req)
-    names = sorted(name for name in {*await queues.paths(), *services.registry.pipelines} if name > behind)
-    page = names[:limit]
-    depths = await queues.depths(*page) if page else {}
-    paths = [path for path in page if depths[path] != Depth()]
-    statuses = await asyncio.gather(*map(queues.status, paths))
-    found = [QueueDepth.of(path, depths[path], status) for path, status in zip(paths, statuses, strict=True)]
-    following = page[-1] if len(names) > limit else None
-    return json_response(QueueDepthList(queues=found, next_cursor=following).model_dump(by_alias=True))
+    path = parse.queue_path(req)
+    if not path:
+        return await _all_queues(req, services)
+    parse.no_page(req)
+    depth, status = await _read(path, services)
+    is_known = services.registry.endpoint_of(path) is not None or path in services.registry.pipelines
+    if not is_known and not _is_used(path, depth, status, services):
+        raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
+    [queue] = await _shown(req, services, [(path, depth, status)])
+    return json_unless_known(req, queue.document(), without_ages=without_ages([queue]))
 
 
 async def configure_queue(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     endpoint = parse.endpoint(parse.queue_path(req), "", services.registry)
     settings = await QueueSettings.parse(req.get_body())
-    await _check_is_no_mere_prefix(endpoint, services)
+    await _check_may_be_set(endpoint, services)
+    operator = operator_of(req, services.settings)
+    by = operator.name if operator else None
     try:
-        granted = [await services.store.queues.configure(endpoint.path, settings.changes)]
+        granted = [await services.store.queues.configure(endpoint.path, settings.changes, by=by)]
     except StoreUnavailable as error:
         services.dispatcher.dispatch_granted(error.granted)
         raise
     services.dispatcher.dispatch_granted(granted)
-    return json_response(
-        QueueDepth.of(endpoint.path, *await _read(endpoint.path, services)).model_dump(by_alias=True)
-    )
+    [queue] = await _shown(req, services, [(endpoint.path, *await _read(endpoint.path, services))])
+    return json_response(queue.document())
 
 
-async def _check_is_no_mere_prefix(endpoint: Endpoint, services: Services) -> None:
+async def _all_queues(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    limit, behind, with_idle = page_limit(req), parse.queue_cursor(req), parse.flag(req, "all")
+    queues = services.store.queues
+    names, registered = await _names(services, with_idle=with_idle)
+    following = sorted(name for name in names if name > behind)
+    page = following[:limit]
+    depths = await queues.depths(*page) if page else {}
+    paths = [path for path in page if with_idle or depths[path] != Depth()]
+    statuses = await asyncio.gather(*map(queues.status, paths))
+    found = [
+        (path, depths[path], status)
+        for path, status in zip(paths, statuses, strict=True)
+        if path in registered or _is_used(path, depths[path], status, services)
+    ]
+    shown = await _shown(req, services, found)
+    cursor = page[-1] if len(following) > limit else None
+    document = QueueDepthList(queues=shown, next_cursor=cursor).document()
+    return json_unless_known(req, document, without_ages=[cursor, without_ages(shown)])
+
+
+async def _names(services: Services, *, with_idle: bool) -> tuple[set[str], set[str]]:
+    """The queues to look at, and those of them that are listed though they may be idle and without settings."""
+    registered = {*services.registry.pipelines}
+    used = registered | await services.store.queues.paths()
+    if not with_idle:
+        return used, registered
+    used |= await services.store.queues.paths_with_settings()
+    registered |= services.registry.endpoint_paths(used)
+    return used | registered, registered
+
+
+async def _shown(
+    req: func.HttpRequest, services: Services, queues: Sequence[tuple[str, Depth, QueueStatus]]
+) -> list[QueueDepth]:
+    names_operator = operator_of(req, services.settings) is not None
+    registry = services.registry
+    endpoints = {path: registry.endpoint_of(path) for path, _, _ in queues if path not in registry.pipelines}
+    prefixes = {endpoint.backend.prefix for endpoint in endpoints.values() if endpoint is not None}
+    answering = await services.store.queues.answering(prefixes)
+
+    def state(path: str, depth: Depth, status: QueueStatus) -> BackendState:
+        if path not in endpoints:  # a pipeline, whose steps have backends
+            return "unknown"
+        endpoint = endpoints[path]
+        if endpoint is None or not endpoint.is_registered:
+            return "unregistered"
+        if status.is_down:
+            return "down"
+        if status.is_full:
+            return "full"
+        return "up" if depth.running or endpoint.backend.prefix in answering else "unknown"
+
+    return [QueueDepth.of(*each, state(*each), names_operator=names_operator) for each in queues]
+
+
+async def _check_may_be_set(endpoint: Endpoint, services: Services) -> None:
     """
     Raises:
         Problem: 404 if tasks go to endpoints below this path and none to it: its settings would do nothing, while an
             operator takes the endpoints below it for paused.
+        TooManyEndpoints: there is nothing at this path yet, and its backend has as many endpoints as it may.
     """
-    below = sorted(path for path in await services.store.queues.paths() if path.startswith(endpoint.path + "/"))
-    if not below or endpoint.backend.endpoints is not None:  # which list this one, or it would be none
+    if _is_used(endpoint.path, *await _read(endpoint.path, services), services):
         return
-    if not _is_used(endpoint.path, *await _read(endpoint.path, services), services):
+    below = sorted(path for path in await services.store.queues.paths() if path.startswith(endpoint.path + "/"))
+    if below and endpoint.backend.endpoints is None:  # else the list has this one
         raise only_a_prefix(endpoint.path, below)
+    await services.endpoint_bound.admit(endpoint)
 
 
 async def _read(path: str, services: Services) -> tuple[Depth, QueueStatus]:

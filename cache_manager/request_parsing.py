@@ -24,8 +24,6 @@ from shared.tasks.media import is_content_encoding, is_content_type
 from shared.tasks.task import DEFAULT_PRIORITY, State
 from shared.tasks.told_slots import INSTANCE_HEADER, SLOTS_HEADER, BadSlots, ToldSlots
 
-DEFAULT_LIMIT: Final = 50
-MAX_LIMIT: Final = 200
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
 UPLOAD_HEADER: Final = "X-Upload"
@@ -262,15 +260,6 @@ def listed_batch(req: func.HttpRequest) -> str | None:
     return text
 
 
-def limit(req: func.HttpRequest) -> int:
-    text = req.params.get("limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
-        raise invalid("limit", f"a number from 1 to {MAX_LIMIT} is expected")
-    return int(text)
-
-
 def state(req: func.HttpRequest) -> State | None:
     text = req.params.get("status")
     if text and text not in set(State):
@@ -305,13 +294,9 @@ def no_page(req: func.HttpRequest) -> None:
     Raises:
         Problem: 400 if a page is asked for where there is one queue.
     """
-    for name in ("limit", "cursor"):
+    for name in ("limit", "cursor", "all"):
         if name in req.params:
-            raise invalid(name, "only the list of all queues has pages")
-
-
-def matches(if_none_match: str, etag: str) -> bool:
-    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+            raise invalid(name, "only the list of all queues takes it")
 
 
 def byte_range(req: func.HttpRequest, size_bytes: int, etag: str) -> range | None:

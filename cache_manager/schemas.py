@@ -1,4 +1,4 @@
-"""The JSON of tasks and queues, as clients send and get it. It keeps the legacy platform's names."""
+"""The JSON of tasks, as clients send and get it. It keeps the legacy platform's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.http.long_texts import with_text
 from shared.http.problems import ProblemDocument, invalid_fields
 from shared.http.times import IsoTime, iso
 from shared.http.validation import field_errors, json_object, refuse_repeated
-from shared.store import Depth, Outage, QueueStatus
+from shared.store import Outage
 from shared.tasks import status_texts
 from shared.tasks.ids import TASK_ID_PATTERN, is_task_id
 from shared.tasks.outcomes import Applied, Outcome, QueuePosition
@@ -253,75 +253,6 @@ class ConflictDocument(ProblemDocument):
     """As it is. Not among the document's own members, because its ``Status`` would stand beside their ``status``."""
 
 
-class QueueOutage(BaseModel):
-    """The backend is away: tasks wait, one at a time tries, and none loses an attempt by it."""
-
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
-
-    since: IsoTime
-    cause: str
-
-
-class QueueDepth(BaseModel):
-    """How many tasks of one endpoint path are in which state."""
-
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
-
-    endpoint_path: str
-    waiting: int
-    """How many tasks are not yet dispatched."""
-    demand: int
-    """How many tasks wait, are on their way or are at work. An autoscaler should follow this number."""
-    dispatched: int
-    """How many tasks are dispatched and have no report yet."""
-    running: int
-    completed: int
-    failed: int
-    cancelled: int
-    oldest_waiting_seconds: float
-    in_flight: int
-    """How many tasks hold a slot of the backend: on the way to it, or at work there."""
-    slots: int
-    """The capacity estimate: how many tasks the backend was found to hold at a time."""
-    limit: int | None
-    """How many tasks the backend gets at a time, at most. Null: as many as it accepts."""
-    paused: bool
-    draining: bool
-    outage: QueueOutage | None
-    """Null while the backend is not known to be away."""
-
-    @classmethod
-    def of(cls, path: str, depth: Depth, status: QueueStatus) -> QueueDepth:
-        return cls(
-            endpoint_path=path,
-            waiting=depth.created,
-            # Not the slots that are held: a task whose dispatch was not yet claimed waits and holds one.
-            demand=depth.created + depth.dispatched + depth.running,
-            dispatched=depth.dispatched,
-            running=depth.running,
-            completed=depth.completed,
-            failed=depth.failed,
-            cancelled=depth.cancelled,
-            oldest_waiting_seconds=depth.oldest_waiting_ms / 1000,
-            in_flight=status.holding,
-            slots=status.slots,
-            limit=status.limit,
-            paused=status.paused,
-            draining=status.draining,
-            outage=(
-                QueueOutage(since=iso(status.outage.since_ms), cause=status.outage.cause) if status.outage else None
-            ),
-        )
-
-
-class QueueDepthList(BaseModel):
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
-
-    queues: list[QueueDepth]
-    next_cursor: str | None
-    """The ``cursor`` of the next page. Null on the last page."""
-
-
 class RequestModel(BaseModel):
     """The JSON object of a v1 request, or one in it. Names match in any case."""
 
@@ -424,19 +355,3 @@ class TaskRelease(RequestModel):
     """For how long the task is not to be dispatched again, at least: after a failure, the backoff may be longer."""
     status: str | None = Field(default=None, max_length=MAX_SHORT_STATUS_CHARS)
     """Why, for the caller and the history."""
-
-
-class QueueSettings(RequestModel):
-    """The body of ``PATCH``. An absent setting stays as it is. Names match in any case."""
-
-    paused: bool | None = None
-    """True: the queue accepts tasks and dispatches none. Null: as false."""
-    draining: bool | None = None
-    """True: the queue accepts no new tasks and still dispatches waiting ones. Null: as false."""
-    limit: int | None = Field(default=None, ge=1, le=1_000_000)
-    """How many tasks the model service gets at a time, at most. Null: as many as ``BACKENDS`` says, or as it
-    accepts."""
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True)

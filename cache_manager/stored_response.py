@@ -12,6 +12,7 @@ import azure.functions as func
 from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import no_body, no_checkpoint, no_result
 from shared.bodies import BodyMissing, NoSas
+from shared.http.conditional import matches
 from shared.http.functions import header
 from shared.http.problems import Problem
 from shared.services import Services
@@ -64,7 +65,7 @@ async def stored_response(req: func.HttpRequest, task: Task, kind: Stored, servi
         **_SAFETY,
     }
     known = header(req, "if-none-match")
-    if known is not None and parse.matches(known, etag):
+    if known is not None and matches(known, etag):
         return func.HttpResponse(status_code=304, headers=headers)
     part = parse.byte_range(req, size_bytes, etag)
     passing_bytes = size_bytes if part is None else len(part)

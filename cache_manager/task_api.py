@@ -31,8 +31,10 @@ from cache_manager.upload_api import handed_in
 from cache_manager.uploads import Uploads
 from shared import telemetry
 from shared.bodies import BodyMissing
+from shared.http.conditional import json_unless_known, matches
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.http.operators import Role
+from shared.http.paging import page_limit
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing, Outage, StoreUnavailable
@@ -113,11 +115,11 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
     known = header(req, "if-none-match")
     if wait_s := parse.wait_s(req):
         seen = known or task.etag
-        changed = await service.wait_for_change(task, lambda now: parse.matches(seen, now.etag), wait_s)
+        changed = await service.wait_for_change(task, lambda now: matches(seen, now.etag), wait_s)
         task = task_of(changed)
     queue = await service.queue_status(task)
     position = queue.position if queue else None
-    if known is not None and parse.matches(known, task.etag):
+    if known is not None and matches(known, task.etag):
         return func.HttpResponse(status_code=304, headers=_task_headers(task, services, position))
     outage = queue.outage if queue else None
     return await _whole_response(await service.whole(task), services, 200, position=position, outage=outage)
@@ -177,7 +179,7 @@ async def next_step(req: func.HttpRequest, services: Services) -> func.HttpRespo
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
     listing = Listing(
-        limit=parse.limit(req),
+        limit=page_limit(req),
         path=parse.listed_path(req),
         state=parse.state(req),
         before=parse.list_cursor(req),
@@ -190,7 +192,7 @@ async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResp
         tasks=[TaskView.of(task) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
     )
-    return json_response(listed.model_dump_json(by_alias=True).encode())
+    return json_unless_known(req, listed.model_dump_json(by_alias=True).encode())
 
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:

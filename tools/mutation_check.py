@@ -81,6 +81,8 @@ SIGNAL_TESTS = ("tests/contract/test_telemetry_signals.py",)
 REPORTER_TESTS = ("tests/shared/store/test_reporters.py",)
 KEYED_ID_TESTS = ("tests/shared/store/test_keyed_ids.py",)
 ENDPOINT_TESTS = ("tests/shared/store/test_endpoint_names.py",)
+SETTINGS_RECORD_TESTS = ("tests/shared/store/test_settings_record.py",)
+QUEUE_VIEW_TESTS = ("tests/contract/test_v1_queue_views.py",)
 BOUNDED_JSON = "shared/http/bounded_json.py"
 JSON_TESTS = "tests/shared/http/test_bounded_json.py"
 DELIVERY_TESTS = "tests/backend_webhook/test_deliveries.py"
@@ -618,9 +620,9 @@ MUTATIONS = [
     ),
     Mutation(
         "reporters: a counter that is only reserved was never reported",
-        f"{LUA}/requests/count.lua",
-        "if #kept[2] == 0 then return false end",
-        "",
+        f"{LUA}/includes/requests/counted.lua",
+        " or #kept[2] == 0 then return end",
+        " then return end",
         REPORTER_TESTS,
     ),
     Mutation(
@@ -1089,6 +1091,97 @@ MUTATIONS = [
         LATER_TESTS,
     ),
     Mutation(
+        "settings: lost ones are restored from their record",
+        f"{LUA}/includes/queue/state.lua",
+        "if not settings and (queue.K or not raw) then",
+        "if false then",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "settings: those that are lost alone are noticed",
+        f"{LUA}/includes/queue/state.lua",
+        "if not settings and (queue.K or not raw) then",
+        "if not settings and not raw then",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "settings: each change goes to their record",
+        f"{LUA}/includes/queue/keep_settings.lua",
+        "  record_settings(packed)\n",
+        "",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "settings: a record that is lost is written again",
+        f"{LUA}/queue/maintain.lua",
+        "mend_settings(queue)\n",
+        "",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "settings: what an older version resets is no loss",
+        f"{LUA}/includes/queue/keep_settings.lua",
+        "    settings.kept = true\n",
+        "",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "settings: a look restores nothing",
+        f"{LUA}/includes/queue/state.lua",
+        "    if restored then known.restored,",
+        "    if restored then redis.call('SET', settings_key, restored) end\n    if restored then known.restored,",
+        SETTINGS_RECORD_TESTS,
+    ),
+    Mutation(
+        "mending: settings that cannot be are removed",
+        f"{TASK}/mend.lua",
+        "if not are_settings(redis.call('GET', key)) then remove(key) end",
+        "",
+        ("tests/cache_manager/test_mending.py",),
+    ),
+    Mutation(
+        "endpoints: of a setting",
+        "cache_manager/queue_api.py",
+        "    await services.endpoint_bound.admit(endpoint)\n",
+        "",
+        QUEUE_VIEW_TESTS,
+    ),
+    Mutation(
+        "endpoints: one with settings makes no room",
+        "shared/store/endpoint_names.py",
+        " | await self._queries.paths_with_settings()",
+        "",
+        ENDPOINT_TESTS,
+    ),
+    Mutation(
+        "queues: who changed the settings is for operators",
+        "cache_manager/queue_api.py",
+        "names_operator = operator_of(req, services.settings) is not None",
+        "names_operator = True",
+        QUEUE_VIEW_TESTS,
+    ),
+    Mutation(
+        "conditional: what has changed is sent",
+        "shared/http/conditional.py",
+        "if known is not None and matches(known, etag):",
+        "if known is not None:",
+        QUEUE_VIEW_TESTS,
+    ),
+    Mutation(
+        "requests: what a silent instance said does not count",
+        f"{LUA}/includes/requests/counted.lua",
+        "if instance ~= '' and share[2] > now then",
+        "if instance ~= '' then",
+        ("tests/shared/store/test_request_pages.py",),
+    ),
+    Mutation(
+        "bodies: uploads share the pieces that are sent at a time",
+        "shared/bodies.py",
+        "_PIECES_AT_ONCE // self._uploads",
+        "_PIECES_AT_ONCE",
+        ("tests/shared/test_bodies.py",),
+    ),
+    Mutation(
         "versions: a queue keeps a field that nobody knows",
         f"{LUA}/includes/queue/state.lua",
         "      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)",
@@ -1189,8 +1282,8 @@ MUTATIONS = [
     Mutation(
         "endpoints: one that has tasks makes no room",
         "shared/store/endpoint_names.py",
-        "[*unasked - await self._queries.paths()]",
-        "[*unasked]",
+        "await self._queries.paths() | ",
+        "",
         ENDPOINT_TESTS,
     ),
     Mutation(

@@ -31,16 +31,14 @@ from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVEN
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
-from cache_manager.request_parsing import DEFAULT_LIMIT, MAX_LIMIT, PRIORITY_PATTERN, UPLOAD_HEADER
+from cache_manager.queue_schemas import QueueDepth, QueueDepthList, QueueSettings
+from cache_manager.request_parsing import PRIORITY_PATTERN, UPLOAD_HEADER
 from cache_manager.schemas import (
     MAX_HEARTBEATS,
     ConflictDocument,
     Heartbeat,
     HeartbeatOutcomes,
     Heartbeats,
-    QueueDepth,
-    QueueDepthList,
-    QueueSettings,
     TaskList,
     TaskRelease,
     TaskUpsert,
@@ -50,10 +48,12 @@ from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HE
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from operator_console.me import Me
 from request_reporter.api import ProcessingReport
+from request_reporter.counts_api import RequestCounterList
 from shared.backend_settings import MAX_STEPS
 from shared.dispatch.dispatcher import Dispatched
 from shared.dispatch.registry import MAX_PATH_CHARS, BackendRegistry
 from shared.events.publisher import DISPATCH_EVENT
+from shared.http.paging import DEFAULT_LIMIT, MAX_LIMIT
 from shared.http.problems import ProblemDocument
 from shared.services import ServicesByLoop
 from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
@@ -160,13 +160,21 @@ QUEUE: Json = {
     "Failed": 3,
     "Cancelled": 0,
     "OldestWaitingSeconds": 12.25,
+    "OldestWaitingSince": "2026-11-22T10:12:31.873000Z",
     "InFlight": 5,
     "Slots": 5,
     "Limit": None,
     "Paused": False,
     "Draining": False,
+    "SettingsChanged": None,
     "Outage": None,
+    "Backend": {"State": "full", "Until": None, "MeanSeconds": 31.5},
 }
+LIMITED = QUEUE | {
+    "Limit": 8,
+    "SettingsChanged": {"At": "2026-11-22T10:12:44.123000Z", "Operator": "ada@example.org"},
+}
+COUNTER: Json = {"Cluster": "aks", "Path": f"/{PATH}", "Count": 3, "UpdatedAt": "2026-11-22T10:12:44.123000Z"}
 
 
 class DocumentationError(Exception):
@@ -379,6 +387,13 @@ HEADERS: Json = {
 }
 TASK_HEADERS = ("ETag", "Retry-After")
 SUBMIT_HEADERS = (*TASK_HEADERS, "Location", "Preference-Applied")
+LIST_ETAG: Json = {
+    "ETag": {
+        "description": "Changes with the answer. Weak if the answer has ages, which grow without a change.",
+        "schema": TEXT,
+        "example": 'W/"0f343b0931126a20f133d67c2b018a3b"',
+    }
+}
 RESULT_HEADERS = ("X-Content-Type-Options", "TaskId", "Accept-Ranges", "Content-Encoding", "Repr-Digest")
 RESULT_ETAG: Json = {
     "ETag": {"description": "The same as long as the result is.", "schema": TEXT, "example": '"8f14e45fceea167a"'}
@@ -469,6 +484,7 @@ OUT_OF_RANGE = problem(
     "The range lies outside of what is stored.",
     "There are 1024 bytes.",
 ) | {"headers": {"Content-Range": HEADERS["Content-Range"] | {"example": "bytes */1024"}}}
+UNCHANGED: Json = response("The answer still has the ETag in `If-None-Match`.") | {"headers": LIST_ETAG}
 IF_NONE_MATCH = parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"')
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
 UNKNOWN_ENDPOINT = problem(
@@ -491,6 +507,15 @@ QUEUE_FULL = problem(
 ) | {
     "description": "The queue is full; or the host has as many requests as it takes, and answers without content.",
     "headers": {"Retry-After": {**HEADERS["Retry-After"], "description": "Seconds until there is room."}},
+}
+TOO_MANY_ENDPOINTS = problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "too-many-endpoints",
+    "The backend has tasks at too many endpoints.",
+    f"The backend has tasks at 1,000 endpoints, and /{PATH} is none of them.",
+) | {
+    "description": "Nothing is at this path yet, and its backend has as many endpoints as it may; or the host has as "
+    "many requests as it takes, and answers without content.",
 }
 TOO_MANY_REPORTERS = problem(
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -981,9 +1006,12 @@ OPERATIONS: list[Operation] = [
                 20,
             ),
             LIST_CURSOR,
+            IF_NONE_MATCH,
         ),
         responses={
-            200: response("A page of tasks.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"}),
+            200: response("A page of tasks.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"})
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
             400: invalid("limit", "a number from 1 to 200 is expected"),
             404: UNKNOWN_BATCH,
         },
@@ -1040,9 +1068,12 @@ OPERATIONS: list[Operation] = [
                 20,
             ),
             LIST_CURSOR,
+            IF_NONE_MATCH,
         ),
         responses={
-            200: response("A page.", schema(BatchList), {"Batches": [BATCH], "NextCursor": f"1a2033330a9-{ID}"}),
+            200: response("A page.", schema(BatchList), {"Batches": [BATCH], "NextCursor": f"1a2033330a9-{ID}"})
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
             400: invalid("limit", "a number from 1 to 200 is expected"),
         },
     ),
@@ -1251,9 +1282,11 @@ OPERATIONS: list[Operation] = [
         "/v1/queues",
         NUMBERS,
         "All queues",
-        description="The queues of all paths that have tasks, in the order of their paths.",
+        description="The queues of all paths that have tasks, in the order of their paths. With `all`, also idle "
+        "ones: those that have settings, and the endpoints and pipelines that are registered by their names.",
         operation_id="AllQueueDepths",
         parameters=(
+            parameter("query", "all", "Idle ones too.", {"type": "boolean"}, True),
             parameter(
                 "query",
                 "limit",
@@ -1262,9 +1295,12 @@ OPERATIONS: list[Operation] = [
                 20,
             ),
             parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, f"/{PATH}"),
+            IF_NONE_MATCH,
         ),
         responses={
-            200: response("A page.", schema(QueueDepthList), {"Queues": [QUEUE], "NextCursor": f"/{PATH}"}),
+            200: response("A page.", schema(QueueDepthList), {"Queues": [QUEUE], "NextCursor": f"/{PATH}"})
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
             400: invalid("limit", "a number from 1 to 200 is expected"),
         },
     ),
@@ -1275,9 +1311,10 @@ OPERATIONS: list[Operation] = [
         NUMBERS,
         "One queue",
         description="All numbers are 0 for a registered path without tasks, so that an autoscaler can read it.",
-        parameters=(QUEUE_PATH,),
+        parameters=(QUEUE_PATH, IF_NONE_MATCH),
         responses={
-            200: response("How many tasks are in which state.", schema(QueueDepth), QUEUE),
+            200: response("How many tasks are in which state.", schema(QueueDepth), QUEUE) | {"headers": LIST_ETAG},
+            304: UNCHANGED,
             404: UNKNOWN_ENDPOINT,
         },
     ),
@@ -1296,9 +1333,37 @@ OPERATIONS: list[Operation] = [
             "content": {"application/json": {"schema": schema(QueueSettings), "example": {"Limit": 8}}},
         },
         responses={
-            200: response("The queue, with its new settings.", schema(QueueDepth), QUEUE | {"Limit": 8}),
+            200: response("The queue, with its new settings.", schema(QueueDepth), LIMITED),
             400: invalid("/Limit", "at least 1 is expected"),
             404: UNKNOWN_ENDPOINT,
+            429: TOO_MANY_ENDPOINTS,
+        },
+    ),
+    Operation(
+        "ListRequests",
+        "GET",
+        "/v1/requests",
+        NUMBERS,
+        "Requests in flight at the model services",
+        description="All counters that model services report to, in the order of their clusters and paths.",
+        parameters=(
+            parameter(
+                "query",
+                "limit",
+                f"How many counters a page has at most; {DEFAULT_LIMIT} if not given. It may have fewer.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, f"aks /{PATH}"),
+            IF_NONE_MATCH,
+        ),
+        responses={
+            200: response(
+                "A page.", schema(RequestCounterList), {"Counters": [COUNTER], "NextCursor": f"aks /{PATH}"}
+            )
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
+            400: invalid("cursor", "the NextCursor of a former page is expected"),
         },
     ),
     Operation(
@@ -1676,6 +1741,7 @@ def _schemas() -> Json:
             (QueueDepth, "serialization"),
             (QueueDepthList, "serialization"),
             (QueueSettings, "validation"),
+            (RequestCounterList, "serialization"),
             (Heartbeat, "validation"),
             (Heartbeats, "validation"),
             (HeartbeatOutcomes, "serialization"),
@@ -1697,7 +1763,8 @@ def _schemas() -> Json:
     for model in models.values():
         for name, member in model.get("properties", {}).items():
             model["properties"][name] = plain(member, models)
-    del models["QueueOutage"]  # it may be null, so it stands where it is used, under its title
+    for name in ("QueueOutage", "SettingsChange"):  # they may be null, so they stand where they are used
+        del models[name]
     for name in ("ProblemDocument", "ConflictDocument"):
         # What generators of Microsoft's give their exception as its message.
         models[name]["properties"]["detail"]["x-ms-primary-error-message"] = True

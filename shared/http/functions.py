@@ -25,6 +25,7 @@ __all__ = [
     "HOST_PARAMETERS",
     "HttpFunctions",
     "Operation",
+    "encoded",
     "header",
     "json_response",
     "problem_response",
@@ -185,6 +186,10 @@ def _describe_body(req: func.HttpRequest, response: func.HttpResponse) -> None:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+def encoded(document: Any) -> bytes:
+    return _encode(document).encode()
+
+
 def json_response(
     document: Any,
     status: int = 200,
@@ -194,7 +199,7 @@ def json_response(
 ) -> func.HttpResponse:
     """A response of a JSON document, or of the bytes of one."""
     return func.HttpResponse(
-        document if isinstance(document, bytes) else _encode(document).encode(),
+        document if isinstance(document, bytes) else encoded(document),
         status_code=status,
         # Among the headers: if it is missing there, the library finds that out by an exception.
         headers={"Content-Type": mimetype, **(headers or {})},

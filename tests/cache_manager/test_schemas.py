@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cache_manager.history import HistoryEntry, TaskHistory
-from cache_manager.schemas import QueueSettings, TaskUpsert, TaskView
+from cache_manager.queue_schemas import QueueSettings
+from cache_manager.schemas import TaskUpsert, TaskView
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem
 from shared.http.times import iso

@@ -74,6 +74,7 @@ REACHED = {
     "AllQueueDepths": {200},
     "QueueDepths": {200},
     "ConfigureQueue": {200, 404},
+    "ListRequests": {200},
     "Health": {200},
     "HeadHealth": {200},
     "GetMe": {200},

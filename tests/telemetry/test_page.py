@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cache_manager.schemas import QueueDepth
+from cache_manager.queue_schemas import QueueDepth
 from local.stack import ROOT
 from shared.tasks.task import State
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_manager.schemas import Heartbeats, QueueSettings, TaskRelease, TaskUpsert
+from cache_manager.queue_schemas import QueueSettings
+from cache_manager.schemas import Heartbeats, TaskRelease, TaskUpsert
 from request_reporter.api import ProcessingReport
 from shared.http.bounded_json import MAX_DEPTH, MAX_VALUES, read_json
 from shared.http.problems import Problem
