@@ -45,6 +45,7 @@ from bench.plausibility import repeated_if_implausible, require
 from local.redis_server import RedisServer
 from shared.store.queries import Listing
 from shared.store.redis.partitions import PARTITIONS
+from shared.store.series import MINUTE_MS, EndpointSeries
 from shared.tasks.task import State
 
 SMALL: Final = 1_000
@@ -86,6 +87,21 @@ async def list_rare(redis: Opened, _: str) -> object:
     return await redis.queries.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
 
 
+async def queue(redis: Opened, _: str) -> object:
+    return await asyncio.gather(redis.queries.depths(PATH), redis.queues.status(PATH))
+
+
+async def series(redis: Opened, _: str) -> object:
+    """Of the last six hours, by minutes."""
+    now_ms = time.time_ns() // 1_000_000
+    start_ms = now_ms - now_ms % MINUTE_MS - 360 * MINUTE_MS
+    return await EndpointSeries(redis.link).read(PATH, start_ms, now_ms, MINUTE_MS, now_ms)
+
+
+async def metrics(redis: Opened, _: str) -> object:
+    return await asyncio.gather(redis.queries.depths(PATH), EndpointSeries(redis.link).totals([PATH]))
+
+
 STEPS: Final[dict[str, Step]] = {
     "enter queue": enqueue,
     "create": create,
@@ -104,8 +120,15 @@ TIMERS: Final[dict[str, Step]] = {
     "queue depths": depths,
 }
 """They run while nothing is due."""
-LISTS: Final[dict[str, Step]] = {"list": list_page, "list, filter that nothing passes": list_rare}
-"""The cost of the latter depends on the index entries that it checks. Their number is limited, and so is its cost."""
+LISTS: Final[dict[str, Step]] = {
+    "list": list_page,
+    "list, filter that nothing passes": list_rare,
+    "queue": queue,
+    "series": series,
+    "metrics": metrics,
+}
+"""What callers and operators read. The cost of a list that nothing passes depends on the index entries that it
+checks. Their number is limited, and so is its cost."""
 NO_STEPS: Final = ("status", *LISTS)
 """Operations that only read for a caller: shown, but neither a step nor a timer."""
 

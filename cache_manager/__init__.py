@@ -2,10 +2,30 @@
 
 import azure.functions as func
 
-from cache_manager import batch_api, health, legacy_api, queue_api, reconciler, task_api, upload_api
+from cache_manager import (
+    batch_api,
+    health,
+    legacy_api,
+    metrics_api,
+    queue_api,
+    reconciler,
+    series_api,
+    task_api,
+    upload_api,
+)
 from shared.services import ServicesByLoop
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
-    for module in (legacy_api, task_api, batch_api, upload_api, queue_api, reconciler, health):
+    for module in (
+        legacy_api,
+        task_api,
+        batch_api,
+        upload_api,
+        queue_api,
+        series_api,
+        metrics_api,
+        reconciler,
+        health,
+    ):
         module.register(app, services)

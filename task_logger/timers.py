@@ -35,6 +35,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
                 gauges.OLDEST_WAIT.set(oldest_s, path=path)
             waiting.report(path, "created", depth.created)
         await queues.report_open(waiting, depths)
+        waited_ms = {path: depth.oldest_waiting_ms for path, depth in depths.items() if depth.created}
+        await services.current().store.series.note_oldest(waited_ms)
 
     async def report_working() -> None:
         depths = await working.read()

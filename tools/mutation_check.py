@@ -64,6 +64,9 @@ CHECKPOINT_TESTS = ("tests/shared/store/test_checkpoints.py",)
 ANSWER_TESTS = ("tests/shared/dispatch/test_answers_with_results.py",)
 EXPECT_TESTS = ("tests/shared/dispatch/test_expect_continue.py",)
 EARLY_TESTS = ("tests/shared/dispatch/test_early_answers.py",)
+SERIES_TESTS = ("tests/shared/store/test_series.py", "tests/shared/store/test_series_hostile.py")
+SERIES_ROOM_TESTS = ("tests/shared/store/test_series_room.py",)
+METRICS_TESTS = ("tests/cache_manager/test_metrics.py",)
 USED_TESTS = ("tests/shared/dispatch/test_used_connections.py",)
 BODY_TESTS = ("tests/shared/dispatch/test_stored_bodies.py",)
 ROUND_TESTS = ("tests/cache_manager/test_reconciler_rounds.py",)
@@ -1184,8 +1187,8 @@ MUTATIONS = [
     Mutation(
         "versions: a queue keeps a field that nobody knows",
         f"{LUA}/includes/queue/state.lua",
-        "      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)",
-        "      queue.later = nil\n      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)",
+        "      redis.call('SET', key, cmsgpack.pack(queue), 'PX'",
+        "      queue.later = nil\n      redis.call('SET', key, cmsgpack.pack(queue), 'PX'",
         LATER_TESTS,
     ),
     Mutation(
@@ -1541,6 +1544,107 @@ MUTATIONS = [
         BODY_TESTS,
     ),
     *(
+        Mutation(f"series: {guard}", f"{LUA}/{file}.lua", old, new, SERIES_TESTS)
+        for guard, file, old, new in (
+            ("what a minute had goes to its row", "includes/queue/state", "        fold_tallies(known)\n", ""),
+            (
+                "a repeated end counts once",
+                "includes/queue/release_entry",
+                "if arg.ended and (arg.once or is_known or queue.X ~= arg.entry)",
+                "if arg.ended",
+            ),
+            ("an end that comes later counts", "includes/queue/release_entry", " or queue.X ~= arg.entry)", ")"),
+            (
+                "a task that nobody dispatches is left out",
+                "combined/apply_and_release",
+                "is_terminal(rec.s) and rec.w then",
+                "is_terminal(rec.s) then",
+            ),
+            (
+                "a repeated acceptance counts once",
+                "queue/accepted",
+                "if not score or is_wait_counted(score)",
+                "if not score",
+            ),
+            (
+                "a repeated step counts no end",
+                "combined/apply_and_release",
+                "if not applied.replay and is_terminal",
+                "if is_terminal",
+            ),
+            (
+                "an entry comes once",
+                "includes/queue/enqueue_entries",
+                "if wait(queue, unpack(row)) and (arg.new or arg.arrives) then",
+                "wait(queue, unpack(row))\n    if arg.new or arg.arrives then",
+            ),
+            (
+                "what lies ahead is of now",
+                "includes/queue/fold_tallies",
+                "while last and last[1] > at do",
+                "while false do",
+            ),
+            (
+                "a tally that nobody knows is left out",
+                "includes/queue/fold_tallies",
+                "elseif tally >= 1 and tally <= 5 then",
+                "else",
+            ),
+            (
+                "a key of another type goes",
+                "includes/queue/series_rows",
+                "if not string.find(reply.err, 'WRONGTYPE', 1, true) then",
+                "if true then",
+            ),
+            (
+                "a row that is none is left out",
+                "includes/queue/series_rows",
+                "or #bins % 2 == 1 or not are_numbers(bins, #bins) then",
+                "then",
+            ),
+            ("an age is that of a task that waits", "queue/note_oldest", "if queue.w > 0 and", "if"),
+            (
+                "an age that was lost is not known",
+                "includes/queue/state",
+                "elseif known.since and (known.waiting == 0 or queue.S and known.since < queue.S) then",
+                "elseif known.since then",
+            ),
+        )
+    ),
+    Mutation(
+        "series: a task that was given back has waited once",
+        "shared/store/queue_steps.py",
+        "if not task.failures and not task.was_returned:",
+        "if not task.failures:",
+        SERIES_TESTS,
+    ),
+    Mutation(
+        "series: tallies of no meaning stop no reader",
+        "shared/store/series.py",
+        "elif 1 <= tally <= len(counts):",
+        "else:",
+        SERIES_TESTS,
+    ),
+    *(
+        Mutation(f"series: {guard}", f"{LUA}/includes/queue/fold_tallies.lua", old, new, SERIES_ROOM_TESTS)
+        for guard, old, new in (
+            ("a path has so much room", "while bytes > MOST_BYTES and", "while false and"),
+            (
+                "all paths have so much room",
+                "if sum <= MOST_BYTES_IN_ALL then return end",
+                "if true then return end",
+            ),
+            ("a path that is not used is forgotten", "    redis.call('ZREM', series, gone)\n", ""),
+        )
+    ),
+    *(
+        Mutation(f"metrics: {guard}", f"cache_manager/{file}.py", old, new, METRICS_TESTS)
+        for guard, file, old, new in (
+            ("a path is escaped", "metrics", "text.translate(_ESCAPES)", "text"),
+            ("a bound of endpoints", "metrics_api", "shown = paths[:MOST_PATHS]", "shown = paths"),
+        )
+    ),
+    *(
         Mutation(f"queue: {guard}", f"{LUA}/{file}.lua", old, new, QUEUE_TESTS)
         for guard, file, old, new in (
             ("one probe at a time", "includes/queue/grant_slots", ", queue.p and not widens and queue.u or 0)", ")"),
@@ -1575,7 +1679,7 @@ MUTATIONS = [
             (
                 "an entry never waits and holds at once",
                 "includes/queue/wait",
-                "if not queue_arg.just_created and holds_slot(entry) then return end",
+                "if not queue_arg.just_created and holds_slot(entry) then return false end",
                 "",
             ),
             ("a loss is noticed", "includes/queue/state", "if not raw or queue.h ~= held or", "if not raw or"),

@@ -44,6 +44,8 @@ from cache_manager.schemas import (
     TaskUpsert,
     TaskView,
 )
+from cache_manager.series_api import MOST_NUMBERS
+from cache_manager.series_schemas import Series, SeriesList
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from operator_console.me import Me
@@ -175,6 +177,33 @@ LIMITED = QUEUE | {
     "SettingsChanged": {"At": "2026-11-22T10:12:44.123000Z", "Operator": "ada@example.org"},
 }
 COUNTER: Json = {"Cluster": "aks", "Path": f"/{PATH}", "Count": 3, "UpdatedAt": "2026-11-22T10:12:44.123000Z"}
+
+
+SERIES: Json = {
+    "Path": f"/{PATH}",
+    "From": "2026-11-22T12:00:00.000000Z",
+    "To": "2026-11-22T12:02:00.000000Z",
+    "StepSeconds": 60,
+    "Times": ["2026-11-22T12:00:00.000000Z", "2026-11-22T12:01:00.000000Z"],
+    "Created": [12, 9],
+    "Completed": [10, 11],
+    "Failed": [0, 1],
+    "Cancelled": [0, 0],
+    "Retried": [2, 0],
+    "Waiting": [7, 4],
+    "InFlight": [5, 5],
+    "Slots": [5, 5],
+    "OldestWaitingSeconds": [None, 3.5],
+    "WaitSeconds": {"P50": [1.2, 1.4], "P95": [5.6, 6.1], "P99": [6.1, 6.3]},
+    "RunSeconds": {"P50": [20.1, 19.8], "P95": [44.0, 43.1], "P99": [49.5, 49.0]},
+}
+
+
+METRICS: str = f"""\
+# HELP backbone_queue_waiting Tasks that wait in the queue for a slot.
+# TYPE backbone_queue_waiting gauge
+backbone_queue_waiting{{path="/{PATH}"}} 3
+"""
 
 
 class DocumentationError(Exception):
@@ -335,6 +364,7 @@ ANY_CONTENT: Json = {"application/octet-stream": {"schema": BINARY}, "*/*": {"sc
 
 TASK_ID: Json = {"type": "string", "pattern": TASK_ID_PATTERN}
 TEXT: Json = {"type": "string"}
+MOMENT: Json = {"type": "string", "format": "date-time"}
 
 HEADERS: Json = {
     "ETag": {
@@ -1319,6 +1349,57 @@ OPERATIONS: list[Operation] = [
         },
     ),
     Operation(
+        "GetSeries",
+        "GET",
+        "/v1/series",
+        NUMBERS,
+        "What happened at endpoints, by time",
+        description="With `path`, of one endpoint; without, of all, page by page in the order of their paths. Kept "
+        "are minutes for 6 hours, ten minutes for 7 days, and hours for 90 days. Each list has a number for each of "
+        "the `Times`; null: it is not known. A percentile is right within its bin, and each bin reaches twice as far "
+        "as the one before. Endpoints that have not been used for long are added up as `other` if there are many.",
+        parameters=(
+            parameter("query", "path", "The endpoint.", TEXT, f"/{PATH}"),
+            parameter("query", "from", "An hour ago if not given.", MOMENT, "2026-11-22T12:00:00Z"),
+            parameter("query", "to", "Now if not given, or if it is later.", MOMENT, "2026-11-22T12:02:00Z"),
+            parameter(
+                "query",
+                "step",
+                "How many seconds a step is of: a multiple of the span that is kept back to `from`, which it is if "
+                "not given.",
+                {"type": "integer", "minimum": 60},
+                60,
+            ),
+            parameter(
+                "query",
+                "limit",
+                f"How many endpoints a page has at most; {DEFAULT_LIMIT} if not given. All of them together have at "
+                f"most {MOST_NUMBERS:,} steps.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, f"/{PATH}"),
+        ),
+        responses={
+            200: response("A page.", schema(SeriesList), {"Series": [SERIES], "NextCursor": None}),
+            400: invalid("from", "a time such as 2026-01-31T12:00:00Z is expected"),
+            404: UNKNOWN_ENDPOINT,
+        },
+    ),
+    Operation(
+        "GetMetrics",
+        "GET",
+        "/v1/metrics",
+        NUMBERS,
+        "What Prometheus reads",
+        description="The state of all endpoints, and what was counted there, in Prometheus' text format 0.0.4. All "
+        "of it comes from Redis: each instance of the app answers the same. A counter begins again at 0 for an "
+        "endpoint that was not used for ninety days.",
+        responses={
+            200: response("All metrics.", TEXT, METRICS, media_type="text/plain"),
+        },
+    ),
+    Operation(
         "ConfigureQueue",
         "PATCH",
         "/v1/queues/{path}",
@@ -1740,6 +1821,8 @@ def _schemas() -> Json:
             (TaskList, "serialization"),
             (QueueDepth, "serialization"),
             (QueueDepthList, "serialization"),
+            (Series, "serialization"),
+            (SeriesList, "serialization"),
             (QueueSettings, "validation"),
             (RequestCounterList, "serialization"),
             (Heartbeat, "validation"),
@@ -1775,6 +1858,8 @@ def plain(member: Json, models: Json) -> Json:
     """A member's schema as the generators of clients understand it: with a list of types in place of alternatives,
     and without a default, for which some take the member for one that is always there."""
     member = {**member}
+    if "items" in member:
+        member["items"] = plain(member["items"], models)
     alternatives = member.pop("anyOf", ())
     for alternative in alternatives:
         if "$ref" in alternative:

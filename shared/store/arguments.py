@@ -186,8 +186,16 @@ class QueueArgument(TypedDict):
 class EnqueueArgument(QueueArgument):
     entries: NotRequired[list[list[Any]]]
     new: NotRequired[bool]
+    arrives: NotRequired[bool]
     published: NotRequired[bool]
     backlog: NotRequired[int]
+
+
+class OldestArgument(TypedDict):
+    """How long the oldest entries of some queues have waited, in ms."""
+
+    now: int
+    oldest: Sequence[tuple[str, int]]
 
 
 class EntryArgument(QueueArgument):
@@ -195,8 +203,13 @@ class EntryArgument(QueueArgument):
     owner: str
 
 
-class ReleaseArgument(EntryArgument):
+class AcceptedArgument(EntryArgument):
+    waited: NotRequired[int]
+
+
+class ReleaseArgument(AcceptedArgument):
     served: NotRequired[int]
+    ended: NotRequired[str]
 
 
 class ReturnArgument(EntryArgument):
@@ -297,7 +310,7 @@ class CombinedReleaseArgument(TypedDict):
     window: int
 
 
-class CombinedAcceptArgument(EntryArgument):
+class CombinedAcceptArgument(AcceptedArgument):
     window: int
 
 

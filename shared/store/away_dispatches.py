@@ -13,11 +13,12 @@ from shared.store.policy import StorePolicy
 from shared.store.queue_steps import Away, QueueEntry, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.requeue import BackendAway
+from shared.store.series import Ended
 from shared.store.task_steps import TaskSteps
 from shared.tasks import status_texts
 from shared.tasks.end_reason import EndReason
-from shared.tasks.outcomes import Applied, Granted, Outcome
-from shared.tasks.task import Task
+from shared.tasks.outcomes import Applied, Granted, Outcome, SlotGrant
+from shared.tasks.task import State, Task
 
 log = logging.getLogger("task_backbone")
 
@@ -56,6 +57,9 @@ class AwayDispatches:
                 entry = QueueEntry.of(outcome.task)
                 granted = await informed(self._queues.enqueue([entry]), task.path)
                 return replace(outcome, granted=[found.granted, granted])
+        if isinstance(outcome, Applied) and outcome.task.state is State.FAILED and not outcome.granted:
+            release = self._queues.release(task.path, SlotGrant.of(task), task.owner, ended=Ended(State.FAILED))
+            outcome = replace(outcome, granted=[await informed(release, task.path)])
         return replace(outcome, granted=[found.granted, *outcome.granted])
 
     async def _found(self, task: Task, reason: BackendAway) -> Away:

@@ -10,8 +10,9 @@ from shared.store.informing import informed
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason, ResultUnstored
+from shared.store.series import Ended
 from shared.tasks.outcomes import Applied, Granted, Origin, Outcome, Refused, SlotGrant, Unacknowledged
-from shared.tasks.task import State, Task
+from shared.tasks.task import Reason, State, Task
 from shared.tasks.told_slots import ToldSlots
 
 log = logging.getLogger("task_backbone")
@@ -32,7 +33,7 @@ class QueueEffects:
     async def enqueue(self, task: Task) -> Granted:
         """Let a task wait in its endpoint's queue, as new work that is published if it gets a slot now. Nothing
         happens if it waits already or holds a slot."""
-        return await informed(self._queues.enqueue([QueueEntry.of(task)], are_published=True), task.path)
+        return await informed(self._queues.enqueue([QueueEntry.of(task)], are_published=True, arrive=True), task.path)
 
     async def of(self, outcome: Outcome) -> Outcome:
         """What any step means, but a requeue or a release.
@@ -101,7 +102,7 @@ class QueueEffects:
         """Release the queue entry that a step ended."""
         origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
         entry = SlotGrant(applied.task.id, origin.attempt)
-        release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms)
+        release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms, _ended(applied))
         return await informed(release, origin.path)
 
     async def _return_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:
@@ -111,7 +112,7 @@ class QueueEffects:
             case BackendFailed():
                 return await self._queues.failed(task)
             case BodyUnavailable() | ResultUnstored():
-                return await self._queues.release(task.path, SlotGrant.of(task), task.owner)
+                return await self._queues.release(task.path, SlotGrant.of(task), task.owner, ended=Ended("retried"))
             case _:
                 await self._queues.return_entry(task, requeued)
                 return Granted(task.path, [])
@@ -122,3 +123,29 @@ class QueueEffects:
             self._after_unacknowledged(outcome)
             raise StoreUnavailable("the write was not acknowledged in time")
         return outcome
+
+
+def _waited_ms(task: Task) -> int | None:
+    """How long a task that its backend ended had waited when it was dispatched; None if it had been taken before."""
+    if task.failures or task.was_returned or task.history[-1].reason not in (Reason.REPORT, Reason.ANSWER):
+        return None
+    return next((e.at_ms - task.queued_ms for e in reversed(task.history) if e.state is State.DISPATCHED), None)
+
+
+def _ended(applied: Applied) -> Ended | None:
+    """How a task ended at an endpoint by a step, or that it waits there again; None if neither is known yet, or it
+    is none that the queue has counted."""
+    task = applied.task
+    if not task.dispatch_requested:
+        return None
+    if task.state.is_terminal:
+        return Ended(task.state, _waited_ms(task))
+    if applied.slot == "freed":  # another report may take this end back
+        return None
+    match task.history[-1].reason:
+        case Reason.NEXT_STEP:
+            return Ended(State.COMPLETED)
+        case Reason.SILENCE | Reason.RELEASE | Reason.REQUEUE:
+            return Ended("retried")
+        case _:
+            return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from shared.store.arguments import (
+    AcceptedArgument,
     AwayArgument,
     Clock,
     CombinedAcceptArgument,
@@ -44,6 +45,7 @@ from shared.store.queue_status import QueueStatus, position_of
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, texts, to_ms
 from shared.store.requeue import BackendAway
+from shared.store.series import Ended
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
 from shared.tasks.task import Task
@@ -150,23 +152,28 @@ class QueueSteps:
             argument["backlog"] = self._policy.max_backlog
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
-    async def enqueue(self, entries: Iterable[QueueEntry], *, are_published: bool = False) -> Granted:
+    async def enqueue(
+        self, entries: Iterable[QueueEntry], *, are_published: bool = False, arrive: bool = False
+    ) -> Granted:
         """Let entries of one path wait. Nothing happens to those that wait already or hold a slot.
 
         Args:
             are_published: whether the one entry is published if it gets a slot now.
+            arrive: whether they come to this endpoint, as a new task's does.
         """
         entries = list(entries)
         path = entries[0].path
         argument: EnqueueArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
         if are_published:
             argument["published"] = True
+        if arrive:
+            argument["arrives"] = True
         reply = await self._run("enqueue", path, argument)
         return granted_of(path, reply[1:])
 
     async def accepted(self, task: Task) -> Granted:
         """The backend accepted the task's present attempt."""
-        return granted_of(task.path, await self._run("accepted", task.path, self._entry(task)))
+        return granted_of(task.path, await self._run("accepted", task.path, self._accepted(task)))
 
     async def refused(self, task: Task, requeued: Task, *, after_s: float | None) -> Granted:
         """The backend had no room for *task*, which waits again as *requeued*.
@@ -218,11 +225,18 @@ class QueueSteps:
         argument = self._return(task, SlotGrant.of(requeued), requeued)
         await self._run("return_entry", task.path, argument)
 
-    async def release(self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None) -> Granted:
-        """An attempt neither waits nor is worked on at *path* any more."""
+    async def release(
+        self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None, ended: Ended | None = None
+    ) -> Granted:
+        """An attempt neither waits nor is worked on at *path* any more, and has *ended* so; None: that is counted
+        elsewhere."""
         argument: ReleaseArgument = {**self._queue(path), "entry": grant.entry_id, "owner": owner}
         if service_ms is not None:
             argument["served"] = service_ms
+        if ended is not None:
+            argument["ended"] = ended.how
+            if ended.waited_ms is not None:
+                argument["waited"] = ended.waited_ms
         return granted_of(path, await self._run("release", path, argument))
 
     async def released(self, requeued: Task, attempt: int, told: ToldSlots | None = None) -> Granted:
@@ -353,7 +367,7 @@ class QueueSteps:
         ends an entry, which the script then takes from the record."""
         if accepted is None:
             return self._release_argument
-        accept: CombinedAcceptArgument = {**self._entry(accepted), "window": to_ms(self._policy.dispatch_window_s)}
+        accept: CombinedAcceptArgument = {**self._accepted(accepted), "window": to_ms(self._policy.dispatch_window_s)}
         return pack(accept)
 
     def _queue(self, path: str) -> QueueArgument:
@@ -361,6 +375,12 @@ class QueueSteps:
 
     def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
+
+    def _accepted(self, task: Task) -> AcceptedArgument:
+        argument: AcceptedArgument = {**self._entry(task)}
+        if not task.failures and not task.was_returned:  # else a backend has taken it before
+            argument["waited"] = task.updated_ms - task.queued_ms
+        return argument
 
     def _return(self, task: Task, following: SlotGrant, requeued: Task) -> ReturnArgument:
         return {

@@ -15,6 +15,7 @@ from shared.store.queue_status import QueueStatus
 from shared.store.queue_steps import TOLD_KEPT_S, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.rounds import Rounds
+from shared.store.series import Ended
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted, Origin, SlotGrant
 from shared.tasks.task import State, Task
@@ -174,7 +175,7 @@ class TaskQueues:
             if checked.what == "gone":
                 yield QueueChange(granted=[await informed(self._queues.release(path, grant), path)])
             elif checked.what == "failed" and checked.task is not None:
-                release = self._queues.release(path, grant, checked.task.owner)
+                release = self._queues.release(path, grant, checked.task.owner, ended=Ended(State.FAILED))
                 granted = [await informed(release, path)]
                 yield QueueChange(applied=[Applied(checked.task, Origin(path, checked.attempt), granted)])
             elif checked.task is not None and checked.check_again_s is not None:

@@ -229,6 +229,7 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         record.get("B", ""),
         _unpack_batch(record["G"]) if "G" in record else None,
         "Z" in record,
+        "R" in record or "U" in record,
     )
 
 

@@ -42,6 +42,7 @@ from shared.store.requeue import (
     ResultUnstored,
 )
 from shared.store.rounds import Rounds
+from shared.store.series import EndpointSeries
 from shared.store.sweeps import Sweeps
 from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
@@ -88,6 +89,7 @@ class TaskStore:
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
         mending: what makes keys agree with the records again.
+        series: what happened at each endpoint, by time.
         uploads: what clients write to Blob Storage themselves.
         endpoint_names: the endpoints that each backend has.
         eviction: whether Redis deletes tasks when it is full.
@@ -118,6 +120,7 @@ class TaskStore:
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
+        self.series = EndpointSeries(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)
         self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)

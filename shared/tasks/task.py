@@ -253,6 +253,9 @@ class Task:
     """What it knows of its children, if it is a batch itself."""
     is_removed: bool = False
     """Whether nothing is left of it but blobs or children that are being removed."""
+    was_returned: bool = False
+    """Whether its backend had an attempt at it that came to nothing and counts as no failure: it gave it back, or
+    lost it in an outage."""
     whole_status: bytes | None = None
     """The whole status text in UTF-8, if ``status`` is only its beginning and the rest has been read."""
 

@@ -270,3 +270,25 @@ def test_each_number_is_sent_once(runner: MetricsRunner) -> None:
     runner.put(path, "created")
     assert runner.metrics(QUEUE_LOGGER, path) == {"created": 1}
     assert "created" not in runner.metrics(PROCESS_LOGGER, path)
+
+
+@pytest.mark.contract("B9.69")
+def test_the_series_know_the_oldest_task_that_waits_once_the_timer_has_run(
+    runner: MetricsRunner, redis: RedisServer
+) -> None:
+    def ages(path: str) -> list[float | None]:
+        document = json.loads(runner.run("GetSeries")["body"])
+        return next(each["OldestWaitingSeconds"] for each in document["Series"] if each["Path"] == path)
+
+    path = "/v1/test/oldest"
+    paused = runner.run("ConfigureQueue", route={"path": path}, body={"Paused": True})
+    assert paused["status"] == 200, paused
+    submitted = runner.run("SubmitTask", route={"path": path.lstrip("/")}, body="work")
+    assert submitted["status"] == 202, submitted
+    assert ages(path)[-1] is not None
+    with redis.connect() as client:
+        client.delete(*client.scan_iter(f"*}}q:{path}"))
+    runner.run("ConfigureQueue", route={"path": path}, body={})
+    assert ages(path)[-1] is None, "what a queue had learned was lost"
+    runner.run(QUEUE_LOGGER)
+    assert ages(path)[-1] is not None

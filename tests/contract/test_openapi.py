@@ -73,6 +73,8 @@ REACHED = {
     "CreateUpload": {201},
     "AllQueueDepths": {200},
     "QueueDepths": {200},
+    "GetSeries": {200},
+    "GetMetrics": {200},
     "ConfigureQueue": {200, 404},
     "ListRequests": {200},
     "Health": {200},

@@ -475,3 +475,31 @@ def test_the_older_version_keeps_the_fields_that_it_does_not_know(
         handed = backend.next_call(reference)
         step(app.delete(f"/api/v1/tasks/{handed.task_id}"))
         assert later.look() == []
+
+
+def test_what_the_newer_version_has_counted_stays_while_the_older_one_works_too(
+    versions: Versions, backend: ScriptedBackend
+) -> None:
+    """The older one knows no series: it carries on what lies in the queue's state, and counts nothing."""
+    path = path_of()
+
+    def work(version: Version) -> None:
+        task_id = submit(version.app, path).json()["TaskId"]
+        backend.next_call(path)
+        report(version.app, TaskId=task_id, Attempt=1, BackendStatus="completed", Status="completed")
+
+    def counted() -> tuple[int, int]:
+        document = versions.newer.app.get("/api/v1/series", params={"path": path}).raise_for_status().json()
+        [series] = document["Series"]
+        created, completed = (sum(count or 0 for count in series[name]) for name in ("Created", "Completed"))
+        return created, completed
+
+    work(versions.newer)
+    before = eventually(lambda: (found := counted()) == (1, 1) and found)
+    for _ in range(3):
+        work(versions.older)
+    assert counted() >= before
+    work(versions.newer)
+    eventually(lambda: counted() >= (2, 2))
+    metrics = versions.newer.app.get("/api/v1/metrics").raise_for_status()
+    assert f'backbone_tasks{{path="{path}",state="completed"}} 5' in metrics.text

@@ -21,6 +21,7 @@ from shared.store.redis import client as connection
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
+from shared.store.store import TaskStore
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
 from shared.store.uploads import Uploads
@@ -151,6 +152,23 @@ async def open_store(redis_url: str, clock: Clock) -> AsyncIterator[StoreFactory
 def store(request: pytest.FixtureRequest, open_store: StoreFactory) -> Store:
     """A store on an empty Redis. In the second run of each test it sends every step twice, with the same outcomes."""
     return open_store(repeating=request.param)
+
+
+@pytest.fixture
+async def task_store(redis_url: str, clock: Clock) -> AsyncIterator[TaskStore]:
+    """All tasks of an empty Redis, with their queues."""
+    store = TaskStore(RedisLink(opener(redis_url)), store_policy(max_attempts=3), lambda path: None, clock)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def repeating_task_store(redis_url: str, clock: Clock) -> AsyncIterator[TaskStore]:
+    """Sends each script twice, as if the first answer had been lost."""
+    link = RepeatingLink(opener(redis_url))
+    store = TaskStore(link, store_policy(max_attempts=3), lambda path: None, clock)
+    yield store
+    await store.aclose()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.client import RedisClient
 from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
+from shared.store.series import EndpointSeries
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewBatch, State, Task
 from shared.tasks.told_slots import ToldSlots
@@ -138,6 +139,7 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
         "check later": lambda: queues.reschedule_check(PATH, {SlotGrant.of(third): 5}),
         "maintain": lambda: queues.maintain(PATH),
         "waiting": lambda: queues.waiting(PATH),
+        "note the oldest": lambda: EndpointSeries(link, clock).note_oldest({PATH: 1_000}),
         "rebuilt": lambda: queues.mark_rebuilt(PATH, clock()),
         "status": lambda: queues.status(PATH, second),
     }
@@ -151,8 +153,8 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
             clock.advance(1)
     await link.aclose()
     scripts = {f"queue/{file.stem}" for file in (LUA / "queue").glob("*.lua")}
-    unread = {"queue/held_paths", "queue/holds", "queue/paths_with_settings"}
-    assert scripts - link.names == unread, "which read nothing of the kind"
+    unread = {"queue/held_paths", "queue/holds", "queue/paths_with_settings", "queue/series", "queue/series_paths"}
+    assert scripts - link.names == {*unread, "queue/totals"}, "which write nothing of the kind"
 
 
 async def test_a_step_of_a_task_and_its_queue_keeps_what_it_does_not_know(tmp_path: Path, clock: Clock) -> None:

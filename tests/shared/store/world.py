@@ -101,6 +101,14 @@ class World:
             members = [rest]
         elif name in ("outages", "queues", "settings"):
             members = [path.decode() for path in value]
+        elif name in ("series", "series_bytes"):
+            members = [
+                path.decode() if isinstance(path, bytes) else path
+                for path in value
+                if path not in ("other", b"other")
+            ]
+        elif kind in ("s1", "s10", "s60", "sum"):
+            members = [rest] if rest != "other" else []
         elif kind in ("q", "qs", "qi", "qo", "qh", "qw"):
             path = rest.partition(" ")[0]
             if kind == "qh":
@@ -284,6 +292,7 @@ _EVERYTHING = """
 local read = {
   zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   hash = function(key) return redis.call('HGETALL', key) end,
+  list = function(key) return redis.call('LRANGE', key, 0, -1) end,
   set = function(key) return redis.call('SMEMBERS', key) end,
 }
 local all = {}

@@ -35,6 +35,7 @@ local replies = each_step(4, function(tag, packed_step, data, packed_then)
   local applied = apply_step({ tag }, { step, data })
   local queued
   if then_.entry then
+    then_.waited = not applied.replay and then_.waited or nil
     queued = accept_entry(tag_of_path(then_.path), then_)
   elseif applied[1] == 'applied' and is_terminal(applied.rec.s) or applied[6] == 'freed' then
     local rec = applied.rec
@@ -42,6 +43,13 @@ local replies = each_step(4, function(tag, packed_step, data, packed_then)
     if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end
     then_.path, then_.entry, then_.owner = path, step.id .. '.' .. attempt, rec.o or ''
     then_.served = service_time(rec)
+    -- An end that another report may take back is counted when it takes effect.
+    if not applied.replay and is_terminal(rec.s) and rec.w then
+      then_.ended, then_.once = rec.s, true
+      -- An answer that is the result is no acceptance.
+      local is_first = rec.f == 0 and not rec.R and not rec.U
+      if step.actor == 'dispatcher' and rec.s == 'completed' and is_first then then_.waited = rec.c + rec.D - rec.q end
+    end
     queued = release_entry(tag_of_path(path), then_)
   end
   if not queued then return { applied, false, {} } end

@@ -12,6 +12,7 @@
 -- Returns  {what, now, since when the backend is away or 0, granted, ms}: granted and ms as in grant_slots.lua; what is
 --          'away': it does not count;  'counts': it does;
 --          'misdirected': the path was never known there. It counts, and says nothing against the backend.
+-- @include queue/count
 -- @include queue/grant_slots
 -- @include queue/outage
 -- @include queue/rank
@@ -19,6 +20,7 @@
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
+if held then count(string.char(RETRY)) end
 local what = 'away'
 if arg.elsewhere and not queue.C then
   what = 'misdirected'

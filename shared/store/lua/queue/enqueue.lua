@@ -4,7 +4,8 @@
 -- ARGV[1]  packed map, see queue/keys.lua, and: entries {{entry, owner, queued at (0: now), priority}, …},
 --          published (true: the one entry is published if it gets a slot now),
 --          new (true: the one entry is a new task's), just_created (true: this script has created the task, so it
---          holds no slot), backlog (how many may wait; absent: any number)
+--          holds no slot), arrives (true: entries that come to the endpoint, as a new one does), backlog (how many may
+--          wait; absent: any number)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}
 --          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
 -- @include queue/enqueue_entries

@@ -5,12 +5,14 @@
 -- ARGV[1]  packed map, see queue/keys.lua, and: entry, owner, grace (how many failures in a row bring no pause),
 --          base, most (ms: the first pause and the longest)
 -- Returns  {granted, ms}, see grant_slots.lua
+-- @include queue/count
 -- @include queue/grant_slots
 -- @include queue/outage
 -- @include queue/remove_entry
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
+if held then count(string.char(RETRY)) end
 if queue.O then end_failures(queue) end -- it answers
 queue.j = nil
 if held and (queue.o or 0) <= queue_now then

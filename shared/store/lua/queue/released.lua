@@ -6,6 +6,7 @@
 -- ARGV[1]  packed map, see queue/keys.lua, and: entry, owner, next (its entry from now on), queued_at, priority,
 --          told ({instance, how many it holds at a time}; absent: it does not tell), kept, pause (see told_slots.lua)
 -- Returns  {granted, ms}, see grant_slots.lua
+-- @include queue/count
 -- @include queue/grant_slots
 -- @include queue/hold_slot
 -- @include queue/remove_entry
@@ -14,6 +15,7 @@
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
+if held then count(string.char(RETRY)) end
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 if arg.told then
   note_told_slots(unpack(arg.told))

@@ -18,7 +18,7 @@ local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
   asked = 'string', keyed = 'string', answers = 'string',
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
-  endpoints = 'zset',
+  endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash',
 }
@@ -83,8 +83,8 @@ mend['ends'] = function(_, key)
 end
 
 -- Of a queue's state, whose fields queue/state.lua has; others are of a later version.
-local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table' }
-for field in ('lhwumBDNTGabrzygeodOAjstcvxiq'):gmatch('.') do STATE[field] = 'number' end
+local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table', M = 'string', X = 'string' }
+for field in ('lhwumBDNTGabrzygeodOAjstcvxiqRS'):gmatch('.') do STATE[field] = 'number' end
 
 local function are_numbers(values)
   for _, value in pairs(values) do

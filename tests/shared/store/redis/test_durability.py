@@ -42,6 +42,7 @@ UNHEARD: Final = {
     **dict.fromkeys(("backend/endpoints", "backend/outages", "batch/children", "keyed/secret"), _READS),
     **dict.fromkeys(("queue/held_paths", "queue/holds", "queue/status", "queue/waiting", "requests/count"), _READS),
     **dict.fromkeys(("queue/paths_with_settings", "requests/counts", "requests/fields"), _READS),
+    **dict.fromkeys(("queue/series", "queue/series_paths", "queue/totals"), _READS),
     **dict.fromkeys(("task/depths", "task/idle_entries", "task/list", "task/open_paths", "task/paths"), _READS),
     **dict.fromkeys(("task/publish_command", "task/queue_entries", "task/records", "upload/get"), _READS),
     **dict.fromkeys(("combined/claim", "reconciler/begin_round", "reconciler/note_events"), _UPKEEP),
@@ -50,7 +51,9 @@ UNHEARD: Final = {
     **dict.fromkeys(("queue/accepted", "queue/away", "queue/enqueue", "queue/failed", "queue/maintain"), _QUEUE),
     **dict.fromkeys(("queue/grant_free_slots", "queue/mark_held", "queue/mark_rebuilt", "queue/refused"), _QUEUE),
     **dict.fromkeys(("queue/release", "queue/released", "queue/reschedule_check", "queue/return_entry"), _QUEUE),
-    **dict.fromkeys(("backend/admit", "backend/note", "queue/told", "requests/report"), _PASSING),
+    **dict.fromkeys(
+        ("backend/admit", "backend/note", "queue/note_oldest", "queue/told", "requests/report"), _PASSING
+    ),
     **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
     "combined/report_ends": _BATCH,
     "task/mend": _UPKEEP,

@@ -1,4 +1,5 @@
 -- Learns that the backend accepted an entry; see queue/accepted.lua.
+-- @include queue/count
 -- @include queue/grant_slots
 -- @include queue/hold_slot
 -- @include queue/raise_estimate
@@ -14,6 +15,7 @@ local function accept_entry(tag, arg)
     -- An event that came another way had it dispatched, or it has ended already. An entry that waits is out of date.
     remove_entry(queue, arg.entry, arg.owner)
   end
+  if arg.waited then count(timed(WAITED, arg.waited)) end
   local granted, ms = grant_slots(queue)
   return { granted, ms, held = held_key }
 end

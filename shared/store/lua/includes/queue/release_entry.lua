@@ -1,4 +1,5 @@
 -- Ends an entry and grants its slot; see queue/release.lua.
+-- @include queue/count
 -- @include queue/grant_slots
 -- @include queue/raise_estimate
 -- @include queue/remove_entry
@@ -6,11 +7,21 @@
 -- The service time is remembered of about so many entries.
 local RECENT_ENTRIES = 100
 
+local function count_end(arg)
+  if arg.waited then count(timed(WAITED, arg.waited)) end
+  if arg.ended == 'completed' then
+    count(arg.served and timed(RAN, arg.served) or string.char(SUCCESS))
+  else
+    count(string.char(arg.ended == 'failed' and FAILURE or arg.ended == 'cancelled' and CANCEL or RETRY))
+  end
+end
+
 local function release_entry(tag, arg)
   begin_queue(tag, arg)
   local queue = load_queue()
-  if redis.call('ZREM', held_key, arg.entry) == 0 then
-    stop_waiting(queue, arg.entry, arg.owner)
+  local is_known = redis.call('ZREM', held_key, arg.entry) == 1
+  if not is_known then
+    is_known = stop_waiting(queue, arg.entry, arg.owner)
   else
     if arg.served then
       raise_estimate(queue, arg.entry, true)
@@ -25,6 +36,11 @@ local function release_entry(tag, arg)
       table.insert(queue.f, queue_now + math.floor(queue.e))
       table.sort(queue.f)
     end
+  end
+  -- A step that is taken twice counts once. An end may also be that of a task that waits apart, or has freed its slot.
+  if arg.ended and (arg.once or is_known or queue.X ~= arg.entry) then
+    count_end(arg)
+    if not arg.once then queue.X = arg.entry end
   end
   local granted, ms = grant_slots(queue)
   return { granted, ms, held = held_key }

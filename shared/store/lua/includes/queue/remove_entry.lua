@@ -10,13 +10,15 @@ local function free_slot(queue, entry)
   end
 end
 
--- Takes an entry out of those that wait, if it waits. Where the index of owners was lost, it was not counted.
+-- Takes an entry out of those that wait, and returns whether it did. Where the index of owners was lost, it was not counted.
 local function stop_waiting(queue, entry, owner)
   local key = waiting_key(owner)
-  if redis.call('ZREM', key, entry) == 1 and redis.call('ZSCORE', owners_key, owner) then
+  local waits = redis.call('ZREM', key, entry) == 1
+  if waits and redis.call('ZSCORE', owners_key, owner) then
     queue.w = queue.w - 1
     if redis.call('EXISTS', key) == 0 then set_owner('ZREM', owner) end
   end
+  return waits
 end
 
 -- Takes an entry out, wherever it is. Returns whether it held a slot.

@@ -23,13 +23,22 @@
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --   q  the rank of the last new entry, without its priority
 --   i  the configured limit; 0 until a state that was lost learns it       K  true if an operator has changed a setting
+--   M  what was counted in the minute R (since 1970), see count.lua
+--   X  the entry whose end was counted last, where the step that tells it may be taken twice
+--   S  since when the oldest one waits: since it was the first, or as queue/note_oldest.lua has it; absent: not known
 -- @include queue/keys
+-- @late fold_tallies queue/fold_tallies
 
 -- The queues that this script has read, by the key of their state.
 local read_queues = {}
 
 -- What was learned of an endpoint that is not used any more is forgotten.
 local KEPT_MS = 30 * 86400000
+-- What was counted last there is kept for as long as the rows of hours.
+local COUNTED_KEPT_MS = 90 * 86400000
+
+-- So many are counted together.
+local MOST_TALLIES = 250
 
 local function queue_settings() return read_queues[queue_key].settings end
 
@@ -76,7 +85,7 @@ local function recount(queue)
   if first[2] then queue.v = math.max(queue.v, tonumber(first[2]) - 1) end
   -- A path without a slot held is not in this set: a step that only reads a queue that nobody knows leaves no trace.
   redis.call(queue.h > 0 and 'SADD' or 'SREM', held_paths_key(queue_tag), queue_arg.path)
-  queue.k, queue.x = nil, queue_now
+  queue.k, queue.x, queue.S = nil, queue_now, nil
 end
 
 local function load_queue()
@@ -108,11 +117,11 @@ local function load_queue()
     -- A state that was lost knows of no outage, and would never end this one. The next probe tells.
     if not raw then redis.call('HDEL', outages_key(queue_tag), queue_arg.path) end
     if not raw or queue.h ~= held or (queue.w > 0) ~= (owners > 0) then recount(queue) end
-    known.held = queue.h
+    known.held, known.waiting, known.slots = queue.h, queue.w, queue.l
     local back = queue.t and queue.t - queue_now or 0
     if back > 0 then
       -- The server's clock was set back: what lies ahead lies as far ahead as before.
-      for _, time in ipairs({ 'a', 'b', 'o', 'u', 'y', 'A', 'G' }) do
+      for _, time in ipairs({ 'a', 'b', 'o', 'u', 'y', 'A', 'G', 'S' }) do
         if queue[time] then queue[time] = queue[time] - back end
       end
       for at, time in ipairs(queue.f or {}) do queue.f[at] = time - back end
@@ -141,7 +150,20 @@ local function write_queues()
       elseif queue.h > 0 and known.held == 0 then
         redis.call('SADD', held_paths_key(known.tag), known.path)
       end
-      redis.call('SET', key, cmsgpack.pack(queue), 'PX', KEPT_MS)
+      local minute = math.floor(queue.t / 60000)
+      if queue.M and (queue.R ~= minute or #queue.M > MOST_TALLIES) then
+        fold_tallies(known)
+        queue.M, queue.R = nil, nil
+      end
+      if known.tallies or queue.w ~= known.waiting or queue.h ~= known.held or queue.l ~= known.slots then
+        queue.M, queue.R = (queue.M or '') .. (known.tallies or ''), minute
+      end
+      if queue.w == 0 then
+        if queue.S then queue.S = nil end
+      elseif known.since and (known.waiting == 0 or queue.S and known.since < queue.S) then
+        queue.S = known.since
+      end
+      redis.call('SET', key, cmsgpack.pack(queue), 'PX', queue.M and COUNTED_KEPT_MS or KEPT_MS)
       if known.restored then redis.call('SET', known.settings_key, known.restored) end
     end
   end

@@ -1,11 +1,12 @@
 -- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner is not
 -- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost.
+-- Returns whether the entry waits from now on.
 -- @include queue/hold_slot
 -- @include queue/rank
 -- @include queue/state
 
 local function wait(queue, entry, owner, queued_ms, priority, returns)
-  if not queue_arg.just_created and holds_slot(entry) then return end
+  if not queue_arg.just_created and holds_slot(entry) then return false end
   local key = waiting_key(owner)
   local since = queued_ms * RANKS_PER_MS
   if since == 0 then
@@ -17,6 +18,8 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
   local added = redis.pcall('ZADD', key, 'NX', rank, entry)
   if type(added) ~= 'number' and count_entries(key) == 0 then added = redis.call('ZADD', key, 'NX', rank, entry) end
   local known = read_queues[queue_key]
+  local waits_since = queued_ms > 0 and queued_ms or queue_now
+  if not known.since or waits_since < known.since then known.since = waits_since end
   local times = known.virtual_times
   local is_there = times and times[owner]
   if not is_there and redis.call('ZADD', owners_key, 'NX', returns and queue.v or queue.v + 1, owner) == 1 then
@@ -26,4 +29,5 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
     queue.w = queue.w + added
     if added == 1 and returns then set_owner('ZINCRBY', -1, owner) end
   end
+  return added == 1
 end

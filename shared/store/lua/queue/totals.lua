@@ -1,0 +1,15 @@
+-- Reads what was counted at some endpoint paths since they are in use, and how their queues stand. It writes nothing.
+--
+-- KEYS[1]  the hash tag of the paths' partition
+-- ARGV     the paths
+-- Returns  for each path its sum, see series_keys.lua, its queue's state and its queue's settings: each packed, or false
+-- @include queue/keys
+-- @include queue/series_keys
+local keys = {}
+for _, path in ipairs(ARGV) do
+  begin_queue(KEYS[1], { now = 0, path = path })
+  keys[#keys + 1] = sum_key(KEYS[1], path)
+  keys[#keys + 1] = queue_key
+  keys[#keys + 1] = settings_key
+end
+return redis.call('MGET', unpack(keys))
