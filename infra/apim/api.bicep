@@ -15,7 +15,7 @@ param purpose string
 @description('First part of the API\'s URLs, without a slash at its beginning.')
 param path string
 
-@description('Product that the API belongs to.')
+@description('Product that the API belongs to. Empty: it is for anybody, without a key.')
 param product string
 
 @description('Policy of the API.')
@@ -57,7 +57,7 @@ resource api 'Microsoft.ApiManagement/service/apis@2024-05-01' = {
     description: purpose
     path: path
     protocols: ['https']
-    subscriptionRequired: true
+    subscriptionRequired: !empty(product)
     subscriptionKeyParameterNames: {
       header: 'Ocp-Apim-Subscription-Key'
       query: 'subscription-key'
@@ -74,7 +74,7 @@ resource apiPolicy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = 
   }
 }
 
-resource link 'Microsoft.ApiManagement/service/products/apis@2024-05-01' = {
+resource link 'Microsoft.ApiManagement/service/products/apis@2024-05-01' = if (!empty(product)) {
   name: '${apimName}/${product}/${name}'
   dependsOn: [
     api

@@ -63,6 +63,7 @@ var texts = {
   'legacy-status': loadTextContent('policies/legacy-status.xml')
   'legacy-submit': loadTextContent('policies/legacy-submit.xml')
   operators: loadTextContent('policies/operators.xml')
+  page: loadTextContent('policies/page.xml')
   product: loadTextContent('policies/product.xml')
   queues: loadTextContent('policies/queues.xml')
   status: loadTextContent('policies/status.xml')

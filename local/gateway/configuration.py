@@ -68,7 +68,8 @@ class Api:
     display_name: str
     path: str
     """What its URLs begin with, without slashes around it."""
-    product: Product
+    product: Product | None
+    """None: it is for anybody, without a key."""
     policy: str
     operations: tuple[Operation, ...]
 
@@ -163,7 +164,7 @@ def _api(entry: Mapping[str, Any], products: Mapping[str, Product], where: str) 
         Operation(one["name"], one["method"], one["urlTemplate"], one["policy"] or None)
         for one in entry["operations"]
     )
-    product = products[entry["product"]]
+    product = products[entry["product"]] if entry["product"] else None
     return Api(entry["name"], entry["displayName"], entry["path"], product, entry["policy"], operations)
 
 

@@ -64,8 +64,10 @@ class Compiler:
         everywhere = {section: [] for section in SECTIONS} | {
             "backend": [policies.forward_request(_FORWARDED, "all")]
         }
-        product = self._scope(f"product {api.product.name}", api.product.policy, (everywhere, None))
-        of_api = self._scope(f"API {api.name}", api.policy, product)
+        outer: tuple[dict[str, list[Step]], Node | None] = (everywhere, None)
+        if api.product is not None:
+            outer = self._scope(f"product {api.product.name}", api.product.policy, outer)
+        of_api = self._scope(f"API {api.name}", api.policy, outer)
         return Pipeline(*self._scope(f"operation {api.name} {operation.name}", operation.policy, of_api))
 
     def _scope(
@@ -131,7 +133,8 @@ def _check_subscription(exchange: Exchange) -> None:
     Raises:
         PolicyFailed: 401 without a key of the API's product.
     """
-    if exchange.subscription is not None and exchange.subscription.product == exchange.api.product.name:
+    product = exchange.api.product
+    if product is None or (exchange.subscription is not None and exchange.subscription.product == product.name):
         return
     url, headers = exchange.original_url, exchange.request.headers
     is_given = headers.get(KEY_HEADER) is not None or url.parameter(KEY_PARAMETER) is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from tests.infra.gateway_under_test import (
     OF_CALLERS,
     OF_OPERATORS,
     OPERATIONS,
+    PAGE_HEADERS,
     Gate,
     gateway_before,
     local_gate,
@@ -172,6 +174,32 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert upload.status_code in (201, 501)
 
     assert gate.called - {"SubmitTask"} == set(OF_OPERATORS)
+
+
+def test_the_console_s_page_is_for_anybody_and_nothing_beside_it(gate: Gate, operator: str) -> None:
+    page = "/operators/api/console"
+    index = gate.ask("GET", f"{page}/index.html", None, beside=PAGE_HEADERS)
+    assert (index.status_code, index.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in index.headers["content-security-policy"]
+    for file in re.findall(r'(?:src|href)="([\w.-]+\.(?:js|css))"', index.text):
+        assert gate.ask("GET", f"{page}/{file}", None, beside=PAGE_HEADERS).status_code == 200
+    for path in (
+        "",
+        "/",
+        "/read/me",
+        "/operate/me",
+        "/session/me",
+        "/..%2fv1%2fme",
+        "/%2e%2e/v1/me",
+        "/index.html/x",
+    ):
+        for key in (None, operator):
+            answer = gate.ask("GET", f"{page}{path}", key, headers={"x-functions-key": "guessed"})
+            assert answer.status_code in (401, 404), path
+            assert "Roles" not in answer.text
+    # What the page asks for, it asks with the operator's key.
+    assert gate.ask("GET", "/operators/api/v1/me", operator).status_code == 200
+    assert gate.ask("GET", "/operators/api/v1/me", None).status_code == 401
 
 
 def test_a_legacy_caller_gets_the_json_of_the_former_platform(gate: Gate) -> None:

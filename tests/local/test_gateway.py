@@ -246,6 +246,8 @@ def served() -> configuration.Configuration:
         ("GET", "/operators/api/v1/queues", "AllQueueDepths", {}),
         ("GET", "/operators/api/v1/queues/v1/words/count", "QueueDepths", {}),
         ("GET", "/operators/api/v1/me", "GetMe", {}),
+        ("GET", "/operators/api/console/index.html", "ConsolePage", {}),
+        ("POST", "/operators/api/console/operate/tasks", None, None),
         ("GET", "/api/v1/me", None, None),
         ("POST", "/operators/api/v1/tasks/one/heartbeat", None, None),
         ("GET", "/operators/api/CacheConnectorGet", None, None),
