@@ -6,7 +6,7 @@
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { may, Problem, sendJson } from "./api";
-import { serverNow } from "./clock";
+import { serverNow, tick, zone } from "./clock";
 import { counted, randomId } from "./format";
 import { refreshes } from "./poll";
 import type { BulkAnswer, BulkRequest, State } from "./shapes";
@@ -24,25 +24,28 @@ export interface KeptBulk {
   refused: { TaskId: string; Why: string }[];
 }
 
-export const unfinishedBulk = signal<KeptBulk | null>(read());
+let kept = read();
+/** What is kept, as it was when no dialog was open: it would vanish with what it tells of. */
+export const unfinishedBulk = signal(kept);
 
 function read(): KeptBulk | null {
   try {
-    const kept = JSON.parse(localStorage.getItem(KEY) ?? "null") as KeptBulk | null;
-    return typeof kept?.request?.OperationId === "string" ? kept : null;
+    const found = JSON.parse(localStorage.getItem(KEY) ?? "null") as KeptBulk | null;
+    return typeof found?.request?.OperationId === "string" ? found : null;
   } catch {
     return null;
   }
 }
 
-function keepBulk(bulk: KeptBulk | null): void {
-  unfinishedBulk.value = bulk;
+function keepBulk(bulk: KeptBulk | null): KeptBulk | null {
+  kept = bulk;
   try {
     if (bulk) localStorage.setItem(KEY, JSON.stringify(bulk));
     else localStorage.removeItem(KEY);
   } catch {
     // A browser may forbid storage: the action then lasts as long as the page.
   }
+  return bulk;
 }
 
 type Phase = "counting" | "counted" | "running" | "stopped" | "done";
@@ -58,7 +61,7 @@ export function Bulk({ asked, resumed }: { asked: URLSearchParams; resumed?: Kep
         <strong>A bulk action is not finished:</strong> {resumed.request.Action} {filterWords(resumed.request)},{" "}
         {counted(resumed.done, "task")} done.{" "}
         <button type="button" onClick={() => (opened.value = resumed.request.Action)}>Go on</button>{" "}
-        <button type="button" onClick={() => keepBulk(null)}>Leave the rest</button>
+        <button type="button" onClick={() => (unfinishedBulk.value = keepBulk(null))}>Leave the rest</button>
         {opened.value && <Run action={opened.value} asked={asked} resumed={resumed} onClose={() => (opened.value = null)} />}
       </div>
     );
@@ -102,7 +105,10 @@ function Run({ action, asked, resumed, onClose }: {
   const isStopped = useRef(false);
   useEffect(() => {
     if (!resumed) void count();
-    return () => void (isStopped.current = true);
+    return () => {
+      isStopped.current = true;
+      unfinishedBulk.value = kept;
+    };
   }, []);
 
   const piece = (cursor: string | null, isDry: boolean) => sendJson<BulkAnswer>("POST", "bulk", {
@@ -157,7 +163,7 @@ function Run({ action, asked, resumed, onClose }: {
     <Dialog title={`${verb} ${filterWords(bulk.current.request)}`} onClose={onClose}>
       {isAbsent ? <p>This server has no bulk actions. Choose rows of the list instead.</p> : (
         <div class="stack" aria-live="polite">
-          <p>Submitted before <Time at={bulk.current.request.CreatedBefore} />: what comes later is left alone.</p>
+          <p>Submitted before <Time at={bulk.current.request.CreatedBefore} /> {zone.value}: what comes later is left alone.</p>
           {phase.value === "counting" && <p>A dry run counts them: {counted(matched.value, "task")} so far …</p>}
           {phase.value === "counted" && matched.value === 0 && <p>No task fits.</p>}
           {phase.value === "counted" && matched.value > 0 && (
@@ -213,6 +219,7 @@ function begun(action: "cancel" | "replay", asked: URLSearchParams): KeptBulk {
   const status = (asked.get("status") || (action === "replay" ? "failed" : "")) as State | "";
   const q = asked.get("q");
   const until = Date.parse(asked.get("until") ?? "");
+  tick(); // what came within this second is there too
   return {
     request: {
       Action: action,

@@ -22,6 +22,9 @@ export function serviceWords(queue: Queue): Words {
   if (backend?.State === "full" || (!backend && queue.Waiting > 0 && queue.InFlight >= queue.Slots && queue.Slots > 0)) {
     return { text: "full", level: oldestSeconds(queue) > 900 ? "warn" : "dim" };
   }
+  if (queue.Waiting > 0 && queue.Limit !== null && queue.InFlight >= queue.Limit) {
+    return { text: "up, at its limit", level: oldestSeconds(queue) > 900 ? "warn" : "good" };
+  }
   if (backend?.State === "up" || queue.InFlight > 0) return { text: "up", level: "good" };
   return { text: "not heard of lately", level: "dim" };
 }

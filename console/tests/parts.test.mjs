@@ -6,7 +6,7 @@ import { asText, pictureOf } from "../src/content";
 import { csv } from "../src/export";
 import { bytes, counted, duration, indented, isPath, isTaskId, percent, roughly, shellQuoted, visible } from "../src/format";
 import { nextWaitMs, spend, waitMs } from "../src/pace";
-import { failures, needsAttention, serviceWords } from "../src/queue_words";
+import { failures, needsAttention, oldestSeconds, serviceWords, settingWords } from "../src/queue_words";
 import { href } from "../src/router";
 import { attempts } from "../src/timeline";
 
@@ -84,13 +84,18 @@ test("polls wait longer while nothing changes, and for their turn", () => {
 
 test("the state of a service is said in words", () => {
   const queue = {
-    EndpointPath: "/a", Waiting: 0, InFlight: 0, Slots: 1, OldestWaitingSeconds: 0, Paused: false, Draining: false,
+    EndpointPath: "/a", Waiting: 0, InFlight: 0, Slots: 1, OldestWaitingSeconds: 0, Limit: null, Paused: false, Draining: false,
     Outage: null, Completed: 5, Failed: 5,
   };
   const backend = (State) => ({ ...queue, Backend: { State, Until: null, MeanSeconds: null } });
   assert.deepEqual(["up", "down", "full", "unregistered", "unknown"].map((state) => serviceWords(backend(state)).text),
     ["up", "down", "full", "not registered", "not heard of lately"]);
   assert.equal(serviceWords({ ...queue, Waiting: 3, InFlight: 1 }).text, "full");
+  assert.equal(serviceWords({ ...backend("up"), Waiting: 3, InFlight: 1, Limit: 1 }).text, "up, at its limit");
+  const since = new Date(Date.now() - 3_600_000).toISOString();
+  assert.ok(oldestSeconds({ ...queue, OldestWaitingSince: since }) > 3500, "it grows though the answer stays the same");
+  const by = { ...queue, Paused: true, SettingsChanged: { At: since, Operator: "ada\u202e" } };
+  assert.equal(settingWords(by)[0].text, "paused, set by ada⟨U+202E⟩");
   assert.match(serviceWords({ ...queue, Outage: { Since: "2026-11-30T08:00:00Z", Cause: "x" } }).text, /^down since /);
   assert.equal(needsAttention(queue), null);
   assert.match(needsAttention({ ...queue, Paused: true, Waiting: 2 }) ?? "", /paused with 2/);

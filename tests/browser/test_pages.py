@@ -30,7 +30,7 @@ def test_the_page_of_queues_says_what_waits_and_what_is_wrong(
     row = tab.row(world.held)
     assert row.locator(".c-waiting").inner_text().strip() == "1"
     assert row.locator(".c-slots").inner_text().strip() == "1 / 1 / 1"
-    assert row.locator(".c-service").inner_text().strip() == "full"
+    assert row.locator(".c-service").inner_text().strip() == "up, at its limit"
     app.patch(f"/api/v1/queues{world.held}", json={"Paused": True}).raise_for_status()
     row.get_by_text("paused").wait_for()
     look = tab.page.locator(".attention", has_text=world.held)

@@ -38,7 +38,7 @@ def fill(house: Stack, app: httpx.Client, backend: ScriptedBackend) -> World:
     path, failing, held = f"/v1/test/detect-{name}", f"/v1/test/fails-{name}", f"/v1/held/slow-{name}"
     complete_on_call(house, backend, path)
     complete_on_call(house, backend, "/v1/test/first")
-    backend.script(failing, Answer(415, body=b"The body must be image/png."))
+    backend.script(failing, Answer(415, {"Content-Type": "text/plain"}, b"The body must be image/png."))
     completed = submit(app, path)
     failed = submit(app, failing)
     running, waiting = submit(app, held), submit(app, held)
