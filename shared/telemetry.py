@@ -32,6 +32,7 @@ log = logging.getLogger("task_backbone")
 
 FLUSH_S = 5.0
 ERRORS_LIMIT = 50
+_STATUS_CODE: Final = conventions.HTTP_RESPONSE_STATUS_CODE
 TASK_ID: Final = "task.id"
 """By which all that is told of a task is found, and of a batch."""
 
@@ -217,9 +218,8 @@ def answered_request(span: Span, method: str, route: str, url: str, status: int)
     """
     if not span.is_recording():
         return
-    span.set_attributes(conventions.server(method, f"/api/{route}", url))
     # Without the method, Application Insights shows neither the status nor that the request failed.
-    span.set_attribute(conventions.HTTP_RESPONSE_STATUS_CODE, status)
+    span.set_attributes({**conventions.server(method, f"/api/{route}", url), _STATUS_CODE: status})
     if status >= 500:  # it takes a 4xx for a failure without being told
         span.set_status(StatusCode.ERROR)
         span.set_attribute(conventions.ERROR_TYPE, str(status))
@@ -324,7 +324,7 @@ def join(task: Task, name: str, started_ns: int) -> None:
 
 def answered(status: int) -> None:
     """Put the model service's answer on the span of the call to it."""
-    trace.get_current_span().set_attribute(conventions.HTTP_RESPONSE_STATUS_CODE, status)
+    trace.get_current_span().set_attribute(_STATUS_CODE, status)
 
 
 def not_accepted(span: Span, error_type: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast, overload
 
 from shared.store.redis.partitions import NOT_PACKED, to_ms, unpack, unpack_each
@@ -50,6 +50,7 @@ HISTORY_NUMBERS: Final = {
 }
 """The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
+_ENDS: Final = tuple(state for state in State if state.is_terminal)
 _STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
 _ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor for actor in Actor}
 _STORED_REASONS: Final[dict[int, Reason]] = {
@@ -294,6 +295,9 @@ class _History(Sequence[Event]):
     def __getitem__(self, index: int | slice) -> Event | list[Event]:
         return self._read()[index]
 
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._read())
+
     def __len__(self) -> int:
         return len(self._read())
 
@@ -313,7 +317,7 @@ class _History(Sequence[Event]):
         number = more[0] if more else 0
         reason = _STORED_REASONS.get(number, told)
         text = state.value if status is True else status
-        end = _end_of(state, reason, number)
+        end = _end_of(state, reason, number) if state in _ENDS else None
         return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason, end)
 
     def __eq__(self, other: object) -> bool:

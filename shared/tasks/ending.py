@@ -39,12 +39,12 @@ def ending_of(task: Task, late_ms: int = 0) -> Ending:
         late_ms: how long ago the end was reported that takes effect now.
     """
     events = [*task.history]
-    if not events or not events[-1].state.is_terminal:
-        return Ending(None, None, None)
-    reason = events[-1].end
-    if task.children is not None:
+    reason = events[-1].end if events else None
+    if reason is None or task.children is not None:
         return Ending(reason, None, None)
-    arrival = max((at for at, event in enumerate(events) if event.reason in _ARRIVALS), default=0)
+    arrival = len(events) - 1
+    while arrival > 0 and events[arrival].reason not in _ARRIVALS:
+        arrival -= 1
     since = events[arrival:]
     return Ending(reason, _wait_ms(since), _run_ms(since, late_ms) if reason in _RUN else None)
 
