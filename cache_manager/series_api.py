@@ -14,7 +14,8 @@ import azure.functions as func
 from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import unknown_endpoint
 from cache_manager.series_schemas import Series, SeriesList
-from shared.http.functions import HttpFunctions, json_response
+from shared.http.conditional import json_unless_known
+from shared.http.functions import HttpFunctions
 from shared.http.operators import Role
 from shared.http.paging import page_limit
 from shared.http.problems import invalid
@@ -66,7 +67,7 @@ async def get_series(req: func.HttpRequest, services: Services) -> func.HttpResp
     if path is not None:
         parse.no_page(req)
         await _check_is_known(path, services)
-        return _response([await read(path)], None)
+        return _response(req, [await read(path)], None)
     limit, behind = page_limit(req), parse.queue_cursor(req)
     if limit * times.steps > MOST_NUMBERS:
         raise invalid("limit", f"limit times the number of steps may be {MOST_NUMBERS}, and there are {times.steps}")
@@ -75,11 +76,11 @@ async def get_series(req: func.HttpRequest, services: Services) -> func.HttpResp
     paths = sorted(path for path in {*counted, *in_use} if path > behind)
     series = await asyncio.gather(*map(read, paths[:limit]))
     following = paths[limit - 1] if len(paths) > limit else None
-    return _response(series, following)
+    return _response(req, series, following)
 
 
-def _response(series: list[Series], following: str | None) -> func.HttpResponse:
-    return json_response(SeriesList(series=series, next_cursor=following).model_dump(by_alias=True))
+def _response(req: func.HttpRequest, series: list[Series], following: str | None) -> func.HttpResponse:
+    return json_unless_known(req, SeriesList(series=series, next_cursor=following).model_dump(by_alias=True))
 
 
 async def _check_is_known(path: str, services: Services) -> None:

@@ -1379,9 +1379,12 @@ OPERATIONS: list[Operation] = [
                 20,
             ),
             parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, f"/{PATH}"),
+            IF_NONE_MATCH,
         ),
         responses={
-            200: response("A page.", schema(SeriesList), {"Series": [SERIES], "NextCursor": None}),
+            200: response("A page.", schema(SeriesList), {"Series": [SERIES], "NextCursor": None})
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
             400: invalid("from", "a time such as 2026-01-31T12:00:00Z is expected"),
             404: UNKNOWN_ENDPOINT,
         },

@@ -187,7 +187,7 @@ def test_each_change_of_a_queue_has_its_own_etag(app: httpx.Client, backend: Scr
 
 
 @pytest.mark.contract("B9.77")
-def test_lists_of_tasks_and_batches_that_have_not_changed_are_not_sent_again(
+def test_lists_of_tasks_and_batches_and_series_that_have_not_changed_are_not_sent_again(
     app: httpx.Client, backend: ScriptedBackend, path: str
 ) -> None:
     task_id = keep(app, backend, path)
@@ -204,6 +204,10 @@ def test_lists_of_tasks_and_batches_that_have_not_changed_are_not_sent_again(
         change()
         changed = app.get(url, headers={"If-None-Match": etag})
         assert (changed.status_code, changed.headers["etag"] != etag) == (200, True)
+    past = {"path": path, "from": "2026-01-31T12:00:00Z", "to": "2026-01-31T14:00:00Z"}
+    etag = app.get("/api/v1/series", params=past).headers["etag"]
+    again = app.get("/api/v1/series", params=past, headers={"If-None-Match": etag})
+    assert (again.status_code, again.content) == (304, b""), "what was is over"
 
 
 # -- Backends
