@@ -84,7 +84,7 @@ async def list_page(redis: Opened, _: str) -> object:
 
 
 async def list_rare(redis: Opened, _: str) -> object:
-    return await redis.queries.page(Listing(limit=PAGE, path=PATH, state=State.FAILED))
+    return await redis.queries.page(Listing(limit=PAGE, path=PATH, states=[State.FAILED]))
 
 
 async def queue(redis: Opened, _: str) -> object:

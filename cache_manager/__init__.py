@@ -3,7 +3,9 @@
 import azure.functions as func
 
 from cache_manager import (
+    audit_api,
     batch_api,
+    bulk_api,
     health,
     legacy_api,
     metrics_api,
@@ -25,6 +27,8 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         queue_api,
         series_api,
         metrics_api,
+        bulk_api,
+        audit_api,
         reconciler,
         health,
     ):

@@ -7,8 +7,9 @@ import hashlib
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.audit import audited
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
-from cache_manager.outcome_problems import task_of, unknown_batch
+from cache_manager.outcome_problems import unknown_batch
 from cache_manager.owner import batches_for
 from cache_manager.submitting import then_route, then_task
 from cache_manager.task_api import outcome_response
@@ -43,19 +44,19 @@ async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpRe
         await services.endpoint_bound.admit_later(*route.endpoints)
         then = then_task(route)
     batches = batches_for(req, services)
-    owner = batches.owner or ""
-    asked = f"{request.name or ''}\n{then.asked if then else ''}".encode()
+    asked = hashlib.sha256(f"{request.name or ''}\n{then.asked if then else ''}".encode()).hexdigest()[:32]
     new = NewBatch(
-        await services.store.keyed_ids.id_of(owner, "batches", key) if key else new_task_id(),
+        await services.store.keyed_ids.id_of(batches.owner or "", "batches", key) if key else new_task_id(),
         request.name or "",
         then,
         parse.priority(req),
         telemetry.traceparent(),
-        owner,
-        hashlib.sha256(asked).hexdigest()[:32] if key else "",
+        batches.owner or "",
+        asked if key else "",
     )
-    batch = task_of(await batches.create(new))
-    return outcome_response(batch, services, 202, {"Location": parse.location(req, batch.id)})
+    async with audited(req, services, "create batch", new.id, is_callers=True):
+        created = await batches.create(new)
+        return outcome_response(created, services, 202, {"Location": parse.location(req, new.id)})
 
 
 async def list_batches(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -68,7 +69,9 @@ async def list_batches(req: func.HttpRequest, services: Services) -> func.HttpRe
 
 
 async def seal_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    outcome = await batches_for(req, services).seal(parse.task_id(req))
-    if isinstance(outcome, Refused):
-        raise unknown_batch()
+    batch_id = parse.task_id(req)
+    async with audited(req, services, "seal", batch_id, is_callers=True):
+        outcome = await batches_for(req, services).seal(batch_id)
+        if isinstance(outcome, Refused):
+            raise unknown_batch()
     return outcome_response(outcome, services)

@@ -18,6 +18,8 @@ class BatchService:
 
     services: Services
     owner: str | None
+    by: str | None = None
+    """The operator who asks, empty if nobody knows the name; None: no operator does."""
 
     async def create(self, new: NewBatch) -> Created | Existing | IdempotencyKeyReused:
         created = await self.services.store.batches.create(new)
@@ -31,17 +33,13 @@ class BatchService:
         return await self._go_on(await self.services.store.batches.seal(batch_id, self.owner))
 
     async def cancel(self, batch_id: str) -> Outcome:
-        return await self._go_on(await self.services.store.batches.cancel(batch_id, self.owner))
+        return await self._go_on(await self.services.store.batches.cancel(batch_id, self.owner, self.by))
 
     async def replay(self, batch_id: str) -> Outcome:
-        return await self._go_on(await self.services.store.batches.replay(batch_id, self.owner))
+        return await self._go_on(await self.services.store.batches.replay(batch_id, self.owner, self.by))
 
     async def page(self, listing: Listing) -> Page:
         return await self.services.store.page(replace(listing, path=BATCHES, owner=self.owner))
-
-    async def page_of_children(self, batch_id: str, listing: Listing) -> Page | None:
-        """None if there is no such batch."""
-        return await self.services.store.page_of_children(batch_id, replace(listing, owner=self.owner))
 
     async def find_then(self, batch: Task) -> Task | None:
         """The Then task of a batch, if it has one yet."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from shared.http.times import IsoTime, iso
+from shared.tasks.end_reason import EndReason
 from shared.tasks.task import Event, Task
 
 
@@ -21,6 +22,8 @@ class HistoryEntry(BaseModel):
     status: str
     attempt: int
     actor: str = Field(serialization_alias="Who")
+    operator: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The name of the operator who did it, if the app knows it. Only operators are told."""
     endpoint_path: str
     """Where the task then was. In a pipeline, each step has its own."""
     reason: Literal[
@@ -41,12 +44,19 @@ class HistoryEntry(BaseModel):
     `children`: those of the batch have ended, or the first of them. `requeue`: the dispatch came to nothing.
     `silence`: nothing was heard of the attempt. `give-up`: the app gave the task up. In the latter three, the status
     says more."""
+    end_reason: EndReason | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Why the task has ended. `rejected`: the backend would not have it. `unreachable`, `timeout`: the backend could
+    not be reached, or did not answer the dispatch. `lease`: nothing was heard of its attempts. `publishes`: its event
+    led to no dispatch. `reported`: its model service says so. Absent if it has not ended, or a former version ended
+    it and did not say."""
     progress: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
-    def of(cls, event: Event, progress: float | None = None) -> Self:
+    def of(cls, event: Event, progress: float | None = None, *, names: bool = False) -> Self:
         return cls(
             progress=progress,
+            operator=event.operator or None if names else None,
+            end_reason=event.end,
             timestamp=iso(event.at_ms),
             state=event.state.value,
             status=event.status,
@@ -67,6 +77,11 @@ class TaskHistory(BaseModel):
     events: list[HistoryEntry]
 
     @classmethod
-    def of(cls, task: Task) -> Self:
+    def of(cls, task: Task, *, names: bool = False) -> Self:
+        """
+        Args:
+            names: whether to tell the names of operators.
+        """
         *earlier, last = task.history
-        return cls(task_id=task.id, events=[*map(HistoryEntry.of, earlier), HistoryEntry.of(last, task.progress)])
+        events = [HistoryEntry.of(event, names=names) for event in earlier]
+        return cls(task_id=task.id, events=[*events, HistoryEntry.of(last, task.progress, names=names)])

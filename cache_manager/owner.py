@@ -10,6 +10,7 @@ from cache_manager import request_parsing as parse
 from cache_manager.batch_service import BatchService
 from cache_manager.task_service import TaskService
 from shared.http.functions import header
+from shared.http.operators import operator_now
 from shared.http.owners import owner_of
 from shared.services import Services
 
@@ -23,15 +24,17 @@ def service_for(req: func.HttpRequest, services: Services) -> TaskService:
         Problem: 403 if a caller that is not the gateway names an owner, 400 if the name cannot be one, or for a bad
             X-Task-Slots.
     """
-    owner = owner_of(req, services.settings)
+    owner, operator = owner_of(req, services.settings), operator_now()
+    by = None if operator is None else operator.name or ""
     if owner is None:
-        return TaskService(services, client=_client(req), told=parse.told_slots(req))
-    return TaskService(services, owner)
+        return TaskService(services, client=_client(req), told=parse.told_slots(req), by=by)
+    return TaskService(services, owner, by=by)
 
 
 def batches_for(req: func.HttpRequest, services: Services) -> BatchService:
     """The operations on batches for this request's caller, as :func:`service_for`."""
-    return BatchService(services, service_for(req, services).owner)
+    service = service_for(req, services)
+    return BatchService(services, service.owner, service.by)
 
 
 def _client(req: func.HttpRequest) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.audit import audited, queue_action
 from cache_manager.outcome_problems import only_a_prefix, unknown_endpoint
 from cache_manager.queue_schemas import BackendState, QueueDepth, QueueDepthList, QueueSettings, without_ages
 from shared.dispatch.registry import Endpoint
@@ -61,7 +62,8 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
     operator = operator_of(req, services.settings)
     by = operator.name if operator else None
     try:
-        granted = [await services.store.queues.configure(endpoint.path, settings.changes, by=by)]
+        async with audited(req, services, queue_action(settings.changes), endpoint.path):
+            granted = [await services.store.queues.configure(endpoint.path, settings.changes, by=by)]
     except StoreUnavailable as error:
         services.dispatcher.dispatch_granted(error.granted)
         raise

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_plus
 import azure.functions as func
 
 from cache_manager.operation_outcomes import UploadUnknown
-from cache_manager.outcome_problems import range_not_satisfiable, unknown_batch, unknown_endpoint, upload_problem
+from cache_manager.outcome_problems import range_not_satisfiable, unknown_endpoint, upload_problem
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
 from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
@@ -21,7 +21,7 @@ from shared.store import ListCursor
 from shared.tasks import status_texts
 from shared.tasks.ids import is_task_id
 from shared.tasks.media import is_content_encoding, is_content_type
-from shared.tasks.task import DEFAULT_PRIORITY, State
+from shared.tasks.task import DEFAULT_PRIORITY
 from shared.tasks.told_slots import INSTANCE_HEADER, SLOTS_HEADER, BadSlots, ToldSlots
 
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
@@ -59,12 +59,15 @@ def listed_path(req: func.HttpRequest) -> str | None:
         Problem: 400 if it cannot be one.
     """
     path = req.params.get("path")
-    if not path:
-        return None
+    return path_of(_with_slashes(path), "path") if path else None
+
+
+def path_of(text: str, name: str) -> str:
+    """The endpoint path; its first slash may be missing. The *name* is that of the parameter or member."""
     try:
-        return canonical_path("/" + _with_slashes(path).lstrip("/"))
+        return canonical_path("/" + text.lstrip("/"))
     except Malformed as error:
-        raise invalid("path", str(error)) from None
+        raise invalid(name, str(error)) from None
 
 
 def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
@@ -248,30 +251,15 @@ def wait_s(req: func.HttpRequest) -> float:
     return min(LONGEST_WAIT_S, float(text))
 
 
-def listed_batch(req: func.HttpRequest) -> str | None:
-    """The batch whose children are to be listed; None: any task.
-
-    Raises:
-        Problem: 404 if it cannot be one.
-    """
-    text = req.params.get("batch")
-    if text is not None and not is_task_id(text):
-        raise unknown_batch()
-    return text
-
-
-def state(req: func.HttpRequest) -> State | None:
-    text = req.params.get("status")
-    if text and text not in set(State):
-        raise invalid("status", f"one of {', '.join(State)} is expected")
-    return State(text) if text else None
-
-
 def list_cursor(req: func.HttpRequest) -> ListCursor | None:
-    text = req.params.get("cursor")
+    return cursor_of(req.params.get("cursor"), "cursor")
+
+
+def cursor_of(text: str | None, name: str) -> ListCursor | None:
+    """What :func:`cursor_text` has written; None of an empty text. The *name* is that of the parameter or member."""
     match = re.fullmatch(r"([0-9a-f]{1,12})-(.+)", text or "")
     if text and (match is None or not is_task_id(match[2])):
-        raise invalid("cursor", "the NextCursor of a former page is expected")
+        raise invalid(name, "the NextCursor of a former page is expected")
     return ListCursor(int(match[1], 16), match[2]) if match else None
 
 

@@ -243,6 +243,8 @@ class TaskList(BaseModel):
     """A page may have fewer tasks than the limit, even none, and not be the last."""
     next_cursor: str | None
     """The ``cursor`` of the next page. Null on the last page."""
+    looked: int
+    """How many tasks this page goes past: its own, and those between them that the filter skipped."""
 
 
 class ConflictDocument(ProblemDocument):

@@ -10,9 +10,11 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.audit import audited
 from cache_manager.batch_schemas import view_of
 from cache_manager.batch_service import is_of_batch
 from cache_manager.history import TaskHistory
+from cache_manager.listing import LISTED_BY, listed_batch, listing_of
 from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of, unknown_batch
 from cache_manager.owner import batches_for, service_for
 from cache_manager.schemas import (
@@ -34,12 +36,11 @@ from shared.bodies import BodyMissing
 from shared.http.conditional import json_unless_known, matches
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.http.operators import Role
-from shared.http.paging import page_limit
 from shared.resilience.limits import Overloaded
 from shared.services import Services, ServicesByLoop
-from shared.store import Listing, Outage, StoreUnavailable
+from shared.store import Outage, StoreUnavailable
 from shared.tasks.ids import new_task_id
-from shared.tasks.outcomes import Created, QueuePosition
+from shared.tasks.outcomes import Created, Existing, QueuePosition
 from shared.tasks.task import NewTask, PipelineStep, State, Task
 from shared.tasks.uploads import Purpose, Upload
 
@@ -69,8 +70,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     following = "v1/tasks/{id}/next/{*path}"
     functions.add("NextStep", next_step, route=following, methods=["POST"], takes_body=True, query=None)
     functions.add("ReleaseTask", release_task, route="v1/tasks/{id}/release", methods=["POST"], takes_body=True)
-    listing = ["path", "status", "batch", "limit", "cursor"]
-    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=listing, role=Role.READ)
+    functions.add("ListTasks", list_tasks, route="v1/tasks", methods=["GET"], query=LISTED_BY, role=Role.READ)
     functions.add("GetTaskHistory", get_task_history, route="v1/tasks/{id}/history", methods=["GET"], role=Role.READ)
     functions.add("PutTaskResult", put_task_result, route="v1/tasks/{id}/result", methods=["PUT"], takes_body=True)
     checkpoint = "v1/tasks/{id}/checkpoint"
@@ -128,18 +128,23 @@ async def get_task(req: func.HttpRequest, services: Services) -> func.HttpRespon
 async def cancel_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     batches, task_id = batches_for(req, services), parse.task_id(req)
     if parse.flag(req, "purge"):
-        unfinished = await batches.purge(task_id)
-        return func.HttpResponse(status_code=204) if unfinished is None else outcome_response(unfinished, services)
-    outcome = await service_for(req, services).cancel(task_id)
-    return outcome_response(await batches.cancel(task_id) if is_of_batch(outcome) else outcome, services)
+        async with audited(req, services, "purge", task_id):
+            unfinished = await batches.purge(task_id)
+            return (
+                func.HttpResponse(status_code=204) if unfinished is None else outcome_response(unfinished, services)
+            )
+    async with audited(req, services, "cancel", task_id):
+        outcome = await service_for(req, services).cancel(task_id)
+        return outcome_response(await batches.cancel(task_id) if is_of_batch(outcome) else outcome, services)
 
 
 async def replay_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     task_id = parse.task_id(req)
-    outcome = await service_for(req, services).replay(task_id)
-    if is_of_batch(outcome):
-        outcome = await batches_for(req, services).replay(task_id)
-    return outcome_response(outcome, services, 202)
+    async with audited(req, services, "replay", task_id):
+        outcome = await service_for(req, services).replay(task_id)
+        if is_of_batch(outcome):
+            outcome = await batches_for(req, services).replay(task_id)
+        return outcome_response(outcome, services, 202)
 
 
 async def task_heartbeat(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -178,26 +183,24 @@ async def next_step(req: func.HttpRequest, services: Services) -> func.HttpRespo
 
 async def list_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     service = service_for(req, services)
-    listing = Listing(
-        limit=page_limit(req),
-        path=parse.listed_path(req),
-        state=parse.state(req),
-        before=parse.list_cursor(req),
-    )
-    batches, batch_id = batches_for(req, services), parse.listed_batch(req)
-    page = await service.page(listing) if batch_id is None else await batches.page_of_children(batch_id, listing)
+    listing, batch_id = listing_of(req, service.owner), listed_batch(req)
+    store = services.store
+    page = await (store.page(listing) if batch_id is None else store.page_of_children(batch_id, listing))
     if page is None:
         raise unknown_batch()
     listed = TaskList(
         tasks=[TaskView.of(task) for task in page.tasks],
         next_cursor=parse.cursor_text(page.next) if page.next else None,
+        looked=page.looked,
     )
     return json_unless_known(req, listed.model_dump_json(by_alias=True).encode())
 
 
 async def get_task_history(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    task = task_of(await service_for(req, services).find(parse.task_id(req)))
-    return json_response(TaskHistory.of(task).model_dump(by_alias=True))
+    service = service_for(req, services)
+    task = task_of(await service.find(parse.task_id(req)))
+    # An operator's name is told to operators, and to no caller.
+    return json_response(TaskHistory.of(task, names=service.by is not None).model_dump(by_alias=True))
 
 
 async def put_task_result(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -259,9 +262,13 @@ async def _stored(req: func.HttpRequest, services: Services, kind: Stored) -> fu
 async def _submitted(
     req: func.HttpRequest, service: TaskService, new: NewTask, content_type: str, way: Way, upload: Upload | None
 ) -> OperationOutcome:
-    if upload is not None:
-        return await Uploads(service).submit(new, upload, way.route.endpoints)
-    return await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
+    async with audited(req, service.services, "submit", new.id, is_callers=True) as action:
+        if upload is not None:
+            outcome = await Uploads(service).submit(new, upload, way.route.endpoints)
+        else:
+            outcome = await service.submit(new, content_type, req.get_body(), parse.content_encoding(req))
+        action.count = int(isinstance(outcome, (Created, Existing)))
+        return outcome
 
 
 async def _fingerprint(
@@ -296,6 +303,7 @@ async def _new_task(
         steps=[PipelineStep(step.path, step.query, step.backend.lease_s) for step in steps],
         pipeline=route.name,
         batch=batch,
+        by=service.by,
     )
 
 

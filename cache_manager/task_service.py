@@ -23,7 +23,7 @@ from shared.dispatch.registry import Endpoint, UnknownBackend
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
 from shared.resilience.limits import Overloaded
 from shared.services import Services
-from shared.store import Listing, Page, QueueStatus, SentOn, StoreUnavailable
+from shared.store import QueueStatus, SentOn, StoreUnavailable
 from shared.tasks import status_texts
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import (
@@ -74,12 +74,14 @@ class TaskService:
     Attributes:
         client: by which a caller without an owner is told from others, as far as it can be.
         told: what it tells of itself, if it is an instance of a model service.
+        by: the operator who asks, empty if nobody knows the name; None: no operator does.
     """
 
     services: Services
     owner: str | None = None
     client: str = ""
     told: ToldSlots | None = None
+    by: str | None = None
 
     async def submit(self, new: NewTask, content_type: str, body: bytes, encoding: str = "") -> SubmitOutcome:
         """Create a task and have it dispatched."""
@@ -270,13 +272,13 @@ class TaskService:
         return outcome
 
     async def cancel(self, task_id: str) -> Outcome:
-        outcome = await self.services.store.cancel(task_id, owner=self.owner)
+        outcome = await self.services.store.cancel(task_id, owner=self.owner, by=self.by)
         if isinstance(outcome, Applied):
             await self.services.dispatcher.after_transition(outcome)
         return outcome
 
-    async def replay(self, task_id: str) -> Outcome:
-        outcome = await self.services.store.replay(task_id, owner=self.owner)
+    async def replay(self, task_id: str, once: str | None = None) -> Outcome:
+        outcome = await self.services.store.replay(task_id, owner=self.owner, by=self.by, once=once)
         if isinstance(outcome, Applied):
             await self._publish_if_granted(outcome)
         return outcome
@@ -286,9 +288,6 @@ class TaskService:
         if task.state is not State.CREATED or not task.dispatch_requested:
             return None
         return await self.services.store.queues.status(task.path, task)
-
-    async def page(self, listing: Listing) -> Page:
-        return await self.services.store.page(replace(listing, owner=self.owner))
 
     async def wait_for_change(self, task: Task, seen: Callable[[Task], bool], seconds: float) -> Task | None:
         """The task once it is no longer as *seen* or has ended; or as it is when the time is up, or when the wait

@@ -164,6 +164,35 @@ def transition(task: Task, late_ms: int = 0) -> None:
         context.detach(attached)
 
 
+def operator_action(
+    action: str, target: str | None, count: int | None, *, operator: str | None, by: str, operation_id: str | None
+) -> None:
+    """Log one custom event for what an operator has done.
+
+    Args:
+        count: how many tasks or queues that has changed; None if nobody knows.
+        operator: None if nobody knows the name.
+        by: how the app knows who acts.
+    """
+    log.info(
+        "an operator (%s, by %s) did: %s %s",
+        operator or "not known",
+        by,
+        action,
+        target or "",
+        extra={
+            "microsoft.custom_event.name": "OperatorAction",
+            "operator.action": action,
+            "operator.by": by,
+            **({} if operator is None else {"operator.name": operator}),
+            **({} if target is None else {"operator.target": target}),
+            **({} if count is None else {"operator.count": count}),
+            **({} if operation_id is None else {"operator.operation": operation_id}),
+            **({} if target is None or target.startswith("/") else about(target)),
+        },
+    )
+
+
 def setback(task: Task, what: str, *, is_expected: bool = False) -> None:
     """Log for the operator, in one line, that an attempt was refused, is made again or has failed."""
     level = logging.INFO if is_expected else logging.WARNING

@@ -45,6 +45,7 @@ DURABILITY = "shared/store/redis/durability.py"
 DURABILITY_TESTS = "tests/shared/store/redis/test_durability.py"
 UNACKNOWLEDGED_TESTS = "tests/cache_manager/test_unacknowledged.py"
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
+AUDIT_TESTS = ("tests/contract/test_v1_audit.py",)
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
@@ -858,9 +859,93 @@ MUTATIONS = [
     Mutation(
         "owner: of a list",
         f"{TASK}/list.lua",
-        "cmsgpack.unpack(raw).o == arg.owner and #raw or 0",
-        "#raw or 0",
+        "arg.owner and rec.o ~= arg.owner or ",
+        "",
         ("tests/shared/store/test_lifecycle.py",),
+    ),
+    Mutation(
+        "audit: on record before it is done",
+        "cache_manager/audit.py",
+        "self._entry_id = await self._audit.begin(self._action)",
+        'self._entry_id = "0-1"',
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "audit: what is refused has changed nothing",
+        "cache_manager/audit.py",
+        "0 if isinstance(error, Problem) else None",
+        "self.count",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "audit: an owner is no operator",
+        "cache_manager/audit.py",
+        "if is_callers or owner_of(req, services.settings) is not None:",
+        "if is_callers:",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "audit: no owner reads it",
+        "cache_manager/audit_api.py",
+        "for_owners=False",
+        "for_owners=True",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "audit: a write that is repeated",
+        f"{LUA}/audit/begin.lua",
+        "if row[2][1] == 'k' and row[2][2] == op then return row[1] end",
+        "",
+        ("tests/shared/store/test_audit.py",),
+    ),
+    Mutation(
+        "audit: the newest are kept",
+        f"{LUA}/audit/begin.lua",
+        "redis.call('XTRIM', entries, 'MAXLEN', arg.most - 1)",
+        "redis.call('XTRIM', entries, 'MAXLEN', 1000)",
+        ("tests/shared/store/test_audit.py",),
+    ),
+    Mutation(
+        "audit: its first write needs no room",
+        f"{LUA}/audit/begin.lua",
+        "redis.call('XTRIM', entries, 'MAXLEN', arg.most - 1)",
+        "redis.call('SET', entries .. 'x', '') redis.call('XTRIM', entries, 'MAXLEN', arg.most - 1)",
+        ("tests/shared/store/test_audit.py",),
+    ),
+    Mutation(
+        "bulk: once by one operation",
+        f"{TASK}/apply.lua",
+        "if mark == arg.once then return { 'done', raw } end",
+        "",
+        ("tests/shared/store/test_who_did_it.py",),
+    ),
+    Mutation(
+        "bulk: the role",
+        "cache_manager/bulk_api.py",
+        "role=Role.OPERATE",
+        "role=Role.READ",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "bulk: no owner",
+        "cache_manager/bulk_api.py",
+        "for_owners=False",
+        "for_owners=True",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "history: an operator's name is for operators",
+        "cache_manager/task_api.py",
+        "names=service.by is not None",
+        "names=True",
+        AUDIT_TESTS,
+    ),
+    Mutation(
+        "owner: the filter of a list",
+        "cache_manager/listing.py",
+        "if owner is not None and asked not in (None, owner):",
+        "if False:",
+        AUDIT_TESTS,
     ),
     Mutation(
         "owner: the gateway's key",

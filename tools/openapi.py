@@ -28,9 +28,12 @@ import operator_console
 import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
+from cache_manager.audit_api import AuditList
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
+from cache_manager.bulk_api import BulkAnswer, BulkRequest
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
+from cache_manager.listing import MAX_TEXT_CHARS
 from cache_manager.queue_schemas import QueueDepth, QueueDepthList, QueueSettings
 from cache_manager.request_parsing import PRIORITY_PATTERN, UPLOAD_HEADER
 from cache_manager.schemas import (
@@ -59,6 +62,7 @@ from shared.http.paging import DEFAULT_LIMIT, MAX_LIMIT
 from shared.http.problems import ProblemDocument
 from shared.services import ServicesByLoop
 from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
+from shared.store.audit import ENTRIES_KEPT
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.media import CODINGS_PATTERN, MAX_HEADER_CHARS
 from shared.tasks.task import MAX_ATTEMPT, State
@@ -105,6 +109,8 @@ TAGS = {
 
 ID = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 PATH = "v1/landcover/classify"
+OPERATOR = "ada@example.org"
+OPERATION = "2026-11-22-out-of-memory"
 ENDPOINT = f"https://models.example.org/{PATH}"
 TASK: Json = {
     "TaskId": ID,
@@ -837,7 +843,8 @@ OPERATIONS: list[Operation] = [
         "/v1/tasks/{id}/history",
         TASKS,
         "A task's transitions",
-        description="What happened to the task, and by whom. Reports that change no state are not listed.",
+        description="What happened to the task, and by whom: `Who` is `client`, `dispatcher`, `reconciler`, or "
+        "`operator`, whose name only operators are told. Reports that change no state are not listed.",
         parameters=(TASK_ID_IN_PATH,),
         responses={
             200: response(
@@ -854,7 +861,18 @@ OPERATIONS: list[Operation] = [
                             "Who": "client",
                             "EndpointPath": CREATED["EndpointPath"],
                             "Reason": "submit",
-                        }
+                        },
+                        {
+                            "Timestamp": TASK["Timestamp"],
+                            "State": "cancelled",
+                            "Status": "Cancelled",
+                            "Attempt": 1,
+                            "Who": "operator",
+                            "Operator": OPERATOR,
+                            "EndpointPath": CREATED["EndpointPath"],
+                            "Reason": "cancel",
+                            "EndReason": "cancelled",
+                        },
                     ],
                 },
             ),
@@ -1017,9 +1035,28 @@ OPERATIONS: list[Operation] = [
         TASKS,
         "List tasks, newest first",
         description="Paging returns every task that exists all the while exactly once, whatever is added, removed or "
-        "changed meanwhile.",
+        "changed meanwhile. A page looks at a bounded number of tasks, so one whose filter takes few may be short or "
+        "empty, and not be the last.",
         parameters=(
             parameter("query", "path", "Only tasks of this endpoint path.", TEXT, f"/{PATH}"),
+            parameter("query", "since", "Only tasks created at this time or later.", MOMENT, CREATED["CreatedAt"]),
+            parameter("query", "until", "Only tasks created before this time.", MOMENT, TASK["Timestamp"]),
+            parameter(
+                "query",
+                "q",
+                "Only tasks with this in their id, endpoint path or status text, whatever the case of ASCII letters. "
+                "Of a very long status text, its beginning.",
+                TEXT | {"maxLength": MAX_TEXT_CHARS},
+                "out of memory",
+            ),
+            parameter("query", "owner", "Only tasks of this owner. Owners may name themselves only.", TEXT, "ada"),
+            parameter(
+                "query",
+                "attempts",
+                "Only tasks that are at this attempt at least.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPT},
+                2,
+            ),
             parameter(
                 "query",
                 "status",
@@ -1039,7 +1076,11 @@ OPERATIONS: list[Operation] = [
             IF_NONE_MATCH,
         ),
         responses={
-            200: response("A page of tasks.", schema(TaskList), {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}"})
+            200: response(
+                "A page of tasks.",
+                schema(TaskList),
+                {"Tasks": [TASK], "NextCursor": f"1a2033330a9-{ID}", "Looked": 1},
+            )
             | {"headers": LIST_ETAG},
             304: UNCHANGED,
             400: invalid("limit", "a number from 1 to 200 is expected"),
@@ -1451,6 +1492,88 @@ OPERATIONS: list[Operation] = [
         },
     ),
     Operation(
+        "Bulk",
+        "POST",
+        "/v1/bulk",
+        OPERATORS,
+        "Cancel or replay all tasks that a filter finds",
+        description="For operators. Each call takes the next piece, of `Limit` tasks at most: call again with the "
+        "`NextCursor` as `Cursor` until it is null. Nothing else has to be remembered, and after a failure or an "
+        "answer that was lost, the same call may be repeated: one `OperationId` replays no task twice.",
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schema(BulkRequest),
+                    "example": {
+                        "Action": "replay",
+                        "Path": f"/{PATH}",
+                        "Q": "out of memory",
+                        "CreatedBefore": TASK["Timestamp"],
+                        "Limit": 500,
+                        "OperationId": OPERATION,
+                    },
+                }
+            },
+        },
+        responses={
+            200: response(
+                "What this call has done.",
+                schema(BulkAnswer),
+                {
+                    "Matched": 500,
+                    "Done": 499,
+                    "Refused": [{"TaskId": ID, "Why": "bodiless"}],
+                    "NextCursor": f"1a2033330a9-{ID}",
+                },
+            ),
+            400: invalid("/OperationId", "it is missing"),
+        },
+    ),
+    Operation(
+        "GetAudit",
+        "GET",
+        "/v1/audit",
+        OPERATORS,
+        "What operators have done",
+        description=f"The newest first; {ENTRIES_KEPT:,} are kept. An action is on record before it is taken. What "
+        "owners do with their own tasks is no action of an operator.",
+        parameters=(
+            parameter(
+                "query",
+                "limit",
+                f"How many entries a page has at most; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter("query", "cursor", "`NextCursor` of the former page.", TEXT, "1795428764123-0"),
+            IF_NONE_MATCH,
+        ),
+        responses={
+            200: response(
+                "A page.",
+                schema(AuditList),
+                {
+                    "Entries": [
+                        {
+                            "At": TASK["Timestamp"],
+                            "Operator": OPERATOR,
+                            "By": "gateway",
+                            "Action": "bulk replay",
+                            "Target": f"/{PATH}",
+                            "Count": 499,
+                            "OperationId": OPERATION,
+                        }
+                    ],
+                    "NextCursor": "1795428764123-0",
+                },
+            )
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
+            400: invalid("limit", "a number from 1 to 200 is expected"),
+        },
+    ),
+    Operation(
         "Health",
         "GET",
         "/v1/health",
@@ -1828,6 +1951,9 @@ def _schemas() -> Json:
             (SeriesList, "serialization"),
             (QueueSettings, "validation"),
             (RequestCounterList, "serialization"),
+            (BulkRequest, "validation"),
+            (BulkAnswer, "serialization"),
+            (AuditList, "serialization"),
             (Heartbeat, "validation"),
             (Heartbeats, "validation"),
             (HeartbeatOutcomes, "serialization"),

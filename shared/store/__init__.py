@@ -3,6 +3,7 @@
 :class:`TaskStore` is its face. Nothing outside knows whether one server or a cluster answers, or in how many steps.
 """
 
+from shared.store.audit import Action, AuditEntry, AuditPage, KnownBy
 from shared.store.batch_steps import (
     CHILDREN_AT_ONCE,
     MOST_CHILDREN,
@@ -58,6 +59,9 @@ __all__ = [
     "NOT_PERMITTED",
     "OTHER",
     "SPANS_MIN",
+    "Action",
+    "AuditEntry",
+    "AuditPage",
     "BackendAway",
     "BackendBusy",
     "BackendFailed",
@@ -72,6 +76,7 @@ __all__ = [
     "EndpointNames",
     "EndpointSeries",
     "EvictionState",
+    "KnownBy",
     "ListCursor",
     "Listing",
     "Outage",

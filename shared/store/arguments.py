@@ -72,6 +72,8 @@ class ApplyStep(TypedDict, total=False):
     takes_result: bool
     token: str
     reason: Reason | EndReason
+    by: str
+    once: str
     deferred: bool
     body: list[Any]
     result: list[Any]
@@ -105,6 +107,7 @@ class CreateArgument(Stamp):
     brief: str
     steps: NotRequired[list[Any]]
     until: NotRequired[int]
+    by: NotRequired[str]
 
 
 class ClaimArgument(Stamp):
@@ -343,9 +346,17 @@ class ListArgument(TypedDict):
     limit: int
     look: int
     path: NotRequired[str]
-    state: NotRequired[State]
+    states: NotRequired[Sequence[State]]
     owner: NotRequired[str]
     before: NotRequired[tuple[int, str]]
+    since: NotRequired[int]
+    text: NotRequired[bytes]
+    attempts: NotRequired[int]
+
+
+class AuditArgument(Stamp):
+    entry: dict[str, str]
+    most: int
 
 
 class ReportArgument(Stamp):
@@ -390,6 +401,7 @@ class BatchArgument(TypedDict):
     checked: NotRequired[int]
     look_again: NotRequired[bool]
     is_cancelled: NotRequired[bool]
+    by: NotRequired[str]
 
 
 class RegisterArgument(BatchArgument):

@@ -222,13 +222,17 @@ class BatchSteps:
     async def seal(self, batch_id: str, owner: str | None) -> Outcome:
         return await self._step("batch/seal", self._argument(batch_id, owner))
 
-    async def cancel(self, batch_id: str, owner: str | None) -> Outcome:
+    async def cancel(self, batch_id: str, owner: str | None, by: str | None = None) -> Outcome:
         argument = self._argument(batch_id, owner)
         argument["status"] = status_texts.CANCELLED
+        if by is not None:
+            argument["by"] = by
         return await self._step("batch/cancel", argument)
 
-    async def replay(self, batch_id: str, owner: str | None) -> Outcome:
+    async def replay(self, batch_id: str, owner: str | None, by: str | None = None) -> Outcome:
         argument = self._argument(batch_id, owner)
+        if by is not None:
+            argument["by"] = by
         argument["op"] = stamp(self._now_ms)["op"]
         return await self._step("batch/replay", argument)
 

@@ -38,9 +38,11 @@ class ChildLists:
                     listed.append(task)
                     size += len(task.status)
                     if len(listed) == listing.limit or size >= PAGE_BYTES:
-                        return Page(listed, ListCursor(child.place, child.id))
-        return Page(listed, None if is_last else ListCursor(children[-1].place, children[-1].id))
+                        looked = children.index(child) + 1
+                        return Page(listed, ListCursor(child.place, child.id), looked)
+        following = None if is_last else ListCursor(children[-1].place, children[-1].id)
+        return Page(listed, following, len(children))
 
 
 def _is_listed(task: Task, listing: Listing) -> bool:
-    return listing.state in (None, task.state) and listing.path in (None, task.path, task.pipeline)
+    return listing.path in (None, task.path, task.pipeline) and listing.takes(task)

@@ -96,6 +96,8 @@ class CreateSteps:
         if new.steps:
             steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.steps]
             argument["steps"] = [self._republish_ms, *steps]
+        if new.by is not None:
+            argument["by"] = new.by
         if new.create_until_ms is not None:
             argument["until"] = new.create_until_ms
         return pack(argument), new.inline_body if new.body and not new.body.blob else b""

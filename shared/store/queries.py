@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from shared.store.arguments import Clock, ListArgument, now_of
 from shared.store.record_codec import readable_task
 from shared.store.redis.link import RedisLink
-from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, texts
+from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, texts, unpack
 from shared.tasks.task import State, Task
 
 LIST_READ_LIMIT: Final = 250
-"""How many index entries a page reads in each partition, unless its limit is higher. With an owner, a few more: the
-rest of the last one's millisecond."""
+"""How many index entries a page reads in each partition, unless its limit is higher. If the filter has to read
+records, a few more: the rest of the last one's millisecond."""
 PAGE_BYTES: Final = 2_000_000
 """A page ends with the task whose record brings it to this size: a status text may have 65,000 characters."""
 
@@ -66,22 +67,67 @@ class ListCursor:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which tasks to list, and how many; ``before`` is where the last page ended."""
+    """Which tasks to list, and how many.
+
+    Attributes:
+        states: empty: any.
+        before: where the last page ended.
+        since_ms, until_ms: created at or after the one, and before the other.
+        text: what their id, path or status text has in it, whatever the case of ASCII letters; empty: anything.
+        attempts: how many they have had, at least.
+    """
 
     limit: int
     path: str | None = None
-    state: State | None = None
+    states: Sequence[State] = ()
     owner: str | None = None
     before: ListCursor | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    text: str = ""
+    attempts: int = 1
+
+    @property
+    def sought(self) -> bytes:
+        """The text in UTF-8, in lower case, as a script has it."""
+        return self.text.encode(errors="replace").lower()
+
+    @property
+    def begin(self) -> ListCursor | None:
+        """Before which place the page begins."""
+        if self.until_ms is None:
+            return self.before
+        end = ListCursor(self.until_ms, "")
+        return end if self.before is None else min(self.before, end)
+
+    def takes(self, task: Task) -> bool:
+        """Whether a task is one of those, but for its path."""
+        return (
+            self.owner in (None, "", task.owner)
+            and (not self.states or task.state in self.states)
+            and task.attempt >= self.attempts
+            and (self.since_ms is None or task.created_ms >= self.since_ms)
+            and (self.until_ms is None or task.created_ms < self.until_ms)
+            and (not self.text or self._is_in(task))
+        )
+
+    def _is_in(self, task: Task) -> bool:
+        texts = (task.id, task.path, task.status)
+        return any(self.sought in text.encode(errors="surrogateescape").lower() for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Some tasks, newest first; ``next`` is None on the last page. A page that is not the last may have fewer tasks
-    than its limit, even none: how many a filter skips is bounded."""
+    than its limit, even none: how many a filter skips is bounded.
+
+    Attributes:
+        looked: how many tasks the page goes past: those that it has, and those between them that the filter skipped.
+    """
 
     tasks: list[Task]
     next: ListCursor | None
+    looked: int
 
 
 class Queries:
@@ -131,20 +177,26 @@ class Queries:
         argument: ListArgument = {"limit": listing.limit, "look": max(LIST_READ_LIMIT, listing.limit)}
         if listing.path:
             argument["path"] = listing.path
-        if listing.state:
-            argument["state"] = listing.state
+        if listing.states:
+            argument["states"] = [*listing.states]
         if listing.owner:
             argument["owner"] = listing.owner
-        if listing.before:
-            argument["before"] = (listing.before.created_ms, listing.before.id)
+        if (begin := listing.begin) is not None:
+            argument["before"] = (begin.created_ms, begin.id)
+        if listing.since_ms is not None:
+            argument["since"] = listing.since_ms
+        if listing.text:
+            argument["text"] = listing.sought
+        if listing.attempts > 1:
+            argument["attempts"] = listing.attempts
         packed = pack(argument)
         parts = await asyncio.gather(*(self._link.script("task/list", tag, packed) for tag in HASH_TAGS))
         found = sorted(
-            ((ListCursor(row[0], row[1].decode()), row[2]) for rows, _ in parts for row in rows), reverse=True
+            ((ListCursor(row[0], row[1].decode()), row[2]) for rows, *_ in parts for row in rows), reverse=True
         )
         # A partition that stopped early says nothing of what lies beyond its stop, so the page ends at the newest
         # stop.
-        known_to = max((ListCursor(stop[0], stop[1].decode()) for _, stop in parts if stop), default=None)
+        known_to = max((ListCursor(stop[0], stop[1].decode()) for _, stop, _ in parts if stop), default=None)
         shown: list[ListCursor] = []
         size_bytes = 0
         for cursor, record_bytes in found:
@@ -155,7 +207,10 @@ class Queries:
                 break
             shown.append(cursor)
             size_bytes += record_bytes
-        return Page(await self._tasks(shown, listing), known_to)
+        skipped = [ms for *_, packed in parts for ms in unpack(packed)]
+        if known_to is not None:
+            skipped = [ms for ms in skipped if ms >= known_to.created_ms]
+        return Page(await self._tasks(shown, listing), known_to, len(shown) + len(skipped))
 
     async def _tasks(self, shown: list[ListCursor], listing: Listing) -> list[Task]:
         """The tasks at places of a list, without those that have gone, or do not belong there any more."""
@@ -167,8 +222,4 @@ class Queries:
             for task_id, raw in zip(ids[tag], part, strict=True)
         }
         tasks = (readable_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
-        return [
-            task
-            for task in tasks
-            if task and listing.owner in (None, "", task.owner) and listing.state in (None, task.state)
-        ]
+        return [task for task in tasks if task and listing.takes(task)]

@@ -9,6 +9,7 @@ from shared.store.redis.partitions import NOT_PACKED, to_ms, unpack, unpack_each
 from shared.tasks.end_reason import EndReason
 from shared.tasks.task import (
     DEFAULT_PRIORITY,
+    OPERATOR,
     Actor,
     BatchState,
     Content,
@@ -181,8 +182,8 @@ def new_task(new: NewTask, now_ms: int) -> Task:
 
 
 def _submitted(new: NewTask, now_ms: int) -> Event:
-    end = _end_of(new.state, Reason.SUBMIT, 0)
-    return Event(now_ms, new.state, 1, Actor.CLIENT, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT, end)
+    who, end = Actor.CLIENT.value if new.by is None else OPERATOR, _end_of(new.state, Reason.SUBMIT, 0)
+    return Event(now_ms, new.state, 1, who, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT, end, new.by)
 
 
 def readable_task(task_id: str, raw: bytes) -> Task | None:
@@ -275,6 +276,8 @@ _WHERE_PARTS: Final = 3
 """What a packed content may have beside its kind: its size, its blob, its digest."""
 _PATH: Final = 6
 """Where a packed event has the path to which it brought the task."""
+_OPERATOR: Final = 7
+"""Where it has the operator who caused it: the name, or true if nobody knows it."""
 
 
 class _History(Sequence[Event]):
@@ -318,7 +321,10 @@ class _History(Sequence[Event]):
         reason = _STORED_REASONS.get(number, told)
         text = state.value if status is True else status
         end = _end_of(state, reason, number) if state in _ENDS else None
-        return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason, end)
+        if len(row) <= _OPERATOR:
+            return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason, end)
+        by = "" if row[_OPERATOR] is True else row[_OPERATOR]
+        return Event(self._created_ms + at_ms, state, attempt, OPERATOR, text, path, reason, end, by)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*cast("Sequence[object]", other)]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final, Unpack
 
 from shared.store.arguments import Clock
+from shared.store.audit import Audit
 from shared.store.away_dispatches import AwayDispatches
 from shared.store.batch_steps import BatchSteps
 from shared.store.changes import Changes
@@ -94,6 +95,7 @@ class TaskStore:
         endpoint_names: the endpoints that each backend has.
         eviction: whether Redis deletes tasks when it is full.
         keyed_ids: the ids of what is created with an idempotency key.
+        audit: what operators have done.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class TaskStore:
         self.series = EndpointSeries(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)
+        self.audit = Audit(link, now_ms)
         self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 
@@ -278,14 +281,33 @@ class TaskStore:
         self._note_fenced(outcome)
         return await self._effects.of_release(outcome, attempt, told)
 
-    async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
-        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
-        return await self._effects.of(await self._tasks.cancel(task_id, owner=owner))
+    async def cancel(self, task_id: str, *, owner: str | None = None, by: str | None = None) -> Outcome:
+        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused.
 
-    async def replay(self, task_id: str, *, owner: str | None = None, attempt: int | None = None) -> Outcome:
+        Args:
+            by: the operator who wishes it, empty if nobody knows the name; None: no operator does.
+        """
+        return await self._effects.of(await self._tasks.cancel(task_id, owner=owner, by=by))
+
+    async def replay(
+        self,
+        task_id: str,
+        *,
+        owner: str | None = None,
+        attempt: int | None = None,
+        by: str | None = None,
+        once: str | None = None,
+    ) -> Outcome:
         """Let a failed task begin again at its endpoint, with the body it has; if an *attempt* is given, after that
-        one."""
-        return await self._effects.of(await self._tasks.replay(task_id, owner=owner, attempt=attempt))
+        one.
+
+        Args:
+            by: as of :meth:`cancel`.
+            once: the operation of which the task begins again once only; then it is refused as ``DONE``.
+        """
+        return await self._effects.of(
+            await self._tasks.replay(task_id, owner=owner, attempt=attempt, by=by, once=once)
+        )
 
     async def put_result(
         self,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final, Unpack
 
 from shared.store.arguments import (
@@ -38,11 +39,18 @@ from shared.tasks.outcomes import (
 from shared.tasks.task import Actor, Content, Reason, State, Task
 
 BACKOFF_CAP_S: Final = 600.0
+_MARK_CHARS: Final = 10
+"""Of the digest of an operation's id: among the few that a record keeps, no two are the same by chance."""
 
 
 def record_key(task_id: str) -> str:
     """The key of a task's record, and the channel on which its changes are published."""
     return f"{tag_of(task_id)}t:{task_id}"
+
+
+def mark_of(operation_id: str) -> str:
+    """By which a record knows an operation that has let its task begin again."""
+    return hashlib.sha256(operation_id.encode()).hexdigest()[:_MARK_CHARS]
 
 
 class TaskSteps:
@@ -226,16 +234,39 @@ class TaskSteps:
         step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
         return await self._apply(task_id, step)
 
-    async def cancel(self, task_id: str, *, owner: str | None = None) -> Outcome:
-        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused."""
+    async def cancel(self, task_id: str, *, owner: str | None = None, by: str | None = None) -> Outcome:
+        """End a task at its caller's wish: it is not dispatched any more, and reports for it are refused.
+
+        Args:
+            by: the operator who wishes it, empty if nobody knows the name; None: no operator does.
+        """
         step = report_step({"status": status_texts.CANCELLED, "owner": owner})
         step["to"] = State.CANCELLED
+        if by is not None:
+            step["by"] = by
         return await self._apply(task_id, step)
 
-    async def replay(self, task_id: str, *, owner: str | None = None, attempt: int | None = None) -> Outcome:
+    async def replay(
+        self,
+        task_id: str,
+        *,
+        owner: str | None = None,
+        attempt: int | None = None,
+        by: str | None = None,
+        once: str | None = None,
+    ) -> Outcome:
         """Let a failed task begin again at its endpoint, with the body it has; if an *attempt* is given, only after
-        that one."""
+        that one.
+
+        Args:
+            by: as of :meth:`cancel`.
+            once: the operation of which the task begins again once only, see :func:`mark_of`.
+        """
         step = report_step({"status": State.CREATED.value, "owner": owner, "attempt": attempt})
+        if by is not None:
+            step["by"] = by
+        if once is not None:
+            step["once"] = mark_of(once)
         step["allowed_from"] = (State.FAILED,)
         step["to"] = State.CREATED
         step["revive"] = True

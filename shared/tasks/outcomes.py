@@ -24,6 +24,8 @@ class Refusal(StrEnum):
     RESULTLESS = "resultless"
     BATCH = "batch"
     """It is a batch, which takes no such step."""
+    DONE = "done"
+    """The same operation has taken it with this task before."""
     UNFINISHED = "unfinished"
     """It can be removed only once it has ended."""
 

@@ -58,6 +58,11 @@ class Actor(StrEnum):
     RECONCILER = "reconciler"
 
 
+OPERATOR: Final = "operator"
+"""Whom the history names in place of the client if an operator caused a transition. It is no :class:`Actor` of a
+record: a former version knows none but the three."""
+
+
 # Tuples, since some are made from every reply of Redis: a frozen dataclass takes four times as long.
 class Content(NamedTuple):
     """A stored body or result. It lies inline in Redis, or in Blob Storage if it has a blob's name."""
@@ -123,6 +128,8 @@ class Event(NamedTuple):
     reason: Reason
     end: EndReason | None = None
     """Why the task ended with it; None if it did not, or if an earlier version of the app gave it up."""
+    operator: str | None = None
+    """The operator who caused it, empty if nobody knows the name; None: none did."""
 
 
 class PipelineStep(NamedTuple):
@@ -306,6 +313,8 @@ class NewTask:
     """The batch that it is to be a child of."""
     create_until_ms: int | None = None
     """When it is too late to create it: a child's registration at its batch counts so long."""
+    by: str | None = None
+    """The operator who creates it, empty if nobody knows the name; None: no operator does."""
 
 
 @value

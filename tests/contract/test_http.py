@@ -80,6 +80,7 @@ TAKE_A_BODY = {
     "CreateBatch": ("POST", "v1/batches"),
     "CreateUpload": ("POST", "v1/uploads"),
     "ConfigureQueue": ("PATCH", "v1/queues/v1/test/chunked"),
+    "Bulk": ("POST", "v1/bulk"),
     "CacheConnectorUpsert": ("POST", "CacheConnectorUpsert"),
     "CurrentProcessingUpsert": ("POST", "CurrentProcessingUpsert"),
     "BackendWebhook": ("POST", "BackendWebhook"),

@@ -240,18 +240,18 @@ async def test_after_a_next_step_a_task_is_listed_by_its_creation_and_waits_sinc
         clock.advance(10)
     await store.next_step("t1", status="created")
     clock.advance(5)
-    for listing in (Listing(10), Listing(10, path="/v1/a"), Listing(10, state=State.CREATED), Listing(1)):
+    for listing in (Listing(10), Listing(10, path="/v1/a"), Listing(10, states=[State.CREATED]), Listing(1)):
         assert ids(await all_pages(store, listing)) == ["t3", "t2", "t1", "t0"]
     assert (await store.queries.depths())["/v1/a"] == Depth(created=4, oldest_waiting_ms=45_000)
     for task_id in ("t0", "t2", "t3"):
         await store.cancel(task_id)
     assert (await store.queries.depths())["/v1/a"] == Depth(created=1, cancelled=3, oldest_waiting_ms=5_000)
-    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == ["t1"]
+    assert ids(await all_pages(store, Listing(10, states=[State.CREATED]))) == ["t1"]
     assert [
         [entry.grant.task_id for entry in page] async for page in store.queue_entries("/v1/a", State.CREATED)
     ] == [["t1"]]
     await store.claim("t1", 2)
-    assert ids(await all_pages(store, Listing(10, state=State.CREATED))) == []
+    assert ids(await all_pages(store, Listing(10, states=[State.CREATED]))) == []
     assert (await store.queries.depths())["/v1/a"] == Depth(dispatched=1, cancelled=3)
 
 

@@ -95,7 +95,7 @@ class World:
             members = []
         elif kind == "answers":
             members = [rest]
-        elif name == "asked" or name in ("reconciler", "keyed"):
+        elif name == "asked" or name in ("reconciler", "keyed", "audit", "audited"):
             members = []
         elif kind == "endpoints":
             members = [rest]
@@ -262,10 +262,12 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"sent-on:a{attempt}:{str(token)[:4]}"
 
 
-def _reason(number: int = 0, path: str = "") -> str:
-    told = ("next-step", "release", "replay", "children", "rejected", "unreachable", "timeout", "lease", "publishes")
-    reason = f" {told[number - 1]}" if number else ""
-    return f"{reason} at {path}" if path else reason
+def _reason(number: int = 0, path: str = "", by: str | bool | None = None) -> str:
+    told = ("", "next-step", "release", "replay", "children")
+    reasons = (*told, "rejected", "unreachable", "timeout", "lease", "publishes")
+    reason = f" {reasons[number]}" if number else ""
+    reason = f"{reason} at {path}" if path else reason
+    return reason if by is None else f"{reason} by {by or '?'}"
 
 
 def _absolute(rec: dict[str, Any]) -> dict[str, Any]:
@@ -294,6 +296,7 @@ local read = {
   hash = function(key) return redis.call('HGETALL', key) end,
   list = function(key) return redis.call('LRANGE', key, 0, -1) end,
   set = function(key) return redis.call('SMEMBERS', key) end,
+  stream = function(key) return redis.call('XRANGE', key, '-', '+') end,
 }
 local all = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do

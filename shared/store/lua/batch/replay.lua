@@ -1,7 +1,7 @@
 -- Opens a failed batch again: its failed children are to be replayed, see mark.lua, and then its Then task begins anew.
 --
 -- KEYS[1]  the hash tag of its partition
--- ARGV[1]  packed map: now, id, op, owner (absent: any), after (see batch/upkeep)
+-- ARGV[1]  packed map: now, id, op, owner (absent: any), by (see task/apply), after (see batch/upkeep)
 -- Returns  what batch/report returns; {'state', record} if nothing in it has failed, or it has not ended
 -- @include batch/load_batch
 -- @include batch/save_batch
@@ -17,6 +17,6 @@ if rec.s ~= 'failed' or batch.f == 0 and (not batch.h or batch.h == 'completed')
 local now, shown = now_ms(arg.now), shown_of(batch)
 rec.a, rec.k, rec.y = rec.a + 1, arg.op, nil
 batch.J, batch.P, batch.d, batch.e, batch.h = 'replay', 0, nil, nil, nil
-transition(arg.id, rec, 'running', 'running', now, 'client', 'replay')
+transition(arg.id, rec, 'running', 'running', now, 'client', 'replay', arg.by)
 set_batch_due(arg.id, rec, now, arg)
 return save_batch(arg.id, rec, now, shown, true)

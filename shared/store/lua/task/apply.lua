@@ -22,6 +22,8 @@
 --            token           by what this attempt sends the task on, by which a repetition is known
 --            reason          why, for the history, if the rest does not tell it; of an end that the backbone makes, as
 --                            shared/tasks/end_reason.py has it
+--            by              the operator who caused the step, for the history, or '' if nobody knows the name
+--            once            the mark of an operation that takes this step with the task once only, see record.lua
 --            deferred        true: the deferred end of a pipeline's step takes effect
 --            progress        0 to 1, of this attempt
 --            body, result, checkpoint   {content type, bytes, blob}; with needs_body = true the stored body is used and must
@@ -56,7 +58,8 @@
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'batch', record}                  it is a batch, which takes no such step
---          {'finished' | 'stale' | 'state' | 'slotless' | 'bodiless' | 'resultless', record}   refused: nothing changed
+--          {'finished' | 'stale' | 'state' | 'slotless' | 'bodiless' | 'resultless' | 'done', record}   refused: nothing
+--          changed
 --          A replay is answered as the first time.
 -- @include common/now_ms
 -- @include task/append_event
@@ -75,6 +78,7 @@
 -- @include task/set_status
 -- @include task/terminal
 local PIPELINE_LOST = 'Failed - the next steps of its pipeline were lost.'
+local MOST_MARKS = 8
 -- A combined script has unpacked the map already.
 local arg = type(ARGV[1]) == 'table' and ARGV[1] or cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
@@ -100,6 +104,11 @@ if rec.k == arg.op then
   return { kind, raw, body or false, rec.d or false, ms, slot, false, rec = rec, replay = true }
 end
 if arg.attempt and arg.attempt ~= rec.a then return { 'stale', raw } end
+if arg.once and rec.O then
+  for _, mark in ipairs(rec.O) do
+    if mark == arg.once then return { 'done', raw } end
+  end
+end
 if is_terminal(rec.s) and not (arg.revive and rec.s == 'failed') then
   if (arg.told or arg.to) ~= rec.s then return { 'finished', raw } end
   local is_same = not arg.result or rec.r and rec.r[2] == arg.result[2] and
@@ -183,6 +192,11 @@ end
 if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', task_key('r:' .. id))
+  if arg.once then
+    rec.O = rec.O or {}
+    table.insert(rec.O, 1, arg.once)
+    rec.O[MOST_MARKS + 1] = nil
+  end
   if rec.B then
     local begun = table.concat({ rec.B, id, rec.a + 1, 'created' }, ' ')
     redis.call('ZADD', task_key('ends'), string.format('%d', now), begun)
@@ -219,7 +233,7 @@ if arg.progress then rec.P = arg.progress end
 local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end
 local is_transition = to ~= state or target ~= path or rec.a ~= attempt
-if is_transition then append_event(rec, now, arg.actor, brief, arg.reason, target ~= path and path) end
+if is_transition then append_event(rec, now, arg.actor, brief, arg.reason, target ~= path and path, arg.by) end
 if rec.A and to ~= 'dispatched' then rec.A = nil end
 if is_terminal(to) then
   if rec.E then rec.E = nil end

@@ -3,20 +3,25 @@
 -- the partitions find, a page shows a part; see records.lua.
 --
 -- KEYS[1]  the hash tag of the partition
--- ARGV[1]  packed map: path, state, owner (absent: any), limit, look (how many index entries to read, at most),
---          before {ms, id} (absent: from the newest)
+-- ARGV[1]  packed map: path, states, owner, text (in lower case; in the id, the path or the status text), attempts (at
+--          least) (absent: any), limit, look (how many index entries to read, at most), before {ms, id} (absent: from
+--          the newest), since (ms, absent: to the oldest)
 -- Returns  {{{created ms, id, size of the record in bytes}, …}, {ms, id} of the last entry that was read, or false at
---          the end}. If the owner does not have that entry, all of its millisecond have been read, and the id is empty:
---          a caller is told no id of another's.
+--          the end, {created ms of each entry that the filter skipped, …} packed}. If the last entry was skipped, all of
+--          its millisecond have been read, and the id is empty: a caller is told no id of another's.
 -- @include task/keys
 -- @include task/states
 local CHUNK = 32
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local paths = arg.path and { arg.path } or redis.call('SUNION', task_key('paths'), task_key('ended_paths'))
-local states = { arg.state }
-if not arg.state then states = all_states() end
-if states[1] == 'created' then states[#states + 1] = 'again' end
+local states = arg.states or all_states()
+for _, state in ipairs(states) do
+  if state == 'created' then
+    states[#states + 1] = 'again'
+    break
+  end
+end
 
 local function newer(a, b) return a[1] > b[1] or a[1] == b[1] and a[2] > b[2] end
 
@@ -30,7 +35,7 @@ local function advance(cursor)
       end
       local from = arg.before and arg.before[1] or '+inf'
       cursor.page = redis.call(
-        'ZREVRANGEBYSCORE', cursor.key, from, '-inf', 'WITHSCORES', 'LIMIT', cursor.read, CHUNK)
+        'ZREVRANGEBYSCORE', cursor.key, from, arg.since or '-inf', 'WITHSCORES', 'LIMIT', cursor.read, CHUNK)
       cursor.read, cursor.at, cursor.ended = cursor.read + CHUNK, 1, #cursor.page < 2 * CHUNK
     end
     cursor.head = cursor.page[cursor.at] and { tonumber(cursor.page[cursor.at + 1]), cursor.page[cursor.at] }
@@ -47,27 +52,38 @@ for _, path in ipairs(paths) do
   end
 end
 
--- The size of the record at an index entry; 0 if there is none, or the owner does not have it.
-local function listed_size(id)
-  if not arg.owner then return redis.call('STRLEN', task_key('t:' .. id)) end
-  local raw = redis.call('GET', task_key('t:' .. id))
-  return raw and cmsgpack.unpack(raw).o == arg.owner and #raw or 0
+local function has_text(id, rec)
+  for _, text in ipairs({ id, rec.p, rec.x }) do
+    if type(text) == 'string' and string.find(string.lower(text), arg.text, 1, true) then return true end
+  end
+  return false
 end
 
-local found, looked, last, is_found = {}, 0, nil, false
+-- The size of the record at an index entry; 0 if there is none, or the filter skips it.
+local function listed_size(id)
+  if not (arg.owner or arg.text or arg.attempts) then return redis.call('STRLEN', task_key('t:' .. id)) end
+  local raw = redis.call('GET', task_key('t:' .. id))
+  local is_read, rec = pcall(cmsgpack.unpack, raw or '')
+  -- What somebody else has written is removed later.
+  if not is_read or type(rec) ~= 'table' or type(rec.a) ~= 'number' then return 0 end
+  if arg.owner and rec.o ~= arg.owner or arg.attempts and rec.a < arg.attempts then return 0 end
+  return (not arg.text or has_text(id, rec)) and #raw or 0
+end
+
+local found, skipped, looked, last, is_found = {}, {}, 0, nil, false
 while true do
   local newest
   for _, cursor in ipairs(cursors) do
     if cursor.head and (not newest or newer(cursor.head, newest.head)) then newest = cursor end
   end
-  if not newest then return { found, false } end
+  if not newest then return { found, false, cmsgpack.pack(skipped) } end
   local entry = newest.head
   if looked >= arg.look and (is_found or entry[1] < last[1]) then
-    return { found, { last[1], is_found and last[2] or '' } }
+    return { found, { last[1], is_found and last[2] or '' }, cmsgpack.pack(skipped) }
   end
   local size = listed_size(entry[2])
   looked, last, is_found = looked + 1, entry, size > 0
-  if is_found then found[#found + 1] = { entry[1], entry[2], size } end
-  if #found == arg.limit then return { found, { entry[1], entry[2] } } end
+  if is_found then found[#found + 1] = { entry[1], entry[2], size } else skipped[#skipped + 1] = entry[1] end
+  if #found == arg.limit then return { found, { entry[1], entry[2] }, cmsgpack.pack(skipped) } end
   advance(newest)
 end

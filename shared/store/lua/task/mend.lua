@@ -20,7 +20,8 @@ local TYPES = {
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set',
-  outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash',
+  outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
+  audit = 'stream',
 }
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]

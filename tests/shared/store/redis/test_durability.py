@@ -55,6 +55,8 @@ UNHEARD: Final = {
         ("backend/admit", "backend/note", "queue/note_oldest", "queue/told", "requests/report"), _PASSING
     ),
     **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
+    "audit/read": _READS,
+    "audit/finish": "the action is on record, as one of which nobody knows what came of it",
     "combined/report_ends": _BATCH,
     "task/mend": _UPKEEP,
     "task/watch_clock": _UPKEEP,

@@ -13,10 +13,10 @@ local function then_id(id, nth)
   return table.concat({ hash:sub(1, 8), hash:sub(9, 12), hash:sub(13, 16), hash:sub(17, 20), hash:sub(21, 32) }, '-')
 end
 
-local function transition(id, rec, state, status, now, actor, reason)
+local function transition(id, rec, state, status, now, actor, reason, by)
   if rec.s ~= state then move_record(id, rec, state, rec.p) end
   set_status(rec, status)
-  append_event(rec, now, actor, status, reason)
+  append_event(rec, now, actor, status, reason, nil, by)
 end
 
 local function end_text(batch, texts)

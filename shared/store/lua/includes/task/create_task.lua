@@ -10,7 +10,7 @@ local function create_task(tag, arg, body)
   rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
   -- A child's registration at its batch counts so long. Before it is created later, it has to be registered again.
   if arg['until'] and now > arg['until'] and redis.call('EXISTS', task_key('t:' .. arg.id)) == 0 then return { 'late' } end
-  append_event(rec, now, arg.actor, arg.brief)
+  append_event(rec, now, arg.actor, arg.brief, nil, nil, arg.by)
   local key, stored = task_key('t:' .. arg.id), pack_record(rec)
   local keys = { key, stored }
   if rec.b and not rec.b[3] then keys = { key, stored, task_key('b:' .. arg.id), body } end

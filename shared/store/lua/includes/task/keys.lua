@@ -29,6 +29,7 @@
 --                                    when that was noted, see note_fenced.lua
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
 --   <tag>requests           hash     requests in flight, see requests/report.lua
+--   <tag>audit, <tag>audited         what operators have done, see audit/keys.lua; one partition has it
 --   <tag>keyed              string   the secret of ids for idempotency keys, see keyed/secret.lua; one partition has it
 --
 -- A channel has the name of a record's key, and each change of the record is published on it, see record.lua.

@@ -35,6 +35,7 @@
 --   Y  the name of its pipeline, if that has one
 --   M  the attempts that sent it on to another step, and by what: {{attempt, token}, …}
 --   B  the batch that it is a child of
+--   O  the marks of the last operations that let it begin again, of those that do so once only: {newest, …}
 --   G  what makes it a batch: {N name?, T Then task?: {as asked, name of the pipeline, {path, query, lease in ms}, …},
 --      S true once sealed, n the last place, t children, c completed, f failed, x cancelled, r to be replayed (of these),
 --      K up to which place it was seen that they exist, M up to which that is checked next and Q since when, J what is
