@@ -14,7 +14,7 @@ import pytest
 
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
-from local.stack import NO_TLS, Stack
+from local.stack import NO_TLS, ROOT, Stack
 from shared.settings import Settings
 from tests.contract.test_owners_by_route import ROUTES
 from tests.contract.v1_support import ISO_TIME, assert_problem, keep, new_path, report, submit, task_of
@@ -336,6 +336,16 @@ def test_the_gateway_s_operator_does_what_its_roles_may(app: httpx.Client, name:
     assert (response.status_code != 403) == may
     if not may and method != "HEAD":
         assert_problem(response, 403, "role-missing")
+
+
+@pytest.mark.contract("B20.7")
+def test_the_gateway_of_this_repository_has_every_operation_that_has_a_role() -> None:
+    apis = json.loads((ROOT / "infra" / "apim" / "apis.json").read_text())["apis"]
+    [offered] = [api["operations"] for api in apis if api["name"] == "operators"]
+    assert {operation["name"] for operation in offered} == {name for name, role in NEEDED.items() if role}
+    for operation in offered:
+        method, path = ROUTES[operation["name"]]
+        assert (operation["method"], operation["urlTemplate"].replace("/*", "/{path}")) == (method, path)
 
 
 @pytest.mark.contract("B20.8")

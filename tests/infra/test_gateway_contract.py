@@ -165,7 +165,7 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert {task, theirs} <= {one["TaskId"] for one in listed.json()["Tasks"]}
     batch = gate.call("operators/CreateBatch", operator).json()["TaskId"]
     assert gate.call("operators/SealBatch", operator, task=batch).status_code == 200
-    for name in ("ListBatches", "AllQueueDepths", "ListRequests", "Health", "HeadHealth"):
+    for name in ("ListBatches", "AllQueueDepths", "ListRequests", "GetSeries", "GetMetrics", "Health", "HeadHealth"):
         assert gate.call(f"operators/{name}", operator).status_code == 200
     assert gate.call("operators/QueueDepths", operator, rest=gate.endpoint).status_code == 200
     changed = gate.call("operators/ConfigureQueue", operator, rest=gate.endpoint, json={"Draining": False})

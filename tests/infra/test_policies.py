@@ -340,11 +340,6 @@ def test_the_operations_are_those_of_the_document() -> None:
     assert len(names) == len(set(names))
 
 
-def test_operators_get_every_operation_that_has_a_role() -> None:
-    given = {operation["name"] for api, operation in _operations() if api["name"] == "operators"}
-    assert given == {name for name, role in roles_of_the_page().items() if role}
-
-
 def test_the_page_says_of_every_operation_who_gets_it() -> None:
     page = (ROOT / "docs" / "gateway.md").read_text()
     table = page.partition("## Who gets which operation")[2].partition("\n## ")[0]
