@@ -13,7 +13,7 @@ from typing import Final
 
 import azure.functions as func
 
-from shared import telemetry
+from shared import step_counts, telemetry
 from shared.bodies import BlobsUnavailable
 from shared.dispatch.removal import remove_with_blobs
 from shared.services import Services, ServicesByLoop
@@ -94,6 +94,7 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             dispatcher.dispatch_granted(swept.granted)
             for applied in swept.applied:
                 telemetry.setback(applied.task, applied.task.status)
+                step_counts.silence(applied)
             # Completions of the same moment share a request, so no transition waits for another's.
             consequences += [services.run_beside(_follow(services, applied)) for applied in swept.applied]
             if swept.unpublished:
@@ -145,6 +146,7 @@ async def _maintain(services: Services, path: str, consequences: list[asyncio.Ta
         services.dispatcher.dispatch_granted(change.granted)
         for applied in change.applied:
             telemetry.setback(applied.task, applied.task.status)
+            step_counts.silence(applied)
             consequences.append(services.run_beside(_follow(services, applied)))
         if change.unclaimed:
             consequences.append(services.run_beside(services.dispatcher.begin_again(change.unclaimed)))

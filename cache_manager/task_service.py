@@ -17,7 +17,7 @@ from cache_manager.operation_outcomes import (
     UpsertOutcome,
 )
 from cache_manager.schemas import Heartbeat, TaskHeartbeat, TaskRelease, TaskUpsert
-from shared import telemetry
+from shared import step_counts, telemetry
 from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.dispatch.registry import Endpoint, UnknownBackend
 from shared.http.legacy_json import LEGACY_CONTENT_TYPE
@@ -416,10 +416,10 @@ class TaskService:
         return await self.services.bodies.put(task_id, content_type, data, encoding)
 
     async def _take_told(self, outcome: Outcome) -> None:
+        step_counts.report(outcome)
         if self.told is None or outcome.task is None or not outcome.task.dispatch_requested:
             return
-        origin = outcome.origin if isinstance(outcome, Applied) else None
-        await self.services.dispatcher.take_told((origin or outcome.task).path, self.told)
+        await self.services.dispatcher.take_told(outcome.path, self.told)
 
     async def after_put(self, content: Content | None, outcome: Outcome) -> Outcome:
         """Do what follows from a step that was to keep the *content*, which was stored for it."""

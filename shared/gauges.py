@@ -89,9 +89,12 @@ OLDEST_WAITING: Final = Gauge(
     "tasks.oldest_waiting_seconds", "s", "How long the oldest waiting task of a path has waited."
 )
 OLDEST_WAIT: Final = Gauge("queue.oldest_wait_s", "s", "How long the oldest task has waited in the queue.")
+WAITING: Final = Gauge("queue.waiting", "{task}", "How many tasks wait in the queue for a slot.")
 IN_FLIGHT: Final = Gauge("queue.in_flight", "{task}", "How many tasks hold a slot of the queue.")
 SLOTS: Final = Gauge("queue.slots", "{task}", "How many tasks the backend is known to hold at a time.")
 LIMIT: Final = Gauge("queue.limit", "{task}", "How many tasks the backend is given at most, if that is limited.")
 PAUSED: Final = Gauge("queue.paused", "1", "1 if the queue is paused, 0 if it is not.")
+UNAVAILABLE: Final = Gauge("health.unavailable", "1", "1 if the app's health is unavailable, 0 if it is not.")
+"""No reason to send all other metrics too, so it leaves with the next export."""
 REQUESTS: Final = Gauge("requests.current", "{request}", "Requests in flight, as the model services report.")
-ALL: Final = (DEPTH, OLDEST_WAITING, OLDEST_WAIT, IN_FLIGHT, SLOTS, LIMIT, PAUSED, REQUESTS)
+ALL: Final = (DEPTH, OLDEST_WAITING, OLDEST_WAIT, WAITING, IN_FLIGHT, SLOTS, LIMIT, PAUSED, REQUESTS)

@@ -23,7 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared import conventions, gauges, telemetry_export
+from shared import conventions, gauges, step_counts, telemetry_export
 from shared.settings import Settings, TelemetryEvents
 from shared.tasks.ending import ending_of
 from shared.tasks.task import Task
@@ -143,6 +143,7 @@ def transition(task: Task, late_ms: int = 0) -> None:
         late_ms: how long ago the end was reported that takes effect now.
     """
     if _is_sent:
+        step_counts.transition(task)
         trace.get_current_span().set_attribute(TASK_ID, task.id)
     if _events == "none" or (_events == "ends" and not task.state.is_terminal):
         return

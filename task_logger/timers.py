@@ -18,13 +18,17 @@ log = logging.getLogger("task_backbone")
 RUNS_PER_ZERO: Final = 10
 """A number that stays 0 is reported by one run of so many: five minutes of ``TaskQueueLogger``. Telemetry is paid by
 its size, also while the app is idle."""
+RUNS_PER_AVAILABLE: Final = 4
+"""That the app is available is reported by one run of so many: two minutes, so that its silence is soon noticed."""
+PROBE_TIMEOUT_S: Final = 3.0
+"""As long as health waits for Redis."""
 QUEUES_AT_ONCE: Final = 50
 """How many queues a timer reads at a time: other calls go between."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
     waiting, working = _Depths(services, open_only=True), _Depths(services)
-    queues = _Queues(services)
+    queues, availability = _Queues(services), _Availability(services)
 
     async def report_waiting() -> None:
         depths = await waiting.read()
@@ -49,6 +53,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         await queues.report(working, (path for path, depth in depths.items() if not depth.is_open))
 
     async def task_queue_logger(timer: func.TimerRequest) -> None:
+        await availability.report()
         await _sent(report_waiting)
 
     async def task_process_logger(timer: func.TimerRequest) -> None:
@@ -70,6 +75,32 @@ async def _sent(report: Callable[[], Awaitable[None]]) -> None:
         # The other telemetry that waits to be sent tells of the outage.
         log.warning("the queue depths could not be read, and will be: %s", error)
     await asyncio.to_thread(telemetry.flush)
+
+
+class _Availability:
+    """Whether the app is available, as ``GET v1/health`` says it."""
+
+    def __init__(self, services: ServicesByLoop) -> None:
+        self._services = services
+        self._runs = 0
+        """For how many runs it has been."""
+
+    async def report(self) -> None:
+        if not await self._is_available():
+            self._runs = 0
+            gauges.UNAVAILABLE.set(1)
+            return
+        if self._runs % RUNS_PER_AVAILABLE == 0:
+            gauges.UNAVAILABLE.set(0)
+        self._runs += 1
+
+    async def _is_available(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._services.current().store.ping()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
 
 
 class _Depths:
@@ -151,6 +182,7 @@ class _Queues:
 
 def _report(timer: _Depths, path: str, status: QueueStatus) -> None:
     for gauge, number in (
+        (gauges.WAITING, status.waiting),
         (gauges.IN_FLIGHT, status.holding),
         (gauges.SLOTS, status.slots),
         (gauges.LIMIT, status.limit),

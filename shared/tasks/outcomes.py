@@ -177,6 +177,11 @@ class Applied:
     def is_transition(self) -> bool:
         return self.origin is not None
 
+    @property
+    def path(self) -> str:
+        """The endpoint path at which the task was when the step began."""
+        return (self.origin or self.task).path
+
 
 @value
 class Unacknowledged(Applied):
@@ -198,6 +203,11 @@ class Refused:
     reason: Refusal
     task: Task | None
     granted: Sequence[Granted] = ()
+
+    @property
+    def path(self) -> str:
+        """The endpoint path of the task; empty if it is unknown."""
+        return self.task.path if self.task else ""
 
 
 Outcome = Applied | Refused

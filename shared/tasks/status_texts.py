@@ -45,6 +45,11 @@ NO_SUCH_ENDPOINT: Final = "Failed - the backend answers 404 at this path, and se
 _HOUR_S: Final = 3600
 
 
+def tells_silence(status: str) -> bool:
+    """Whether the app ended an attempt with this text because nothing was heard of it."""
+    return _SILENCE in status
+
+
 def backend(reason: str) -> str:
     return f"the backend {reason}"
 

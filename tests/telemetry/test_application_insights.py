@@ -237,6 +237,9 @@ def test_the_gauges_show_the_counts_in_redis(observed: Observed, backend: Script
         "queue.slots",
         "queue.limit",
         "queue.paused",
+        "queue.waiting",
+        "health.unavailable",
+        "tasks.steps",
     }
     observed.backbone.complete(task_ids[3])
 
