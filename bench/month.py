@@ -70,6 +70,10 @@ PRICES = {
     "private endpoint": Price(0.01 * HOURS, "month, and 0.01 a GB", SEEN),
     "private DNS zone": Price(0.50, "month", SEEN),
     "telemetry": Price(TELEMETRY_GB, "GB", SEEN),
+    "alert rule, PT1M": Price(3.00, "month, evaluated every minute", REMEMBERED),
+    "alert rule, PT5M": Price(1.50, "month, every 5 minutes", REMEMBERED),
+    "alert rule, PT10M": Price(1.00, "month, every 10 minutes", REMEMBERED),
+    "alert rule, PT15M": Price(0.50, "month, every 15 minutes", REMEMBERED),
     "function app, on demand": Price(GB_SECOND, "GB and second", FLEX_SEEN),
     "function app, always ready": Price(0.000004, "GB and second", FLEX_SEEN),
     "function app, always ready and at work": Price(0.000016, "GB and second", FLEX_SEEN),
@@ -105,10 +109,12 @@ FREE = {
     "Microsoft.Authorization/roleAssignments",
     "Microsoft.Cache/redisEnterprise/databases",
     "Microsoft.Cache/redisEnterprise/databases/accessPolicyAssignments",
+    "Microsoft.Insights/actionGroups",  # a thousand mails a month
     "Microsoft.Insights/components",
     "Microsoft.Insights/dataCollectionRuleAssociations",
     "Microsoft.Insights/dataCollectionRules",
     "Microsoft.Insights/diagnosticSettings",
+    "Microsoft.Insights/workbooks",
     "Microsoft.ManagedIdentity/userAssignedIdentities",
     "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials",
     "Microsoft.Network/networkSecurityGroups",
@@ -299,6 +305,9 @@ _PRICED: dict[str, Callable[[dict[str, Any]], list[Line]]] = {
     "Microsoft.Cache/redisEnterprise": _redis,
     "Microsoft.ContainerRegistry/registries": _registry,
     "Microsoft.ContainerService/managedClusters": _cluster,
+    "Microsoft.Insights/scheduledQueryRules": lambda rule: [
+        Line("alert rules", "", PRICES[f"alert rule, {rule['properties']['evaluationFrequency']}"].dollars)
+    ],
     "Microsoft.Network/privateDnsZones": lambda _: [
         Line("private DNS zones", "", PRICES["private DNS zone"].dollars)
     ],

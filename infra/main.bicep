@@ -39,6 +39,12 @@ param publisherEmail string
 @minLength(1)
 param publisherName string = 'Task backbone'
 
+@description('Who is told of alerts, by e-mail. Empty: nobody, and there are no alerts.')
+param alertEmail string = ''
+
+@description('Address of docs/monitoring.md, with the runbooks, as those on call can open it. Alerts name it.')
+param runbooks string = 'docs/monitoring.md'
+
 @description('Tenant of the application that secures the webhook with Entra ID. Empty: the webhook has a key.')
 param webhookTenantId string = ''
 
@@ -69,6 +75,7 @@ var tags = {
 var names = {
   workspace: 'log-${token}'
   insights: 'appi-${token}'
+  onCall: 'ag-${token}'
   hostStorage: 'sthost${token}'
   bodiesStorage: 'stbody${token}'
   bodiesContainer: 'task-backbone'
@@ -145,6 +152,43 @@ module monitoring 'modules/monitoring.bicep' = {
     retentionDays: size.telemetryDays
     dailyGb: size.telemetryGbADay
   }
+}
+
+module workbook 'monitor/workbook.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    insightsName: names.insights
+  }
+  dependsOn: [
+    monitoring
+  ]
+}
+
+module alerts 'monitor/alerts.bicep' = if (!empty(alertEmail)) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    insightsName: names.insights
+    groupName: names.onCall
+    token: token
+    email: alertEmail
+    runbooks: runbooks
+    isAlwaysAwake: size.app.alwaysReady > 0
+    leases: concat(
+      [{ prefix: '', leaseS: lifetimes.leaseS }],
+      map(
+        filter(list.services, service => contains(service, 'lease_s')),
+        service => { prefix: service.path, leaseS: service.lease_s }
+      )
+    )
+    thresholds: size.alerts
+  }
+  dependsOn: [
+    monitoring
+  ]
 }
 
 module identities 'modules/identities.bicep' = {

@@ -87,6 +87,51 @@ type ClusterSize = {
 }
 
 @export()
+@description('When each alert fires (docs/monitoring.md).')
+type Thresholds = {
+  @description('The oldest task of an endpoint has waited for longer than this, for ten minutes. In seconds.')
+  @minValue(1)
+  longestWaitS: int
+
+  @description('More than so many per cent of the tasks that ended within 15 minutes have failed,')
+  @minValue(0)
+  @maxValue(99)
+  failedPercent: int
+
+  @description('and so many or more.')
+  @minValue(1)
+  failedTasks: int
+
+  @description('Nothing ends or is dispatched for the longer of this, in seconds, up to a day,')
+  @minValue(600)
+  @maxValue(86400)
+  stillS: int
+
+  @description('and of so many leases.')
+  @minValue(1)
+  stillLeases: int
+
+  @description('The app is unavailable in so many of five minutes.')
+  @minValue(1)
+  @maxValue(5)
+  unavailableMinutes: int
+
+  @description('The app sends nothing for so many minutes. It sends something every five.')
+  silentMinutes: 10 | 15 | 30
+
+  @description('More attempts end without a word than so many per cent of what was dispatched within an hour.')
+  @minValue(0)
+  silentPercent: int
+
+  @description('More dispatches within an hour than so many a task.')
+  @minValue(1)
+  dispatchesPerTask: int
+
+  @description('An endpoint has as many tasks as its limit, and more and more wait, for so many minutes.')
+  fullMinutes: 30 | 45 | 60
+}
+
+@export()
 @description('A size of the whole deployment.')
 type Preset = {
   @description('Whether the services are spread over availability zones, and data is kept in three of them.')
@@ -118,6 +163,8 @@ type Preset = {
 
   @description('GB of telemetry that the workspace takes a day; -1: any number. Over it, no telemetry is kept that day.')
   telemetryGbADay: int
+
+  alerts: Thresholds
 }
 
 var days = 86400
@@ -130,6 +177,19 @@ var lifetimes Lifetimes = {
   batchIdleS: days
   uploadS: days
   retentionS: 7 * days
+}
+
+var alerts Thresholds = {
+  longestWaitS: 900
+  failedPercent: 5
+  failedTasks: 5
+  stillS: 1800
+  stillLeases: 3
+  unavailableMinutes: 3
+  silentMinutes: 10
+  silentPercent: 5
+  dispatchesPerTask: 3
+  fullMinutes: 30
 }
 
 @export()
@@ -165,6 +225,7 @@ var presets {
     }
     telemetryDays: 30
     telemetryGbADay: 1
+    alerts: alerts
   }
   prod: {
     isZoned: true
@@ -193,5 +254,6 @@ var presets {
     }
     telemetryDays: 90
     telemetryGbADay: -1
+    alerts: alerts
   }
 }
