@@ -92,9 +92,9 @@ COMMANDS = {
     ),
     "judges": (
         "",
-        "lint docs/openapi.json, and try the clients that generators make of it",
+        "lint docs/openapi.json, try the clients that generators make of it, judge alerts and dashboards",
         """
-  What this needs on top goes into .local/judges, once: 300 MB. It takes two to four minutes.
+  What this needs on top goes into .local/judges, once: 450 MB. It takes four to eight minutes.
 """,
     ),
     "browser": (

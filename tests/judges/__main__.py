@@ -1,5 +1,6 @@
 """``python -m tests.judges``: lints ``docs/openapi.json``, and generates clients from it, checks their types and runs
-them against the stack. Everything it needs goes into ``.local/judges``."""
+them against the stack; reads and runs the queries, alerts and dashboards of ``infra/monitor``. Everything it needs
+goes into ``.local/judges``."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ from pathlib import Path
 from local.azurite import find_node, install_npm_package
 from local.processes import LocalStackError
 from local.stack import ROOT, Stack
+from tests.judges.monitor import queries
+from tests.judges.monitor.recorded import BRIEF, record
+from tests.judges.monitor.tables import SCHEMA
 from tests.scripted_backend import Answer, Call, ScriptedBackend
 
 HERE = Path(__file__).resolve().parent
@@ -66,6 +70,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     judges = [("redocly", redocly), ("spectral", spectral), ("TypeScript", typescript), ("Python", python)]
+    judges += [("Kusto", kusto), ("monitor", monitor)]
     for name, judge in judges:
         judged += 1
         try:
@@ -156,6 +161,30 @@ def python(_: Path) -> None:
     settings = {"typeCheckingMode": "standard", "pythonVersion": "3.11", "reportInvalidTypeForm": False}
     (clients / "pyrightconfig.json").write_text(json.dumps(settings))
     call([sys.executable, "-m", "basedpyright", "-p", str(clients), "--pythonpath", str(PYTHON), str(clients)])
+
+
+def kusto(node: Path) -> None:
+    """Have Microsoft's parser read each query that is shipped, with the tables of Application Insights."""
+    asked = [{"name": each.name, "text": each.filled(BRIEF, uuid.uuid4().hex)} for each in queries.everything()]
+    # It has to know a mistake when it sees one.
+    bad = {"name": "bad", "text": "customMetrics | where nmae == 1 | summarise count()"}
+    file = INSTALLED / "queries.json"
+    for each, is_good in (([bad], False), (asked, True)):
+        file.write_text(json.dumps({"schema": SCHEMA, "queries": each}))
+        found = json.loads(call([str(node), str(HERE / "monitor" / "kusto.mjs"), str(file)]))
+        if bool(found) == is_good:
+            raise Failure("\n".join(f"{each['name']}: {each['message']} ({each['at']})" for each in found) or "blind")
+    say(f"{len(asked)} queries are Kusto's")
+
+
+def monitor(_: Path) -> None:
+    """Record what the app sends, run each query on that, each alert through days and faults, read the dashboards."""
+    recorded = INSTALLED / "recorded.json"
+    with tempfile.TemporaryDirectory(prefix="judges-") as directory:
+        record(Path(directory), recorded)
+    for judge in ("judge", "dashboards"):
+        command = [str(PYTHON), "-m", f"tests.judges.monitor.{judge}", str(recorded)]
+        say(call(command, {"PYTHONPATH": str(ROOT)}).rstrip())
 
 
 def run_all(node: Path) -> tuple[int, int]:
