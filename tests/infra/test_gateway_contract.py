@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -170,6 +171,12 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert gate.call("operators/QueueDepths", operator, rest=gate.endpoint).status_code == 200
     changed = gate.call("operators/ConfigureQueue", operator, rest=gate.endpoint, json={"Draining": False})
     assert changed.json()["Draining"] is False
+    written = gate.call("operators/GetAudit", operator).json()["Entries"]
+    assert (named["Name"], gate.endpoint) in [(entry["Operator"], entry["Target"]) for entry in written]
+    bulk = {"Action": "replay", "Path": gate.endpoint, "OperationId": str(uuid4()), "DryRun": True}
+    bulk["CreatedBefore"] = submitted.json()["CreatedAt"]
+    counted = gate.call("operators/Bulk", operator, json=bulk)
+    assert counted.status_code == 200, counted.text
     upload = gate.call("operators/CreateUpload", operator, json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 
