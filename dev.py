@@ -26,6 +26,7 @@ SDK = os.path.join("sdk", "pyproject.toml")  # which requirements-dev.txt instal
 ON_TOP = {  # of them, for some commands
     "bench": "requirements-bench.txt",
     "browser": "requirements-browser.txt",
+    "screenshots": "requirements-browser.txt",
 }
 OLDEST = (3, 11)
 TO_FETCH_MB, ON_DISK_GB = 225, 0.9  # about, of requirements-dev.txt
@@ -106,6 +107,7 @@ COMMANDS = {
   The browser is Debian's Chromium: it is installed where this is root, and the tests are skipped where there is none.
 """,
     ),
+    "screenshots": ("", "take the pictures of the console that the pages show, in docs/images", ""),
     "infra": (
         "[ARGUMENTS]",
         "judge what goes to Azure: Bicep, policies, the chart, workflows and scripts",
@@ -217,6 +219,7 @@ def main():
         "judges": "tests.judges",
         "bench": "bench",
         "browser": "tests.browser",
+        "screenshots": "tests.browser.screenshots",
         "infra": "tests.infra",
         "sdk": "tests.sdk",
         "r": "tests.r",

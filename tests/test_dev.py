@@ -89,6 +89,7 @@ COMMANDS = (
     "bench",
     "judges",
     "browser",
+    "screenshots",
     "sdk",
     "ai4e",
     "examples",

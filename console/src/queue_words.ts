@@ -1,6 +1,6 @@
 /** What state an endpoint's queue and its service are in, in words. */
 
-import { lately, shownMinute, shownTime } from "./clock";
+import { lately, shownTime } from "./clock";
 import { visible } from "./format";
 import type { Queue, Series } from "./shapes";
 
@@ -15,7 +15,7 @@ export function serviceWords(queue: Queue): Words {
   const isDown = backend ? backend.State === "down" : queue.Outage !== null;
   if (backend?.State === "unregistered") return { text: "not registered", level: "bad" };
   if (isDown) {
-    const until = backend?.Until && Date.parse(backend.Until) > lately.value ? ` until ${shownMinute(backend.Until)}` : "";
+    const until = backend?.Until && Date.parse(backend.Until) > lately.value ? ` until ${shownTime(backend.Until)}` : "";
     const since = !until && queue.Outage ? ` since ${shownTime(queue.Outage.Since)}` : "";
     return { text: `down${until}${since}`, level: "bad" };
   }

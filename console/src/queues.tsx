@@ -206,7 +206,7 @@ function HealthLine() {
   return (
     <div class="attention" role="status">
       <strong>The app is {found.Status}.</strong>{" "}
-      {wrong.map(([name, state]) => `${name.replace(/(?<=[a-z])(?=[A-Z])/g, " ")} is ${state}`).join(", ")}
+      {wrong.map(([name, state]) => `${name.replace(/(?<=[a-z])(?=[A-Z])/g, " ")}: ${state}`).join(", ")}
     </div>
   );
 }

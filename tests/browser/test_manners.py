@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from local.stack import Stack
 from tests.browser.conftest import OpenTab
 from tests.browser.tab import Tab
-from tests.browser.world import World, fill, report, state, submit
+from tests.browser.world import DONE, World, fill, report, state, submit
 from tests.scripted_backend import ScriptedBackend
 from tests.waiting import eventually
 
@@ -44,6 +45,12 @@ def test_an_address_shows_the_same_to_somebody_else(open_tab: OpenTab, house: St
     other = open_tab(key=house.console_keys["read"], to=f"/tasks?path={world.held}&status=cancelled")
     other.row(world.cancelled[:8]).wait_for()
     assert other.page.locator("tbody tr").count() == 1
+
+
+def test_a_text_is_looked_for_and_the_page_says_in_how_many(tab: Tab, world: World) -> None:
+    tab.go("tasks", path=world.path, q="5 things")
+    tab.row(DONE.removeprefix("completed - ")).wait_for()
+    assert re.search(r"\d+ tasks?, of [\d,]+ tasks? looked at", tab.page.locator(".news").inner_text())
 
 
 def test_nothing_moves_under_the_mouse(tab: Tab, app: httpx.Client, world: World) -> None:

@@ -59,6 +59,12 @@ def test_one_queue_has_its_figures_and_why_tasks_failed(
     row = reasons.locator("tbody tr", has_text="The body must be image/png.")
     row.get_by_text("2").first.wait_for()
     assert reasons.locator("tbody tr").count() == 1
+    for title in ("Throughput", "Waiting and at work", "Wait before the first dispatch", "Run"):
+        tab.page.get_by_role("heading", name=title).first.wait_for()
+    assert tab.page.locator("canvas").count() == 4
+    tab.button("7 days").click()
+    tab.page.get_by_text("Throughput, tasks 10 minutes").wait_for()
+    assert "range=7d" in tab.page.url
 
 
 def test_a_task_that_waits_tells_its_place_and_a_running_one_grows(tab: Tab, app: httpx.Client, world: World) -> None:

@@ -119,6 +119,10 @@ def test_behind_a_gateway_on_another_path_nothing_is_asked_for(
         tab.button(f"Pause {world.path}").click()
         tab.page.get_by_role("dialog").get_by_role("button", name="Pause").click()
         tab.button(f"Resume {world.path}").wait_for()
+        tab.go("audit")
+        assert "ada@example.org" in tab.row(world.path, "Audit").inner_text()
+        tab.go("queues")
+        tab.row(world.path).get_by_text("paused, set by ada@example.org").wait_for()
         assert {path.split("/")[1:3] == ["ops", "backbone"] for _, path in between.asked} == {True}
 
 
