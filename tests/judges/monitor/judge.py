@@ -93,6 +93,10 @@ class Recording:
                 total(rows, "reason", "ended") == {"completed": 2, "rejected": 1, "cancelled": 1, "lease": 1}
             ),
             "docs/telemetry.md 5": lambda rows: len(rows) == len(transitions),
+            "docs/telemetry.md 6": lambda rows: (
+                [next(action for action in ("cancel", "pause") if action in str(row)) for row in rows]
+                == ["pause", "cancel"]
+            ),
             "leases-end": lambda rows: (
                 [(row["path"], row["silent"]) for row in rows] == [(self.brief, brief["silent"])]
             ),
