@@ -190,7 +190,7 @@ export function Table<T>(props: {
   const rows = arranged(sorted(props.rows, props.columns, sort), props.rowKey, isHeld.value ? order.current : null);
   order.current = rows.map(props.rowKey);
   // The first rows are drawn before the others: a slow computer takes seconds for hundreds.
-  const most = useSignal(40);
+  const most = useSignal(15);
   useEffect(() => void (most.value = Number.POSITIVE_INFINITY), []);
   const { selection } = props;
   const keys = order.current;
