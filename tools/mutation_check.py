@@ -1510,6 +1510,13 @@ MUTATIONS = [
         SIGNAL_TESTS,
     ),
     Mutation(
+        "telemetry: a bound of the paths that are counted apart",
+        "shared/step_counts.py",
+        "if len(_paths) < PATHS_LIMIT:",
+        "if True:",
+        ("tests/contract/test_telemetry_steps.py",),
+    ),
+    Mutation(
         "telemetry: what is no task's id is not taken for one",
         "shared/http/functions.py",
         "if is_task_id(task_id) else nullcontext()",

@@ -33,6 +33,8 @@ GENERATED = INSTALLED / "clients" / "generated"
 OLDEST_NODE_MAJOR = 22
 """Some of the generators need it."""
 COMMAND_TIMEOUT_S = 300.0
+DAYS_TIMEOUT_S = 1800.0
+"""For a judge that asks some thousand queries: a minute, where nothing else runs."""
 
 
 class Failure(Exception):
@@ -184,7 +186,7 @@ def monitor(_: Path) -> None:
         record(Path(directory), recorded)
     for judge in ("judge", "dashboards"):
         command = [str(PYTHON), "-m", f"tests.judges.monitor.{judge}", str(recorded)]
-        say(call(command, {"PYTHONPATH": str(ROOT)}).rstrip())
+        say(call(command, {"PYTHONPATH": str(ROOT)}, DAYS_TIMEOUT_S).rstrip())
 
 
 def run_all(node: Path) -> tuple[int, int]:
@@ -243,7 +245,9 @@ def tool(node: Path, name: str, *arguments: str) -> str:
     return call([str(program), *arguments], {"PATH": path, "REDOCLY_TELEMETRY": "off", "DO_NOT_TRACK": "1"})
 
 
-def call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def call(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, timeout_s: float = COMMAND_TIMEOUT_S
+) -> str:
     try:
         done = subprocess.run(
             command,
@@ -253,11 +257,11 @@ def call(command: Sequence[str], environment: Mapping[str, str] | None = None) -
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failure(f"{Path(command[0]).name} took over {COMMAND_TIMEOUT_S:g} s") from None
+        raise Failure(f"{Path(command[0]).name} took over {timeout_s:g} s") from None
     if done.returncode != 0:
         raise Failure(f"{Path(command[0]).name} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout

@@ -144,9 +144,8 @@ def names(rows: Found) -> set[str]:
     return {row["name"] for row in rows}
 
 
-def fired(app: day.App, alert: queries.Alert) -> list[tuple[datetime, Any]]:
-    """When the alert fired, and for which endpoint."""
-    insights = Insights(app.rows)
+def fired(app: day.App, insights: Insights, alert: queries.Alert) -> list[tuple[datetime, Any]]:
+    """When the alert fired, and for which endpoint, with what the app has sent in *insights*."""
     window = timedelta(seconds=alert.window_s)
     return [
         (at, row.get("path", ""))
@@ -160,13 +159,15 @@ def problems_of_days(shapes: dict[str, Row]) -> Iterable[str]:
     if {fault.alert for fault in day.FAULTS} != {*alerts}:
         yield f"there is a fault for {sorted({fault.alert for fault in day.FAULTS})}, and not for each alert"
     healthy = day.healthy(shapes)
+    sent = Insights(healthy.rows)
     for alert in alerts.values():
-        if found := fired(healthy, alert):
+        if found := fired(healthy, sent, alert):
             yield f"{alert.name}: it fires on a healthy day, first {found[0]}, {len(found)} times"
     begun = (day.MIDNIGHT + timedelta(seconds=day.FAULT_S)).replace(tzinfo=None)
     for fault in day.FAULTS:
         alert = alerts[fault.alert]
-        found = fired(day.injected(shapes, fault), alert)
+        app = day.injected(shapes, fault)
+        found = fired(app, Insights(app.rows), alert)
         early = [each for each in found if each[0] <= begun]
         times = [at for at, path in found if path == fault.path and at > begun]
         latest = begun + timedelta(seconds=fault.grows_s + alert.window_s + PATIENCE_S)
