@@ -118,7 +118,7 @@ class _Row:
         try:
             state = unpack(packed or b"")
             tallies = state.get("M", "").encode(errors="surrogateescape")
-            minute = int(state.get("R") or state["t"] // MINUTE_MS)
+            minute = int(state["t"] // MINUTE_MS)
             gauges = int(state["w"]), int(state["h"]), int(state["l"]), int(state.get("S", 0))
         except _NO_ROW:
             return None

@@ -62,7 +62,7 @@ async def test_the_rows_of_a_path_take_a_bounded_room_whatever_happens(
         clock.advance(60 * minutes)
         state = unpack(client.get(state_key()) or b"")
         client.set(
-            state_key(), msgpack.packb({**state, "M": everything, "R": clock() // MINUTE_MS - 1}, use_bin_type=False)
+            state_key(), msgpack.packb({**state, "M": everything, "t": clock() - MINUTE_MS}, use_bin_type=False)
         )
         await queues.configure(PATH, {"limit": chance.randrange(1, 100)})
 

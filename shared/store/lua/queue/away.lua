@@ -20,7 +20,7 @@
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
-if held then count(string.char(RETRY)) end
+if held then count(RETRY) end
 local what = 'away'
 if arg.elsewhere and not queue.C then
   what = 'misdirected'

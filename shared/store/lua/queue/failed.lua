@@ -12,7 +12,7 @@
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
-if held then count(string.char(RETRY)) end
+if held then count(RETRY) end
 if queue.O then end_failures(queue) end -- it answers
 queue.j = nil
 if held and (queue.o or 0) <= queue_now then

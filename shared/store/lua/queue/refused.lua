@@ -23,7 +23,7 @@ local is_late = queue.Q and queue.Q[arg.entry] and not queue.B
 -- Also if another entry got this one's slot: that one is the probe, or was a moment ago.
 local refuses_probe = is_probe or (queue.a or 0) > queue_now or queue.B and (queue.p or queue.Q)
 local held = remove_entry(queue, arg.entry, arg.owner)
-if held then count(string.char(RETRY)) end
+if held then count(RETRY) end
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 if queue.d then end_failures(queue) end
 queue.j = nil

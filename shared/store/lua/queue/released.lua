@@ -15,7 +15,7 @@
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 local held = remove_entry(queue, arg.entry, arg.owner)
-if held then count(string.char(RETRY)) end
+if held then count(RETRY) end
 wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
 if arg.told then
   note_told_slots(unpack(arg.told))

@@ -85,7 +85,7 @@ end
 
 -- Of a queue's state, whose fields queue/state.lua has; others are of a later version.
 local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table', M = 'string', X = 'string' }
-for field in ('lhwumBDNTGabrzygeodOAjstcvxiqRS'):gmatch('.') do STATE[field] = 'number' end
+for field in ('lhwumBDNTGabrzygeodOAjstcvxiqS'):gmatch('.') do STATE[field] = 'number' end
 
 local function are_numbers(values)
   for _, value in pairs(values) do

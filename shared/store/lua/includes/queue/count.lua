@@ -2,7 +2,7 @@
 -- appended to the state. What the state has of a minute that is over goes to the rows of the series, see fold_tallies.lua.
 -- shared/store/series.py reads them.
 -- @include queue/state
-local NEW, RETRY, CANCEL, FAILURE, SUCCESS = 1, 2, 3, 4, 5
+local NEW, RETRY, CANCEL, FAILURE, SUCCESS = '\1', '\2', '\3', '\4', '\5'
 -- With a duration, its bin is added. Durations up to 100 ms have bin 0, and each bin after it reaches twice as far. A bin
 -- has its end, as the buckets of Prometheus do; durations are whole milliseconds.
 local WAITED, RAN = 32, 64
@@ -14,5 +14,5 @@ end
 
 local function count(tallies)
   local known = read_queues[queue_key]
-  known.tallies = (known.tallies or '') .. tallies
+  known.tallies = known.tallies .. tallies
 end

@@ -16,7 +16,7 @@ local function enqueue_entries(tag, arg)
     return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / queue.c / slots) or -1 }
   end
   for _, row in ipairs(arg.entries) do
-    if wait(queue, unpack(row)) and (arg.new or arg.arrives) then count(string.char(NEW)) end
+    if wait(queue, unpack(row)) and (arg.new or arg.arrives) then count(NEW) end
   end
   local granted, ms = grant_slots(queue)
   return { 'enqueued', granted, ms, arg.new and position(queue, first, owner) or false, held = held_key }

@@ -60,7 +60,8 @@ end
 
 local function tallies_row(known)
   local queue = known.queue
-  local row = { queue.R, 0, 0, 0, 0, 0, known.waiting, known.held, known.slots, known.waiting > 0 and queue.S or 0 }
+  local minute, since = math.floor(known.written / 60000), known.waiting > 0 and queue.S or 0
+  local row = { minute, 0, 0, 0, 0, 0, known.waiting, known.held, known.slots, since }
   local waits, runs = {}, {}
   for i = 1, #queue.M do
     local tally = string.byte(queue.M, i)

@@ -10,9 +10,9 @@ local RECENT_ENTRIES = 100
 local function count_end(arg)
   if arg.waited then count(timed(WAITED, arg.waited)) end
   if arg.ended == 'completed' then
-    count(arg.served and timed(RAN, arg.served) or string.char(SUCCESS))
+    count(arg.served and timed(RAN, arg.served) or SUCCESS)
   else
-    count(string.char(arg.ended == 'failed' and FAILURE or arg.ended == 'cancelled' and CANCEL or RETRY))
+    count(arg.ended == 'failed' and FAILURE or arg.ended == 'cancelled' and CANCEL or RETRY)
   end
 end
 

@@ -23,7 +23,7 @@
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --   q  the rank of the last new entry, without its priority
 --   i  the configured limit; 0 until a state that was lost learns it       K  true if an operator has changed a setting
---   M  what was counted in the minute R (since 1970), see count.lua
+--   M  what was counted in the minute of t, see count.lua; absent: nothing, and nothing has changed that a row would tell
 --   X  the entry whose end was counted last, where the step that tells it may be taken twice
 --   S  since when the oldest one waits: since it was the first, or as queue/note_oldest.lua has it; absent: not known
 -- @include queue/keys
@@ -110,7 +110,11 @@ local function load_queue()
       if not is_read or type(settings) ~= 'table' then restored, settings = nil, nil end
     end
     queue.K = settings and true or nil
-    known = { queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path }
+    -- With room for all of it: a table that grows costs time.
+    known = {
+      queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path, held = 0, waiting = 0, slots = 0,
+      changed = false, tallies = '', since = false, written = queue.t, only_owner = nil, virtual_times = nil,
+    }
     if restored then known.restored, known.settings_key = restored, settings_key end
     read_queues[queue_key] = known
     local held, owners = count_entries(held_key), count_entries(owners_key)
@@ -150,13 +154,13 @@ local function write_queues()
       elseif queue.h > 0 and known.held == 0 then
         redis.call('SADD', held_paths_key(known.tag), known.path)
       end
-      local minute = math.floor(queue.t / 60000)
-      if queue.M and (queue.R ~= minute or #queue.M > MOST_TALLIES) then
+      local tallies = queue.M
+      if tallies and (math.floor(known.written / 60000) ~= math.floor(queue.t / 60000) or #tallies > MOST_TALLIES) then
         fold_tallies(known)
-        queue.M, queue.R = nil, nil
+        queue.M, tallies = nil, nil
       end
-      if known.tallies or queue.w ~= known.waiting or queue.h ~= known.held or queue.l ~= known.slots then
-        queue.M, queue.R = (queue.M or '') .. (known.tallies or ''), minute
+      if known.tallies ~= '' or queue.w ~= known.waiting or queue.h ~= known.held or queue.l ~= known.slots then
+        queue.M = tallies and tallies .. known.tallies or known.tallies
       end
       if queue.w == 0 then
         if queue.S then queue.S = nil end
