@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, Literal
 
-from shared.store import FIRST_BIN_S, LAST_BIN, Depth, Totals
+from shared.store import FIRST_BIN_S, LAST_BIN, Depth, RequestCount, Totals
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STATES: Final = ("created", "dispatched", "running", "completed", "failed", "cancelled")
@@ -66,13 +66,14 @@ class _Family:
             yield f"{self.name}{suffix}{'{' if pairs else ''}{pairs}{'}' if pairs else ''} {value:.15g}"
 
 
-def metrics_text(standings: Sequence[Standing], left_out: int) -> str:
+def metrics_text(standings: Sequence[Standing], left_out: int, requests: Sequence[RequestCount] = ()) -> str:
     """The whole answer.
 
     Args:
         left_out: how many endpoints there are beside those in *standings*.
+        requests: those in flight, as model services report them.
     """
-    families = [*_tasks(standings), *_queues(standings), *_counted(standings)]
+    families = [*_tasks(standings), *_queues(standings), *_counted(standings), _requests(requests)]
     rest = _Family("backbone_endpoints_left_out", "gauge", "Endpoints that are not told of here: there are too many.")
     rest.add(left_out)
     return "".join(f"{line}\n" for family in (*families, rest) for line in family.lines)
@@ -105,6 +106,13 @@ def _queues(standings: Sequence[Standing]) -> Iterator[_Family]:
         paused.add(each.totals.paused, path)
         oldest.add(each.depth.oldest_waiting_ms / 1000, path)
     yield from (waiting, in_flight, slots, limit, paused, oldest)
+
+
+def _requests(counts: Sequence[RequestCount]) -> _Family:
+    requests = _Family("backbone_requests_in_flight", "gauge", "Requests in flight, as model services report them.")
+    for each in counts:
+        requests.add(each.count, ("cluster", each.cluster), ("path", each.path))
+    return requests
 
 
 def _counted(standings: Sequence[Standing]) -> Iterator[_Family]:

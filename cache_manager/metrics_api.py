@@ -14,7 +14,7 @@ from shared.services import Services, ServicesByLoop
 from shared.store import OTHER
 
 MOST_PATHS: Final = 1_000
-"""Of how many endpoints there are metrics. Each has 63 series."""
+"""Of how many endpoints there are metrics, and of how many counters of requests. An endpoint has 63 series."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -24,8 +24,11 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 
 async def get_metrics(req: func.HttpRequest, services: Services) -> func.HttpResponse:
-    standings, left_out = await _standings(services)
-    return func.HttpResponse(metrics_text(standings, left_out).encode(), headers={"Content-Type": CONTENT_TYPE})
+    (standings, left_out), (requests, _) = await asyncio.gather(
+        _standings(services), services.request_counts.page(MOST_PATHS)
+    )
+    text = metrics_text(standings, left_out, requests)
+    return func.HttpResponse(text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _standings(services: Services) -> tuple[list[Standing], int]:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cache_manager.metrics import Standing, metrics_text
 from cache_manager.metrics_api import MOST_PATHS, get_metrics
-from shared.store import COUNTS, LAST_BIN, OTHER, Depth, Totals
+from shared.store import COUNTS, LAST_BIN, OTHER, Depth, RequestCount, Totals
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -84,9 +84,12 @@ async def test_of_very_many_endpoints_those_that_have_tasks_come_first() -> None
         series=SimpleNamespace(paths=lambda: answer(counted), totals=sums),
     )
     request = func.HttpRequest("GET", "http://127.0.0.1/api/v1/metrics", body=b"")
-    response = await get_metrics(request, cast("Any", SimpleNamespace(store=store)))
+    requests = SimpleNamespace(page=lambda limit: answer(([RequestCount("east", "/v1/a", 7, None)], None)))
+    response = await get_metrics(request, cast("Any", SimpleNamespace(store=store, request_counts=requests)))
     found = families(response.get_body().decode())
     assert found["backbone_endpoints_left_out"].samples[0].value == 3
+    [in_flight] = found["backbone_requests_in_flight"].samples
+    assert (in_flight.labels, in_flight.value) == ({"cluster": "east", "path": "/v1/a"}, 7)
     shown = {sample.labels["path"] for sample in found["backbone_queue_waiting"].samples}
     assert len(shown) == MOST_PATHS - 1 and used - {"batches"} <= shown and OTHER not in shown
     assert {len(paths) for paths in asked} == {MOST_PATHS, MOST_PATHS - 1}

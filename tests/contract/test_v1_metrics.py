@@ -102,6 +102,15 @@ def test_a_queue_without_a_limit_has_no_number_for_it(app: httpx.Client) -> None
 
 
 @pytest.mark.contract("B9.66")
+def test_metrics_tell_the_requests_in_flight(app: httpx.Client) -> None:
+    path = new_path()
+    report = {"ApiPath": path.lstrip("/"), "ServiceCluster": "east", "IncrementBy": 3}
+    app.post("/api/CurrentProcessingUpsert", json=report).raise_for_status()
+    [(labels, count)] = samples(scraped(app)["backbone_requests_in_flight"], path)
+    assert (labels, count) == ({"cluster": "east"}, 3)
+
+
+@pytest.mark.contract("B9.66")
 def test_metrics_take_no_parameter_and_need_the_key(app: httpx.Client) -> None:
     assert app.get("/api/v1/metrics", params={"path": "/v1/a"}).status_code == 400
     assert app.get("/api/v1/metrics", headers={"x-functions-key": "guessed"}).status_code == 401
