@@ -11,8 +11,6 @@ export interface Me {
   Environment: string | null;
   Now: string;
   RetentionSeconds: number | null;
-  /** Where a task's trace is shown, with `{TaskId}` in place of its id. */
-  TraceUrl?: string | null;
 }
 
 export interface Queue {

@@ -235,7 +235,6 @@ function consequence(task: Task, action: "cancel" | "replay" | "seal"): string {
 function Elsewhere({ task }: { task: Task }) {
   const base = absoluteBase();
   const url = `${base}/tasks/${task.TaskId}`;
-  const trace = session.value?.me.TraceUrl?.replace("{TaskId}", encodeURIComponent(task.TaskId));
   return (
     <section aria-label="Elsewhere">
       <h2>Elsewhere</h2>
@@ -243,7 +242,6 @@ function Elsewhere({ task }: { task: Task }) {
         <Copy label="Copy as curl" text={`curl -sS${headerOption()} ${shellQuoted(`${url}?wait=30`)}`} />
         <Copy label="Copy as Python" text={python(url)} />
         <Copy label="Copy the query for its trace" text={kql(task)} />
-        {trace && /^https:\/\//.test(trace) && <a class="button" href={trace} rel="noreferrer" target="_blank">Its trace</a>}
         <a class="button" href={href("try", { path: task.EndpointPath })}>Try this endpoint</a>
       </div>
       {headerOption() && (
