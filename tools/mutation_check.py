@@ -2605,7 +2605,7 @@ MUTATIONS = [
     Mutation(
         "batch: a child is replayed once",
         BATCHES,
-        "self._store.replay(child.id, attempt=child.number)",
+        "self._store.replay(child.id, attempt=child.number, by=by)",
         "self._store.replay(child.id)",
         BATCH_TESTS,
     ),

@@ -194,7 +194,7 @@ class Batches:
             await self._bodies.discard(body)
         outcome = await self._steps.report(batch.id, [ChildReport(then.id, 1, "begun")])
         if outcome.task is not None and outcome.task.state is State.CANCELLED:
-            await self._cancel(then.id)
+            await self._cancel(then.id, _asked_by(outcome.task, Reason.CANCEL))
         elif isinstance(created, Created):
             granted = await self._store.enqueue(created.task)
             if self._dispatcher.dispatch_granted([granted], but=SlotGrant.of(created.task)):
@@ -214,26 +214,27 @@ class Batches:
     async def _cancel_children(self, batch: Task) -> bool:
         """Cancel the children of a cancelled batch that have not ended, and its Then task. Returns whether no Then
         task can go on any more."""
+        by = _asked_by(batch, Reason.CANCEL)
         async for children in self._pieces(batch.id):
             awaited = [child for child in children if child.is_awaited]
             for first in range(0, len(awaited), _AT_ONCE):
-                cancels = map(self._cancel_child, awaited[first : first + _AT_ONCE])
+                cancels = (self._cancel_child(child, by) for child in awaited[first : first + _AT_ONCE])
                 if failed := [report for report in await asyncio.gather(*cancels) if report is not None]:
                     await self._steps.report(batch.id, failed)
         state = batch.children
         assert state is not None
-        return not state.then_id or state.then_state is not None or await self._cancel(state.then_id) is not None
+        return not state.then_id or state.then_state is not None or await self._cancel(state.then_id, by) is not None
 
-    async def _cancel_child(self, child: Child) -> ChildReport | None:
+    async def _cancel_child(self, child: Child, by: str | None) -> ChildReport | None:
         """Cancel a child, unless it has ended. What is to be reported if it was to be replayed, and will not be."""
-        task = await self._cancel(child.id)
+        task = await self._cancel(child.id, by)
         if task is not None and child.known == "again" and task.attempt == child.number:
             return ChildReport(child.id, child.number, "unreplayable")
         return None
 
-    async def _cancel(self, task_id: str) -> Task | None:
+    async def _cancel(self, task_id: str, by: str | None) -> Task | None:
         """Cancel a task, unless it has ended; returns it if it exists."""
-        outcome = await self._store.cancel(task_id)
+        outcome = await self._store.cancel(task_id, by=by)
         if isinstance(outcome, Applied):
             await self._dispatcher.after_transition(outcome)
         elif outcome.task is not None and outcome.task.state.is_terminal:
@@ -241,7 +242,7 @@ class Batches:
         return outcome.task
 
     async def _replay_children(self, batch: Task) -> None:
-        state = batch.children
+        state, by = batch.children, _asked_by(batch, Reason.REPLAY)
         while state is not None and state.job == "replay":
             outcome = await self._steps.mark_replays(batch.id)
             await self._follow(outcome)
@@ -249,13 +250,13 @@ class Batches:
         async for children in self._pieces(batch.id):
             marked = [child for child in children if child.known == "again"]
             for first in range(0, len(marked), _AT_ONCE):
-                replays = (self._replay(child) for child in marked[first : first + _AT_ONCE])
+                replays = (self._replay(child, by) for child in marked[first : first + _AT_ONCE])
                 if failed := [report for report in await asyncio.gather(*replays) if report is not None]:
                     await self._follow(await self._steps.report(batch.id, failed))
 
-    async def _replay(self, child: Child) -> ChildReport | None:
+    async def _replay(self, child: Child, by: str | None) -> ChildReport | None:
         """Replay a child once. What is to be reported if that does not go."""
-        outcome = await self._store.replay(child.id, attempt=child.number)
+        outcome = await self._store.replay(child.id, attempt=child.number, by=by)
         if isinstance(outcome, Applied):
             if await self._dispatcher.after_transition(outcome, but=SlotGrant.of(outcome.task)):
                 await self._dispatcher.begin(outcome.task)
@@ -314,6 +315,11 @@ class Batches:
         while (found := await self._steps.children(batch_id, behind=behind, last=last)) is not None and found[1]:
             yield found[1]
             behind = found[1][-1].place
+
+
+def _asked_by(batch: Task, what: Reason) -> str | None:
+    """The operator who asked for *what* was begun with a batch, as its history has it."""
+    return next((event.operator for event in reversed(batch.history) if event.reason is what), None)
 
 
 def _then_task(batch: Task, body: Content, manifest: bytes) -> NewTask:

@@ -222,6 +222,27 @@ def test_the_history_says_that_an_operator_did_it_and_the_name_to_operators_alon
     assert "ada" not in app.get(f"/api/v1/tasks/{task_id}/history", headers=as_owner("eve")).text
 
 
+@pytest.mark.contract("B21.8")
+def test_the_children_of_a_batch_name_the_operator_too(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path, ada = new_path(), as_operator("ada")
+    backend.react(path, lambda call: Answer(status=400))
+    batch = app.post("/api/v1/batches", json={}).json()["TaskId"]
+    child = app.post(f"/api/v1/submit{path}", content=b"{}", headers={"Batch": batch}).json()["TaskId"]
+    app.post(f"/api/v1/batches/{batch}/seal").raise_for_status()
+    eventually(lambda: task_of(app, batch)["BackendStatus"] == "failed")
+    app.patch(f"/api/v1/queues{path}", json={"Paused": True}).raise_for_status()
+    app.post(f"/api/v1/tasks/{batch}/replay", headers=ada).raise_for_status()
+    eventually(lambda: task_of(app, child)["Attempt"] == 2)
+    app.delete(f"/api/v1/tasks/{batch}", headers=as_operator("bob")).raise_for_status()
+    eventually(lambda: task_of(app, child)["BackendStatus"] == "cancelled")
+    for task_id in (batch, child):
+        events = app.get(f"/api/v1/tasks/{task_id}/history", headers=ada).raise_for_status().json()["Events"]
+        assert {(event["Reason"], event.get("Operator")) for event in events} >= {
+            ("replay", "ada"),
+            ("cancel", "bob"),
+        }
+
+
 @pytest.mark.contract("B21.9")
 def test_the_history_says_why_a_task_has_ended(app: httpx.Client, tasks: Tasks, backend: ScriptedBackend) -> None:
     path = new_path()

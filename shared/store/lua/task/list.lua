@@ -53,10 +53,8 @@ for _, path in ipairs(paths) do
 end
 
 local function has_text(id, rec)
-  for _, text in ipairs({ id, rec.p, rec.x }) do
-    if type(text) == 'string' and string.find(string.lower(text), arg.text, 1, true) then return true end
-  end
-  return false
+  if type(rec.p) ~= 'string' or type(rec.x) ~= 'string' then return false end
+  return string.find(string.lower(table.concat({ id, rec.p, rec.x }, '\0')), arg.text, 1, true)
 end
 
 -- The size of the record at an index entry; 0 if there is none, or the filter skips it.
