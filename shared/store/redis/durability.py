@@ -32,7 +32,7 @@ BATCHES_WAITING: Final = 32
 _ACKNOWLEDGED: Final = frozenset(
     {
         *("combined/apply_and_release", "combined/create_and_enqueue", "combined/create_child"),
-        *("audit/begin", "batch/cancel", "batch/create", "batch/register", "batch/replay", "batch/seal"),
+        *("batch/cancel", "batch/create", "batch/register", "batch/replay", "batch/seal"),
         *("keyed/confirm", "queue/configure", "upload/create", "upload/take"),
         *("task/apply", "task/create", "task/erase", "task/release", "task/withdraw"),
     }

@@ -56,6 +56,7 @@ UNHEARD: Final = {
     ),
     **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
     "audit/read": _READS,
+    "audit/begin": "the action's own write comes after it: where that has arrived, this has too",
     "audit/finish": "the action is on record, as one of which nobody knows what came of it",
     "combined/report_ends": _BATCH,
     "task/mend": _UPKEEP,
