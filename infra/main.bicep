@@ -318,6 +318,7 @@ module app 'modules/functions.bicep' = {
     durability: durability
     topicUri: events.outputs.endpoint
     insightsConnection: monitoring.outputs.connectionString
+    insightsId: idOf(group.name, 'Microsoft.Insights/components', names.insights)
     maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400
     webhook: webhook
     backends: backends

@@ -33,6 +33,9 @@ class Me(BaseModel):
     """By the app's clock."""
     retention_seconds: float
     """How long an ended task is kept."""
+    trace_url: str | None
+    """Where a task's trace is shown: `{TaskId}` stands for its id, `{Query}` for the query of its telemetry, gzipped
+    and in base64. Null, if the app does not know."""
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -51,5 +54,6 @@ async def get_me(_req: func.HttpRequest, services: Services) -> func.HttpRespons
         environment=services.settings.azure_functions_environment,
         now=iso(time.time_ns() // 1_000_000),
         retention_seconds=services.settings.retention_s,
+        trace_url=services.settings.trace_url,
     )
     return json_response(me.model_dump(by_alias=True, mode="json"))

@@ -292,6 +292,12 @@ class Settings(BaseModel):
         description="Which transitions of tasks are sent as [events](telemetry.md#event): `all`, `ends` or `none`. "
         "Each costs [by its size](performance.md#what-a-million-tasks-cost-on-azure).",
     )
+    trace_url: str | None = Field(
+        default=None,
+        description="Where a task's trace is shown, for [the console's link](console.md#a-tasks-trace): `https://…` "
+        "(or `http://127.0.0.1…`) with `{TaskId}` or `{Query}`.",
+        pattern=r"^(https://[^/?#\s@]+|http://127\.0\.0\.1(:\d+)?)([/?#]\S*)?$",
+    )
     azure_functions_environment: str = Field(
         default="Production",
         description="With `Development`, which `func start` and `dev.py up` set, the app logs each transition of a "

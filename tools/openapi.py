@@ -1645,6 +1645,7 @@ OPERATIONS: list[Operation] = [
                     "Environment": "Production",
                     "Now": "2026-11-22T10:12:44.123000Z",
                     "RetentionSeconds": 604_800.0,
+                    "TraceUrl": "https://traces.example.org/task/{TaskId}",
                 },
             ),
         },

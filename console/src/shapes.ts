@@ -11,6 +11,8 @@ export interface Me {
   Environment: string | null;
   Now: string;
   RetentionSeconds: number | null;
+  /** Where a task's trace is shown. An older server does not say. */
+  TraceUrl?: string | null;
 }
 
 export interface Queue {

@@ -242,6 +242,7 @@ function Elsewhere({ task }: { task: Task }) {
         <Copy label="Copy as curl" text={`curl -sS${headerOption()} ${shellQuoted(`${url}?wait=30`)}`} />
         <Copy label="Copy as Python" text={python(url)} />
         <Copy label="Copy the query for its trace" text={kql(task)} />
+        <Trace task={task} />
         <a class="button" href={href("try", { path: task.EndpointPath })}>Try this endpoint</a>
       </div>
       {headerOption() && (
@@ -252,6 +253,22 @@ function Elsewhere({ task }: { task: Task }) {
       )}
     </section>
   );
+}
+
+/** A link to the task's trace, if the server says where traces are shown. */
+function Trace({ task }: { task: Task }) {
+  const link = useSignal("");
+  useEffect(() => void traceOf(task).then((url) => (link.value = url)), [task.TaskId]);
+  // The server refuses a setting of another kind; a link that runs a script would be the worst of all.
+  return /^https:|^http:..127\.0\.0\.1[:/]/.test(link.value)
+    ? <a class="button" href={link.value} rel="noreferrer" target="_blank">Its trace</a> : null;
+}
+
+async function traceOf(task: Task): Promise<string> {
+  const url = session.peek()?.me.TraceUrl ?? "";
+  const gzipped = new Response(new Blob([kql(task)]).stream().pipeThrough(new CompressionStream("gzip")));
+  const query = btoa(String.fromCharCode(...new Uint8Array(await gzipped.arrayBuffer())));
+  return url.replace("{TaskId}", task.TaskId).replace("{Query}", encodeURIComponent(query));
 }
 
 function python(url: string): string {

@@ -65,6 +65,9 @@ param topicUri string
 @description('Where telemetry is sent.')
 param insightsConnection string
 
+@description('Resource id of Application Insights.')
+param insightsId string
+
 @description('Largest upload in bytes; 0: none.')
 @minValue(0)
 param maxUploadBytes int
@@ -143,6 +146,8 @@ var telemetrySettings = {
   APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnection
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'Authorization=AAD;ClientId=${clientId}'
   PYTHON_ENABLE_OPENTELEMETRY: 'true'
+  // As the portal writes a link that shares a query. The console puts the query in.
+  TRACE_URL: '${environment().portal}/#view/Microsoft_OperationsManagementSuite_Workspace/Logs.ReactView/resourceId/${uriComponent(insightsId)}/source/LogsBlade.AnalyticsShareLinkToQuery/q/{Query}'
   OTEL_TRACES_SAMPLER: 'microsoft.rate_limited'
   OTEL_TRACES_SAMPLER_ARG: '20'
 }

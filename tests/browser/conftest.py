@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it is there where these tests run only
 OpenTab = Callable[..., Tab]
 MOST_BODY_BYTES = 1_000_000
 GATEWAY_KEY = planted("gateway-key")
+TRACE_URL = "https://traces.example/#view/{TaskId}/q/{Query}"
 
 
 def pytest_ignore_collect() -> bool | None:
@@ -92,6 +93,7 @@ def house(
         | {
             "MAX_BODY_BYTES": str(MOST_BODY_BYTES),
             "GATEWAY_KEY": GATEWAY_KEY,
+            "TRACE_URL": TRACE_URL,
             # As App Service tells its apps. tests/browser/doubles.py plays the rest of it.
             "WEBSITE_AUTH_ENABLED": "True",
         },

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -17,6 +21,15 @@ from tests.browser.tab import Tab
 from tests.browser.world import World, fill, state, submit
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.waiting import eventually
+
+if TYPE_CHECKING:  # it is there where these tests run only
+    from playwright.sync_api import Route
+
+PACKED = """
+() => new Response(new Blob(["query"]).stream().pipeThrough(new CompressionStream("gzip"))).arrayBuffer()
+  .then(() => new Promise(requestAnimationFrame)).then(() => new Promise(requestAnimationFrame)).then(() => true)
+"""
+"""Has the browser pack something as the page does, and draw what has come of it."""
 
 
 @pytest.fixture
@@ -113,6 +126,43 @@ def test_commands_to_copy_do_what_the_page_shows(
         [sys.executable, "-c", python], env={"BACKBONE_KEY": operate_key}, capture_output=True, text=True, check=True
     )
     assert world.completed in done.stdout
+
+
+def test_a_task_links_to_its_trace(tab: Tab, world: World) -> None:
+    tab.go(f"tasks/{world.completed}")
+    link = tab.page.get_by_role("link", name="Its trace")
+    before, _, query = (link.get_attribute("href") or "").rpartition("/")
+    assert before == f"https://traces.example/#view/{world.completed}/q"
+    assert (link.get_attribute("target"), link.get_attribute("rel")) == ("_blank", "noreferrer")
+    assert re.search("[+/=]", query) is None
+    kql = gzip.decompress(base64.b64decode(unquote(query), validate=True)).decode()
+    assert kql == tab.button("Copy the query for its trace").get_attribute("title")
+    assert kql.startswith("union requests, ") and f'"{world.completed}"' in kql
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["javascript:canary('trace')//https://traces.example/", " javascript:canary()", "http://traces.example/", None],
+)
+def test_a_trace_elsewhere_than_at_a_safe_url_has_no_link(
+    open_tab: OpenTab, house: Stack, operate_key: str, world: World, url: str | None
+) -> None:
+    asked: list[str] = []
+
+    def answered(route: Route) -> None:
+        asked.append(route.request.url)
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "TraceUrl": url})
+
+    tab = open_tab()
+    tab.page.route("**/operate/me", answered)
+    tab.sign_in(operate_key, f"/tasks/{world.completed}")
+    tab.button("Copy the query for its trace").wait_for()
+    # The link would be there as soon as the query is packed.
+    tab.page.evaluate(PACKED)
+    assert asked
+    assert tab.page.get_by_role("link", name="Its trace").count() == 0
+    assert tab.page.locator("a[href^='javascript' i], a[href*='canary']").count() == 0
 
 
 def test_a_body_is_shown_as_it_was_written(tab: Tab, world: World) -> None:

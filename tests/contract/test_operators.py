@@ -407,9 +407,10 @@ def test_the_gateway_gives_no_role_beyond_the_mount_s(stack: Stack, anybody: htt
 def test_me_is_who_asks(stack: Stack, app: httpx.Client, holder: Holder) -> None:
     me = holder.call("GET", "me").json()
     assert (me["Name"], me["Roles"], me["By"]) == (None, ROLES[holder.role], "key")
-    assert me.keys() == {"Name", "Roles", "By", "Version", "Environment", "Now", "RetentionSeconds"}
+    assert me.keys() == {"Name", "Roles", "By", "Version", "Environment", "Now", "RetentionSeconds", "TraceUrl"}
     assert ISO_TIME.fullmatch(me["Now"])
     assert me["RetentionSeconds"] == 604_800
+    assert me["TraceUrl"] is None
     told = app.get("/api/v1/me", headers=of_gateway("content", "Ada L.")).json()
     assert (told["Name"], told["Roles"], told["By"]) == ("Ada L.", ROLES["content"], "gateway")
     nobody = app.get("/api/v1/me").json()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -212,6 +213,15 @@ def test_the_app_acts_as_one_identity_everywhere(preset: str) -> None:
     [access] = resources(preset, "Microsoft.Cache/redisEnterprise/databases/accessPolicyAssignments")
     assert identity in access["properties"]["user"]["objectId"]
     assert "principalId" in access["properties"]["user"]["objectId"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_traces_are_shown_by_the_component_that_gets_them(preset: str) -> None:
+    component = quote(one(preset, "Microsoft.Insights/components")["id"], safe="")
+    url = settings(resources(preset))["TRACE_URL"]
+    # Which portal, the deployment's cloud says. The braces are doubled for the expression's `format`.
+    assert url.startswith("[format('{0}/#view/") and "environment().portal" in url
+    assert component.lower() in url.lower() and "/q/{{Query}}'" in url
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -151,6 +151,25 @@ def test_a_bad_value_is_named_and_not_repeated(name: str, value: str) -> None:
     assert f"setting {name}" in refusal(given | {name: value})
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("javascript:alert(1)", "javascript://https://a.example/", "data:text/html,x", "//a.example/", "/{TaskId}"),
+        *("http://a.example/{TaskId}", "http://127.0.0.1.a.example/", "http://127.0.0.1:80@a.example/", "https://"),
+        *("https://ada:pw@a.example/", "https://a.example/{Query} x", "https://a.example/\njavascript:alert(1)"),
+    ],
+)
+def test_a_trace_is_shown_at_a_url_that_runs_nothing(url: str) -> None:
+    assert "setting TRACE_URL" in refusal(GOOD | {"TRACE_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example", "https://a.example:8443/#q/{Query}", "http://127.0.0.1:3000?task={TaskId}"]
+)
+def test_a_trace_is_shown_over_tls_or_here(url: str) -> None:
+    assert Settings.from_env(GOOD | {"TRACE_URL": url}).trace_url == url
+
+
 def test_one_line_names_every_setting_that_is_wrong() -> None:
     message = refusal({"BACKENDS": GOOD["BACKENDS"], "LEASE_S": "x", "MAX_ATTEMPTS": "0"})
     assert [part.partition(":")[0] for part in message.removeprefix("The app cannot start: ").split("; ")] == [
