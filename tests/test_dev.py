@@ -253,7 +253,10 @@ def test_up_takes_pipelines_services_and_settings_and_shows_each_step_of_a_task(
         # The key is of that function alone.
         headers = {"x-functions-key": link.partition("#key=")[2].partition("&")[0]}
         for path in ("v1/tasks", "console/read/tasks", "CacheConnectorGet"):
-            assert httpx.get(f"http://127.0.0.1:{port}/api/{path}", headers=headers).status_code == 401
+            assert (
+                httpx.get(f"http://127.0.0.1:{port}/api/{path}", headers=headers, timeout=PATIENCE_S).status_code
+                == 401
+            )
 
     assert (task["Pipeline"], task["EndpointPath"], task["Steps"]) == ("/v1/both", "/v1/words/a", 2)
     assert task["LeaseSeconds"] == 123

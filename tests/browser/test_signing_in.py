@@ -11,6 +11,7 @@ from tests.browser.doubles import Between, principal
 from tests.browser.tab import INDEX, Tab
 from tests.browser.world import fill
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 KEY_FIELD = "Key of a console function"
 
@@ -171,9 +172,9 @@ def test_another_site_cannot_use_the_sign_in(open_tab: OpenTab, house: Stack) ->
     adds = principal("eve@example.org", "console.operate")
     with Between(house.url, adds=adds) as between:
         for headers in ({}, {"X-Console": "1"}, {"X-Console": "1", "Sec-Fetch-Site": "cross-site"}):
-            answer = httpx.get(f"{between.url}/console/session/me", headers=headers)
+            answer = httpx.get(f"{between.url}/console/session/me", headers=headers, timeout=PATIENCE_S)
             assert answer.status_code == 403
-        assert httpx.get(f"{house.url}{INDEX.rpartition('/')[0]}/session/me").status_code == 401
+        assert httpx.get(f"{house.url}{INDEX.rpartition('/')[0]}/session/me", timeout=PATIENCE_S).status_code == 401
 
 
 def test_the_page_cannot_be_framed(open_tab: OpenTab, house: Stack) -> None:

@@ -19,6 +19,7 @@ from operator_console.page import DIST, POLICY
 from shared.settings import Settings
 from tests.in_process import InProcessApp
 from tests.scripted_backend import ScriptedBackend
+from tests.waiting import PATIENCE_S
 
 PAGE = "/api/console"
 SCRIPT = next(path.name for path in DIST.iterdir() if path.suffix == ".js")
@@ -40,7 +41,7 @@ def stack(
 @pytest.fixture(scope="module")
 def stranger(stack: Stack) -> Iterator[httpx.Client]:
     """Somebody without a key."""
-    with httpx.Client(base_url=stack.url, headers={"accept-encoding": "identity"}) as client:
+    with httpx.Client(base_url=stack.url, headers={"accept-encoding": "identity"}, timeout=PATIENCE_S) as client:
         yield client
 
 

@@ -74,7 +74,7 @@ class Observed:
 
     def events(self, task_id: str) -> list[Item]:
         """The custom events of a task, in the order in which they were sent."""
-        return [event for event in self.insights.items("Event") if event.properties["task.id"] == task_id]
+        return [event for event in self.insights.items("Event") if event.properties.get("task.id") == task_id]
 
 
 @pytest.fixture(scope="module")

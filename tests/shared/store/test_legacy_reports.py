@@ -108,8 +108,8 @@ async def test_an_end_that_the_text_tells_takes_effect_after_30_s(
     clock.advance(0.001)
     (item,) = await sweep_all(store)
     task = await known(store)
-    assert item == Overdue("ended", "t1", task, service_ms=2000)
-    assert item.applied == Applied(task, item.applied.origin, service_ms=2000)  # type: ignore[union-attr]
+    assert item == Overdue("ended", "t1", task, service_ms=2000, late_ms=30_000)
+    assert item.applied == Applied(task, item.applied.origin, service_ms=2000, late_ms=30_000)  # type: ignore[union-attr]
     assert (task.state, task.status, task.attempt) == (State.COMPLETED, "completed - see here", 1)
     event = task.history[-1]
     assert (event.state, event.actor, event.status) == (State.COMPLETED, "client", "completed - see here")
