@@ -83,6 +83,7 @@ async def get_audit(req: func.HttpRequest, services: Services) -> func.HttpRespo
 
 def _cursor(req: func.HttpRequest) -> str | None:
     text = req.params.get("cursor")
-    if text and not re.fullmatch(r"\d{1,15}-\d{1,9}", text, re.ASCII):
+    # No entry has the least of all ids, and Redis refuses to look behind it.
+    if text and not re.fullmatch(r"(?!0+-0+\Z)\d{1,15}-\d{1,9}", text, re.ASCII):
         raise invalid("cursor", "the NextCursor of a former page is expected")
     return text or None

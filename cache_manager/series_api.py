@@ -18,7 +18,7 @@ from shared.http.conditional import json_unless_known
 from shared.http.functions import HttpFunctions
 from shared.http.operators import Role
 from shared.http.paging import page_limit
-from shared.http.problems import invalid
+from shared.http.problems import Problem, invalid
 from shared.services import Services, ServicesByLoop
 from shared.store import OTHER, SPANS_MIN, span_of
 
@@ -95,13 +95,22 @@ def _times(req: func.HttpRequest, now_ms: int) -> Times:
     start_ms = _time_ms(req, "from", end_ms - _DEFAULT_LENGTH_S * 1000)
     if start_ms >= end_ms:
         raise invalid("from", "a time before `to`, and in the past, is expected")
-    span_ms = SPANS_MIN[span_of(start_ms, now_ms)] * 60_000
-    step_ms = _step_ms(req, span_ms)
+    step_ms = _step_ms(req, _span_ms(start_ms, now_ms))
     start_ms -= start_ms % step_ms
     end_ms += -end_ms % step_ms
+    if step_ms % (longer_ms := _span_ms(start_ms, now_ms)):
+        # The first step begins before all rows that such a step is made of, so it would tell of a part of itself.
+        start_ms += step_ms
+        if start_ms >= end_ms:
+            raise _not_a_multiple(longer_ms)
     if (end_ms - start_ms) // step_ms > MOST_STEPS:
         raise invalid("step", f"a step that makes at most {MOST_STEPS} steps is expected")
     return Times(start_ms, end_ms, step_ms, now_ms)
+
+
+def _span_ms(start_ms: int, now_ms: int) -> int:
+    """How long the spans are that are kept back to *start_ms*."""
+    return SPANS_MIN[span_of(start_ms, now_ms)] * 60_000
 
 
 def _step_ms(req: func.HttpRequest, span_ms: int) -> int:
@@ -109,8 +118,12 @@ def _step_ms(req: func.HttpRequest, span_ms: int) -> int:
     if text is None:
         return span_ms
     if not re.fullmatch(r"\d{1,7}", text, re.ASCII) or int(text) <= 0 or int(text) * 1000 % span_ms:
-        raise invalid("step", f"so long ago, a multiple of {span_ms // 1000} seconds is expected")
+        raise _not_a_multiple(span_ms)
     return int(text) * 1000
+
+
+def _not_a_multiple(span_ms: int) -> Problem:
+    return invalid("step", f"so long ago, a multiple of {span_ms // 1000} seconds is expected")
 
 
 def _time_ms(req: func.HttpRequest, name: str, otherwise_ms: int) -> int:

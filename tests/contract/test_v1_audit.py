@@ -192,6 +192,8 @@ def test_owners_have_no_audit_and_a_reader_has(app: httpx.Client) -> None:
         ({"cursor": "x"}, "cursor"),
         ({"cursor": "1-2-3"}, "cursor"),
         ({"cursor": "9" * 40 + "-0"}, "cursor"),
+        ({"cursor": "0-0"}, "cursor"),
+        ({"cursor": "000-00"}, "cursor"),
         ({"cursor": "1"}, "cursor"),
         ({"limit": "0"}, "limit"),
         ({"limit": "201"}, "limit"),
