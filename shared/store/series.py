@@ -162,7 +162,7 @@ class EndpointSeries:
         replies = await asyncio.gather(*(self._link.script("queue/totals", tag, *names) for tag, names in groups))
         for (_, names), reply in zip(groups, replies, strict=True):
             for at, name in enumerate(names):
-                found[name] = _totals(*reply[3 * at : 3 * at + 3])
+                found[name] = _totals(*reply[4 * at : 4 * at + 4])
         return found
 
     async def read(self, path: str, start_ms: int, end_ms: int, step_ms: int, now_ms: int) -> list[Bucket]:
@@ -193,7 +193,7 @@ def _groups(paths: Iterable[str]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _totals(total: bytes | None, state: bytes | None, settings: bytes | None) -> Totals:
+def _totals(total: bytes | None, state: bytes | None, settings: bytes | None, record: bytes | None) -> Totals:
     current = _Row.current(state)
     known = [row for row in (_Row.parse(total or b""), current) if row]
     waits, runs = dict[int, int](), dict[int, int]()
@@ -201,7 +201,7 @@ def _totals(total: bytes | None, state: bytes | None, settings: bytes | None) ->
         _count(waits, row.waits)
         _count(runs, row.runs)
     waiting, in_flight, slots, _ = current.gauges if current else (0, 0, 0, 0)
-    limit, paused = _limit(state, settings)
+    limit, paused = _limit(state, settings, record)
     return Totals(
         {name: sum(row.counts[at] for row in known) for at, name in enumerate(COUNTS)},
         waiting,
@@ -214,9 +214,12 @@ def _totals(total: bytes | None, state: bytes | None, settings: bytes | None) ->
     )
 
 
-def _limit(state: bytes | None, settings: bytes | None) -> tuple[int | None, bool]:
-    """The limit that applies, and whether the queue is paused."""
-    own, configured = (_map(packed) for packed in (settings, state))
+def _limit(state: bytes | None, settings: bytes | None, record: bytes | None) -> tuple[int | None, bool]:
+    """The limit that applies, and whether the queue is paused. Settings that were lost are in their record, as
+    ``lua/includes/queue/state.lua`` has it."""
+    own, configured = _map(settings), _map(state)
+    if not own and (configured.get("K") or not configured):
+        own = _map(record)
     limit = own.get("limit") or configured.get("i")
     return (int(limit) if isinstance(limit, int | float) and limit else None), bool(own.get("paused"))
 

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from shared.store.queries import Queries
 from shared.store.queue_steps import QueueSteps
 from shared.store.redis.link import RedisLink
+from shared.store.series import EndpointSeries
 from tests.shared.store.conftest import Clock, RepeatingLink, opener
 from tests.shared.store.fleet import PATH, new_task
 from tests.shared.store.test_queues import POLICY, enqueue, tasks
@@ -108,7 +109,7 @@ LOSSES = {
 @pytest.mark.parametrize("how", [delete, overwrite, scribble])
 @pytest.mark.parametrize("lost", LOSSES.values(), ids=LOSSES)
 async def test_a_queue_is_paused_whatever_keys_it_has_lost(
-    queues: QueueSteps, clock: Clock, redis_server: Server, lost: tuple[str, ...], how: Spoil
+    link: RedisLink, queues: QueueSteps, clock: Clock, redis_server: Server, lost: tuple[str, ...], how: Spoil
 ) -> None:
     await queues.configure(PATH, {"paused": True, "limit": 3}, by="ada")
     waiting = tasks(3, clock)
@@ -118,6 +119,8 @@ async def test_a_queue_is_paused_whatever_keys_it_has_lost(
     spoil(redis_server, how, *(key for key in lost if how is delete or key in (SETTINGS, STATE)))
 
     assert await settings(queues) == (True, False, 3), "at once, and not after a round"
+    totals = (await EndpointSeries(link).totals([PATH]))[PATH]
+    assert (totals.paused, totals.limit) == (True, 3), "as Prometheus is told"
     assert await enqueue(queues, new_task("late", clock)) == []
     assert (await queues.grant_free_slots(PATH)).grants == []
     assert (await queues.maintain(PATH)).granted.grants == []

@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the hash tag of the paths' partition
 -- ARGV     the paths
--- Returns  for each path its sum, see series_keys.lua, its queue's state and its queue's settings: each packed, or false
+-- Returns  for each path its sum, see series_keys.lua, its queue's state, its queue's settings and the record of these: each
+--          packed, or false
 -- @include queue/keys
 -- @include queue/series_keys
 local keys = {}
@@ -12,4 +13,10 @@ for _, path in ipairs(ARGV) do
   keys[#keys + 1] = queue_key
   keys[#keys + 1] = settings_key
 end
-return redis.call('MGET', unpack(keys))
+local found, records = redis.call('MGET', unpack(keys)), redis.pcall('HMGET', KEYS[1] .. SETTINGS_RECORD, unpack(ARGV))
+local rows = {}
+for at = 1, #ARGV do
+  for part = 3 * at - 2, 3 * at do rows[#rows + 1] = found[part] end
+  rows[#rows + 1] = not records.err and records[at]
+end
+return rows
