@@ -1976,7 +1976,7 @@ def _schemas() -> Json:
     for model in models.values():
         for name, member in model.get("properties", {}).items():
             model["properties"][name] = plain(member, models)
-    for name in ("QueueOutage", "SettingsChange"):  # they may be null, so they stand where they are used
+    for name in ("QueueOutage", "SettingsChange", "EndReason"):  # they may be null, so they stand where they are used
         del models[name]
     for name in ("ProblemDocument", "ConflictDocument"):
         # What generators of Microsoft's give their exception as its message.
