@@ -36,6 +36,7 @@ def listing_of(req: func.HttpRequest, owner: str | None) -> Listing:
         path=parse.listed_path(req),
         states=[state] if state else [],
         owner=_owner(req, owner),
+        hides_others=owner is not None,
         before=parse.list_cursor(req),
         since_ms=_time_ms(req, "since"),
         until_ms=_time_ms(req, "until"),

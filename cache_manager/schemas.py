@@ -244,7 +244,8 @@ class TaskList(BaseModel):
     next_cursor: str | None
     """The ``cursor`` of the next page. Null on the last page."""
     looked: int
-    """How many tasks this page goes past: its own, and those between them that the filter skipped."""
+    """How many tasks this page goes past: its own, and those between them that the filter skipped. An owner is told
+    of its own only."""
 
 
 class ConflictDocument(ProblemDocument):

@@ -352,6 +352,7 @@ class ListArgument(TypedDict):
     since: NotRequired[int]
     text: NotRequired[bytes]
     attempts: NotRequired[int]
+    hides: NotRequired[bool]
 
 
 class AuditArgument(Stamp):

@@ -71,6 +71,7 @@ class Listing:
 
     Attributes:
         states: empty: any.
+        hides_others: whether who asks must not learn how many tasks other owners have.
         before: where the last page ended.
         since_ms, until_ms: created at or after the one, and before the other.
         text: what their id, path or status text has in it, whatever the case of ASCII letters; empty: anything.
@@ -86,6 +87,7 @@ class Listing:
     until_ms: int | None = None
     text: str = ""
     attempts: int = 1
+    hides_others: bool = False
 
     @property
     def sought(self) -> bytes:
@@ -181,6 +183,7 @@ class Queries:
             argument["states"] = [*listing.states]
         if listing.owner:
             argument["owner"] = listing.owner
+            argument["hides"] = listing.hides_others
         if (begin := listing.begin) is not None:
             argument["before"] = (begin.created_ms, begin.id)
         if listing.since_ms is not None:

@@ -454,6 +454,24 @@ def test_a_list_tells_how_much_it_looked_at_and_a_filter_that_takes_nothing_ends
 
 
 @pytest.mark.contract("B21.19")
+def test_an_owner_does_not_learn_how_many_tasks_others_have(app: httpx.Client, tasks: Tasks) -> None:
+    path = new_path()
+    for owner in ("ada", "grace", "ada"):
+        app.post(f"/api/v1/submit{path}", content=b"{}", headers=as_owner(owner)).raise_for_status()
+    tasks.kept(path)
+
+    def looked(headers: dict[str, str], **query: str) -> tuple[int, int]:
+        page = app.get("/api/v1/tasks", params={"path": path, **query}, headers=headers).raise_for_status().json()
+        return len(page["Tasks"]), page["Looked"]
+
+    assert looked(as_owner("ada")) == (2, 2)
+    assert looked(as_owner("ada"), q="no such text") == (0, 2)
+    assert looked(as_owner("ada"), attempts="9") == (0, 2)
+    assert looked(as_owner("mary")) == (0, 0)
+    assert looked(as_operator(), owner="mary") == (0, 4), "an operator sees all of them anyway"
+
+
+@pytest.mark.contract("B21.19")
 def test_the_children_of_a_batch_are_filtered_too(app: httpx.Client) -> None:
     batch = app.post("/api/v1/batches", json={}).json()["TaskId"]
     path = new_path()

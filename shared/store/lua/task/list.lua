@@ -4,11 +4,13 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: path, states, owner, text (in lower case; in the id, the path or the status text), attempts (at
---          least) (absent: any), limit, look (how many index entries to read, at most), before {ms, id} (absent: from
---          the newest), since (ms, absent: to the oldest)
+--          least) (absent: any), hides (true: who asks is the owner, and must not learn how many tasks others have), limit,
+--          look (how many index entries to read, at most), before {ms, id} (absent: from the newest), since (ms, absent: to
+--          the oldest)
 -- Returns  {{{created ms, id, size of the record in bytes}, …}, {ms, id} of the last entry that was read, or false at
---          the end, {created ms of each entry that the filter skipped, …} packed}. If the last entry was skipped, all of
---          its millisecond have been read, and the id is empty: a caller is told no id of another's.
+--          the end, {created ms of each entry that the filter skipped and that may be told of, …} packed}. If the last
+--          entry was skipped, all of its millisecond have been read, and the id is empty: a caller is told no id of
+--          another's.
 -- @include task/keys
 -- @include task/states
 local CHUNK = 32
@@ -57,14 +59,15 @@ local function has_text(id, rec)
   return string.find(string.lower(table.concat({ id, rec.p, rec.x }, '\0')), arg.text, 1, true)
 end
 
--- The size of the record at an index entry; 0 if there is none, or the filter skips it.
+-- The size of the record at an index entry; 0 if there is none, or the filter skips it. And whether it is to be hidden.
 local function listed_size(id)
   if not (arg.owner or arg.text or arg.attempts) then return redis.call('STRLEN', task_key('t:' .. id)) end
   local raw = redis.call('GET', task_key('t:' .. id))
   local is_read, rec = pcall(cmsgpack.unpack, raw or '')
   -- What somebody else has written is removed later.
-  if not is_read or type(rec) ~= 'table' or type(rec.a) ~= 'number' then return 0 end
-  if arg.owner and rec.o ~= arg.owner or arg.attempts and rec.a < arg.attempts then return 0 end
+  if not is_read or type(rec) ~= 'table' or type(rec.a) ~= 'number' then return 0, arg.hides end
+  if arg.owner and rec.o ~= arg.owner then return 0, arg.hides end
+  if arg.attempts and rec.a < arg.attempts then return 0 end
   return (not arg.text or has_text(id, rec)) and #raw or 0
 end
 
@@ -79,9 +82,13 @@ while true do
   if looked >= arg.look and (is_found or entry[1] < last[1]) then
     return { found, { last[1], is_found and last[2] or '' }, cmsgpack.pack(skipped) }
   end
-  local size = listed_size(entry[2])
+  local size, is_hidden = listed_size(entry[2])
   looked, last, is_found = looked + 1, entry, size > 0
-  if is_found then found[#found + 1] = { entry[1], entry[2], size } else skipped[#skipped + 1] = entry[1] end
+  if is_found then
+    found[#found + 1] = { entry[1], entry[2], size }
+  elseif not is_hidden then
+    skipped[#skipped + 1] = entry[1]
+  end
   if #found == arg.limit then return { found, { entry[1], entry[2] }, cmsgpack.pack(skipped) } end
   advance(newest)
 end
