@@ -859,9 +859,16 @@ MUTATIONS = [
     Mutation(
         "owner: of a list",
         f"{TASK}/list.lua",
-        "arg.owner and rec.o ~= arg.owner or ",
-        "",
+        "if arg.owner and rec.o ~= arg.owner then",
+        "if false then",
         ("tests/shared/store/test_lifecycle.py",),
+    ),
+    Mutation(
+        "owner: of the number of others' tasks",
+        "cache_manager/listing.py",
+        "hides_others=owner is not None,",
+        "hides_others=False,",
+        ("tests/contract/test_v1_audit.py",),
     ),
     Mutation(
         "audit: on record before it is done",
