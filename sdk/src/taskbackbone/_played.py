@@ -20,6 +20,8 @@ UNCOUNTED_RELEASES = 20
 _SILENCE = "the backend was not heard of for too long"
 _WHO = {"claim": "dispatcher", "answer": "dispatcher", "requeue": "dispatcher", "silence": "reconciler"}
 """By the reason of a transition, where it is not the client."""
+_END_REASONS = {"silence": "lease", "answer": "rejected", "requeue": "rejected"}
+"""Why a task has failed, by the reason of the transition, where it was not reported."""
 _TOLD_END = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
 
 
@@ -368,6 +370,9 @@ class Tasks:
                 "Reason": "give-up" if record.state == "failed" and who != "client" else why,
             }
         )
+        if record.state in ENDS:
+            end = _END_REASONS.get(why, "reported") if record.state == "failed" else record.state
+            record.history[-1]["EndReason"] = end
 
 
 def iso(moment_s: float) -> str:
