@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Self
 
 import azure.functions as func
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +16,7 @@ from shared.http.paging import page_limit
 from shared.http.problems import invalid
 from shared.http.times import IsoTime, iso
 from shared.services import Services, ServicesByLoop
-from shared.store import AuditEntry
+from shared.store import AuditEntry, KnownBy
 
 
 class AuditEntryView(BaseModel):
@@ -28,7 +28,7 @@ class AuditEntryView(BaseModel):
     """When it was begun."""
     operator: str | None
     """Null: the app does not know the name, as of a function key's holder."""
-    by: Literal["key", "gateway", "easyauth"]
+    by: KnownBy
     """How the app knows who acts: a function key, the gateway's word, or App Service authentication."""
     action: str
     target: str | None

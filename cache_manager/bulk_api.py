@@ -17,7 +17,6 @@ from cache_manager.schemas import RequestModel
 from shared.http.functions import HttpFunctions, json_response
 from shared.http.operators import Role
 from shared.http.problems import invalid
-from shared.http.times import ms_of
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing
 from shared.tasks.ids import TASK_ID_PATTERN
@@ -64,7 +63,7 @@ class BulkRequest(RequestModel):
             path=None if self.path is None else parse.path_of(self.path, "/Path"),
             states=states if self.status is None else [State(self.status)],
             before=parse.cursor_of(self.cursor, "/Cursor"),
-            until_ms=_time_ms(self.created_before),
+            until_ms=parse.time_ms(self.created_before, "/CreatedBefore"),
             text=self.q or "",
         )
 
@@ -130,12 +129,3 @@ async def bulk(req: func.HttpRequest, services: Services) -> func.HttpResponse:
 
 def _response(piece: Piece) -> func.HttpResponse:
     return json_response(BulkAnswer.of(piece).model_dump(by_alias=True, mode="json"))
-
-
-def _time_ms(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return ms_of(text)
-    except ValueError as error:
-        raise invalid("/CreatedBefore", str(error)) from None

@@ -9,17 +9,15 @@ import azure.functions as func
 
 from cache_manager import request_parsing as parse
 from cache_manager.outcome_problems import unknown_batch
-from shared.http.owners import not_for_owners
+from shared.http.owners import checked_owner, not_for_owners
 from shared.http.paging import page_limit
 from shared.http.problems import invalid
-from shared.http.times import ms_of
 from shared.store import Listing
 from shared.tasks.ids import is_task_id
 from shared.tasks.task import MAX_ATTEMPT, State
 
 LISTED_BY: Final = ["path", "status", "batch", "since", "until", "q", "owner", "attempts", "limit", "cursor"]
 MAX_TEXT_CHARS: Final = 200
-_OWNER: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def listing_of(req: func.HttpRequest, owner: str | None) -> Listing:
@@ -38,8 +36,8 @@ def listing_of(req: func.HttpRequest, owner: str | None) -> Listing:
         owner=_owner(req, owner),
         hides_others=owner is not None,
         before=parse.list_cursor(req),
-        since_ms=_time_ms(req, "since"),
-        until_ms=_time_ms(req, "until"),
+        since_ms=parse.time_ms(req.params.get("since") or None, "since"),
+        until_ms=parse.time_ms(req.params.get("until") or None, "until"),
         text=_text(req),
         attempts=_attempts(req),
     )
@@ -66,21 +64,11 @@ def _state(req: func.HttpRequest) -> State | None:
 
 def _owner(req: func.HttpRequest, owner: str | None) -> str | None:
     asked = req.params.get("owner") or None
-    if asked is not None and not _OWNER.fullmatch(asked):
-        raise invalid("owner", "1 to 128 printable ASCII characters without blanks are allowed")
+    if asked is not None:
+        checked_owner(asked, "owner")
     if owner is not None and asked not in (None, owner):
         raise not_for_owners()
     return owner or asked
-
-
-def _time_ms(req: func.HttpRequest, name: str) -> int | None:
-    text = req.params.get(name)
-    if not text:
-        return None
-    try:
-        return ms_of(text)
-    except ValueError as error:
-        raise invalid(name, str(error)) from None
 
 
 def _text(req: func.HttpRequest) -> str:

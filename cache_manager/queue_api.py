@@ -14,7 +14,7 @@ from cache_manager.queue_schemas import BackendState, QueueDepth, QueueDepthList
 from shared.dispatch.registry import Endpoint
 from shared.http.conditional import json_unless_known
 from shared.http.functions import HttpFunctions, json_response
-from shared.http.operators import Role, operator_of
+from shared.http.operators import Role, operator_now
 from shared.http.paging import page_limit
 from shared.services import Services, ServicesByLoop
 from shared.store import Depth, QueueStatus, StoreUnavailable
@@ -51,7 +51,7 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
     is_known = services.registry.endpoint_of(path) is not None or path in services.registry.pipelines
     if not is_known and not _is_used(path, depth, status, services):
         raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
-    [queue] = await _shown(req, services, [(path, depth, status)])
+    [queue] = await _shown(services, [(path, depth, status)])
     return json_unless_known(req, queue.document(), without_ages=without_ages([queue]))
 
 
@@ -59,7 +59,7 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
     endpoint = parse.endpoint(parse.queue_path(req), "", services.registry)
     settings = await QueueSettings.parse(req.get_body())
     await _check_may_be_set(endpoint, services)
-    operator = operator_of(req, services.settings)
+    operator = operator_now()
     by = operator.name if operator else None
     try:
         async with audited(req, services, queue_action(settings.changes), endpoint.path):
@@ -68,7 +68,7 @@ async def configure_queue(req: func.HttpRequest, services: Services) -> func.Htt
         services.dispatcher.dispatch_granted(error.granted)
         raise
     services.dispatcher.dispatch_granted(granted)
-    [queue] = await _shown(req, services, [(endpoint.path, *await _read(endpoint.path, services))])
+    [queue] = await _shown(services, [(endpoint.path, *await _read(endpoint.path, services))])
     return json_response(queue.document())
 
 
@@ -86,7 +86,7 @@ async def _all_queues(req: func.HttpRequest, services: Services) -> func.HttpRes
         for path, status in zip(paths, statuses, strict=True)
         if path in registered or _is_used(path, depths[path], status, services)
     ]
-    shown = await _shown(req, services, found)
+    shown = await _shown(services, found)
     cursor = page[-1] if len(following) > limit else None
     document = QueueDepthList(queues=shown, next_cursor=cursor).document()
     return json_unless_known(req, document, without_ages=[cursor, without_ages(shown)])
@@ -103,10 +103,8 @@ async def _names(services: Services, *, with_idle: bool) -> tuple[set[str], set[
     return used | registered, registered
 
 
-async def _shown(
-    req: func.HttpRequest, services: Services, queues: Sequence[tuple[str, Depth, QueueStatus]]
-) -> list[QueueDepth]:
-    names_operator = operator_of(req, services.settings) is not None
+async def _shown(services: Services, queues: Sequence[tuple[str, Depth, QueueStatus]]) -> list[QueueDepth]:
+    names_operator = operator_now() is not None
     registry = services.registry
     endpoints = {path: registry.endpoint_of(path) for path, _, _ in queues if path not in registry.pipelines}
     prefixes = {endpoint.backend.prefix for endpoint in endpoints.values() if endpoint is not None}

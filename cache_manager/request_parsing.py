@@ -16,6 +16,7 @@ from cache_manager.outcome_problems import range_not_satisfiable, unknown_endpoi
 from shared.dispatch.registry import BackendRegistry, Endpoint, Malformed, UnknownBackend, canonical_path
 from shared.http.functions import HOST_PARAMETERS, header, query_string
 from shared.http.problems import invalid, no_such_task
+from shared.http.times import ms_of
 from shared.settings import LONGEST_WAIT_S
 from shared.store import ListCursor
 from shared.tasks import status_texts
@@ -249,6 +250,16 @@ def wait_s(req: func.HttpRequest) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII):
         raise invalid("wait", "a number of seconds is expected")
     return min(LONGEST_WAIT_S, float(text))
+
+
+def time_ms(text: str | None, name: str) -> int | None:
+    """The Unix milliseconds of a time, if there is one. The *name* is that of the parameter or member."""
+    if text is None:
+        return None
+    try:
+        return ms_of(text)
+    except ValueError as error:
+        raise invalid(name, str(error)) from None
 
 
 def list_cursor(req: func.HttpRequest) -> ListCursor | None:

@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import azure.functions as func
@@ -27,7 +26,6 @@ MOST_STEPS: Final = 2_200
 MOST_NUMBERS: Final = 20_000
 """How many steps all series of a page have at most."""
 _DEFAULT_LENGTH_S: Final = 3_600
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -91,8 +89,9 @@ async def _check_is_known(path: str, services: Services) -> None:
 
 
 def _times(req: func.HttpRequest, now_ms: int) -> Times:
-    end_ms = min(_time_ms(req, "to", now_ms), now_ms)
-    start_ms = _time_ms(req, "from", end_ms - _DEFAULT_LENGTH_S * 1000)
+    asked_ms = {name: parse.time_ms(req.params.get(name), name) for name in ("from", "to")}
+    end_ms = now_ms if asked_ms["to"] is None else min(asked_ms["to"], now_ms)
+    start_ms = end_ms - _DEFAULT_LENGTH_S * 1000 if asked_ms["from"] is None else asked_ms["from"]
     if start_ms >= end_ms:
         raise invalid("from", "a time before `to`, and in the past, is expected")
     step_ms = _step_ms(req, _span_ms(start_ms, now_ms))
@@ -124,17 +123,3 @@ def _step_ms(req: func.HttpRequest, span_ms: int) -> int:
 
 def _not_a_multiple(span_ms: int) -> Problem:
     return invalid("step", f"so long ago, a multiple of {span_ms // 1000} seconds is expected")
-
-
-def _time_ms(req: func.HttpRequest, name: str, otherwise_ms: int) -> int:
-    text = req.params.get(name)
-    if text is None:
-        return otherwise_ms
-    # A plus sign that a client did not encode has become a blank.
-    text = text.replace(" ", "+") if re.search(r" \d\d:\d\d$", text) else text
-    if _TIME.fullmatch(text):
-        try:
-            return max(0, round(datetime.fromisoformat(text.upper()).astimezone(UTC).timestamp() * 1000))
-        except (ValueError, OverflowError):
-            pass
-    raise invalid(name, "a time such as 2026-01-31T12:00:00Z is expected")

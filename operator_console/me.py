@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
 from shared.http.functions import HttpFunctions, json_response
-from shared.http.operators import By, Role, operator_now
+from shared.http.operators import Role, operator_now
 from shared.http.times import IsoTime, iso
 from shared.services import Services, ServicesByLoop
+from shared.store import KnownBy
 from shared.version import VERSION
 
 
@@ -24,7 +25,7 @@ class Me(BaseModel):
     """Null: the app does not know it, as of a key's holder."""
     roles: list[Role]
     """None, if no operator asks: then the key says which functions it opens."""
-    by: By
+    by: KnownBy
     """How the app knows it."""
     version: str
     """The app's."""

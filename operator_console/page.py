@@ -13,6 +13,7 @@ from typing import Final
 
 import azure.functions as func
 
+from shared.http.conditional import matches
 from shared.http.functions import HttpFunctions, header, problem_response
 from shared.http.problems import Problem
 from shared.services import ServicesByLoop
@@ -57,8 +58,10 @@ async def answer(req: func.HttpRequest) -> func.HttpResponse:
         return problem_response(
             Problem(404, "no-such-page", "The console has no such file.", "It begins at console/index.html.")
         )
-    headers = {**_GUARDS, "ETag": file.etag, "Cache-Control": file.cache_control, "Vary": "Accept-Encoding"}
-    if header(req, "if-none-match") == file.etag:
+    # Weak, since the packed bytes and the plain ones share it.
+    told = {"ETag": f"W/{file.etag}", "Cache-Control": file.cache_control, "Vary": "Accept-Encoding"}
+    headers = {**_GUARDS, **told}
+    if matches(header(req, "if-none-match") or "", file.etag):
         return func.HttpResponse(status_code=304, headers=headers)
     headers["Content-Type"] = file.content_type
     if not _takes_gzip(req):
@@ -79,8 +82,7 @@ class PageFile:
 
     @cached_property
     def etag(self) -> str:
-        # Weak, since the packed bytes and the plain ones share it.
-        return f'W/"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
     @property
     def content_type(self) -> str:

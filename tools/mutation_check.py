@@ -1251,7 +1251,7 @@ MUTATIONS = [
     Mutation(
         "queues: who changed the settings is for operators",
         "cache_manager/queue_api.py",
-        "names_operator = operator_of(req, services.settings) is not None",
+        "names_operator = operator_now() is not None",
         "names_operator = True",
         QUEUE_VIEW_TESTS,
     ),

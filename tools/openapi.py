@@ -60,6 +60,7 @@ from shared.dispatch.registry import MAX_PATH_CHARS, BackendRegistry
 from shared.events.publisher import DISPATCH_EVENT
 from shared.http.paging import DEFAULT_LIMIT, MAX_LIMIT
 from shared.http.problems import ProblemDocument
+from shared.http.times import TIME_EXPECTED
 from shared.services import ServicesByLoop
 from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
 from shared.store.audit import ENTRIES_KEPT
@@ -1426,7 +1427,7 @@ OPERATIONS: list[Operation] = [
             200: response("A page.", schema(SeriesList), {"Series": [SERIES], "NextCursor": None})
             | {"headers": LIST_ETAG},
             304: UNCHANGED,
-            400: invalid("from", "a time such as 2026-01-31T12:00:00Z is expected"),
+            400: invalid("from", TIME_EXPECTED),
             404: UNKNOWN_ENDPOINT,
         },
     ),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, TypedDict, cast
+from typing import Final, TypedDict, cast
 
 import azure.functions as func
 
@@ -20,6 +20,7 @@ from shared.http.headers import header
 from shared.http.owners import check_is_gateway
 from shared.http.problems import Problem, invalid
 from shared.settings import Settings
+from shared.store import KnownBy
 
 
 class Role(StrEnum):
@@ -45,9 +46,6 @@ _PRINCIPAL_BYTES: Final = 32_768
 _ROLE_CLAIM: Final = "roles"
 _acting: ContextVar[Operator | None] = ContextVar("acting", default=None)
 
-By = Literal["key", "gateway", "easyauth"]
-"""How the app knows who asks: by the key of a function of the console, by the gateway's word, by the platform's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Operator:
@@ -59,7 +57,7 @@ class Operator:
 
     name: str | None
     roles: frozenset[Role]
-    by: By
+    by: KnownBy
 
 
 class _Claim(TypedDict):

@@ -26,9 +26,18 @@ def owner_of(req: func.HttpRequest, settings: Settings) -> str | None:
     if owner is None:
         return None
     check_is_gateway(req, settings, "owner")
-    if not _OWNER.fullmatch(owner):
-        raise invalid("X-Task-Owner", "1 to 128 printable ASCII characters without blanks are allowed")
-    return owner
+    return checked_owner(owner, "X-Task-Owner")
+
+
+def checked_owner(text: str, name: str) -> str:
+    """An owner's name, as the header or parameter *name* has it.
+
+    Raises:
+        Problem: 400 if it cannot be one.
+    """
+    if not _OWNER.fullmatch(text):
+        raise invalid(name, "1 to 128 printable ASCII characters without blanks are allowed")
+    return text
 
 
 def check_is_gateway(req: func.HttpRequest, settings: Settings, named: Literal["owner", "operator"]) -> None:
