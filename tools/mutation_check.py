@@ -1173,7 +1173,7 @@ MUTATIONS = [
     ),
     Mutation(
         "owner: the gateway's key by which it was known before",
-        "shared/settings.py",
+        "shared/connection_settings.py",
         "for key in (self.gateway_key, self.gateway_key_previous) if key",
         "for key in (self.gateway_key,) if key",
         ROTATION_TESTS,
