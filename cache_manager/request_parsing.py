@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, unquote_plus
 
@@ -28,6 +29,7 @@ from shared.tasks.told_slots import INSTANCE_HEADER, SLOTS_HEADER, BadSlots, Tol
 PRIORITY_PATTERN: Final = r"\A([0-9]|(u=[0-7]|i(=\?[01])?)( *, *(u=[0-7]|i(=\?[01])?))*)\Z"
 """A digit; or what browsers send in the same header (RFC 9218), which is ignored."""
 UPLOAD_HEADER: Final = "X-Upload"
+_FIRST_FINGERPRINTED: Final = ("Content-Encoding", "Pipeline", "Batch", "Upload")
 _YES_OR_NO: Final = {"1": True, "true": True, "0": False, "false": False}
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d{0,4000})\s*-\s*(\d{0,4000})\s*", re.ASCII | re.IGNORECASE)
@@ -165,26 +167,17 @@ def flag(req: func.HttpRequest, name: str) -> bool:
     return _YES_OR_NO[text]
 
 
-def fingerprint(
-    content_type: str,
-    query: str,
-    body: bytes,
-    encoding: str = "",
-    pipeline: str = "",
-    batch: str = "",
-    upload: str = "",
-) -> str:
+def fingerprint(content_type: str, query: str, body: bytes, headers: Mapping[str, str]) -> str:
     """What tells whether two submits with the same idempotency key are the same.
 
     Args:
-        upload: what tells whether two uploads are the same; empty if there is a body.
+        headers: by their names, what further headers of the request ask for. None of the texts has a line break; an
+            empty one is the same as an absent one.
     """
-    # None of these has a line break.
-    kind = f"{content_type}\nContent-Encoding: {encoding}" if encoding else content_type
-    kind = f"{kind}\nPipeline: {pipeline}" if pipeline else kind
-    kind = f"{kind}\nBatch: {batch}" if batch else kind
-    kind = f"{kind}\nUpload: {upload}" if upload else kind
-    digest = hashlib.sha256(f"{kind}\n{query}\n".encode())
+    # The first ones in the order that the values had which are kept in records.
+    names = [*_FIRST_FINGERPRINTED, *sorted(headers.keys() - {*_FIRST_FINGERPRINTED})]
+    lines = [content_type, *(f"{name}: {text}" for name in names if (text := headers.get(name)))]
+    digest = hashlib.sha256("".join(f"{line}\n" for line in (*lines, query)).encode())
     digest.update(body)
     return digest.hexdigest()[:32]
 

@@ -272,15 +272,14 @@ async def _submitted(
 
 
 async def _fingerprint(
-    req: func.HttpRequest, content_type: str, query: str, asked: str, batch: str, upload: Upload | None
+    req: func.HttpRequest, content_type: str, query: str, upload: Upload | None, headers: Mapping[str, str]
 ) -> str:
     if upload is not None:
-        declared = f"{upload.size_bytes} {upload.sha256}"
-        return parse.fingerprint(upload.content_type, query, b"", upload.encoding, asked, batch, declared)
+        declared = {"Content-Encoding": upload.encoding, "Upload": f"{upload.size_bytes} {upload.sha256}"}
+        return parse.fingerprint(upload.content_type, query, b"", {**headers, **declared})
+    headers = {**headers, "Content-Encoding": parse.content_encoding(req)}
     # In a thread: it takes a while for a large body, and other requests must not stand still.
-    return await asyncio.to_thread(
-        parse.fingerprint, content_type, query, req.get_body(), parse.content_encoding(req), asked, batch
-    )
+    return await asyncio.to_thread(parse.fingerprint, content_type, query, req.get_body(), headers)
 
 
 async def _new_task(
@@ -289,7 +288,8 @@ async def _new_task(
     route, owner = way.route, service.owner or ""
     endpoint = route.endpoints[0]
     batch = batch_of(req) or ""
-    fingerprint = await _fingerprint(req, content_type, endpoint.query, way.asked, batch, upload) if key else ""
+    asked = {"Pipeline": way.asked, "Batch": batch}
+    fingerprint = await _fingerprint(req, content_type, endpoint.query, upload, asked) if key else ""
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
         await service.services.store.keyed_ids.id_of(owner, route.path, key) if key else new_task_id(),

@@ -1448,9 +1448,9 @@ MUTATIONS = [
     ),
     Mutation(
         "pipeline: it is part of what an idempotency key stands for",
-        "cache_manager/request_parsing.py",
-        "if pipeline else kind",
-        "if False else kind",
+        "cache_manager/task_api.py",
+        '"Pipeline": way.asked',
+        '"Pipeline": ""',
         ("tests/contract/test_v1_pipelines.py::test_the_pipeline_is_part_of_what_an_idempotency_key_stands_for",),
     ),
     Mutation(
