@@ -87,7 +87,11 @@ def endpoint(path: str, query: str, registry: BackendRegistry) -> Endpoint:
 
 def backend_query(url: str) -> str:
     """The query string without the parameters that are the host's."""
-    pairs = query_string(url).split("&")
+    return without_host_parameters(query_string(url))
+
+
+def without_host_parameters(query: str) -> str:
+    pairs = query.split("&")
     return "&".join(pair for pair in pairs if pair and _name(pair) not in HOST_PARAMETERS)
 
 
@@ -124,7 +128,11 @@ def content_encoding(req: func.HttpRequest) -> str:
 
 
 def idempotency_key(req: func.HttpRequest) -> str | None:
-    key = header(req, "idempotency-key")
+    return key_of(header(req, "idempotency-key"))
+
+
+def key_of(key: str | None) -> str | None:
+    """The idempotency key that a header says."""
     if key is not None and not _HEADER_VALUE.fullmatch(key):
         raise invalid("Idempotency-Key", "1 to 255 printable ASCII characters are allowed")
     return key
@@ -184,8 +192,11 @@ def fingerprint(content_type: str, query: str, body: bytes, headers: Mapping[str
 
 def priority(req: func.HttpRequest) -> int:
     text = header(req, "priority")
-    if text is None:
-        return DEFAULT_PRIORITY
+    return DEFAULT_PRIORITY if text is None else priority_of(text)
+
+
+def priority_of(text: str) -> int:
+    """The priority that a header says."""
     if not re.search(PRIORITY_PATTERN, text):
         raise invalid("Priority", "a digit from 0 to 9 is expected")
     return int(text) if text.isdecimal() else DEFAULT_PRIORITY

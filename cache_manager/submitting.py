@@ -45,8 +45,18 @@ def way(req: func.HttpRequest, registry: BackendRegistry) -> Way:
     Raises:
         Problem: 404 that names the path that is no endpoint; 400 if ``Pipeline`` is no list of paths.
     """
-    first = _route(parse.submitted_path(req), parse.backend_query(req.url), registry)
-    text = header(req, PIPELINE_HEADER)
+    return way_of(parse.submitted_path(req), parse.backend_query(req.url), header(req, PIPELINE_HEADER), registry)
+
+
+def way_of(path: str, query: str, text: str | None, registry: BackendRegistry) -> Way:
+    """
+    Args:
+        text: what ``Pipeline`` says; None if it is not there.
+
+    Raises:
+        Problem: as :func:`way`.
+    """
+    first = _route(path, query, registry)
     if text is None:
         return Way(first, "")
     steps = _BETWEEN_STEPS.split(text.strip())

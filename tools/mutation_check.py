@@ -338,8 +338,8 @@ MUTATIONS = [
     Mutation(
         "waits: a message tells of a change that was undone",
         "shared/store/changes.py",
-        "(is_announced or _shown(now) != _shown(known))",
-        "_shown(now) != _shown(known)",
+        "(is_announced or now_seen.shown != seen.shown)",
+        "now_seen.shown != seen.shown",
         CHANGE_TESTS,
     ),
     Mutation(

@@ -34,6 +34,9 @@ from cache_manager.bulk_api import BulkAnswer, BulkRequest
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
 from cache_manager.listing import MAX_TEXT_CHARS
+from cache_manager.many_api import NDJSON
+from cache_manager.many_lines import MIXED, MOST_TASKS
+from cache_manager.many_schemas import MOST_WAITED_FOR, LineOutcome, SubmitLine, WaitAnswer, WaitRequest
 from cache_manager.queue_schemas import QueueDepth, QueueDepthList, QueueSettings
 from cache_manager.request_parsing import PRIORITY_PATTERN, UPLOAD_HEADER
 from cache_manager.schemas import (
@@ -700,6 +703,45 @@ CLUSTER_PARAMETERS = (
         required=True,
     ),
 )
+SUBMIT_PATH = parameter(
+    "path",
+    "path",
+    "The endpoint's path, which names the queue. Its slashes may come as `%2F`.",
+    TEXT
+    | {
+        "pattern": r"^[^/\\;?#%\x00-\x20\x7f]+(/[^/\\;?#%\x00-\x20\x7f]+)*/?$",
+        "maxLength": MAX_PATH_CHARS - 1,
+    },
+    PATH,
+    **ENDPOINT_PATH,
+)
+PIPELINE = parameter(
+    "header",
+    PIPELINE_HEADER,
+    f"The paths of up to {MAX_STEPS} more endpoints, with commas between, each with its query string if "
+    "it has one. When a model service completes its step, the task goes on to the next one, with the "
+    "result as its body.",
+    TEXT | {"pattern": "^/"},
+    "/v1/landcover/vectorize?simplify=2, /v1/landcover/publish",
+)
+IN_BATCH = parameter(
+    "header",
+    BATCH_HEADER,
+    "The batch that the task is to be a child of. The batch is of the same owner, and not sealed.",
+    TASK_ID,
+    ID,
+)
+TRACEPARENT = parameter(
+    "header",
+    "traceparent",
+    "W3C trace context. Every later step of the task joins its trace.",
+    TEXT,
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+)
+NONE_TAKEN = (
+    "No task was taken, for this reason: that of the first line that may be sent again, or else of the first one. "
+    "`Outcomes` has what each line has come to, if they were read."
+)
 PROCESSING_RESPONSES = {
     200: response("Requests in flight.", {"type": "string", "pattern": "^[0-9]+$"}, "7", media_type="text/plain"),
     204: response("Nobody has ever reported requests there."),
@@ -719,36 +761,11 @@ OPERATIONS: list[Operation] = [
         parameters=(
             CONTENT_ENCODING,
             UPLOAD,
-            parameter(
-                "path",
-                "path",
-                "The endpoint's path, which names the queue. Its slashes may come as `%2F`.",
-                TEXT
-                | {
-                    "pattern": r"^[^/\\;?#%\x00-\x20\x7f]+(/[^/\\;?#%\x00-\x20\x7f]+)*/?$",
-                    "maxLength": MAX_PATH_CHARS - 1,
-                },
-                PATH,
-                **ENDPOINT_PATH,
-            ),
+            SUBMIT_PATH,
             IDEMPOTENCY_KEY,
             PRIORITY,
-            parameter(
-                "header",
-                PIPELINE_HEADER,
-                f"The paths of up to {MAX_STEPS} more endpoints, with commas between, each with its query string if "
-                "it has one. When a model service completes its step, the task goes on to the next one, with the "
-                "result as its body.",
-                TEXT | {"pattern": "^/"},
-                "/v1/landcover/vectorize?simplify=2, /v1/landcover/publish",
-            ),
-            parameter(
-                "header",
-                BATCH_HEADER,
-                "The batch that the task is to be a child of. The batch is of the same owner, and not sealed.",
-                TASK_ID,
-                ID,
-            ),
+            PIPELINE,
+            IN_BATCH,
             parameter(
                 "header",
                 "Prefer",
@@ -756,13 +773,7 @@ OPERATIONS: list[Operation] = [
                 TEXT,
                 "wait=20",
             ),
-            parameter(
-                "header",
-                "traceparent",
-                "W3C trace context. Every later step of the task joins its trace.",
-                TEXT,
-                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            ),
+            TRACEPARENT,
         ),
         body=any_body("The body for the model service: any bytes, or none."),
         responses={
@@ -836,6 +847,98 @@ OPERATIONS: list[Operation] = [
             200: response("There is such a task.", headers=TASK_HEADERS),
             304: response("The task still has the ETag in `If-None-Match`.", headers=TASK_HEADERS),
             404: response("There is no such task."),
+        },
+    ),
+    Operation(
+        "SubmitMany",
+        "POST",
+        "/v1/submit-many/{path}",
+        TASKS,
+        "Submit many tasks",
+        description=f"Up to {MOST_TASKS:,} tasks for one endpoint, each with an outcome of its own: a line that is "
+        "broken or refused is nobody else's trouble. Each line of the body is an object (`SubmitLine`). Or the body "
+        f"is `{MIXED}`, of which each part is the body of a task, with the headers `Content-Type`, "
+        "`Content-Encoding`, `Query`, `Idempotency-Key` and `Priority` if it has them. All other content types are "
+        "read as lines. The headers of the request, and its query string, hold for all tasks that say nothing else.",
+        parameters=(
+            SUBMIT_PATH,
+            IDEMPOTENCY_KEY
+            | {
+                "description": "Makes it safe to repeat the request: with the same path, each line again gives the "
+                "same task. Of a line without a key, it stands for one that is derived from it and from the line's "
+                "number."
+            },
+            PRIORITY,
+            PIPELINE,
+            IN_BATCH,
+            TRACEPARENT,
+        ),
+        body={
+            "description": f"{MOST_TASKS:,} tasks at most, and as many bytes as a body may have.",
+            "required": True,
+            "content": {
+                NDJSON: {
+                    "schema": TEXT,
+                    "example": '{"Body": {"scene": "S2A_20261122"}, "IdempotencyKey": "S2A_20261122"}\n'
+                    '{"Body": "a text", "Query": "classes=6", "Priority": 7}\n',
+                },
+                MIXED: {"schema": BINARY},
+            },
+        },
+        responses={
+            202: response(
+                "At least one task is safe. One line (`LineOutcome`) for each task, in their order.",
+                schema(LineOutcome),
+                {"Line": 1, "StatusCode": 202, "TaskId": ID, "BackendStatus": "created"},
+                media_type=NDJSON,
+            ),
+            400: invalid("/Priority", "at most 9 is expected") | {"description": NONE_TAKEN},
+            404: UNKNOWN_ENDPOINT | {"description": f"There is no such endpoint. Or: {NONE_TAKEN}"},
+            409: problem(
+                HTTPStatus.CONFLICT,
+                "batch-sealed",
+                "The batch takes no more tasks.",
+                "It was sealed or cancelled, or has ended.",
+            )
+            | {"description": NONE_TAKEN},
+            422: problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key was used before.",
+                "An earlier request with this Idempotency-Key had another body, query, type, pipeline or batch.",
+                TaskId=ID,
+            )
+            | {"description": NONE_TAKEN},
+            429: QUEUE_FULL,
+            503: QUEUE_DRAINING,
+        },
+    ),
+    Operation(
+        "WaitForTasks",
+        "POST",
+        "/v1/tasks/wait",
+        TASKS,
+        "Wait for many tasks",
+        description=f"Answers once one of up to {MOST_WAITED_FOR} tasks or batches changes or ends, or, with `Any` "
+        "false, once all have ended; or when the time is up. A task that has ended already, or that does not exist, "
+        "is answered at once: leave it out of the next wait.",
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schema(WaitRequest),
+                    "example": {"TaskIds": [ID], "Seconds": 30, "Any": True, "Known": {ID: '"1a2033330a9-3"'}},
+                }
+            },
+        },
+        responses={
+            200: response(
+                "What has changed or ended.",
+                schema(WaitAnswer),
+                {"Tasks": [{"ETag": '"1a2033330a9-4"', "Task": TASK}], "Unknown": []},
+                headers=("Retry-After",),
+            ),
+            400: invalid("/TaskIds", "it is missing"),
         },
     ),
     Operation(
@@ -1962,6 +2065,10 @@ def _schemas() -> Json:
             (UploadRequest, "validation"),
             (UploadView, "serialization"),
             (TaskRelease, "validation"),
+            (SubmitLine, "validation"),
+            (LineOutcome, "serialization"),
+            (WaitRequest, "validation"),
+            (WaitAnswer, "serialization"),
             (NewBatchRequest, "validation"),
             (BatchView, "serialization"),
             (BatchList, "serialization"),

@@ -59,6 +59,10 @@ class Fraction(float):
     written: str
 
 
+class Verbatim(bytes):
+    """A value as it is written."""
+
+
 class RepeatingObject(dict[str, Any]):
     """An object that has a name more than once, in whatever case."""
 
@@ -80,7 +84,8 @@ def _fraction(written: str) -> Fraction:
     return number
 
 
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A :class:`RepeatingObject` if a name is there more than once."""
     found = dict(members)
     names = {name.lower() for name in found}
     if len(names) == len(members):
@@ -99,7 +104,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction, parse_constant=_no_constant
+    object_pairs_hook=object_of, parse_int=_integer, parse_float=_fraction, parse_constant=_no_constant
 )
 
 
@@ -138,7 +143,7 @@ async def read_each(body: bytes, take: Callable[[Any], Taken], *, most: int, mos
 
 
 async def _read(
-    body: bytes, whole: Callable[[Any], Taken], reading: Callable[[_Reader], Generator[None, None, Taken]]
+    body: bytes, whole: Callable[[Any], Taken], reading: Callable[[Reader], Generator[None, None, Taken]]
 ) -> Taken:
     """What is *whole*ly made of a small document, or what *reading* a large one piece by piece results in."""
     try:
@@ -147,17 +152,21 @@ async def _read(
             if b"\\u" in body:  # half of a pair of surrogates is decoded, and is no text
                 json.dumps(document, ensure_ascii=False).encode()
             return whole(document)
-        pieces = reading(_Reader(body))
-        try:
-            while True:
-                next(pieces)
-                await asyncio.sleep(0)
-        except StopIteration as end:
-            return end.value
+        return await in_turns(reading(Reader(body)))
     except Problem:
         raise
     except ValueError:
         raise invalid("", "it is not JSON") from None
+
+
+async def in_turns(pieces: Generator[None, None, Taken]) -> Taken:
+    """What the generator results in, with turns for others where it yields."""
+    try:
+        while True:
+            next(pieces)
+            await asyncio.sleep(0)
+    except StopIteration as end:
+        return end.value
 
 
 def _elements(document: Any, most: int) -> list[Any]:
@@ -175,22 +184,46 @@ def _too_many(most: int) -> Problem:
     return invalid("", f"the array has more than {most} elements")
 
 
+def too_deep() -> Problem:
+    return invalid("", f"it is nested deeper than {MAX_DEPTH} levels")
+
+
 def _no_array() -> Problem:
     return invalid("", "an array of objects, or one object, is expected")
 
 
-class _Reader:
+class Reader:
     """Reads one body. Its generators yield where others may have their turn, and raise a ValueError for what is not
     JSON."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, start: int = 0) -> None:
         self._data = data
-        self._at = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
+        self._at = start or (len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0)
         self._turn_at = self._at
         self._values = 0
         self._turn_values = _TURN_VALUES
         self._most_values = MAX_VALUES
         self._texts_bytes = 0
+
+    @property
+    def values(self) -> int:
+        """How many it has met."""
+        return self._values
+
+    def line(self, end: int, verbatim: str, most_values: int) -> Generator[None, None, dict[str, Any]]:
+        """The object in a line that ends before *end*. Its member *verbatim* is :class:`Verbatim`, unless it is a
+        text."""
+        self._most_values = min(most_values, MAX_VALUES)
+        yield from self._skip_blanks()
+        if self._data[self._at : self._at + 1] != b"{":
+            raise ValueError("an object is expected")
+        members = yield from self._members(1, verbatim)
+        # Blanks within it, and behind it, may have led past the end of the line.
+        if self._at <= end:
+            yield from self._skip_blanks()
+            if self._at >= end:
+                return members
+        raise ValueError("the object does not end with its line")
 
     def document(self) -> Generator[None, None, Any]:
         value = yield from self._value(0)
@@ -245,7 +278,7 @@ class _Reader:
             if not (yield from self._goes_on(b"]")):
                 return values
 
-    def _members(self, depth: int) -> Generator[None, None, dict[str, Any]]:
+    def _members(self, depth: int, verbatim: str | None = None) -> Generator[None, None, dict[str, Any]]:
         members: list[tuple[str, Any]] = []
         if (yield from self._ends(b"}")):
             return {}
@@ -259,9 +292,14 @@ class _Reader:
                 name = name[:_NAME_BYTES].decode(errors="ignore")
             yield from self._skip_blanks()
             self._take(b":")
-            members.append((name, (yield from self._value(depth))))
+            yield from self._skip_blanks()
+            begin = self._at
+            value = yield from self._value(depth)
+            if name.lower() == verbatim and not isinstance(value, (str, bytes)):
+                value = Verbatim(self._data[begin : self._at])
+            members.append((name, value))
             if not (yield from self._goes_on(b"}")):
-                return _object(members)
+                return object_of(members)
 
     def _ends(self, end: bytes) -> Generator[None, None, bool]:
         """Whether the array or object that begins here is empty."""
@@ -348,5 +386,5 @@ class _Reader:
     @staticmethod
     def _below(depth: int) -> int:
         if depth >= MAX_DEPTH:
-            raise invalid("", f"it is nested deeper than {MAX_DEPTH} levels")
+            raise too_deep()
         return depth + 1

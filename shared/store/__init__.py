@@ -13,6 +13,7 @@ from shared.store.batch_steps import (
     ChildReport,
     then_task_id,
 )
+from shared.store.changes import Seen
 from shared.store.endpoint_names import EndpointNames
 from shared.store.eviction import EvictionState
 from shared.store.outages import Outage
@@ -91,6 +92,7 @@ __all__ = [
     "RequestReport",
     "RequeueReason",
     "ResultUnstored",
+    "Seen",
     "SentOn",
     "StoreNotPermitted",
     "StorePolicy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.redis.partitions import tag_of
@@ -13,6 +13,18 @@ from shared.tasks.task import Task
 
 _READ_AGAIN_S: Final = 1.0
 """How long after a read that failed the next one follows, if nothing is heard before."""
+
+
+class Seen(NamedTuple):
+    """What has to be kept of a task to find out whether it has changed."""
+
+    version: int
+    shown: int
+    """A digest of what a caller sees of it, of this process only."""
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        return cls(task.version, hash(_shown(task)))
 
 
 class Changes:
@@ -24,7 +36,11 @@ class Changes:
 
     async def wait(self, known: Task, is_enough: Callable[[Task], bool]) -> Task | None:
         """See :meth:`TaskStore.wait`."""
-        async with self._link.listen(tag_of(known.id), record_key(known.id)) as listener:
+        return await self.wait_since(known.id, Seen.of(known), is_enough)
+
+    async def wait_since(self, task_id: str, seen: Seen, is_enough: Callable[[Task], bool]) -> Task | None:
+        """See :meth:`TaskStore.wait_since`."""
+        async with self._link.listen(tag_of(task_id), record_key(task_id)) as listener:
             version: bytes | None = None
             is_read = True
             while True:
@@ -35,17 +51,18 @@ class Changes:
                 except TimeoutError:
                     pass
                 try:
-                    now = await self._tasks.get(known.id)
+                    now = await self._tasks.get(task_id)
                 except StoreUnavailable:
                     is_read = False
                     continue
                 if now is None or now.state.is_terminal:
                     return now
                 # A message tells of a change even if the next one undid it. Without one, the record has to show it.
-                is_announced = version is not None and int(version) > known.version
-                if (is_announced or _shown(now) != _shown(known)) and is_enough(now):
+                is_announced = version is not None and int(version) > seen.version
+                now_seen = Seen.of(now)
+                if (is_announced or now_seen.shown != seen.shown) and is_enough(now):
                     return now
-                known, version, is_read = now, None, True
+                seen, version, is_read = now_seen, None, True
 
 
 def _shown(task: Task) -> tuple[Any, ...]:

@@ -57,6 +57,27 @@ class CreateSteps:
             raise
         return None if reply is None else _created_and_enqueued(new, reply)
 
+    async def create_each_and_enqueue(
+        self, news: Sequence[NewTask]
+    ) -> list[Created | Existing | Full | Draining | None] | None:
+        """As :meth:`create_and_enqueue` of each, in their order, in one round trip. None for one that met an error.
+
+        None if several servers have the partitions: nothing was done.
+        """
+        if self._queues is None:
+            return None
+        args: list[bytes] = []
+        for new in news:
+            enqueue = self._queues.enqueue_argument(new.path)
+            args += tag_of(new.id).encode(), *self._create(new), tag_of(new.path).encode(), enqueue
+        try:
+            replies = await self._link.combined_steps("create_and_enqueue", *args)
+        except NotAcknowledged as error:
+            created = _each_created(news, error.reply)
+            error.granted = [granted for each in created if each is not None for granted in _granted_by(each)]
+            raise
+        return None if replies is None else _each_created(news, replies)
+
     async def create_child(
         self, new: NewTask, registration: tuple[bytes, bytes]
     ) -> Created | Existing | Full | Draining | BatchRefused | None:
@@ -110,6 +131,13 @@ def _created(new: NewTask, reply: list[Any]) -> Created | Existing | TooLate:
     (stored,) = more
     task = created_task(new, stored)
     return existing(task) if kind == b"exists" else Created(task)
+
+
+def _each_created(news: Sequence[NewTask], replies: list[Any]) -> list[Created | Existing | Full | Draining | None]:
+    return [
+        None if isinstance(reply, Exception) else _created_and_enqueued(new, reply)
+        for new, reply in zip(news, replies, strict=True)
+    ]
 
 
 def _created_child(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining | BatchRefused:

@@ -16,7 +16,7 @@ from shared.store.arguments import Clock
 from shared.store.audit import Audit
 from shared.store.away_dispatches import AwayDispatches
 from shared.store.batch_steps import BatchSteps
-from shared.store.changes import Changes
+from shared.store.changes import Changes, Seen
 from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
 from shared.store.create_steps import CreateSteps
@@ -33,7 +33,7 @@ from shared.store.queries import Listing, Page, Queries
 from shared.store.queue_effects import QueueEffects
 from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
 from shared.store.queues import TaskQueues
-from shared.store.redis.link import RedisLink
+from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.reports import Report, SentOn
 from shared.store.requeue import (
     BackendAway,
@@ -137,6 +137,31 @@ class TaskStore:
         created = await self._create(new)
         assert not isinstance(created, TooLate)
         return created
+
+    async def create_each(
+        self, news: Sequence[NewTask]
+    ) -> list[Created | Existing | Full | Draining | BatchRefused | StoreUnavailable]:
+        """As :meth:`create` of each; what failed has its error. On a single server they come in their order, in one
+        round trip, if they are no children. Two with one id are for two calls."""
+        created: Sequence[Created | Existing | Full | Draining | BatchRefused | None] | None = None
+        if all(new.dispatch_requested and not new.batch for new in news):
+            try:
+                created = await self._creations.create_each_and_enqueue(news)
+            except StoreUnavailable as error:
+                alike = StoreUnavailable(str(error))  # what was granted is to be dispatched once
+                return [error, *[alike] * (len(news) - 1)]
+        if created is None:
+            created = [None] * len(news)
+
+        async def outcome(new: NewTask) -> Created | Existing | Full | Draining | BatchRefused | StoreUnavailable:
+            try:
+                return await self.create(new)
+            except StoreUnavailable as error:
+                return error
+
+        left = [new for new, each in zip(news, created, strict=True) if each is None]
+        others = iter(await asyncio.gather(*map(outcome, left)))
+        return [next(others) if each is None else each for each in created]
 
     async def create_unqueued(self, new: NewTask) -> Created | Existing:
         """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""
@@ -345,6 +370,10 @@ class TaskStore:
         meanwhile, and goes on while Redis does not answer.
         """
         return await self._changes.wait(known, is_enough)
+
+    async def wait_since(self, task_id: str, seen: Seen, is_enough: Callable[[Task], bool]) -> Task | None:
+        """As :meth:`wait`, for who keeps no more of the task than what it has *seen*."""
+        return await self._changes.wait_since(task_id, seen, is_enough)
 
     async def inline_body(self, task_id: str) -> bytes | None:
         return await self._tasks.inline_body(task_id)

@@ -71,6 +71,8 @@ def chunked(app: httpx.Client, method: str, path: str) -> httpx.Response:
 
 TAKE_A_BODY = {
     "SubmitTask": ("POST", "v1/submit/v1/test/chunked"),
+    "SubmitMany": ("POST", "v1/submit-many/v1/test/chunked"),
+    "WaitForTasks": ("POST", "v1/tasks/wait"),
     "PutTaskResult": ("PUT", "v1/tasks/{id}/result"),
     "PutCheckpoint": ("PUT", "v1/tasks/{id}/checkpoint"),
     "TaskHeartbeat": ("POST", "v1/tasks/{id}/heartbeat"),

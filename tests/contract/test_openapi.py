@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from cache_manager.many_api import NDJSON
 from local.event_grid.schema import topic_id
 from local.stack import NO_TLS, ROOT, SUBSCRIPTION, TOPIC, Stack
 from tests.scripted_backend import Answer, ScriptedBackend
@@ -49,6 +50,8 @@ ANSWERS = [
 # What the fuzzed requests must reach at least, or they would have tested nothing.
 REACHED = {
     "SubmitTask": {200, 202, 404},
+    "SubmitMany": {202, 400},
+    "WaitForTasks": {200},
     "GetTask": {200, 304, 404},
     "HeadTask": {200, 404},
     "CancelTask": {200, 404, 409},
@@ -94,6 +97,7 @@ REACHED = {
 # Operations that can tell bad input from good: the others take any text or bytes.
 REFUSING = {
     "SubmitTask",
+    "WaitForTasks",
     "GetTask",
     "TaskHeartbeat",
     "TaskHeartbeats",
@@ -108,6 +112,11 @@ REFUSING = {
     "CurrentProcessingUpsert",
     "BackendWebhook",
 }
+
+
+@schemathesis.serializer(NDJSON, "multipart/mixed")
+def as_it_is(context: schemathesis.SerializationContext, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 class Ground:
@@ -171,6 +180,10 @@ class Ground:
                 case.body.pop("Then", None)
         if operation == "Bulk" and isinstance(case.body, dict):
             case.body["Path"] = f"/{self.path}/of-bulk"  # not those of other tests
+        if operation == "SubmitMany" and third < 2:
+            case.media_type, case.body = NDJSON, ['{"Body": 1}\n{}\n', "no JSON\n"][third]
+        if operation == "WaitForTasks" and isinstance(case.body, dict):
+            case.body["Seconds"] = 0.001
         if operation == "PutTaskResult" and known_id:
             case.headers.pop("Content-Encoding", None)  # of bytes that nobody has encoded
         if operation == "GetTask" and third == 1:

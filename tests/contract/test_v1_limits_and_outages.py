@@ -1,5 +1,6 @@
 """Body limits, outages of the dependencies, and health (contract B0 and B12)."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from local.stack import NO_TLS, Stack
 from tests.conftest import IN_A_HURRY
 from tests.contract.v1_support import (
     INLINE_LIMIT_BYTES,
+    UNKNOWN_ID,
     all_queues,
     assert_problem,
     complete_on_call,
@@ -393,3 +395,47 @@ def test_a_service_that_is_slow_to_take_its_tasks_leaves_others_their_share(
             assert not any(task_of(app, task_id)["BackendStatus"] == "completed" for task_id in submitted)
         finally:
             taken.set()
+
+
+@pytest.mark.contract("B28.17", "B28.28")
+def test_without_redis_many_tasks_are_neither_taken_nor_waited_for(app: httpx.Client, fragile: Stack) -> None:
+    path = new_path()
+    lines = b"".join(b'{"Body": %d, "IdempotencyKey": "k%d"}\n' % (number, number) for number in range(60))
+    request = {"TaskIds": [UNKNOWN_ID], "Seconds": 1}
+    with without(fragile, fragile.redis):
+        refused = app.post(f"/api/v1/submit-many{path}", content=lines, timeout=PATIENCE_S)
+        document = assert_problem(refused, 503, "unavailable")
+        assert [outcome["StatusCode"] for outcome in document["Outcomes"]] == [503] * 60
+        assert int(refused.headers["retry-after"]) == document["Outcomes"][0]["RetryAfterSeconds"]
+        assert_problem(app.post("/api/v1/tasks/wait", json=request), 503, "unavailable")
+    taken = [
+        app.post(f"/api/v1/submit-many{path}", content=lines, timeout=PATIENCE_S).raise_for_status().text
+        for _ in range(2)
+    ]
+    assert taken[0].count('"StatusCode":202') == 60
+    assert len(set(re.findall('"TaskId":"[^"]*"', taken[0]))) == 60
+    assert re.findall('"TaskId":"[^"]*"', taken[0]) == re.findall('"TaskId":"[^"]*"', taken[1])
+
+
+@pytest.mark.contract("B28.16")
+def test_without_blob_storage_only_large_lines_are_refused(app: httpx.Client, fragile: Stack) -> None:
+    lines = b'{"Body": 1}\n{"Body": "%b"}\n{"Body": 2}\n' % (b"x" * (INLINE_LIMIT_BYTES + 1))
+    with without(fragile, fragile.azurite):
+        answer = app.post(f"/api/v1/submit-many{new_path()}", content=lines, timeout=PATIENCE_S).raise_for_status()
+    assert re.findall('"StatusCode":([0-9]+)', answer.text) == ["202", "503", "202"]
+
+
+@pytest.mark.contract("B28.28")
+def test_a_wait_for_many_goes_on_while_redis_is_silent(
+    app: httpx.Client, backend: ScriptedBackend, fragile: Stack
+) -> None:
+    task_id = keep(app, backend)
+    request = {"TaskIds": [task_id], "Seconds": 60, "Known": {}}
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(app.post, "/api/v1/tasks/wait", json=request, timeout=PATIENCE_S)
+        with without(fragile, fragile.redis):
+            pass
+        report(app, TaskId=task_id, BackendStatus="completed", Status="done")
+        answer = wait.result(PATIENCE_S)
+    # It may have met the silence as it began.
+    assert answer.status_code == 503 or [each["Task"]["TaskId"] for each in answer.json()["Tasks"]] == [task_id]

@@ -120,6 +120,13 @@ def test_every_operation_of_callers_does_what_the_app_s_does(gate: Gate) -> None
     assert batch.json()["TaskId"] in [one["TaskId"] for one in gate.call("ListBatches").json()["Batches"]]
     assert gate.call("SealBatch", task=batch.json()["TaskId"]).status_code == 200
 
+    many = gate.call("SubmitMany", rest=gate.endpoint, content=b'{"Body": "to be"}\n{"Body": "or not to be"}')
+    assert many.status_code == 202
+    ids = [json.loads(line)["TaskId"] for line in many.text.splitlines()]
+    waited = gate.call("WaitForTasks", json={"TaskIds": [*ids, task], "Seconds": 30, "Any": False}).json()
+    assert {each["Task"]["TaskId"] for each in waited["Tasks"]} == {*ids}
+    assert waited["Unknown"] == [task]
+
     upload = gate.call("CreateUpload", json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 
@@ -177,6 +184,11 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     bulk["CreatedBefore"] = submitted.json()["CreatedAt"]
     counted = gate.call("operators/Bulk", operator, json=bulk)
     assert counted.status_code == 200, counted.text
+    many = gate.call("operators/SubmitMany", operator, rest=gate.endpoint, content=b"{}")
+    assert many.status_code == 202
+    waited = gate.call("operators/WaitForTasks", operator, json={"TaskIds": [many.json()["TaskId"]], "Seconds": 1})
+    assert (waited.status_code, waited.json()["Unknown"]) == (200, [])
+
     upload = gate.call("operators/CreateUpload", operator, json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 

@@ -119,6 +119,13 @@ def _combined_prefix(name: str) -> CommandPrefix:
     return _script_prefix(f"combined/{name}", *_TWO_SLOTS)
 
 
+@cache
+def _steps_prefix(name: str) -> CommandPrefix:
+    """Of one command for several steps of one caller."""
+    combined = _combined_prefix(name)
+    return CommandPrefix(*combined.words, source=combined.source, is_acknowledged=combined.is_acknowledged)
+
+
 class RedisLink:
     """Calls Redis, and tells an outage from a bug.
 
@@ -218,6 +225,18 @@ class RedisLink:
         if self._is_clustered:
             return None
         prefix = _combined_prefix(name)
+        try:
+            return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, prefix, args))
+        except ClusterCrossSlotError:
+            self._is_clustered = True
+            return None
+
+    async def combined_steps(self, name: str, *args: bytes) -> list[Any] | None:
+        """As :meth:`combined` for several steps of one caller, which are taken in their order: with the arguments of
+        each after the other's. Returns the reply of each, or its error."""
+        if self._is_clustered:
+            return None
+        prefix = _steps_prefix(name)
         try:
             return await self._call(EVERYWHERE, lambda: self._ask(EVERYWHERE, prefix, args))
         except ClusterCrossSlotError:

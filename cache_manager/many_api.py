@@ -1,0 +1,133 @@
+"""What the v1 API does with many tasks at once (contract B28)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import azure.functions as func
+
+from cache_manager import request_parsing as parse
+from cache_manager.audit import audited
+from cache_manager.many_lines import asked_lines
+from cache_manager.many_schemas import LineOutcome, WaitAnswer, WaitedTask, WaitRequest
+from cache_manager.many_service import Kind, ManySubmits
+from cache_manager.many_waits import ManyWaits
+from cache_manager.owner import service_for
+from cache_manager.submitting import PIPELINE_HEADER, Way, batch_of, way_of
+from cache_manager.task_service import TaskService
+from shared import telemetry
+from shared.http.functions import HttpFunctions, header, json_response
+from shared.http.operators import Role
+from shared.http.problems import Problem
+from shared.services import Services, ServicesByLoop
+from shared.settings import LONGEST_WAIT_S
+from shared.tasks.task import NewTask, PipelineStep, Task
+
+NDJSON = "application/x-ndjson"
+_AGAIN_S = "5"
+"""When to ask again after a wait that had to make room for another one."""
+
+
+def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
+    functions = HttpFunctions(app, services)
+    functions.add(
+        "SubmitMany",
+        submit_many,
+        route="v1/submit-many/{*path}",
+        methods=["POST"],
+        takes_body=True,
+        query=None,
+        role=Role.OPERATE,
+    )
+    functions.add(
+        "WaitForTasks",
+        wait_for_tasks,
+        route="v1/tasks/wait",
+        methods=["POST"],
+        takes_body=True,
+        role=Role.READ,
+    )
+
+
+async def submit_many(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    parse.no_upload(req)
+    key, service = parse.idempotency_key(req), service_for(req, services)
+    kind_of, path = await _kinds(req, service)
+    lines = await asked_lines(req, services.settings.largest_body_bytes)
+    async with audited(req, services, "submit many", path, is_callers=True) as action:
+        taken = await ManySubmits(services, kind_of, key).submit(lines)
+        action.count = sum(isinstance(line.outcome, Task) for line in taken)
+    problems = [line.problem for line in taken if line.problem is not None]
+    outcomes = [LineOutcome.of(line.number, line.outcome) for line in taken if line.outcome is not None]
+    if len(problems) == len(taken):
+        raise _none_taken(problems, outcomes)
+    return json_response(b"".join(outcome.encoded() + b"\n" for outcome in outcomes), 202, mimetype=NDJSON)
+
+
+async def wait_for_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
+    request = await WaitRequest.parse(req.get_body())
+    news = await ManyWaits(service_for(req, services)).wait(
+        [*dict.fromkeys(request.task_ids)],
+        request.known or {},
+        min(LONGEST_WAIT_S, request.seconds or 0),
+        for_any=request.any is not False,
+    )
+    answer = WaitAnswer(
+        tasks=[WaitedTask.of(task) for task in news.tasks.values() if task is not None],
+        unknown=[task_id for task_id, task in news.tasks.items() if task is None],
+    )
+    headers = {"Retry-After": _AGAIN_S} if news.is_cut and not news.tasks else {}
+    return json_response(answer.model_dump_json(by_alias=True).encode(), headers=headers)
+
+
+async def _kinds(req: func.HttpRequest, service: TaskService) -> tuple[Callable[[str | None], Kind], str]:
+    """What the request says of all its tasks, and the path.
+
+    Raises:
+        Problem: as a submit would have it.
+    """
+    registry, batch, priority = service.services.registry, batch_of(req) or "", parse.priority(req)
+    path, query, pipeline = parse.submitted_path(req), parse.backend_query(req.url), header(req, PIPELINE_HEADER)
+
+    def kind(way: Way) -> Kind:
+        return Kind(_template(way, batch, priority, service), way.route.path, {"Pipeline": way.asked, "Batch": batch})
+
+    way = way_of(path, query, pipeline, registry)
+    await service.services.endpoint_bound.admit(*way.route.endpoints)
+    kinds: dict[str | None, Kind] = {None: kind(way)}
+
+    def kind_of(asked: str | None) -> Kind:
+        if asked not in kinds:
+            kinds[asked] = kind(way_of(path, asked or "", pipeline, registry))
+        return kinds[asked]
+
+    return kind_of, way.route.path
+
+
+def _template(way: Way, batch: str, priority: int, service: TaskService) -> NewTask:
+    """A task of the request, without an id and a body."""
+    route = way.route
+    endpoint = route.endpoints[0]
+    steps = route.endpoints if route.is_pipeline else ()
+    return NewTask(
+        "",
+        endpoint.path,
+        endpoint.backend.lease_s,
+        query=endpoint.query,
+        traceparent=telemetry.traceparent(),
+        owner=service.owner or "",
+        priority=priority,
+        steps=[PipelineStep(step.path, step.query, step.backend.lease_s) for step in steps],
+        pipeline=route.name,
+        batch=batch,
+        by=service.by,
+    )
+
+
+def _none_taken(problems: Sequence[Problem], outcomes: Sequence[LineOutcome]) -> Problem:
+    """The problem of the first line that may be sent again, else of the first line; with all of them."""
+    problem = next((each for each in problems if "Retry-After" in each.headers), problems[0])
+    answer = Problem(problem.status, "", "", "", headers=problem.headers)
+    listed = [outcome.model_dump(by_alias=True) for outcome in outcomes]
+    answer.document = {**problem.document, "Outcomes": listed}
+    return answer

@@ -1,0 +1,241 @@
+"""Many submits in one request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cache_manager import request_parsing as parse
+from cache_manager.many_lines import Asked, AskedLine
+from cache_manager.operation_outcomes import IdempotencyKeyReused
+from cache_manager.outcome_problems import task_of
+from shared import telemetry
+from shared.http.error_problems import problem_of
+from shared.http.problems import Problem, overloaded
+from shared.services import Services
+from shared.settings import INLINE_LIMIT_BYTES
+from shared.store import StoreUnavailable
+from shared.tasks.ids import new_task_id
+from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, SlotGrant
+from shared.tasks.task import Content, NewTask, Task
+
+CreateRefusal = Full | Draining | BatchRefused
+
+PIECE_TASKS: Final = 25
+"""How many tasks are created at a time. The next ones are read meanwhile."""
+PIECE_BYTES: Final = 4 * 1024 * 1024
+LONGEST_S: Final = 20.0
+"""After so long, no more tasks are taken: a gateway in between gives up after a while."""
+_LARGE_AT_ONCE: Final = 4
+"""How many large bodies go to Blob Storage at a time."""
+_TURN_TASKS: Final = 8
+"""After so many small ones, others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What tasks of a request have in common that have one query.
+
+    Attributes:
+        template: all of a task but what its line says.
+        scope: tells apart what the same idempotency key may create.
+        asked: what headers of the request ask for, for the fingerprint.
+    """
+
+    template: NewTask
+    scope: str
+    asked: Mapping[str, str]
+
+
+class TakenLine:
+    """A task of the request on its way.
+
+    Attributes:
+        number: as of an :class:`AskedLine`.
+        outcome: the task, or why there is none; None: neither is known yet.
+    """
+
+    __slots__ = ("new", "number", "outcome")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.outcome: Task | Problem | None = None
+        self.new: NewTask | None = None
+
+    @property
+    def asked_for(self) -> NewTask:
+        assert self.new is not None
+        return self.new
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its body belongs in Blob Storage."""
+        return self.new is not None and len(self.new.inline_body) > INLINE_LIMIT_BYTES
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why there is no task."""
+        return self.outcome if isinstance(self.outcome, Problem) else None
+
+
+class ManySubmits:
+    """The tasks of one request.
+
+    They are created in their order, a piece of them at a time, while the next piece is read: no more of the request
+    is there twice than that.
+
+    Args:
+        kind_of: what holds for a task with this query; None: it has none of its own. Raises a Problem if there is no
+            such endpoint.
+        key: from which the idempotency keys of tasks are derived that have none.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        kind_of: Callable[[str | None], Kind],
+        key: str | None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = services.store
+        self._bodies = services.bodies
+        self._dispatcher = services.dispatcher
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._kind_of = kind_of
+        self._key = key
+        self._now_s = now_s
+        self._problems: dict[type[Exception], Problem] = {}
+        self._stop: Problem | None = None
+        """Why no more tasks are taken."""
+
+    async def submit(self, lines: Sequence[AskedLine]) -> Sequence[TakenLine]:
+        """What each has come to, in their order."""
+        until_s = self._now_s() + LONGEST_S
+        taken: list[TakenLine] = []
+        async with asyncio.TaskGroup() as group:
+            taking: asyncio.Task[None] | None = None
+            async for piece in self._pieces(lines):
+                if taking is not None:
+                    await taking
+                if self._now_s() >= until_s:
+                    self._stop = self._stop or overloaded("tasks of one request")
+                taking = group.create_task(self._take(piece))
+                taken += piece
+        return taken
+
+    async def _pieces(self, lines: Sequence[AskedLine]) -> AsyncGenerator[list[TakenLine]]:
+        """The tasks, a piece at a time. No piece has two of one id: which of them comes first must not be open."""
+        piece: list[TakenLine] = []
+        ids: set[str] = set()
+        size_bytes = 0
+        for count, line in enumerate(lines, 1):
+            taken = TakenLine(line.number)
+            await self._read(line, taken)
+            is_there = taken.new is not None and taken.new.id in ids
+            if piece and (is_there or len(piece) == PIECE_TASKS or size_bytes + line.size_bytes > PIECE_BYTES):
+                yield piece
+                piece, size_bytes = [], 0
+                ids.clear()
+            piece.append(taken)
+            size_bytes += line.size_bytes
+            if taken.new is not None:
+                ids.add(taken.new.id)
+            if count % _TURN_TASKS == 0 or line.size_bytes > INLINE_LIMIT_BYTES:
+                await asyncio.sleep(0)
+        yield piece
+
+    async def _read(self, line: AskedLine, taken: TakenLine) -> None:
+        try:
+            if self._stop is None:
+                taken.new = await self._new(line.number, await line.read())
+        except Exception as error:
+            taken.outcome = self._problem(error)
+
+    async def _new(self, number: int, asked: Asked) -> NewTask:
+        kind, key, body = self._kind_of(asked.query), asked.key, asked.body
+        if key is None and self._key is not None:
+            key = f"{self._key}\n{number}"  # which no header can be
+        task_id, fingerprint = "", ""
+        if key is None:
+            task_id = new_task_id()
+        else:
+            task_id = await self._store.keyed_ids.id_of(kind.template.owner, kind.scope, key)
+            headers = {"Content-Encoding": asked.encoding, **kind.asked}
+            told = asked.content_type, kind.template.query, body, headers
+            if len(body) > INLINE_LIMIT_BYTES:  # in a thread: it takes a while
+                fingerprint = await asyncio.to_thread(parse.fingerprint, *told)
+            else:
+                fingerprint = parse.fingerprint(*told)
+        return replace(
+            kind.template,
+            id=task_id,
+            body=Content(asked.content_type, len(body), None, asked.encoding),
+            inline_body=body,
+            fingerprint=fingerprint,
+            priority=kind.template.priority if asked.priority is None else asked.priority,
+        )
+
+    async def _take(self, piece: Sequence[TakenLine]) -> None:
+        """Store what is large of a piece, create its tasks, and have them dispatched."""
+        await asyncio.gather(*(self._store_body(line) for line in piece if line.is_large))
+        lines = [line for line in piece if line.outcome is None]
+        if self._stop is not None:
+            for line in lines:
+                line.outcome = self._stop
+        elif lines:
+            created = await self._store.create_each([line.asked_for for line in lines])
+            begun: list[Task] = []
+            for line, outcome in zip(lines, created, strict=True):
+                begun += self._follow(outcome)
+                line.outcome = await self._outcome(line.asked_for, outcome)
+            await asyncio.gather(*map(self._dispatcher.begin, begun))
+            if all(isinstance(outcome, StoreUnavailable) for outcome in created):
+                self._stop = lines[0].problem
+        for line in piece:
+            line.new = None  # whose body would be kept until the last one has come
+
+    async def _store_body(self, line: TakenLine) -> None:
+        new = line.asked_for
+        assert new.body is not None
+        try:
+            async with self._large:
+                kind, _, _, encoding, _ = new.body
+                line.new = replace(new, body=await self._bodies.put(new.id, kind, new.inline_body, encoding))
+        except Exception as error:
+            line.outcome = self._problem(error)
+
+    def _follow(self, outcome: Created | Existing | CreateRefusal | StoreUnavailable) -> Iterator[Task]:
+        """Have dispatched what was granted. The task itself, if it has got a slot, is to begin."""
+        if isinstance(outcome, Created):
+            telemetry.transition(outcome.task)
+            if self._dispatcher.dispatch_granted(outcome.granted, but=SlotGrant.of(outcome.task)):
+                yield outcome.task
+        elif isinstance(outcome, (Existing, StoreUnavailable)):
+            self._dispatcher.dispatch_granted(outcome.granted)
+
+    async def _outcome(
+        self, new: NewTask, outcome: Created | Existing | CreateRefusal | StoreUnavailable
+    ) -> Task | Problem:
+        if isinstance(outcome, StoreUnavailable):
+            return self._problem(outcome)
+        known = outcome.task if isinstance(outcome, Existing) else None
+        if not isinstance(outcome, Created) and (known is None or known.body != new.body):
+            await self._bodies.discard(new.body)
+        try:
+            if known is not None and known.fingerprint != new.fingerprint:
+                return task_of(IdempotencyKeyReused(known))
+            return task_of(outcome)
+        except Problem as problem:
+            return problem
+
+    def _problem(self, error: Exception) -> Problem:
+        """Of many lines that meet the same error, the log tells once."""
+        if isinstance(error, Problem):
+            return error
+        kind = type(error)
+        if kind not in self._problems:
+            self._problems[kind] = problem_of(error)
+        return self._problems[kind]
