@@ -68,11 +68,13 @@ class Audited(AbstractAsyncContextManager["Audited"]):
 
 def queue_action(changes: Mapping[str, Any]) -> str:
     """What a change of a queue's settings is called."""
-    limit = changes.get("limit")
+    limit, rate = changes.get("limit"), changes.get("rate")
     words = {
         "paused": "pause" if changes.get("paused") else "resume",
         "draining": "drain" if changes.get("draining") else "accept",
         "limit": "no limit" if limit is None else f"limit {limit}",
+        "rate": "no rate" if rate is None else f"rate {rate}",
+        "burst": "burst" if changes.get("burst") else "evenly",
     }
     return ", ".join(word for name, word in words.items() if name in changes) or "no change"
 

@@ -92,6 +92,7 @@ def _queues(standings: Sequence[Standing]) -> Iterator[_Family]:
     in_flight = _Family("backbone_queue_in_flight", "gauge", "Tasks that hold a slot of the model service.")
     slots = _Family("backbone_queue_slots", "gauge", "Slots that the model service is known to have.")
     limit = _Family("backbone_queue_limit", "gauge", "Tasks that the model service is given at a time at most.")
+    rate = _Family("backbone_queue_rate", "gauge", "Tasks that the model service is given within a second at most.")
     paused = _Family("backbone_queue_paused", "gauge", "1 if an operator has paused the queue.")
     oldest = _Family("backbone_queue_oldest_wait_seconds", "gauge", "How long the oldest waiting task has waited.")
     for each in standings:
@@ -103,9 +104,11 @@ def _queues(standings: Sequence[Standing]) -> Iterator[_Family]:
         slots.add(each.totals.slots, path)
         if each.totals.limit is not None:
             limit.add(each.totals.limit, path)
+        if each.totals.rate is not None:
+            rate.add(each.totals.rate, path)
         paused.add(each.totals.paused, path)
         oldest.add(each.depth.oldest_waiting_ms / 1000, path)
-    yield from (waiting, in_flight, slots, limit, paused, oldest)
+    yield from (waiting, in_flight, slots, limit, rate, paused, oldest)
 
 
 def _requests(counts: Sequence[RequestCount]) -> _Family:

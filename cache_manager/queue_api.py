@@ -149,4 +149,5 @@ async def _read(path: str, services: Services) -> tuple[Depth, QueueStatus]:
 def _is_used(path: str, depth: Depth, status: QueueStatus, services: Services) -> bool:
     """Whether the queue has a task or a setting of its own."""
     has_limit = status.limit != services.registry.limit(path)
-    return depth != Depth() or status.holding > 0 or status.paused or status.draining or has_limit
+    has_rate = status.rate != services.registry.rate(path)
+    return depth != Depth() or status.holding > 0 or status.paused or status.draining or has_limit or has_rate

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_pascal
 
 from cache_manager.schemas import RequestModel
 from shared.http.times import IsoTime, iso
+from shared.rate import Rate
 from shared.store import Depth, QueueStatus
 
 BackendState = Literal["up", "down", "full", "unregistered", "unknown"]
@@ -74,6 +75,10 @@ class QueueDepth(BaseModel):
     """The capacity estimate: how many tasks the backend was found to hold at a time."""
     limit: int | None
     """How many tasks the backend gets at a time, at most. Null: as many as it accepts."""
+    rate: str | None
+    """How many tasks the backend gets within how many seconds, at most, such as ``100/60s``. Null: any number."""
+    burst: bool
+    """Whether it may get these at once; else evenly."""
     paused: bool
     draining: bool
     settings_changed: SettingsChange | None
@@ -107,6 +112,8 @@ class QueueDepth(BaseModel):
             in_flight=status.holding,
             slots=status.slots,
             limit=status.limit,
+            rate=str(status.rate) if status.rate else None,
+            burst=status.rate is not None and status.rate.is_burst,
             paused=status.paused,
             draining=status.draining,
             settings_changed=(
@@ -148,9 +155,21 @@ class QueueSettings(RequestModel):
     """How many tasks the model service gets at a time, at most. Null: as many as ``BACKENDS`` says, or as it
     accepts."""
 
+    rate: str | None = None
+    """How many tasks the model service gets within how many seconds, at most, such as ``100/60s``. Null: as many as
+    ``BACKENDS`` says, or any number."""
+    burst: bool | None = None
+    """True: it may get these at once. False: evenly. Null: as ``BACKENDS`` says, or evenly."""
+
+    @field_validator("rate")
+    @classmethod
+    def _is_rate(cls, text: str | None) -> str | None:
+        return text if text is None else str(Rate.parse(text))
+
     @property
     def changes(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True)
+        changes = self.model_dump(exclude_unset=True)
+        return changes | {"rate": Rate.parse(self.rate)} if self.rate else changes
 
 
 def without_ages(queues: Sequence[QueueDepth]) -> list[dict[str, Any]]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.rate import Rate
 
 MAX_STEPS: Final = 16
 """How many endpoints a pipeline may have."""
 _EXPECTED: Final = "must be a JSON object of path prefix → base URL"
+
+
+def _rate(text: str) -> str:
+    return str(Rate.parse(text))
 
 
 class BackendSettings(BaseModel):
@@ -22,6 +28,10 @@ class BackendSettings(BaseModel):
     """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
     limit: int | None = Field(default=None, ge=1)
     """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
+    rate: Annotated[str, AfterValidator(_rate)] | None = None
+    """How many tasks each endpoint of it gets within a time, at most, such as ``100/60s``. None: any number."""
+    burst: bool = False
+    """Whether these may come at once; else evenly."""
     endpoints: list[str] | None = Field(default=None, min_length=1)
     """The paths that the model service has. None: any path below the prefix."""
     busy: list[Annotated[int, Field(ge=400, le=599)]] = []

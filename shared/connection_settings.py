@@ -79,8 +79,8 @@ class ConnectionSettings(BaseModel):
     backends: Annotated[BackendsSettings, BeforeValidator(parse_backends)] = Field(
         default_factory=BackendsSettings,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …, "endpoints": […], "busy": […], "answer": …, "reference": …}`; and '
-        '`"pipelines"` → name → endpoints. The app never calls anything outside this registry.',
+        '`{"url": …, "lease_s": …, "limit": …, "rate": …, "burst": …, "endpoints": […], "busy": […], "answer": …, '
+        '"reference": …}`; and `"pipelines"` → name → endpoints. The app never calls anything outside this registry.',
     )
     backend_base_url: str | None = Field(
         default=None,

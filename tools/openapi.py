@@ -176,6 +176,8 @@ QUEUE: Json = {
     "InFlight": 5,
     "Slots": 5,
     "Limit": None,
+    "Rate": None,
+    "Burst": False,
     "Paused": False,
     "Draining": False,
     "SettingsChanged": None,

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from shared.backend_settings import BackendSettings
 from shared.dispatch.embedded_addresses import written_addresses
+from shared.rate import Rate
 from shared.settings import Settings, SettingsError
 
 MAX_PATH_CHARS: Final = 256
@@ -60,6 +61,8 @@ class Backend:
     """Whether every 2xx answer is the result of the task."""
     takes_reference: bool = False
     """Whether it takes the URL of a body that lies in Blob Storage."""
+    rate: Rate | None = None
+    """How often an endpoint is given a task at most; None: as often as it has a slot."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -122,6 +125,7 @@ class BackendRegistry:
             url = self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url)
             backends.append(Backend("", url, settings.lease_s))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
+        self._has_rates = any(backend.rate for backend in backends)
         self._pipelines: dict[str, tuple[Endpoint, ...]] = {}
         named = {_checked_path(_PIPELINES, name): steps for name, steps in settings.backends.pipelines.items()}
         for name in named:
@@ -193,6 +197,11 @@ class BackendRegistry:
         endpoint = self.endpoint_of(path)
         return endpoint.backend.limit if endpoint else None
 
+    def rate(self, path: str) -> Rate | None:
+        """How often the endpoint at *path* is given a task at most; None: as often as it has a slot."""
+        endpoint = self.endpoint_of(path) if self._has_rates else None
+        return endpoint.backend.rate if endpoint else None
+
     def resolve(self, url: str) -> Endpoint:
         """The endpoint that a client's absolute URL means.
 
@@ -251,6 +260,7 @@ class BackendRegistry:
             frozenset(entry.busy),
             entry.answer == "result",
             entry.reference,
+            Rate.parse(entry.rate, is_burst=entry.burst) if entry.rate else None,
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):

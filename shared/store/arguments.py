@@ -182,6 +182,7 @@ class QueueArgument(TypedDict):
 
     now: int
     cap: int | Literal[False]
+    rate: NotRequired[tuple[int, int, int]]
     claim: int
     path: NotRequired[str]
 
@@ -289,7 +290,7 @@ class WaitingArgument(QueueArgument):
 
 
 class ConfigureArgument(QueueArgument):
-    set: dict[str, int | bool]
+    set: dict[str, int | bool | tuple[int, int]]
     by: NotRequired[str]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from shared.store.arguments import Clock, CreateArgument, stamp
 from shared.store.policy import StorePolicy
-from shared.store.queue_steps import QueueSteps, enqueued_of
+from shared.store.queue_replies import enqueued_of
+from shared.store.queue_steps import QueueSteps
 from shared.store.record_codec import BRIEF_CHARS, new_record
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms

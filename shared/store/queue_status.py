@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
+from shared.rate import Rate
 from shared.store.outages import Outage
 from shared.tasks.outcomes import QueuePosition
 
@@ -41,6 +42,8 @@ class QueueStatus:
     """When an operator changed a setting last. None: none is changed, or it is not known."""
     settings_by: str | None = field(default=None, compare=False)
     """Which operator that was. None: it is not known."""
+    rate: Rate | None = field(default=None, compare=False)
+    """How often a slot is granted at most."""
 
     @classmethod
     def unpacked(cls, reply: list[Any]) -> Self:
@@ -57,7 +60,7 @@ class QueueStatus:
         )
         if not more:
             return status
-        is_down, until_ms, is_full, mean_ms, at_ms, by = more
+        is_down, until_ms, is_full, mean_ms, at_ms, by, rate = more
         return replace(
             status,
             is_down=bool(is_down),
@@ -66,11 +69,13 @@ class QueueStatus:
             mean_ms=mean_ms if mean_ms >= 0 else None,
             settings_at_ms=at_ms or None,
             settings_by=by.decode() or None,
+            rate=Rate.unpacked(rate) if rate else None,
         )
 
 
 def position_of(reply: list[Any] | None) -> QueuePosition | None:
     if not reply:
         return None
-    ahead, slots, mean_ms = reply
-    return QueuePosition(ahead, slots, None if mean_ms < 0 else mean_ms / 1000, mean_ms == _PAUSED)
+    ahead, slots, mean_ms, *more = reply
+    service_s = None if mean_ms < 0 else mean_ms / 1000
+    return QueuePosition(ahead, slots, service_s, mean_ms == _PAUSED, more[0] / 1000 if more else 0)

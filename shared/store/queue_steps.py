@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
+from shared.rate import Rate
 from shared.store.arguments import (
     AcceptedArgument,
     AwayArgument,
@@ -41,7 +41,8 @@ from shared.store.arguments import (
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
-from shared.store.queue_status import QueueStatus, position_of
+from shared.store.queue_replies import enqueued_of, granted_of
+from shared.store.queue_status import QueueStatus
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, texts, to_ms
 from shared.store.requeue import BackendAway
@@ -64,6 +65,8 @@ _FAILURES_WITHOUT_PAUSE: Final = 7
 
 LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
+RateOf = Callable[[str], Rate | None]
+"""The same of its rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +132,22 @@ class QueueSteps:
     """The scripts on the queues of one Redis."""
 
     def __init__(
-        self, link: RedisLink, policy: StorePolicy, limit_of: LimitOf = lambda path: None, now_ms: Clock | None = None
+        self,
+        link: RedisLink,
+        policy: StorePolicy,
+        limit_of: LimitOf = lambda path: None,
+        now_ms: Clock | None = None,
+        rate_of: RateOf = lambda path: None,
     ) -> None:
         self._link = link
         self._policy = policy
         self._claim_ms = to_ms(policy.slot_claim_s)
         self._limit_of = limit_of
+        self._rate_of = rate_of
         self._now_ms = now_ms
         release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": to_ms(policy.dispatch_window_s)}
         self._release_argument = pack(release)
-        self._enqueue_arguments: dict[int | Literal[False], bytes] = {}
+        self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None], bytes] = {}
 
     async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
         """Let a new task wait, unless the queue refuses it."""
@@ -330,16 +339,16 @@ class QueueSteps:
         return QueueStatus.unpacked(reply)
 
     async def configure(
-        self, path: str, changes: Mapping[str, int | bool | None], *, by: str | None = None
+        self, path: str, changes: Mapping[str, int | bool | Rate | None], *, by: str | None = None
     ) -> Granted:
-        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one.
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``, ``rate``, ``burst``. None resets one.
 
         Args:
             by: the operator's name.
         """
         argument: ConfigureArgument = {
             **self._queue(path),
-            "set": {name: changed or False for name, changed in changes.items()},
+            "set": {name: _packed(name, changed) for name, changed in changes.items()},
         }
         if by is not None:
             argument["by"] = by
@@ -353,13 +362,15 @@ class QueueSteps:
     def enqueue_argument(self, path: str) -> bytes:
         """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
         record."""
-        cap = self._cap(path)
-        packed = self._enqueue_arguments.get(cap)
+        known_by = cap, rate = self._cap(path), self._rate_of(path)
+        packed = self._enqueue_arguments.get(known_by)
         if packed is None:
             argument: EnqueueArgument = {"now": 0, "cap": cap, "claim": self._claim_ms}
+            if rate is not None:
+                argument["rate"] = rate.packed
             if self._policy.max_backlog is not None:
                 argument["backlog"] = self._policy.max_backlog
-            packed = self._enqueue_arguments[cap] = pack(argument)
+            packed = self._enqueue_arguments[known_by] = pack(argument)
         return packed
 
     def release_argument(self, accepted: Task | None) -> bytes:
@@ -371,7 +382,16 @@ class QueueSteps:
         return pack(accept)
 
     def _queue(self, path: str) -> QueueArgument:
-        return {"now": now_of(self._now_ms), "path": path, "cap": self._cap(path), "claim": self._claim_ms}
+        argument: QueueArgument = {
+            "now": now_of(self._now_ms),
+            "path": path,
+            "cap": self._cap(path),
+            "claim": self._claim_ms,
+        }
+        rate = self._rate_of(path)
+        if rate is not None:
+            argument["rate"] = rate.packed
+        return argument
 
     def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
@@ -403,21 +423,9 @@ class QueueSteps:
         return await self._link.script(f"queue/{name}", tag_of(path), pack(argument))
 
 
-def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
-    if reply[0] == b"full":
-        return Full(_seconds(reply[1]))
-    if reply[0] == b"draining":
-        return Draining()
-    return Enqueued(granted_of(path, reply[1:]), position_of(reply[3]))
-
-
-def granted_of(path: str, reply: list[Any]) -> Granted:
-    grants: list[SlotGrant] = []
-    for entry in reply[0]:
-        with suppress(ValueError):  # one whose name is none was written by somebody else, and loses its slot again
-            grants.append(SlotGrant.parse(entry.decode()))
-    return Granted(path, grants, _seconds(reply[1]))
-
-
-def _seconds(ms: int) -> float | None:
-    return None if ms < 0 else ms / 1000
+def _packed(name: str, changed: int | bool | Rate | None) -> int | bool | tuple[int, int]:
+    if isinstance(changed, Rate):
+        return changed.packed[:2]
+    if name == "burst" and changed is not None:
+        return int(changed)  # evenly is a setting too
+    return changed or False

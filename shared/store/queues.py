@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.rate import Rate
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
@@ -101,9 +102,9 @@ class TaskQueues:
         return await self._queries.paths_with_settings()
 
     async def configure(
-        self, path: str, changes: Mapping[str, int | bool | None], *, by: str | None = None
+        self, path: str, changes: Mapping[str, int | bool | Rate | None], *, by: str | None = None
     ) -> Granted:
-        """Change the operator's settings: ``paused``, ``draining``, ``limit``. A false value resets one.
+        """Change the operator's settings: ``paused``, ``draining``, ``limit``, ``rate``, ``burst``. None resets one.
 
         Args:
             by: the operator's name; None: nobody knows it.

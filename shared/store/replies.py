@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from shared.store.queue_steps import granted_of
+from shared.store.queue_replies import granted_of
 from shared.store.record_codec import new_task, unpack_task
 from shared.store.redis.link import StoreUnavailable
 from shared.tasks.outcomes import Applied, Claimed, Existing, Granted, Origin, Outcome, Refusal, Refused

@@ -78,6 +78,7 @@ class Totals:
     Attributes:
         counts: by the names in ``COUNTS``.
         limit: how many tasks its backend is given at most; None: any number.
+        rate: how many tasks it is given within a second at most; None: any number.
         waits, runs: as in a bucket.
     """
 
@@ -86,6 +87,7 @@ class Totals:
     in_flight: int
     slots: int
     limit: int | None
+    rate: float | None
     paused: bool
     waits: Mapping[int, int]
     runs: Mapping[int, int]
@@ -201,27 +203,35 @@ def _totals(total: bytes | None, state: bytes | None, settings: bytes | None, re
         _count(waits, row.waits)
         _count(runs, row.runs)
     waiting, in_flight, slots, _ = current.gauges if current else (0, 0, 0, 0)
-    limit, paused = _limit(state, settings, record)
+    limit, rate, paused = _bounds(state, settings, record)
     return Totals(
         {name: sum(row.counts[at] for row in known) for at, name in enumerate(COUNTS)},
         waiting,
         in_flight,
         slots,
         limit,
+        rate,
         paused,
         waits,
         runs,
     )
 
 
-def _limit(state: bytes | None, settings: bytes | None, record: bytes | None) -> tuple[int | None, bool]:
-    """The limit that applies, and whether the queue is paused. Settings that were lost are in their record, as
-    ``lua/includes/queue/state.lua`` has it."""
+def _bounds(
+    state: bytes | None, settings: bytes | None, record: bytes | None
+) -> tuple[int | None, float | None, bool]:
+    """The limit and the rate that apply, and whether the queue is paused. Settings that were lost are in their
+    record, as ``lua/includes/queue/state.lua`` has it."""
     own, configured = _map(settings), _map(state)
     if not own and (configured.get("K") or not configured):
         own = _map(record)
     limit = own.get("limit") or configured.get("i")
-    return (int(limit) if isinstance(limit, int | float) and limit else None), bool(own.get("paused"))
+    match own.get("rate") or configured.get("R"):
+        case [int(tasks), int(window_ms), *_] if window_ms > 0:
+            rate = tasks * 1000 / window_ms
+        case _:
+            rate = None
+    return (int(limit) if isinstance(limit, int | float) and limit else None), rate, bool(own.get("paused"))
 
 
 def _map(packed: bytes | None) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from shared.store.outages import Outages
 from shared.store.policy import StorePolicy
 from shared.store.queries import Listing, Page, Queries
 from shared.store.queue_effects import QueueEffects
-from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps
+from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps, RateOf
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.reports import Report, SentOn
@@ -83,6 +83,7 @@ class TaskStore:
         link: the way to Redis, which may be shared.
         limit_of: the configured limit of an endpoint path.
         now_ms: the clock; None for the Redis server's own, which all processes share.
+        rate_of: the configured rate of an endpoint path.
 
     Attributes:
         queues: the queues of the same Redis.
@@ -99,12 +100,17 @@ class TaskStore:
     """
 
     def __init__(
-        self, link: RedisLink, policy: StorePolicy, limit_of: LimitOf = lambda path: None, now_ms: Clock | None = None
+        self,
+        link: RedisLink,
+        policy: StorePolicy,
+        limit_of: LimitOf = lambda path: None,
+        now_ms: Clock | None = None,
+        rate_of: RateOf = lambda path: None,
     ) -> None:
         self.after_unacknowledged: Callable[[Applied], object] = lambda applied: None
         self._link = link
         self._policy = policy
-        self._queues = QueueSteps(link, policy, limit_of, now_ms)
+        self._queues = QueueSteps(link, policy, limit_of, now_ms, rate_of)
         self._creations = CreateSteps(link, policy, now_ms, self._queues)
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)

@@ -80,11 +80,15 @@ class QueuePosition:
     """How long a task has taken the backend of late; None while that is unknown or no estimate is possible."""
     is_paused: bool = False
     """Whether the queue is paused."""
+    least_wait_s: float = 0
+    """How long it waits at least, whatever slots are free: the queue's rate does not allow it before."""
 
     @property
     def wait_s(self) -> float | None:
         """How long until the task is dispatched, as an estimate."""
-        return None if self.service_s is None else (self.ahead + 1) * self.service_s / self.slots
+        if self.service_s is None:
+            return None
+        return max((self.ahead + 1) * self.service_s / self.slots, self.least_wait_s)
 
 
 @value

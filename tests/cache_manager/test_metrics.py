@@ -25,8 +25,8 @@ def families(text: str) -> dict[str, Metric]:
     return by_name
 
 
-def totals(limit: int | None = None) -> Totals:
-    return Totals(dict.fromkeys(COUNTS, 1), 1, 2, 3, limit, False, {0: 1, LAST_BIN: 2}, {5: 1})
+def totals(limit: int | None = None, rate: float | None = None) -> Totals:
+    return Totals(dict.fromkeys(COUNTS, 1), 1, 2, 3, limit, rate, False, {0: 1, LAST_BIN: 2}, {5: 1})
 
 
 def standing(path: str) -> Standing:
@@ -56,6 +56,12 @@ def test_a_limit_is_told_of_where_there_is_one() -> None:
     limited = Standing("/v1/b", Depth(), totals(limit=4))
     found = families(metrics_text([standing("/v1/a"), limited], 0))["backbone_queue_limit"].samples
     assert [(sample.labels["path"], sample.value) for sample in found] == [("/v1/b", 4)]
+
+
+def test_a_rate_is_told_of_where_there_is_one() -> None:
+    rated = Standing("/v1/b", Depth(), totals(rate=1.5))
+    found = families(metrics_text([standing("/v1/a"), rated], 0))["backbone_queue_rate"].samples
+    assert [(sample.labels["path"], sample.value) for sample in found] == [("/v1/b", 1.5)]
 
 
 def test_a_pipeline_has_tasks_and_no_queue() -> None:

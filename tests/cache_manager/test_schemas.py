@@ -332,7 +332,7 @@ def test_errors_are_written_for_people(member: str, value: Any) -> None:
     [
         (b'{"Pause": true}', ["there is no such member; did you mean Paused?"]),
         (b'{"limits": 3}', ["there is no such member; did you mean Limit?"]),
-        (b'{"Slots": 3}', ["there is no such member; this request takes Paused, Draining, Limit"]),
+        (b'{"Slots": 3}', ["there is no such member; this request takes Paused, Draining, Limit, Rate, Burst"]),
         (b'{"Paused": 1, "Limit": 0}', ["true or false is expected", "at least 1 is expected"]),
         (b'{"Limit": 1000001}', ["at most 1000000 is expected"]),
         (b'{"Limit": "3"}', ["a whole number is expected"]),

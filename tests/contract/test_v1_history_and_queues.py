@@ -35,6 +35,8 @@ QUEUE_KEYS = {
     "InFlight",
     "Slots",
     "Limit",
+    "Rate",
+    "Burst",
     "Paused",
     "Draining",
     "SettingsChanged",
@@ -227,7 +229,17 @@ def test_registered_queue_without_tasks_shows_zeros(path: str, app: httpx.Client
     assert counted.keys() == QUEUE_KEYS
     assert counted["EndpointPath"].endswith(f"/{unused}")
     assert (counted["Limit"], counted["Paused"], counted["Draining"]) == (None, False, False)
-    no_numbers = {"EndpointPath", "OldestWaitingSince", "Limit", "Paused", "Draining", "SettingsChanged", "Outage"}
+    no_numbers = {
+        "EndpointPath",
+        "OldestWaitingSince",
+        "Limit",
+        "Rate",
+        "Burst",
+        "Paused",
+        "Draining",
+        "SettingsChanged",
+        "Outage",
+    }
     numbers = [counted[name] for name in QUEUE_KEYS - no_numbers - {"Backend"}]
     assert set(numbers) == {0}
     assert all(type(number) in (int, float) for number in numbers)

@@ -12,6 +12,8 @@
 -- @include queue/keep_settings
 -- @include queue/remove_entry
 -- @include queue/told_slots
+local LONGEST_WINDOW_MS = 86400000
+
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
 mend_settings(queue)
@@ -36,6 +38,9 @@ local unclaimed = entries_between(AWAITS_CLAIM_MS, latest)
 for _, found in ipairs({ due, unclaimed }) do
   for _, entry in ipairs(found) do redis.call('ZADD', held_key, 'XX', queue_now + arg.again, entry) end
 end
+-- While only some processes know of a rate, it goes on with what it had.
+local kept = queue.L
+if kept and not (queue.R or queue_settings().rate) and (kept.v or 0) < queue_now - LONGEST_WINDOW_MS then queue.L = nil end
 local granted, ms = grant_slots(queue)
 write_queues()
 return { granted, ms, due, queue.k and 0 or queue.x, unclaimed, queue.w }

@@ -7,7 +7,8 @@
 --           the outage of the backend, packed as outages_key has it, or false if there is none;
 --           without an entry also: whether the backend is down, before when nothing is dispatched to it or 0,
 --           whether tasks wait that it takes no slot for at present, mean service time in ms or -1,
---           when a setting was changed last or 0, by which operator or ''}
+--           when a setting was changed last or 0, by which operator or '',
+--           the rate in force {how many grants, within how many ms, 1 if they may come at once, else 0} or false}
 -- @include queue/position
 
 -- So long ago is what was learned by failures not held against the backend any more, as with an outage.
@@ -33,6 +34,8 @@ if not arg.entry then
   }) do
     reply[#reply + 1] = part
   end
+  local rate = (settings.rate or queue.R) and rate_of(queue, settings)
+  reply[#reply + 1] = rate and { rate.most, rate.window, rate.is_burst and 1 or 0 } or false
 end
 write_queues()
 return reply

@@ -16,6 +16,7 @@
 -- @include task/terminal
 local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
+  qr = 'list',
   asked = 'string', keyed = 'string', answers = 'string',
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
@@ -84,7 +85,7 @@ mend['ends'] = function(_, key)
 end
 
 -- Of a queue's state, whose fields queue/state.lua has; others are of a later version.
-local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table', M = 'string', X = 'string' }
+local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table', M = 'string', X = 'string', R = 'table', L = 'table' }
 for field in ('lhwumBDNTGabrzygeodOAjstcvxiqS'):gmatch('.') do STATE[field] = 'number' end
 
 local function are_numbers(values)
@@ -102,17 +103,22 @@ function mend.q(_, key)
     if state[field] ~= nil and type(state[field]) ~= expected then return remove(key) end
   end
   local P = state.P
-  if not are_numbers(state.f or {}) then return remove(key) end
+  for _, field in ipairs({ 'f', 'R', 'L' }) do
+    if not are_numbers(state[field] or {}) then return remove(key) end
+  end
   if P and (type(P[1]) ~= 'string' or type(P[2]) ~= 'string' or type(P[3]) ~= 'number') then remove(key) end
 end
 
 local function are_settings(raw)
   local is_read, settings = pcall(cmsgpack.unpack, raw or '')
   if not is_read or type(settings) ~= 'table' then return false end
-  for name, expected in pairs({ paused = 'boolean', draining = 'boolean', limit = 'number', at = 'number', by = 'string' }) do
+  for name, expected in pairs({
+    paused = 'boolean', draining = 'boolean', limit = 'number', burst = 'number', at = 'number', by = 'string',
+  }) do
     if settings[name] ~= nil and type(settings[name]) ~= expected then return false end
   end
-  return true
+  local rate = settings.rate
+  return rate == nil or type(rate) == 'table' and type(rate[1]) == 'number' and type(rate[2]) == 'number'
 end
 
 -- They are restored from their record, or that from them.

@@ -3,6 +3,7 @@
 -- @include queue/grant_slots
 -- @include queue/position
 -- @include queue/wait
+-- @late rate_of queue/rate
 local function enqueue_entries(tag, arg)
   begin_queue(tag, arg)
   local queue, settings = load_queue(), queue_settings()
@@ -12,8 +13,10 @@ local function enqueue_entries(tag, arg)
       not (holds_slot(first) or redis.call('ZSCORE', waiting_key(owner), first)) then
     if settings.draining then return { 'draining', -1 } end
     local slots = math.max(1, queue.l)
-    local known = queue.c and not settings.paused
-    return { 'full', known and math.floor((queue.w - arg.backlog + 1) * queue.s / queue.c / slots) or -1 }
+    local known, ahead = queue.c and not settings.paused, queue.w - arg.backlog
+    local rate = known and (settings.rate or queue.R) and rate_of(queue, settings)
+    local ms = known and math.floor((ahead + 1) * queue.s / queue.c / slots) or -1
+    return { 'full', rate and math.max(ms, rate.wait_ms(ahead)) or ms }
   end
   for _, row in ipairs(arg.entries) do
     if wait(queue, unpack(row)) and (arg.new or arg.arrives) then count(NEW) end

@@ -7,6 +7,7 @@
 -- @include queue/hold_slot
 -- @include queue/probe_answer_ms
 -- @include queue/state
+-- @late rate_of queue/rate
 
 -- Takes the next entry out of those that wait: the best of the owner that is furthest behind.
 local function take_next(queue)
@@ -63,6 +64,7 @@ end
 local function grant_slots(queue)
   local granted, settings = {}, queue_settings()
   local cap = settings.limit or queue.i
+  local rate = (settings.rate or queue.R) and rate_of(queue, settings)
   local ask_again_ms = -1
   -- An entry that gets a slot in the step that enqueued it is dispatched by an event, others by the process that asked.
   local published = queue_arg.published and queue_arg.entries[1][1]
@@ -84,8 +86,9 @@ local function grant_slots(queue)
     elseif within + #settling >= queue.l then
       at = math.max(at, settling[1])
     end
+    if rate then at = math.max(at, rate.allows_at()) end
     if at > queue_now then
-      ask_again_ms = at - queue_now
+      ask_again_ms = rate and rate.ask_again_in_ms(at) or at - queue_now
       break
     end
     local entry, owner, rank
@@ -96,6 +99,7 @@ local function grant_slots(queue)
       break
     end
     hold_slot(queue, entry, entry == published)
+    if rate then rate.note() end
     if queue.d then queue.P = { owner, entry, rank } end
     if is_probe then
       -- A backend that does not answer gets ever fewer, and one that is away only one at a time: within that time it is

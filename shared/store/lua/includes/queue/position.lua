@@ -1,9 +1,11 @@
 -- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms, or -1, or -2
--- in a paused queue}, or false. Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that
--- waits apart from the queue for a while, as if it were back; nobody can estimate when it starts.
+-- in a paused queue; how many ms until the rate allows it, absent: there is no rate, or nobody can estimate}, or false.
+-- Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the queue for a
+-- while, as if it were back; nobody can estimate when it starts.
 -- @include queue/hold_slot
 -- @include queue/rank
 -- @include queue/state
+-- @late rate_of queue/rate
 
 -- The virtual times of up to 64 owners, until they change.
 local function virtual_times()
@@ -39,6 +41,9 @@ local function position(queue, entry, owner, queued_ms, priority)
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
   local known = queue.c and slots > 0 and not apart and (queue.o or 0) <= queue_now
-  local most = apart and queue.w or queue.w - 1
-  return { math.min(ahead, most), slots, settings.paused and -2 or known and math.floor(queue.s / queue.c) or -1 }
+  ahead = math.min(ahead, apart and queue.w or queue.w - 1)
+  local rate = known and (settings.rate or queue.R) and rate_of(queue, settings)
+  return {
+    ahead, slots, settings.paused and -2 or known and math.floor(queue.s / queue.c) or -1, rate and rate.wait_ms(ahead) or nil,
+  }
 end

@@ -23,6 +23,8 @@
 --   v  the virtual time       x  when a loss was last noticed       k  false until the queue is known to be whole
 --   q  the rank of the last new entry, without its priority
 --   i  the configured limit; 0 until a state that was lost learns it       K  true if an operator has changed a setting
+--   R  the configured rate: {how many grants, within how many ms, 1 if they may come at once, else 0}
+--   L  what is kept of the grants under a rate, see rate.lua
 --   M  what was counted in the minute of t, see count.lua; absent: nothing, and nothing has changed that a row would tell
 --   X  the entry whose end was counted last, where the step that tells it may be taken twice
 --   S  since when the oldest one waits: since it was the first, or as queue/note_oldest.lua has it; absent: not known
@@ -129,6 +131,8 @@ local function load_queue()
         if queue[time] then queue[time] = queue[time] - back end
       end
       for at, time in ipairs(queue.f or {}) do queue.f[at] = time - back end
+      local kept = queue.L
+      if kept then kept.v, kept.o, kept.a = kept.v and kept.v - back, (kept.o or 0) + back, nil end
       queue.t = queue_now
       for _, entry in ipairs(redis.call('ZRANGE', held_key, 0, -1)) do redis.call('ZINCRBY', held_key, -back, entry) end
       known.changed = true
@@ -139,7 +143,7 @@ local function load_queue()
   -- those that began have yet to end, and the short ones have ended.
   queue.s = (queue.s or 0) + queue.h * (queue_now - (queue.t or queue_now))
   queue.t = queue_now
-  if queue_arg.cap ~= nil then queue.i = queue_arg.cap or nil end
+  if queue_arg.cap ~= nil then queue.i, queue.R = queue_arg.cap or nil, queue_arg.rate end
   return queue
 end
 
