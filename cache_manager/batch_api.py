@@ -9,6 +9,7 @@ import azure.functions as func
 from cache_manager import request_parsing as parse
 from cache_manager.audit import audited
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
+from cache_manager.callback_api import callback_of
 from cache_manager.outcome_problems import unknown_batch
 from cache_manager.owner import batches_for
 from cache_manager.submitting import then_route, then_task
@@ -20,9 +21,10 @@ from shared.http.operators import Role
 from shared.http.paging import page_limit
 from shared.services import Services, ServicesByLoop
 from shared.store import Listing
+from shared.tasks.callback import WantedCallback
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Refused
-from shared.tasks.task import NewBatch
+from shared.tasks.task import NewBatch, ThenTask
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -38,13 +40,9 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
 
 async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     request, key = await NewBatchRequest.parse(req.get_body() or b"{}"), parse.idempotency_key(req)
-    then = None
-    if request.then is not None:
-        route = then_route(request.then, services.registry)
-        await services.endpoint_bound.admit_later(*route.endpoints)
-        then = then_task(route)
+    then = None if request.then is None else await _then_task(request.then, services)
     batches = batches_for(req, services)
-    asked = hashlib.sha256(f"{request.name or ''}\n{then.asked if then else ''}".encode()).hexdigest()[:32]
+    callback = callback_of(req, services.destinations, batches.owner)
     new = NewBatch(
         await services.store.keyed_ids.id_of(batches.owner or "", "batches", key) if key else new_task_id(),
         request.name or "",
@@ -52,11 +50,24 @@ async def create_batch(req: func.HttpRequest, services: Services) -> func.HttpRe
         parse.priority(req),
         telemetry.traceparent(),
         batches.owner or "",
-        asked if key else "",
+        _fingerprint(request.name or "", then.asked if then else "", callback) if key else "",
+        callback,
     )
     async with audited(req, services, "create batch", new.id, is_callers=True):
         created = await batches.create(new)
         return outcome_response(created, services, 202, {"Location": parse.location(req, new.id)})
+
+
+async def _then_task(path: str, services: Services) -> ThenTask:
+    route = then_route(path, services.registry)
+    await services.endpoint_bound.admit_later(*route.endpoints)
+    return then_task(route)
+
+
+def _fingerprint(name: str, then: str, callback: WantedCallback | None) -> str:
+    """What tells whether two batches with the same idempotency key are the same."""
+    told = f"\nCallback: {callback.destination}" if callback else ""
+    return hashlib.sha256(f"{name}\n{then}{told}".encode()).hexdigest()[:32]
 
 
 async def list_batches(req: func.HttpRequest, services: Services) -> func.HttpResponse:

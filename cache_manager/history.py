@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
+from cache_manager.callback_schemas import TaskCallback
 from shared.http.times import IsoTime, iso
 from shared.tasks.end_reason import EndReason
 from shared.tasks.task import Event, Task
@@ -71,10 +72,12 @@ class TaskHistory(BaseModel):
     """All transitions, oldest first. A very long history has the first and the last 31; in a pipeline, four more for
     each step."""
 
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
 
     task_id: str
     events: list[HistoryEntry]
+    callback: TaskCallback | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Absent if it tells nobody how it ends."""
 
     @classmethod
     def of(cls, task: Task, *, names: bool = False) -> Self:
@@ -84,4 +87,8 @@ class TaskHistory(BaseModel):
         """
         *earlier, last = task.history
         events = [HistoryEntry.of(event, names=names) for event in earlier]
-        return cls(task_id=task.id, events=[*events, HistoryEntry.of(last, task.progress, names=names)])
+        return cls(
+            task_id=task.id,
+            events=[*events, HistoryEntry.of(last, task.progress, names=names)],
+            callback=TaskCallback.of(task),
+        )

@@ -8,6 +8,7 @@ import azure.functions as func
 
 from cache_manager import request_parsing as parse
 from cache_manager.audit import audited
+from cache_manager.callback_api import CALLBACK_HEADER, callback_of
 from cache_manager.many_lines import asked_lines
 from cache_manager.many_schemas import LineOutcome, WaitAnswer, WaitedTask, WaitRequest
 from cache_manager.many_service import Kind, ManySubmits
@@ -21,6 +22,7 @@ from shared.http.operators import Role
 from shared.http.problems import Problem
 from shared.services import Services, ServicesByLoop
 from shared.settings import LONGEST_WAIT_S
+from shared.tasks.callback import WantedCallback
 from shared.tasks.task import NewTask, PipelineStep, Task
 
 NDJSON = "application/x-ndjson"
@@ -89,8 +91,12 @@ async def _kinds(req: func.HttpRequest, service: TaskService) -> tuple[Callable[
     registry, batch, priority = service.services.registry, batch_of(req) or "", parse.priority(req)
     path, query, pipeline = parse.submitted_path(req), parse.backend_query(req.url), header(req, PIPELINE_HEADER)
 
+    callback = callback_of(req, service.services.destinations, service.owner)
+
     def kind(way: Way) -> Kind:
-        return Kind(_template(way, batch, priority, service), way.route.path, {"Pipeline": way.asked, "Batch": batch})
+        template = service.services.destinations.with_default(_template(way, batch, priority, service, callback))
+        asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: callback.destination if callback else ""}
+        return Kind(template, way.route.path, asked)
 
     way = way_of(path, query, pipeline, registry)
     await service.services.endpoint_bound.admit(*way.route.endpoints)
@@ -104,7 +110,7 @@ async def _kinds(req: func.HttpRequest, service: TaskService) -> tuple[Callable[
     return kind_of, way.route.path
 
 
-def _template(way: Way, batch: str, priority: int, service: TaskService) -> NewTask:
+def _template(way: Way, batch: str, priority: int, service: TaskService, callback: WantedCallback | None) -> NewTask:
     """A task of the request, without an id and a body."""
     route = way.route
     endpoint = route.endpoints[0]
@@ -121,6 +127,7 @@ def _template(way: Way, batch: str, priority: int, service: TaskService) -> NewT
         pipeline=route.name,
         batch=batch,
         by=service.by,
+        callback=callback,
     )
 
 

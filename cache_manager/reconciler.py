@@ -114,6 +114,7 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             if swept.uploads:
                 # Not waited for: so many uploads as somebody makes, no task waits for their removal.
                 consequences.append(services.run_beside(_remove_uploads(services, swept.uploads)))
+    consequences.append(services.run_beside(services.deliveries.round()))
     await _maintain_all(services, consequences)
     return count
 

@@ -167,6 +167,8 @@ class TaskView(BaseModel):
     """The name of its pipeline. Absent if that has none."""
     batch: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The batch that it is a child of. Absent if of none."""
+    callback: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The destination that is told how it ends. Absent if none is. Its history tells what came of that."""
     max_body_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     """The largest body or result that the app takes. Only in an answer 202."""
     max_upload_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -207,6 +209,7 @@ class TaskView(BaseModel):
             steps=task.place.steps if task.place else None,
             pipeline=task.pipeline or None,
             batch=task.batch or None,
+            callback=task.callback.destination if task.callback else None,
             queue_position=position.ahead + 1 if position else None,
             estimated_start=(
                 iso(round((time.time() + position.wait_s) * 1000))

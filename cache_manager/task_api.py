@@ -13,6 +13,7 @@ from cache_manager import request_parsing as parse
 from cache_manager.audit import audited
 from cache_manager.batch_schemas import view_of
 from cache_manager.batch_service import is_of_batch
+from cache_manager.callback_api import CALLBACK_HEADER, callback_of
 from cache_manager.history import TaskHistory
 from cache_manager.listing import LISTED_BY, listed_batch, listing_of
 from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of, unknown_batch
@@ -288,7 +289,8 @@ async def _new_task(
     route, owner = way.route, service.owner or ""
     endpoint = route.endpoints[0]
     batch = batch_of(req) or ""
-    asked = {"Pipeline": way.asked, "Batch": batch}
+    callback = callback_of(req, service.services.destinations, service.owner)
+    asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: callback.destination if callback else ""}
     fingerprint = await _fingerprint(req, content_type, endpoint.query, upload, asked) if key else ""
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
@@ -304,6 +306,7 @@ async def _new_task(
         pipeline=route.name,
         batch=batch,
         by=service.by,
+        callback=callback,
     )
 
 

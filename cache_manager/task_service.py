@@ -390,6 +390,7 @@ class TaskService:
 
     async def create(self, new: NewTask) -> Created | Existing | Full | Draining | BatchRefused:
         """Create a task whose body is stored already if it is large, and have it dispatched."""
+        new = self.services.destinations.with_default(new)
         try:
             created = await self.services.store.create(new)
         except StoreUnavailable as error:

@@ -38,6 +38,8 @@ class BackendSettings(BaseModel):
     """The statuses, beside 429 and 503, by which it says that it has no room."""
     reference: bool = False
     """Whether it takes a body that lies in Blob Storage by its URL (``X-Task-Body``), and not in the request."""
+    callback: str | None = None
+    """The destination of ``CALLBACKS`` that is told of tasks for which their callers name none."""
     answer: Literal["acceptance", "result"] = "acceptance"
     """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
 

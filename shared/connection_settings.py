@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from shared.backend_settings import BackendsSettings, parse_backends
+from shared.callback_settings import CallbacksSettings, parse_callbacks
 
 
 class ConnectionSettings(BaseModel):
@@ -81,6 +82,12 @@ class ConnectionSettings(BaseModel):
         description="JSON: path prefix → base URL of the model service, or → "
         '`{"url": …, "lease_s": …, "limit": …, "rate": …, "burst": …, "endpoints": […], "busy": […], "answer": …, '
         '"reference": …}`; and `"pipelines"` → name → endpoints. The app never calls anything outside this registry.',
+    )
+    callbacks: Annotated[CallbacksSettings, BeforeValidator(parse_callbacks)] = Field(
+        default_factory=CallbacksSettings,
+        description='JSON: name → `{"url": …, "secret_setting": …, "events": […], "owner": …}`: the '
+        "[destinations](callbacks.md) that are told when tasks end. `secret_setting` names the setting with the "
+        "secret, `whsec_…`; that of the same name and `_PREVIOUS` may have the one that is rotated out.",
     )
     backend_base_url: str | None = Field(
         default=None,

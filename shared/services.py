@@ -18,6 +18,9 @@ from weakref import WeakKeyDictionary
 
 from shared.bodies import BodyStore
 from shared.dispatch.backend_client import BackendClient, BackendTransport
+from shared.dispatch.callback_client import CallbackClient, CallbackTransport
+from shared.dispatch.deliveries import Deliveries
+from shared.dispatch.destinations import Destinations
 from shared.dispatch.dispatcher import Dispatcher
 from shared.dispatch.endpoint_bound import EndpointBound
 from shared.dispatch.registry import BackendRegistry
@@ -56,6 +59,9 @@ class Services:
     bodies: BodyStore
     limits: Limits
     endpoint_bound: EndpointBound
+    destinations: Destinations
+    """Who may be told of tasks."""
+    deliveries: Deliveries
     now_ms: Callable[[], int]
     """The time, for what does not depend on the clock of Redis."""
     _beside: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"], compare=False, repr=False)
@@ -69,6 +75,7 @@ class Services:
         link: RedisLink | None = None,
         publisher: Publisher | None = None,
         transport: BackendTransport | None = None,
+        callbacks: CallbackTransport | None = None,
         now_ms: Callable[[], int] | None = None,
         policy: StorePolicy | None = None,
     ) -> Services:
@@ -87,26 +94,40 @@ class Services:
             if settings.publish_completions and settings.completions_topic_uri
             else None
         )
+        clock = now_ms or (lambda: time.time_ns() // 1_000_000)
+        dispatcher = Dispatcher(
+            settings,
+            registry,
+            store,
+            bodies,
+            limits,
+            transport or BackendClient(registry),
+            publisher,
+            completions,
+        )
+        destinations = Destinations(settings, registry)
+        deliveries = Deliveries(
+            settings,
+            destinations,
+            store.callbacks,
+            callbacks or CallbackClient(registry),
+            clock,
+            dispatcher.start,
+        )
+        dispatcher.note_callback = deliveries.note
         return cls(
             settings=settings,
             registry=registry,
             store=store,
             request_counts=RequestCounts(link, now_ms),
-            dispatcher=Dispatcher(
-                settings,
-                registry,
-                store,
-                bodies,
-                limits,
-                transport or BackendClient(registry),
-                publisher,
-                completions,
-            ),
+            dispatcher=dispatcher,
             publisher=publisher,
             bodies=bodies,
             limits=limits,
             endpoint_bound=EndpointBound(store.endpoint_names),
-            now_ms=now_ms or (lambda: time.time_ns() // 1_000_000),
+            destinations=destinations,
+            deliveries=deliveries,
+            now_ms=clock,
         )
 
     def run_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -137,7 +158,7 @@ class Services:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         async with AsyncExitStack() as closing:  # each, whatever becomes of the others
-            for part in (self.store, self.bodies, self.publisher, self.dispatcher):
+            for part in (self.store, self.bodies, self.publisher, self.deliveries, self.dispatcher):
                 closing.push_async_callback(part.aclose)
 
 
@@ -151,6 +172,7 @@ class ServicesByLoop:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._registry = BackendRegistry(settings)
+        Destinations(settings, self._registry)  # a bad one stops the start
         self._open_redis = _opener(settings)
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Services] = WeakKeyDictionary()
         self._duties: list[Callable[[Services], Coroutine[Any, Any, None]]] = []

@@ -290,7 +290,7 @@ class Settings(ConnectionSettings):
             if name.lower() not in cls.model_fields and plain(value).startswith(KEY_VAULT_REFERENCE)
         ]
         try:
-            settings = cls.model_validate(values)
+            settings = cls.model_validate(values, context=environ)
         except ValidationError as error:
             found = error.errors(include_input=False, include_url=False)
             problems = [*(explained(problem["loc"], problem["msg"]) for problem in found), *problems]

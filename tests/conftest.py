@@ -1,6 +1,9 @@
 """Fixtures of all tests. Each pytest worker has a real Redis and a real Azurite."""
 
+import base64
+import json
 import os
+import secrets
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +31,7 @@ IN_A_HURRY = {
     "MAX_ATTEMPTS": "7",
 }
 
+DESTINATION = "hook"
 NAMED_PIPELINE = "/v1/named/whole"
 NAMED_STEPS = ("/v1/test/named/detect", "/v1/foreign/named/classify")
 
@@ -114,7 +118,11 @@ def stack(
             "/v1/dead": f"http://127.0.0.1:{free_port()}",
         },
         with_model=False,
-        settings=IN_A_HURRY,
+        settings=IN_A_HURRY
+        | {
+            "CALLBACKS": json.dumps({DESTINATION: {"url": f"{backend.url}/hook", "secret_setting": "HOOK_SECRET"}}),
+            "HOOK_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}",
+        },
     ) as stack:
         yield stack
 

@@ -1306,14 +1306,14 @@ MUTATIONS = [
     ),
     Mutation(
         "settings: a previous key has a successor",
-        "shared/settings.py",
+        "shared/connection_settings.py",
         "if self.gateway_key_previous and not self.gateway_key:",
         "if False:",
         SETTINGS_TESTS,
     ),
     Mutation(
         "settings: a previous key is long enough",
-        "shared/settings.py",
+        "shared/connection_settings.py",
         '@field_validator("gateway_key", "gateway_key_previous")',
         '@field_validator("gateway_key")',
         SETTINGS_TESTS,
@@ -1419,7 +1419,7 @@ MUTATIONS = [
     Mutation(
         "endpoints: of what follows a batch",
         "cache_manager/batch_api.py",
-        "        await services.endpoint_bound.admit_later(*route.endpoints)\n",
+        "    await services.endpoint_bound.admit_later(*route.endpoints)\n",
         "",
         ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
     ),

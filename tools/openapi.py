@@ -31,6 +31,8 @@ from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVEN
 from cache_manager.audit_api import AuditList
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.bulk_api import BulkAnswer, BulkRequest
+from cache_manager.callback_api import CALLBACK_HEADER
+from cache_manager.callback_schemas import CallbackView, ResendRequest, Resent
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
 from cache_manager.listing import MAX_TEXT_CHARS
@@ -750,6 +752,24 @@ PROCESSING_RESPONSES = {
     400: invalid("cluster", "the query parameter is missing"),
 }
 
+CALLBACK = parameter(
+    "header",
+    CALLBACK_HEADER,
+    "The name of the destination that is told how it ends. Without it, that of the owner or of the backend, if there "
+    "is one.",
+    TEXT | {"pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    "billing",
+)
+DESTINATION = parameter(
+    "path", "name", "The destination's name.", TEXT | {"pattern": "^[A-Za-z0-9._-]{1,64}$"}, "billing", required=True
+)
+UNKNOWN_DESTINATION = problem(
+    HTTPStatus.NOT_FOUND,
+    "unknown-destination",
+    "There is no such destination.",
+    "No entry of CALLBACKS has this name.",
+)
+
 OPERATIONS: list[Operation] = [
     Operation(
         "SubmitTask",
@@ -768,6 +788,7 @@ OPERATIONS: list[Operation] = [
             PRIORITY,
             PIPELINE,
             IN_BATCH,
+            CALLBACK,
             parameter(
                 "header",
                 "Prefer",
@@ -873,6 +894,7 @@ OPERATIONS: list[Operation] = [
             PRIORITY,
             PIPELINE,
             IN_BATCH,
+            CALLBACK,
             TRACEPARENT,
         ),
         body={
@@ -1201,7 +1223,7 @@ OPERATIONS: list[Operation] = [
         "Begin a batch",
         description="A batch is a task whose work are its children: the tasks that are submitted with the header "
         "`Batch`. It ends once it is sealed and all of them have ended.",
-        parameters=(IDEMPOTENCY_KEY, PRIORITY),
+        parameters=(IDEMPOTENCY_KEY, PRIORITY, CALLBACK),
         body={
             "required": False,
             "content": {
@@ -1634,6 +1656,51 @@ OPERATIONS: list[Operation] = [
                 },
             ),
             400: invalid("/OperationId", "it is missing"),
+        },
+    ),
+    Operation(
+        "GetCallback",
+        "GET",
+        "/v1/callbacks/{name}",
+        OPERATORS,
+        "How a destination of callbacks stands",
+        description="An owner is told of its own destinations only.",
+        parameters=(DESTINATION,),
+        responses={
+            200: response(
+                "The destination.",
+                schema(CallbackView),
+                {
+                    "Name": "billing",
+                    "Events": ["completed", "failed", "cancelled"],
+                    "Owner": None,
+                    "Waiting": 12,
+                    "GivenUp": 0,
+                    "FailingSince": "2026-11-22T10:02:11.480000Z",
+                    "LastAnswer": "503",
+                    "LastTriedAt": TASK["Timestamp"],
+                },
+            ),
+            404: UNKNOWN_DESTINATION,
+        },
+    ),
+    Operation(
+        "ResendCallbacks",
+        "POST",
+        "/v1/callbacks/{name}/resend",
+        OPERATORS,
+        "Tell a destination again",
+        description="Of one task, how it has ended last; or of all tasks that are still kept and of which it was "
+        "given up to tell it. A message that is sent again has the `webhook-id` that it had.",
+        parameters=(DESTINATION,),
+        body={
+            "required": False,
+            "content": {"application/json": {"schema": schema(ResendRequest), "example": {"TaskId": ID}}},
+        },
+        responses={
+            200: response("The destination is told again.", schema(Resent), {"Resent": 1}),
+            400: invalid("/Since", TIME_EXPECTED),
+            404: UNKNOWN_DESTINATION | {"description": "There is no such destination, or no such task that has it."},
         },
     ),
     Operation(
@@ -2073,6 +2140,9 @@ def _schemas() -> Json:
             (WaitAnswer, "serialization"),
             (NewBatchRequest, "validation"),
             (BatchView, "serialization"),
+            (CallbackView, "serialization"),
+            (ResendRequest, "validation"),
+            (Resent, "serialization"),
             (BatchList, "serialization"),
             (Health, "serialization"),
             (Me, "serialization"),

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from shared.backend_settings import BackendsSettings
+from shared.callback_settings import CallbacksSettings
 from shared.settings import Settings
 
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -62,7 +63,7 @@ def _default(name: str) -> str:
     if field.is_required():
         return "**required**"
     default = field.get_default(call_default_factory=True)
-    if default in (None, {}, "", BackendsSettings()) or isinstance(default, SecretStr):
+    if default in (None, {}, "", BackendsSettings(), CallbacksSettings()) or isinstance(default, SecretStr):
         return "none"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -354,7 +354,7 @@ def _meaning(response: Response, backend: Backend, body: bytes) -> Answer:
         return Accepted()
     reason, text = f"answered {status}", text_of(headers.get("Content-Type", ""), body)
     if status in (429, 503) or status in backend.busy:
-        return Busy(_seconds(headers.get("Retry-After")), reason, text)
+        return Busy(retry_after_s(headers.get("Retry-After")), reason, text)
     if text and 400 <= status < 500:
         # The caller can act on it. What else a backend says is for the operator.
         reason = f"{reason}: {text}"
@@ -367,7 +367,7 @@ def _meaning(response: Response, backend: Backend, body: bytes) -> Answer:
     return Rejected(reason, text)
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def retry_after_s(retry_after: str | None) -> float | None:
     """``Retry-After`` as seconds from now: a number or an HTTP date (RFC 9110, 10.2.3); nonsense is None."""
     if retry_after is None:
         return None

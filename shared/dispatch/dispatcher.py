@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any, Final
@@ -90,6 +90,7 @@ class Dispatcher:
 
     Attributes:
         batches: what follows from the steps of batches and their children.
+        note_callback: has a task's destination told how the task is now.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Dispatcher:
         self._begun = 0
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.note_callback: Callable[[Task], object] = lambda task: None
         self.batches = Batches(store, bodies, self)
         store.after_unacknowledged = self._follow_unacknowledged
 
@@ -212,6 +214,8 @@ class Dispatcher:
             await self.publish_completions([applied.task])
             if applied.task.batch:
                 self.batches.note(applied.task)
+        if applied.task.callback is not None:
+            self.note_callback(applied.task)
         for blob in applied.unnamed_blobs:
             self.start(self._bodies.discard_blob(blob), "an unused blob could not be deleted")
         return is_granted

@@ -63,6 +63,8 @@ class Backend:
     """Whether it takes the URL of a body that lies in Blob Storage."""
     rate: Rate | None = None
     """How often an endpoint is given a task at most; None: as often as it has a slot."""
+    callback: str | None = None
+    """The destination that is told of tasks for which their callers name none."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -122,7 +124,7 @@ class BackendRegistry:
         if len({backend.prefix for backend in backends}) < len(backends):
             raise SettingsError("The app cannot start: setting BACKENDS: it names a path prefix twice.")
         if settings.backend_base_url:
-            url = self._checked_base_url("BACKEND_BASE_URL", settings.backend_base_url)
+            url = self.checked_url("BACKEND_BASE_URL", settings.backend_base_url)
             backends.append(Backend("", url, settings.lease_s))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
         self._has_rates = any(backend.rate for backend in backends)
@@ -253,7 +255,7 @@ class BackendRegistry:
         name = f"BACKENDS[{prefix!r}]"
         backend = Backend(
             _checked_path("BACKENDS", prefix),
-            self._checked_base_url(name, entry.url),
+            self.checked_url(name, entry.url),
             entry.lease_s or lease_s,
             entry.limit,
             None if entry.endpoints is None else frozenset(_checked_path(name, path) for path in entry.endpoints),
@@ -261,6 +263,7 @@ class BackendRegistry:
             entry.answer == "result",
             entry.reference,
             Rate.parse(entry.rate, is_burst=entry.burst) if entry.rate else None,
+            entry.callback,
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):
@@ -275,7 +278,12 @@ class BackendRegistry:
             name = f"{_PIPELINES}[{pipeline!r}]"
             raise SettingsError(f"The app cannot start: setting {name}: {step!r}: {error}.") from None
 
-    def _checked_base_url(self, name: str, url: str) -> str:
+    def checked_url(self, name: str, url: str, *, takes_query: bool = False) -> str:
+        """A URL that the setting *name* has, without a slash at its end.
+
+        Raises:
+            SettingsError: it is none of http(s), or has what it must not have; or its address is forbidden.
+        """
         try:
             parts = urlsplit(url)
             _origin(parts)
@@ -283,7 +291,7 @@ class BackendRegistry:
             raise SettingsError(f"The app cannot start: setting {name}: it is not a valid URL.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError(f"The app cannot start: setting {name}: it must be an http(s) URL.")
-        if parts.username is not None or parts.query or parts.fragment:
+        if parts.username is not None or (parts.query and not takes_query) or parts.fragment:
             raise SettingsError(f"The app cannot start: setting {name}: no user name, query or fragment is allowed.")
         host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
         try:
@@ -296,7 +304,7 @@ class BackendRegistry:
             raise SettingsError(
                 f"The app cannot start: setting {name}: loopback, link-local and platform addresses are refused."
             )
-        return url.rstrip("/")
+        return url if takes_query else url.rstrip("/")
 
 
 def canonical_path(path: str) -> str:

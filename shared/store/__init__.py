@@ -13,6 +13,7 @@ from shared.store.batch_steps import (
     ChildReport,
     then_task_id,
 )
+from shared.store.callbacks import Callbacks, ClaimedCallback, DestinationState, Settled
 from shared.store.changes import Seen
 from shared.store.endpoint_names import EndpointNames
 from shared.store.eviction import EvictionState
@@ -69,10 +70,13 @@ __all__ = [
     "BatchSteps",
     "BodyUnavailable",
     "Bucket",
+    "Callbacks",
     "Child",
     "ChildEnd",
     "ChildReport",
+    "ClaimedCallback",
     "Depth",
+    "DestinationState",
     "DispatcherFull",
     "EndpointNames",
     "EndpointSeries",
@@ -94,6 +98,7 @@ __all__ = [
     "ResultUnstored",
     "Seen",
     "SentOn",
+    "Settled",
     "StoreNotPermitted",
     "StorePolicy",
     "StoreUnavailable",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast, overload
 
+from shared.store.callback_codec import pack_callback, unpack_callback
 from shared.store.redis.partitions import NOT_PACKED, to_ms, unpack, unpack_each
+from shared.tasks.callback import Callback
 from shared.tasks.end_reason import EndReason
 from shared.tasks.task import (
     DEFAULT_PRIORITY,
@@ -122,6 +124,8 @@ def new_record(new: NewTask) -> dict[str, Any]:
         record["Y"] = new.pipeline
     if new.batch:
         record["B"] = new.batch
+    if new.callback:
+        record["J"] = pack_callback(new.callback)
     return record
 
 
@@ -145,7 +149,8 @@ def new_batch_record(new: NewBatch) -> dict[str, Any]:
     }
     fields = {"o": new.owner, "t": new.traceparent, "i": new.fingerprint}
     priority = {} if new.priority == DEFAULT_PRIORITY else {"j": new.priority}
-    return {**record, **{key: text for key, text in fields.items() if text}, **priority, "G": batch}
+    callback = {"J": pack_callback(new.callback)} if new.callback else {}
+    return {**record, **{key: text for key, text in fields.items() if text}, **priority, **callback, "G": batch}
 
 
 def new_task(new: NewTask, now_ms: int) -> Task:
@@ -178,6 +183,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         place=Place(1, len(new.steps)) if new.steps else None,
         pipeline=new.pipeline,
         batch=new.batch,
+        callback=None if new.callback is None else Callback(new.callback.destination),
     )
 
 
@@ -232,6 +238,7 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         _unpack_batch(record["G"]) if "G" in record else None,
         "Z" in record,
         "R" in record or "U" in record,
+        unpack_callback(record["J"]) if "J" in record else None,
     )
 
 

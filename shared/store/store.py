@@ -16,6 +16,7 @@ from shared.store.arguments import Clock
 from shared.store.audit import Audit
 from shared.store.away_dispatches import AwayDispatches
 from shared.store.batch_steps import BatchSteps
+from shared.store.callbacks import Callbacks
 from shared.store.changes import Changes, Seen
 from shared.store.child_creations import ChildCreations
 from shared.store.child_lists import ChildLists
@@ -97,6 +98,7 @@ class TaskStore:
         eviction: whether Redis deletes tasks when it is full.
         keyed_ids: the ids of what is created with an idempotency key.
         audit: what operators have done.
+        callbacks: who is to be told of tasks, and what came of it.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class TaskStore:
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)
         self.audit = Audit(link, now_ms)
+        self.callbacks = Callbacks(link, now_ms)
         self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 

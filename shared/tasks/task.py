@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
+from shared.tasks.callback import Callback, WantedCallback
 from shared.tasks.end_reason import EndReason
 from shared.tasks.value import value
 
@@ -263,6 +264,8 @@ class Task:
     was_returned: bool = False
     """Whether its backend had an attempt at it that came to nothing and counts as no failure: it gave it back, or
     lost it in an outage."""
+    callback: Callback | None = None
+    """Whom it tells how it ends, if anybody."""
     whole_status: bytes | None = None
     """The whole status text in UTF-8, if ``status`` is only its beginning and the rest has been read."""
 
@@ -315,6 +318,8 @@ class NewTask:
     """When it is too late to create it: a child's registration at its batch counts so long."""
     by: str | None = None
     """The operator who creates it, empty if nobody knows the name; None: no operator does."""
+    callback: WantedCallback | None = None
+    """Whom it is to tell how it ends, if anybody."""
 
 
 @value
@@ -329,3 +334,4 @@ class NewBatch:
     traceparent: str = ""
     owner: str = ""
     fingerprint: str = ""
+    callback: WantedCallback | None = None

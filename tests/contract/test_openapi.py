@@ -29,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 from cache_manager.many_api import NDJSON
 from local.event_grid.schema import topic_id
 from local.stack import NO_TLS, ROOT, SUBSCRIPTION, TOPIC, Stack
+from tests.conftest import DESTINATION
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.waiting import PATIENCE_S
 
@@ -81,6 +82,8 @@ REACHED = {
     "ConfigureQueue": {200, 404},
     "ListRequests": {200},
     "Bulk": {200, 400},
+    "GetCallback": {200, 404},
+    "ResendCallbacks": {200, 404},
     "GetAudit": {200},
     "Health": {200},
     "HeadHealth": {200},
@@ -108,6 +111,7 @@ REFUSING = {
     "PutTaskResult",
     "ConfigureQueue",
     "Bulk",
+    "ResendCallbacks",
     "CacheConnectorUpsert",
     "CurrentProcessingUpsert",
     "BackendWebhook",
@@ -172,6 +176,10 @@ class Ground:
             case.headers.pop("Idempotency-Key", None)
         if third < 2:
             case.headers.pop("Pipeline", None)
+        if third < 2:
+            case.headers.pop("Callback", None)
+        if "name" in case.path_parameters and third < 2:
+            case.path_parameters["name"] = DESTINATION
             case.headers.pop("X-Upload", None)
             case.headers.pop("Batch", None)
             case.query.pop("batch", None)

@@ -12,6 +12,7 @@ import pytest
 
 from local.redis_server import RedisCluster, RedisServer
 from shared.store.batch_steps import BatchSteps
+from shared.store.callbacks import Callbacks
 from shared.store.create_steps import CreateSteps
 from shared.store.keyed_ids import KeyedIds
 from shared.store.policy import StorePolicy
@@ -107,6 +108,7 @@ class Store(LifeSteps, UpkeepSteps):
         self.queries = Queries(link, clock)
         self.batches = BatchSteps(link, policy, clock)
         self.uploads = Uploads(link, clock)
+        self.callbacks = Callbacks(link, clock)
         self.keyed_ids = KeyedIds(link, policy, self.get, clock)
         self.request_counts = RequestCounts(link, clock)
 

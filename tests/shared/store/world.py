@@ -53,6 +53,8 @@ class World:
         self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
         self.waiting: dict[str, set[str]] = defaultdict(set)
+        self.callbacks: dict[str, dict[str, float]] = defaultdict(dict)
+        """What is owed to destinations: the tasks in each of these indexes."""
         self.raw: dict[str, bytes] = {}
         for node in nodes(server):
             for key, value in _everything(_client(node.port)):
@@ -92,6 +94,11 @@ class World:
             members = []
         elif name == "fenced":
             self.fenced[tag] = {*value}
+            members = []
+        elif kind in ("calls", "uncalled") or name == "owed":
+            self.callbacks[name] |= value
+            members = [*value]
+        elif name == "called":  # how destinations have answered
             members = []
         elif kind == "answers":
             members = [rest]
@@ -205,6 +212,24 @@ class World:
                 counted = {name: rec["G"][key] for name, key in (*_COUNTED, ("total", "t"))}
                 assert counted == {name: known[name] for name, _ in _COUNTED} | {"total": known.total()}
         assert {tag: names for tag, names in self.paths.items() if names} == paths
+        self._assert_callbacks_consistent()
+
+    def _assert_callbacks_consistent(self) -> None:
+        """Whatever is to be told stands where it is found, until it is told."""
+        owed: set[str] = set()
+        waiting: dict[str, set[str]] = defaultdict(set)
+        for task_id, rec in self.records.items():
+            call = rec.get("J")
+            if call is None:
+                continue
+            waits = "Q" in call or "p" in call
+            if waits:
+                waiting[f"calls:{call['d']}"].add(task_id)
+            if waits or rec["s"] not in ("completed", "failed", "cancelled") or call.get("e") != rec["a"]:
+                owed.add(task_id)
+        found = {name: set(index) for name, index in self.callbacks.items() if index}
+        assert found.pop("owed", set()) == owed
+        assert {name: ids for name, ids in found.items() if name.startswith("calls:")} == waiting
 
 
 def tag_of(member: str) -> str:

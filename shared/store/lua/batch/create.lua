@@ -20,4 +20,5 @@ raw = save_record(arg.id, rec)
 redis.call('DEL', task_key('c:' .. arg.id)) -- left behind by a record that was lost
 add_to_index(arg.id, rec)
 set_due(arg.id, now + math.min(arg.idle, arg.look))
+if rec.J then redis.call('ZADD', task_key('owed'), time_text(now + 3600000), arg.id) end
 return { 'created', raw }

@@ -19,4 +19,5 @@ rec.a, rec.k, rec.y = rec.a + 1, arg.op, nil
 batch.J, batch.P, batch.d, batch.e, batch.h = 'replay', 0, nil, nil, nil
 transition(arg.id, rec, 'running', 'running', now, 'client', 'replay', arg.by)
 set_batch_due(arg.id, rec, now, arg)
+if rec.J then redis.call('ZADD', task_key('owed'), time_text(now + 3600000), arg.id) end
 return save_batch(arg.id, rec, now, shown, true)

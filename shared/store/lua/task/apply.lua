@@ -192,6 +192,7 @@ end
 if arg.revive then
   rec.r, rec.y = nil, nil
   redis.call('DEL', task_key('r:' .. id))
+  if rec.J then redis.call('ZADD', task_key('owed'), time_text(now + 3600000), id) end
   if arg.once then
     rec.O = rec.O or {}
     table.insert(rec.O, 1, arg.once)
@@ -228,7 +229,17 @@ if arg.checkpoint then
   rec.g = rec.g or arg.checkpoint[3] ~= nil or nil
   set_checkpoint(id, rec, arg.checkpoint, ARGV[2])
 end
-if arg.progress then rec.P = arg.progress end
+if arg.progress then
+  rec.P = arg.progress
+  local call = rec.J
+  if call and progress ~= rec.P and call.w:find('pr', 1, true) then
+    call.n = call.n + 1
+    call.p = { call.n, now }
+    if not call.Q then
+      redis.call('ZADD', task_key('calls:' .. call.d), 'NX', time_text(math.max(now, (call.s or 0) + 1000)), id)
+    end
+  end
+end
 
 local to, target = arg.to or state, arg.path or path
 if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, target) end

@@ -22,7 +22,7 @@ local TYPES = {
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
-  audit = 'stream',
+  audit = 'stream', calls = 'zset', uncalled = 'zset', owed = 'zset', called = 'hash',
 }
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]
@@ -54,6 +54,10 @@ local function mend_task(id)
   local at = tonumber(redis.call('ZSCORE', task_key('due'), id) or nil)
   if not at or at > now and rec.m > now then set_due(id, math.min(at or math.huge, deadline(rec, at))) end
   if rec.Z then return end
+  -- Whatever of its callback is lost is found there.
+  if type(rec.J) == 'table' and not redis.call('ZSCORE', task_key('owed'), id) then
+    if not is_terminal(rec.s) or rec.J.Q or rec.J.e ~= rec.a then redis.call('ZADD', task_key('owed'), time_text(now), id) end
+  end
   local index = task_key('z:' .. rec.p .. ':' .. rec.s)
   local again = rec.s == 'created' and task_key('z:' .. rec.p .. ':again')
   if not redis.call('ZSCORE', index, id) and not (again and redis.call('ZSCORE', again, id)) then add_to_index(id, rec) end

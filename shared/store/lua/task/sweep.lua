@@ -29,6 +29,7 @@
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 --          'upload': nobody can use it any more: its blob has to go, unless a task has it; then upload/forget.lua. The
 --          record is the upload's
+-- @include callback/kept_ms
 -- @include common/now_ms
 -- @include task/append_event
 -- @include task/backoff
@@ -101,6 +102,12 @@ local function take_deferred_end(id, rec)
 end
 
 local function take_next_step(id, rec, raw)
+  -- It is kept until its destination knows how it has ended.
+  local told = rec.J and rec.J.Q and is_terminal(rec.s) and not rec.Z and rec.J.Q[#rec.J.Q]
+  if told and now < told[5] + CALL_KEPT_MS and now >= rec.m + arg.retention then
+    set_due(id, told[5] + CALL_KEPT_MS)
+    return
+  end
   if rec.G and (not is_terminal(rec.s) or rec.Z or rec.G.J or now >= rec.m + arg.retention) then
     set_due(id, now + arg.batch_grace)
     done[#done + 1] = { 'batch', id, raw }

@@ -55,9 +55,12 @@ UNHEARD: Final = {
         ("backend/admit", "backend/note", "queue/note_oldest", "queue/told", "requests/report"), _PASSING
     ),
     **dict.fromkeys(("batch/acknowledge", "batch/forget", "batch/mark", "batch/report", "batch/rest"), _BATCH),
+    **dict.fromkeys(("callback/counts", "callback/due", "callback/state"), _READS),
+    **dict.fromkeys(("callback/claim", "callback/look", "callback/note"), _UPKEEP),
     "audit/read": _READS,
     "audit/begin": "the action's own write comes after it: where that has arrived, this has too",
     "audit/finish": "the action is on record, as one of which nobody knows what came of it",
+    "callback/record": "a message whose delivery is forgotten is delivered again: at least once",
     "combined/report_ends": _BATCH,
     "task/mend": _UPKEEP,
     "task/watch_clock": _UPKEEP,

@@ -2,8 +2,10 @@
 -- `completion_ms` is 0 if nobody wants a completion event. The end of a batch's child is kept until the batch knows it.
 -- @include task/checkpoint
 -- @include task/set_due
+-- @late note_end callback/note_end
 local function begin_retention(id, rec, now, retention_ms, completion_ms)
   if rec.C then set_checkpoint(id, rec) end
+  if rec.J then note_end(id, rec, now) end
   rec.y = completion_ms > 0 or nil
   rec.n = completion_ms > 0 and 1 or rec.n
   set_due(id, now + (completion_ms > 0 and completion_ms or retention_ms))

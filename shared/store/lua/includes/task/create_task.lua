@@ -42,5 +42,6 @@ local function create_task(tag, arg, body)
     end
     add_to_index(arg.id, rec)
   end
+  if rec.J then redis.call('ZADD', task_key('owed'), time_text(now + 3600000), arg.id) end
   return { 'created', now }
 end

@@ -24,6 +24,12 @@
 --   <tag>u:<id>             string   an upload, a packed map, see upload/upload.lua; it lies where its own id belongs
 --   <tag>paths              set      the endpoint paths that have tasks here that have not ended, as far as is known; and
 --                                    those whose tasks have ended since they were looked through, see open_paths.lua
+--   <tag>calls:<name>       zset     the tasks of which the destination of that name is to be told something, by when it is
+--                                    tried next; of one that is claimed, by when its claim is over
+--   <tag>uncalled:<name>    zset     the tasks of which it was given up to tell it, by when
+--   <tag>owed               zset     the tasks whose callback is not over, by when it is looked whether something of it was
+--                                    lost
+--   <tag>called             hash     how the destinations have answered; one partition has it, see callback/note.lua
 --   <tag>ended_paths        set      the other paths that have tasks here: they cost no timer anything
 --   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by
 --                                    when that was noted, see note_fenced.lua

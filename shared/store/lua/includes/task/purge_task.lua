@@ -11,6 +11,9 @@ local function purge_task(id, rec)
   if rec.N then table.insert(keys, task_key('n:' .. id)) end
   redis.call('DEL', unpack(keys))
   redis.call('ZREM', task_key('due'), id)
+  if rec.J then
+    for _, index in ipairs({ 'owed', 'calls:' .. rec.J.d, 'uncalled:' .. rec.J.d }) do redis.call('ZREM', task_key(index), id) end
+  end
   remove_from_index(id, rec)
   forget_unused_path(rec.p, rec.s)
 end

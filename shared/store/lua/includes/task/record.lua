@@ -41,6 +41,12 @@
 --      K up to which place it was seen that they exist, M up to which that is checked next and Q since when, J what is
 --      being done with all of them ('cancel' or 'replay'), P up to which place; g Then tasks so far, d the last one's id,
 --      e true once it exists, h how it ended}
+--   J  its callback: {d the name of the destination, w of what that wants to be told, each by the first two letters of the
+--      state or of 'progress', n the number of the last message, Q the ends that it is to be told {{number, state, when,
+--      attempt, since when it is tried}, …}, p progress that it is to be told {number, when}, s when it was tried to be told of
+--      progress last, t how often the first of these was tried, r what came of the last try {answer, when}, c who tries now
+--      {until when nobody else does, operation}, o what was recorded last {that operation, when it is tried next}, e the attempt with which it has ended last, l its last end, as in Q, D what
+--      became of the last ends {{number, state, when, attempt, what, when that was, tries, last answer}, …}}
 --   Z  true of a task that is removed, but for its blobs; or of a batch that is removed, but for its children
 -- @include task/keys
 

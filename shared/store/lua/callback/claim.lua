@@ -1,0 +1,36 @@
+-- Claims a task of which a destination is to be told something now: nobody else tells it of this task meanwhile, so that it
+-- hears of the task in order. What was tried for too long is given up.
+--
+-- KEYS[1]  the hash tag of the partition
+-- ARGV[1]  packed map: now, op, window (how long a claim counts, ms), name (the destination), id
+-- Returns  {its record, or nil: there is nothing to send now, or somebody else sends it; true if something was given up}
+-- @include callback/drop_old
+-- @include callback/schedule_call
+-- @include common/now_ms
+-- @include task/readable_record
+local arg = cmsgpack.unpack(ARGV[1])
+task_tag = KEYS[1]
+local now, calls = now_ms(arg.now), task_key('calls:' .. arg.name)
+local at = redis.call('ZSCORE', calls, arg.id)
+if not at then return { false, false } end
+local rec, raw = readable_record(arg.id)
+local call = rec and not rec.Z and rec.J
+if not call or call.d ~= arg.name then
+  redis.call('ZREM', calls, arg.id)
+  return { false, false }
+end
+if call.c and call.c[1] > now then
+  if call.c[2] == arg.op then return { raw, false } end
+  redis.call('ZADD', calls, time_text(call.c[1]), arg.id)
+  return { false, false }
+end
+if tonumber(at) > now then return { false, false } end
+local is_dropped = drop_old(arg.id, call, now)
+if first_message(call) then
+  call.c = { now + arg.window, arg.op }
+  redis.call('ZADD', calls, time_text(call.c[1]), arg.id)
+  return { save_record(arg.id, rec), is_dropped }
+end
+schedule_call(arg.id, rec, now)
+save_record(arg.id, rec)
+return { false, is_dropped }

@@ -1,0 +1,284 @@
+"""Deliveries of callbacks: at least once, in order for each task, and at nobody else's cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cache_manager.callback_schemas import MOST_BYTES, body_of
+from shared.dispatch.callback_client import CallbackAnswer
+from shared.services import Services
+from shared.settings import Settings
+from shared.store import RedisLink
+from shared.store.callbacks import CLAIM_S
+from shared.tasks.callback import WantedCallback
+from shared.tasks.outcomes import Applied
+from shared.tasks.task import Content, LongStatus, NewTask, State
+from tests.cache_manager.process import POLICY, KeepingPublisher
+from tests.callback_receiver import TAKEN, Receiver, new_secret
+from tests.shared.store.conftest import Clock, opener
+from tests.waiting import PATIENCE_S
+
+PATH = "/v1/test"
+SECRET = new_secret()
+EVENTS = ("completed", "failed", "cancelled")
+NEW = NewTask(
+    "t1",
+    PATH,
+    60,
+    dispatch_requested=False,
+    body=Content("text/plain", 5),
+    inline_body=b"hello",
+    callback=WantedCallback("up", EVENTS),
+)
+DOWN = CallbackAnswer("unreachable")
+MOST_CALLS = 5
+"""5 % of the default of MAX_DISPATCHES."""
+
+
+def compose(url: str, clock: Clock, receiver: Any) -> Services:
+    callbacks = {
+        name: {"url": f"https://{name}.example.org/hook", "secret_setting": "HOOK_SECRET"} for name in ("up", "other")
+    }
+    settings = Settings.from_env(
+        {
+            "REDIS_CONNECTION_STRING": url,
+            "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+            "BACKENDS": '{"/v1": "https://models.example.org"}',
+            "CALLBACKS": json.dumps(callbacks),
+            "HOOK_SECRET": SECRET,
+        }
+    )
+    services = Services.compose(
+        settings,
+        link=RedisLink(opener(url)),
+        publisher=KeepingPublisher(),
+        callbacks=receiver,
+        now_ms=clock,
+        policy=POLICY,
+    )
+    services.deliveries.body_of = body_of
+    return services
+
+
+@pytest.fixture
+def receiver(clock: Clock) -> Receiver:
+    return Receiver(SECRET, now_ms=clock)
+
+
+@pytest.fixture
+async def services(redis_url: str, clock: Clock, receiver: Receiver) -> AsyncIterator[Services]:
+    services = compose(redis_url, clock, receiver)
+    yield services
+    await services.aclose()
+
+
+async def settled(services: Services) -> None:
+    """Until nothing goes on beside."""
+    async with asyncio.timeout(PATIENCE_S):
+        while background := [*services.dispatcher._background]:
+            await asyncio.wait(background)
+
+
+async def round_of(services: Services) -> None:
+    await services.deliveries.round()
+    await settled(services)
+
+
+async def end(services: Services, task_id: str = "t1", state: State = State.COMPLETED, status: str = "done") -> None:
+    """As a report ends a task: what follows from the step is done too."""
+    outcome = await services.store.update(task_id, state=state, status=status)
+    assert isinstance(outcome, Applied)
+    await services.dispatcher.after_transition(outcome)
+
+
+async def ended(services: Services, *task_ids: str, destination: str = "up") -> None:
+    for task_id in task_ids:
+        await services.store.create(replace(NEW, id=task_id, callback=WantedCallback(destination, EVENTS)))
+        await end(services, task_id)
+
+
+async def waiting(services: Services, destination: str = "up") -> int:
+    return (await services.store.callbacks.state(destination)).waiting
+
+
+async def test_the_process_that_ends_a_task_tells_of_it_at_once(services: Services, receiver: Receiver) -> None:
+    await ended(services, "t1")
+    await settled(services)
+    [document] = receiver.documents
+    assert (document["TaskId"], document["BackendStatus"], document["Callback"]) == ("t1", "completed", "up")
+    assert receiver.urls == ["https://up.example.org/hook"]
+    assert await waiting(services) == 0
+
+
+async def test_what_a_process_leaves_over_another_finds(
+    services: Services, redis_url: str, clock: Clock, receiver: Receiver
+) -> None:
+    """It dies between the end and the sending, and then between the sending and its record."""
+    await services.store.create(NEW)
+    await services.store.update("t1", state=State.COMPLETED, status="done")
+
+    class Silent(Receiver):
+        has_come = asyncio.Event()
+
+        async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> CallbackAnswer:
+            await super().post(url, headers, body)
+            self.has_come.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    silent = Silent(SECRET, now_ms=clock)
+    dying = compose(redis_url, clock, silent)
+    await dying.deliveries.round()
+    async with asyncio.timeout(PATIENCE_S):
+        await silent.has_come.wait()
+    await dying.aclose()
+
+    await round_of(services)
+    assert receiver.calls == 0
+    clock.advance(CLAIM_S)
+    await round_of(services)
+    assert receiver.got == silent.got
+    assert await waiting(services) == 0
+
+
+async def test_an_hour_without_the_destination_loses_nothing(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    receiver.answer = lambda: DOWN
+    ids = [f"t{number}" for number in range(200)]
+    for start in range(0, len(ids), 20):
+        await ended(services, *ids[start : start + 20])
+        clock.advance(1)
+    for _ in range(720):
+        clock.advance(5)
+        await round_of(services)
+    assert receiver.got == {}
+    # What 200 waiting tasks cost in an hour: three tries, and then a probe a minute.
+    assert receiver.calls <= 3 + MOST_CALLS + 12 + 60
+    state = await services.store.callbacks.state("up")
+    assert (state.waiting, state.last_answer) == (len(ids), "unreachable")
+    assert state.failing_since_ms is not None
+
+    receiver.answer = lambda: TAKEN
+    for _ in range(60):
+        clock.advance(60)
+        await round_of(services)
+    assert sorted(document["TaskId"] for document in receiver.documents) == sorted(ids)
+    assert (receiver.forged, receiver.repeated) == (0, 0)
+    assert (await services.store.callbacks.state("up")).failing_since_ms is None
+    assert await waiting(services) == 0
+
+
+async def test_a_silent_destination_has_few_calls_and_holds_up_nobody(
+    services: Services, redis_url: str, clock: Clock
+) -> None:
+    class Hanging(Receiver):
+        """One destination never answers, the other does."""
+
+        in_flight = most_in_flight = 0
+        has_come, is_full = asyncio.Event(), asyncio.Event()
+
+        async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> CallbackAnswer:
+            if "other" in url:
+                self.has_come.set()
+                return await super().post(url, headers, body)
+            self.in_flight += 1
+            self.most_in_flight = max(self.in_flight, self.most_in_flight)
+            if self.in_flight == MOST_CALLS:
+                self.is_full.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    hanging = Hanging(SECRET, now_ms=clock)
+    process = compose(redis_url, clock, hanging)
+    await ended(process, *(f"t{number}" for number in range(50)))
+    await ended(process, "other", destination="other")
+    await process.deliveries.round()
+    async with asyncio.timeout(PATIENCE_S):
+        await hanging.has_come.wait()
+        await hanging.is_full.wait()
+    assert hanging.most_in_flight == MOST_CALLS
+    await process.aclose()
+
+
+async def test_a_destination_that_wants_a_pause_gets_it_for_all(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    receiver.answer = lambda: CallbackAnswer("429", retry_after_s=600, is_throttled=True)
+    await ended(services, "t1")
+    await settled(services)
+    await ended(services, "t2", "t3")
+    clock.advance(599)
+    await round_of(services)
+    assert receiver.calls == 1
+    receiver.answer = lambda: TAKEN
+    clock.advance(1)
+    await round_of(services)
+    assert len(receiver.got) == 3
+
+
+async def test_a_message_that_is_not_taken_holds_up_no_other(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    class Picky(Receiver):
+        async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> CallbackAnswer:
+            if json.loads(body)["TaskId"] == "poison":
+                return CallbackAnswer("422")
+            return await super().post(url, headers, body)
+
+    picky = Picky(SECRET, now_ms=clock)
+    services.deliveries._transport = picky
+    await ended(services, "poison", *(f"t{number}" for number in range(30)))
+    for _ in range(100):
+        clock.advance(5)
+        await round_of(services)
+    assert len(picky.got) == 30
+    assert await waiting(services) == 1
+
+
+async def test_ends_of_a_task_come_in_order_and_as_they_were(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    receiver.answer = lambda: DOWN
+    await services.store.create(NEW)
+    await end(services, state=State.FAILED, status="no memory")
+    await settled(services)
+    await services.store.replay("t1")
+    clock.advance(1)
+    await end(services, status="done at last")
+    await settled(services)
+    receiver.answer = lambda: TAKEN
+    for _ in range(10):
+        clock.advance(60)
+        await round_of(services)
+    told = [(each["BackendStatus"], each["Status"], each["Attempt"]) for each in receiver.documents]
+    assert told == [("failed", "no memory", 1), ("completed", "done at last", 2)]
+
+
+async def test_a_task_of_a_destination_that_is_not_set_any_more_waits(services: Services, receiver: Receiver) -> None:
+    await ended(services, "t1", destination="former")
+    await round_of(services)
+    assert receiver.calls == 0
+    assert await waiting(services, "former") == 1
+
+
+async def test_a_message_has_at_most_so_many_bytes(services: Services) -> None:
+    await services.store.create(NEW)
+    await services.store.update("t1", state=State.COMPLETED, status='"\\ö' * 20_000)
+    task = await services.store.get("t1")
+    assert task is not None
+    assert task.callback is not None
+    body = body_of(task, task.callback.waiting[0])
+    document = json.loads(body)
+    assert MOST_BYTES - 100 < len(body) <= MOST_BYTES
+    assert document["Cut"] == ["Status"]
+    assert len(document["Status"]) > 2_000
+    long = replace(task, status="the beginning", long_status=LongStatus(100_000, "t1/status", "digest"))
+    assert json.loads(body_of(long, task.callback.waiting[0]))["Cut"] == ["Status"]
+    assert "Cut" not in json.loads(body_of(replace(task, status="short"), task.callback.waiting[0]))
