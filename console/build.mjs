@@ -15,17 +15,6 @@ const { build } = installed("esbuild");
 const { minify } = installed("terser");
 const out = resolve(process.argv[2] ?? join(here, "..", "operator_console", "dist"));
 
-// The kinds of lines that the page does not draw are a ninth of uPlot.
-const undrawn = /^\s*\(paths\.(stepped|bars|spline)\s*=.*$|^\s*uPlot\.join = join;$/gm;
-const withoutUndrawn = {
-  name: "without what is not drawn",
-  setup: ({ onLoad }) => onLoad({ filter: /uPlot\.esm\.js$/ }, ({ path }) => {
-    const source = readFileSync(path, "utf8");
-    if (source.match(undrawn)?.length !== 4) throw new Error("uPlot is written in another way than it was");
-    return { contents: source.replace(undrawn, "") };
-  }),
-};
-
 const bundled = await build({
   absWorkingDir: here,
   entryPoints: { console: "src/main.tsx", style: "src/style.css" },
@@ -38,7 +27,6 @@ const bundled = await build({
   charset: "utf8",
   legalComments: "none",
   nodePaths: [modules],
-  plugins: [withoutUndrawn],
   write: false,
 });
 const [script, style] = [".js", ".css"].map((end) => bundled.outputFiles.find((file) => file.path.endsWith(end)));

@@ -1,9 +1,9 @@
-/** Figures over time, by uPlot. The legend has the values under the mouse, or else the latest ones. */
+/** Figures over time, as lines. The legend has the values under the mouse, or else the latest ones. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
-import uPlot from "uplot";
-import { shownMinute, shownTime, utc, zone } from "./clock";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { shownDay, shownMinute, shownTime, utc, zone } from "./clock";
+import { linePath } from "./ui";
 
 export interface Line {
   name: string;
@@ -15,6 +15,7 @@ interface Props {
   title: string;
   /** What the chart tells, for those who do not see it. */
   summary: string;
+  /** At equal distances. */
   times: readonly string[];
   lines: readonly Line[];
   show: (value: number | null | undefined) => string;
@@ -22,41 +23,36 @@ interface Props {
   showShort: (value: number) => string;
 }
 
-const HEIGHT = 170;
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const [HEIGHT, LEFT, TOP, BOTTOM] = [170, 56, 8, 22];
+const DAY_S = 86_400;
+/** Between the marks of the axis, in seconds. */
+const STEPS_S = [60, 300, 600, 1800, 3600, 7200, 14_400, 21_600, 43_200, ...[1, 2, 7, 14, 30].map((days) => days * DAY_S)];
 
 export function Chart({ title, summary, times, lines, show, showShort }: Props) {
   const box = useRef<HTMLDivElement>(null);
-  const plot = useRef<uPlot | null>(null);
+  const width = useSignal(0);
   const at = useSignal<number | null>(null);
-  const scheme = useSignal(dark.matches);
-  const seconds = times.map((time) => Date.parse(time) / 1000);
-  const data = [seconds, ...lines.map((line) => [...line.values])] as uPlot.AlignedData;
-  const names = lines.map((line) => line.name).join();
-
   useEffect(() => {
-    const changed = () => (scheme.value = dark.matches);
-    dark.addEventListener("change", changed);
-    return () => dark.removeEventListener("change", changed);
+    const observer = new ResizeObserver(([entry]) => (width.value = Math.max(160, Math.floor(entry!.contentRect.width))));
+    observer.observe(box.current!);
+    return () => observer.disconnect();
   }, []);
 
-  useEffect(() => {
-    const place = box.current;
-    if (place === null) return;
-    const made = new uPlot(options(place, lines, showShort, (index) => (at.value = index)), data, place);
-    plot.current = made;
-    const observer = new ResizeObserver(() => made.setSize({ width: Math.max(160, place.clientWidth), height: HEIGHT }));
-    observer.observe(place);
-    return () => {
-      observer.disconnect();
-      made.destroy();
-      plot.current = null;
-    };
-  }, [names, scheme.value, utc.value]);
-
-  useEffect(() => plot.current?.setData(data), [times]);
+  const last = Math.max(1, times.length - 1);
+  const begin = Date.parse(times[0] ?? "");
+  const span = Math.max(1, Date.parse(times.at(-1) ?? "") - begin);
+  const most = lines.reduce((top, line) => line.values.reduce<number>((more, value) => Math.max(more, value ?? 0), top), 0);
+  const top = most > 0 ? most * 1.1 : 1;
+  const room = width.value - LEFT;
+  const x = (index: number) => LEFT + (index / last) * room;
+  const y = (value: number) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
+  const paths = useMemo(() => lines.map((line) => linePath(line.values, x, y)), [times, lines.length, width.value]);
 
   const index = at.value ?? latest(lines);
+  const point = (event: PointerEvent) => {
+    const place = (event.clientX - box.current!.getBoundingClientRect().left - LEFT) / room;
+    at.value = Math.round(Math.min(1, Math.max(0, place)) * (times.length - 1));
+  };
   return (
     <section class="card chart" aria-label={title}>
       <h3>{title}</h3>
@@ -69,59 +65,52 @@ export function Chart({ title, summary, times, lines, show, showShort }: Props) 
           </span>
         ))}
       </p>
-      <div ref={box} role="img" aria-label={summary} />
+      <div ref={box} role="img" aria-label={summary} onPointerMove={point} onPointerLeave={() => (at.value = null)}>
+        {width.value > 0 && <svg width={width.value} height={HEIGHT}>
+          {valueMarks(top).map((value) => (
+            <g key={value}>
+              <path d={`M${LEFT} ${y(value)}h${room}`} />
+              <text x={LEFT - 6} y={y(value) + 4} text-anchor="end">{showShort(value)}</text>
+            </g>
+          ))}
+          {timeMarks(begin, begin + span, room / 70).map((moment) => {
+            const place = LEFT + ((moment - begin) / span) * room;
+            return (
+              <g key={moment}>
+                <path d={`M${place} ${TOP}V${HEIGHT - BOTTOM}`} />
+                <text x={place} y={HEIGHT - 6} text-anchor="middle">
+                  {span > DAY_S * 1000 ? shownDay(moment) : shownMinute(moment)}
+                </text>
+              </g>
+            );
+          })}
+          {paths.map((path, number) => <path key={number} class={`k-${lines[number]?.colour}`} d={path} />)}
+          {at.value !== null && <path class="at" d={`M${x(at.value)} ${TOP}V${HEIGHT - BOTTOM}`} />}
+        </svg>}
+      </div>
     </section>
   );
 }
 
 function latest(lines: readonly Line[]): number {
-  let found = -1;
-  for (const line of lines) {
-    for (let index = line.values.length - 1; index > found; index -= 1) {
-      if (line.values[index] !== null) found = index;
-    }
+  return Math.max(-1, ...lines.map((line) => line.values.findLastIndex((value) => value !== null)));
+}
+
+/** Two to five round values up to *top*. */
+function valueMarks(top: number): number[] {
+  const power = 10 ** Math.floor(Math.log10(top));
+  const step = [0.2, 0.5, 1].map((part) => part * power).find((one) => top / one < 5) ?? 2 * power;
+  return Array.from({ length: Math.floor(top / step) + 1 }, (_, number) => number * step);
+}
+
+/** Full hours or days by the clock that is shown, *most* of them. */
+export function timeMarks(begin: number, end: number, most: number): number[] {
+  const step = 1000 * (STEPS_S.find((seconds) => (end - begin) / 1000 / seconds <= most) ?? 90 * DAY_S);
+  const ahead = (moment: number) => (utc.value ? 0 : new Date(moment).getTimezoneOffset() * -60_000);
+  const marks: number[] = [];
+  for (let shown = Math.ceil((begin + ahead(begin)) / step) * step; ; shown += step) {
+    const moment = shown - ahead(shown - ahead(begin));
+    if (!(moment <= end)) return marks;
+    marks.push(moment);
   }
-  return found;
-}
-
-function options(place: HTMLElement, lines: readonly Line[], show: Props["showShort"],
-  pointed: (index: number | null) => void): uPlot.Options {
-  const colour = (name: string) => getComputedStyle(place).getPropertyValue(name).trim();
-  const axis: uPlot.Axis = {
-    stroke: colour("--dim"),
-    grid: { stroke: colour("--soft"), width: 1 },
-    ticks: { stroke: colour("--line"), width: 1, size: 4 },
-    font: "11px system-ui, sans-serif",
-  };
-  return {
-    width: Math.max(160, place.clientWidth),
-    height: HEIGHT,
-    legend: { show: false },
-    cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
-    tzDate: (seconds) => (utc.value ? uPlot.tzDate(new Date(seconds * 1000), "UTC") : new Date(seconds * 1000)),
-    scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-    axes: [
-      { ...axis, size: 30, values: (self, splits) => splits.map((second) => label(second, self)) },
-      { ...axis, size: 52, values: (_, splits) => splits.map((value) => show(value)) },
-    ],
-    series: [{}, ...lines.map((line): uPlot.Series => ({
-      label: line.name,
-      stroke: colour(`--${line.colour}`),
-      width: 1.5,
-      spanGaps: false,
-      // A single figure between unknown ones is a point, or nothing would be seen of it.
-      points: { show: line.values.filter((value) => value !== null).length < 3, size: 5 },
-    }))],
-    hooks: { setCursor: [(self) => pointed(self.cursor.idx ?? null)] },
-  };
-}
-
-function label(second: number, plot: uPlot): string {
-  const { min, max } = plot.scales.x ?? {};
-  const span = (max ?? 0) - (min ?? 0);
-  const text = shownMinute(second * 1000);
-  if (span <= 86_400) return text;
-  return new Intl.DateTimeFormat("en-GB", {
-    day: "numeric", month: "short", ...(utc.value ? { timeZone: "UTC" } : {}),
-  }).format(second * 1000);
 }

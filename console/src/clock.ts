@@ -48,6 +48,7 @@ function formatter(options: Intl.DateTimeFormatOptions): Intl.DateTimeFormat {
 
 const formats = computed(() => ({
   day: formatter({ year: "numeric", month: "short", day: "numeric" }),
+  short: formatter({ day: "numeric", month: "short" }),
   time: formatter({ hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }),
   minute: formatter({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }),
   parts: formatter({
@@ -67,9 +68,12 @@ export function shownTime(moment: number | string | null | undefined): string {
   return day.format(ms) === today.value ? time.format(ms) : `${day.format(ms)}, ${time.format(ms)}`;
 }
 
-export function shownMinute(moment: number | string): string {
-  const ms = typeof moment === "string" ? Date.parse(moment) : moment;
-  return Number.isFinite(ms) ? formats.value.minute.format(ms) : "–";
+export function shownMinute(ms: number): string {
+  return formats.value.minute.format(ms);
+}
+
+export function shownDay(ms: number): string {
+  return formats.value.short.format(ms);
 }
 
 /** As an input of the type datetime-local has it, in the zone that is shown. */

@@ -8,7 +8,7 @@ import { Dialog } from "./ui";
 
 export const isHelpShown = signal(false);
 
-const GOALS: Record<string, string> = { q: "queues", t: "tasks", b: "batches", y: "try", a: "audit" };
+const GOALS: Record<string, string> = { q: "queues", t: "tasks", b: "batches", s: "schedules", y: "try", a: "audit" };
 const WAIT_MS = 1500;
 
 let begunAt = Number.NEGATIVE_INFINITY;
@@ -60,6 +60,7 @@ export function Help() {
     [["g", "q"], "queues"],
     [["g", "t"], "tasks"],
     [["g", "b"], "batches"],
+    [["g", "s"], "schedules"],
     [["g", "y"], "try an endpoint"],
     [["g", "a"], "audit"],
     [["r"], "refresh now"],

@@ -12,13 +12,16 @@ import { live } from "./poll";
 import { QueuePage } from "./queue";
 import { QueuesPage } from "./queues";
 import { followAddress, href, route } from "./router";
+import { SchedulesPage } from "./schedules";
 import { SignIn } from "./signin";
 import { TaskPage } from "./task";
 import { TasksPage } from "./tasks";
 import { TryPage } from "./try";
 import { Note } from "./ui";
 
-const NAMES: Record<string, string> = { queues: "Queues", tasks: "Tasks", batches: "Batches", try: "Try", audit: "Audit" };
+const NAMES: Record<string, string> = {
+  queues: "Queues", tasks: "Tasks", batches: "Batches", schedules: "Schedules", try: "Try", audit: "Audit",
+};
 
 function App() {
   if (session.value === null) return <SignIn />;
@@ -42,6 +45,7 @@ function Page() {
   if (page === "queue") return <QueuePage />;
   if (page === "tasks") return rest ? <TaskPage /> : <TasksPage />;
   if (page === "batches") return <BatchesPage />;
+  if (page === "schedules") return <SchedulesPage />;
   if (page === "try") return <TryPage />;
   if (page === "audit") return <AuditPage />;
   return <Note>There is no page “{visible(page)}”. <a href={href("queues")}>Queues</a></Note>;

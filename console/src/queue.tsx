@@ -10,6 +10,7 @@ import { count, counted, duration, isPath, percent, roughly, visible } from "./f
 import { type Polled, usePolled } from "./poll";
 import { QueueActions } from "./queue_actions";
 import { Oldest, Service } from "./queues";
+import { ownerWords, rateWords } from "./queue_words";
 import { href, route, setQuery } from "./router";
 import type { Queue, Series, SeriesList, Task, TaskList } from "./shapes";
 import { Exports, Head, Meter, Note, Path, Said, Shown, Table } from "./ui";
@@ -59,10 +60,14 @@ function Facts({ queue }: { queue: Queue }) {
       {fact("Service", <Service queue={queue} />)}
       {fact("Waiting", <a href={href("tasks", { path: queue.EndpointPath, status: "created" })}>
         {count(queue.Waiting)}</a>)}
+      {!!queue.Delayed && fact("Start later", <a href={href("tasks", { path: queue.EndpointPath, status: "delayed" })}>
+        {count(queue.Delayed)}</a>)}
       {fact("Oldest waits for", <Oldest queue={queue} />)}
       {fact("In flight", `${count(queue.InFlight)}: ${count(queue.Dispatched)} dispatched, ${count(queue.Running)} running`)}
       {fact("Slots", `${count(queue.Slots)}, as the service was found to hold`)}
       {fact("Limit", queue.Limit === null ? "none" : count(queue.Limit))}
+      {queue.Rate && fact("Rate", `${rateWords(queue.Rate)}, ${queue.Burst ? "also at once" : "evenly"}`)}
+      {queue.PerOwner && fact("Of one owner", ownerWords(queue.PerOwner))}
       {queue.Outage && fact("Why it is away", <Said text={queue.Outage.Cause} />)}
       {queue.Backend?.MeanSeconds != null && fact("A task takes", duration(queue.Backend.MeanSeconds))}
       {fact("Kept", `${count(queue.Completed)} completed, ${count(queue.Failed)} failed, ${count(queue.Cancelled)} cancelled`)}

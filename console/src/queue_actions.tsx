@@ -7,7 +7,7 @@ import { refreshes } from "./poll";
 import type { Queue } from "./shapes";
 import { Confirm, Path } from "./ui";
 
-type Action = "pause" | "resume" | "drain" | "accept" | "limit";
+type Action = "pause" | "resume" | "drain" | "accept" | "limit" | "rate";
 
 export function QueueActions({ queue }: { queue: Queue }) {
   const asked = useSignal<Action | null>(null);
@@ -25,9 +25,12 @@ export function QueueActions({ queue }: { queue: Queue }) {
         {queue.Paused ? button("resume", "Resume") : button("pause", "Pause")}
         {queue.Draining ? button("accept", "Accept") : button("drain", "Drain")}
         {button("limit", "Limit")}
+        {queue.Rate !== undefined && button("rate", "Rate")}
       </span>
       {asked.value === "limit" ? (
         <Limit queue={queue} onClose={() => (asked.value = null)} />
+      ) : asked.value === "rate" ? (
+        <Rate queue={queue} onClose={() => (asked.value = null)} />
       ) : (
         asked.value && <Switch queue={queue} action={asked.value} onClose={() => (asked.value = null)} />
       )}
@@ -52,7 +55,7 @@ const SWITCHES = {
 };
 
 function Switch({ queue, action, onClose }: {
-  queue: Queue; action: Exclude<Action, "limit">; onClose: () => void;
+  queue: Queue; action: Exclude<Action, "limit" | "rate">; onClose: () => void;
 }) {
   const { title, settings, says } = SWITCHES[action];
   return (
@@ -83,6 +86,32 @@ function Limit({ queue, onClose }: { queue: Queue; onClose: () => void }) {
           onInput={(event) => (text.value = event.currentTarget.value.trim())} />
       </label>
       {!isRight && <p class="bad">A whole number from 1 to 1,000,000, or nothing.</p>}
+    </Confirm>
+  );
+}
+
+function Rate({ queue, onClose }: { queue: Queue; onClose: () => void }) {
+  const text = useSignal(queue.Rate ?? "");
+  const isBurst = useSignal(queue.Burst ?? false);
+  const isRight = /^([1-9]\d{0,4}\/[1-9]\d{0,4}s)?$/.test(text.value);
+  const act = async () => {
+    if (isRight) await configure(queue, text.value ? { Rate: text.value, Burst: isBurst.value } : { Rate: null, Burst: null });
+  };
+  return (
+    <Confirm title={`Rate of ${queue.EndpointPath}`} action={text.value === "" ? "Take the rate away" : "Set the rate"}
+      act={act} onClose={onClose}>
+      <p>How many tasks the service behind <Path path={queue.EndpointPath} link={false} /> gets in how many seconds, at most.</p>
+      <label>
+        Rate, such as 100/60s (empty: as the app's settings say)
+        <input type="text" value={text.value} aria-invalid={!isRight}
+          onInput={(event) => (text.value = event.currentTarget.value.trim())} />
+      </label>
+      <p>
+        <input type="checkbox" id="burst" checked={isBurst.value}
+          onChange={(event) => (isBurst.value = event.currentTarget.checked)} />{" "}
+        <label for="burst">all at once, if so many wait</label>
+      </p>
+      {!isRight && <p class="bad">Such as 100/60s: up to 10,000 tasks in up to 86,400 seconds.</p>}
     </Confirm>
   );
 }

@@ -63,3 +63,17 @@ export function failures(queue: Queue, series: Series | null): { failed: number;
   }
   return { failed: queue.Failed, ended: queue.Failed + queue.Completed, of: "of the tasks that are kept" };
 }
+
+/** "100 in 60 s" for `100/60s`. */
+export function rateWords(rate: string): string {
+  return rate.replace(/^(\d+)\/(\d+)s$/, "$1 in $2 s");
+}
+
+/** What one owner may have of a queue. */
+export function ownerWords({ Waiting, InFlight, Hard }: NonNullable<Queue["PerOwner"]>): string {
+  const words = [
+    Waiting !== null && `${Waiting.toLocaleString("en")} waiting`,
+    InFlight !== null && `${InFlight.toLocaleString("en")} in flight${Hard ? "" : " while others wait"}`,
+  ];
+  return `at most ${words.filter(Boolean).join(", ")}`;
+}

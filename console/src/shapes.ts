@@ -18,6 +18,7 @@ export interface Me {
 export interface Queue {
   EndpointPath: string;
   Waiting: number;
+  Delayed?: number;
   Demand: number;
   Dispatched: number;
   Running: number;
@@ -29,6 +30,9 @@ export interface Queue {
   InFlight: number;
   Slots: number;
   Limit: number | null;
+  Rate?: string | null;
+  Burst?: boolean;
+  PerOwner?: { Waiting: number | null; InFlight: number | null; Hard: boolean } | null;
   Paused: boolean;
   Draining: boolean;
   /** The last change of any of them. */
@@ -62,6 +66,10 @@ export interface Task {
   Progress: number | null;
   QueuePosition?: number;
   EstimatedStart?: string;
+  StartAt?: string;
+  ExpiresAt?: string;
+  MaxRunSeconds?: number;
+  Callback?: string;
   Step?: number;
   Steps?: number;
   Pipeline?: string;
@@ -189,6 +197,39 @@ export interface Health {
   Dependencies: Record<string, string>;
   MaxBodyBytes: number;
   MaxUploadBytes: number;
+}
+
+export interface Schedule {
+  Name: string;
+  Owner: string | null;
+  Path: string;
+  Query: string;
+  ContentType: string;
+  BodyBytes: number;
+  Cron: string;
+  TimeZone: string;
+  Overlap: string;
+  CatchUp: string;
+  Until: string | null;
+  Priority: number;
+  Paused: boolean;
+  UpdatedAt: string;
+  NextTime: string | null;
+  /** These two only of one that was asked for. */
+  NextTimes?: string[];
+  Runs?: {
+    Due: string;
+    Outcome: string;
+    TaskId: string | null;
+    BackendStatus: string | null;
+    Reason: string | null;
+    Asked: boolean;
+  }[];
+}
+
+export interface ScheduleList {
+  Schedules: Schedule[];
+  NextCursor: string | null;
 }
 
 export interface ProblemDocument {

@@ -93,6 +93,10 @@ function Facts({ task }: { task: Task }) {
         {task.ResultSize !== null && (
           <Fact name="Result">{bytes(task.ResultSize)}, {visible(task.ResultContentType ?? "of no type")}</Fact>
         )}
+        {task.StartAt && <Fact name={`Starts, ${zone.value}`}><Time at={task.StartAt} /></Fact>}
+        {task.ExpiresAt && <Fact name={`Expires, ${zone.value}`}><Time at={task.ExpiresAt} /></Fact>}
+        {task.MaxRunSeconds != null && <Fact name="May run for">{duration(task.MaxRunSeconds)}</Fact>}
+        {task.Callback && <Fact name="Calls when it ends"><Said text={task.Callback} /></Fact>}
         {!hasEnded(task) && <Fact name="Lease"><Lease task={task} /></Fact>}
       </dl>
     </>
@@ -131,6 +135,9 @@ export function Place({ task }: { task: Task }) {
           : "; starts any moment."}
       </p>
     );
+  }
+  if (task.BackendStatus === "created" && task.StartAt && Date.parse(task.StartAt) > serverNow()) {
+    return <p>Starts in {duration((Date.parse(task.StartAt) - serverNow()) / 1000)}, at <Time at={task.StartAt} /> {zone.value}.</p>;
   }
   if (task.Progress !== null && !hasEnded(task)) {
     return <p><Meter value={task.Progress} label={`${Math.round(task.Progress * 100)} % done`} /> {Math.round(task.Progress * 100)} %</p>;

@@ -254,7 +254,7 @@ function Filters({ asked }: { asked: URLSearchParams }) {
         State
         <select value={asked.get("status") ?? ""} onChange={(event) => setQuery({ status: event.currentTarget.value })}>
           <option value="">any</option>
-          {STATES.map((state) => <option key={state}>{state}</option>)}
+          {[...STATES, "delayed"].map((state) => <option key={state}>{state}</option>)}
         </select>
       </label>
       {text("q", "Text in the status", {}, true)}

@@ -90,6 +90,7 @@ const ENDED_BY: Record<string, string> = {
   requeue: "the dispatch came to nothing",
   release: "the service gave it back",
   silence: "nothing was heard of it",
+  overrun: "it ran for too long",
   replay: "replayed",
   cancel: "cancelled",
   "give-up": "given up",

@@ -387,6 +387,18 @@ export function Copy({ text, label }: { text: string; label: string }) {
   );
 }
 
+/** A line with a gap where nothing is known. A single figure between gaps is a point, by the round ends of lines. */
+export function linePath(values: readonly (number | null)[], x: (index: number) => number, y: (value: number) => number): string {
+  let isOpen = false;
+  return values.map((value, index) => {
+    const begins = !isOpen;
+    isOpen = value !== null;
+    if (value === null) return "";
+    const place = `${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
+    return begins ? `M${place}h0` : `L${place}`;
+  }).join("");
+}
+
 /** A small line of the last figures; null where nothing is known. */
 export function Sparkline({ values, label }: { values: readonly (number | null)[]; label: string }) {
   const known = values.filter((value): value is number => value !== null);
@@ -395,19 +407,10 @@ export function Sparkline({ values, label }: { values: readonly (number | null)[
   const [width, height] = [88, 22];
   const x = (index: number) => (index / (values.length - 1)) * width;
   const y = (value: number) => height - 2 - (value / top) * (height - 4);
-  let path = "";
-  let isOpen = false;
-  values.forEach((value, index) => {
-    if (value === null) isOpen = false;
-    else {
-      path += `${isOpen ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
-      isOpen = true;
-    }
-  });
   return (
     <svg class="spark" viewBox={`0 0 ${width} ${height}`} role="img" aria-label={label}>
       <title>{label}</title>
-      <path d={path} />
+      <path d={linePath(values, x, y)} />
     </svg>
   );
 }

@@ -6,9 +6,12 @@ import { asText, pictureOf } from "../src/content";
 import { csv } from "../src/export";
 import { bytes, counted, duration, indented, isPath, isTaskId, percent, roughly, shellQuoted, visible } from "../src/format";
 import { nextWaitMs, spend, waitMs } from "../src/pace";
-import { failures, needsAttention, oldestSeconds, serviceWords, settingWords } from "../src/queue_words";
+import { timeMarks } from "../src/chart";
+import { utc } from "../src/clock";
+import { failures, needsAttention, oldestSeconds, ownerWords, rateWords, serviceWords, settingWords } from "../src/queue_words";
 import { href } from "../src/router";
 import { attempts } from "../src/timeline";
+import { linePath } from "../src/ui";
 
 test("figures are written for people", () => {
   const written = [0, 0.0004, 0.85, 9.96, 59.6, 61, 3599.6, 7260, 90_000, null, Number.NaN].map(duration);
@@ -120,4 +123,25 @@ test("a timeline has one line for each attempt and step, and the open end grows"
 
 test("filters are in the address, and slashes stay readable", () => {
   assert.equal(href("tasks", { path: "/v1/a b&c", status: "failed", q: "" }), "#/tasks?path=/v1/a+b%26c&status=failed");
+});
+
+test("a line has gaps where nothing is known, and a point where one figure is alone", () => {
+  assert.equal(linePath([1, 2, null, 3, null], (index) => index, (value) => value), "M0.0 1.0h0L1.0 2.0M3.0 3.0h0");
+  assert.equal(linePath([null, null], (index) => index, (value) => value), "");
+});
+
+test("an axis of time has full hours and days by the clock that is shown", () => {
+  utc.value = true;
+  const hours = timeMarks(Date.parse("2026-11-30T08:07:00Z"), Date.parse("2026-11-30T14:05:00Z"), 8);
+  assert.deepEqual(hours.map((mark) => new Date(mark).toISOString().slice(11, 16)), ["09:00", "10:00", "11:00", "12:00",
+    "13:00", "14:00"]);
+  const days = timeMarks(Date.parse("2026-11-01T08:00:00Z"), Date.parse("2026-11-30T08:00:00Z"), 10);
+  assert.ok(days.length > 1 && days.length <= 10 && days.every((mark) => mark % 86_400_000 === 0));
+  assert.deepEqual(timeMarks(Number.NaN, Number.NaN, 8), []);
+});
+
+test("bounds of a queue are said in words", () => {
+  assert.equal(rateWords("100/60s"), "100 in 60 s");
+  assert.equal(ownerWords({ Waiting: 1000, InFlight: 2, Hard: false }), "at most 1,000 waiting, 2 in flight while others wait");
+  assert.equal(ownerWords({ Waiting: null, InFlight: 2, Hard: true }), "at most 2 in flight");
 });

@@ -74,7 +74,7 @@ def test_one_queue_has_its_figures_and_why_tasks_failed(
     assert reasons.locator("tbody tr").count() == 1
     for title in ("Throughput", "Waiting and at work", "Wait before the first dispatch", "Run"):
         tab.page.get_by_role("heading", name=title).first.wait_for()
-    assert tab.page.locator("canvas").count() == 4
+    assert tab.page.locator(".chart svg").count() == 4
     tab.button("7 days").click()
     tab.page.get_by_text("Throughput, tasks 10 minutes").wait_for()
     assert "range=7d" in tab.page.url
