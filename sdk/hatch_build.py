@@ -1,8 +1,8 @@
 """Builds the wheel without what only those read who change the SDK, since each model's image would have it.
 
-Comments go everywhere. What is private loses its docstrings and annotations, too, and private modules and commands
-their idle imports and most of their blanks. A class that a public module shows keeps its texts wherever it is. What
-remains is packed by Zopfli, which takes longer and needs less.
+Comments and most blanks go everywhere. What is private loses its docstrings and annotations, too, and private modules
+and commands their idle imports. A class that a public module shows keeps its texts wherever it is. What remains is
+packed by Zopfli, which takes longer and needs less.
 
 Each line keeps its number, so that a traceback leads to the same line of the repository. An editable installation has
 the sources as they are.
@@ -67,8 +67,8 @@ def slim(sources: Mapping[str, str]) -> dict[str, str]:
     }
     asked = imported_names(made.values())
     for name, source in made.items():
-        if not is_imported(name):
-            made[name] = with_thin_blanks(edited(source, idle_imports(ast.parse(source), asked.get(name, set()))))
+        idle = () if is_imported(name) else idle_imports(ast.parse(source), asked.get(name, set()))
+        made[name] = with_thin_blanks(edited(source, idle))
     return made
 
 

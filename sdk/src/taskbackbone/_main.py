@@ -11,8 +11,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._launch import launcher, mounted_launcher
-from ._pool import ProcessPool
+from ._pool import ProcessPool, launcher, mounted_launcher
 from ._task import set_up_logs, trace_if_configured
 from ._threads import ThreadPool
 from ._worker import leave

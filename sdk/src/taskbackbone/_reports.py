@@ -18,6 +18,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -25,14 +26,13 @@ from typing import Any, Callable
 from urllib.parse import quote
 
 from . import errors
-from ._attempts import Attempt, Completed, Data, Failed, Outcome, Released, Stopped
+from ._attempts import Attempt, Completed, Data, Events, Failed, Outcome, Released, Stopped
 from ._blobs import UPLOADS, Opened, Sums, described, opened_by
 from ._core import LARGE_BYTES, Answer, Backbone, is_transient, refusal, request, task_path
 from ._drivers import Requests, run_in_threads
-from ._payload import Payload
+from ._payload import FilePayload, Payload, unpacked
 from ._storage import Halted
 from ._transfers import NotStored, Transfers
-from ._watch import RUNNING_AFTER_S, STATUS_CHARS, Watch, payload
 
 _BATCH = 200
 _TIMEOUT_S = 10.0
@@ -42,6 +42,13 @@ _LOOK_EVERY_S = 10.0
 _PAUSE_S = 0.5
 _LONGEST_HEADER = 4_000
 _UPSERT = "/api/CacheConnectorUpsert"
+RUNNING_AFTER_S = 1.0
+STATUS_CHARS = 1_000
+"""Of a heartbeat and of a release; they take 1,024."""
+_PROGRESS_EVERY_S = 1.0
+_LONGEST_BEAT_S = 30.0
+_COUNT = "/api/CurrentProcessingUpsert"
+_COUNTED_FOR_S, _RENEW_S, _AT_MOST_EVERY_S, _COUNT_TIMEOUT_S = 60, 20.0, 1.0, 5.0
 
 logger = logging.getLogger("taskbackbone")
 
@@ -423,3 +430,183 @@ def _size(body: Data) -> int:
 
 def _unreadable(what: str, error: Exception) -> str:
     return f"the file of {what} cannot be read ({type(error).__name__})"
+
+
+class Watch(Events):
+    """A task that this service has, as the backbone was told of it."""
+
+    def __init__(self, reporter: Reporter, attempt: Attempt, lost: Callable[[str], None]) -> None:
+        super().__init__()
+        assert attempt.task_id is not None
+        self.attempt = attempt
+        self.task_id = attempt.task_id
+        self.lost = lost
+        """Called with the reason when the task is no longer this service's."""
+        self.is_ending = False
+        self.is_running_told = False
+        self.is_being_told = False
+        self.fraction: float | None = None
+        self.text: str | None = None
+        self.confirmed_s = self.told_s = self.active_s
+        """When the backbone last took something, and when it was last told."""
+        self.beat_s = min(_LONGEST_BEAT_S, max(1.0, attempt.lease_s / 3))
+        self._reporter = reporter
+        self.failures = 0
+        """How many times in a row nothing was taken."""
+        self._has_news = False
+
+    @property
+    def lease_left_s(self) -> float:
+        return self.confirmed_s + self.attempt.lease_s - time.monotonic()
+
+    @property
+    def due_s(self) -> float:
+        """When the next thing is to be told or looked at, in the loop's monotonic time."""
+        if self.is_being_told:
+            return self.confirmed_s + self.attempt.lease_s
+        due_s = self.told_s + (min(self.beat_s, 2.0**self.failures / 2) if self.failures else self.beat_s)
+        if self.started_s is not None and not self.is_running_told and not self.is_ending:
+            due_s = min(due_s, max(self.started_s + RUNNING_AFTER_S, self.told_s + RUNNING_AFTER_S))
+        elif self._has_news and self.is_running_told:
+            due_s = min(due_s, self.told_s + _PROGRESS_EVERY_S)
+        return min(due_s, self.confirmed_s + self.attempt.lease_s)
+
+    def status(self) -> str:
+        return f"running - {self.text}"[:STATUS_CHARS] if self.text else "running"
+
+    def is_sent(self) -> None:
+        """What is known is on its way."""
+        self._has_news = False
+        self.told_s = time.monotonic()
+
+    def is_taken(self, sent_s: float) -> None:
+        """What was sent then was taken: the lease counts from there."""
+        self.confirmed_s = max(self.confirmed_s, sent_s)
+        self.failures = 0
+
+    def started(self) -> None:
+        super().started()
+        self._reporter.wake()
+
+    def progress(self, fraction: float | None, text: str | None) -> None:
+        super().progress(fraction, text)
+        if fraction is None and text is None:
+            return
+        self.fraction = self.fraction if fraction is None else fraction
+        self.text = self.text if text is None else text
+        if not self._has_news:
+            self._has_news = True
+            self._reporter.wake()
+
+    async def ask(self, what: str, data: Data | None = None) -> Data | None:
+        path = task_path(self.task_id, "/result" if what == "previous" else "/checkpoint")
+        self.is_asking += 1
+        try:
+            if data is None:
+                answer = await self._reporter.call(self, "GET", path, {}, None)
+            else:
+                headers = {"Content-Type": "application/octet-stream"}
+                answer = await self._reporter.call(self, "PUT", path, headers, payload(data))
+            if answer.status == 303:  # it is larger than the backbone passes on
+                return await self._reporter.transfers.fetch_result(self.attempt, answer)
+            if answer.is_success:
+                encoding = answer.headers.get("content-encoding")
+                return (await unpacked(encoding, answer.body)) if data is None else None
+            if answer.status == 404 and data is None:
+                return None
+            raise refusal(answer)
+        except ValueError as error:
+            raise errors.BackboneError(str(error)) from error
+        finally:
+            self.is_asking -= 1
+            self.active_s = time.monotonic()
+
+
+def payload(data: Data) -> bytes | Payload:
+    """What a call sends of it. Raises OSError."""
+    return FilePayload(data) if isinstance(data, Path) else data
+
+
+class InFlight:
+    """Counts direct calls by path, and reports the counts, as `CurrentProcessingUpsert` takes them.
+
+    It is on if `SERVICE_CLUSTER` names the service's counter. This instance has a share of the count. It tells
+    changes once a second at most, and renews its share often enough that the backbone does not drop it.
+    """
+
+    def __init__(self, backbone: Backbone, cluster: str, instance: str) -> None:
+        self._backbone = backbone
+        self._cluster = cluster
+        self._instance = instance
+        self._shares = 0
+        self._counts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._calls = Requests(1)
+        self._telling: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    def change(self, path: str, by: int) -> None:
+        self._counts[path] += by
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """Takes the share back to 0."""
+        if self._telling is None:
+            return
+        self._leaving.set()
+        self._changed.set()
+        await self._telling  # it is not cut off: nobody would know what was counted
+        self._counts = Counter(dict.fromkeys(self._counts, 0))
+        if any(self._told.values()):
+            await self._report()
+        self._calls.close()
+
+    async def _tell(self) -> None:
+        while not self._leaving.is_set():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _RENEW_S)
+            self._changed.clear()
+            if self._counts:
+                await self._report()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _AT_MOST_EVERY_S)
+
+    async def _report(self) -> None:
+        counts = Counter(self._counts)
+        changes = {path: count - self._told[path] for path, count in counts.items()}
+        body = [
+            {
+                "ServiceCluster": self._cluster,
+                "ApiPath": path,
+                "IncrementBy": max(0, change),
+                "DecrementBy": max(0, -change),
+                "Instance": f"{self._instance}-{self._shares}",
+                "IntervalSeconds": _COUNTED_FOR_S,
+            }
+            for path, change in changes.items()
+        ]
+        headers = {"Content-Type": "application/json"}
+        call = self._backbone.call(
+            "POST", _COUNT, headers=headers, body=json.dumps(body).encode(), timeout_s=_COUNT_TIMEOUT_S
+        )
+        try:
+            answer = await run_in_threads(request(call, retry_for_s=0), self._calls)
+        except errors.BackboneError as error:
+            self._begin_again(str(error))
+            return
+        if answer.is_success:
+            self._told = counts
+        elif is_transient(answer.status):
+            self._begin_again(f"status {answer.status}")
+        else:
+            logger.error("the direct calls in flight were not taken: status %s", answer.status)
+
+    def _begin_again(self, reason: str) -> None:
+        """Nobody knows whether that was counted. So a new share begins, and the old one is dropped in silence."""
+        logger.warning("the direct calls in flight were not reported: %s", reason)
+        self._shares += 1
+        self._told = Counter()

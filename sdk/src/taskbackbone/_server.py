@@ -22,10 +22,10 @@ from shutil import disk_usage
 from typing import Any, BinaryIO, Callable, NamedTuple
 from urllib.parse import quote
 
-from . import _metrics, errors
+from . import errors
 from ._attempts import Attempt, Completed, Data, Failed, Key, Outcome, Released
 from ._blobs import Source, source_of
-from ._supervisor import Refusal, Supervisor
+from ._supervisor import BUCKETS_S, Refusal, Supervisor
 from ._worker import INLINE_BYTES
 
 DEFAULT_LEASE_S = 300.0
@@ -86,7 +86,7 @@ class App:
     def _health(self, path: str) -> tuple[int, bytes, str] | None:
         supervisor = self._supervisor
         if path == "/metrics":
-            return 200, _metrics.text(supervisor).encode(), "text/plain; version=0.0.4; charset=utf-8"
+            return 200, metrics_of(supervisor).encode(), "text/plain; version=0.0.4; charset=utf-8"
         if path not in ("/livez", "/readyz"):
             return None
         is_well = supervisor.is_alive if path == "/livez" else supervisor.is_ready
@@ -372,3 +372,33 @@ def _opened(path: Path) -> tuple[BinaryIO, int]:
     """A file and its size."""
     file = path.open("rb")
     return file, os.fstat(file.fileno()).st_size
+
+
+def metrics_of(supervisor: Supervisor) -> str:
+    """What it has counted since its start, in the text format of Prometheus."""
+    counts = supervisor.counts
+    lines: list[str] = []
+
+    def add(name: str, kind: str, meaning: str, values: dict[str, float]) -> None:
+        lines.append(f"# HELP taskbackbone_{name} {meaning}")
+        lines.append(f"# TYPE taskbackbone_{name} {kind}")
+        lines.extend(f"taskbackbone_{name}{labels} {value:g}" for labels, value in values.items())
+
+    def labelled(label: str, values: dict[str, int]) -> dict[str, float]:
+        return {f'{{{label}="{name}"}}': count for name, count in sorted(values.items())}
+
+    add("running", "gauge", "Tasks and direct calls at work.", {"": supervisor.taken})
+    add("slots", "gauge", "How many are taken at a time.", {"": supervisor.told_slots})
+    add("accepted_total", "counter", "Tasks and direct calls let in.", labelled("kind", counts.accepted))
+    add("refused_total", "counter", "Tasks and direct calls not let in.", labelled("reason", counts.refused))
+    add("ended_total", "counter", "Ends of work, by outcome.", labelled("outcome", counts.ended))
+    restarts = getattr(supervisor.runner, "restarts", 0)
+    add("worker_restarts_total", "counter", "Workers that were replaced.", {"": restarts})
+    retried = supervisor.reporter.retried if supervisor.reporter else 0
+    add("reports_retried_total", "counter", "Calls to the backbone that were made again.", {"": retried})
+    so_far, durations = 0, {}
+    for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], counts.buckets):
+        so_far += count
+        durations[f'_bucket{{le="{bound}"}}'] = float(so_far)
+    add("seconds", "histogram", "How long work took.", {**durations, "_sum": counts.seconds, "_count": so_far})
+    return "\n".join(lines) + "\n"

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ._attempts import Attempt, Completed, Events, Failed, Key, Outcome, Released, Runner, Stopped
 from ._core import Backbone
-from ._in_flight import InFlight
-from ._reports import Reporter
+from ._reports import InFlight, Reporter
 from ._transfers import Transfers
 
 if TYPE_CHECKING:
