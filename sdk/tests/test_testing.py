@@ -90,6 +90,49 @@ def test_a_task_fails_with_its_last_attempt(service: ScriptedService) -> None:
         assert task.wait().status == "Failed - the backend was not heard of for too long (attempt 2 of 2)."
 
 
+def test_a_task_starts_when_it_is_to(played_backbone: PlayedBackbone, service: ScriptedService) -> None:
+    task = played_backbone.submit(PATH, "a", start_after_s=60)
+    played_backbone.advance(59)
+    assert (task.state, service.dispatches.empty()) == ("created", True)
+    played_backbone.advance(1)
+    assert service.next().task_id == task.id
+
+
+def test_a_task_that_the_service_has_not_taken_by_then_expires() -> None:
+    with PlayedBackbone() as backbone:
+        task, other = backbone.submit(PATH, "a", start_before_s=300), backbone.submit(PATH, "b", start_before_s=301)
+        backbone.advance(300)
+        assert (task.state, task.status) == ("failed", "Failed - it expired after 300 s in the queue.")
+        assert task.history[-1]["EndReason"] == "expired"
+        assert other.state == "created"
+
+
+def test_a_task_that_the_service_has_taken_never_expires(
+    played_backbone: PlayedBackbone, service: ScriptedService
+) -> None:
+    task = played_backbone.submit(PATH, "a", start_before_s=200)
+    service.next()
+    played_backbone.until(lambda: task.expires_s is None)
+    played_backbone.advance(300)
+    assert service.next().attempt == 2
+    assert task.state == "dispatched"
+
+
+def test_heartbeats_keep_no_attempt_that_runs_for_too_long(service: ScriptedService) -> None:
+    with PlayedBackbone(service.url, max_attempts=2) as backbone:
+        task = backbone.submit(PATH, "a", max_run_s=60)
+        path = f"/api/v1/tasks/{task.id}/heartbeat"
+        for attempt in (1, 2):
+            service.next()
+            backbone.until(lambda: task.answers[task.attempt - 1 :])
+            for _ in range(3):
+                assert reported_by(backbone, "POST", path, attempt) == 200
+                backbone.advance(20)
+        assert reported_by(backbone, "POST", path, 2) == 409
+        assert task.wait().status == "Failed - it ran for longer than 60 s (attempt 2 of 2)."
+        assert task.history[-1]["EndReason"] == "timeout"
+
+
 def test_a_cancelled_service_gets_a_409(played_backbone: PlayedBackbone) -> None:
     with played_backbone.start(COUNTING):
         task = played_backbone.submit(PATH, "a", query="seconds=60").until(lambda task: task.calls)

@@ -18,6 +18,7 @@ WORDS = {
     "AsyncIterator": "Iterator",
     "_AsyncLine": "_Line",
     "AsyncResult": "Result",
+    "AsyncSchedules": "Schedules",
     "AsyncTask": "Task",
     "AsyncTaskClient": "TaskClient",
     "Aiohttp": "Requests",

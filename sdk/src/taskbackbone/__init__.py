@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from .callbacks import verify_callback as verify_callback
     from .client import AsyncTaskClient as AsyncTaskClient
     from .client import TaskClient as TaskClient
     from .errors import Cancelled as Cancelled
@@ -34,15 +35,21 @@ __all__ = [
     "TaskService",
     "TryAgain",
     "errors",
+    "verify_callback",
 ]
+
+_HOMES = {
+    **dict.fromkeys(("TaskClient", "AsyncTaskClient"), "client"),
+    **dict.fromkeys(("Result", "Task", "TaskService"), "service"),
+    "TaskManager": "manager",
+    "verify_callback": "callbacks",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"TaskClient": "client", "AsyncTaskClient": "client", "TaskManager": "manager"}.get(
-        name, "service" if name in ("Result", "Task", "TaskService") else "errors"
-    )
+    home = _HOMES.get(name, "errors")
     module = importlib.import_module("." + home, __name__)
     return module if name == home else getattr(module, name)
 

@@ -14,15 +14,27 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from . import errors
-from ._calls import Caller, Deadline, Pipeline, Query, TaskView, endpoint, moment, suffix_of
+from ._calls import UNTOLD, Caller, Deadline, Item, TaskView, asked, endpoint, is_older, moment, suffix_of
 from ._core import Answer, Sleep, Steps
 from ._payload import Payload
 
 _FULL_QUEUE_PAUSE_S = 60.0
 _CLOSED = ("batch-sealed", "batch-full")
+_SEEDS = ("start_after", "start_before", "max_run_s", "callback")
 _LONGEST_NAME_BYTES = 180
 _SHOWN = 10
 _SAME_S = 0.001
+
+
+class Entry:
+    """An item on its way into a batch: its name, its body, the key of its submit, and the number of the batch."""
+
+    def __init__(self, name: str, body: bytes | Payload, content_type: str, key: str, number: int) -> None:
+        self.name = name
+        self.item = Item(body, content_type, key)
+        self.number = number
+        self.others: set[int] = set()
+        """The batches that it is not in."""
 
 
 class Filling:
@@ -32,50 +44,93 @@ class Filling:
     Equal items are told apart by their number among themselves.
     """
 
-    def __init__(
-        self,
-        caller: Caller,
-        path: str,
-        query: Query,
-        priority: int | None,
-        pipeline: Pipeline,
-        then: str | None,
-        name: str | None,
-    ) -> None:
+    def __init__(self, caller: Caller, path: str, then: str | None, name: str | None, **wishes: Any) -> None:
+        """*wishes* are those of ``submit``."""
         self._caller = caller
         self._path = path
-        self._options: dict[str, Any] = {"query": query, "priority": priority, "pipeline": pipeline}
+        self._wishes = {wish: value for wish, value in wishes.items() if value is not None}
         told = {"Name": name, "Then": then and "?".join(filter(None, endpoint(then, None)))}
         self._told = {member: value for member, value in told.items() if value}
-        self._seed = [name or os.urandom(16).hex(), endpoint(path, query), pipeline, then]
+        query, pipeline = wishes.get("query"), wishes.get("pipeline")
+        times = {wish: str(value) for wish, value in self._wishes.items() if wish in _SEEDS}
+        self._seed = [
+            name or os.urandom(16).hex(),
+            endpoint(path, query),
+            pipeline,
+            then,
+            *([times] if times else []),
+        ]
         self._batches: dict[int, dict[str, Any]] = {}
         self._latest = 1
         self._equal: dict[str, Iterator[int]] = {}
+        self._takes_many = True
 
-    def add(self, body: bytes | Payload, content_type: str, digest: str) -> Steps[Answer]:
-        """Submit an item, however long its queue is full."""
-        item = f"{content_type} {digest}"
-        key = self._key(item, next(self._equal.setdefault(item, count())))
-        number, others = self._latest, set[int]()
-        while True:
-            batch = yield from self._open(number)
-            try:
-                return (
-                    yield from self._caller.submit(
-                        self._path, body, content_type, idempotency_key=key, batch=batch["TaskId"], **self._options
-                    )
-                )
-            except errors.QueueFull:
+    def entry(self, name: str, body: bytes | Payload, content_type: str, digest: str) -> Entry:
+        """An item that can be added."""
+        told = f"{content_type} {digest}"
+        return Entry(
+            name, body, content_type, self._key(told, next(self._equal.setdefault(told, count()))), self._latest
+        )
+
+    def add(self, entries: Sequence[Entry]) -> Steps[list[str]]:
+        """Submit items, however long their queue is full, and return the ids of their tasks."""
+        ids, left = dict[Entry, str](), list(entries)
+        while left:
+            number, is_full = left[0].number, False
+            now = [entry for entry in left if entry.number == number]
+            with naming(now[0].name):
+                batch = yield from self._open(number)
+                outcomes = yield from self._submit(batch["TaskId"], now)
+            for entry, outcome in outcomes.items():
+                if isinstance(outcome, errors.QueueFull):
+                    is_full = True
+                elif isinstance(outcome, Exception):
+                    with naming(entry.name):
+                        self._send_on(entry, outcome, batch)
+                else:
+                    ids[entry] = outcome["TaskId"]
+            left = [entry for entry in left if entry not in ids]
+            if is_full:
                 yield Sleep(_FULL_QUEUE_PAUSE_S)
-            except errors.Conflict as error:
-                if error.kind not in _CLOSED:
+        return [ids[entry] for entry in entries]
+
+    def _submit(self, batch: str, entries: Sequence[Entry]) -> Steps[dict[Entry, Any]]:
+        """What became of each: a task as a JSON object, or an error."""
+        outcomes = dict[Entry, Any]()
+        most = self._caller.most_together_bytes
+        small = [entry for entry in entries if len(entry.item.body) <= most]
+        if len(small) > 1 and self._takes_many:
+            try:
+                items = [entry.item for entry in small]
+                told = yield from self._caller.submit_many(self._path, items, batch=batch, **self._wishes)
+                outcomes = dict(zip(small, told))
+            except errors.Refused as error:
+                if not (is_older(error) or isinstance(error, errors.TooLarge)):
                     raise
-                number = self._latest = max(number + 1, self._latest)
-            except errors.KeyReused:  # it is in another one since an earlier run
-                others.add(number)
-                number = next(other for other in count(1) if other not in others)
-                if number not in self._batches and not batch["Total"]:
-                    raise
+                self._takes_many = False
+        for entry in entries:
+            if isinstance(outcomes.get(entry, UNTOLD), errors.Unreachable):  # a call of its own is repeated
+                body, kind, key = entry.item
+                try:
+                    answer = yield from self._caller.submit(
+                        self._path, body, kind, idempotency_key=key, batch=batch, **self._wishes
+                    )
+                    outcomes[entry] = answer.json()
+                except errors.Refused as error:
+                    outcomes[entry] = error
+        return outcomes
+
+    def _send_on(self, entry: Entry, error: Exception, batch: Mapping[str, Any]) -> None:
+        """Let an item that a batch has refused go into another one."""
+        if isinstance(error, errors.Conflict) and error.kind in _CLOSED:
+            entry.number = self._latest = max(entry.number + 1, self._latest)
+        elif isinstance(error, errors.KeyReused):  # it is in another one since an earlier run
+            entry.others.add(entry.number)
+            entry.number = next(other for other in count(1) if other not in entry.others)
+            if entry.number not in self._batches and not batch["Total"]:
+                raise error
+        else:
+            raise error
 
     def seal(self) -> Steps[list[Answer]]:
         """Let nothing more be added."""
@@ -89,9 +144,11 @@ class Filling:
     def _open(self, number: int) -> Steps[Any]:
         """The batch of this number, 1 for the first."""
         if number not in self._batches:
-            headers = {"Content-Type": "application/json", "Idempotency-Key": self._key(number)}
-            if self._options["priority"] is not None:
-                headers["Priority"] = str(self._options["priority"])
+            headers = {
+                "Content-Type": "application/json",
+                "Idempotency-Key": self._key(number),
+                **asked(priority=self._wishes.get("priority")),
+            }
             body = json.dumps(self._told).encode()
             answer = yield from self._caller.demand("POST", "/api/v1/batches", body=body, headers=headers)
             self._batches[number] = answer.json()

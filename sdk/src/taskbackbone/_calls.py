@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import quote, urlencode
 
 from . import errors
 from ._core import LARGE_BYTES, RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, Sleep, Steps, refusal, request, task_path
-from ._payload import Payload
+from ._payload import TOGETHER_BYTES, Payload
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 LONGEST_POLL_S = 30
@@ -23,6 +25,8 @@ _LONGEST_SLEEP_S = 600.0
 """Of a waiting task. The estimate may be wrong: then the end is noticed so late at most."""
 _POSITION_POLL_S = 5.0
 _LEAST_LOOK_S = 0.2
+_MOST_WAITED_FOR = 200
+UNTOLD = errors.Unreachable("The backbone has not told what became of it.")
 _PREFERRED_WAIT_S = 20
 _TOLD = (
     *("BackendStatus", "Status", "Attempt", "Progress", "QueuePosition", "EndpointPath", "Step", "ResultSize"),
@@ -31,6 +35,8 @@ _TOLD = (
 
 Query = Union[str, Mapping[str, Any], Sequence["tuple[str, Any]"], None]
 Pipeline = Union[str, Sequence[str], None]
+When = Union[float, "datetime", None]
+"""In how many seconds, or at which time, which has a zone."""
 
 
 class Deadline:
@@ -42,6 +48,14 @@ class Deadline:
 
     def left_s(self, at_most: float = float("inf")) -> float:
         return max(0.0, min(at_most, self._end_s - time.monotonic()))
+
+
+class Item(NamedTuple):
+    """One of the bodies that are submitted together, and its idempotency key."""
+
+    body: bytes | Payload
+    content_type: str
+    key: str
 
 
 class Caller:
@@ -59,7 +73,11 @@ class Caller:
         self.retry_for_s = retry_for_s
         self._upload_over_bytes = upload_over_bytes
         self._max_body_bytes: int | None = None
+        self.most_together_bytes = min(
+            TOGETHER_BYTES, TOGETHER_BYTES if upload_over_bytes is None else upload_over_bytes
+        )
         self._max_upload_bytes = 0
+        self.waits_for_many = True
 
     def demand(
         self, method: str, path: str, *, wait_s: float = 0, retry_for_s: float | None = None, **options: Any
@@ -73,15 +91,15 @@ class Caller:
 
     def member(self, path: str, name: str, query: str = "") -> Steps[Any]:
         """The member *name* of the JSON object at *path*."""
-        return _object((yield from self.demand("GET", path, query=query)), name)[name]
+        return document_of((yield from self.demand("GET", path, query=query)), name)[name]
 
     def page(self, what: str, **members: Any) -> Steps[Any]:
         """A page of ``Tasks``, ``Batches`` or ``Queues``."""
         query = urlencode({name: value for name, value in members.items() if value is not None})
-        return _object((yield from self.demand("GET", "/api/v1/" + what.lower(), query=query)), what)
+        return document_of((yield from self.demand("GET", "/api/v1/" + what.lower(), query=query)), what)
 
     def queue(self, path: str) -> Steps[dict[str, Any]]:
-        return _object((yield from self.demand("GET", "/api/v1/queues" + _escaped(path))), "EndpointPath")
+        return document_of((yield from self.demand("GET", "/api/v1/queues" + _escaped(path))), "EndpointPath")
 
     def max_body_bytes(self) -> Steps[int | None]:
         """``MaxBodyBytes`` of health, read once; None if health does not tell it now."""
@@ -136,21 +154,14 @@ class Caller:
         body: bytes | Payload,
         content_type: str,
         *,
-        query: Query,
-        priority: int | None,
-        idempotency_key: str | None,
-        pipeline: Pipeline,
-        batch: str | None = None,
+        query: Query = None,
+        idempotency_key: str | None = None,
         prefers_end: bool = False,
+        **wishes: Any,
     ) -> Steps[Answer]:
-        """With *prefers_end*, the answer may come at the task's end, if that is soon."""
+        """With *prefers_end*, the answer may come at the task's end, if it is soon; *wishes* are of ``asked``."""
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or os.urandom(16).hex()}
-        if priority is not None:
-            headers["Priority"] = str(priority)
-        if pipeline:
-            headers["Pipeline"] = _steps(pipeline)
-        if batch is not None:
-            headers["Batch"] = batch
+        headers.update(asked(**wishes))
         wait_s = 0
         if prefers_end and len(body) <= LARGE_BYTES:  # else it is sent again if the connection breaks meanwhile
             wait_s = _PREFERRED_WAIT_S
@@ -158,6 +169,33 @@ class Caller:
         target, text = endpoint(path, query)
         path = "/api/v1/submit" + target
         return (yield from self.send("POST", path, body, query=text, headers=headers, uploaded={}, wait_s=wait_s))
+
+    def submit_many(
+        self, path: str, items: Sequence[Item], *, query: Query = None, **wishes: Any
+    ) -> Steps[list[Any]]:
+        """What becomes of each of *items*: a task as a JSON object, or the error that stands for its refusal.
+
+        Raises:
+            NotFound: with no ``kind``: this backbone takes one at a time.
+        """
+        target, text = endpoint(path, query)
+        mark = os.urandom(16).hex()
+        parts: list[bytes] = []
+        for item in items:
+            head = f"--{mark}\r\nContent-Type: {item.content_type}\r\nIdempotency-Key: {item.key}\r\n\r\n"
+            parts += head.encode(), item.body if isinstance(item.body, bytes) else b"".join(item.body), b"\r\n"
+        body = b"".join([*parts, f"--{mark}--\r\n".encode()])
+        headers = {"Content-Type": f"multipart/mixed; boundary={mark}", **asked(**wishes)}
+        path = "/api/v1/submit-many" + target
+        try:
+            answer = yield from self.demand("POST", path, query=text, body=body, headers=headers)
+            told = [json.loads(line) for line in answer.body.splitlines()]
+        except errors.Refused as error:  # none was taken
+            told = error.problem.get("Outcomes")
+            if told is None:
+                raise
+        outcomes = {each["Line"]: _outcome(each) for each in told}
+        return [outcomes.get(number, UNTOLD) for number, _ in enumerate(items, 1)]
 
     def replay(self, task_id: str) -> Steps[Answer]:
         call = self.backbone.call("POST", task_path(task_id, "/replay"), body=b"", timeout_s=self.timeout_s)
@@ -170,8 +208,8 @@ class Caller:
             return (yield from self.demand("GET", task_path(task_id)))
         raise refusal(answer)
 
-    def purge(self, task_id: str) -> Steps[None]:
-        call = self.backbone.call("DELETE", task_path(task_id), query="purge=true", timeout_s=self.timeout_s)
+    def remove(self, path: str, query: str = "") -> Steps[None]:
+        call = self.backbone.call("DELETE", path, query=query, timeout_s=self.timeout_s)
         answer = yield from request(call, retry_for_s=self.retry_for_s)
         if not answer.is_success and not (answer.status == 404 and answer.repeated):
             raise refusal(answer)
@@ -237,6 +275,16 @@ class TaskView:
         return self.document.get("QueuePosition")
 
     @property
+    def start_at(self) -> Any:
+        """When the task may start, as a ``datetime`` in UTC; None if at once."""
+        return moment(self.document.get("StartAt"))
+
+    @property
+    def expires_at(self) -> Any:
+        """When the task fails unless it was dispatched before, as a ``datetime`` in UTC; None if never."""
+        return moment(self.document.get("ExpiresAt"))
+
+    @property
     def estimated_start(self) -> Any:
         """When the waiting task will start, as a ``datetime`` in UTC; None if that is unknown."""
         return moment(self.document.get("EstimatedStart"))
@@ -249,7 +297,7 @@ class TaskView:
         self._retry_after_s = answer.retry_after_s
         if answer.status == 304:
             return False
-        before, self.document = self.document, _object(answer, "TaskId")
+        before, self.document = self.document, document_of(answer, "TaskId")
         self._etag = answer.headers.get("etag")
         return any(self.document.get(name) != before.get(name) for name in _TOLD)
 
@@ -339,6 +387,44 @@ def moment(text: str | None) -> Any:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
+def asked(
+    *,
+    priority: int | None = None,
+    pipeline: Pipeline = None,
+    batch: str | None = None,
+    start_after: When = None,
+    start_before: When = None,
+    max_run_s: float | None = None,
+    callback: str | None = None,
+) -> dict[str, str]:
+    """The headers of a submit that say how it is to be done.
+
+    Raises:
+        ValueError: a time has no zone.
+    """
+    told = {
+        "Priority": "" if priority is None else str(priority),
+        "Pipeline": _steps(pipeline),
+        "Batch": batch,
+        "Start-After": as_time(start_after),
+        "Start-Before": as_time(start_before),
+        "Max-Run": as_time(max_run_s),
+        "Callback": callback,
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def as_time(time: Any) -> str:
+    """A number of seconds, or a time, as a header has it; empty for None. Raises ValueError."""
+    if time is None:
+        return ""
+    if not hasattr(time, "isoformat"):
+        return str(round(time, 3))
+    if getattr(time, "tzinfo", None) is None:
+        raise ValueError("A time needs a zone, as datetime.now(timezone.utc) has one.")
+    return time.isoformat(timespec="milliseconds")
+
+
 def _steps(pipeline: Pipeline) -> str:
     """The header that names these endpoints, with commas between."""
     paths = [pipeline] if isinstance(pipeline, str) else pipeline or ()
@@ -368,7 +454,70 @@ def _escaped(path: str) -> str:
     return escaped
 
 
-def _object(answer: Answer, name: str) -> dict[str, Any]:
+def _outcome(told: Mapping[str, Any]) -> Any:
+    """What one of many has come to."""
+    if told.get("TaskId"):
+        return told
+    return refusal(Answer(int(told.get("StatusCode") or 500), {}, json.dumps(told.get("Problem")).encode()))
+
+
+def is_older(error: errors.Refused) -> bool:
+    """Whether the backbone, or its gateway, does not know such a call."""
+    return error.status in (404, 405) and not error.kind
+
+
+def first_ends(caller: Caller, tasks: Sequence[Any], deadline: Deadline) -> Steps[list[Any]]:
+    """Wait until any of *tasks* have ended, and return these, as they are then."""
+    late = f"{len(tasks)} tasks have not ended within {deadline.timeout_s or 0:g} s; they go on."
+    began_s = float("-inf")
+    while not (ended := [task for task in tasks if task.is_finished]):
+        if not caller.waits_for_many:
+            yield from tasks[0]._until(lambda: tasks[0].is_finished, deadline, None)
+            continue
+        if began_s > 0 and not deadline.left_s():
+            raise errors.WaitTimeout(late, tasks[0])
+        yield Sleep(max(0.0, began_s + _LEAST_LOOK_S - time.monotonic()))  # a task may change all the time
+        began_s, is_last = time.monotonic(), deadline.left_s() < caller.retry_for_s
+        groups = [tasks[first : first + _MOST_WAITED_FOR] for first in range(0, len(tasks), _MOST_WAITED_FOR)]
+        try:
+            for group in groups:
+                yield from _look_at(caller, group, deadline, LONGEST_POLL_S / len(groups))
+        except errors.Unreachable as error:
+            if not is_last:
+                raise
+            raise errors.WaitTimeout(late, tasks[0]) from error
+        except errors.Refused as error:
+            if not is_older(error):
+                raise
+            caller.waits_for_many = False
+    return ended
+
+
+def _look_at(caller: Caller, tasks: Sequence[Any], deadline: Deadline, longest_s: float) -> Steps[None]:
+    """Wait until one of them is another one than it was."""
+    named, wait_s = {task.id: task for task in tasks}, round(deadline.left_s(longest_s), 3)
+    known = {task.id: task._etag for task in tasks if task._etag}
+    answer = yield from caller.demand(
+        "POST",
+        "/api/v1/tasks/wait",
+        body=json.dumps({"TaskIds": list(named), "Seconds": wait_s, "Known": known}).encode(),
+        headers={"Content-Type": "application/json"},
+        wait_s=wait_s,
+        retry_for_s=deadline.left_s(caller.retry_for_s),
+    )
+    told = document_of(answer, "Tasks")
+    for one in told.get("Unknown") or ():
+        kind = "urn:task-backbone:problem:no-such-task"
+        raise errors.NotFound(f"There is no task {one}, or not any more.", 404, {"type": kind})
+    for one in told["Tasks"]:
+        task = named[one["Task"]["TaskId"]]
+        task.document, task._etag = one["Task"], one["ETag"]
+    if answer.retry_after_s:  # the wait had to make room for another
+        yield Sleep(deadline.left_s(answer.retry_after_s))
+
+
+def document_of(answer: Answer, name: str) -> dict[str, Any]:
+    """The JSON object that an answer has, and that has a member *name*."""
     document = answer.json()
     if name not in document:
         raise errors.Unreachable("What answers is not the backbone: is the URL right?", answer.status)

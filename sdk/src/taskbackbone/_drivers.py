@@ -420,37 +420,98 @@ class _AsyncStream:
         self._response.close()
 
 
-def each(work: Callable[[Any], T], items: Iterable[Any], limit: int) -> Iterator[T]:
-    """What *work* returns for each of *items*, in their order; *limit* of them are at work at a time."""
+def alone(_: Any) -> float:
+    return 1
+
+
+def each(
+    work: Callable[[list[Any]], list[T]], items: Iterable[Any], limit: int, weigh: Callable[[Any], float] = alone
+) -> Iterator[T]:
+    """What *work* returns for *items*, in their order; it is called *limit* times at a time.
+
+    Each time it gets as many of those that wait for it as weigh no more than 1, by *weigh*, or only the next one.
+    """
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    threads, waiting = ThreadPoolExecutor(limit, "backbone-item"), deque["Future[T]"]()
+    threads, waiting, new = ThreadPoolExecutor(limit, "backbone-item"), deque[Any](), deque[Any]()
+    lock, held = threading.Lock(), 0.0
+
+    def run() -> None:
+        with lock:
+            group = _next_of(new)
+        try:
+            for (_, _, end), value in zip(group, work([item for item, _, _ in group]) if group else ()):
+                end.set_result(value)
+        except BaseException as error:
+            for _, _, end in group:
+                end.set_exception(error)
+
     try:
         for item in items:
-            waiting.append(threads.submit(work, item))
-            while len(waiting) > limit or (waiting and waiting[0].done()):
-                yield waiting.popleft().result()
+            waiting.append((item, weigh(item), Future[T]()))
+            held += waiting[-1][1]
+            new.append(waiting[-1])
+            threads.submit(run)
+            while waiting and (held > limit or waiting[0][2].done()):
+                _, weight, end = waiting.popleft()
+                held -= weight
+                yield end.result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[2].result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def aeach(work: Callable[[Any], Awaitable[T]], items: AsyncIterator[Any], limit: int) -> AsyncIterator[T]:
+async def aeach(
+    work: Callable[[list[Any]], Awaitable[list[T]]],
+    items: AsyncIterator[Any],
+    limit: int,
+    weigh: Callable[[Any], float] = alone,
+) -> AsyncIterator[T]:
     """The same in an event loop."""
     import asyncio
     from collections import deque
 
-    waiting = deque["asyncio.Future[T]"]()
+    loop, waiting, new = asyncio.get_running_loop(), deque[Any](), deque[Any]()
+    running, held = set[Any](), 0.0
+
+    async def run() -> None:
+        group: list[Any] = []
+        try:
+            while group := _next_of(new):
+                for (_, _, end), value in zip(group, await work([item for item, _, _ in group])):
+                    end.set_result(value)
+        except Exception as error:
+            for _, _, end in group:
+                end.set_exception(error)
+        finally:
+            running.discard(asyncio.current_task())
+
     try:
         async for item in items:
-            waiting.append(asyncio.ensure_future(work(item)))
-            while len(waiting) >= limit or (waiting and waiting[0].done()):
-                yield await waiting.popleft()
+            waiting.append((item, weigh(item), loop.create_future()))
+            held += waiting[-1][1]
+            new.append(waiting[-1])
+            if len(running) < limit:
+                running.add(asyncio.ensure_future(run()))
+            while waiting and (held > limit or waiting[0][2].done()):
+                _, weight, end = waiting.popleft()
+                held -= weight
+                yield await end
         while waiting:
-            yield await waiting.popleft()
+            yield await waiting.popleft()[2]
     finally:
-        for future in waiting:
+        left = [*running, *(end for _, _, end in waiting)]
+        for future in left:
             future.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def _next_of(new: Any) -> list[Any]:
+    """Take away what goes together: items with their weights and what waits for their ends."""
+    group, weight = list[Any](), 0.0
+    while new and (not group or weight + new[0][1] <= 1):
+        weight += new[0][1]
+        group.append(new.popleft())
+    return group

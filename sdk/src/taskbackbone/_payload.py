@@ -17,8 +17,12 @@ MOST_BYTES = 100 * 1024 * 1024
 """Of an answer that is kept in memory: the backbone takes no larger body."""
 MOST_DECODED_BYTES = 1 << 30
 """Of a content that was compressed, in memory."""
-SPOOL_BYTES = 1024 * 1024
+_SPOOL_BYTES = 1024 * 1024
 """A stream that cannot be read twice is kept in memory up to this, and beyond it in a temporary file."""
+TOGETHER_BYTES = 64 * 1024
+"""A body of up to this may be sent together with others."""
+GROUP_BYTES, MOST_TOGETHER = 1024 * 1024, 250
+"""In about one call."""
 _PART_BYTES = 1024 * 1024
 _BYTES, _JSON = "application/octet-stream", "application/json"
 
@@ -168,6 +172,13 @@ def stream_type(stream: Any) -> str:
     return _type_of_name(name) if isinstance(name, str) else _BYTES
 
 
+def spooled() -> Any:
+    """A file for what cannot be read twice."""
+    from tempfile import SpooledTemporaryFile
+
+    return SpooledTemporaryFile(_SPOOL_BYTES)
+
+
 def ready(body: Any, spool: Any) -> tuple[bytes | Payload, str]:
     """What is sent of *body*, which is read into *spool* first if it cannot rewind, and its content type."""
     found = body_of(body)
@@ -193,6 +204,18 @@ def _of_spool(body: Any, spool: Any) -> tuple[Payload, str]:
     return StreamPayload(spool), stream_type(body)
 
 
+def weight_of(body: Any) -> float:
+    """Which part of a call with many bodies this one takes: 1 if it is large, or nobody knows."""
+    try:
+        if isinstance(body, os.PathLike):
+            size = Path(cast("Any", body)).stat().st_size
+        else:
+            size = len(repr(cast("Any", body)) if isinstance(body, (dict, list)) else body)
+    except (OSError, TypeError):
+        return 1
+    return 1 if size > TOGETHER_BYTES else max(size / GROUP_BYTES, 1 / MOST_TOGETHER)
+
+
 def digest(body: bytes | Payload) -> str:
     """Its SHA-256, in hexadecimal digits."""
     import hashlib
@@ -213,9 +236,11 @@ async def unpacked(encoding: str | None, content: bytes) -> bytes:
 
 
 async def adigest(body: bytes | Payload) -> str:
-    """The same, in a thread."""
+    """The same, in a thread if it may take long."""
     import asyncio
 
+    if isinstance(body, bytes) and len(body) <= TOGETHER_BYTES:
+        return digest(body)
     return await asyncio.get_running_loop().run_in_executor(None, digest, body)
 
 

@@ -18,9 +18,17 @@ LEASED = ("dispatched", "running")
 DEFERRED_END_S = 30.0
 UNCOUNTED_RELEASES = 20
 _SILENCE = "the backend was not heard of for too long"
-_WHO = {"claim": "dispatcher", "answer": "dispatcher", "requeue": "dispatcher", "silence": "reconciler"}
+_WHO = {
+    **dict.fromkeys(("claim", "answer", "requeue"), "dispatcher"),
+    **dict.fromkeys(("silence", "overrun", "expired"), "reconciler"),
+}
 """By the reason of a transition, where it is not the client."""
-_END_REASONS = {"silence": "lease", "answer": "rejected", "requeue": "rejected"}
+_END_REASONS = {
+    **dict.fromkeys(("answer", "requeue"), "rejected"),
+    "silence": "lease",
+    "overrun": "timeout",
+    "expired": "expired",
+}
 """Why a task has failed, by the reason of the transition, where it was not reported."""
 _TOLD_END = re.compile(r"\s*(completed|failed)(?:\s*\Z|\s?[-:.;])", re.IGNORECASE)
 
@@ -57,7 +65,10 @@ class Record:
     Attributes:
         state: ``created``, ``dispatched``, ``running``, ``completed``, ``failed`` or ``cancelled``.
         status: the text for the caller.
-        due_s: when its lease ends, or its wait if it was released for a while; by the clock.
+        due_s: when its lease ends, or its wait if it starts later or was released for a while; by the clock.
+        start_s: when it may start; None: at once.
+        expires_s: when it fails unless a service has had it by then.
+        max_run_s: for how long an attempt may run; ``run_until_s`` is when that is over.
         deferred: the end that a text told, without an attempt: it takes effect after 30 s.
         kept: what was stored for the next attempt.
         released: the attempt that was given back last, and how many were in a row.
@@ -84,6 +95,10 @@ class Record:
     is_earlier_result: bool = False
     kept: Content | None = None
     due_s: float | None = None
+    start_s: float | None = None
+    expires_s: float | None = None
+    max_run_s: float | None = None
+    run_until_s: float | None = None
     deferred: str | None = None
     released: tuple[int, int] = (0, 0)
     pipeline: Sequence[tuple[str, str]] = ()
@@ -122,6 +137,7 @@ class Tasks:
 
     def add(self, record: Record) -> None:
         record.traceparent = record.traceparent or f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+        record.due_s = record.start_s
         self._note(record, "submit", record.status)
         self.records[record.id] = record
 
@@ -136,7 +152,13 @@ class Tasks:
         """Take the steps that are due."""
         now_s = self.now_s()
         for record in self.records.values():
-            if record.due_s is None or now_s < record.due_s:
+            if record.state == "created" and _is_over(record.expires_s, now_s):
+                waited_s = max(0.0, (record.expires_s or 0) - max(record.created_s, record.start_s or 0))
+                self._turn(record, "failed", f"Failed - it expired after {waited_s:.10g} s in the queue.", "expired")
+            elif record.state in LEASED and not record.deferred and _is_over(record.run_until_s, now_s):
+                ran = f"it ran for longer than {record.max_run_s:.10g} s"
+                self._fail_attempt(record, f"Retrying - {ran}", f"Failed - {ran}", "overrun", end=".")
+            if not _is_over(record.due_s, now_s):
                 continue
             record.due_s = None
             if record.deferred:
@@ -147,7 +169,9 @@ class Tasks:
     # What the dispatcher does.
 
     def claim(self, record: Record) -> None:
-        record.due_s = None
+        record.due_s, record.run_until_s = None, None
+        if record.max_run_s is not None:
+            record.run_until_s = self.now_s() + record.max_run_s
         self._turn(record, "dispatched", None, "claim")
 
     def is_called(self, record: Record, attempt: int) -> bool:
@@ -155,6 +179,7 @@ class Tasks:
         return record.attempt == attempt and record.state == "dispatched"
 
     def accept(self, record: Record) -> None:
+        record.expires_s = None
         record.due_s = self.now_s() + (DEFERRED_END_S if record.deferred else record.lease_s)
 
     def requeue(self, record: Record, status: str, failed: str = "") -> None:
@@ -247,7 +272,7 @@ class Tasks:
             return
         self._check_leased(record, attempt)
         in_a_row = 0 if failed else record.released[1] + 1
-        record.released = (attempt, in_a_row)
+        record.released, record.expires_s = (attempt, in_a_row), None
         if failed or in_a_row >= UNCOUNTED_RELEASES:
             reason = "the backend failed at it"
             self._fail_attempt(record, status or f"Retrying - {reason}", status or f"Failed - {reason}", "release")
@@ -279,6 +304,9 @@ class Tasks:
             "Priority": 5,
             "LeaseSeconds": record.lease_s,
             "Progress": record.progress,
+            **({} if record.start_s is None else {"StartAt": iso(record.start_s)}),
+            **({} if record.expires_s is None else {"ExpiresAt": iso(record.expires_s)}),
+            **({} if record.max_run_s is None else {"MaxRunSeconds": record.max_run_s}),
             **({"Step": record.step, "Steps": 1 + len(record.pipeline)} if record.pipeline else {}),
         }
 
@@ -322,7 +350,7 @@ class Tasks:
             self.accept(record)
 
     def _fail_attempt(self, record: Record, status: str, last_status: str, why: str, end: str = "") -> None:
-        record.failures += 1
+        record.failures, record.expires_s = record.failures + 1, None
         if record.failures >= self.max_attempts:
             counted = f"{last_status} (attempt {record.failures} of {self.max_attempts}){end}"
             self._turn(record, "failed", counted, why)
@@ -337,7 +365,7 @@ class Tasks:
 
     def _go_on(self, record: Record, path: str, query: str, body: Content | None, status: str | None) -> None:
         record.path, record.query, record.body = path, query, body or record.body
-        record.failures, record.released, record.kept = 0, (0, 0), None
+        record.failures, record.released, record.kept, record.expires_s = 0, (0, 0), None, None
         record.is_earlier_result = record.result is not None
         self._begin_again(record, status, "next-step")
 
@@ -351,7 +379,7 @@ class Tasks:
             return
         record.state = state
         if state in ENDS:
-            record.deferred, record.due_s, record.kept = None, None, None
+            record.deferred, record.due_s, record.kept, record.expires_s = None, None, None, None
         record.status = record.status if status is None else status
         self._note(record, why, status or "")
 
@@ -373,6 +401,10 @@ class Tasks:
         if record.state in ENDS:
             end = _END_REASONS.get(why, "reported") if record.state == "failed" else record.state
             record.history[-1]["EndReason"] = end
+
+
+def _is_over(moment_s: float | None, now_s: float) -> bool:
+    return moment_s is not None and moment_s <= now_s
 
 
 def iso(moment_s: float) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext, suppress
-from tempfile import SpooledTemporaryFile
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from ._batching import BatchView, Filling, Names, Saved, naming
+from ._batching import BatchView, Entry, Filling, Names, Saved, naming
 from ._calls import Deadline
 from ._drivers import aeach, each
-from ._payload import SPOOL_BYTES, adigest, aiter_chunks, aready, digest, iter_chunks, ready
+from ._payload import adigest, aiter_chunks, aready, digest, iter_chunks, ready, spooled, weight_of
 from .client import AsyncResult, AsyncTask, Result, Task
 
 if TYPE_CHECKING:
@@ -95,15 +94,16 @@ class AsyncBatch(BatchView, AsyncTask):
         """
         files, lost = Saved(folder), dict[str, AsyncTask]()
 
-        async def save(task: AsyncTask) -> Path | None:
+        async def save(tasks: list[AsyncTask]) -> list[Path | None]:
+            [task] = tasks
             name = self._name_of(task)
             if task.document.get("ResultSize") is None:
                 lost[name] = task
-                return None
+                return [None]
             file = files.file_of(name, task)
             if files.has(file, task):
-                return file
-            return files.keep(await AsyncResult(task, self._line).save(file), task)
+                return [file]
+            return [files.keep(await AsyncResult(task, self._line).save(file), task)]
 
         ends = self._ends(Deadline(timeout_s), on_change)
         saved = [file async for file in aeach(save, ends, max(1, concurrency)) if file]
@@ -183,14 +183,17 @@ async def afill(line: Any, filling: Filling, items: Any, content_type: str | Non
     """Submit *items*, seal the batch, and return it."""
     named: dict[str, tuple[int, str]] = {}
 
-    async def add(pair: tuple[str, Any]) -> tuple[str, str]:
-        name, item = pair
-        with SpooledTemporaryFile(SPOOL_BYTES) as spool, naming(name):
-            body, kind = await aready(item, spool)
-            steps = filling.add(body, content_type or kind, await adigest(body))
-            return name, AsyncTask(line, await line.run(steps)).id
+    async def add(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+        with ExitStack() as spools:
+            entries = list[Entry]()
+            for name, item in pairs:
+                with naming(name):
+                    body, kind = await aready(item, spools.enter_context(spooled()))
+                    entries.append(filling.entry(name, body, content_type or kind, await adigest(body)))
+            return list(zip([name for name, _ in pairs], await line.run(filling.add(entries))))
 
-    async for name, task_id in aeach(add, aiter_chunks(Names().all_of(items)), max(1, concurrency)):
+    named_items, limit = aiter_chunks(Names().all_of(items)), max(1, concurrency)
+    async for name, task_id in aeach(add, named_items, limit, lambda pair: weight_of(pair[1])):
         named[task_id] = len(named), name
     batches = [AsyncBatch(line, answer) for answer in await line.run(filling.seal())]
     for batch in batches:
@@ -274,15 +277,16 @@ class Batch(BatchView, Task):
         """
         files, lost = Saved(folder), dict[str, Task]()
 
-        def save(task: Task) -> Path | None:
+        def save(tasks: list[Task]) -> list[Path | None]:
+            [task] = tasks
             name = self._name_of(task)
             if task.document.get("ResultSize") is None:
                 lost[name] = task
-                return None
+                return [None]
             file = files.file_of(name, task)
             if files.has(file, task):
-                return file
-            return files.keep(Result(task, self._line).save(file), task)
+                return [file]
+            return [files.keep(Result(task, self._line).save(file), task)]
 
         ends = self._ends(Deadline(timeout_s), on_change)
         saved = [file for file in each(save, ends, max(1, concurrency)) if file]
@@ -360,14 +364,17 @@ def fill(line: Any, filling: Filling, items: Any, content_type: str | None, conc
     """Submit *items*, seal the batch, and return it."""
     named: dict[str, tuple[int, str]] = {}
 
-    def add(pair: tuple[str, Any]) -> tuple[str, str]:
-        name, item = pair
-        with SpooledTemporaryFile(SPOOL_BYTES) as spool, naming(name):
-            body, kind = ready(item, spool)
-            steps = filling.add(body, content_type or kind, digest(body))
-            return name, Task(line, line.run(steps)).id
+    def add(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+        with ExitStack() as spools:
+            entries = list[Entry]()
+            for name, item in pairs:
+                with naming(name):
+                    body, kind = ready(item, spools.enter_context(spooled()))
+                    entries.append(filling.entry(name, body, content_type or kind, digest(body)))
+            return list(zip([name for name, _ in pairs], line.run(filling.add(entries))))
 
-    for name, task_id in each(add, iter_chunks(Names().all_of(items)), max(1, concurrency)):
+    named_items, limit = iter_chunks(Names().all_of(items)), max(1, concurrency)
+    for name, task_id in each(add, named_items, limit, lambda pair: weight_of(pair[1])):
         named[task_id] = len(named), name
     batches = [Batch(line, answer) for answer in line.run(filling.seal())]
     for batch in batches:

@@ -19,13 +19,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from . import errors
 from ._blobs import Blob, Source, put, sums_of
-from ._payload import SPOOL_BYTES, StreamPayload, body_of, iter_chunks, stream_type
+from ._payload import StreamPayload, body_of, iter_chunks, spooled, stream_type
 from ._storage import IDENTITY, PLACES, TRUSTED, Gate, Places, Transfer
 
 __all__ = ["Item", "download", "list", "open", "upload", "use"]
@@ -75,12 +74,12 @@ def open(url: str, *, retry_for_s: float = RETRY_FOR_S) -> BinaryIO:
 def upload(url: str, data: Any, content_type: str | None = None, *, retry_for_s: float = RETRY_FOR_S) -> None:
     """Make a block blob of what ``TaskClient.submit`` takes, in several parts at a time."""
     transfer = _transfer(url, retry_for_s)
-    with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+    with spooled() as spool:
         ready = body_of(data)
         if ready is None:
             spool.writelines(iter_chunks(data))
             spool.seek(0)
-            ready = StreamPayload(cast("Any", spool)), stream_type(data)
+            ready = StreamPayload(spool), stream_type(data)
         body, kind = ready
         put(transfer, url, body, sums_of(body, transfer), content_type or kind)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import __version__, errors
 from ._batching import files_in
-from ._calls import Deadline, TaskView
+from ._calls import Deadline, TaskView, moment
 from .batch import Batch
 from .client import Task, TaskClient
 
@@ -80,9 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _submit(client: TaskClient, options: argparse.Namespace) -> int:
     how: dict[str, Any] = {
         "content_type": options.content_type,
-        "query": [tuple(pair.partition("=")[::2]) for pair in options.query],
+        "query": _pairs(options.query),
         "priority": options.priority,
         "pipeline": options.pipeline,
+        "start_after": options.start_after,
+        "start_before": options.start_before,
+        "max_run_s": options.max_run,
+        "callback": options.callback,
     }
     files = list(_files(options.file))
     if len(files) > 1 or Path(options.file[0]).is_dir():
@@ -96,6 +100,10 @@ def _submit(client: TaskClient, options: argparse.Namespace) -> int:
     else:
         _print(task, options, task.id)
     return _follow([task], options) if options.wait or options.output else 0
+
+
+def _pairs(query: Sequence[str]) -> list[Any]:
+    return [tuple(pair.partition("=")[::2]) for pair in query]
 
 
 def _submit_all(
@@ -226,6 +234,36 @@ def _queues(client: TaskClient, options: argparse.Namespace) -> int:
     return 0
 
 
+def _schedule(client: TaskClient, options: argparse.Namespace) -> int:
+    schedules, what, name = client.schedules, options.action, options.name
+    if what == "list":
+        found = schedules.list()
+    elif not name:
+        raise ValueError("Which schedule? Give its name.")
+    elif what == "run":
+        task = schedules.run(name)
+        _print(task, options, task.id)
+        return 0
+    elif what == "delete":
+        schedules.delete(name)
+        return 0
+    elif what == "put":
+        if not (options.path and options.cron):
+            raise ValueError("A schedule needs a path and --cron.")
+        body = next(_files([options.file])) or sys.stdin.buffer if options.file else None
+        members = "cron", "time_zone", "overlap", "catch_up", "until", "content_type", "priority"
+        how = {member: getattr(options, member) for member in members}
+        found = [schedules.put(name, options.path, body, query=_pairs(options.query), **how)]
+    else:
+        found = [schedules.get(name) if what == "show" else getattr(schedules, what)(name)]
+    for one in found:
+        following = "paused" if one["Paused"] else f"next {one['NextTime'] or 'never'}"
+        line = f"{one['Name']}  {one['Cron']}  {one['TimeZone']}  {one['Path']}  {following}"
+        runs = [f"\n  {run['Due']}  {run['Outcome']}  {run['TaskId'] or ''}" for run in one.get("Runs", ())]
+        sys.stdout.write((json.dumps(one) if options.json else line + "".join(runs)) + "\n")
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[TaskClient, argparse.Namespace], int]] = {
     "submit": _submit,
     "watch": lambda client, options: _follow([_found(client, one) for one in options.id], options),
@@ -236,6 +274,7 @@ _COMMANDS: dict[str, Callable[[TaskClient, argparse.Namespace], int]] = {
     "list": _list,
     "batches": _batches,
     "queues": _queues,
+    "schedule": _schedule,
 }
 
 
@@ -327,6 +366,8 @@ def _line(task: TaskView, *, bar: bool) -> str:
     step = f"step {task.step} of {task.steps}, " if task.steps and not task.is_finished else ""
     if task.queue_position is not None:
         return f"{step}waiting, position {task.queue_position}" + _start(task)
+    if task.start_at is not None and task.state == "created" and task.start_at.timestamp() > time.time():
+        return step + _when("starts", task.start_at.timestamp())
     done = 1.0 if task.state == "completed" else task.progress
     parts = [] if done is None else [*_bar(done, bar), f"{done:>4.0%}"]
     return " ".join([*parts, step + task.status])
@@ -350,6 +391,14 @@ def _line_of_batch(batch: Batch, seen: Sequence[tuple[float, int]], *, bar: bool
 def _bar(done: float, is_shown: bool) -> list[str]:
     full = round(_BAR_CHARS * done)
     return [_FULL * full + _EMPTY * (_BAR_CHARS - full)] if is_shown else []
+
+
+def _seconds_or_time(text: str) -> Any:
+    """A number of seconds, or a time."""
+    try:
+        return float(text)
+    except ValueError:
+        return moment(text)
 
 
 def _start(task: TaskView) -> str:
@@ -385,11 +434,16 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         own[name] = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
         return own[name].add_argument
 
-    add = command("submit", "submit a file as a task, or several as a batch, and print its id", waiting, saving)
-    add("path", metavar="PATH", help="the endpoint, such as /v1/words/count")
-    add("file", metavar="FILE|DIR|-", nargs="+", help="a folder is all files in it")
+    asking = argparse.ArgumentParser(add_help=False)
+    add = asking.add_argument
     add("--query", metavar="NAME=VALUE", action="append", default=[], help="a parameter for the model service")
     add("--content-type", metavar="TYPE", help="of the files (default: by their names)")
+    add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
+    add = command(
+        "submit", "submit a file as a task, or several as a batch, and print its id", waiting, saving, asking
+    )
+    add("path", metavar="PATH", help="the endpoint, such as /v1/words/count")
+    add("file", metavar="FILE|DIR|-", nargs="+", help="a folder is all files in it")
     add("--pipeline", metavar="PATH", action="append", help="where it goes on afterwards; may be repeated")
     add("--then", metavar="PATH", help="of several files: the endpoint that gets the list of all results at the end")
     add(
@@ -397,7 +451,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="of several files: with the same name, what was submitted is not submitted again"
         " (default with --output: made of both places)",
     )
-    add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
+    add(
+        "--start-after",
+        type=_seconds_or_time,
+        metavar="S|TIME",
+        help="start no sooner: seconds, or a time with its zone",
+    )
+    add("--start-before", type=_seconds_or_time, metavar="S|TIME", help="fail unless it was dispatched by then")
+    add("--max-run", type=float, metavar="S", help="an attempt that runs longer has failed")
+    add("--callback", metavar="NAME", help="whom the backbone calls at the end, by its name there")
     add("--idempotency-key", metavar="KEY", help="the same submit with the same key is the same task")
     add("--wait", action="store_true", help="wait for the ends of the tasks, as --output does")
     command("watch", "show how tasks go on, until their ends", waiting, saving)("id", metavar="ID", nargs="+")
@@ -413,6 +475,16 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     add = command("batches", "list batches, newest first")
     add("--limit", type=int, default=50, metavar="N", help="how many (default: 50)")
     command("queues", "show the queues")("path", metavar="PATH", nargs="?", help="this one only")
+    add = command("schedule", "show and change what is submitted again and again", asking)
+    add("action", choices=("list", "show", "put", "pause", "resume", "run", "delete"))
+    add("name", metavar="NAME", nargs="?")
+    add("path", metavar="PATH", nargs="?", help="to put: the endpoint")
+    add("file", metavar="FILE|-", nargs="?", help="to put: the body of each task")
+    add("--cron", metavar="FIELDS", help="to put: when, such as '30 6 * * mon-fri'")
+    add("--time-zone", metavar="ZONE", help="whose clock that is, such as Europe/Berlin (default: UTC)")
+    add("--overlap", choices=("skip", "queue", "cancel-running"), help="if the last task has not ended")
+    add("--catch-up", choices=("none", "last", "all"), help="of the times that an outage took")
+    add("--until", type=moment, metavar="TIME", help="it is due no more after that")
     for name, (_, _, text) in _ELSEWHERE.items():
         own[name] = commands.add_parser(name, help=text, description=text, add_help=False)
     text = "print a script by which a shell completes commands"

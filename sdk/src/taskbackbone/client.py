@@ -5,29 +5,80 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from . import errors
-from ._calls import Caller, Deadline, Pipeline, Query, TaskView, target_of
+from ._calls import (
+    Caller,
+    Deadline,
+    Pipeline,
+    Query,
+    TaskView,
+    When,
+    as_time,
+    document_of,
+    endpoint,
+    first_ends,
+    target_of,
+)
 from ._core import RETRY_FOR_S, TIMEOUT_S, Answer, Backbone, NoAnswer, Sleep, Steps, task_path
 from ._drivers import Aiohttp, Requests, run_async, run_sync
-from ._payload import MOST_DECODED_BYTES, SPOOL_BYTES, Decoder, aready, ready
+from ._payload import MOST_DECODED_BYTES, Decoder, Payload, aready, ready, spooled
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from .batch import AsyncBatch, Batch
 
-__all__ = ["AsyncResult", "AsyncTask", "AsyncTaskClient", "Result", "Task", "TaskClient"]
+__all__ = [
+    "AsyncResult",
+    "AsyncSchedules",
+    "AsyncTask",
+    "AsyncTaskClient",
+    "Result",
+    "Schedules",
+    "Task",
+    "TaskClient",
+]
 
 T = TypeVar("T")
 _Bytes = bytes
 _MAX_FAILURES = 6
+_MOST_INLINE_BYTES = 512 * 1024
 
 
 def _pause(seconds: float) -> Steps[None]:
     yield Sleep(seconds)
+
+
+def _schedule(name: str, rest: str = "") -> str:
+    return f"/api/v1/schedules/{quote(name, safe='')}{rest}"
+
+
+def _put_schedule(
+    caller: Caller, name: str, path: str, query: Query, body: bytes | Payload, kind: str, told: Mapping[str, Any]
+) -> Steps[dict[str, Any]]:
+    target, text = endpoint(path, query)
+    given = {"Path": target, "Query": text, **told}
+    document = {member: value for member, value in given.items() if value not in (None, "")}
+
+    def put(beside: Mapping[str, Any]) -> Steps[Answer]:
+        sent = json.dumps({**document, **beside}).encode()
+        return caller.demand("PUT", _schedule(name), body=sent, headers={"Content-Type": "application/json"})
+
+    if isinstance(body, bytes) and len(body) <= _MOST_INLINE_BYTES:
+        try:
+            return document_of((yield from put({"Body": body.decode(), "ContentType": kind})), "Name")
+        except UnicodeDecodeError:
+            pass
+    from ._blobs import upload
+
+    headers = {"Content-Type": kind}
+    answer = yield from upload(caller, lambda sent: put({"BodyUpload": sent["X-Upload"]}), body, headers, {})
+    return document_of(answer, "Name")
 
 
 class _AsyncLine(Caller):
@@ -92,6 +143,10 @@ class AsyncTaskClient:
         priority: int | None = None,
         idempotency_key: str | None = None,
         pipeline: Pipeline = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> AsyncTask:
         """Submit a task to the endpoint *path*.
 
@@ -106,8 +161,13 @@ class AsyncTaskClient:
                 without one, each call has its own.
             pipeline: the paths of the endpoints where the task goes on afterwards, each perhaps with a query. The
                 result of one is the body of the next; that of the last one is the task's.
+            start_after: it starts no sooner: in how many seconds, or at which time, a ``datetime`` with a zone.
+            start_before: it fails unless it was dispatched by then; likewise.
+            max_run_s: an attempt that runs longer has failed; that of its endpoint holds if it is less.
+            callback: whom the backbone calls at the end: a name among its settings.
 
         Raises:
+            ValueError: a time has no zone.
             Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
             Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
         """
@@ -119,6 +179,10 @@ class AsyncTaskClient:
             priority=priority,
             idempotency_key=idempotency_key,
             pipeline=pipeline,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
         )
 
     async def run(
@@ -131,6 +195,10 @@ class AsyncTaskClient:
         priority: int | None = None,
         idempotency_key: str | None = None,
         pipeline: Pipeline = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncResult:
         """Submit a task, wait for its end, and return its result. The errors are those of both."""
@@ -144,7 +212,11 @@ class AsyncTaskClient:
             priority=priority,
             idempotency_key=idempotency_key,
             pipeline=pipeline,
-            prefers_end=is_patient,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
+            prefers_end=is_patient and start_after is None,
         )
         return await task.result(None if timeout_s is None else deadline.left_s())
 
@@ -160,6 +232,10 @@ class AsyncTaskClient:
         content_type: str | None = None,
         query: Query = None,
         priority: int | None = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> AsyncBatch:
         """Submit each of many items, and return the batch of their tasks.
 
@@ -169,11 +245,12 @@ class AsyncTaskClient:
 
         Parameters:
             path, content_type, query, priority, pipeline: of each task, as of ``submit``.
+            start_after, start_before, max_run_s, callback: likewise.
             items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
                 iterable of what ``submit`` takes, which is read while items are submitted.
             then: the endpoint of one more task, which gets the list of all results once all have ended.
             name: of the batch. Another path, query, pipeline or *then* makes it another batch.
-            concurrency: how many items are submitted at a time.
+            concurrency: how many calls submit items at a time. Small ones that wait meanwhile go together.
 
         Raises:
             ValueError: there are no items to be read there.
@@ -183,7 +260,19 @@ class AsyncTaskClient:
         from ._batching import Filling
         from .batch import afill
 
-        filling = Filling(self._line, path, query, priority, pipeline, then, name)
+        filling = Filling(
+            self._line,
+            path,
+            then,
+            name,
+            query=query,
+            priority=priority,
+            pipeline=pipeline,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
+        )
         return await afill(self._line, filling, items, content_type, concurrency)
 
     async def batch(self, batch_id: str) -> AsyncBatch:
@@ -232,6 +321,26 @@ class AsyncTaskClient:
             for document in page:
                 yield AsyncTask(self._line, document)
 
+    async def as_completed(
+        self, tasks: Iterable[AsyncTask | str], timeout_s: float | None = None
+    ) -> AsyncIterator[AsyncTask]:
+        """*tasks*, or those with these ids, as they end, whatever their ends are. One call waits for up to 200.
+
+        Raises:
+            WaitTimeout: not all have ended in *timeout_s* seconds; they go on.
+            NotFound: the backbone does not have one, or not any more.
+        """
+        every = [AsyncTask(self._line, {"TaskId": one}) if isinstance(one, str) else one for one in tasks]
+        waiting, deadline = {task.id: task for task in every}, Deadline(timeout_s)
+        while waiting:
+            for task in await self._line.run(first_ends(self._line, list(waiting.values()), deadline)):
+                yield waiting.pop(task.id)
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """What the backbone submits again and again."""
+        return AsyncSchedules(self._line)
+
     async def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
         return [queue async for page in self._line.pages("Queues") for queue in page]
@@ -262,9 +371,7 @@ class AsyncTaskClient:
         return f"AsyncTaskClient({self._line.backbone.url!r})"
 
     async def _submit(self, path: str, body: Any, content_type: str | None, **options: Any) -> AsyncTask:
-        from tempfile import SpooledTemporaryFile
-
-        with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+        with spooled() as spool:
             content, kind = await aready(body, spool)
             steps = self._line.submit(path, content, content_type or kind, **options)
             return AsyncTask(self._line, await self._line.run(steps))
@@ -331,7 +438,7 @@ class AsyncTask(TaskView):
         Raises:
             Conflict: it has not ended.
         """
-        await self._line.run(self._line.purge(self.id))
+        await self._line.run(self._line.remove(task_path(self.id), "purge=true"))
 
     async def history(self) -> list[dict[str, Any]]:
         """Its transitions, the first one first, as the API's JSON objects."""
@@ -439,6 +546,82 @@ class AsyncResult:
         return f"AsyncResult({self.task.id!r}, {self.content_type!r}, {self.size:,} bytes)"
 
 
+class AsyncSchedules:
+    """What the backbone submits again and again. A schedule is the API's JSON object.
+
+    All but ``put`` and ``list`` raise ``NotFound`` if there is no schedule of that name.
+    """
+
+    def __init__(self, line: Any) -> None:
+        self._line = line
+
+    async def put(
+        self,
+        name: str,
+        path: str,
+        body: Any = None,
+        *,
+        cron: str,
+        time_zone: str | None = None,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        overlap: str | None = None,
+        catch_up: str | None = None,
+        until: datetime | None = None,
+    ) -> dict[str, Any]:
+        """Make the schedule of this name, or change it. To do it twice is to do it once.
+
+        Parameters:
+            path, body, content_type, query, priority: of each task, as of ``TaskClient.submit``.
+            cron: five fields, such as ``30 6 * * mon-fri``; six begin with the second.
+            time_zone: whose clock that is, such as ``Europe/Berlin``; UTC without one.
+            overlap: if the last task has not ended: ``skip`` the next one, as is usual, ``queue`` it, or
+                ``cancel-running``.
+            catch_up: of the times that an outage took: ``last``, as is usual, ``none``, or ``all``, 100 at most.
+            until: it is due no more after that.
+
+        Raises:
+            InvalidRequest: the expression, or something else, cannot be right.
+        """
+        told = {"Cron": cron, "TimeZone": time_zone, "Priority": priority, "Overlap": overlap, "CatchUp": catch_up}
+        told["Until"] = as_time(until)
+        with spooled() as spool:
+            content, kind = await aready(body, spool)
+            return await self._line.run(
+                _put_schedule(self._line, name, path, query, content, content_type or kind, told)
+            )
+
+    async def get(self, name: str) -> dict[str, Any]:
+        """It, with its next five times and its last ten runs."""
+        return document_of(await self._line.run(self._line.demand("GET", _schedule(name))), "Name")
+
+    async def list(self) -> Sequence[dict[str, Any]]:
+        """All of them, by their names."""
+        return [schedule async for page in self._line.pages("Schedules") for schedule in page]
+
+    async def pause(self, name: str) -> dict[str, Any]:
+        """Let no time make it due, until it is resumed."""
+        return await self._do(name, "/pause")
+
+    async def resume(self, name: str) -> dict[str, Any]:
+        """Go on after a pause, with the next time."""
+        return await self._do(name, "/resume")
+
+    async def run(self, name: str) -> AsyncTask:
+        """Submit its task now, too."""
+        headers = {"Idempotency-Key": os.urandom(16).hex()}
+        steps = self._line.demand("POST", _schedule(name, "/run"), body=b"", headers=headers)
+        return AsyncTask(self._line, await self._line.run(steps))
+
+    async def delete(self, name: str) -> None:
+        """Remove it. Its tasks stay."""
+        await self._line.run(self._line.remove(_schedule(name)))
+
+    async def _do(self, name: str, what: str) -> dict[str, Any]:
+        return document_of(await self._line.run(self._line.demand("POST", _schedule(name, what), body=b"")), "Name")
+
+
 # Made of the classes above by tools/unasync.py: change those.
 
 
@@ -504,6 +687,10 @@ class TaskClient:
         priority: int | None = None,
         idempotency_key: str | None = None,
         pipeline: Pipeline = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> Task:
         """Submit a task to the endpoint *path*.
 
@@ -518,8 +705,13 @@ class TaskClient:
                 without one, each call has its own.
             pipeline: the paths of the endpoints where the task goes on afterwards, each perhaps with a query. The
                 result of one is the body of the next; that of the last one is the task's.
+            start_after: it starts no sooner: in how many seconds, or at which time, a ``datetime`` with a zone.
+            start_before: it fails unless it was dispatched by then; likewise.
+            max_run_s: an attempt that runs longer has failed; that of its endpoint holds if it is less.
+            callback: whom the backbone calls at the end: a name among its settings.
 
         Raises:
+            ValueError: a time has no zone.
             Refused: ``TooLarge``, ``QueueFull``, ``NotFound`` for an unknown path, ``KeyReused`` and others.
             Unreachable: the backbone gave no answer for ``retry_for_s``. It may have the task.
         """
@@ -531,6 +723,10 @@ class TaskClient:
             priority=priority,
             idempotency_key=idempotency_key,
             pipeline=pipeline,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
         )
 
     def run(
@@ -543,6 +739,10 @@ class TaskClient:
         priority: int | None = None,
         idempotency_key: str | None = None,
         pipeline: Pipeline = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
         timeout_s: float | None = None,
     ) -> Result:
         """Submit a task, wait for its end, and return its result. The errors are those of both."""
@@ -556,7 +756,11 @@ class TaskClient:
             priority=priority,
             idempotency_key=idempotency_key,
             pipeline=pipeline,
-            prefers_end=is_patient,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
+            prefers_end=is_patient and start_after is None,
         )
         return task.result(None if timeout_s is None else deadline.left_s())
 
@@ -572,6 +776,10 @@ class TaskClient:
         content_type: str | None = None,
         query: Query = None,
         priority: int | None = None,
+        start_after: When = None,
+        start_before: When = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> Batch:
         """Submit each of many items, and return the batch of their tasks.
 
@@ -581,11 +789,12 @@ class TaskClient:
 
         Parameters:
             path, content_type, query, priority, pipeline: of each task, as of ``submit``.
+            start_after, start_before, max_run_s, callback: likewise.
             items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
                 iterable of what ``submit`` takes, which is read while items are submitted.
             then: the endpoint of one more task, which gets the list of all results once all have ended.
             name: of the batch. Another path, query, pipeline or *then* makes it another batch.
-            concurrency: how many items are submitted at a time.
+            concurrency: how many calls submit items at a time. Small ones that wait meanwhile go together.
 
         Raises:
             ValueError: there are no items to be read there.
@@ -595,7 +804,19 @@ class TaskClient:
         from ._batching import Filling
         from .batch import fill
 
-        filling = Filling(self._line, path, query, priority, pipeline, then, name)
+        filling = Filling(
+            self._line,
+            path,
+            then,
+            name,
+            query=query,
+            priority=priority,
+            pipeline=pipeline,
+            start_after=start_after,
+            start_before=start_before,
+            max_run_s=max_run_s,
+            callback=callback,
+        )
         return fill(self._line, filling, items, content_type, concurrency)
 
     def batch(self, batch_id: str) -> Batch:
@@ -644,6 +865,24 @@ class TaskClient:
             for document in page:
                 yield Task(self._line, document)
 
+    def as_completed(self, tasks: Iterable[Task | str], timeout_s: float | None = None) -> Iterator[Task]:
+        """*tasks*, or those with these ids, as they end, whatever their ends are. One call waits for up to 200.
+
+        Raises:
+            WaitTimeout: not all have ended in *timeout_s* seconds; they go on.
+            NotFound: the backbone does not have one, or not any more.
+        """
+        every = [Task(self._line, {"TaskId": one}) if isinstance(one, str) else one for one in tasks]
+        waiting, deadline = {task.id: task for task in every}, Deadline(timeout_s)
+        while waiting:
+            for task in self._line.run(first_ends(self._line, list(waiting.values()), deadline)):
+                yield waiting.pop(task.id)
+
+    @property
+    def schedules(self) -> Schedules:
+        """What the backbone submits again and again."""
+        return Schedules(self._line)
+
     def queues(self) -> list[dict[str, Any]]:
         """All queues that have tasks, as the API's JSON objects."""
         return [queue for page in self._line.pages("Queues") for queue in page]
@@ -674,9 +913,7 @@ class TaskClient:
         return f"TaskClient({self._line.backbone.url!r})"
 
     def _submit(self, path: str, body: Any, content_type: str | None, **options: Any) -> Task:
-        from tempfile import SpooledTemporaryFile
-
-        with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+        with spooled() as spool:
             content, kind = ready(body, spool)
             steps = self._line.submit(path, content, content_type or kind, **options)
             return Task(self._line, self._line.run(steps))
@@ -741,7 +978,7 @@ class Task(TaskView):
         Raises:
             Conflict: it has not ended.
         """
-        self._line.run(self._line.purge(self.id))
+        self._line.run(self._line.remove(task_path(self.id), "purge=true"))
 
     def history(self) -> list[dict[str, Any]]:
         """Its transitions, the first one first, as the API's JSON objects."""
@@ -847,3 +1084,77 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.task.id!r}, {self.content_type!r}, {self.size:,} bytes)"
+
+
+class Schedules:
+    """What the backbone submits again and again. A schedule is the API's JSON object.
+
+    All but ``put`` and ``list`` raise ``NotFound`` if there is no schedule of that name.
+    """
+
+    def __init__(self, line: Any) -> None:
+        self._line = line
+
+    def put(
+        self,
+        name: str,
+        path: str,
+        body: Any = None,
+        *,
+        cron: str,
+        time_zone: str | None = None,
+        content_type: str | None = None,
+        query: Query = None,
+        priority: int | None = None,
+        overlap: str | None = None,
+        catch_up: str | None = None,
+        until: datetime | None = None,
+    ) -> dict[str, Any]:
+        """Make the schedule of this name, or change it. To do it twice is to do it once.
+
+        Parameters:
+            path, body, content_type, query, priority: of each task, as of ``TaskClient.submit``.
+            cron: five fields, such as ``30 6 * * mon-fri``; six begin with the second.
+            time_zone: whose clock that is, such as ``Europe/Berlin``; UTC without one.
+            overlap: if the last task has not ended: ``skip`` the next one, as is usual, ``queue`` it, or
+                ``cancel-running``.
+            catch_up: of the times that an outage took: ``last``, as is usual, ``none``, or ``all``, 100 at most.
+            until: it is due no more after that.
+
+        Raises:
+            InvalidRequest: the expression, or something else, cannot be right.
+        """
+        told = {"Cron": cron, "TimeZone": time_zone, "Priority": priority, "Overlap": overlap, "CatchUp": catch_up}
+        told["Until"] = as_time(until)
+        with spooled() as spool:
+            content, kind = ready(body, spool)
+            return self._line.run(_put_schedule(self._line, name, path, query, content, content_type or kind, told))
+
+    def get(self, name: str) -> dict[str, Any]:
+        """It, with its next five times and its last ten runs."""
+        return document_of(self._line.run(self._line.demand("GET", _schedule(name))), "Name")
+
+    def list(self) -> Sequence[dict[str, Any]]:
+        """All of them, by their names."""
+        return [schedule for page in self._line.pages("Schedules") for schedule in page]
+
+    def pause(self, name: str) -> dict[str, Any]:
+        """Let no time make it due, until it is resumed."""
+        return self._do(name, "/pause")
+
+    def resume(self, name: str) -> dict[str, Any]:
+        """Go on after a pause, with the next time."""
+        return self._do(name, "/resume")
+
+    def run(self, name: str) -> Task:
+        """Submit its task now, too."""
+        headers = {"Idempotency-Key": os.urandom(16).hex()}
+        steps = self._line.demand("POST", _schedule(name, "/run"), body=b"", headers=headers)
+        return Task(self._line, self._line.run(steps))
+
+    def delete(self, name: str) -> None:
+        """Remove it. Its tasks stay."""
+        self._line.run(self._line.remove(_schedule(name)))
+
+    def _do(self, name: str, what: str) -> dict[str, Any]:
+        return document_of(self._line.run(self._line.demand("POST", _schedule(name, what), body=b"")), "Name")

@@ -16,6 +16,7 @@ __all__ = [
     "Conflict",
     "Corrupted",
     "Fail",
+    "InvalidCallback",
     "InvalidRequest",
     "KeyReused",
     "NotAllowed",
@@ -111,6 +112,18 @@ class BodyUnreadable(BackboneError):
 
 class Corrupted(BackboneError):
     """What came is not what was stored: it has another length, or another SHA-256. Nothing of it is kept."""
+
+
+class InvalidCallback(BackboneError):
+    """A callback is not the backbone's, or not of now. Answer it 400, and do nothing.
+
+    Attributes:
+        reason: ``unsigned``, ``signature``, ``time`` or ``body``.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TaskError(BackboneError):

@@ -194,12 +194,18 @@ class PlayedBackbone:
         pipeline: Sequence[str] = (),
         traceparent: str = "",
         by_reference: bool = False,
+        start_after_s: float | None = None,
+        start_before_s: float | None = None,
+        max_run_s: float | None = None,
     ) -> PlayedTask:
         """A new task. A dict or a list goes as JSON.
 
         Args:
             pipeline: where it goes on: paths, each perhaps with a query.
             by_reference: the dispatch only names the body, as that of a large one does, and the service fetches it.
+            start_after_s: it is dispatched so much later, by the clock.
+            start_before_s: it fails unless the service has accepted it by then.
+            max_run_s: an attempt that runs for longer has failed, whatever the service reports meanwhile.
         """
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if isinstance(body, str):
@@ -212,6 +218,9 @@ class PlayedBackbone:
         task = PlayedTask(*given)
         task.backbone, task.answers, task.is_by_reference = self, [], by_reference
         task.pipeline = [(step.partition("?")[0], step.partition("?")[2]) for step in pipeline]
+        task.start_s = None if start_after_s is None else now_s + start_after_s
+        task.expires_s = None if start_before_s is None else now_s + start_before_s
+        task.max_run_s = max_run_s
         with self.changed:
             self.tasks.add(task)
             self.changed.notify_all()
