@@ -13,6 +13,7 @@ from cache_manager import (
     metrics_api,
     queue_api,
     reconciler,
+    schedule_api,
     series_api,
     task_api,
     upload_api,
@@ -33,6 +34,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
         bulk_api,
         callback_api,
         audit_api,
+        schedule_api,
         reconciler,
         health,
     ):

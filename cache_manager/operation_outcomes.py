@@ -55,6 +55,11 @@ class UploadMismatch:
     detail: str
 
 
+@value
+class TooManySchedules:
+    """The owner has as many schedules as it may."""
+
+
 SubmitOutcome = (
     Created | Existing | Full | Draining | BatchRefused | BodyTooLarge | IdempotencyKeyReused | TakesNoReference
 )

@@ -11,6 +11,7 @@ from cache_manager.operation_outcomes import (
     BodyTooLarge,
     IdempotencyKeyReused,
     TakesNoReference,
+    TooManySchedules,
     Unacceptable,
     UploadMismatch,
     UploadUnknown,
@@ -18,7 +19,7 @@ from cache_manager.operation_outcomes import (
 )
 from shared.dispatch.registry import BackendRegistry
 from shared.http.problems import Problem, invalid, no_such_task, too_large
-from shared.store import MOST_CHILDREN
+from shared.store import MOST_CHILDREN, MOST_SCHEDULES
 from shared.tasks.outcomes import Applied, BatchRefused, Created, Draining, Existing, Full, Refusal, Refused
 from shared.tasks.task import Task
 
@@ -134,6 +135,40 @@ def upload_problem(outcome: TakesNoReference | UploadUnknown | UploadUsed | Uplo
             )
         case UploadMismatch():
             return Problem(409, "upload-mismatch", "What was written is not what was declared.", f"{outcome.detail}.")
+
+
+def not_put_problem(
+    outcome: BodyTooLarge
+    | TooManySchedules
+    | Unacceptable
+    | TakesNoReference
+    | UploadUnknown
+    | UploadUsed
+    | UploadMismatch,
+) -> Problem:
+    """Why a schedule was not stored."""
+    match outcome:
+        case BodyTooLarge():
+            return problem_for(outcome)
+        case TooManySchedules():
+            return Problem(
+                409,
+                "too-many-schedules",
+                "There are too many schedules.",
+                f"An owner has {MOST_SCHEDULES:,} at most. One that is deleted makes room.",
+            )
+        case Unacceptable():
+            return invalid(outcome.pointer, outcome.detail)
+        case _:
+            return upload_problem(outcome)
+
+
+def no_such_schedule() -> Problem:
+    return Problem(404, "no-such-schedule", "There is no such schedule.", "The name is unknown, or it was deleted.")
+
+
+def no_schedule_body() -> Problem:
+    return Problem(404, "no-body", "There is no body.", "The body of the schedule is gone. Put the schedule anew.")
 
 
 def no_body(task: Task) -> Problem:

@@ -13,6 +13,7 @@ from typing import Final
 
 import azure.functions as func
 
+from cache_manager.schedule_runs import delete_blobs, run_due
 from shared import step_counts, telemetry
 from shared.bodies import BlobsUnavailable
 from shared.dispatch.removal import remove_with_blobs
@@ -111,6 +112,10 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
                 await asyncio.wait((removal,), timeout=REMOVAL_PATIENCE_S)
                 if not removal.done():
                     break
+            if swept.schedules:
+                consequences.append(services.run_beside(run_due(services, swept.schedules)))
+            if swept.schedule_blobs:
+                consequences.append(services.run_beside(delete_blobs(services, swept.schedule_blobs)))
             if swept.uploads:
                 # Not waited for: so many uploads as somebody makes, no task waits for their removal.
                 consequences.append(services.run_beside(_remove_uploads(services, swept.uploads)))

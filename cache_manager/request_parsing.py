@@ -97,7 +97,7 @@ def without_host_parameters(query: str) -> str:
 
 def location(req: func.HttpRequest, task_id: str) -> str:
     """The URL of the task's status, below the same root as that of the submit."""
-    root = re.split("/v1/(?:submit/|batches)", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
+    root = re.split("/v1/(?:submit/|batches|schedules/)", req.url, maxsplit=1, flags=re.IGNORECASE)[0]
     return f"{quote(root, safe=string.punctuation)}/v1/tasks/{task_id}"  # the Functions host sends ASCII only
 
 

@@ -115,6 +115,10 @@ class Uploads:
             await self.services.bodies.discard_snapshot(taken.upload.snapshot)
         return created
 
+    async def take(self, upload: Upload, taker: str) -> Taken | NotTaken:
+        """Take an upload with a snapshot of it, for a taker that is no task. It has to copy what it keeps."""
+        return await self._take(upload, taker)
+
     async def put_result(self, upload: Upload, completed: str | None) -> Outcome | NotTaken:
         """Make the upload the result of its attempt, and complete the task with the text *completed* in the same
         step."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shared.tasks.task import SNAPSHOT_MARK
+from shared.tasks.task import SNAPSHOT_MARK, Content
 from shared.tasks.value import value
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ STREAM_BYTES = 8 * 1024 * 1024
 """How much of a stream is in memory at most: a piece as it arrives, and as a whole."""
 _SLICE_BYTES = 256 * 1024
 """The size of the slices of a stream. The socket would not take all of a larger one, and the rest would be copied."""
+
+_COPY_POLL_S = 0.2
+_COPYING, _COPIED = "pending", "success"
 
 
 class BlobsUnavailable(Exception):
@@ -91,6 +94,30 @@ async def create_container(container: ContainerClient) -> None:
 
     with suppress(ResourceExistsError):
         await container.create_container()
+
+
+async def copy_blob(container: ContainerClient, content: Content, blob: str) -> None:
+    """Have the blob of *content* copied within its account.
+
+    Raises:
+        BodyMissing: there is no such blob of that length.
+    """
+    from azure.core.exceptions import ResourceNotFoundError
+
+    assert content.blob is not None
+    target = container.get_blob_client(blob)
+    try:
+        status = (await target.start_copy_from_url(client_of(container, content.blob).url))["copy_status"]
+        while status == _COPYING:
+            await asyncio.sleep(_COPY_POLL_S)
+            status = (await target.get_blob_properties()).copy.status
+        found = await target.get_blob_properties()
+    except ResourceNotFoundError:
+        raise BodyMissing(content.blob) from None
+    if status != _COPIED:
+        raise BlobsUnavailable(f"the copy of a blob is {status}")
+    if found.size != content.size_bytes:
+        raise BodyMissing(content.blob)
 
 
 async def delete_blob(container: ContainerClient, blob: str) -> None:

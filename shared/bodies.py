@@ -17,6 +17,7 @@ from shared.blobs import (
     Unreadable,
     base_of,
     client_of,
+    copy_blob,
     create_container,
     delete_blob,
     parted,
@@ -76,6 +77,32 @@ class BodyStore:
         name = _prefix(task_id) + secrets.token_hex(8)
         await self._ask(lambda container: self._put(container, name, data))
         return Content(content_type, len(data), name, encoding)
+
+    async def put_blob(self, blob: str, data: bytes) -> None:
+        """Store *data* as the *blob*, which is no task's.
+
+        Raises:
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+        await self._ask(lambda container: self._put(container, blob, data))
+
+    async def copy(self, content: Content, blob: str) -> Content:
+        """The same content, as a blob of its own. Blob Storage copies it, so that none of it comes here.
+
+        Raises:
+            BodyMissing: there is no such blob of that length.
+            BlobsUnavailable: Blob Storage does not answer.
+        """
+
+        async def copy(container: ContainerClient) -> None:
+            await copy_blob(container, content, blob)
+
+        await self._ask(copy)
+        return content._replace(blob=blob)
+
+    async def copy_for(self, task_id: str, content: Content) -> Content:
+        """As :meth:`copy`, as the body of a task."""
+        return await self.copy(content, _prefix(task_id) + secrets.token_hex(8))
 
     async def read(self, content: Content, part: range | None = None) -> bytes:
         """Read a blob, or only *part* of its bytes.

@@ -41,6 +41,7 @@ from cache_manager.many_lines import MIXED, MOST_TASKS
 from cache_manager.many_schemas import MOST_WAITED_FOR, LineOutcome, SubmitLine, WaitAnswer, WaitRequest
 from cache_manager.queue_schemas import QueueDepth, QueueDepthList, QueueSettings
 from cache_manager.request_parsing import PRIORITY_PATTERN, UPLOAD_HEADER
+from cache_manager.schedule_schemas import ScheduleDetails, ScheduleList, ScheduleRequest
 from cache_manager.schemas import (
     MAX_HEARTBEATS,
     ConflictDocument,
@@ -68,9 +69,11 @@ from shared.http.problems import ProblemDocument
 from shared.http.times import TIME_EXPECTED
 from shared.services import ServicesByLoop
 from shared.settings import INLINE_LIMIT_BYTES, LONGEST_WAIT_S, Settings
+from shared.store import MOST_SCHEDULES
 from shared.store.audit import ENTRIES_KEPT
 from shared.tasks.ids import TASK_ID_PATTERN
 from shared.tasks.media import CODINGS_PATTERN, MAX_HEADER_CHARS
+from shared.tasks.schedules import NAME_PATTERN
 from shared.tasks.task import MAX_ATTEMPT, State
 from shared.tasks.told_slots import INSTANCE_HEADER, MOST_SLOTS, SLOTS_HEADER
 
@@ -91,6 +94,7 @@ Json = dict[str, Any]
 LEGACY = "Existing model services"
 TASKS = "Tasks"
 BATCHES = "Batches"
+SCHEDULES = "Schedules"
 RESULTS = "Results"
 NUMBERS = "Queues and health"
 OPERATORS = "Operators"
@@ -98,6 +102,7 @@ EVENTS = "Event Grid"
 TAGS = {
     TASKS: "Submit tasks and follow them.",
     BATCHES: "Many tasks that are one thing to wait for.",
+    SCHEDULES: "What is submitted again and again, by the clock.",
     RESULTS: "The bodies and results of tasks, and how to upload large ones.",
     NUMBERS: "For dashboards, autoscalers, operators and probes.",
     OPERATORS: "Who sees and mends what is everybody's, from the console or by other means. An operator has the role "
@@ -163,6 +168,37 @@ BATCH = TASK | {
     "Cancelled": 0,
     "Unfinished": 6,
     "Then": "/v1/landcover/mosaic",
+}
+SCHEDULE: Json = {
+    "Name": "nightly",
+    "Owner": None,
+    "Path": f"/{PATH}",
+    "Query": "classes=6",
+    "ContentType": "application/json",
+    "BodyBytes": 24,
+    "Cron": "30 2 * * *",
+    "TimeZone": "Europe/Berlin",
+    "Overlap": "skip",
+    "CatchUp": "last",
+    "Until": None,
+    "Priority": 5,
+    "Paused": False,
+    "CreatedAt": "2026-11-22T10:12:43.907000Z",
+    "UpdatedAt": "2026-11-22T10:12:43.907000Z",
+    "NextTime": "2026-11-24T01:30:00.000000Z",
+}
+SCHEDULE_DETAILS = SCHEDULE | {
+    "NextTimes": [f"2026-11-{day}T01:30:00.000000Z" for day in range(24, 29)],
+    "Runs": [
+        {
+            "Due": "2026-11-23T01:30:00.000000Z",
+            "Outcome": "started",
+            "TaskId": ID,
+            "BackendStatus": "completed",
+            "Reason": None,
+            "Asked": False,
+        }
+    ],
 }
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
@@ -530,6 +566,22 @@ OUT_OF_RANGE = problem(
 ) | {"headers": {"Content-Range": HEADERS["Content-Range"] | {"example": "bytes */1024"}}}
 UNCHANGED: Json = response("The answer still has the ETag in `If-None-Match`.") | {"headers": LIST_ETAG}
 IF_NONE_MATCH = parameter("header", "If-None-Match", "The ETag of an earlier answer.", TEXT, '"1a2033330a9-3"')
+SCHEDULE_NAME = parameter(
+    "path", "name", "The schedule's name.", {"type": "string", "pattern": NAME_PATTERN}, "nightly", required=True
+)
+SCHEDULE_OWNER = parameter(
+    "query",
+    "owner",
+    "Whose schedule it is. For operators: an owner has its own.",
+    {"type": "string", "pattern": r"^[\x21-\x7e]{1,128}$"},
+    "ann",
+)
+UNKNOWN_SCHEDULE = problem(
+    HTTPStatus.NOT_FOUND,
+    "no-such-schedule",
+    "There is no such schedule.",
+    "The name is unknown, or it was deleted.",
+)
 TASK_ID_IN_PATH = parameter("path", "id", "The task's id.", TASK_ID, ID, required=True)
 UNKNOWN_ENDPOINT = problem(
     HTTPStatus.NOT_FOUND,
@@ -1287,6 +1339,139 @@ OPERATIONS: list[Operation] = [
         responses={
             200: response("The batch is sealed.", schema(BatchView), BATCH, headers=TASK_HEADERS),
             404: UNKNOWN_BATCH,
+        },
+    ),
+    Operation(
+        "PutSchedule",
+        "PUT",
+        "/v1/schedules/{name}",
+        SCHEDULES,
+        "Submit again and again",
+        description="Makes a schedule, or puts another definition in the place of the one that it has. Its runs and "
+        "whether it is paused stay. Each due time makes one task, whatever fails meanwhile.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER),
+        body={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schema(ScheduleRequest),
+                    "example": {
+                        "Path": f"/{PATH}",
+                        "Query": "classes=6",
+                        "Body": {"scenes": "of yesterday"},
+                        "Cron": "30 2 * * *",
+                        "TimeZone": "Europe/Berlin",
+                    },
+                }
+            },
+        },
+        responses={
+            200: response("The schedule has this definition now.", schema(ScheduleDetails), SCHEDULE_DETAILS),
+            201: response("The schedule is new.", schema(ScheduleDetails), SCHEDULE_DETAILS | {"Runs": []}),
+            400: invalid("/Cron", "bad minute"),
+            404: UNKNOWN_ENDPOINT | {"description": "There is no such endpoint as `Path`, or no such upload."},
+            409: problem(
+                HTTPStatus.CONFLICT,
+                "too-many-schedules",
+                "There are too many schedules.",
+                f"An owner has {MOST_SCHEDULES:,} at most. One that is deleted makes room.",
+            )
+            | {"description": "The owner has as many as it may; or the upload cannot be taken."},
+            429: TOO_MANY_ENDPOINTS,
+        },
+    ),
+    Operation(
+        "GetSchedule",
+        "GET",
+        "/v1/schedules/{name}",
+        SCHEDULES,
+        "Get a schedule",
+        description="With the next five times at which it is due, and what has become of the last ten.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER),
+        responses={
+            200: response("The schedule.", schema(ScheduleDetails), SCHEDULE_DETAILS),
+            404: UNKNOWN_SCHEDULE,
+        },
+    ),
+    Operation(
+        "DeleteSchedule",
+        "DELETE",
+        "/v1/schedules/{name}",
+        SCHEDULES,
+        "Delete a schedule",
+        description="Its tasks stay.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER),
+        responses={204: response("There is no such schedule any more."), 404: UNKNOWN_SCHEDULE},
+    ),
+    Operation(
+        "PauseSchedule",
+        "POST",
+        "/v1/schedules/{name}/pause",
+        SCHEDULES,
+        "Pause a schedule",
+        description="It is not due until it is resumed. To pause it again changes nothing.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER),
+        responses={
+            200: response(
+                "The schedule is paused.",
+                schema(ScheduleDetails),
+                SCHEDULE_DETAILS | {"Paused": True, "NextTime": None, "NextTimes": []},
+            ),
+            404: UNKNOWN_SCHEDULE,
+        },
+    ),
+    Operation(
+        "ResumeSchedule",
+        "POST",
+        "/v1/schedules/{name}/resume",
+        SCHEDULES,
+        "Let a paused schedule go on",
+        description="From now on: nothing that was due meanwhile is made up for.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER),
+        responses={
+            200: response("The schedule goes on.", schema(ScheduleDetails), SCHEDULE_DETAILS),
+            404: UNKNOWN_SCHEDULE,
+        },
+    ),
+    Operation(
+        "RunSchedule",
+        "POST",
+        "/v1/schedules/{name}/run",
+        SCHEDULES,
+        "Run a schedule now",
+        description="Creates a task, whether the schedule is due, paused or at work. It goes on as before.",
+        parameters=(SCHEDULE_NAME, SCHEDULE_OWNER, IDEMPOTENCY_KEY),
+        responses={
+            202: response(
+                "The task is created.", schema(TaskView), CREATED | LIMIT, headers=(*TASK_HEADERS, "Location")
+            ),
+            404: UNKNOWN_SCHEDULE,
+            429: QUEUE_FULL,
+        },
+    ),
+    Operation(
+        "ListSchedules",
+        "GET",
+        "/v1/schedules",
+        SCHEDULES,
+        "List schedules by their owners and names",
+        parameters=(
+            parameter(
+                "query",
+                "limit",
+                f"How many schedules a page has at most; {DEFAULT_LIMIT} if not given.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+                20,
+            ),
+            parameter("query", "cursor", "The `NextCursor` of the page before.", TEXT, "IG5pZ2h0bHk"),
+            SCHEDULE_OWNER,
+            IF_NONE_MATCH,
+        ),
+        responses={
+            200: response("A page.", schema(ScheduleList), {"Schedules": [SCHEDULE], "NextCursor": None})
+            | {"headers": LIST_ETAG},
+            304: UNCHANGED,
+            400: invalid("limit", "a number from 1 to 200 is expected"),
         },
     ),
     Operation(
@@ -2133,6 +2318,9 @@ def _schemas() -> Json:
             (HeartbeatOutcomes, "serialization"),
             (UploadRequest, "validation"),
             (UploadView, "serialization"),
+            (ScheduleRequest, "validation"),
+            (ScheduleDetails, "serialization"),
+            (ScheduleList, "serialization"),
             (TaskRelease, "validation"),
             (SubmitLine, "validation"),
             (LineOutcome, "serialization"),

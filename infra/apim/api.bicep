@@ -91,9 +91,10 @@ resource apiOperations 'Microsoft.ApiManagement/service/apis/operations@2024-05-
       description: operation.document.?description ?? ''
       method: operation.method
       urlTemplate: operation.urlTemplate
-      templateParameters: contains(operation.urlTemplate, '{id}')
-        ? [{ name: 'id', type: 'string', required: true }]
-        : []
+      templateParameters: map(
+        filter(['id', 'name'], name => contains(operation.urlTemplate, '{${name}}')),
+        name => { name: name, type: 'string', required: true }
+      )
       request: {
         queryParameters: map(
           filter(operation.document.?parameters ?? [], parameter => parameter.in == 'query'),

@@ -36,6 +36,7 @@ from shared.store.requeue import (
     RequeueReason,
     ResultUnstored,
 )
+from shared.store.schedules import MOST_SCHEDULES, Looked, SchedulePage
 from shared.store.series import (
     COUNTS,
     FIRST_BIN_S,
@@ -58,6 +59,7 @@ __all__ = [
     "FIRST_BIN_S",
     "LAST_BIN",
     "MOST_CHILDREN",
+    "MOST_SCHEDULES",
     "NOT_PERMITTED",
     "OTHER",
     "SPANS_MIN",
@@ -84,6 +86,7 @@ __all__ = [
     "KnownBy",
     "ListCursor",
     "Listing",
+    "Looked",
     "Outage",
     "Page",
     "QueueChange",
@@ -96,6 +99,7 @@ __all__ = [
     "RequestReport",
     "RequeueReason",
     "ResultUnstored",
+    "SchedulePage",
     "Seen",
     "SentOn",
     "Settled",

@@ -130,6 +130,7 @@ class SweepArgument(Stamp):
     step_grace: int
     batch_grace: int
     end_grace: int
+    schedule_grace: int
     retrying: str
     excused: str
     silent: str

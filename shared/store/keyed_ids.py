@@ -66,9 +66,8 @@ class KeyedIds:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        secret, name = await self._secret(), f"{owner}\n{scope}\n{key}"
-        derived = hmac.new(secret.value, name.encode(), hashlib.sha256).digest()
-        new_id = str(uuid.UUID(bytes=derived[:16], version=4))
+        secret = await self._secret()
+        new_id = _derived(secret, owner, scope, key)
         if secret.age_ms >= self._former_ms:
             return new_id
         former_id = former_keyed_id(owner, scope, key)
@@ -77,6 +76,14 @@ class KeyedIds:
             return former_id if secret.is_upgrade else new_id
         # Anybody can compute this id, and may have taken it. What was created with a key has a fingerprint.
         return former_id if known.owner == owner and known.fingerprint else new_id
+
+    async def unguessable_id_of(self, owner: str, scope: str, key: str) -> str:
+        """As :meth:`id_of`, for what no earlier version of the app creates: the id is the same at any time.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        return _derived(await self._secret(), owner, scope, key)
 
     async def draw(self) -> None:
         """Draw the secret, unless it is there: before the first task is, so that it shows whether an earlier version
@@ -106,6 +113,11 @@ class KeyedIds:
             await self._link.script("keyed/confirm", _TAG)
         self._known = _Secret(value, age_ms, bool(is_upgrade), now_s)
         return self._known
+
+
+def _derived(secret: _Secret, owner: str, scope: str, key: str) -> str:
+    derived = hmac.new(secret.value, f"{owner}\n{scope}\n{key}".encode(), hashlib.sha256).digest()
+    return str(uuid.UUID(bytes=derived[:16], version=4))
 
 
 def former_keyed_id(owner: str, scope: str, key: str) -> str:

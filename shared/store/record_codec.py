@@ -219,8 +219,8 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         created_ms,
         created_ms + record.get("m", 0),
         created_ms + record.get("q", 0),
-        _unpack_content(record.get("b")),
-        _unpack_content(record.get("r")),
+        unpack_content(record.get("b")),
+        unpack_content(record.get("r")),
         record.get("t", ""),
         record.get("i", ""),
         record.get("o", ""),
@@ -230,7 +230,7 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         LongStatus(*record["X"]) if "X" in record else None,
         record["l"] << record["L"] if "L" in record else record["l"],
         record.get("P"),
-        _unpack_content(record.get("C")),
+        unpack_content(record.get("C")),
         Place(*record["N"][:2]) if "N" in record else None,
         record.get("Y", ""),
         [(attempt, str(token)) for attempt, token in record["M"]] if "M" in record else (),
@@ -267,7 +267,7 @@ def _unpack_batch(packed: dict[str, Any]) -> BatchState:
     )
 
 
-def _unpack_content(packed: list[Any] | None) -> Content | None:
+def unpack_content(packed: list[Any] | None) -> Content | None:
     if not packed:
         return None
     # The usual one is not taken apart first: this runs three times in each step.

@@ -44,6 +44,7 @@ from shared.store.requeue import (
     ResultUnstored,
 )
 from shared.store.rounds import Rounds
+from shared.store.schedules import Schedules
 from shared.store.series import EndpointSeries
 from shared.store.sweeps import Sweeps
 from shared.store.swept import Swept
@@ -93,6 +94,7 @@ class TaskStore:
         rounds: the reconciler's rounds, of all processes.
         mending: what makes keys agree with the records again.
         series: what happened at each endpoint, by time.
+        schedules: what is submitted again and again.
         uploads: what clients write to Blob Storage themselves.
         endpoint_names: the endpoints that each backend has.
         eviction: whether Redis deletes tasks when it is full.
@@ -130,6 +132,7 @@ class TaskStore:
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
+        self.schedules = Schedules(link, now_ms)
         self.series = EndpointSeries(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from shared.store.batch_steps import ChildEnd
+from shared.store.schedules import name_of
 from shared.store.upkeep_steps import Overdue
 from shared.tasks.outcomes import Applied, Granted
+from shared.tasks.schedules import Name
 from shared.tasks.task import Task
 from shared.tasks.uploads import Upload
 
@@ -28,6 +30,8 @@ class Swept:
         batches: those that need something.
         children: finished children of batches that were kept for a retention; to be removed if their batch is gone.
         ends: what became of children, to be reported to their batches.
+        schedules: those that are due.
+        schedule_blobs: blobs that no schedule has. They are to be deleted; then they are to be forgotten.
     """
 
     count: int = 0
@@ -39,6 +43,8 @@ class Swept:
     batches: Sequence[Task] = field(default_factory=list["Task"])
     children: Sequence[Task] = field(default_factory=list["Task"])
     ends: Sequence[ChildEnd] = field(default_factory=list["ChildEnd"])
+    schedules: Sequence[Name] = field(default_factory=list["Name"])
+    schedule_blobs: Sequence[str] = field(default_factory=list["str"])
 
     @classmethod
     def left_of(cls, overdue: Sequence[Overdue]) -> Self:
@@ -47,6 +53,7 @@ class Swept:
         def tasks(what: str) -> list[Task]:
             return [item.task for item in overdue if item.task and item.what == what]
 
+        schedules = [item.id for item in overdue if item.what == "schedule"]
         return cls(
             count=len(overdue),
             unpublished=tasks("completion"),
@@ -55,4 +62,6 @@ class Swept:
             batches=tasks("batch"),
             children=tasks("child"),
             ends=[ChildEnd.parse(item.id) for item in overdue if item.what == "end"],
+            schedules=[name_of(name) for name in schedules if " " in name],
+            schedule_blobs=[name for name in schedules if " " not in name],
         )

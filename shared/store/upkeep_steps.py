@@ -29,6 +29,7 @@ from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, texts, to_ms
 from shared.store.replies import unnamed_blobs
+from shared.store.schedules import START_GRACE_S
 from shared.store.task_steps import BACKOFF_CAP_S
 from shared.store.uploads import unpack_upload
 from shared.tasks import status_texts
@@ -64,7 +65,7 @@ WAIT_CAP_S: Final = 3600.0
 class Overdue:
     """What a sweep did with a task, and what it leaves to the caller: to enqueue the task, to publish its completion,
     or to delete its blobs, or to let it go on to the next step of its pipeline, or what a batch needs. Or what it
-    found of an upload."""
+    found of an upload, or a schedule that is due."""
 
     what: Literal[
         "waits",
@@ -79,9 +80,11 @@ class Overdue:
         "child",
         "end",
         "upload",
+        "schedule",
     ]
     id: str
-    """Of an end that is to be reported to a batch: as :class:`ChildEnd` has it."""
+    """Of an end that is to be reported to a batch: as :class:`ChildEnd` has it. Of a schedule: as the store's
+    ``schedules`` name it, or the name of a blob that no schedule has."""
     task: Task | None
     service_ms: int | None = None
     unnamed_blobs: Sequence[str] = ()
@@ -148,6 +151,7 @@ class UpkeepSteps:
             "step_grace": to_ms(STEP_GRACE_S),
             "batch_grace": to_ms(BATCH_GRACE_S),
             "end_grace": to_ms(END_GRACE_S),
+            "schedule_grace": to_ms(START_GRACE_S),
             "retrying": status_texts.SILENT_RETRYING,
             "excused": status_texts.SILENT_EXCUSED,
             "silent": status_texts.SILENT_FAILED,

@@ -81,6 +81,7 @@ TAKE_A_BODY = {
     "NextStep": ("POST", "v1/tasks/{id}/next/v1/test/chunked"),
     "CreateBatch": ("POST", "v1/batches"),
     "CreateUpload": ("POST", "v1/uploads"),
+    "PutSchedule": ("PUT", "v1/schedules/chunked"),
     "ConfigureQueue": ("PATCH", "v1/queues/v1/test/chunked"),
     "Bulk": ("POST", "v1/bulk"),
     "CacheConnectorUpsert": ("POST", "CacheConnectorUpsert"),

@@ -74,6 +74,13 @@ REACHED = {
     "HeadTaskResult": {200, 404},
     "GetTaskBody": {200, 404},
     "HeadTaskBody": {200, 404},
+    "PutSchedule": {200, 400},
+    "GetSchedule": {200, 404},
+    "DeleteSchedule": {204, 404},
+    "PauseSchedule": {200, 404},
+    "ResumeSchedule": {200, 404},
+    "RunSchedule": {202, 404},
+    "ListSchedules": {200},
     "CreateUpload": {201},
     "AllQueueDepths": {200},
     "QueueDepths": {200},
@@ -106,6 +113,7 @@ REFUSING = {
     "TaskHeartbeats",
     "ReleaseTask",
     "CreateUpload",
+    "PutSchedule",
     "CreateBatch",
     "PutCheckpoint",
     "PutTaskResult",
@@ -139,6 +147,8 @@ class Ground:
             self.ended = _kept(app, self.endpoint)
             self.cancelled = _kept(app, self.endpoint)
             app.delete(f"/api/v1/tasks/{self.cancelled}").raise_for_status()
+            self.schedule = {"Path": f"/{self.path}", "Cron": "0 0 1 1 *"}
+            app.put("/api/v1/schedules/fuzzed", json=self.schedule).raise_for_status()
             self.batch = app.post("/api/v1/batches").raise_for_status().json()["TaskId"]
             self.running = _kept(app, self.endpoint, BackendStatus="running")
             self.failed = _kept(app, self.endpoint, BackendStatus="failed", Body='"work"')
@@ -186,6 +196,15 @@ class Ground:
             case.query.pop("purge", None)  # other requests need the task
             if operation == "CreateBatch" and isinstance(case.body, dict):
                 case.body.pop("Then", None)
+        if "name" in case.path_parameters and third < 2:
+            case.query.pop("owner", None)
+            case.path_parameters["name"] = "deleted" if operation == "DeleteSchedule" else "fuzzed"
+        if operation == "PutSchedule":
+            if third == 0 and isinstance(case.body, dict):
+                case.body = {**self.schedule, "Body": case.body.get("Body")}
+            elif third == 1:
+                case.path_parameters["name"] = "deleted"
+                case.body = dict(self.schedule)
         if operation == "Bulk" and isinstance(case.body, dict):
             case.body["Path"] = f"/{self.path}/of-bulk"  # not those of other tests
         if operation == "SubmitMany" and third < 2:

@@ -108,7 +108,9 @@ def signed_in(*roles: str, **headers: str) -> dict[str, str]:
 
 def path_of(name: str, task_id: str = UNKNOWN) -> tuple[str, str]:
     method, path = ROUTES[name]
-    return method, path.removeprefix("/v1/").replace("{id}", task_id).replace("{path}", "v1/test/operators")
+    return method, path.removeprefix("/v1/").replace("{id}", task_id).replace("{name}", "nightly").replace(
+        "{path}", "v1/test/operators"
+    )
 
 
 def body_of(name: str, method: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def call(
     app: httpx.Client, name: str, headers: dict[str, str], task_id: str = "no-such-task", path: str = "/v1/test/a"
 ) -> httpx.Response:
     verb, route = ROUTES[name]
-    url = "/api" + route.replace("{id}", task_id).replace("/{path}", path)
+    url = "/api" + route.replace("{id}", task_id).replace("{name}", "no-such-schedule").replace("/{path}", path)
     body: Any = {"Size": 1, "ContentType": "text/plain"} if name == "CreateUpload" else {}
     takes_body = verb in ("POST", "PUT", "PATCH")
     return app.request(verb, url, headers=headers, json=body if takes_body else None)

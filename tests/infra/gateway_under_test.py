@@ -89,13 +89,19 @@ class Gate:
         key: str | None = None,
         *,
         task: str = "",
+        name: str = "",
         rest: str = "",
         query: str = "",
         **options: Any,
     ) -> httpx.Response:
         """Call an operation by its name in ``apis.json``, and look at what comes back."""
         method, template = OPERATIONS[operation]
-        path = template.replace("{id}", task).replace("/{service}", self.service).replace("/*", rest)
+        path = (
+            template.replace("{id}", task)
+            .replace("{name}", name)
+            .replace("/{service}", self.service)
+            .replace("/*", rest)
+        )
         self.called.add(operation)
         return self.ask(method, f"{path}{query}", key or self.key, **options)
 

@@ -130,6 +130,16 @@ def test_every_operation_of_callers_does_what_the_app_s_does(gate: Gate) -> None
     upload = gate.call("CreateUpload", json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 
+    schedule = f"s-{uuid4().hex}"
+    definition = {"Path": gate.endpoint, "Cron": "0 0 1 1 *", "Body": "x"}
+    assert gate.call("PutSchedule", name=schedule, json=definition).status_code == 201
+    for verb in ("GetSchedule", "PauseSchedule", "ResumeSchedule"):
+        assert gate.call(verb, name=schedule).json()["Name"] == schedule
+    run = gate.call("RunSchedule", name=schedule)
+    assert run.headers["location"] == f"{gate.url}/api/v1/tasks/{run.json()['TaskId']}"
+    assert schedule in [one["Name"] for one in gate.call("ListSchedules", query="?limit=200").json()["Schedules"]]
+    assert gate.call("DeleteSchedule", name=schedule).status_code == 204
+
     assert gate.call("Health").status_code == 200
     assert gate.call("HeadHealth").status_code == 200
     below = gate.endpoint.removeprefix(gate.service)
@@ -188,7 +198,15 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert many.status_code == 202
     waited = gate.call("operators/WaitForTasks", operator, json={"TaskIds": [many.json()["TaskId"]], "Seconds": 1})
     assert (waited.status_code, waited.json()["Unknown"]) == (200, [])
-
+    schedule, query = f"s-{uuid4().hex}", "?owner=somebody"
+    definition = {"Path": gate.endpoint, "Cron": "0 0 1 1 *", "Body": "x"}
+    put = gate.call("operators/PutSchedule", operator, name=schedule, query=query, json=definition)
+    assert put.status_code == 201
+    for verb in ("GetSchedule", "PauseSchedule", "ResumeSchedule"):
+        assert gate.call(f"operators/{verb}", operator, name=schedule, query=query).json()["Owner"] == "somebody"
+    assert gate.call("operators/RunSchedule", operator, name=schedule, query=query).status_code == 202
+    assert gate.call("operators/ListSchedules", operator, query=query).status_code == 200
+    assert gate.call("operators/DeleteSchedule", operator, name=schedule, query=query).status_code == 204
     upload = gate.call("operators/CreateUpload", operator, json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 
@@ -290,7 +308,12 @@ def test_a_cached_state_reaches_its_owner_only(gate: Gate, other: str) -> None:
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_without_a_valid_key_nothing_is_answered(gate: Gate, operation: str, key: str | None) -> None:
     method, template = OPERATIONS[operation]
-    path = template.replace("{id}", "one").replace("/{service}", gate.service).replace("/*", gate.endpoint)
+    path = (
+        template.replace("{id}", "one")
+        .replace("{name}", "one")
+        .replace("/{service}", gate.service)
+        .replace("/*", gate.endpoint)
+    )
 
     answer = gate.ask(method, path, key)
 

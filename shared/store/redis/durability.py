@@ -34,6 +34,7 @@ _ACKNOWLEDGED: Final = frozenset(
         *("combined/apply_and_release", "combined/create_and_enqueue", "combined/create_child"),
         *("batch/cancel", "batch/create", "batch/register", "batch/replay", "batch/seal"),
         *("callback/resend", "keyed/confirm", "queue/configure", "upload/create", "upload/take"),
+        *("schedule/begin", "schedule/pause", "schedule/put", "schedule/remove"),
         *("task/apply", "task/create", "task/erase", "task/release", "task/withdraw"),
     }
 )

@@ -22,6 +22,7 @@ from shared.store.redis import client as connection
 from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
+from shared.store.schedules import Schedules
 from shared.store.store import TaskStore
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
@@ -109,6 +110,7 @@ class Store(LifeSteps, UpkeepSteps):
         self.batches = BatchSteps(link, policy, clock)
         self.uploads = Uploads(link, clock)
         self.callbacks = Callbacks(link, clock)
+        self.schedules = Schedules(link, clock)
         self.keyed_ids = KeyedIds(link, policy, self.get, clock)
         self.request_counts = RequestCounts(link, clock)
 

@@ -104,6 +104,11 @@ class World:
             members = [rest]
         elif name == "asked" or name in ("reconciler", "keyed", "audit", "audited"):
             members = []
+        elif kind in ("schedule", "schedule_body"):
+            members = [rest.rpartition(" ")[0]]
+        elif name in ("schedules", "schedules_due"):
+            # An owner's, or the blob that no schedule has. Nobody's begin with the blank.
+            members = [member.rpartition(" ")[0] if " " in member else member for member in value]
         elif kind == "endpoints":
             members = [rest]
         elif name in ("outages", "queues", "settings"):

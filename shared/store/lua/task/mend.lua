@@ -23,6 +23,7 @@ local TYPES = {
   paths = 'set', ended_paths = 'set', queues = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
   audit = 'stream', calls = 'zset', uncalled = 'zset', owed = 'zset', called = 'hash',
+  schedule = 'string', schedule_body = 'string', schedules = 'zset', schedules_due = 'zset',
 }
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]
@@ -134,6 +135,21 @@ function mend.settings(_, key)
   local rows = redis.call('HGETALL', key)
   for row = 1, #rows, 2 do
     if not are_settings(rows[row + 1]) then removed = removed + redis.call('HDEL', key, rows[row]) end
+  end
+end
+
+-- What is lost of when it is due, is found when it is looked at.
+function mend.schedule(name, key)
+  local is_read, schedule = pcall(cmsgpack.unpack, redis.call('GET', key) or '')
+  if not is_read or type(schedule) ~= 'table' or type(schedule.d) ~= 'table' or type(schedule.r) ~= 'table' then
+    redis.call('ZREM', task_key('schedules'), name)
+    redis.call('ZREM', task_key('schedules_due'), name)
+    redis.call('DEL', task_key('schedule_body:' .. name))
+    return remove(key)
+  end
+  redis.call('ZADD', task_key('schedules'), 0, name)
+  if (schedule.n or schedule.p) and not redis.call('ZSCORE', task_key('schedules_due'), name) then
+    redis.call('ZADD', task_key('schedules_due'), time_text(now), name)
   end
 end
 

@@ -8,11 +8,12 @@
 --                before its batch
 --   a batch      see batch/set_batch_due.lua: the caller goes on with it
 --
--- What became of children and was reported to no batch is found too, and uploads that nobody can use any more.
+-- What became of children and was reported to no batch is found too, uploads that nobody can use any more, and schedules
+-- that are due.
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace,
---          step_grace, batch_grace, end_grace (ms),
+--          step_grace, batch_grace, end_grace, schedule_grace (ms),
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
@@ -28,7 +29,9 @@
 --          'end': in the place of the id, what became of a child, as in 'ends' in keys.lua: the caller reports it;
 --          'blobs': the task is past retention and its blobs have to go first; then purge.lua
 --          'upload': nobody can use it any more: its blob has to go, unless a task has it; then upload/forget.lua. The
---          record is the upload's
+--          record is the upload's;
+--          'schedule': in the place of the id, '<owner> <name>' of one that is due, or the name of a blob that no schedule has:
+--          the caller sees to it, and it is told again after the grace
 -- @include callback/kept_ms
 -- @include common/now_ms
 -- @include task/append_event
@@ -162,6 +165,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'L
     local rec, raw = readable_record(id)
     if rec then take_next_step(id, rec, raw) end
   end
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', task_key('schedules_due'), '-inf', now, 'LIMIT', 0, arg.limit)) do
+  redis.call('ZADD', task_key('schedules_due'), time_text(now + arg.schedule_grace), name)
+  done[#done + 1] = { 'schedule', name }
 end
 local ends, old = task_key('ends'), time_text(now - arg.end_grace)
 for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 0, arg.limit)) do

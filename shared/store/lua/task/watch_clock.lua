@@ -18,7 +18,8 @@ local due, now = task_key('due'), now_ms(tonumber(ARGV[1]))
 local noted = redis.pcall('ZSCORE', due, 'clock')
 if type(noted) == 'table' then return 2 end
 -- Nothing is written of a partition that was never used.
-if not noted and redis.call('EXISTS', due, task_key('paths'), task_key('ended_paths')) == 0 then return 0 end
+local used = { due, task_key('paths'), task_key('ended_paths'), task_key('schedules') }
+if not noted and redis.call('EXISTS', unpack(used)) == 0 then return 0 end
 local since = noted and now - (tonumber(noted) - NEVER)
 if ARGV[2] ~= '1' and not since then return 2 end
 if ARGV[2] ~= '1' and since < -FORGIVEN_MS then return 1 end

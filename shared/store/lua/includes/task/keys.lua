@@ -36,6 +36,11 @@
 --   <tag>q…                          the queues that lie here, see queue/keys.lua
 --   <tag>requests           hash     requests in flight, see requests/report.lua
 --   <tag>audit, <tag>audited         what operators have done, see audit/keys.lua; one partition has it
+--   <tag>schedule:<owner> <name>     string   a schedule, a packed map, see schedule/schedule.lua; the owner's partition has it
+--   <tag>schedule_body:<owner> <name>  string its body, up to the inline limit
+--   <tag>schedules          zset     '<owner> <name>' of each schedule here, all with the same score: in their order
+--   <tag>schedules_due      zset     '<owner> <name>' by when the schedule is looked at next, see sweep.lua; and, without a
+--                                    blank, the blobs that no schedule has, by when they are to be deleted
 --   <tag>keyed              string   the secret of ids for idempotency keys, see keyed/secret.lua; one partition has it
 --
 -- A channel has the name of a record's key, and each change of the record is published on it, see record.lua.
