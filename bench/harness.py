@@ -60,6 +60,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "makespan": Target("makespan at saturation ÷ ideal, all service-time laws, fleet changing", "≤ 1.05", "≤ 1.01"),
     "outage": Target("makespan with an outage of the backend, 12 minutes or 6 hours ÷ ideal", "≤ 1.05", "≤ 1.02"),
     "outage_attempts": Target("attempts that such an outage costs", "≤ 0", "≤ 0"),
+    "owners": Target(
+        "a task beside 10,000 of another owner: its wait beyond that alone ÷ the service time, the worst",
+        "≤ 1",
+        "≤ 1",
+    ),
+    "owners_idle": Target("the same: slots that were idle while any task waited", "≤ 1 %", "≤ 0.5 %", "%"),
     "idle": Target(
         "slot idle time after a completion while tasks wait, median, local stack", "≤ 20 ms", "≤ 5 ms", "ms"
     ),

@@ -143,9 +143,23 @@ class Work:
     outages: tuple[Outage, ...] = ()
     """They come with their changes."""
     silences: tuple[Silence, ...] = ()
+    owners: tuple[str, ...] = ()
+    """Of each task. Empty: none has one."""
+    arrive_s: tuple[float, ...] = ()
+    """When each comes, ascending. Empty: by the rate."""
+    awaited: str | None = None
+    """The owner with whose last task the run is over. None: it goes on until all tasks have ended."""
 
     def arrivals(self) -> Iterator[tuple[int, float]]:
+        if self.arrive_s:
+            return enumerate(self.arrive_s)
         return ((number, number / self.rate_per_s) for number in range(len(self.services_s)))
+
+    def owner(self, number: int) -> str:
+        return self.owners[number] if self.owners else ""
+
+    def is_awaited(self, number: int) -> bool:
+        return self.awaited is None or self.owner(number) == self.awaited
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +466,7 @@ class _Run:
         self._work = work
         self._wire = wire
         self._sample_every_s = backbone.sample_every_s
-        self._done = _Count(len(work.services_s))
+        self._done = _Count(sum(map(work.is_awaited, range(len(work.services_s)))))
         self._in_flight: set[asyncio.Task[None]] = set()
         self._fleet = Fleet(work, behaviour, self._ended, lambda number: None)
         self._attempts: dict[int, int] = {}
@@ -488,7 +502,7 @@ class _Run:
 
     async def _submit(self, number: int) -> None:
         endpoint = self._services.registry.endpoint(PATH)
-        new = NewTask(_id(number), endpoint.path, endpoint.backend.lease_s)
+        new = NewTask(_id(number), endpoint.path, endpoint.backend.lease_s, owner=self._work.owner(number))
         await self._tasks.submit(new, "application/json", b"{}")
 
     def _publish(self, tasks: Sequence[Task]) -> None:
@@ -533,7 +547,8 @@ class _Run:
             raise AssertionError(f"the end of task {number} was refused: {outcome.reason}")
         self._fleet.record.failures[number] = outcome.task.failures
         await self._services.dispatcher.after_transition(outcome)
-        self._done.add()
+        if self._work.is_awaited(number):
+            self._done.add()
 
     async def _heartbeats(self) -> None:
         while True:

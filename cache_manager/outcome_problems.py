@@ -60,12 +60,14 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
         case Refused():
             raise _refused(outcome, registry)
         case Full():
+            whose = "tasks of this owner" if outcome.is_owners else "tasks"
             raise Problem(
                 429,
                 "queue-full",
-                "The queue is full.",
-                "As many tasks wait at this endpoint as may. Try again.",
+                "The owner's part of the queue is full." if outcome.is_owners else "The queue is full.",
+                f"As many {whose} wait at this endpoint as may. Try again.",
                 headers={"Retry-After": str(retry_after_s(outcome.room_in_s))},
+                members={"Full": "owner" if outcome.is_owners else "queue"},
             )
         case Draining():
             raise Problem(

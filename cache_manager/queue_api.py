@@ -18,6 +18,7 @@ from shared.http.operators import Role, operator_now
 from shared.http.paging import page_limit
 from shared.services import Services, ServicesByLoop
 from shared.store import Depth, QueueStatus, StoreUnavailable
+from shared.tasks.owner_bounds import UNBOUNDED, OwnerBounds
 
 
 def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
@@ -122,7 +123,11 @@ async def _shown(services: Services, queues: Sequence[tuple[str, Depth, QueueSta
             return "full"
         return "up" if depth.running or endpoint.backend.prefix in answering else "unknown"
 
-    return [QueueDepth.of(*each, state(*each), names_operator=names_operator) for each in queues]
+    def bounds(path: str) -> OwnerBounds:
+        endpoint = endpoints.get(path)
+        return endpoint.backend.per_owner if endpoint else UNBOUNDED
+
+    return [QueueDepth.of(*each, state(*each), bounds(each[0]), names_operator=names_operator) for each in queues]
 
 
 async def _check_may_be_set(endpoint: Endpoint, services: Services) -> None:

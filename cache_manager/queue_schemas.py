@@ -12,6 +12,7 @@ from cache_manager.schemas import RequestModel
 from shared.http.times import IsoTime, iso
 from shared.rate import Rate
 from shared.store import Depth, QueueStatus
+from shared.tasks.owner_bounds import UNBOUNDED, OwnerBounds
 
 BackendState = Literal["up", "down", "full", "unregistered", "unknown"]
 
@@ -50,6 +51,25 @@ class SettingsChange(BaseModel):
     """Null: the app does not know it, or who asks is no operator."""
 
 
+class QueuePerOwner(BaseModel):
+    """How much of the queue one owner may have. All tasks without an owner are one owner's."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
+
+    waiting: int | None
+    """How many of its tasks may wait, before new ones are refused. Null: any number."""
+    in_flight: int | None
+    """How many slots its tasks hold while others wait that hold less. Null: any number."""
+    hard: bool
+    """Whether they never hold more than that."""
+
+    @classmethod
+    def of(cls, bounds: OwnerBounds) -> QueuePerOwner | None:
+        if bounds == UNBOUNDED:
+            return None
+        return cls(waiting=bounds.waiting, in_flight=bounds.in_flight, hard=bounds.is_hard)
+
+
 class QueueDepth(BaseModel):
     """How many tasks of one endpoint path are in which state."""
 
@@ -79,6 +99,8 @@ class QueueDepth(BaseModel):
     """How many tasks the backend gets within how many seconds, at most, such as ``100/60s``. Null: any number."""
     burst: bool
     """Whether it may get these at once; else evenly."""
+    per_owner: QueuePerOwner | None
+    """Null: one owner may have all of it."""
     paused: bool
     draining: bool
     settings_changed: SettingsChange | None
@@ -89,11 +111,19 @@ class QueueDepth(BaseModel):
 
     @classmethod
     def of(
-        cls, path: str, depth: Depth, status: QueueStatus, backend: BackendState, *, names_operator: bool
+        cls,
+        path: str,
+        depth: Depth,
+        status: QueueStatus,
+        backend: BackendState,
+        bounds: OwnerBounds,
+        *,
+        names_operator: bool,
     ) -> QueueDepth:
         """
         Args:
             backend: its state.
+            bounds: how much of it one owner may have.
             names_operator: whether who asks may see who changed the settings.
         """
         by = status.settings_by if names_operator else None
@@ -114,6 +144,7 @@ class QueueDepth(BaseModel):
             limit=status.limit,
             rate=str(status.rate) if status.rate else None,
             burst=status.rate is not None and status.rate.is_burst,
+            per_owner=QueuePerOwner.of(bounds),
             paused=status.paused,
             draining=status.draining,
             settings_changed=(

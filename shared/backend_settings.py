@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shared.rate import Rate
 
@@ -16,6 +16,25 @@ _EXPECTED: Final = "must be a JSON object of path prefix → base URL"
 
 def _rate(text: str) -> str:
     return str(Rate.parse(text))
+
+
+class PerOwner(BaseModel):
+    """How much of each endpoint of a backend one owner may have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    waiting: int | None = Field(default=None, ge=1)
+    """How many tasks may wait, before new ones are refused. None: ``MAX_WAITING_PER_OWNER``."""
+    in_flight: int | None = Field(default=None, ge=1)
+    """How many tasks the backend is given while others wait that have less there. None: any number."""
+    hard: bool = False
+    """Whether it is given no more than that also if nobody else waits."""
+
+    @model_validator(mode="after")
+    def _is_of_something(self) -> Self:
+        if self.hard and self.in_flight is None:
+            raise ValueError("hard is of in_flight, which is missing")
+        return self
 
 
 class BackendSettings(BaseModel):
@@ -42,6 +61,8 @@ class BackendSettings(BaseModel):
     """The destination of ``CALLBACKS`` that is told of tasks for which their callers name none."""
     answer: Literal["acceptance", "result"] = "acceptance"
     """What a 2xx answer without ``X-Task-Complete`` is: ``acceptance`` of the task, or its ``result``."""
+    per_owner: PerOwner = PerOwner()
+    """How much of each of its endpoints one owner may have."""
 
 
 class BackendsSettings(BaseModel):

@@ -88,7 +88,14 @@ class Services:
         registry = registry or BackendRegistry(settings)
         link = link or RedisLink(_opener(settings), settings.durability)
         publisher = publisher or EventGridTopic(settings.event_grid_topic_uri, settings.event_grid_key)
-        store = TaskStore(link, policy or StorePolicy.of(settings), registry.limit, now_ms, registry.rate)
+        store = TaskStore(
+            link,
+            policy or StorePolicy.of(settings),
+            registry.limit,
+            now_ms,
+            registry.rate,
+            bounds_of=registry.owner_bounds,
+        )
         completions = (
             EventGridTopic(settings.completions_topic_uri, settings.completions_key)
             if settings.publish_completions and settings.completions_topic_uri

@@ -160,6 +160,13 @@ class Settings(ConnectionSettings):
         description="How many tasks may wait at one endpoint. The app answers 429 to more, with the time until there "
         "is room as `Retry-After`.",
     )
+    max_waiting_per_owner: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many tasks of one owner may wait at one endpoint; all tasks without an owner count as one "
+        "owner's. The app answers 429 to more. `per_owner` in `BACKENDS` replaces it for "
+        "[one backend](queues.md#what-one-owner-may-have).",
+    )
     republish_s: Seconds = Field(
         default=30,
         description="Time until the app publishes an unclaimed event again. It doubles up to 10 minutes.",

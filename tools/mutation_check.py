@@ -91,6 +91,7 @@ BOUNDED_JSON = "shared/http/bounded_json.py"
 JSON_TESTS = "tests/shared/http/test_bounded_json.py"
 DELIVERY_TESTS = "tests/backend_webhook/test_deliveries.py"
 ADDRESS_TESTS = ("tests/shared/dispatch/test_registry.py",)
+OWNER_BOUND_TESTS = ("tests/shared/store/test_owner_bounds.py",)
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -293,6 +294,90 @@ MUTATIONS = [
         "redis.call('SUNION', task_key('paths'), task_key('ended_paths'))",
         "redis.call('SMEMBERS', task_key('paths'))",
         ("tests/cache_manager/test_lost_records.py",),
+    ),
+    Mutation(
+        "owner's bound: what waits",
+        f"{LUA}/includes/queue/enqueue_entries.lua",
+        "is_full or is_owner_full)",
+        "is_full)",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: others go first",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "if held_by(rows[at]) < most then",
+        "if true then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: a hard one leaves slots idle",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "if queue.W < 0 and first[1] then return end",
+        "",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: it says nothing of a loss",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "if not owner then recount(queue) end",
+        "recount(queue)",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: a slot that is freed counts no more",
+        f"{LUA}/includes/queue/remove_entry.lua",
+        "if owner_bound then owner_bound.forget(owner, entry) end",
+        "",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: whoever frees a slot may not know whose it is",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "if string.match(each, ' (.*)$') == entry then",
+        "if false then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: nothing is caught up on",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "if chosen[1] and tonumber(chosen[2]) < queue.v then",
+        "if false then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: a probe keeps to a hard one",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "if owner_bound and queue.W < 0 and owner_bound.is_reached(owner) then return end",
+        "",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: holders that are not known are found",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "if not owned[entry] then found[#found + 1] = entry end",
+        "",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: holders of free slots are forgotten",
+        f"{LUA}/includes/queue/owner_bound.lua",
+        "or not redis.call('ZSCORE', held_key, entry) then",
+        "then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: nothing is left of one that is over",
+        f"{LUA}/includes/queue/state.lua",
+        "if not queue.W then redis.call('DEL', holders_key()) end",
+        "",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "owner's bound: the reconciler finds whose slots are held",
+        "shared/store/queues.py",
+        "if maintained.without_owner:",
+        "if False:",
+        ("tests/cache_manager/test_owner_bounds.py",),
     ),
     Mutation(
         "queue: a clock that is set back makes no pause longer",
@@ -1824,7 +1909,7 @@ MUTATIONS = [
                 "not (holds_slot(first) or redis.call('ZSCORE', waiting_key(owner), first)) then",
                 "true then",
             ),
-            ("positions among owners", "includes/queue/position", "(other < owner and 1 or 0)", "1"),
+            ("positions among owners", "includes/queue/position", "other < owner and turns + 1", "turns + 1"),
             (
                 "slots within the estimate are granted during a probe",
                 "includes/queue/grant_slots",

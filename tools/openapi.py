@@ -216,6 +216,7 @@ QUEUE: Json = {
     "Limit": None,
     "Rate": None,
     "Burst": False,
+    "PerOwner": {"Waiting": 500, "InFlight": 4, "Hard": False},
     "Paused": False,
     "Draining": False,
     "SettingsChanged": None,

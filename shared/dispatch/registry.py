@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from shared.backend_settings import BackendSettings
+from shared.backend_settings import BackendSettings, PerOwner
 from shared.dispatch.embedded_addresses import written_addresses
 from shared.rate import Rate
 from shared.settings import Settings, SettingsError
+from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf, OwnerBounds
 
 MAX_PATH_CHARS: Final = 256
 MAX_QUERY_CHARS: Final = 2048
@@ -65,6 +66,8 @@ class Backend:
     """How often an endpoint is given a task at most; None: as often as it has a slot."""
     callback: str | None = None
     """The destination that is told of tasks for which their callers name none."""
+    per_owner: OwnerBounds = UNBOUNDED
+    """How much of each of its endpoints one owner may have."""
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -118,14 +121,13 @@ class BackendRegistry:
 
     def __init__(self, settings: Settings) -> None:
         self._allow_loopback = settings.allow_loopback_backends
-        backends = [
-            self._backend(prefix, entry, settings.lease_s) for prefix, entry in settings.backends.entries.items()
-        ]
+        backends = [self._backend(prefix, entry, settings) for prefix, entry in settings.backends.entries.items()]
         if len({backend.prefix for backend in backends}) < len(backends):
             raise SettingsError("The app cannot start: setting BACKENDS: it names a path prefix twice.")
         if settings.backend_base_url:
             url = self.checked_url("BACKEND_BASE_URL", settings.backend_base_url)
-            backends.append(Backend("", url, settings.lease_s))
+            bounds = _owner_bounds(PerOwner(), settings)
+            backends.append(Backend("", url, settings.lease_s, per_owner=bounds))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
         self._has_rates = any(backend.rate for backend in backends)
         self._pipelines: dict[str, tuple[Endpoint, ...]] = {}
@@ -204,6 +206,13 @@ class BackendRegistry:
         endpoint = self.endpoint_of(path) if self._has_rates else None
         return endpoint.backend.rate if endpoint else None
 
+    @property
+    def owner_bounds(self) -> BoundsOf | None:
+        """How much of an endpoint one owner may have, by its path. None: any number, at all of them."""
+        if all(backend.per_owner == UNBOUNDED for backend in self._backends):
+            return None
+        return lambda path: endpoint.backend.per_owner if (endpoint := self.endpoint_of(path)) else UNBOUNDED
+
     def resolve(self, url: str) -> Endpoint:
         """The endpoint that a client's absolute URL means.
 
@@ -251,12 +260,12 @@ class BackendRegistry:
             return not self._allow_loopback
         return ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _PLATFORM
 
-    def _backend(self, prefix: str, entry: BackendSettings, lease_s: float) -> Backend:
+    def _backend(self, prefix: str, entry: BackendSettings, settings: Settings) -> Backend:
         name = f"BACKENDS[{prefix!r}]"
         backend = Backend(
             _checked_path("BACKENDS", prefix),
             self.checked_url(name, entry.url),
-            entry.lease_s or lease_s,
+            entry.lease_s or settings.lease_s,
             entry.limit,
             None if entry.endpoints is None else frozenset(_checked_path(name, path) for path in entry.endpoints),
             frozenset(entry.busy),
@@ -264,6 +273,7 @@ class BackendRegistry:
             entry.reference,
             Rate.parse(entry.rate, is_burst=entry.burst) if entry.rate else None,
             entry.callback,
+            _owner_bounds(entry.per_owner, settings),
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):
@@ -353,6 +363,10 @@ def _canonical_segment(segment: str) -> str:
 
 def _bad_path() -> Malformed:
     return Malformed("the path is not a plain endpoint path")
+
+
+def _owner_bounds(entry: PerOwner, settings: Settings) -> OwnerBounds:
+    return OwnerBounds(entry.waiting or settings.max_waiting_per_owner, entry.in_flight, entry.hard)
 
 
 def _checked_path(name: str, path: str) -> str:

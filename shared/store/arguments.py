@@ -178,7 +178,11 @@ class QueueEntriesArgument(TypedDict):
     limit: int
 
 
-class QueueArgument(TypedDict):
+class HoldingArgument(TypedDict):
+    bound: NotRequired[int]
+
+
+class QueueArgument(HoldingArgument):
     """What every script of a queue takes. Times are ms."""
 
     now: int
@@ -188,12 +192,16 @@ class QueueArgument(TypedDict):
     path: NotRequired[str]
 
 
-class EnqueueArgument(QueueArgument):
+class RefusingArgument(TypedDict):
+    backlog: NotRequired[int]
+    own: NotRequired[int]
+
+
+class EnqueueArgument(QueueArgument, RefusingArgument):
     entries: NotRequired[list[list[Any]]]
     new: NotRequired[bool]
     arrives: NotRequired[bool]
     published: NotRequired[bool]
-    backlog: NotRequired[int]
 
 
 class OldestArgument(TypedDict):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from shared.store.arguments import Clock, ListArgument, now_of
 from shared.store.record_codec import readable_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, texts, unpack
+from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import State, Task
 
 LIST_READ_LIMIT: Final = 250
@@ -217,12 +218,21 @@ class Queries:
 
     async def _tasks(self, shown: list[ListCursor], listing: Listing) -> list[Task]:
         """The tasks at places of a list, without those that have gone, or do not belong there any more."""
-        ids = by_tag(cursor.id for cursor in shown)
+        records = await self._records(cursor.id for cursor in shown)
+        tasks = (readable_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
+        return [task for task in tasks if task and listing.takes(task)]
+
+    async def owners_of(self, grants: Collection[SlotGrant]) -> dict[SlotGrant, str]:
+        """Whose the attempts are, of those whose tasks are there."""
+        records = await self._records(grant.task_id for grant in grants)
+        tasks = {grant: readable_task(grant.task_id, records[grant.task_id]) for grant in grants}
+        return {grant: task.owner for grant, task in tasks.items() if task}
+
+    async def _records(self, task_ids: Iterable[str]) -> dict[str, Any]:
+        ids = by_tag(task_ids)
         parts = await asyncio.gather(*(self._link.script("task/records", tag, *ids[tag]) for tag in ids))
-        records = {
+        return {
             task_id: raw
             for tag, part in zip(ids, parts, strict=True)
             for task_id, raw in zip(ids[tag], part, strict=True)
         }
-        tasks = (readable_task(cursor.id, records[cursor.id]) for cursor in shown if records[cursor.id])
-        return [task for task in tasks if task and listing.takes(task)]

@@ -89,7 +89,8 @@ class QueueEffects:
         task = refused.task
         if task is not None and not task.state.is_terminal and task.attempt == grant.attempt:
             return refused
-        return replace(refused, granted=[await informed(self._queues.release(path, grant), path)])
+        owner = task.owner if task is not None else ""
+        return replace(refused, granted=[await informed(self._queues.release(path, grant, owner), path)])
 
     async def hold_again(self, task: Task) -> None:
         """A task whose slot was freed goes on."""

@@ -11,7 +11,7 @@ from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
 
 def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
     if reply[0] == b"full":
-        return Full(_seconds(reply[1]))
+        return Full(_seconds(reply[1]), is_owners=len(reply) > 2)
     if reply[0] == b"draining":
         return Draining()
     return Enqueued(granted_of(path, reply[1:]), position_of(reply[3]))

@@ -41,6 +41,7 @@ from shared.store.arguments import (
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
+from shared.store.queue_arguments import holding, packed_setting, refusing
 from shared.store.queue_replies import enqueued_of, granted_of
 from shared.store.queue_status import QueueStatus
 from shared.store.redis.link import NotAcknowledged, RedisLink
@@ -49,6 +50,7 @@ from shared.store.requeue import BackendAway
 from shared.store.series import Ended
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
+from shared.tasks.owner_bounds import BoundsOf, OwnerBounds
 from shared.tasks.task import Task
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
@@ -82,6 +84,9 @@ class Maintained:
     """Something of the queue is missing; the number tells this loss from a later one."""
     waiting: int
     """How many entries wait."""
+    without_owner: list[SlotGrant]
+    """Attempts that hold a slot, and the queue does not know whose they are, though an owner's may hold only so
+    many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,27 +143,28 @@ class QueueSteps:
         limit_of: LimitOf = lambda path: None,
         now_ms: Clock | None = None,
         rate_of: RateOf = lambda path: None,
+        bounds_of: BoundsOf | None = None,
     ) -> None:
         self._link = link
         self._policy = policy
+        self._bounds_of = bounds_of
         self._claim_ms = to_ms(policy.slot_claim_s)
         self._limit_of = limit_of
         self._rate_of = rate_of
         self._now_ms = now_ms
         release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": to_ms(policy.dispatch_window_s)}
         self._release_argument = pack(release)
-        self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None], bytes] = {}
+        self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None, OwnerBounds | None], bytes] = {}
 
     async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
         """Let a new task wait, unless the queue refuses it."""
         argument: EnqueueArgument = {
             **self._queue(entry.path),
+            **refusing(self._policy, self._bounds(entry.path)),
             "entries": [entry.row],
             "new": True,
             "published": True,
         }
-        if self._policy.max_backlog is not None:
-            argument["backlog"] = self._policy.max_backlog
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
     async def enqueue(
@@ -300,8 +306,9 @@ class QueueSteps:
             **self._telling(),
         }
         reply = await self._run("maintain", path, argument)
-        doubtful, unclaimed = ([SlotGrant.parse(entry.decode()) for entry in reply[at]] for at in (2, 4))
-        return Maintained(granted_of(path, reply), doubtful, unclaimed, reply[3] or None, reply[5])
+        found: list[list[bytes]] = [reply[2], reply[4], reply[6] if len(reply) > 6 else []]
+        doubtful, unclaimed, without_owner = ([SlotGrant.parse(entry.decode()) for entry in each] for each in found)
+        return Maintained(granted_of(path, reply), doubtful, unclaimed, reply[3] or None, reply[5], without_owner)
 
     async def waiting(self, path: str) -> dict[SlotGrant, str]:
         """Some of the attempts that wait, drawn by chance, with their owners."""
@@ -315,6 +322,14 @@ class QueueSteps:
         path = entries[0].path
         argument: RowsArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
         await self._run("mark_held", path, argument)
+
+    async def note_holders(self, path: str, owners: Mapping[SlotGrant, str]) -> None:
+        """Whose attempts hold slots, where an owner's may hold only so many."""
+        argument: RowsArgument = {
+            **self._queue(path),
+            "entries": [[grant.entry_id, owner] for grant, owner in owners.items()],
+        }
+        await self._run("note_holders", path, argument)
 
     async def reschedule_check(self, path: str, in_s: Mapping[SlotGrant, float]) -> None:
         """Set when slots are to be checked again whose attempts were published again."""
@@ -348,7 +363,7 @@ class QueueSteps:
         """
         argument: ConfigureArgument = {
             **self._queue(path),
-            "set": {name: _packed(name, changed) for name, changed in changes.items()},
+            "set": {name: packed_setting(name, changed) for name, changed in changes.items()},
         }
         if by is not None:
             argument["by"] = by
@@ -362,14 +377,13 @@ class QueueSteps:
     def enqueue_argument(self, path: str) -> bytes:
         """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
         record."""
-        known_by = cap, rate = self._cap(path), self._rate_of(path)
+        known_by = cap, rate, bounds = self._cap(path), self._rate_of(path), self._bounds(path)
         packed = self._enqueue_arguments.get(known_by)
         if packed is None:
             argument: EnqueueArgument = {"now": 0, "cap": cap, "claim": self._claim_ms}
             if rate is not None:
                 argument["rate"] = rate.packed
-            if self._policy.max_backlog is not None:
-                argument["backlog"] = self._policy.max_backlog
+            argument = {**argument, **holding(bounds), **refusing(self._policy, bounds)}
             packed = self._enqueue_arguments[known_by] = pack(argument)
         return packed
 
@@ -391,7 +405,10 @@ class QueueSteps:
         rate = self._rate_of(path)
         if rate is not None:
             argument["rate"] = rate.packed
-        return argument
+        return argument if self._bounds_of is None else {**argument, **holding(self._bounds_of(path))}
+
+    def _bounds(self, path: str) -> OwnerBounds | None:
+        return self._bounds_of(path) if self._bounds_of else None
 
     def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
@@ -421,11 +438,3 @@ class QueueSteps:
 
     async def _run(self, name: str, path: str, argument: Mapping[str, Any]) -> Any:
         return await self._link.script(f"queue/{name}", tag_of(path), pack(argument))
-
-
-def _packed(name: str, changed: int | bool | Rate | None) -> int | bool | tuple[int, int]:
-    if isinstance(changed, Rate):
-        return changed.packed[:2]
-    if name == "burst" and changed is not None:
-        return int(changed)  # evenly is a setting too
-    return changed or False

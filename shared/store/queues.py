@@ -134,6 +134,8 @@ class TaskQueues:
         """Look after one queue: grant what was left, find slots that are held for nothing, rebuild what was lost."""
         maintained = await self._queues.maintain(path, events_are_claimed=self._rounds.events_are_claimed)
         yield QueueChange(granted=[maintained.granted])
+        if maintained.without_owner:
+            await self._queues.note_holders(path, await self._queries.owners_of(maintained.without_owner))
         if maintained.doubtful or maintained.unclaimed:
             async for change in self._check(path, [*maintained.doubtful, *maintained.unclaimed]):
                 if any(SlotGrant.of(task) in maintained.unclaimed for task in change.unclaimed):

@@ -67,6 +67,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
     TooLate,
 )
+from shared.tasks.owner_bounds import BoundsOf
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
 
@@ -86,6 +87,7 @@ class TaskStore:
         limit_of: the configured limit of an endpoint path.
         now_ms: the clock; None for the Redis server's own, which all processes share.
         rate_of: the configured rate of an endpoint path.
+        bounds_of: the owners' bounds of an endpoint path; None: nobody has any.
 
     Attributes:
         queues: the queues of the same Redis.
@@ -110,11 +112,12 @@ class TaskStore:
         limit_of: LimitOf = lambda path: None,
         now_ms: Clock | None = None,
         rate_of: RateOf = lambda path: None,
+        bounds_of: BoundsOf | None = None,
     ) -> None:
         self.after_unacknowledged: Callable[[Applied], object] = lambda applied: None
         self._link = link
         self._policy = policy
-        self._queues = QueueSteps(link, policy, limit_of, now_ms, rate_of)
+        self._queues = QueueSteps(link, policy, limit_of, now_ms, rate_of, bounds_of)
         self._creations = CreateSteps(link, policy, now_ms, self._queues)
         self._tasks = TaskSteps(link, policy, now_ms, self._queues)
         self._upkeep = UpkeepSteps(link, policy, now_ms)

@@ -81,7 +81,8 @@ class QueuePosition:
     is_paused: bool = False
     """Whether the queue is paused."""
     least_wait_s: float = 0
-    """How long it waits at least, whatever slots are free: the queue's rate does not allow it before."""
+    """How long it waits at least, whatever slots are free: the queue's rate does not allow it before, or its owner
+    may have only so many tasks in flight."""
 
     @property
     def wait_s(self) -> float | None:
@@ -101,9 +102,14 @@ class Enqueued:
 
 @value
 class Full:
-    """The queue holds as many waiting tasks as it may."""
+    """The queue holds as many waiting tasks as it may.
+
+    Attributes:
+        is_owners: whether it holds as many of the task's owner as it may.
+    """
 
     room_in_s: float | None
+    is_owners: bool = False
 
 
 @value

@@ -3,8 +3,10 @@ backend: it keeps the events and grants instead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shared.dispatch.backend_client import BackendTransport
 from shared.dispatch.dispatcher import Dispatcher
@@ -82,13 +84,18 @@ class Process:
         policy: StorePolicy = POLICY,
         link: RedisLink | None = None,
         transport: BackendTransport | None = None,
+        per_owner: Mapping[str, Any] | None = None,
     ) -> Process:
+        """
+        Args:
+            per_owner: how much of each endpoint one owner may have, as ``BACKENDS`` says it.
+        """
         link = link or RedisLink(opener(url))
         settings = Settings.from_env(
             {
                 "REDIS_CONNECTION_STRING": url,
                 "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
-                "BACKENDS": '{"/v1": "https://models.example.org"}',
+                "BACKENDS": json.dumps({"/v1": {"url": "https://models.example.org", "per_owner": per_owner or {}}}),
                 "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             }
         )
@@ -112,7 +119,7 @@ class Process:
             published,
             dispatcher,
             LifeSteps(link, policy, clock),
-            QueueSteps(link, policy, whole.registry.limit, clock),
+            QueueSteps(link, policy, whole.registry.limit, clock, bounds_of=whole.registry.owner_bounds),
             link,
         )
 

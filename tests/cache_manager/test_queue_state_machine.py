@@ -5,7 +5,8 @@ end every task comes to an end."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -34,8 +35,10 @@ from tests.shared.store.world import START_MS, Server, nodes, tag_of
 
 PATHS = ("/v1/a", "/v1/b")
 IDS = tuple(f"t{number}" for number in range(6))
+OWNERS = dict(zip(IDS, ("", "a", "b") * 2, strict=True))
+IN_FLIGHT = 1
 BASE = "https://models.example.org"
-KINDS = ("q", "qo", "qw", "qh", "qi")
+KINDS = ("q", "qo", "qw", "qh", "qi", "qb")
 ANSWERS = (
     Accepted(),
     Accepted(),
@@ -63,10 +66,20 @@ class Picture:
     held: frozenset[str]
     entries: int
     """The number of waiting entries. On a cluster, an id that two owners chose can have two."""
+    holders: frozenset[str]
+    """Whose entries hold slots, as the queue has noted it."""
 
     @property
     def is_counted(self) -> bool:
         return not self.state or (self.state["w"], self.state["h"]) == (self.entries, len(self.held))
+
+    @property
+    def holders_are_known(self) -> bool:
+        return self.holders == {f"{_owner(entry)} {entry}" for entry in self.held}
+
+    @property
+    def held_by(self) -> Counter[str]:
+        return Counter(map(_owner, self.held))
 
 
 class Witness:
@@ -93,7 +106,7 @@ class Witness:
             return frozenset(entry.decode() for client, key in keys for entry in client.zrange(key, 0, -1))
 
         entries = sum(client.zcard(key) for client, key in self.keys(path, "qw"))
-        return Picture(packed("q"), packed("qs"), entries_of("qw"), entries_of("qh"), entries)
+        return Picture(packed("q"), packed("qs"), entries_of("qw"), entries_of("qh"), entries, entries_of("qb"))
 
     def due_ms(self, task_id: str) -> float | None:
         key = "{" + tag_of(task_id) + "}due"
@@ -102,12 +115,20 @@ class Witness:
 
 
 class WatchedLink(RedisLink):
-    """Checks each queue before and after each script, and causes mishaps on request."""
+    """Checks each queue before and after each script, and causes mishaps on request.
 
-    def __init__(self, server: Server, clock: Clock, witness: Witness) -> None:
+    Args:
+        is_hard: whether an owner never has more than ``IN_FLIGHT`` tasks in flight; None: it has no bound.
+    """
+
+    def __init__(self, server: Server, clock: Clock, witness: Witness, is_hard: bool | None) -> None:
         super().__init__(opener(server.url))
-        self._clock, self._witness = clock, witness
+        self._clock, self._witness, self._is_hard = clock, witness, is_hard
         self.mishap: Mishap = None
+
+    @property
+    def is_bounded(self) -> bool:
+        return self._is_hard is not None
 
     async def script(self, name: str, tag: str, *args: bytes | str) -> Any:
         if not args or not name.startswith("queue/"):
@@ -150,6 +171,8 @@ class WatchedLink(RedisLink):
         granted = after.held - before.held
         if not granted:
             return
+        if self._is_hard is not None and before.holders_are_known:
+            self._check_owners(granted, after)
         assert not after.settings.get("paused"), "granted while the queue is paused"
         limit = after.settings.get("limit")
         assert limit is None or len(after.held) <= limit, "granted beyond the limit"
@@ -165,6 +188,14 @@ class WatchedLink(RedisLink):
         begun = after.state.get("p") not in (None, probing)
         if begun and probing in after.held - earlier.keys() and probing != entry:
             assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
+
+    def _check_owners(self, granted: Set[str], after: Picture) -> None:
+        beyond = {owner for owner in map(_owner, granted) if after.held_by[owner] > IN_FLIGHT}
+        if self._is_hard:
+            assert not beyond, "granted beyond what an owner may ever have"
+        elif beyond and not after.state.get("O"):  # during an outage, one at a time goes out
+            wanting = {owner for owner in map(_owner, after.waiting) if after.held_by[owner] < IN_FLIGHT}
+            assert not wanting, "granted beyond an owner's bound while another waits that has less"
 
 
 class Backend:
@@ -202,6 +233,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.backend = backend
         self.in_flight: list[tuple[asyncio.Task[Any], asyncio.Future[Answer]]] = []
         self.torn: set[str] = set()
+        self.unowned: set[str] = set()
+        """The queues that lost a key, until a run of the reconciler has met with no mishap."""
 
     @initialize()
     def start(self) -> None:
@@ -246,8 +279,7 @@ class QueueMachine(RuleBasedStateMachine):
         mishap=mishaps,
     )
     def submit(self, task_id: str, path: str, priority: int, mishap: Mishap) -> None:
-        owner = ("", "a", "b")[IDS.index(task_id) % 3]
-        new = NewTask(task_id, path, lease_s=60, owner=owner, priority=priority)
+        new = NewTask(task_id, path, lease_s=60, owner=OWNERS[task_id], priority=priority)
         with self.with_mishap(mishap):
             self.run(self.tasks.submit(new, "text/plain", b"hi"))
 
@@ -339,6 +371,8 @@ class QueueMachine(RuleBasedStateMachine):
         with self.with_mishap(mishap):
             self.run(reconcile(self.process.services))
             self.torn.clear()
+        if mishap is None:
+            self.unowned.clear()
 
     @rule(path=paths, kinds=st.sampled_from([*((kind,) for kind in KINDS), KINDS, ("qo", "qw"), ("q", "qh")]))
     def lose(self, path: str, kinds: tuple[str, ...]) -> None:
@@ -346,6 +380,7 @@ class QueueMachine(RuleBasedStateMachine):
             for client, key in self.witness.keys(path, kind):
                 client.delete(key)
         self.torn.add(path)
+        self.unowned.add(path)
 
     @invariant()
     def an_entry_waits_or_holds_a_slot_and_is_counted(self) -> None:
@@ -353,6 +388,14 @@ class QueueMachine(RuleBasedStateMachine):
             queue = self.witness.picture(path)
             assert not queue.waiting & queue.held
             assert queue.is_counted or path in self.torn
+
+    @invariant()
+    def nobody_holds_a_slot_that_is_free(self) -> None:
+        for path in PATHS:
+            queue = self.witness.picture(path)
+            assert self.link.is_bounded or not queue.holders
+            noted = {holder.partition(" ")[2] for holder in queue.holders}
+            assert noted <= queue.held or path in self.unowned
 
     @invariant()
     def a_task_to_be_dispatched_is_in_its_queue_or_has_a_deadline(self) -> None:
@@ -409,6 +452,10 @@ class QueueMachine(RuleBasedStateMachine):
             await work
 
 
+def _owner(entry: str) -> str:
+    return OWNERS[entry.partition(".")[0]]
+
+
 async def _end(work: asyncio.Task[Any]) -> None:
     with suppress(asyncio.CancelledError):
         await work
@@ -418,16 +465,18 @@ def _upsert(**members: Any) -> TaskUpsert:
     return TaskUpsert.model_validate(members)
 
 
+@pytest.mark.parametrize("is_hard", [None, False, True], ids=["unbounded", "soft", "hard"])
 def test_no_task_and_no_slot_is_lost_in_any_interleaving(
-    redis_server: Server, monkeypatch: pytest.MonkeyPatch
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch, is_hard: bool | None
 ) -> None:
     # The store does not wait for the record of a granted task: in this test it never appears.
     monkeypatch.setattr(store, "_RECORD_PAUSES_S", ())
     clock, witness = Clock(), Witness(redis_server)
     with asyncio.Runner() as runner:
-        link = WatchedLink(redis_server, clock, witness)
+        link = WatchedLink(redis_server, clock, witness, is_hard)
         backend = Backend()
-        process = Process.start(redis_server.url, clock, link=link, transport=backend)
+        per_owner = {} if is_hard is None else {"in_flight": IN_FLIGHT, "hard": is_hard}
+        process = Process.start(redis_server.url, clock, link=link, transport=backend, per_owner=per_owner)
         try:
             run_state_machine_as_test(
                 cast("Any", lambda: QueueMachine(redis_server, runner, process, backend, witness, clock)),

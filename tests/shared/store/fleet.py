@@ -120,6 +120,11 @@ class Fleet:
             await action()
         self.clock.ms = until_ms
 
+    def forget_ends(self) -> None:
+        """What it works on does not end any more."""
+        self._events.clear()
+        self._timer_ms = None
+
     def _later(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         heapq.heappush(self._events, (self.clock() + round(seconds * 1000), next(self._numbers), action))
 

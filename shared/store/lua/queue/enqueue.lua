@@ -5,9 +5,10 @@
 --          published (true: the one entry is published if it gets a slot now),
 --          new (true: the one entry is a new task's), just_created (true: this script has created the task, so it
 --          holds no slot), arrives (true: entries that come to the endpoint, as a new one does), backlog (how many may
---          wait; absent: any number)
+--          wait; absent: any number), own (how many of its owner's may wait; absent: any number)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}
---          {'full', how many ms until there is room or -1} or {'draining', -1}: nothing changed
+--          {'full', how many ms until there is room or -1; 'owner' if as many of its owner's wait as may} or
+--          {'draining', -1}: nothing changed
 -- @include queue/enqueue_entries
 local reply = enqueue_entries(KEYS[1], cmsgpack.unpack(ARGV[1]))
 write_queues()

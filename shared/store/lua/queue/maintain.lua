@@ -6,7 +6,8 @@
 --          most (how many entries of each kind are found at most), early (by how many ms an entry that awaits a claim
 --          is found before its time), kept, pause (see told_slots.lua)
 -- Returns  {granted, ms, {entries whose slot is to be checked}, 0 if the queue is known to be whole, else which loss,
---          {the same of entries that were published and await a claim, as far as the queue knows}, how many wait}
+--          {the same of entries that were published and await a claim, as far as the queue knows}, how many wait;
+--          and where an owner's may hold only so many slots, up to `most` that hold one and whose owner is not known}
 -- @include queue/grant_slots
 -- @include queue/hold_slot
 -- @include queue/keep_settings
@@ -41,6 +42,7 @@ end
 -- While only some processes know of a rate, it goes on with what it had.
 local kept = queue.L
 if kept and not (queue.R or queue_settings().rate) and (kept.v or 0) < queue_now - LONGEST_WINDOW_MS then queue.L = nil end
+local without_owner = owner_bound and owner_bound.entries_without_owner(arg.most)
 local granted, ms = grant_slots(queue)
 write_queues()
-return { granted, ms, due, queue.k and 0 or queue.x, unclaimed, queue.w }
+return { granted, ms, due, queue.k and 0 or queue.x, unclaimed, queue.w, without_owner }

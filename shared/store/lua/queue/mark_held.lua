@@ -10,6 +10,7 @@ for _, row in ipairs(queue_arg.entries) do
   if not holds_slot(row[1]) then
     remove_entry(queue, row[1], row[2])
     hold_slot(queue, row[1])
+    if owner_bound then owner_bound.note(row[2], row[1]) end
   end
 end
 save_queue()

@@ -18,7 +18,7 @@ local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
   qr = 'list',
   asked = 'string', keyed = 'string', answers = 'string',
-  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset',
+  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset', qb = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
@@ -91,7 +91,7 @@ end
 
 -- Of a queue's state, whose fields queue/state.lua has; others are of a later version.
 local STATE = { p = 'string', f = 'table', P = 'table', Q = 'table', M = 'string', X = 'string', R = 'table', L = 'table' }
-for field in ('lhwumBDNTGabrzygeodOAjstcvxiqS'):gmatch('.') do STATE[field] = 'number' end
+for field in ('lhwumBDNTGabrzygeodOAjstcvxiqSW'):gmatch('.') do STATE[field] = 'number' end
 
 local function are_numbers(values)
   for _, value in pairs(values) do

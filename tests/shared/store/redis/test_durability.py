@@ -49,7 +49,10 @@ UNHEARD: Final = {
     **dict.fromkeys(("task/check_slots", "task/completions_published", "task/lost", "task/note_fenced"), _UPKEEP),
     **dict.fromkeys(("task/purge", "task/sweep", "upload/forget", "upload/give_back"), _UPKEEP),
     **dict.fromkeys(("queue/accepted", "queue/away", "queue/enqueue", "queue/failed", "queue/maintain"), _QUEUE),
-    **dict.fromkeys(("queue/grant_free_slots", "queue/mark_held", "queue/mark_rebuilt", "queue/refused"), _QUEUE),
+    **dict.fromkeys(
+        ("queue/grant_free_slots", "queue/mark_held", "queue/mark_rebuilt", "queue/note_holders", "queue/refused"),
+        _QUEUE,
+    ),
     **dict.fromkeys(("queue/release", "queue/released", "queue/reschedule_check", "queue/return_entry"), _QUEUE),
     **dict.fromkeys(
         ("backend/admit", "backend/note", "queue/note_oldest", "queue/told", "requests/report"), _PASSING

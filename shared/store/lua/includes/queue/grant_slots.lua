@@ -9,11 +9,18 @@
 -- @include queue/state
 -- @late rate_of queue/rate
 
--- Takes the next entry out of those that wait: the best of the owner that is furthest behind.
+-- Takes the next entry out of those that wait: the best of the owner that is furthest behind. Returns nil, true if each owner
+-- that waits holds as many slots as it ever may.
 local function take_next(queue)
   while true do
     local known = read_queues[queue_key]
-    local first = known.only_owner or redis.call('ZRANGE', owners_key, 0, 1, 'WITHSCORES')
+    local first
+    if owner_bound then
+      first = owner_bound.next_owner()
+      if not first then return nil, true end
+    else
+      first = known.only_owner or redis.call('ZRANGE', owners_key, 0, 1, 'WITHSCORES')
+    end
     local owner = first[1]
     if not owner then return end
     local key = waiting_key(owner)
@@ -28,7 +35,8 @@ local function take_next(queue)
       set_owner('ZINCRBY', 1, owner)
     end
     if entry then
-      queue.w, queue.v = queue.w - 1, tonumber(first[2])
+      -- One that is alone has had its turn too: instead of its own time, the queue's is set back.
+      queue.w, queue.v = queue.w - 1, tonumber(first[2]) - (is_alone and 1 or 0)
       return entry, owner, rank
     end
     recount(queue)
@@ -55,6 +63,7 @@ local function take_probe(queue)
     probe = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if not probe[1] then return end
   end
+  if owner_bound and queue.W < 0 and owner_bound.is_reached(owner) then return end
   redis.call('ZREM', key, probe[1])
   queue.w = queue.w - 1
   if redis.call('EXISTS', key) == 1 then set_owner('ZINCRBY', 1, owner) else set_owner('ZREM', owner) end
@@ -95,11 +104,12 @@ local function grant_slots(queue)
     if queue.O and queue.P then entry, owner, rank = take_probe(queue) end
     if not entry then entry, owner, rank = take_next(queue) end
     if not entry then
-      recount(queue)
+      if not owner then recount(queue) end
       break
     end
     hold_slot(queue, entry, entry == published)
     if rate then rate.note() end
+    if owner_bound then owner_bound.note(owner, entry) end
     if queue.d then queue.P = { owner, entry, rank } end
     if is_probe then
       -- A backend that does not answer gets ever fewer, and one that is away only one at a time: within that time it is

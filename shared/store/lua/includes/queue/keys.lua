@@ -15,6 +15,8 @@
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
 --   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again, see
 --                                    hold_slot.lua
+--   <tag>qb:<path>          zset     `<owner> <entry>` of entries that hold a slot, where an owner's may hold only so many, see
+--                                    owner_bound.lua
 --   <tag>qi:<path>          hash     by instance of the backend, {how many tasks it holds at a time, when it told}, packed
 --   <tag>qr:<path>          list     when slots were granted of late, under a rate whose grants may come in a burst, see
 --                                    rate.lua
@@ -28,8 +30,8 @@ local previous_path
 local SETTINGS_RECORD = 'settings'
 
 -- `arg` is a map of now (0: the server's clock), path, cap (the configured limit, false: none; absent: as last given), rate
--- (the configured one, as the state's field R; absent with a cap: none), claim (ms within which a granted entry is to be
--- claimed), and what the step needs.
+-- (the configured one, as the state's field R; absent with a cap: none), bound (likewise, as W), claim (ms within which a
+-- granted entry is to be claimed), and what the step needs.
 local function begin_queue(tag, arg)
   queue_tag, queue_arg = tag, arg
   queue_now = now_ms(arg.now)
@@ -43,6 +45,8 @@ local function begin_queue(tag, arg)
 end
 
 local function waiting_key(owner) return queue_tag .. 'qw:' .. queue_arg.path .. ' ' .. owner end
+
+local function holders_key() return queue_tag .. 'qb:' .. queue_arg.path end
 
 local function instances_key() return queue_tag .. 'qi:' .. queue_arg.path end
 

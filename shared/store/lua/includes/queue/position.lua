@@ -1,7 +1,7 @@
 -- What there is to know of a waiting entry: {its position, 0 being the next; slots; mean service time in ms, or -1, or -2
--- in a paused queue; how many ms until the rate allows it, absent: there is no rate, or nobody can estimate}, or false.
--- Exact for up to 64 owners. With queued_ms and priority, it is also told of an entry that waits apart from the queue for a
--- while, as if it were back; nobody can estimate when it starts.
+-- in a paused queue; how many ms it waits at least, for the rate, or for others of an owner that may hold only so many slots,
+-- absent: there is neither, or nobody can estimate}, or false. Exact for up to 64 owners. With queued_ms and priority, it is
+-- also told of an entry that waits apart from the queue for a while, as if it were back; nobody can estimate when it starts.
 -- @include queue/hold_slot
 -- @include queue/rank
 -- @include queue/state
@@ -30,11 +30,15 @@ local function position(queue, entry, owner, queued_ms, priority)
   local ahead = rank
   local times = virtual_times()
   local mine = times[owner] or tonumber(redis.call('ZSCORE', owners_key, owner) or queue.v)
+  if owner_bound then
+    ahead, times = owner_bound.ahead(owner, rank, mine, times), {}
+  end
   for other, theirs in pairs(times) do
     if other ~= owner then
       -- When this entry's turn comes, theirs have come up to the same virtual time.
-      local entries = math.max(0, mine + rank - theirs + (other < owner and 1 or 0))
-      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(other)), entries)
+      local turns = mine + rank - theirs
+      local entries = turns % 1 == 0 and other < owner and turns + 1 or math.ceil(turns)
+      ahead = ahead + math.min(redis.call('ZCARD', waiting_key(other)), math.max(0, entries))
     end
   end
   local cap = settings.limit or queue.i
@@ -43,7 +47,7 @@ local function position(queue, entry, owner, queued_ms, priority)
   local known = queue.c and slots > 0 and not apart and (queue.o or 0) <= queue_now
   ahead = math.min(ahead, apart and queue.w or queue.w - 1)
   local rate = known and (settings.rate or queue.R) and rate_of(queue, settings)
-  return {
-    ahead, slots, settings.paused and -2 or known and math.floor(queue.s / queue.c) or -1, rate and rate.wait_ms(ahead) or nil,
-  }
+  local least = rate and rate.wait_ms(ahead) or nil
+  if owner_bound then least = math.max(least or 0, owner_bound.own_wait_ms(owner, rank)) end
+  return { ahead, slots, settings.paused and -2 or known and math.floor(queue.s / queue.c) or -1, least }
 end

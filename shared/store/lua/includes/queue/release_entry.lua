@@ -29,7 +29,7 @@ local function release_entry(tag, arg)
       local kept = math.min(1, RECENT_ENTRIES / queue.c)
       queue.c, queue.s = queue.c * kept, queue.s * kept
     end
-    free_slot(queue, arg.entry)
+    free_slot(queue, arg.entry, arg.owner)
     if queue.p then queue.n = true end
     if queue.e then
       queue.f = queue.f or {}

@@ -1,8 +1,9 @@
 -- @include queue/state
 
 -- An entry that held a slot holds it no more.
-local function free_slot(queue, entry)
+local function free_slot(queue, entry, owner)
   queue.h = queue.h - 1
+  if owner_bound then owner_bound.forget(owner, entry) end
   if queue.p == entry then queue.p, queue.u, queue.n = nil, nil, nil end
   if queue.Q and queue.Q[entry] then
     queue.Q[entry] = nil
@@ -24,6 +25,6 @@ end
 -- Takes an entry out, wherever it is. Returns whether it held a slot.
 local function remove_entry(queue, entry, owner)
   local held = redis.call('ZREM', held_key, entry) == 1
-  if held then free_slot(queue, entry) else stop_waiting(queue, entry, owner) end
+  if held then free_slot(queue, entry, owner) else stop_waiting(queue, entry, owner) end
   return held
 end

@@ -25,14 +25,18 @@
 --   i  the configured limit; 0 until a state that was lost learns it       K  true if an operator has changed a setting
 --   R  the configured rate: {how many grants, within how many ms, 1 if they may come at once, else 0}
 --   L  what is kept of the grants under a rate, see rate.lua
+--   W  how many slots an owner's entries may hold, see owner_bound.lua
 --   M  what was counted in the minute of t, see count.lua; absent: nothing, and nothing has changed that a row would tell
 --   X  the entry whose end was counted last, where the step that tells it may be taken twice
 --   S  since when the oldest one waits: since it was the first, or as queue/note_oldest.lua has it; absent: not known
 -- @include queue/keys
 -- @late fold_tallies queue/fold_tallies
+-- @late make_owner_bound queue/owner_bound
 
 -- The queues that this script has read, by the key of their state.
 local read_queues = {}
+-- Of the queue that was loaded last, if an owner's entries may hold only so many slots: what is to be done then.
+local owner_bound
 
 -- What was learned of an endpoint that is not used any more is forgotten.
 local KEPT_MS = 30 * 86400000
@@ -143,7 +147,15 @@ local function load_queue()
   -- those that began have yet to end, and the short ones have ended.
   queue.s = (queue.s or 0) + queue.h * (queue_now - (queue.t or queue_now))
   queue.t = queue_now
-  if queue_arg.cap ~= nil then queue.i, queue.R = queue_arg.cap or nil, queue_arg.rate end
+  if queue_arg.cap ~= nil then
+    queue.i, queue.R = queue_arg.cap or nil, queue_arg.rate
+    if queue.W ~= queue_arg.bound then
+      queue.W = queue_arg.bound
+      -- Without a bound, nobody notes any more who holds a slot.
+      if not queue.W then redis.call('DEL', holders_key()) end
+    end
+  end
+  owner_bound = queue.W and make_owner_bound(queue, set_owner)
   return queue
 end
 

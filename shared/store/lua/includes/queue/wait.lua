@@ -1,9 +1,14 @@
 -- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner is not
--- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost.
+-- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost. It has its
+-- turn after those that have yet to have theirs, and before those that have had it.
 -- Returns whether the entry waits from now on.
 -- @include queue/hold_slot
 -- @include queue/rank
 -- @include queue/state
+
+-- How much later than the entry that was granted last: that one's owner has its next turn one later. The difference is small,
+-- so that an owner which always comes anew has no more turns than others.
+local NEW_OWNER = 1 - 1 / 1024
 
 local function wait(queue, entry, owner, queued_ms, priority, returns)
   if not queue_arg.just_created and holds_slot(entry) then return false end
@@ -22,7 +27,7 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
   if not known.since or waits_since < known.since then known.since = waits_since end
   local times = known.virtual_times
   local is_there = times and times[owner]
-  if not is_there and redis.call('ZADD', owners_key, 'NX', returns and queue.v or queue.v + 1, owner) == 1 then
+  if not is_there and redis.call('ZADD', owners_key, 'NX', returns and queue.v or queue.v + NEW_OWNER, owner) == 1 then
     known.virtual_times, known.only_owner = nil, nil
     queue.w = queue.w + redis.call('ZCARD', key)
   else
