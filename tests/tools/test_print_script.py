@@ -47,6 +47,33 @@ def test_no_two_includes_of_a_script_declare_the_same_name() -> None:
         assert sorted(names) == sorted(set(names)), name
 
 
+def test_a_script_has_each_function_that_it_uses_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    include = """local function first() return 1 end
+-- It is named here: for_nobody.
+local function for_nobody()
+  if first() then
+    return 2
+  end
+end
+local function second()
+  return first() + 1
+end
+local function for_nobody_either() return for_nobody() end
+"""
+    (tmp_path / "includes" / "one").mkdir(parents=True)
+    (tmp_path / "includes" / "one" / "a.lua").write_text(include)
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "script.lua").write_text("-- @include one/a\nreturn second()\n")
+    monkeypatch.setattr(scripts, "LUA", tmp_path)
+    monkeypatch.setattr(scripts, "_INCLUDES", tmp_path / "includes")
+    script = read_scripts()["task/script"]
+    assert re.findall(r"^local function (\w+)", script, re.MULTILINE) == ["first", "second"]
+    with RedisServer(tmp_path / "server") as server, server.connect() as client:
+        assert client.eval(script, 0) == 2
+
+
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [

@@ -6,12 +6,14 @@ uses, which matters: each declaration costs time whenever the script runs. A lin
 task/apply`` includes a script as a function of KEYS and ARGV. The script itself stays the main chunk, since a
 function that captures twenty locals made a heartbeat 5 % slower. A line ``-- @late settle batch/settle`` includes a
 file for its function of that name, which most runs do not call: what only that function needs is declared when it is
-called. ``python -m tools.print_script NAME`` prints a script with the line numbers that Redis' error messages have.
+called. A function that a file declares and the script does not use is left out. ``python -m tools.print_script NAME``
+prints a script with the line numbers that Redis' error messages have.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import indent
@@ -24,6 +26,10 @@ from shared.tasks.task import DEFAULT_PRIORITY
 LUA: Final = Path(__file__).parent.parent / "lua"
 _INCLUDES: Final = LUA / "includes"
 _DIRECTIVE: Final = re.compile(r"^-- @(?:include|(?P<how>function|late) (?P<name>\w+)) (?P<file>\S+)\n", re.MULTILINE)
+_FUNCTION: Final = re.compile(r"^local function (\w+)(?:\(.*\bend\n|.*\n(?:(?!end\n).*\n)*end\n)", re.MULTILINE)
+"""One that a file declares: in one line, or up to the next ``end`` without indentation."""
+_COMMENT: Final = re.compile(r"--.*")
+_WORD: Final = re.compile(r"\w+")
 
 
 class IncludeError(Exception):
@@ -32,13 +38,13 @@ class IncludeError(Exception):
 
 def _generated() -> dict[str, str]:
     """Includes that are made of Python's own constants, so that these have one home."""
-    tags = ", ".join(f"[{ord(f'{digit:x}')}] = '{{{tag}}}'" for digit, tag in enumerate(TAGS))
+    tags = "".join(f"{digit:x}{{{tag}}}" for digit, tag in enumerate(TAGS))
     # A table would be built by each run of a script, which costs 3 % of a step.
     numbers = "".join(f"  if name == '{name}' then return {number} end\n" for name, number in HISTORY_NUMBERS.items())
     return {
         "generated/partition_tags": (
-            "-- By the character code of the first hexadecimal digit of the name's SHA-1.\n"
-            f"local PARTITION_TAGS = {{ {tags} }}\n"
+            "-- Each behind its digit, the first one of the name's SHA-1. A table would be built by each run.\n"
+            f"local PARTITION_TAGS = '{tags}'\n"
         ),
         "generated/history_number": f"local function history_number(name)\n{numbers}end\n",
         "generated/default_priority": f"local DEFAULT_PRIORITY = {DEFAULT_PRIORITY}\n",
@@ -60,7 +66,23 @@ def read_scripts() -> dict[str, str]:
 
 def _assemble(text: str, generated: Mapping[str, str]) -> str:
     parts, script = _parts(text, generated, ())
-    return "".join([*(f"-- [{name}]\n{body}" for name, body in parts.items()), "-- [script]\n", script])
+    files = [*parts.items(), ("script", script)]
+    return _without_unused("".join(f"-- [{name}]\n{body}" for name, body in files))
+
+
+def _without_unused(script: str) -> str:
+    words = _words(script)
+    functions = {function[1]: function[0] for function in _FUNCTION.finditer(script)}
+    while unused := [name for name in functions if words[name] == 1]:
+        for name in unused:
+            function = functions.pop(name)
+            script = script.replace(function, "", 1)
+            words.subtract(_words(function))  # others may have been used by this one alone
+    return script
+
+
+def _words(script: str) -> Counter[str]:
+    return Counter(_WORD.findall(_COMMENT.sub("", script)))
 
 
 def _parts(text: str, generated: Mapping[str, str], outside: Collection[str]) -> tuple[dict[str, str], str]:

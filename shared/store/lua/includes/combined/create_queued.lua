@@ -2,7 +2,7 @@
 -- @include generated/default_priority
 -- @include queue/enqueue_entries
 -- @include task/create_task
--- @include task/withdraw_task
+-- @late withdraw_task task/withdraw_task
 local function create_queued(tag, packed_new, body, path_tag, packed_enqueue)
   local new, arg = cmsgpack.unpack(packed_new), cmsgpack.unpack(packed_enqueue)
   new.now = now_ms(new.now)

@@ -1,6 +1,6 @@
 -- The hash tag of the partition of a task id or a path.
 -- @include generated/partition_tags
-local function tag_of(name) return PARTITION_TAGS[string.byte(redis.sha1hex(name))] end
+local function tag_of(name) return string.match(PARTITION_TAGS, string.sub(redis.sha1hex(name), 1, 1) .. '({%w+})') end
 
 -- Steps that run together are mostly of one path.
 local path_tags = {}

@@ -77,9 +77,11 @@ local function grant_slots(queue)
   local ask_again_ms = -1
   -- An entry that gets a slot in the step that enqueued it is dispatched by an event, others by the process that asked.
   local published = queue_arg.published and queue_arg.entries[1][1]
-  local settling = queue.f or {}
-  while settling[1] and settling[1] <= queue_now do table.remove(settling, 1) end
-  queue.f = settling[1] and settling or nil
+  local settling = queue.f
+  if settling then
+    while settling[1] and settling[1] <= queue_now do table.remove(settling, 1) end
+    if not settling[1] then settling, queue.f = nil, nil end
+  end
   local probes = queue.p and 1 or 0
   if queue.Q then
     for _ in pairs(queue.Q) do probes = probes + 1 end
@@ -92,7 +94,7 @@ local function grant_slots(queue)
     local is_probe = within >= queue.l or queue.o ~= nil
     if is_probe then
       at = math.max(at, queue.b or 0, queue.p and not widens and queue.u or 0)
-    elseif within + #settling >= queue.l then
+    elseif settling and within + #settling >= queue.l then
       at = math.max(at, settling[1])
     end
     if rate then at = math.max(at, rate.allows_at()) end
@@ -117,8 +119,10 @@ local function grant_slots(queue)
       if widens then
         queue.Q = queue.Q or {}
         queue.Q[queue.p] = true
-      else
-        queue.j = queue.p and (queue.j or 0) + 1 or nil
+      elseif queue.p then
+        queue.j = (queue.j or 0) + 1
+      elseif queue.j then
+        queue.j = nil
       end
       if widens or not queue.p then probes = probes + 1 end
       queue.p, queue.m, queue.n = entry, queue.h, nil

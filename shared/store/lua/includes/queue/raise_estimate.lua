@@ -30,7 +30,8 @@ local function raise_estimate(queue, entry, has_ended)
   elseif queue.e then
     queue.e = queue.e > 10 and queue.e * 0.99 or nil
   end
-  queue.C, queue.j = true, nil
+  queue.C = true
+  if queue.j then queue.j = nil end
   if queue.d then
     if is_probe or not has_ended then queue.A = queue_now end
     end_failures(queue)

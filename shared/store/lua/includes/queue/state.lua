@@ -1,7 +1,8 @@
 -- Reads a queue's state, and writes it once the script is through: several steps in one script share it.
 --
 -- The state's fields. Times are milliseconds. They have letters because words would cost each step of a queue several
--- per cent of its time: the map is unpacked and packed in each (docs/decisions/0003-a-record-is-one-packed-value.md).
+-- per cent of its time: the map is unpacked and packed in each (docs/decisions/0003-a-record-is-one-packed-value.md). So
+-- would an absent field that is set to nil: Lua makes room for it, twice as much as there is where 8 or 16 are used.
 --
 --   l  the capacity estimate: how many tasks the backend is known to hold at a time
 --   h, w  how many entries hold a slot, how many wait
@@ -115,7 +116,7 @@ local function load_queue()
       is_read, settings = pcall(cmsgpack.unpack, restored or '')
       if not is_read or type(settings) ~= 'table' then restored, settings = nil, nil end
     end
-    queue.K = settings and true or nil
+    if settings then queue.K = true elseif queue.K then queue.K = nil end
     -- With room for all of it: a table that grows costs time.
     known = {
       queue = queue, settings = settings or {}, tag = queue_tag, path = queue_arg.path, held = 0, waiting = 0, slots = 0,
@@ -148,7 +149,8 @@ local function load_queue()
   queue.s = (queue.s or 0) + queue.h * (queue_now - (queue.t or queue_now))
   queue.t = queue_now
   if queue_arg.cap ~= nil then
-    queue.i, queue.R = queue_arg.cap or nil, queue_arg.rate
+    queue.i = queue_arg.cap or nil
+    if queue_arg.rate or queue.R then queue.R = queue_arg.rate end
     if queue.W ~= queue_arg.bound then
       queue.W = queue_arg.bound
       -- Without a bound, nobody notes any more who holds a slot.
