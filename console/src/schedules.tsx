@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { may, send, sendJson } from "./api";
 import { zone } from "./clock";
-import { bytes, visible } from "./format";
+import { bytes, isTaskId, visible } from "./format";
 import { type Polled, refreshes, usePolled } from "./poll";
 import { go, href, route } from "./router";
 import type { Schedule, ScheduleList, Task } from "./shapes";
@@ -13,7 +13,10 @@ import { Confirm, Exports, Head, Note, Path, Said, Shown, Table, Time } from "./
 export function SchedulesPage() {
   const name = route.value.rest.slice(1);
   const owner = route.value.query.get("owner");
-  return name ? <ScheduleOf key={`${owner} ${name}`} name={name} owner={owner} /> : <Schedules />;
+  if (!name) return <Schedules />;
+  // A name has the letters that a task's id has.
+  if (!isTaskId(name)) return <Note>“{visible(name)}” is no schedule's name. <a href={href("schedules")}>All schedules</a></Note>;
+  return <ScheduleOf key={`${owner} ${name}`} name={name} owner={owner} />;
 }
 
 function Schedules() {
@@ -60,7 +63,7 @@ function Next({ schedule }: { schedule: Schedule }) {
 
 function ScheduleOf({ name, owner }: { name: string; owner: string | null }) {
   const path = (rest = "") =>
-    `schedules/${encodeURIComponent(name)}${rest}${owner ? `?${new URLSearchParams({ owner })}` : ""}`;
+    `schedules/${name}${rest}${owner ? `?${new URLSearchParams({ owner })}` : ""}`;
   const polled = usePolled<Schedule>(`schedule ${owner ?? ""} ${name}`, () => path());
   const schedule = polled.data.value;
   return (

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from taskbackbone.client import AsyncResult, AsyncTask, AsyncTaskClient
+from taskbackbone.client import AsyncResult, AsyncSchedules, AsyncTask, AsyncTaskClient
 
 
 class Blocking:
@@ -43,7 +43,7 @@ class Blocking:
     def _wrapped(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(self._wrapped, value))
-        is_ours = isinstance(value, (AsyncTask, AsyncResult)) or inspect.isasyncgen(value)
+        is_ours = isinstance(value, (AsyncTask, AsyncResult, AsyncSchedules)) or inspect.isasyncgen(value)
         return Blocking(value, self._loop) if is_ours else value
 
 

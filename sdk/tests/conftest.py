@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -42,6 +43,8 @@ class Backbone:
     """Where its bodies and results lie."""
     free: dict[str, list[Place]]
     process: subprocess.Popen[str]
+    callbacks: dict[str, Any]
+    """The ``port`` where it calls the destination ``tests``, and the ``secret`` with which it signs that."""
 
     def kill(self) -> None:
         """Kill the app, but none of what it needs."""
@@ -85,7 +88,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backbone]:
         free: dict[str, list[Place]] = {}
         for path, place in told["places"].items():
             free.setdefault(path.rpartition("/")[0], []).append(Place(path, place["port"], place["lease_s"]))
-        yield Backbone(told["url"], told["key"], told["storage"], free, process)
+        yield Backbone(told["url"], told["key"], told["storage"], free, process, told["callbacks"])
     finally:
         process.stdin.close()  # which ends it
         process.wait()

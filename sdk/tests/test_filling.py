@@ -58,6 +58,7 @@ class Server:
     def _answer(self, call: Call) -> Answer:
         key = call.headers.get("Idempotency-Key", "")
         if call.url.endswith("/batches"):
+            self.callback = call.headers.get("Callback")
             number = len(self.batches) + 1
             batch = self.batches.setdefault(key, {"TaskId": f"batch-{number}", "Total": 0, "Sealed": False})
             return answer(202, batch)
@@ -252,8 +253,9 @@ class TestManyTogether:
         server.run(into.add(entries))
         call = server.last
         assert call.url == "http://b.example/api/v1/submit-many/v1/x?a=b+c"
-        asked = {name: call.headers[name] for name in ("Start-After", "Max-Run", "Callback", "Priority")}
-        assert asked == {"Start-After": "60", "Max-Run": "1.5", "Callback": "any", "Priority": "9"}
+        asked = {name: call.headers[name] for name in ("Start-After", "Max-Run", "Priority")}
+        assert asked == {"Start-After": "60", "Max-Run": "1.5", "Priority": "9"}
+        assert ("Callback" in call.headers, server.callback) == (False, "any")  # the batch's end is told
         parts = parts_of(call)
         assert [part["Content-Type"] for part in parts] == ["a/0", "a/1", "a/2"]
         assert [part.get_payload(decode=True) for part in parts] == bodies

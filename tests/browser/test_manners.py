@@ -204,6 +204,7 @@ PLACES = (
     "batches",
     "try?path={path}",
     "audit",
+    "schedules",
 )
 
 

@@ -135,7 +135,9 @@ def test_names_owners_and_reporters_run_nothing(tab: Tab, app: httpx.Client) -> 
     tab.page.locator("details[open]").wait_for()
 
 
-@pytest.mark.parametrize("place", ["queues", "tasks", "try", "audit", "queue/{}", "tasks/{}", "{}"])
+@pytest.mark.parametrize(
+    "place", ["queues", "tasks", "schedules", "try", "audit", "queue/{}", "tasks/{}", "schedules/{}", "{}"]
+)
 def test_addresses_run_nothing(tab: Tab, place: str) -> None:
     for text in TEXTS:
         query = {"filter": text, "q": text, "path": text, "query": text, "owner": text, "sort": text, "task": text}

@@ -49,10 +49,11 @@ class Filling:
         self._caller = caller
         self._path = path
         self._wishes = {wish: value for wish, value in wishes.items() if value is not None}
+        self._callback = self._wishes.pop("callback", None)
         told = {"Name": name, "Then": then and "?".join(filter(None, endpoint(then, None)))}
         self._told = {member: value for member, value in told.items() if value}
         query, pipeline = wishes.get("query"), wishes.get("pipeline")
-        times = {wish: str(value) for wish, value in self._wishes.items() if wish in _SEEDS}
+        times = {wish: str(wishes[wish]) for wish in _SEEDS if wishes.get(wish) is not None}
         self._seed = [
             name or os.urandom(16).hex(),
             endpoint(path, query),
@@ -147,7 +148,7 @@ class Filling:
             headers = {
                 "Content-Type": "application/json",
                 "Idempotency-Key": self._key(number),
-                **asked(priority=self._wishes.get("priority")),
+                **asked(priority=self._wishes.get("priority"), callback=self._callback),
             }
             body = json.dumps(self._told).encode()
             answer = yield from self._caller.demand("POST", "/api/v1/batches", body=body, headers=headers)

@@ -245,7 +245,8 @@ class AsyncTaskClient:
 
         Parameters:
             path, content_type, query, priority, pipeline: of each task, as of ``submit``.
-            start_after, start_before, max_run_s, callback: likewise.
+            start_after, start_before, max_run_s: likewise.
+            callback: whom the backbone calls at the end of the batch.
             items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
                 iterable of what ``submit`` takes, which is read while items are submitted.
             then: the endpoint of one more task, which gets the list of all results once all have ended.
@@ -789,7 +790,8 @@ class TaskClient:
 
         Parameters:
             path, content_type, query, priority, pipeline: of each task, as of ``submit``.
-            start_after, start_before, max_run_s, callback: likewise.
+            start_after, start_before, max_run_s: likewise.
+            callback: whom the backbone calls at the end of the batch.
             items: a folder as a ``Path``, whose files are the items; a mapping, whose keys are their names; or any
                 iterable of what ``submit`` takes, which is read while items are submitted.
             then: the endpoint of one more task, which gets the list of all results once all have ended.
