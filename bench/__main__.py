@@ -1,5 +1,6 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
-but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``floods``, ``browser`` and ``owners``.
+but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``floods``, ``browser``, ``owners`` and
+``callbacks``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -44,6 +45,7 @@ IF_NAMED_S: Final = {
     "floods": (600, 150),
     "browser": (180, 60),
     "owners": (600, 60),
+    "callbacks": (300, 60),
 }
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""
 ALL_S: Final = {**BUDGETS_S, **IF_NAMED_S}

@@ -106,6 +106,13 @@ TARGETS: Final[Mapping[str, Target]] = {
     "browser_bytes": Target("the console's page, packed", "≤ 60 KB", "≤ 60 KB", "KB"),
     "waits_commands": Target("Redis commands in 20 s for 10,000 waits in one process, without changes", "≤ 0", "≤ 0"),
     "waits_delay": Target("a change until one of 10,000 waits has ended with it, median", "≤ 20 ms", "≤ 5 ms", "ms"),
+    "callbacks_lost": Target(
+        "callbacks, receiver down for an hour, slow, 500, resets: ends that it was not told", "≤ 0", "≤ 0"
+    ),
+    "callbacks_forged": Target("the same: forged messages that were taken", "≤ 0", "≤ 0"),
+    "callbacks_rate": Target(
+        "dispatches a CPU second beside 10,000 tasks that wait for a dead destination ÷ without", "≥ 0.98", "≥ 0.99"
+    ),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
     "memory": Target("host peak memory for a 100 MB body", "≤ 250 MB", "≤ 150 MB", "MB"),
     "large_app": Target("2 GiB through a model: the app's peak memory above idle", "≤ 64 MiB", "≤ 32 MiB", "MiB"),

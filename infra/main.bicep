@@ -322,6 +322,7 @@ module app 'modules/functions.bicep' = {
     maxUploadBytes: checkedUploads == 'off' ? 0 : 107374182400
     webhook: webhook
     backends: backends
+    callbacks: list.callbacks
   }
   dependsOn: [
     bodiesStorage

@@ -81,6 +81,9 @@ param webhook {
 @description('BACKENDS: the model services.')
 param backends object
 
+@description('CALLBACKS: the destinations that are told of tasks. The vault has the secret of each, by the name of its setting in small letters, with hyphens.')
+param callbacks object
+
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
   name: uses.identity
 }
@@ -152,6 +155,17 @@ var telemetrySettings = {
   OTEL_TRACES_SAMPLER_ARG: '20'
 }
 
+var callbackSettings = empty(callbacks)
+  ? {}
+  : union(
+      { CALLBACKS: string(callbacks) },
+      toObject(
+        items(callbacks),
+        destination => destination.value.secret_setting,
+        destination => '@Microsoft.KeyVault(SecretUri=${vaultUri}/secrets/${replace(toLower(destination.value.secret_setting), '_', '-')})'
+      )
+    )
+
 var settings = {
   ...storageSettings
   ...keySettings
@@ -159,6 +173,7 @@ var settings = {
   ...webhookSettings
   ...sizeSettings
   ...lifetimeSettings
+  ...callbackSettings
   ...telemetrySettings
   AZURE_CLIENT_ID: clientId
   // It has no password: the app signs in with its identity.

@@ -84,6 +84,7 @@ TAKE_A_BODY = {
     "PutSchedule": ("PUT", "v1/schedules/chunked"),
     "ConfigureQueue": ("PATCH", "v1/queues/v1/test/chunked"),
     "Bulk": ("POST", "v1/bulk"),
+    "ResendCallbacks": ("POST", "v1/callbacks/hook/resend"),
     "CacheConnectorUpsert": ("POST", "CacheConnectorUpsert"),
     "CurrentProcessingUpsert": ("POST", "CurrentProcessingUpsert"),
     "BackendWebhook": ("POST", "BackendWebhook"),

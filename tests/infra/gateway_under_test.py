@@ -89,7 +89,7 @@ class Gate:
         key: str | None = None,
         *,
         task: str = "",
-        name: str = "",
+        name: str = "nobody",
         rest: str = "",
         query: str = "",
         **options: Any,

@@ -127,6 +127,9 @@ def test_every_operation_of_callers_does_what_the_app_s_does(gate: Gate) -> None
     assert {each["Task"]["TaskId"] for each in waited["Tasks"]} == {*ids}
     assert waited["Unknown"] == [task]
 
+    for name in ("GetCallback", "ResendCallbacks"):
+        assert gate.call(name).status_code == 404
+
     upload = gate.call("CreateUpload", json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 
@@ -207,6 +210,10 @@ def test_every_operation_of_operators_does_what_the_app_s_does(gate: Gate, opera
     assert gate.call("operators/RunSchedule", operator, name=schedule, query=query).status_code == 202
     assert gate.call("operators/ListSchedules", operator, query=query).status_code == 200
     assert gate.call("operators/DeleteSchedule", operator, name=schedule, query=query).status_code == 204
+
+    for name in ("GetCallback", "ResendCallbacks"):
+        assert gate.call(f"operators/{name}", operator).status_code == 404
+
     upload = gate.call("operators/CreateUpload", operator, json={"Size": 1, "ContentType": "text/plain"})
     assert upload.status_code in (201, 501)
 

@@ -122,6 +122,7 @@ LEFT_OUT = {
     "WEBHOOK_TENANT_ID": "only if Entra ID secures the webhook",
     "WEBHOOK_AUDIENCE": "only if Entra ID secures the webhook",
     "WEBHOOK_AUTHORITY": "only if Entra ID secures the webhook",
+    "CALLBACKS": "only if infra/services.json names destinations",
     "BACKEND_BASE_URL": "BACKENDS names each service",
     "ALLOW_LOOPBACK_BACKENDS": "for the local stack",
     "AzureWebJobsStorage": "the account takes no keys",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -22,7 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from shared.store.callbacks import CLAIM_S, LONGEST_PAUSE_S, Settled
 from shared.store.redis.partitions import HASH_TAGS, partition
+from shared.tasks.callback import ENDS, WantedCallback
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Refused
 from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
@@ -37,6 +39,8 @@ STEP_GRACE_MS = 30_000
 PIPELINE = (PipelineStep(PATHS[0], "", 60), PipelineStep(PATHS[1], "", 60), PipelineStep(PATHS[1], "", 60))
 REPUBLISH_MS, RETENTION_MS = round(POLICY.republish_s * 1000), round(POLICY.retention_s * 1000)
 WAIT_CAP_MS = 3_600_000
+DAY_MS = 86_400_000
+DESTINATION = "ends"
 ids, paths = st.sampled_from(IDS), st.sampled_from(PATHS)
 contents = st.sampled_from(
     [
@@ -76,6 +80,12 @@ class Model:
     steps: int = 0
     sent_on: frozenset[int] = frozenset()
     """The attempts whose report, without a result, has led to the next step."""
+    is_told: bool = False
+    """Whether its destination is to be told how it ends."""
+    untold_ms: int | None = None
+    """Since when it is to be told of an end, until it is."""
+    quiet_ms: int = 0
+    """Until when it is not tried again."""
 
     @property
     def goes_on(self) -> bool:
@@ -120,7 +130,7 @@ class Model:
         """The task in *state*, with the deadline of that state unless *in_ms* gives another."""
         moved = replace(self, state=state, fresh=False, **{"is_accepted": False, **change})
         if state.is_terminal:
-            moved, in_ms = replace(moved, ending=None), RETENTION_MS
+            moved, in_ms = replace(moved, ending=None, untold_ms=now_ms if self.is_told else None), RETENTION_MS
         elif in_ms is None and moved.ending:
             in_ms = DEFERRED_END_MS
         elif in_ms is None and not self.dispatch_requested:
@@ -160,6 +170,8 @@ class Model:
 
     def swept(self, now_ms: int, fenced: set[str]) -> tuple[str, Model | None]:
         """What a sweep does with an overdue task."""
+        if self.state.is_terminal and self.untold_ms is not None and now_ms < self.untold_ms + DAY_MS:
+            return "kept", replace(self, due_ms=(self.untold_ms + DAY_MS, self.untold_ms + DAY_MS))
         if self.state.is_terminal:
             later = replace(self, due_ms=(now_ms + BLOB_GRACE_MS, now_ms + BLOB_GRACE_MS))
             return ("blobs", later) if self.has_blobs else ("purged", None)
@@ -211,7 +223,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.server.flush()
         self.clock.ms = START_MS
         for task_id in IDS:
-            self.create(False, task_id, PATHS[0], True, Content("text/plain", 2), State.CREATED, task_id == IDS[0])
+            is_piped = task_id == IDS[0]
+            self.create(False, task_id, PATHS[0], True, Content("text/plain", 2), State.CREATED, is_piped, True)
 
     @property
     def now_ms(self) -> int:
@@ -245,6 +258,7 @@ class StoreMachine(RuleBasedStateMachine):
         body=st.none() | contents,
         state=st.sampled_from(State),
         is_piped=st.booleans(),
+        is_told=st.booleans(),
     )
     def create(
         self,
@@ -255,11 +269,14 @@ class StoreMachine(RuleBasedStateMachine):
         body: Content | None,
         state: State,
         is_piped: bool,
+        is_told: bool,
     ) -> None:
         dispatch_requested = dispatch_requested and body is not None
         steps = PIPELINE if is_piped and dispatch_requested else ()
         path = steps[0].path if steps else path
         state = State.CREATED if dispatch_requested else state
+        # One that has ended from the begin is told of once somebody looks after it.
+        is_told = is_told and not state.is_terminal
         new = NewTask(
             task_id,
             path,
@@ -270,6 +287,7 @@ class StoreMachine(RuleBasedStateMachine):
             inline_body=b"hi",
             steps=steps,
             pipeline="/v1/whole" if steps and task_id == IDS[0] else "",
+            callback=WantedCallback(DESTINATION, ENDS) if is_told else None,
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
@@ -288,6 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
                 publishes=int(dispatch_requested),
                 step=int(bool(steps)),
                 steps=len(steps),
+                is_told=is_told,
             )
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
@@ -431,7 +450,7 @@ class StoreMachine(RuleBasedStateMachine):
             if partition(id_) == partition(task_id) and model.due_ms[0] <= self.now_ms
         }
         assert {item.id: item.what for item in overdue} == (
-            {} if twice else {k: what for k, (what, _) in done.items()}
+            {} if twice else {k: what for k, (what, _) in done.items() if what != "kept"}
         )
         for id_, (what, after) in done.items():
             if after is None:
@@ -462,6 +481,43 @@ class StoreMachine(RuleBasedStateMachine):
         model = self.models.get(task_id)
         if model and model.state is State.CREATED and model.fresh:
             self.drop(task_id)
+
+    @rule(twice=st.booleans(), task_id=ids, answer=st.sampled_from(["delivered", "gone", "retry", "lost"]))
+    def tell(self, twice: bool, task_id: str, answer: Settled | Literal["lost"]) -> None:
+        """A process tells the destination of a task's end, and records the answer, or dies before it does."""
+        store, model = self.stores[twice].callbacks, self.models.get(task_id)
+        claimed, _ = self.run(store.claim(DESTINATION, task_id))
+        is_due = model is not None and model.untold_ms is not None and model.quiet_ms <= self.now_ms
+        if model is None or not is_due or self.now_ms >= (model.untold_ms or 0) + DAY_MS:
+            assert claimed is None
+            if model is not None and is_due:  # it was given up
+                self.models[task_id] = replace(model, untold_ms=None)
+                self.ended.pop(task_id, None)
+            return
+        assert claimed is not None
+        assert claimed.message.event == model.state
+        self.ended.pop(task_id, None)
+        if answer == "lost":
+            self.models[task_id] = replace(model, quiet_ms=self.now_ms + round(CLAIM_S * 1000))
+            return
+        at_ms = self.run(store.record(claimed, answer, "200"))
+        if answer == "retry":
+            assert self.now_ms < at_ms - START_MS <= self.now_ms + round(LONGEST_PAUSE_S * 1000)
+            self.models[task_id] = replace(model, quiet_ms=at_ms - START_MS)
+        else:
+            assert at_ms is None
+            self.models[task_id] = replace(model, untold_ms=None)
+
+    @rule()
+    def look(self) -> None:
+        """A round finds what is due, and changes nothing."""
+        found = self.run(self.stores[0].callbacks.look([DESTINATION]))
+        due = {
+            partition(id_)
+            for id_, model in self.models.items()
+            if model.untold_ms is not None and model.quiet_ms <= self.now_ms
+        }
+        assert found.get(DESTINATION, set()) == due
 
     @rule(path=paths)
     def note(self, path: str) -> None:
