@@ -1,6 +1,6 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
-but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``floods``, ``browser``, ``owners`` and
-``callbacks``.
+but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``floods``, ``browser``, ``owners``,
+``callbacks`` and ``schedules``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -46,6 +46,7 @@ IF_NAMED_S: Final = {
     "browser": (180, 60),
     "owners": (600, 60),
     "callbacks": (300, 60),
+    "schedules": (420, 120),
 }
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""
 ALL_S: Final = {**BUDGETS_S, **IF_NAMED_S}

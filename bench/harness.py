@@ -113,6 +113,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "callbacks_rate": Target(
         "dispatches a CPU second beside 10,000 tasks that wait for a dead destination ÷ without", "≥ 0.98", "≥ 0.99"
     ),
+    "schedules_missing": Target(
+        "schedules, 200 a minute, two hosts and Redis killed again and again, and a virtual year: missing tasks",
+        "≤ 0",
+        "≤ 0",
+    ),
+    "schedules_doubled": Target("the same: tasks beyond one a due time", "≤ 0", "≤ 0"),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
     "memory": Target("host peak memory for a 100 MB body", "≤ 250 MB", "≤ 150 MB", "MB"),
     "large_app": Target("2 GiB through a model: the app's peak memory above idle", "≤ 64 MiB", "≤ 32 MiB", "MiB"),

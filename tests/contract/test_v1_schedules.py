@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from azure.storage.blob import ContainerClient
+from redis.exceptions import MovedError
 
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
@@ -443,8 +444,6 @@ def _has(node: RedisServer, key: str) -> bool:
     with node.connect() as client:
         try:
             client.zcard(key)
-        except Exception as error:
-            if "MOVED" not in str(error):
-                raise
+        except MovedError:
             return False
         return True
