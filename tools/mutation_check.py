@@ -53,6 +53,10 @@ RELEASE_TESTS = ("tests/shared/store/test_releases.py",)
 UPLOAD_STORE_TESTS = ("tests/shared/store/test_uploads.py",)
 UPLOAD_TESTS = ("tests/contract/test_v1_uploads_apart.py",)
 UPLOAD_WIRE_TESTS = ("tests/contract/test_v1_uploads.py",)
+SCHEDULE = f"{LUA}/schedule"
+SCHEDULE_STORE_TESTS = ("tests/shared/store/test_schedules.py",)
+SCHEDULE_TESTS = ("tests/cache_manager/test_schedules.py",)
+CRON_TESTS = ("tests/shared/tasks/test_cron.py",)
 SIGNING_TESTS = ("tests/shared/test_signed_urls.py",)
 BATCH_TESTS = (
     "tests/shared/store/test_batches.py",
@@ -3219,6 +3223,112 @@ MUTATIONS = [
         "is_refused = is_new and len(self._gauges) >= _MOST_METRICS",
         "is_refused = False",
         ("sdk/ai4e/tests/test_telemetry.py::test_a_process_has_a_bound_of_metrics",),
+    ),
+    Mutation(
+        "schedule: a due time is taken once",
+        f"{SCHEDULE}/begin.lua",
+        "if rec.g ~= arg.generation or rec.n ~= arg.run.t then return false end",
+        "if rec.g ~= arg.generation then return false end",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: a due time is of one definition",
+        f"{SCHEDULE}/begin.lua",
+        "if rec.g ~= arg.generation or rec.n ~= arg.run.t then return false end",
+        "if rec.n ~= arg.run.t then return false end",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: its task's id follows from the time",
+        "cache_manager/schedule_runs.py",
+        "unguessable_id_of(schedule.name.owner, scope, str(due_ms))",
+        "unguessable_id_of(schedule.name.owner, scope, str(object()))",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: what is due is not lost by a new definition",
+        f"{SCHEDULE}/put.lua",
+        "elseif not (rec.n and rec.n <= now and former.cron == new.cron and former.zone == new.zone) then",
+        "else",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: an owner has so many and no more",
+        f"{SCHEDULE}/put.lua",
+        "'(' .. arg.owner .. '!') >= arg.most then",
+        "'(' .. arg.owner .. '!') > arg.most then",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: a task that is there is told of",
+        f"{SCHEDULE}/settle.lua",
+        "  if run then run.o, run.y = 'started', nil end",
+        "  if run and pending then run.o, run.y = 'started', nil end",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: the last task is the latest",
+        f"{LUA}/includes/schedule/schedule.lua",
+        "if not rec.l or rec.l[1] <= at then",
+        "if true then",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: it is told again until it was seen to",
+        f"{TASK}/sweep.lua",
+        "redis.call('ZADD', task_key('schedules_due'), time_text(now + arg.schedule_grace), name)",
+        "redis.call('ZREM', task_key('schedules_due'), name)",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: its former body is deleted",
+        f"{SCHEDULE}/put.lua",
+        "if blob and blob ~= new.body[3] then discard_blob(blob, now) end",
+        "",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: its body is kept",
+        f"{SCHEDULE}/put.lua",
+        "  redis.call('ZREM', task_key('schedules_due'), new.body[3])\n",
+        "",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: a run that is due during another is skipped",
+        "cache_manager/schedule_runs.py",
+        "return task is not None and not task.state.is_terminal",
+        "return False",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: each run has a body of its own",
+        "cache_manager/schedule_runs.py",
+        "body = await services.bodies.copy_for(task_id, body)",
+        "body = body._replace()",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: what the clocks show twice is due once",
+        "shared/tasks/cron.py",
+        "            # Where the clocks show the same hour twice, the library begins with the first time.\n"
+        "            if time_ms > moment_ms:",
+        "            if time_ms:",
+        CRON_TESTS,
+    ),
+    Mutation(
+        "schedule: seconds make no other day of it",
+        "shared/tasks/cron.py",
+        "if len(fields) == _WITH_SECONDS and not",
+        "if len(fields) > _WITH_SECONDS and not",
+        CRON_TESTS,
+    ),
+    Mutation(
+        "schedule: all owners have their own",
+        "cache_manager/schedule_api.py",
+        "raise not_for_owners()\n    return owner or asked",
+        "owner = asked\n    return owner or asked",
+        ("tests/contract/test_v1_schedules.py",),
     ),
 ]
 

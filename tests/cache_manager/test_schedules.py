@@ -15,6 +15,7 @@ from cache_manager.reconciler import reconcile
 from cache_manager.schedule_runs import GIVE_UP_S, LATE_S, MOST_CAUGHT_UP, ScheduleRuns, run_due
 from cache_manager.schedule_service import ScheduleService
 from cache_manager.task_service import TaskService
+from local.redis_server import RedisServer
 from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.store import Listing, RedisLink, StoreUnavailable
 from shared.store.schedules import BLOB_PREFIX, START_GRACE_S
@@ -23,6 +24,7 @@ from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, RunOutcom
 from shared.tasks.task import Content, State, Task
 from tests.cache_manager.process import Process
 from tests.shared.store.conftest import Clock, opener
+from tests.shared.store.world import Server, nodes
 
 NAME = Name("ann", "nightly")
 PATH = "/v1/test"
@@ -157,6 +159,29 @@ async def test_many_processes_at_once_make_one_task(redis_url: str, clock: Clock
     assert outcomes(await found(process)) == ["started"] * 5
     for other in others:
         await other.link.aclose()
+
+
+async def test_a_redis_that_forgets_its_last_second_makes_no_second_task(
+    process: Process, clock: Clock, redis_server: Server
+) -> None:
+    await put(process)
+    clock.advance(MINUTE_S)
+    kept: list[tuple[RedisServer, bytes, bytes]] = []
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            client.connection_pool.connection_kwargs["decode_responses"] = False
+            kept += [(node, key, client.dump(key)) for key in client.scan_iter("*schedule*")]
+    await run_due(process.services, [NAME])
+    assert len(await tasks(process)) == 1
+    for node, key, value in kept:
+        with node.connect() as client:
+            client.restore(key, 0, value, replace=True)
+    assert (await found(process)).runs == []
+
+    await run_due(process.services, [NAME])
+
+    [task] = await tasks(process)
+    assert [run.task_id for run in (await found(process)).runs] == [task.id]
 
 
 # While the task of the last run has not ended
