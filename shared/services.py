@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -38,6 +39,7 @@ from shared.store import (
     TaskStore,
     connect,
 )
+from shared.wakes import Wakes
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -62,6 +64,7 @@ class Services:
     destinations: Destinations
     """Who may be told of tasks."""
     deliveries: Deliveries
+    wakes: Wakes
     now_ms: Callable[[], int]
     """The time, for what does not depend on the clock of Redis."""
     _beside: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"], compare=False, repr=False)
@@ -122,7 +125,7 @@ class Services:
             dispatcher.start,
         )
         dispatcher.note_callback = deliveries.note
-        return cls(
+        services = cls(
             settings=settings,
             registry=registry,
             store=store,
@@ -134,8 +137,17 @@ class Services:
             endpoint_bound=EndpointBound(store.endpoint_names),
             destinations=destinations,
             deliveries=deliveries,
+            wakes=Wakes(lambda work: services.run_beside(work)),
             now_ms=clock,
         )
+
+        async def start_due(partition: int) -> None:
+            dispatcher.dispatch_granted(await store.starts.begin(partition))
+
+        store.starts.wake = lambda partition, in_s: services.wakes.after(
+            in_s, f"starts {partition}", partial(start_due, partition)
+        )
+        return services
 
     def run_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work* beside the invocations, until the services are closed. Its failure is logged.
@@ -160,6 +172,7 @@ class Services:
         return task
 
     async def aclose(self) -> None:
+        self.wakes.close()
         beside = [*self._beside]
         for task in beside:
             task.cancel()
