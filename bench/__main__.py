@@ -1,6 +1,6 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
-but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``floods``, ``browser``, ``owners``,
-``callbacks`` and ``schedules``.
+but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``delays``, ``floods``, ``browser``,
+``owners``, ``callbacks`` and ``schedules``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -42,6 +42,7 @@ IF_NAMED_S: Final = {
     "bombs": (180, 60),
     "durability": (180, 60),
     "crowds": (240, 60),
+    "delays": (300, 60),
     "floods": (600, 150),
     "browser": (180, 60),
     "owners": (600, 60),

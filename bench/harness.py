@@ -102,6 +102,12 @@ TARGETS: Final[Mapping[str, Target]] = {
         "Redis' time for a report beside 40,000 instances that want to be counted ÷ beside ten", "≤ 2.0", "≤ 1.5"
     ),
     "crowds_series": Target("200,000 series told to a gauge: growth of the process", "≤ 50 MB", "≤ 20 MB", "MB"),
+    "delays_commands": Target(
+        "100,000 delayed tasks, none due: Redis commands a second ÷ without them", "≤ 1.05", "≤ 1.0"
+    ),
+    "delays_round": Target("the same: a run of the reconciler ÷ without them", "≤ 1.1", "≤ 1.0"),
+    "delays_late": Target("10,000 delayed tasks: from the start to the model service, p99", "≤ 1 s", "≤ 0.3 s", "s"),
+    "delays_early": Target("the same: dispatched before their start", "≤ 0", "≤ 0"),
     "browser_rows": Target("the console with a CPU four times as slow: until its first rows", "≤ 2 s", "≤ 1 s", "s"),
     "browser_bytes": Target("the console's page, packed", "≤ 60 KB", "≤ 60 KB", "KB"),
     "waits_commands": Target("Redis commands in 20 s for 10,000 waits in one process, without changes", "≤ 0", "≤ 0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 import azure.functions as func
 
@@ -18,6 +18,8 @@ from shared.tasks.task import MAX_ATTEMPT, State
 
 LISTED_BY: Final = ["path", "status", "batch", "since", "until", "q", "owner", "attempts", "limit", "cursor"]
 MAX_TEXT_CHARS: Final = 200
+DELAYED: Final = "delayed"
+"""In the place of a state: the created tasks that have yet to start."""
 
 
 def listing_of(req: func.HttpRequest, owner: str | None) -> Listing:
@@ -32,7 +34,8 @@ def listing_of(req: func.HttpRequest, owner: str | None) -> Listing:
     return Listing(
         limit=page_limit(req),
         path=parse.listed_path(req),
-        states=[state] if state else [],
+        states=[state] if isinstance(state, State) else [],
+        delayed=state == DELAYED,
         owner=_owner(req, owner),
         hides_others=owner is not None,
         before=parse.list_cursor(req),
@@ -55,10 +58,12 @@ def listed_batch(req: func.HttpRequest) -> str | None:
     return text
 
 
-def _state(req: func.HttpRequest) -> State | None:
+def _state(req: func.HttpRequest) -> State | Literal["delayed"] | None:
     text = req.params.get("status")
+    if text == DELAYED:
+        return DELAYED
     if text and text not in set(State):
-        raise invalid("status", f"one of {', '.join(State)} is expected")
+        raise invalid("status", f"one of {', '.join(State)}, {DELAYED} is expected")
     return State(text) if text else None
 
 

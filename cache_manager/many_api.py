@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import azure.functions as func
 
@@ -16,6 +17,7 @@ from cache_manager.many_waits import ManyWaits
 from cache_manager.owner import service_for
 from cache_manager.submitting import PIPELINE_HEADER, Way, batch_of, way_of
 from cache_manager.task_service import TaskService
+from cache_manager.timing import timing_of
 from shared import telemetry
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.http.operators import Role
@@ -90,12 +92,16 @@ async def _kinds(req: func.HttpRequest, service: TaskService) -> tuple[Callable[
     """
     registry, batch, priority = service.services.registry, batch_of(req) or "", parse.priority(req)
     path, query, pipeline = parse.submitted_path(req), parse.backend_query(req.url), header(req, PIPELINE_HEADER)
+    timing = timing_of(req, service.services)
 
     callback = callback_of(req, service.services.destinations, service.owner)
 
     def kind(way: Way) -> Kind:
-        template = service.services.destinations.with_default(_template(way, batch, priority, service, callback))
-        asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: callback.destination if callback else ""}
+        template = service.services.destinations.with_default(
+            replace(_template(way, batch, priority, service, callback), **timing.fields)
+        )
+        named = callback.destination if callback else ""
+        asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: named, **timing.asked}
         return Kind(template, way.route.path, asked)
 
     way = way_of(path, query, pipeline, registry)

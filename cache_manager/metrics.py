@@ -10,7 +10,8 @@ from typing import Final, Literal
 from shared.store import FIRST_BIN_S, LAST_BIN, Depth, RequestCount, Totals
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-STATES: Final = ("created", "dispatched", "running", "completed", "failed", "cancelled")
+STATES: Final = ("created", "delayed", "dispatched", "running", "completed", "failed", "cancelled")
+"""Those of a depth: of the created tasks, the ones that start later are told apart."""
 _COUNTERS: Final = (
     ("created", "Tasks that came to the endpoint: new ones, replayed ones, and those that a pipeline sent on."),
     ("completed", "Tasks that were completed at the endpoint, or went on from it to the next one."),

@@ -78,6 +78,8 @@ class QueueDepth(BaseModel):
     endpoint_path: str
     waiting: int
     """How many tasks are not yet dispatched."""
+    delayed: int
+    """How many tasks start later. They are not among those that wait, and no autoscaler should wake for them."""
     demand: int
     """How many tasks wait, are on their way or are at work. An autoscaler should follow this number."""
     dispatched: int
@@ -130,6 +132,7 @@ class QueueDepth(BaseModel):
         return cls(
             endpoint_path=path,
             waiting=depth.created,
+            delayed=depth.delayed,
             # Not the slots that are held: a task whose dispatch was not yet claimed waits and holds one.
             demand=depth.created + depth.dispatched + depth.running,
             dispatched=depth.dispatched,

@@ -50,6 +50,7 @@ async def keep_reconciling(services: Services) -> None:
     interval_s = services.settings.reconciler_interval_s
     loop = asyncio.get_running_loop()
     due_s = loop.time()
+    services.store.starts.look()
     while True:
         due_s = max(due_s + interval_s, loop.time())
         await asyncio.sleep(due_s - loop.time())

@@ -155,6 +155,8 @@ class TaskView(BaseModel):
     estimated_start: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
     """When the model service will get the waiting task, estimated from how long tasks took lately. Absent while that
     is unknown."""
+    start_at: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
+    """When it starts, or was to start, if it was submitted to start later. Until then it is in no queue."""
     lease_seconds: float
     """How long the model service may be silent once it has the task, before it is taken for dead."""
     progress: float | None
@@ -203,6 +205,7 @@ class TaskView(BaseModel):
             result_content_type=task.result.content_type if task.result else None,
             result_size=task.result.size_bytes if task.result else None,
             priority=task.priority,
+            start_at=iso(task.start.at_ms) if task.start else None,
             lease_seconds=task.lease_s,
             progress=task.progress,
             step=task.place.step if task.place else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -30,6 +31,7 @@ from cache_manager.schemas import (
 from cache_manager.stored_response import BODY, CHECKPOINT, RESULT, Stored, stored_response
 from cache_manager.submitting import Way, batch_of, next_endpoint, sent_on, way
 from cache_manager.task_service import TaskService
+from cache_manager.timing import Timing, timing_of
 from cache_manager.upload_api import handed_in
 from cache_manager.uploads import Uploads
 from shared import telemetry
@@ -89,12 +91,12 @@ async def draw_secret(services: Services) -> None:
 
 async def submit_task(req: func.HttpRequest, services: Services) -> func.HttpResponse:
     endpoints = way(req, services.registry)
-    content_type, key = parse.content_type(req), parse.idempotency_key(req)
+    content_type, key, timing = parse.content_type(req), parse.idempotency_key(req), timing_of(req, services)
     service = service_for(req, services)
     await services.endpoint_bound.admit(*endpoints.route.endpoints)
     upload_id = parse.upload_id(req)
     upload = None if upload_id is None else await handed_in(upload_id, service)
-    new = await _new_task(req, endpoints, content_type, key, service, upload)
+    new = await _new_task(req, endpoints, content_type, key, service, upload, timing)
     created = await _submitted(req, service, new, content_type, endpoints, upload)
     task = task_of(created)
     headers = {"Location": parse.location(req, task.id)}
@@ -284,13 +286,20 @@ async def _fingerprint(
 
 
 async def _new_task(
-    req: func.HttpRequest, way: Way, content_type: str, key: str | None, service: TaskService, upload: Upload | None
+    req: func.HttpRequest,
+    way: Way,
+    content_type: str,
+    key: str | None,
+    service: TaskService,
+    upload: Upload | None,
+    timing: Timing,
 ) -> NewTask:
     route, owner = way.route, service.owner or ""
     endpoint = route.endpoints[0]
     batch = batch_of(req) or ""
     callback = callback_of(req, service.services.destinations, service.owner)
-    asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: callback.destination if callback else ""}
+    named = callback.destination if callback else ""
+    asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: named, **timing.asked}
     fingerprint = await _fingerprint(req, content_type, endpoint.query, upload, asked) if key else ""
     steps = route.endpoints if route.is_pipeline else ()
     return NewTask(
@@ -307,6 +316,7 @@ async def _new_task(
         batch=batch,
         by=service.by,
         callback=callback,
+        **timing.fields,
     )
 
 
@@ -357,6 +367,9 @@ def _task_headers(task: Task, services: Services, position: QueuePosition | None
         headers["Retry-After"] = str(retry_after_s(position.wait_s))
     elif position is not None and position.is_paused:
         headers["Retry-After"] = str(_LONGEST_RETRY_AFTER_S)
+    elif task.start is not None and task.is_delayed:
+        ahead_s = (task.start.at_ms - services.now_ms()) / 1000
+        headers["Retry-After"] = str(min(_LONGEST_RETRY_AFTER_S, max(1, math.ceil(ahead_s))))
     elif not task.state.is_terminal:
         # Callers ask often after short tasks and seldom after long ones, silent or not.
         age_s = (max(services.now_ms(), task.updated_ms) - task.created_ms) / 1000

@@ -285,7 +285,7 @@ class TaskService:
 
     async def queue_status(self, task: Task) -> QueueStatus | None:
         """How the queue stands in which the task waits, with the task's position; None if it does not wait."""
-        if task.state is not State.CREATED or not task.dispatch_requested:
+        if not task.is_queued:
             return None
         return await self.services.store.queues.status(task.path, task)
 

@@ -174,6 +174,10 @@ class Settings(ConnectionSettings):
     retention_s: Seconds = Field(
         default=7 * 86_400, description="How long the app keeps a finished task with its body and result."
     )
+    max_delay_s: Seconds = Field(
+        default=30 * 86_400,
+        description="How far ahead a task can be [submitted to start](scheduling.md#later), at most.",
+    )
     batch_idle_s: Seconds = Field(
         default=86_400,
         description="After how long without a new or an ended task the app seals a [batch](batches.md) that its "

@@ -50,6 +50,7 @@ def register(app: func.FunctionApp, services: ServicesByLoop) -> None:
             working.report(path, "completed", depth.completed)
             working.report(path, "failed", depth.failed)
             working.report(path, "cancelled", depth.cancelled)
+            working.report_delayed(path, depth.delayed)
         await queues.report(working, (path for path, depth in depths.items() if not depth.is_open))
 
     async def task_queue_logger(timer: func.TimerRequest) -> None:
@@ -118,6 +119,7 @@ class _Depths:
         self._gone: set[str] = set()
         self._runs_at_0: dict[str, dict[str, int]] = {}
         """For how many runs a number of a path has been 0, by its name."""
+        self._with_delayed: set[str] = set()
 
     async def read(self) -> dict[str, Depth]:
         """
@@ -133,6 +135,16 @@ class _Depths:
     def report(self, path: str, state: str, count: int) -> None:
         if self.is_news(path, state, count):
             gauges.DEPTH.set(count, path=path, state=state)
+
+    def report_delayed(self, path: str, count: int) -> None:
+        """As :meth:`report`, but a 0 only once: few paths ever have a delayed task."""
+        if count:
+            self._with_delayed.add(path)
+        elif path in self._with_delayed:
+            self._with_delayed.discard(path)
+        else:
+            return
+        gauges.DEPTH.set(count, path=path, state="delayed")
 
     def is_news(self, path: str, name: str, number: float) -> bool:
         """Whether to report *number*: always, unless it is 0 and was 0 in the last report too."""

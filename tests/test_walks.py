@@ -27,6 +27,7 @@ from local.stack import ROOT
 from shared.events.publisher import DISPATCH_EVENT
 from shared.services import ServicesByLoop
 from shared.settings import Settings
+from shared.store.starts import Starts
 from tests.code_references import Reference, references, walks
 from tests.scripted_backend import Answer, ScriptedBackend
 
@@ -125,6 +126,12 @@ class App:
     async def state(self, task_id: str) -> str:
         _, task = await self.call("GetTask", id=task_id)
         return task["BackendStatus"]
+
+
+@pytest.fixture(autouse=True)
+def _no_look_at_the_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that begins looks for delayed tasks that are due, beside whatever else it does."""
+    monkeypatch.setattr(Starts, "look", lambda _: None)
 
 
 @pytest.fixture

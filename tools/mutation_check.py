@@ -295,7 +295,7 @@ MUTATIONS = [
     Mutation(
         "list: tasks of paths where all have ended show",
         "shared/store/lua/task/list.lua",
-        "redis.call('SUNION', task_key('paths'), task_key('ended_paths'))",
+        "redis.call('SUNION', task_key('paths'), task_key('ended_paths'), delayed_paths)",
         "redis.call('SMEMBERS', task_key('paths'))",
         ("tests/cache_manager/test_lost_records.py",),
     ),

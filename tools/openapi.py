@@ -35,7 +35,7 @@ from cache_manager.callback_api import CALLBACK_HEADER
 from cache_manager.callback_schemas import CallbackView, ResendRequest, Resent
 from cache_manager.health import Health
 from cache_manager.history import TaskHistory
-from cache_manager.listing import MAX_TEXT_CHARS
+from cache_manager.listing import DELAYED, MAX_TEXT_CHARS
 from cache_manager.many_api import NDJSON
 from cache_manager.many_lines import MIXED, MOST_TASKS
 from cache_manager.many_schemas import MOST_WAITED_FOR, LineOutcome, SubmitLine, WaitAnswer, WaitRequest
@@ -56,6 +56,7 @@ from cache_manager.schemas import (
 from cache_manager.series_api import MOST_NUMBERS
 from cache_manager.series_schemas import Series, SeriesList
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
+from cache_manager.timing import START_AFTER_HEADER
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from operator_console.me import Me
 from request_reporter.api import ProcessingReport
@@ -203,6 +204,7 @@ SCHEDULE_DETAILS = SCHEDULE | {
 QUEUE: Json = {
     "EndpointPath": f"/{PATH}",
     "Waiting": 17,
+    "Delayed": 2,
     "Demand": 22,
     "Dispatched": 1,
     "Running": 4,
@@ -643,6 +645,14 @@ PRIORITY = parameter(
     TEXT | {"pattern": PRIORITY_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")},
     "7",
 )
+START_AFTER = parameter(
+    "header",
+    START_AFTER_HEADER,
+    "When the task starts: after so many seconds, or at a time (RFC 3339). Until then it is in no queue. At most "
+    "`MAX_DELAY_S` ahead.",
+    TEXT,
+    "300",
+)
 LIST_CURSOR = parameter(
     "query",
     "cursor",
@@ -839,6 +849,7 @@ OPERATIONS: list[Operation] = [
             SUBMIT_PATH,
             IDEMPOTENCY_KEY,
             PRIORITY,
+            START_AFTER,
             PIPELINE,
             IN_BATCH,
             CALLBACK,
@@ -945,6 +956,7 @@ OPERATIONS: list[Operation] = [
                 "number."
             },
             PRIORITY,
+            START_AFTER,
             PIPELINE,
             IN_BATCH,
             CALLBACK,
@@ -1241,8 +1253,8 @@ OPERATIONS: list[Operation] = [
             parameter(
                 "query",
                 "status",
-                "Only tasks in this state.",
-                TEXT | {"enum": [state.value for state in State]},
+                f"Only tasks in this state; or, with `{DELAYED}`, those of the created ones that have yet to start.",
+                TEXT | {"enum": [*(state.value for state in State), DELAYED]},
                 "failed",
             ),
             parameter("query", "batch", "Only children of this batch, the one that came last first.", TASK_ID, ID),

@@ -108,6 +108,8 @@ class CreateArgument(Stamp):
     steps: NotRequired[list[Any]]
     until: NotRequired[int]
     by: NotRequired[str]
+    start_in: NotRequired[int]
+    start_at: NotRequired[int]
 
 
 class ClaimArgument(Stamp):
@@ -158,6 +160,7 @@ class LostArgument(TypedDict):
     paths: int
     entries: int
     most: int
+    delayed: bool
 
 
 class MendArgument(TypedDict):
@@ -202,6 +205,7 @@ class EnqueueArgument(QueueArgument, RefusingArgument):
     new: NotRequired[bool]
     arrives: NotRequired[bool]
     published: NotRequired[bool]
+    later: NotRequired[bool]
 
 
 class OldestArgument(TypedDict):
@@ -356,7 +360,7 @@ class ListArgument(TypedDict):
     limit: int
     look: int
     path: NotRequired[str]
-    states: NotRequired[Sequence[State]]
+    states: NotRequired[Sequence[State | Literal["delayed"]]]
     owner: NotRequired[str]
     before: NotRequired[tuple[int, str]]
     since: NotRequired[int]

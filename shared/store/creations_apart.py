@@ -29,7 +29,7 @@ class CreationsApart:
         grant = SlotGrant(new.id, 1)
         entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
         created, enqueued = await asyncio.gather(
-            self._creations.create(new), self._queues.enqueue_new(entry), return_exceptions=True
+            self._creations.create(new), self._queues.enqueue_new(entry, later=new.is_delayed), return_exceptions=True
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
         if isinstance(created, NotAcknowledged):  # stored, so what was granted is to be dispatched

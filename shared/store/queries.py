@@ -38,6 +38,8 @@ class Depth:
     oldest_waiting_ms: int = 0
     oldest_since_ms: int = field(default=0, compare=False)
     """Since when: the same by another measure. 0 if none waits."""
+    delayed: int = 0
+    """How many have yet to start. These are not among the ``created`` ones."""
 
     @property
     def is_open(self) -> bool:
@@ -54,6 +56,7 @@ class Depth:
             self.cancelled + other.cancelled,
             max(self.oldest_waiting_ms, other.oldest_waiting_ms),
             min(self.oldest_since_ms or other.oldest_since_ms, other.oldest_since_ms or self.oldest_since_ms),
+            self.delayed + other.delayed,
         )
 
 
@@ -72,6 +75,7 @@ class Listing:
 
     Attributes:
         states: empty: any.
+        delayed: only those that have yet to start.
         hides_others: whether who asks must not learn how many tasks other owners have.
         before: where the last page ended.
         since_ms, until_ms: created at or after the one, and before the other.
@@ -82,6 +86,7 @@ class Listing:
     limit: int
     path: str | None = None
     states: Sequence[State] = ()
+    delayed: bool = False
     owner: str | None = None
     before: ListCursor | None = None
     since_ms: int | None = None
@@ -108,6 +113,7 @@ class Listing:
         return (
             self.owner in (None, "", task.owner)
             and (not self.states or task.state in self.states)
+            and (not self.delayed or task.is_delayed)
             and task.attempt >= self.attempts
             and (self.since_ms is None or task.created_ms >= self.since_ms)
             and (self.until_ms is None or task.created_ms < self.until_ms)
@@ -180,7 +186,9 @@ class Queries:
         argument: ListArgument = {"limit": listing.limit, "look": max(LIST_READ_LIMIT, listing.limit)}
         if listing.path:
             argument["path"] = listing.path
-        if listing.states:
+        if listing.delayed:
+            argument["states"] = ["delayed"]
+        elif listing.states:
             argument["states"] = [*listing.states]
         if listing.owner:
             argument["owner"] = listing.owner

@@ -49,7 +49,7 @@ class QueueEffects:
         if outcome.origin is None and outcome.slot != "freed":
             return self._told(outcome)
         origin = outcome.origin or Origin(task.path, task.attempt)
-        waits = task.state is State.CREATED and task.dispatch_requested
+        waits = task.is_queued
         if outcome.granted and not waits:
             return self._told(outcome)
         granted = [*outcome.granted]

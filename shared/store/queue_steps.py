@@ -156,8 +156,8 @@ class QueueSteps:
         self._release_argument = pack(release)
         self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None, OwnerBounds | None], bytes] = {}
 
-    async def enqueue_new(self, entry: QueueEntry) -> Enqueued | Full | Draining:
-        """Let a new task wait, unless the queue refuses it."""
+    async def enqueue_new(self, entry: QueueEntry, *, later: bool = False) -> Enqueued | Full | Draining:
+        """Let a new task wait, unless the queue refuses it; or if it starts *later*, only ask whether it does."""
         argument: EnqueueArgument = {
             **self._queue(entry.path),
             **refusing(self._policy, self._bounds(entry.path)),
@@ -165,6 +165,8 @@ class QueueSteps:
             "new": True,
             "published": True,
         }
+        if later:
+            argument["later"] = True
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
     async def enqueue(

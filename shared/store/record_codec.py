@@ -22,6 +22,7 @@ from shared.tasks.task import (
     PipelineStep,
     Place,
     Reason,
+    Start,
     State,
     Task,
     ThenTask,
@@ -155,6 +156,7 @@ def new_batch_record(new: NewBatch) -> dict[str, Any]:
 
 def new_task(new: NewTask, now_ms: int) -> Task:
     """The task whose record was just made of *new*: nothing has to be read back."""
+    start = new.start(now_ms)
     return Task(
         id=new.id,
         state=new.state,
@@ -169,7 +171,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         version=1,
         created_ms=now_ms,
         updated_ms=now_ms,
-        queued_ms=now_ms,
+        queued_ms=now_ms if start is None else start.at_ms,
         body=new.body,
         result=None,
         traceparent=new.traceparent,
@@ -184,6 +186,7 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         pipeline=new.pipeline,
         batch=new.batch,
         callback=None if new.callback is None else Callback(new.callback.destination),
+        start=start,
     )
 
 
@@ -239,7 +242,15 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         "Z" in record,
         "R" in record or "U" in record,
         unpack_callback(record["J"]) if "J" in record else None,
+        None,
+        _unpack_start(record) if "T" in record else None,
     )
+
+
+def _unpack_start(record: dict[str, Any]) -> Start:
+    # As lua/includes/task/is_delayed.lua has it.
+    is_ahead = record["s"] == State.CREATED and record["a"] == 1 and record.get("z") == 0
+    return Start(record["c"] + record["T"], is_ahead)
 
 
 def _unpack_batch(packed: dict[str, Any]) -> BatchState:

@@ -46,6 +46,7 @@ from shared.store.requeue import (
 from shared.store.rounds import Rounds
 from shared.store.schedules import Schedules
 from shared.store.series import EndpointSeries
+from shared.store.starts import Starts
 from shared.store.sweeps import Sweeps
 from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
@@ -95,6 +96,7 @@ class TaskStore:
         batches: its batches.
         rounds: the reconciler's rounds, of all processes.
         mending: what makes keys agree with the records again.
+        starts: what starts delayed tasks.
         series: what happened at each endpoint, by time.
         schedules: what is submitted again and again.
         uploads: what clients write to Blob Storage themselves.
@@ -125,6 +127,8 @@ class TaskStore:
         self._changes = Changes(link, self._tasks)
         self._outages = Outages(link, now_ms)
         self._effects = QueueEffects(self._queues, lambda applied: self.after_unacknowledged(applied))
+        self.starts = Starts(link, policy, self._queues, now_ms)
+        self._upkeep.learned = self.starts.learn
         self._sweeps = Sweeps(self._upkeep, self._tasks, self._queues, self._effects, self._outages)
         self._creations_apart = CreationsApart(self._creations, self._queues)
         self.mending = Mending(link, policy, now_ms)
@@ -148,9 +152,12 @@ class TaskStore:
         """Store a new task, and let it wait in its endpoint's queue if it is to be dispatched. A child is registered
         at its batch first."""
         if new.batch:
-            return await self._child_creations.create(new, self._create)
-        created = await self._create(new)
-        assert not isinstance(created, TooLate)
+            created = await self._child_creations.create(new, self._create)
+        else:
+            created = await self._create(new)
+            assert not isinstance(created, TooLate)
+        if new.is_delayed:
+            self.starts.expect(created)
         return created
 
     async def create_each(
@@ -167,6 +174,7 @@ class TaskStore:
                 return [error, *[alike] * (len(news) - 1)]
         if created is None:
             created = [None] * len(news)
+        self.starts.expect(*created)
 
         async def outcome(new: NewTask) -> Created | Existing | Full | Draining | BatchRefused | StoreUnavailable:
             try:

@@ -18,6 +18,7 @@ from shared.store.swept import Swept
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import SWEEP_LIMIT, Overdue, UpkeepSteps
 from shared.tasks.outcomes import Applied, Granted
+from shared.tasks.task import Task
 
 log = logging.getLogger("task_backbone")
 
@@ -72,7 +73,11 @@ class Sweeps:
         for ended in asyncio.as_completed([self._end_step(item.id) for item in overdue if item.what == "next step"]):
             yield Swept(applied=await ended)
         waiting = [item.task for item in overdue if item.task and item.what in ("waits", "retry")]
-        for granted in asyncio.as_completed([self._enqueue_some(entries) for entries in batches(waiting)]):
+        enqueues = [self._enqueue_some(entries) for entries in batches(waiting)]
+        # In their order: some of them may get a slot at once.
+        due = sorted((item.task for item in overdue if item.task and item.what == "starts"), key=_queued_ms)
+        enqueues += [self._enqueue_some(entries, arrive=True) for entries in batches(due)]
+        for granted in asyncio.as_completed(enqueues):
             yield Swept(granted=[await granted])
         yield Swept.left_of(overdue)
 
@@ -88,5 +93,9 @@ class Sweeps:
     async def _released(self, applied: Applied) -> Applied:
         return replace(applied, granted=[await self._effects.release_entry(applied)])
 
-    async def _enqueue_some(self, entries: Sequence[QueueEntry]) -> Granted:
-        return await informed(self._queues.enqueue(entries), entries[0].path)
+    async def _enqueue_some(self, entries: Sequence[QueueEntry], *, arrive: bool = False) -> Granted:
+        return await informed(self._queues.enqueue(entries, arrive=arrive), entries[0].path)
+
+
+def _queued_ms(task: Task) -> int:
+    return task.queued_ms

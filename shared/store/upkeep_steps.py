@@ -7,7 +7,7 @@ reading the records for a queue that is rebuilt, removing tasks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal, cast
@@ -55,6 +55,8 @@ _LOST_ENTRIES: Final = 100
 """At how many index entries of a path and state it looks; where any is lost, it goes on."""
 _MOST_LOST_ENTRIES: Final = 2000
 """Until it has looked at so many."""
+_ROUNDS_PER_DELAYED: Final = 60
+"""One round of so many looks among the tasks that have yet to start too: these cost the others nothing."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -69,6 +71,7 @@ class Overdue:
 
     what: Literal[
         "waits",
+        "starts",
         "retry",
         "failed",
         "ended",
@@ -121,15 +124,22 @@ class CheckedSlot:
 
 
 class UpkeepSteps:
-    """The scripts on overdue and finished tasks."""
+    """The scripts on overdue and finished tasks.
+
+    Attributes:
+        learned: hears from each sweep of a partition after how many seconds the next delayed task starts there; None:
+            there is none.
+    """
 
     def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
+        self.learned: Callable[[int, float | None], object] = lambda partition, in_s: None
         self._link = link
         self._policy = policy
         self._now_ms = now_ms
         self._retention_ms = to_ms(policy.retention_s)
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
+        self._looks = 0
 
     async def sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue]:
         """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them.
@@ -165,7 +175,9 @@ class UpkeepSteps:
             "seed": seed(),
             **stamp(self._now_ms),
         }
-        rows: list[list[Any]] = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        rows: list[list[Any]]
+        rows, start_in_ms = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        self.learned(partition, None if start_in_ms < 0 else start_in_ms / 1000)
         return [_overdue(*row) for row in rows]
 
     async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:
@@ -223,7 +235,9 @@ class UpkeepSteps:
             "paths": _LOST_PATHS,
             "entries": _LOST_ENTRIES,
             "most": _MOST_LOST_ENTRIES,
+            "delayed": self._looks % _ROUNDS_PER_DELAYED == 0,
         }
+        self._looks += 1
         packed = pack(argument)
         parts = await asyncio.gather(*(self._link.script("task/lost", tag, packed) for tag in HASH_TAGS))
         return texts(path for part in parts for path in part)

@@ -22,8 +22,9 @@ class Ending:
 
     Attributes:
         reason: None if an earlier version of the app gave it up, which recorded none.
-        wait_ms: from its arrival in the queue to the dispatch that its backend did not turn away. Retries after that
-            are left out. None if the app has not dispatched it, or its history is too long to tell.
+        wait_ms: from its arrival in the queue, or its start if that is later, to the dispatch that its backend did
+            not turn away. Retries after that are left out. None if the app has not dispatched it, or its history is
+            too long to tell.
         run_ms: from the dispatch of its last attempt to its end, or to the report of that. Of a task that the app
             does not dispatch, from the report that it runs. None if no backend worked at it.
     """
@@ -46,16 +47,17 @@ def ending_of(task: Task, late_ms: int = 0) -> Ending:
     while arrival > 0 and events[arrival].reason not in _ARRIVALS:
         arrival -= 1
     since = events[arrival:]
-    return Ending(reason, _wait_ms(since), _run_ms(since, late_ms) if reason in _RUN else None)
+    start_ms = task.start.at_ms if task.start is not None and since[0].reason is Reason.SUBMIT else 0
+    return Ending(reason, _wait_ms(since, start_ms), _run_ms(since, late_ms) if reason in _RUN else None)
 
 
-def _wait_ms(events: Sequence[Event]) -> int | None:
+def _wait_ms(events: Sequence[Event], start_ms: int) -> int | None:
     arrival = events[0]
     if len(events) < 2 or events[1].attempt != arrival.attempt:  # what lies between is not kept
         return None
     for event, following in pairwise(events):
         if event.state is State.DISPATCHED and not _is_turned_away(following):
-            return event.at_ms - arrival.at_ms
+            return max(0, event.at_ms - max(arrival.at_ms, start_ms))
     return None
 
 

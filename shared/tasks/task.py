@@ -149,6 +149,14 @@ class Place(NamedTuple):
     steps: int
 
 
+class Start(NamedTuple):
+    """When a task starts that was submitted to start later."""
+
+    at_ms: int
+    is_ahead: bool
+    """Whether it has yet to start. A start that is due may be some milliseconds late."""
+
+
 class ThenTask(NamedTuple):
     """The task that a batch begins when its children have ended."""
 
@@ -229,7 +237,7 @@ class Task:
     created_ms: int
     updated_ms: int
     queued_ms: int
-    """When it entered its endpoint's queue. A retry keeps its place."""
+    """When it entered its endpoint's queue, or is to enter it. A retry keeps its place."""
     body: Content | None
     result: Content | None
     traceparent: str
@@ -268,6 +276,8 @@ class Task:
     """Whom it tells how it ends, if anybody."""
     whole_status: bytes | None = None
     """The whole status text in UTF-8, if ``status`` is only its beginning and the rest has been read."""
+    start: Start | None = None
+    """When it starts, if it was submitted to start later."""
 
     def names(self, blob: str) -> bool:
         """Whether its body, its result, its checkpoint or its status lies in this blob."""
@@ -277,6 +287,16 @@ class Task:
     def holds(self, attempt: int) -> bool:
         """Whether a backend has this attempt, and it is the current one."""
         return self.attempt == attempt and self.state in (State.DISPATCHED, State.RUNNING)
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it has yet to start: it is ``created``, and stands in no queue."""
+        return self.start is not None and self.start.is_ahead
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits in its endpoint's queue, as far as its record tells."""
+        return self.state is State.CREATED and self.dispatch_requested and not self.is_delayed
 
     @property
     def lease_s(self) -> float:
@@ -314,12 +334,26 @@ class NewTask:
     """The name of the pipeline, under which the task is counted and listed too."""
     batch: str = ""
     """The batch that it is to be a child of."""
+    start_in_ms: int | None = None
+    """After how long it starts, by the clock of Redis; or else ``start_at_ms``; None: at once."""
+    start_at_ms: int | None = None
+    """When it starts. One that lies in the past means now."""
     create_until_ms: int | None = None
     """When it is too late to create it: a child's registration at its batch counts so long."""
     by: str | None = None
     """The operator who creates it, empty if nobody knows the name; None: no operator does."""
     callback: WantedCallback | None = None
     """Whom it is to tell how it ends, if anybody."""
+
+    @property
+    def is_delayed(self) -> bool:
+        return self.start_in_ms is not None or self.start_at_ms is not None
+
+    def start(self, now_ms: int) -> Start | None:
+        """When it starts, if it is created now and to start later."""
+        if self.start_in_ms is not None:
+            return Start(now_ms + self.start_in_ms, is_ahead=True)
+        return None if self.start_at_ms is None else Start(max(now_ms, self.start_at_ms), is_ahead=True)
 
 
 @value

@@ -36,6 +36,8 @@ REQUEST_TIMEOUT_S = 20.0
 REPEAT_FOR_S = 60.0
 """How long a caller with an idempotency key repeats a submit that is not acknowledged."""
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
+DELAYED_SHARE, LONGEST_DELAY_S = 0.15, 6.0
+"""Of the tasks that are submitted to a modern service: those that start later, and when at the latest."""
 BATCH_SHARE = 0.4
 """Of the tasks that are submitted with an idempotency key to a modern service: those that are children of a batch."""
 _PATHS: Final = {
@@ -63,6 +65,8 @@ class Submission:
     """What is handed in in place of the body, if the endpoint takes uploads."""
     batch_id: str | None = None
     """The batch that it is to be a child of."""
+    start_after: str | None = None
+    """When it is to start, if not at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,8 @@ class Load:
             while not self._over.is_set():
                 submission = Submission(chance.choices([*_PATHS], [*_PATHS.values()])[0], _body(chance))
                 own.append(submission)
+                if chance.random() < DELAYED_SHARE:
+                    submission.start_after = f"{chance.uniform(0, LONGEST_DELAY_S):.3f}"
                 if chance.random() < KEYED_SHARE or submission.path.endswith(UPLOADED):
                     if submission.path.startswith(MODERN) and chance.random() < BATCH_SHARE:
                         submission.batch_id = self.batch_id
@@ -216,6 +222,8 @@ class Load:
         json_headers = {"Content-Type": "application/json", **headers}
         if submission.batch_id is not None:
             json_headers["Batch"] = submission.batch_id
+        if submission.start_after is not None:
+            json_headers["Start-After"] = submission.start_after
         if submission.path.endswith(PIPED):
             json_headers["Pipeline"] = f"{MODERN}{SECOND}"
         if submission.path.endswith(UPLOADED):

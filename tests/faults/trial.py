@@ -177,6 +177,7 @@ class Trials:
         report.wrong += [
             *load.wrong,
             *_wrong_histories(records),
+            *_early(records, load),
             *_wrong_endings(records, load, fault),
             *_wrong_dispatches(journal),
             *_wrong_reports(journal, records),
@@ -238,6 +239,21 @@ def _wrong_histories(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield f"the attempts of {task_id} do not grow: {steps}"
         if endings not in ([], [len(steps) - 1]):
             yield f"{task_id} went on after its end: {steps}"
+
+
+def _early(records: Mapping[str, Mapping[str, Any]], load: Load) -> Iterator[str]:
+    """A task that is to start later is not dispatched before."""
+    for task_id, rec in records.items():
+        dispatched = [at_ms for at_ms, state, *_ in rec["h"] if state == "dispatched"]
+        if "T" in rec and dispatched and dispatched[0] < rec["T"]:
+            yield f"{task_id} was to start after {rec['T']} ms, and was dispatched after {dispatched[0]} ms"
+    for submission in load.submissions:
+        rec = records.get(submission.task_id or "")
+        if rec is None or not submission.path.startswith(MODERN):
+            continue
+        asked_ms = None if submission.start_after is None else round(float(submission.start_after) * 1000)
+        if rec.get("T") != asked_ms:
+            yield f"{submission.task_id} was to start after {asked_ms} ms, and has {rec.get('T')}"
 
 
 def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: Fault) -> Iterator[str]:

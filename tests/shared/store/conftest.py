@@ -23,6 +23,7 @@ from shared.store.redis.client import RedisAddress, RedisClient, connect
 from shared.store.redis.link import RedisLink, StoreUnavailable
 from shared.store.request_counts import RequestCounts
 from shared.store.schedules import Schedules
+from shared.store.starts import Starts
 from shared.store.store import TaskStore
 from shared.store.task_steps import TaskSteps
 from shared.store.upkeep_steps import UpkeepSteps
@@ -107,6 +108,7 @@ class Store(LifeSteps, UpkeepSteps):
         self.link = link
         self.is_repeating = isinstance(link, RepeatingLink)
         self.queries = Queries(link, clock)
+        self.starts = Starts(link, policy, QueueSteps(link, policy, now_ms=clock), clock)
         self.batches = BatchSteps(link, policy, clock)
         self.uploads = Uploads(link, clock)
         self.callbacks = Callbacks(link, clock)

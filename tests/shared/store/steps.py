@@ -24,6 +24,7 @@ PIPELINE = replace(
     HELLO,
     steps=(PipelineStep("/v1/a", "", 60), PipelineStep("/v1/b", "x=1", 90), PipelineStep("/v1/c", "", 60)),
 )
+LATER = replace(HELLO, start_in_ms=300_000)
 RESULT = Content("image/png", 3)
 CHECKPOINT = Content("application/x-weights", 7)
 
@@ -55,6 +56,14 @@ async def check(store: Store) -> list[CheckedSlot]:
     return [replace(item, check_again_s=None) for item in await store.check_slots("/v1/a", [("t1", 1)])]
 
 
+async def started(store: Store) -> list[Task]:
+    return (await store.starts.start_due(partition("t1"))).tasks
+
+
+async def running_report(store: Store) -> Outcome:
+    return await store.update("t1", state=State.RUNNING, status="running")
+
+
 async def nothing(store: Store, clock: Clock) -> None:
     return
 
@@ -62,6 +71,16 @@ async def nothing(store: Store, clock: Clock) -> None:
 async def created(store: Store, clock: Clock) -> None:
     await store.create(HELLO)
     clock.advance(1)
+
+
+async def delayed(store: Store, clock: Clock) -> None:
+    await store.create(LATER)
+    clock.advance(1)
+
+
+async def start_due(store: Store, clock: Clock) -> None:
+    await store.create(LATER)
+    clock.advance(300)
 
 
 async def dispatched(store: Store, clock: Clock) -> None:
@@ -192,12 +211,18 @@ class Step:
 
     @property
     def answers_nothing_when_repeated(self) -> bool:
-        """True of a sweep and a purge: they return only what this call has found or removed."""
-        return self.script in ("task/sweep", "task/purge")
+        """True of a sweep, a start and a purge: they return only what this call has found or removed."""
+        return self.script in ("task/sweep", "task/purge", "task/start")
 
 
 STEPS = [
     Step("create", "task/create", nothing, lambda store, _: store.create(HELLO)),
+    Step("create to start later", "task/create", nothing, lambda store, _: store.create(LATER)),
+    Step("cancel before the start", "task/apply", delayed, lambda store, _: store.cancel("t1")),
+    Step("report before the start", "task/apply", delayed, lambda store, _: running_report(store)),
+    Step("withdraw before the start", "task/withdraw", delayed, lambda store, _: store.withdraw("t1")),
+    Step("start", "task/start", start_due, lambda store, _: started(store)),
+    Step("sweep that starts", "task/sweep", start_due, lambda store, _: store.sweep(partition("t1"), {})),
     Step("claim", "task/apply", created, lambda store, task: store.claim("t1", task.attempt)),
     Step("accepted", "task/apply", dispatched, lambda store, task: store.accepted(task)),
     Step(

@@ -66,6 +66,8 @@ class Model:
     attempt: int = 1
     failures: int = 0
     publishes: int = 1
+    has_start: bool = False
+    """Whether it was created to start later."""
     checks: int | None = None
     """How often the sweep found the task waiting; 0 during a pause apart from its queue."""
     fresh: bool = True
@@ -86,6 +88,10 @@ class Model:
     """Since when it is to be told of an end, until it is."""
     quiet_ms: int = 0
     """Until when it is not tried again."""
+
+    @property
+    def is_delayed(self) -> bool:
+        return self.has_start and self.state is State.CREATED and (self.attempt, self.checks) == (1, 0)
 
     @property
     def goes_on(self) -> bool:
@@ -180,7 +186,7 @@ class Model:
                 return "next step", replace(self, due_ms=(now_ms + STEP_GRACE_MS, now_ms + STEP_GRACE_MS))
             return "ended", self.moved_to(self.ending, now_ms)
         if self.state is State.CREATED and self.dispatch_requested:
-            return "waits", self.after_check(now_ms)
+            return "starts" if self.is_delayed else "waits", self.after_check(now_ms)
         failed = replace(self, failures=self.failures + 1, ending=None)
         if not self.dispatch_requested or failed.failures >= POLICY.max_attempts:
             return "failed", failed.moved_to(State.FAILED, now_ms)
@@ -197,7 +203,7 @@ class Model:
 
     def checked(self, path: str, attempt: int, now_ms: int) -> tuple[str | None, Model]:
         """What the check of a slot finds."""
-        if self.path != path or self.attempt != attempt or self.state.is_terminal:
+        if self.path != path or self.attempt != attempt or self.state.is_terminal or self.is_delayed:
             return "gone", self
         if self.state is not State.CREATED:
             return None, self
@@ -259,6 +265,8 @@ class StoreMachine(RuleBasedStateMachine):
         state=st.sampled_from(State),
         is_piped=st.booleans(),
         is_told=st.booleans(),
+        delay_ms=st.sampled_from([None, None, 0, 7_000, 90_000]),
+        is_relative=st.booleans(),
     )
     def create(
         self,
@@ -270,8 +278,11 @@ class StoreMachine(RuleBasedStateMachine):
         state: State,
         is_piped: bool,
         is_told: bool,
+        delay_ms: int | None = None,
+        is_relative: bool = False,
     ) -> None:
         dispatch_requested = dispatch_requested and body is not None
+        delay_ms = delay_ms if dispatch_requested else None
         steps = PIPELINE if is_piped and dispatch_requested else ()
         path = steps[0].path if steps else path
         state = State.CREATED if dispatch_requested else state
@@ -288,10 +299,13 @@ class StoreMachine(RuleBasedStateMachine):
             steps=steps,
             pipeline="/v1/whole" if steps and task_id == IDS[0] else "",
             callback=WantedCallback(DESTINATION, ENDS) if is_told else None,
+            start_in_ms=delay_ms if is_relative else None,
+            start_at_ms=None if is_relative or delay_ms is None else self.clock.ms + delay_ms,
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
-        due_ms = self.now_ms + (REPUBLISH_MS if dispatch_requested else RETENTION_MS)
+        default_ms = REPUBLISH_MS if dispatch_requested else RETENTION_MS
+        due_ms = self.now_ms + (default_ms if delay_ms is None else delay_ms)
         blobs = body is not None and body.blob is not None
         if task_id in self.models:  # a second create has found it, so it cannot be withdrawn any more
             self.models[task_id] = replace(self.models[task_id], fresh=False)
@@ -307,6 +321,8 @@ class StoreMachine(RuleBasedStateMachine):
                 step=int(bool(steps)),
                 steps=len(steps),
                 is_told=is_told,
+                has_start=delay_ms is not None,
+                checks=None if delay_ms is None else 0,
             )
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
@@ -315,7 +331,8 @@ class StoreMachine(RuleBasedStateMachine):
         outcome = self.run(self.stores[twice].claim(task_id, named))
         refusal = model.refusal(named) if model else "unknown"
         if model and not refusal:
-            refusal = "state" if model.state is not State.CREATED else model.refusal(named, ask_body=True)
+            is_waiting = model.state is State.CREATED and not model.is_delayed
+            refusal = model.refusal(named, ask_body=True) if is_waiting else "state"
         claimed = model and model.moved_to(State.DISPATCHED, self.now_ms, WINDOW_MS, dispatch_requested=True)
         self.expect(task_id, outcome, refusal, claimed)
         return outcome.task if isinstance(outcome, Claimed) else multiple()
@@ -474,6 +491,23 @@ class StoreMachine(RuleBasedStateMachine):
             if after:
                 self.models[task_id] = after
 
+    @rule(
+        twice=st.sampled_from([False, False, True]), task_id=ids, late_ms=st.sampled_from([0, 999, 0, 999, -1, None])
+    )
+    def start_due(self, twice: bool, task_id: str, late_ms: int | None) -> None:
+        """A process wakes at the start of a task, just before it, or for nothing."""
+        if late_ms is not None and task_id in self.models:
+            self.clock.ms += max(0, self.models[task_id].due_ms[0] - self.now_ms + late_ms)
+        started = self.run(self.stores[twice].starts.start_due(partition(task_id)))
+        due = {
+            id_
+            for id_, model in self.models.items()
+            if partition(id_) == partition(task_id) and model.is_delayed and model.due_ms[0] <= self.now_ms
+        }
+        assert {task.id for task in started.tasks} == (set() if twice else due)
+        for id_ in due:
+            self.models[id_] = self.models[id_].after_check(self.now_ms)
+
     @rule(twice=st.booleans(), task_id=ids)
     def withdraw(self, twice: bool, task_id: str) -> None:
         """A queue refuses a task, which is withdrawn if it has not changed."""
@@ -560,8 +594,11 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def the_depths_are_those_of_the_models(self) -> None:
         depths = self.run(self.stores[0].queries.depths())
-        counts = Counter((model.path, model.state.value) for model in self.models.values())
-        shown = {(path, state.value): getattr(depth, state) for path, depth in depths.items() for state in State}
+        counts = Counter(
+            (model.path, "delayed" if model.is_delayed else model.state.value) for model in self.models.values()
+        )
+        states = (*(state.value for state in State), "delayed")
+        shown = {(path, state): getattr(depth, state) for path, depth in depths.items() for state in states}
         assert {key: count for key, count in shown.items() if count} == counts
         assert depths.keys() == {model.path for model in self.models.values()}
 

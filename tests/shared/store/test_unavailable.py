@@ -144,6 +144,7 @@ REFUSED_WHEN_FULL = {
     "put_checkpoint",
     "progress",
     "check that publishes",
+    "create to start later",
     "report",
     "report of an instance",
 }

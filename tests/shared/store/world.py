@@ -42,8 +42,10 @@ class World:
         self._jittered = jittered or {}
         self.records: dict[str, dict[str, Any]] = {}
         self.due_s: dict[str, float] = {}
+        self.starts_s: dict[str, float] = {}
         self.indexes: dict[str, dict[str, float]] = defaultdict(dict)
         self.paths: dict[str, set[str]] = defaultdict(set)
+        self.delayed_paths: dict[str, set[str]] = defaultdict(set)
         self.contents: dict[str, bytes] = {}
         self.pipelines: dict[str, list[Any]] = {}
         self.children: dict[str, dict[str, float]] = {}
@@ -86,6 +88,12 @@ class World:
         elif name == "due":
             self.due_s |= {member: at for member, at in value.items() if member != "clock"}
             members = [member.removeprefix("u/") for member in value if member != "clock"]
+        elif name == "starts":
+            self.starts_s |= value
+            members = [*value]
+        elif name == "delayed_paths":
+            self.delayed_paths[tag] |= {path.decode() for path in value}
+            members = []
         elif kind == "z":
             self.indexes[name] |= value
             members = [*value]
@@ -164,6 +172,9 @@ class World:
             yield "due " + " ".join(f"{member}@{self._due(member)}" for member in sorted(self.due_s))
         if self.paths:
             yield "paths " + " ".join(sorted(set().union(*self.paths.values())))
+        if self.starts_s:
+            yield "starts " + " ".join(f"{task_id}@{at:g}" for task_id, at in sorted(self.starts_s.items()))
+            yield "delayed_paths " + " ".join(sorted(set().union(*self.delayed_paths.values())))
         for upload_id, upload in sorted(self.uploads.items()):
             shown = " ".join(f"{key}={value}" for key, value in sorted(upload.items()) if key not in ("e", "k"))
             yield f"u:{upload_id} e{_since_start_s(upload['e']):g} {shown}"
@@ -190,9 +201,10 @@ class World:
             if "Z" in rec:
                 continue
             waits_anew = rec["s"] == "created" and rec["q"] != rec["c"]
+            index = "delayed" if is_delayed(rec) else "again" if waits_anew else rec["s"]
             for path in (rec["p"], rec["Y"]) if "Y" in rec else (rec["p"],):
-                indexes[f"z:{path}:{'again' if waits_anew else rec['s']}"][task_id] = _since_start_s(rec["c"])
-                if waits_anew:
+                indexes[f"z:{path}:{index}"][task_id] = _since_start_s(rec["c"])
+                if index == "again":
                     indexes[f"z:{path}:since"][task_id] = _since_start_s(rec["q"])
         assert {task_id: len(steps) - 1 for task_id, steps in self.pipelines.items()} == {
             task_id: rec["N"][1] for task_id, rec in self.records.items() if "N" in rec
@@ -207,9 +219,13 @@ class World:
         }
         assert {name: len(data) for name, data in self.contents.items()} == inline
         paths: dict[str, set[str]] = defaultdict(set)
+        delayed_paths: dict[str, set[str]] = defaultdict(set)
         for task_id, rec in self.records.items():
             if "G" not in rec and "Z" not in rec:
-                paths[tag_of(task_id)].add(rec["p"])
+                (delayed_paths if is_delayed(rec) else paths)[tag_of(task_id)].add(rec["p"])
+        delayed = {task_id: rec for task_id, rec in self.records.items() if is_delayed(rec)}
+        assert self.starts_s == {task_id: _since_start_s(rec["q"]) for task_id, rec in delayed.items()}
+        assert self.delayed_paths == delayed_paths
         assert self.children.keys() <= {task_id for task_id, rec in self.records.items() if "G" in rec}
         for batch_id, rec in self.records.items():
             if "G" in rec and "Z" not in rec:
@@ -235,6 +251,10 @@ class World:
         found = {name: set(index) for name, index in self.callbacks.items() if index}
         assert found.pop("owed", set()) == owed
         assert {name: ids for name, ids in found.items() if name.startswith("calls:")} == waiting
+
+
+def is_delayed(rec: Mapping[str, Any]) -> bool:
+    return "T" in rec and (rec["s"], rec["a"], rec.get("z")) == ("created", 1, 0)
 
 
 def tag_of(member: str) -> str:
@@ -267,6 +287,8 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield "blobs"
     if "z" in rec:
         yield f"z{rec['z']}"
+    if "T" in rec:
+        yield f"T{rec['T'] / 1000:g}"
     for name, key in (("accepted", "A"), ("handed-on", "H")):
         if rec.get(key):
             yield name

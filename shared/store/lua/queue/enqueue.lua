@@ -5,7 +5,8 @@
 --          published (true: the one entry is published if it gets a slot now),
 --          new (true: the one entry is a new task's), just_created (true: this script has created the task, so it
 --          holds no slot), arrives (true: entries that come to the endpoint, as a new one does), backlog (how many may
---          wait; absent: any number), own (how many of its owner's may wait; absent: any number)
+--          wait; absent: any number), own (how many of its owner's may wait; absent: any number), later (true: the new one
+--          starts later. It is only asked whether the queue takes new ones at all)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}
 --          {'full', how many ms until there is room or -1; 'owner' if as many of its owner's wait as may} or
 --          {'draining', -1}: nothing changed

@@ -135,6 +135,8 @@ end
 if arg.slotless and (arg.slotless == true or arg.slotless(rec)) then
   return { rec.z == 0 and 'state' or 'slotless', raw }
 end
+-- A former task of this id may have left a queue entry behind.
+if rec.T and arg.claim and rec.z == 0 and rec.a == 1 then return { 'state', raw } end
 if arg.needs_body and not rec.b then return { 'bodiless', raw } end
 if arg.takes_result and not rec.r then return { 'resultless', raw } end
 

@@ -4,7 +4,7 @@
 -- ARGV[1]  packed map: now, op, path, entries {{id, attempt}, …}, max_attempts, publish_base, cap, retention,
 --          completion (ms), undelivered (status text), seed
 -- Returns  {{what, id, attempt, record?, ms?}, …}:
---          'gone': it is finished, or elsewhere, or at another attempt;
+--          'gone': it is finished, or elsewhere, or at another attempt, or has yet to start;
 --          'publish': nobody has claimed it; its event is to be published again, which is counted; check again after ms;
 --          'failed': it was published often enough
 --          A replay is answered as the first time.
@@ -12,6 +12,7 @@
 -- @include task/backoff
 -- @include task/forget_lost
 -- @include task/give_up
+-- @include task/is_delayed
 -- @include task/readable_record
 -- @include task/terminal
 local arg = cmsgpack.unpack(ARGV[1])
@@ -23,7 +24,7 @@ for _, entry in ipairs(arg.entries) do
   local id, attempt = entry[1], entry[2]
   local rec, raw = readable_record(id)
   local replay = rec and rec.k == arg.op
-  if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or is_terminal(rec.s)) then
+  if not replay and (not rec or rec.p ~= arg.path or rec.a ~= attempt or is_terminal(rec.s) or is_delayed(rec)) then
     if not rec then forget_lost({ id }, { arg.path }) end
     found[#found + 1] = { 'gone', id, attempt }
   elseif replay or rec.s == 'created' then

@@ -16,11 +16,13 @@
 local CHUNK = 32
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local paths = arg.path and { arg.path } or redis.call('SUNION', task_key('paths'), task_key('ended_paths'))
+local delayed_paths = task_key('delayed_paths')
+local paths = arg.path and { arg.path } or redis.call('SUNION', task_key('paths'), task_key('ended_paths'), delayed_paths)
 local states = arg.states or all_states()
 for _, state in ipairs(states) do
   if state == 'created' then
     states[#states + 1] = 'again'
+    if redis.call('EXISTS', delayed_paths) == 1 then states[#states + 1] = 'delayed' end
     break
   end
 end
@@ -82,13 +84,16 @@ while true do
   if looked >= arg.look and (is_found or entry[1] < last[1]) then
     return { found, { last[1], is_found and last[2] or '' }, cmsgpack.pack(skipped) }
   end
-  local size, is_hidden = listed_size(entry[2])
-  looked, last, is_found = looked + 1, entry, size > 0
-  if is_found then
-    found[#found + 1] = { entry[1], entry[2], size }
-  elseif not is_hidden then
-    skipped[#skipped + 1] = entry[1]
+  -- One that a process of an earlier version has started is among the delayed ones too, which that does not know.
+  if not last or entry[2] ~= last[2] then
+    local size, is_hidden = listed_size(entry[2])
+    looked, last, is_found = looked + 1, entry, size > 0
+    if is_found then
+      found[#found + 1] = { entry[1], entry[2], size }
+    elseif not is_hidden then
+      skipped[#skipped + 1] = entry[1]
+    end
+    if #found == arg.limit then return { found, { entry[1], entry[2] }, cmsgpack.pack(skipped) } end
   end
-  if #found == arg.limit then return { found, { entry[1], entry[2] }, cmsgpack.pack(skipped) } end
   advance(newest)
 end

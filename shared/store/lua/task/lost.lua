@@ -3,7 +3,8 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: seed, names (what else has indexes: 'batches', pipelines), paths (how many are looked at), entries
---          (how many of an index are looked at at a time), most (of an index in all)
+--          (how many of an index are looked at at a time), most (of an index in all), delayed (true: also at
+--          those of tasks that have yet to start, which few rounds do: they cost the others nothing)
 -- Returns  the paths at which it found any
 -- @include task/forget_lost
 local arg = cmsgpack.unpack(ARGV[1])
@@ -26,18 +27,22 @@ local function lost_entries(path, index)
   return lost
 end
 
+local function look_at_index(path, index)
+  local is_found = false
+  for _ = 1, arg.most, arg.entries do
+    local lost = lost_entries(path, index)
+    if #lost == 0 then break end
+    forget_lost(lost, { path })
+    is_found = true
+  end
+  return is_found
+end
+
 local function look_at(path)
   local is_found = false
   local indexes = all_states()
   indexes[#indexes + 1], indexes[#indexes + 2] = 'again', 'since'
-  for _, index in ipairs(indexes) do
-    for _ = 1, arg.most, arg.entries do
-      local lost = lost_entries(path, index)
-      if #lost == 0 then break end
-      forget_lost(lost, { path })
-      is_found = true
-    end
-  end
+  for _, index in ipairs(indexes) do is_found = look_at_index(path, index) or is_found end
   return is_found
 end
 
@@ -48,4 +53,12 @@ for _, set in ipairs({ 'paths', 'ended_paths' }) do
   end
 end
 for _, name in ipairs(arg.names) do look_at(name) end
+if arg.delayed then
+  local delayed_paths = task_key('delayed_paths')
+  for _, path in ipairs(redis.call('SRANDMEMBER', delayed_paths, arg.paths)) do
+    look_at_index(path, 'delayed')
+    if redis.call('EXISTS', task_key('z:' .. path .. ':delayed')) == 0 then redis.call('SREM', delayed_paths, path) end
+  end
+  for _, name in ipairs(arg.names) do look_at_index(name, 'delayed') end
+end
 return found

@@ -11,6 +11,7 @@
 -- @include requests/keys
 -- @include task/deferred_end_ms
 -- @include task/index
+-- @include task/is_delayed
 -- @include task/readable_record
 -- @include task/set_due
 -- @include task/terminal
@@ -20,7 +21,7 @@ local TYPES = {
   asked = 'string', keyed = 'string', answers = 'string',
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset', qb = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
-  paths = 'set', ended_paths = 'set', queues = 'set',
+  paths = 'set', ended_paths = 'set', queues = 'set', starts = 'zset', delayed_paths = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
   audit = 'stream', calls = 'zset', uncalled = 'zset', owed = 'zset', called = 'hash',
   schedule = 'string', schedule_body = 'string', schedules = 'zset', schedules_due = 'zset',
@@ -41,6 +42,7 @@ local function deadline(rec, at)
   if is_terminal(rec.s) then return rec.y and now or math.min(rec.m, now) + arg.retention end
   if rec.E and (rec.s ~= 'dispatched' or rec.A) then return now + DEFERRED_END_MS end
   if not rec.w then return now + arg.retention end
+  if is_delayed(rec) then return rec.q end
   if rec.s ~= 'created' then return now + rec.l * 2 ^ (rec.L or 0) end
   -- One that waits apart has been told for how long.
   return rec.z == 0 and at and now + math.max(0, at - rec.m) or now
@@ -59,6 +61,7 @@ local function mend_task(id)
   if type(rec.J) == 'table' and not redis.call('ZSCORE', task_key('owed'), id) then
     if not is_terminal(rec.s) or rec.J.Q or rec.J.e ~= rec.a then redis.call('ZADD', task_key('owed'), time_text(now), id) end
   end
+  if is_delayed(rec) then return add_to_index(id, rec) end
   local index = task_key('z:' .. rec.p .. ':' .. rec.s)
   local again = rec.s == 'created' and task_key('z:' .. rec.p .. ':again')
   if not redis.call('ZSCORE', index, id) and not (again and redis.call('ZSCORE', again, id)) then add_to_index(id, rec) end

@@ -6,4 +6,4 @@
 -- @include task/keys
 task_tag = KEYS[1]
 if ARGV[1] ~= '' then return redis.call('SMEMBERS', task_key('paths')) end
-return redis.call('SUNION', task_key('paths'), task_key('ended_paths'))
+return redis.call('SUNION', task_key('paths'), task_key('ended_paths'), task_key('delayed_paths'))

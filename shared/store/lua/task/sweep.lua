@@ -1,7 +1,8 @@
 -- Finds what is overdue in one partition and takes the next step for each. Two sweeps at once never get the same task.
 --
 -- A task's one deadline means, by its state:
---   created      it has waited long, or long enough on its own: make sure that it stands in its endpoint's queue
+--   created      it has waited long, or long enough on its own, or is to start now: make sure that it stands in its
+--                endpoint's queue
 --   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt; or its deferred
 --                end takes effect
 --   finished     its completion is to be published (again), or it was kept long enough: remove it, but a child not
@@ -17,8 +18,9 @@
 --          retrying, excused, silent, exhausted (status texts), seed,
 --          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
--- Returns  {{what, id, record?, ms?, blobs?, ms?}, …}, at most limit of them. What was done:
---          'waits', 'retry' (a new attempt): the caller enqueues it; 'failed'; 'purged';
+-- Returns  {{{what, id, record?, ms?, blobs?, ms?}, …}, in how many ms the next delayed task of the partition starts, or -1}.
+--          At most limit of them. What was done:
+--          'waits', 'retry' (a new attempt), 'starts' (it was delayed until now): the caller enqueues it; 'failed'; 'purged';
 --          'ended': its deferred end took effect; then also the service time in ms, or false, and after the blobs, how many
 --          ms ago it was reported;
 --          blobs: those that the record of a new attempt or an ended task named before;
@@ -39,6 +41,7 @@
 -- @include task/begin_retention
 -- @include task/double_lease
 -- @include task/give_up
+-- @include task/is_delayed
 -- @include task/move_record
 -- @include task/named_blobs
 -- @include task/new_attempt
@@ -62,10 +65,14 @@ end
 
 -- The queue is where a task waits. That it stands there is checked ever more seldom.
 local function check_again_later(id, rec, what, is_shown, blobs)
+  if is_delayed(rec) then
+    what = 'starts'
+    remove_from_index(id, rec)
+  end
+  rec.z = (rec.z or 0) + 1
   -- They may be lost: a task that waits can only be found by them.
   redis.call('SADD', task_key('paths'), rec.p)
   if not redis.call('ZSCORE', task_key('z:' .. rec.p .. ':created'), id) then add_to_index(id, rec) end
-  rec.z = (rec.z or 0) + 1
   set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
   done[#done + 1] = { what, id, save_record(id, rec, is_shown), false, blobs }
 end
@@ -139,6 +146,10 @@ local function take_next_step(id, rec, raw)
     else
       take_deferred_end(id, rec)
     end
+  elseif is_delayed(rec) and rec.q > now then
+    -- Its deadline was of another time.
+    add_to_index(id, rec)
+    set_due(id, rec.q)
   elseif rec.s == 'created' and rec.w then
     local expired = arg.expired[rec.p]
     if expired and rec.q + expired[1] <= now then
@@ -176,4 +187,5 @@ for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 
   redis.call('ZADD', ends, time_text(now), report)
   done[#done + 1] = { 'end', report }
 end
-return done
+local first = redis.call('ZRANGE', task_key('starts'), 0, 0, 'WITHSCORES')
+return { done, first[2] and math.max(0, first[2] - now) or -1 }

@@ -47,7 +47,7 @@ UNHEARD: Final = {
     **dict.fromkeys(("task/publish_command", "task/queue_entries", "task/records", "upload/get"), _READS),
     **dict.fromkeys(("combined/claim", "reconciler/begin_round", "reconciler/note_events"), _UPKEEP),
     **dict.fromkeys(("task/check_slots", "task/completions_published", "task/lost", "task/note_fenced"), _UPKEEP),
-    **dict.fromkeys(("task/purge", "task/sweep", "upload/forget", "upload/give_back"), _UPKEEP),
+    **dict.fromkeys(("task/purge", "task/start", "task/sweep", "upload/forget", "upload/give_back"), _UPKEEP),
     **dict.fromkeys(("queue/accepted", "queue/away", "queue/enqueue", "queue/failed", "queue/maintain"), _QUEUE),
     **dict.fromkeys(
         ("queue/grant_free_slots", "queue/mark_held", "queue/mark_rebuilt", "queue/note_holders", "queue/refused"),

@@ -9,8 +9,8 @@ local function enqueue_entries(tag, arg)
   begin_queue(tag, arg)
   local queue, settings = load_queue(), queue_settings()
   local first, owner = arg.entries[1][1], arg.entries[1][2]
-  local is_full = arg.backlog and queue.w >= arg.backlog
-  local is_owner_full = arg.own and redis.call('ZCARD', waiting_key(owner)) >= arg.own
+  local is_full = arg.backlog and queue.w >= arg.backlog and not arg.later
+  local is_owner_full = arg.own and not arg.later and redis.call('ZCARD', waiting_key(owner)) >= arg.own
   if arg.new and (settings.draining or is_full or is_owner_full) and
       not (holds_slot(first) or redis.call('ZSCORE', waiting_key(owner), first)) then
     if settings.draining then return { 'draining', -1 } end
@@ -24,6 +24,7 @@ local function enqueue_entries(tag, arg)
     if not is_owner_full then return { 'full', room_ms } end
     return { 'full', owner_room_ms(queue, owner, is_full and room_ms or 0), 'owner' }
   end
+  if arg.later then return { 'enqueued', {}, -1, false } end
   for _, row in ipairs(arg.entries) do
     if wait(queue, unpack(row)) and (arg.new or arg.arrives) then count(NEW) end
   end

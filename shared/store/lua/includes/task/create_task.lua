@@ -8,6 +8,8 @@ local function create_task(tag, arg, body)
   task_tag = tag
   local now, rec = now_ms(arg.now), arg.rec
   rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
+  local delay = arg.start_in or arg.start_at and math.max(0, arg.start_at - now)
+  if delay then rec.T, rec.z, rec.q, arg.due_in = delay, 0, now + delay, delay end
   -- A child's registration at its batch counts so long. Before it is created later, it has to be registered again.
   if arg['until'] and now > arg['until'] and redis.call('EXISTS', task_key('t:' .. arg.id)) == 0 then return { 'late' } end
   append_event(rec, now, arg.actor, arg.brief, nil, nil, arg.by)
@@ -31,14 +33,15 @@ local function create_task(tag, arg, body)
     -- The body or the pipeline was left behind by a record that was lost.
     redis.call('MSET', unpack(keys))
   end
-  redis.call('SADD', task_key('paths'), rec.p)
+  if not delay then redis.call('SADD', task_key('paths'), rec.p) end
   add_to_index(arg.id, rec)
   if set_due(arg.id, now + arg.due_in) == 0 then
     -- A record of this id was lost, and what the indexes have of it is still there.
-    for _, path in ipairs(redis.call('SUNION', task_key('paths'), task_key('ended_paths'))) do
-      for _, index in ipairs({ 'created', 'again', 'since', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }) do
-        redis.call('ZREM', task_key('z:' .. path .. ':' .. index), arg.id)
-      end
+    local paths = redis.call('SUNION', task_key('paths'), task_key('ended_paths'), task_key('delayed_paths'))
+    redis.call('ZREM', task_key('starts'), arg.id)
+    local states = { 'created', 'again', 'since', 'delayed', 'dispatched', 'running', 'completed', 'failed', 'cancelled' }
+    for _, path in ipairs(paths) do
+      for _, index in ipairs(states) do redis.call('ZREM', task_key('z:' .. path .. ':' .. index), arg.id) end
     end
     add_to_index(arg.id, rec)
   end

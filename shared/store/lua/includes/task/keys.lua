@@ -16,6 +16,9 @@
 --   <tag>z:<path>:again     zset     the same for tasks that wait anew, after a next step or a replay; these are not in
 --                                    'created'
 --   <tag>z:<path>:since     zset     the tasks in 'again' by the time they entered the queue
+--   <tag>z:<path>:delayed   zset     the same for tasks that have yet to start; these are in none of the others
+--   <tag>starts             zset     these tasks by when they start: it wakes a process in time, and nothing else. Their
+--                                    deadlines are the same
 --   <tag>c:<id>             zset     the children of a batch, see batch/children.lua
 --   <tag>ends               zset     what became of children and was not yet reported to their batches: '<batch> <child>
 --                                    <attempt> <state>' by when that was, or when it was reported last
@@ -31,6 +34,8 @@
 --                                    lost
 --   <tag>called             hash     how the destinations have answered; one partition has it, see callback/note.lua
 --   <tag>ended_paths        set      the other paths that have tasks here: they cost no timer anything
+--   <tag>delayed_paths      set      the endpoint paths that have tasks here that have yet to start. A path may be in
+--                                    'paths' or 'ended_paths' too
 --   <tag>fenced             zset     the endpoint paths whose services have numbered their reports or sent heartbeats, by
 --                                    when that was noted, see note_fenced.lua
 --   <tag>q…                          the queues that lie here, see queue/keys.lua

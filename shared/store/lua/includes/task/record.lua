@@ -47,6 +47,8 @@
 --      progress last, t how often the first of these was tried, r what came of the last try {answer, when}, c who tries now
 --      {until when nobody else does, operation}, o what was recorded last {that operation, when it is tried next}, e the attempt with which it has ended last, l its last end, as in Q, D what
 --      became of the last ends {{number, state, when, attempt, what, when that was, tries, last answer}, …}}
+--   T  when it starts, in ms since created, if it was submitted to start later. q is then as late. Until it has started it
+--      is at its first attempt and has 0 in z, see is_delayed.lua
 --   Z  true of a task that is removed, but for its blobs; or of a batch that is removed, but for its children
 -- @include task/keys
 

@@ -1,0 +1,223 @@
+"""Delayed tasks: what a hundred thousand of them cost while none is due, and how exactly ten thousand start.
+
+Two processes of the app, composed as ever but for Event Grid and the network, run the reconciler's rounds against a
+real Redis, one server with the delayed tasks and one without. A start is measured where the model service gets the
+task, by the clock that Redis has too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final, cast
+
+from bench.harness import Figure, Report, ratios
+from bench.plausibility import require
+from bench.waits import commands_of
+from cache_manager.reconciler import keep_reconciling, reconcile
+from local.redis_server import RedisServer
+from shared.dispatch.backend_client import Answer, Completed
+from shared.dispatch.registry import Endpoint
+from shared.resilience.circuit_breaker import Reachability
+from shared.services import Services
+from shared.settings import Settings
+from shared.store import RedisAddress, RedisLink, connect
+from shared.tasks.outcomes import Created
+from shared.tasks.task import Content, NewTask, Task
+
+PATH: Final = "/v1/bench/delays"
+DELAYED: Final = 100_000
+PROCESSES: Final = 2
+IDLE_S: Final = 60.0
+ROUNDS: Final = 30
+STARTS: Final = 10_000
+SPREAD_S: Final = 60.0
+"""Within how many seconds all of them start."""
+AHEAD_S: Final = 30.0
+"""How long before the first of them all are stored."""
+HOUR_MS: Final = 3_600_000
+_AT_ONCE: Final = 500
+BODY: Final = b"x" * 500
+
+
+class SilentPublisher:
+    """Event Grid takes all events, and delivers none: what is granted here is dispatched by the process."""
+
+    @property
+    def state(self) -> Reachability:
+        return "ok"
+
+    async def publish_dispatches(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        return
+
+    async def publish_completions(self, tasks: Sequence[Task], *, bypass_circuit: bool = False) -> None:
+        return
+
+    async def aclose(self) -> None:
+        return
+
+
+@dataclass
+class Model:
+    """A model service that answers at once, and knows when it was called."""
+
+    called_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    async def post(
+        self,
+        endpoint: Endpoint,
+        headers: dict[str, str],
+        body: bytes | AsyncIterable[bytes],
+        timeout_s: float,
+        room: Any,
+    ) -> Answer:
+        self.called_ms.setdefault(headers["taskId"], []).append(time.time_ns() / 1e6)
+        return Completed("completed", "text/plain", "", b"done")
+
+    async def aclose(self) -> None:
+        return
+
+
+def process_of(server: RedisServer, model: Model) -> Services:
+    """A process of the app."""
+    settings = Settings.from_env(
+        {
+            "REDIS_CONNECTION_STRING": server.url,
+            "EVENT_GRID_TOPIC_URI": "https://topic.example.org/api/events",
+            "BACKENDS": '{"/v1/bench": "https://backend.example.org"}',
+        }
+    )
+
+    async def open_redis() -> Any:
+        return await connect(RedisAddress.parse(server.url), lambda: cast("Any", None))
+
+    return Services.compose(settings, link=RedisLink(open_redis), publisher=SilentPublisher(), transport=model)
+
+
+async def store_delayed(processes: Sequence[Services], starts_ms: Sequence[int]) -> dict[str, int]:
+    """A task for each of the times; by their ids, when they start."""
+    found: dict[str, int] = {}
+
+    async def create(number: int, at_ms: int) -> None:
+        new = NewTask(
+            f"t{number}-{at_ms}",
+            PATH,
+            600,
+            body=Content("text/plain", len(BODY)),
+            inline_body=BODY,
+            start_at_ms=at_ms,
+        )
+        created = await processes[number % len(processes)].store.create(new)
+        assert isinstance(created, Created)
+        assert created.task.start is not None
+        found[new.id] = created.task.start.at_ms
+
+    for first in range(0, len(starts_ms), _AT_ONCE):
+        some = starts_ms[first : first + _AT_ONCE]
+        await asyncio.gather(*(create(first + number, at_ms) for number, at_ms in enumerate(some)))
+    return found
+
+
+async def idle(without: RedisServer, with_: RedisServer, delayed: int, idle_s: float, rounds: int) -> dict[str, Any]:
+    """What the rounds cost a server with delayed tasks and one without, at the same time."""
+    model = Model()
+    processes = {server: [process_of(server, model) for _ in range(PROCESSES)] for server in (without, with_)}
+    hour_ms = time.time_ns() // 1_000_000 + HOUR_MS
+    await store_delayed(processes[with_], [hour_ms + number for number in range(delayed)])
+    for each in (one for some in processes.values() for one in some):
+        each.run_beside(keep_reconciling(each))
+    await asyncio.sleep(2 * processes[with_][0].settings.reconciler_interval_s)
+    before = {server: commands_of(server) for server in processes}
+    await asyncio.sleep(idle_s)
+    commands = {server: commands_of(server) - before[server] for server in processes}
+    for each in (one for some in processes.values() for one in some):
+        await each.aclose()
+    took_s: dict[RedisServer, list[float]] = {without: [], with_: []}
+    runners = {server: process_of(server, model) for server in processes}
+    for number in range(rounds + 2):
+        for server in (without, with_) if number % 2 else (with_, without):
+            begun = time.perf_counter()
+            require(await reconcile(runners[server]) == 0, "nothing is due")
+            if number > 1:  # the first ones load scripts
+                took_s[server].append(time.perf_counter() - begun)
+    depth = (await runners[with_].store.queues.depths(PATH))[PATH]
+    require(depth.delayed == delayed and depth.created == 0, "all of them are still delayed")
+    require(not model.called_ms, "none of them was dispatched")
+    for each in runners.values():
+        await each.aclose()
+    return {
+        "commands_per_s": {"without": commands[without] / idle_s, "with": commands[with_] / idle_s},
+        "round_ms": {
+            "without": [1000 * each for each in took_s[without]],
+            "with": [1000 * each for each in took_s[with_]],
+        },
+    }
+
+
+async def late_ms(server: RedisServer, starts: int, spread_s: float, ahead_s: float) -> list[float]:
+    """By how much each of the tasks came to the model service after its start; less than 0: before."""
+    model, chance = Model(), random.Random(7)
+    processes = [process_of(server, model) for _ in range(PROCESSES)]
+    duties = [each.run_beside(keep_reconciling(each)) for each in processes]
+    first_ms = time.time_ns() // 1_000_000 + round(ahead_s * 1000)
+    asked = [first_ms + chance.randrange(round(spread_s * 1000)) for _ in range(starts)]
+    stored = await store_delayed(processes, asked)
+    require(time.time_ns() // 1_000_000 < first_ms, "all are stored before the first one is due")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ahead_s + spread_s + 30):
+            while len(model.called_ms) < starts:  # noqa: ASYNC110 (the model service is not asked: it is called)
+                await asyncio.sleep(0.2)
+    require(not any(duty.done() for duty in duties), "the rounds go on")
+    for each in processes:
+        await each.aclose()
+    require(model.called_ms.keys() == stored.keys(), "each task is dispatched, and no other")
+    require(all(len(called) == 1 for called in model.called_ms.values()), "each is dispatched once")
+    return [model.called_ms[task_id][0] - at_ms for task_id, at_ms in stored.items()]
+
+
+def run(quick: bool) -> list[Figure]:
+    delayed, idle_s, rounds = (2_000, 10.0, 4) if quick else (DELAYED, IDLE_S, ROUNDS)
+    starts, spread_s, ahead_s = (500, 6.0, 12.0) if quick else (STARTS, SPREAD_S, AHEAD_S)
+    shown = {"delayed": delayed, "idle s": idle_s, "rounds": rounds, "starts": starts, "spread s": spread_s}
+    report = Report("delays", quick=quick, settings=shown)
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as servers:
+        without, with_, third = (
+            servers.enter_context(RedisServer(Path(directory) / name)) for name in ("without", "with", "starts")
+        )
+        costs = asyncio.run(idle(without, with_, delayed, idle_s, rounds))
+        late = sorted(asyncio.run(late_ms(third, starts, spread_s, ahead_s)))
+    commands, round_ms = costs["commands_per_s"], costs["round_ms"]
+    require(min(commands.values()) > 0, "rounds run")
+    cuts = quantiles(late, n=1000)
+    report.table(
+        "While none is due",
+        ["", "Redis commands a second", "a round, ms, median"],
+        [
+            ("without", f"{commands['without']:.1f}", f"{quantiles(round_ms['without'], n=2)[0]:.1f}"),
+            (f"{delayed:,} delayed", f"{commands['with']:.1f}", f"{quantiles(round_ms['with'], n=2)[0]:.1f}"),
+        ],
+    )
+    report.table(
+        "A start, ms after its time",
+        ["first", "median", "p99", "p99.9", "last"],
+        [[f"{each:.0f}" for each in (late[0], cuts[499], cuts[989], cuts[998], late[-1])]],
+    )
+    report.figure(Figure.of("delays_commands", [commands["with"] / commands["without"]]))
+    report.figure(Figure.of("delays_round", ratios(round_ms["with"], round_ms["without"])))
+    report.figure(Figure.of("delays_late", [cuts[989] / 1000]))
+    report.figure(Figure.of("delays_early", [sum(each < 0 for each in late)]))
+    return report.finish(costs=costs, late_ms=late)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    run(parser.parse_args().quick)
