@@ -32,6 +32,7 @@ BUDGETS_S: Final = {
     "saturation": (300, 25),
     "outage": (110, 10),
     "waits": (45, 5),
+    "many": (120, 20),
     "peers": (515, 37),
 }
 """The time limit of each benchmark in seconds: whole, quick. They run in this order. In all 30 minutes, and 3."""

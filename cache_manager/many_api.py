@@ -12,7 +12,7 @@ from cache_manager.audit import audited
 from cache_manager.callback_api import CALLBACK_HEADER, callback_of
 from cache_manager.many_lines import asked_lines
 from cache_manager.many_schemas import LineOutcome, WaitAnswer, WaitedTask, WaitRequest
-from cache_manager.many_service import Kind, ManySubmits
+from cache_manager.many_service import Kind, ManySubmits, TakenLine
 from cache_manager.many_waits import ManyWaits
 from cache_manager.owner import service_for
 from cache_manager.submitting import PIPELINE_HEADER, Way, batch_of, way_of
@@ -61,11 +61,10 @@ async def submit_many(req: func.HttpRequest, services: Services) -> func.HttpRes
     async with audited(req, services, "submit many", path, is_callers=True) as action:
         taken = await ManySubmits(services, kind_of, key).submit(lines)
         action.count = sum(isinstance(line.outcome, Task) for line in taken)
-    problems = [line.problem for line in taken if line.problem is not None]
-    outcomes = [LineOutcome.of(line.number, line.outcome) for line in taken if line.outcome is not None]
-    if len(problems) == len(taken):
-        raise _none_taken(problems, outcomes)
-    return json_response(b"".join(outcome.encoded() + b"\n" for outcome in outcomes), 202, mimetype=NDJSON)
+    if not action.count:
+        raise _none_taken(taken)
+    answer = [LineOutcome.encoded(line.number, line.outcome) + b"\n" for line in taken if line.outcome is not None]
+    return json_response(b"".join(answer), 202, mimetype=NDJSON)
 
 
 async def wait_for_tasks(req: func.HttpRequest, services: Services) -> func.HttpResponse:
@@ -137,10 +136,11 @@ def _template(way: Way, batch: str, priority: int, service: TaskService, callbac
     )
 
 
-def _none_taken(problems: Sequence[Problem], outcomes: Sequence[LineOutcome]) -> Problem:
+def _none_taken(lines: Sequence[TakenLine]) -> Problem:
     """The problem of the first line that may be sent again, else of the first line; with all of them."""
-    problem = next((each for each in problems if "Retry-After" in each.headers), problems[0])
-    answer = Problem(problem.status, "", "", "", headers=problem.headers)
-    listed = [outcome.model_dump(by_alias=True) for outcome in outcomes]
-    answer.document = {**problem.document, "Outcomes": listed}
+    problems = {line.number: line.problem for line in lines if line.problem is not None}
+    why = next((each for each in problems.values() if "Retry-After" in each.headers), next(iter(problems.values())))
+    answer = Problem(why.status, "", "", "", headers=why.headers)
+    outcomes = [LineOutcome.of_refused(*each).model_dump(by_alias=True) for each in problems.items()]
+    answer.document = {**why.document, "Outcomes": outcomes}
     return answer

@@ -56,11 +56,15 @@ class LineOutcome(BaseModel):
     """Why it was not taken: a problem document (RFC 9457), as a submit of it alone would get."""
 
     @classmethod
-    def of(cls, line: int, outcome: Task | Problem) -> Self:
-        if isinstance(outcome, Task):
-            return cls.model_construct(
-                line=line, status_code=202, task_id=outcome.id, backend_status=outcome.state.backend_status
-            )
+    def encoded(cls, line: int, outcome: Task | Problem) -> bytes:
+        """The JSON of an outcome."""
+        if isinstance(outcome, Task):  # which costs a tenth of making one and writing it
+            taken = line, outcome.id.encode(), outcome.state.backend_status.encode()
+            return b'{"Line":%d,"StatusCode":202,"TaskId":"%b","BackendStatus":"%b"}' % taken
+        return cls.of_refused(line, outcome).model_dump_json(by_alias=True).encode()
+
+    @classmethod
+    def of_refused(cls, line: int, outcome: Problem) -> Self:
         again_s = outcome.headers.get("Retry-After")
         return cls.model_construct(
             line=line,
@@ -68,9 +72,6 @@ class LineOutcome(BaseModel):
             retry_after_seconds=None if again_s is None else int(again_s),
             problem=outcome.document,
         )
-
-    def encoded(self) -> bytes:
-        return self.__pydantic_serializer__.to_json(self, by_alias=True)
 
 
 class WaitRequest(RequestModel):

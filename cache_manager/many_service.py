@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from shared.tasks.task import Content, NewTask, Task
 
 CreateRefusal = Full | Draining | BatchRefused
 
-PIECE_TASKS: Final = 25
+PIECE_TASKS: Final = 50
 """How many tasks are created at a time. The next ones are read meanwhile."""
 PIECE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_S: Final = 20.0
@@ -128,55 +128,79 @@ class ManySubmits:
 
     async def _pieces(self, lines: Sequence[AskedLine]) -> AsyncGenerator[list[TakenLine]]:
         """The tasks, a piece at a time. No piece has two of one id: which of them comes first must not be open."""
-        piece: list[TakenLine] = []
-        ids: set[str] = set()
+        read: list[tuple[TakenLine, Asked | None]] = []
         size_bytes = 0
         for count, line in enumerate(lines, 1):
+            if read and (len(read) == PIECE_TASKS or size_bytes + line.size_bytes > PIECE_BYTES):
+                for piece in await self._named(read):
+                    yield piece
+                read, size_bytes = [], 0
             taken = TakenLine(line.number)
-            await self._read(line, taken)
-            is_there = taken.new is not None and taken.new.id in ids
-            if piece and (is_there or len(piece) == PIECE_TASKS or size_bytes + line.size_bytes > PIECE_BYTES):
-                yield piece
-                piece, size_bytes = [], 0
-                ids.clear()
-            piece.append(taken)
+            read.append((taken, await self._asked(line, taken)))
             size_bytes += line.size_bytes
-            if taken.new is not None:
-                ids.add(taken.new.id)
             if count % _TURN_TASKS == 0 or line.size_bytes > INLINE_LIMIT_BYTES:
                 await asyncio.sleep(0)
-        yield piece
+        for piece in await self._named(read):
+            yield piece
 
-    async def _read(self, line: AskedLine, taken: TakenLine) -> None:
+    async def _asked(self, line: AskedLine, taken: TakenLine) -> Asked | None:
         try:
-            if self._stop is None:
-                taken.new = await self._new(line.number, await line.read())
+            return await line.read() if self._stop is None else None
         except Exception as error:
             taken.outcome = self._problem(error)
+            return None
 
-    async def _new(self, number: int, asked: Asked) -> NewTask:
-        kind, key, body = self._kind_of(asked.query), asked.key, asked.body
-        if key is None and self._key is not None:
-            key = f"{self._key}\n{number}"  # which no header can be
-        task_id, fingerprint = "", ""
-        if key is None:
-            task_id = new_task_id()
-        else:
-            task_id = await self._store.keyed_ids.id_of(kind.template.owner, kind.scope, key)
-            headers = {"Content-Encoding": asked.encoding, **kind.asked}
-            told = asked.content_type, kind.template.query, body, headers
-            if len(body) > INLINE_LIMIT_BYTES:  # in a thread: it takes a while
+    async def _named(self, read: Sequence[tuple[TakenLine, Asked | None]]) -> list[list[TakenLine]]:
+        """The lines with the tasks to create, in pieces without two of one id."""
+        keyed: list[Awaitable[None]] = []
+        for taken, asked in read:
+            if asked is not None:
+                key = asked.key
+                if key is None and self._key is not None:
+                    key = f"{self._key}\n{taken.number}"  # which no header can be
+                keyed += self._name(taken, asked, key)
+        await asyncio.gather(*keyed)
+        pieces: list[list[TakenLine]] = [[]]
+        ids: set[str] = set()
+        for taken, _ in read:
+            if taken.new is not None:
+                if taken.new.id in ids:
+                    pieces.append([])
+                    ids.clear()
+                ids.add(taken.new.id)
+            pieces[-1].append(taken)
+        return pieces
+
+    def _name(self, taken: TakenLine, asked: Asked, key: str | None) -> Iterator[Awaitable[None]]:
+        """Say what task a line is to become; what yields has to be awaited before that is known."""
+        try:
+            kind = self._kind_of(asked.query)
+        except Problem as problem:
+            taken.outcome = problem
+            return
+        taken.new = replace(
+            kind.template,
+            id=new_task_id() if key is None else "",
+            body=Content(asked.content_type, len(asked.body), None, asked.encoding),
+            inline_body=asked.body,
+            priority=kind.template.priority if asked.priority is None else asked.priority,
+        )
+        if key is not None:
+            yield self._name_by_key(taken, asked, kind, key)
+
+    async def _name_by_key(self, taken: TakenLine, asked: Asked, kind: Kind, key: str) -> None:
+        new = taken.asked_for
+        headers = {"Content-Encoding": asked.encoding, **kind.asked}
+        told = asked.content_type, new.query, asked.body, headers
+        try:
+            task_id = await self._store.keyed_ids.id_of(new.owner, kind.scope, key)
+            if taken.is_large:  # in a thread: it takes a while
                 fingerprint = await asyncio.to_thread(parse.fingerprint, *told)
             else:
                 fingerprint = parse.fingerprint(*told)
-        return replace(
-            kind.template,
-            id=task_id,
-            body=Content(asked.content_type, len(body), None, asked.encoding),
-            inline_body=body,
-            fingerprint=fingerprint,
-            priority=kind.template.priority if asked.priority is None else asked.priority,
-        )
+            taken.new = replace(new, id=task_id, fingerprint=fingerprint)
+        except Exception as error:
+            taken.new, taken.outcome = None, self._problem(error)
 
     async def _take(self, piece: Sequence[TakenLine]) -> None:
         """Store what is large of a piece, create its tasks, and have them dispatched."""

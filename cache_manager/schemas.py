@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -292,6 +293,7 @@ class RequestModel(BaseModel):
         return {names.get(name.lower(), name): member for name, member in cast("dict[str, Any]", value).items()}
 
     @classmethod
+    @cache
     def _names(cls) -> dict[str, str]:
         return {name.lower(): name for name in map(to_pascal, cls.model_fields)}
 

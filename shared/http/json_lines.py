@@ -27,6 +27,8 @@ def _no_constant(name: str) -> object:
 
 
 _VALUES: Final = json.JSONDecoder(parse_constant=_no_constant)
+_MEMBERS: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=list)
+"""Of objects, it makes lists of their members: a name may be there twice."""
 
 
 class Line(NamedTuple):
@@ -107,12 +109,20 @@ def _short_line(line: bytes, verbatim: str) -> dict[str, Any]:
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _levels(line) > MAX_DEPTH:
         raise too_deep()
     text = line.decode()
-    members: list[tuple[str, Any]] = []
+    if b"\\u" in line:  # half of a pair of surrogates is decoded, and is no text
+        json.dumps(_VALUES.decode(text), ensure_ascii=False).encode()
     at = _behind(text, 0, "{")
+    members: list[tuple[str, Any]] = _MEMBERS.decode(text)
+    if all(name.lower() != verbatim or isinstance(value, str) for name, value in members):
+        return object_of(members)
+    return object_of(_as_written(text, at, verbatim))
+
+
+def _as_written(text: str, at: int, verbatim: str) -> list[tuple[str, Any]]:
+    """The members of the object whose first one, or end, is at *at*, as it is valid."""
+    members: list[tuple[str, Any]] = []
     goes_on = text[at : at + 1] != "}"
     while goes_on:
-        if text[at : at + 1] != '"':
-            raise ValueError("a name is expected")
         name, at = _VALUES.raw_decode(text, at)
         begin = _behind(text, at, ":")
         value, at = _VALUES.raw_decode(text, begin)
@@ -123,11 +133,7 @@ def _short_line(line: bytes, verbatim: str) -> dict[str, Any]:
         goes_on = text[at : at + 1] != "}"
         if goes_on:
             at = _behind(text, at, ",")
-    if _behind_blanks(text, at + 1) != len(text):
-        raise ValueError("something follows the object")
-    if b"\\u" in line:  # half of a pair of surrogates is decoded, and is no text
-        json.dumps(_VALUES.decode(text), ensure_ascii=False).encode()
-    return object_of(members)
+    return members
 
 
 def _behind_blanks(text: str, at: int) -> int:

@@ -74,6 +74,10 @@ class RepeatingLink(RedisLink):
         await super().combined(name, *args)
         return await super().combined(name, *args)
 
+    async def combined_steps(self, name: str, *args: bytes) -> list[Any] | None:
+        await super().combined_steps(name, *args)
+        return await super().combined_steps(name, *args)
+
 
 class StoreFactory(Protocol):
     def __call__(self, policy: StorePolicy = ..., *, url: str = ..., repeating: bool = ...) -> Store: ...
