@@ -49,6 +49,10 @@ AUDIT_TESTS = ("tests/contract/test_v1_audit.py",)
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
 CHANGE_TESTS = ("tests/shared/store/test_changes.py",)
+MANY = "cache_manager/many_service.py"
+MANY_TESTS = ("tests/cache_manager/test_many_submits.py",)
+MANY_WAITS_TESTS = ("tests/cache_manager/test_many_waits.py",)
+JSON_LINES_TESTS = ("tests/shared/http/test_json_lines.py",)
 RELEASE_TESTS = ("tests/shared/store/test_releases.py",)
 UPLOAD_STORE_TESTS = ("tests/shared/store/test_uploads.py",)
 UPLOAD_TESTS = ("tests/contract/test_v1_uploads_apart.py",)
@@ -430,6 +434,97 @@ MUTATIONS = [
         "(is_announced or now_seen.shown != seen.shown)",
         "now_seen.shown != seen.shown",
         CHANGE_TESTS,
+    ),
+    Mutation(
+        "waits: a wait for many tells nothing of others' tasks",
+        "cache_manager/many_waits.py",
+        "asyncio.gather(*map(self.service.find, some)), strict=True):\n                etag",
+        "asyncio.gather(*map(self.service.services.store.get, some)), strict=True):\n                etag",
+        MANY_WAITS_TESTS,
+    ),
+    Mutation(
+        "waits: an answer for many has so many characters",
+        "cache_manager/many_waits.py",
+        "if not self._status_chars or self._status_chars + chars <= MOST_STATUS_CHARS:",
+        "if True:",
+        MANY_WAITS_TESTS,
+    ),
+    Mutation(
+        "many: two lines of one id are for two pieces",
+        MANY,
+        "if taken.new.id in ids:",
+        "if False:",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: a derived key has the number of its line",
+        MANY,
+        'key = f"{self._key}\\n{taken.number}"',
+        "key = self._key",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: no body is kept until the last line has come",
+        MANY,
+        "line.new = None  # whose",
+        "pass  # whose",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: a store that is silent is not asked for each line",
+        MANY,
+        "if all(isinstance(outcome, StoreUnavailable) for outcome in created):",
+        "if False:",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: a request has an end",
+        MANY,
+        "if self._now_s() >= until_s:",
+        "if False:",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: a piece has so many bytes",
+        MANY,
+        "len(read) == PIECE_TASKS or size_bytes + line.size_bytes > PIECE_BYTES",
+        "len(read) == PIECE_TASKS",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: an error of one step is that of one task",
+        "shared/store/create_steps.py",
+        "None if isinstance(reply, Exception) else _created_and_enqueued(new, reply)",
+        "_created_and_enqueued(new, reply)",
+        ("tests/shared/store/test_create_each.py",),
+    ),
+    Mutation(
+        "many: there are so many lines",
+        "shared/http/json_lines.py",
+        "if len(found) == most:",
+        "if False:",
+        JSON_LINES_TESTS,
+    ),
+    Mutation(
+        "many: values of long lines are counted together, those of broken ones too",
+        "shared/http/json_lines.py",
+        "self._values_left = max(0, self._values_left - reader.values)",
+        "pass",
+        JSON_LINES_TESTS,
+    ),
+    Mutation(
+        "many: an object ends with its line",
+        "shared/http/bounded_json.py",
+        "if self._at <= end:",
+        "if True:",
+        JSON_LINES_TESTS,
+    ),
+    Mutation(
+        "multipart: another boundary that begins in the same way is none",
+        "shared/http/multipart.py",
+        'rb"--[ \\t]{0,256}+(?P<end>\\r?\\n|\\Z)|[ \\t]{0,256}+(?P<next>\\r\\n)"',
+        'rb"--[ \\t]{0,256}+(?P<end>\\r?\\n|\\Z)|[^\\r]{0,256}+(?P<next>\\r\\n)"',
+        ("tests/shared/http/test_multipart.py",),
     ),
     Mutation(
         "waits: the client with the most makes room",

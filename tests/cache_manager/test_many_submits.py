@@ -1,0 +1,192 @@
+"""Many submits in one request: in pieces, and what ends them early."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cache_manager import many_service
+from cache_manager.many_lines import Asked, AskedLine
+from cache_manager.many_service import LONGEST_S, PIECE_BYTES, PIECE_TASKS, Kind, ManySubmits, TakenLine
+from shared.bodies import BlobsUnavailable
+from shared.http.problems import Problem, invalid
+from shared.settings import INLINE_LIMIT_BYTES
+from shared.store import StoreUnavailable
+from shared.tasks.outcomes import Created
+from shared.tasks.task import Content, NewTask, Task
+
+PATH = "/v1/org/model"
+
+
+class Store:
+    """Takes tasks, until it falls silent.
+
+    Attributes:
+        pieces: the ids of the tasks that came together.
+        silent_after: how many pieces it answers.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[list[str]] = []
+        self.most_bytes = 0
+        self.silent_after = 1_000
+        self.on_piece: Callable[[], None] = lambda: None
+        self.keyed_ids = self
+
+    async def id_of(self, owner: str, scope: str, key: str) -> str:
+        return f"{owner} {scope} {key}"
+
+    async def create_each(self, news: Sequence[NewTask]) -> list[Created | StoreUnavailable]:
+        await asyncio.sleep(0)
+        self.on_piece()
+        self.pieces.append([new.id for new in news])
+        self.most_bytes = max(self.most_bytes, sum(len(new.inline_body) for new in news))
+        if len(self.pieces) > self.silent_after:
+            return [StoreUnavailable("silent")] * len(news)
+        return [
+            Created(cast("Task", SimpleNamespace(id=new.id, attempt=1, fingerprint=new.fingerprint))) for new in news
+        ]
+
+
+class Bodies:
+    def __init__(self) -> None:
+        self.at_once = self.most_at_once = 0
+        self.is_there = True
+
+    async def put(self, task_id: str, content_type: str, data: bytes, encoding: str) -> Content:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if not self.is_there:
+            raise BlobsUnavailable("gone")
+        return Content(content_type, len(data), "blob", encoding)
+
+
+class Dispatcher:
+    def dispatch_granted(self, granted: object, *, but: object = None) -> bool:
+        return False
+
+    async def begin(self, task: Task) -> None:
+        raise AssertionError("no task was granted a slot")
+
+
+class Request:
+    """A request that submits many."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store, self.bodies, self.now_s = Store(), Bodies(), 0.0
+        # Of a task that is none, nothing is reported.
+        monkeypatch.setattr(many_service.telemetry, "transition", lambda task: None)
+        monkeypatch.setattr(many_service, "task_of", lambda outcome: outcome.task)
+
+    async def submit(self, reads: Sequence[Asked | Problem], key: str | None = None) -> Sequence[TakenLine]:
+        services = cast("Any", SimpleNamespace(store=self.store, bodies=self.bodies, dispatcher=Dispatcher()))
+        kind = Kind(NewTask("", PATH, 60, owner="ada"), PATH, {})
+        lines = [AskedLine(number, self._size(read), self._reading(read)) for number, read in enumerate(reads, 1)]
+        return await ManySubmits(services, lambda query: kind, key, lambda: self.now_s).submit(lines)
+
+    @staticmethod
+    def _size(read: Asked | Problem) -> int:
+        return len(read.body) if isinstance(read, Asked) else 10
+
+    @staticmethod
+    def _reading(read: Asked | Problem) -> Any:
+        async def reading() -> Asked:
+            if isinstance(read, Problem):
+                raise read
+            return read
+
+        return reading
+
+
+@pytest.fixture
+def request_(monkeypatch: pytest.MonkeyPatch) -> Request:
+    return Request(monkeypatch)
+
+
+def asked(body: bytes = b"x", key: str | None = None) -> Asked:
+    return Asked(body, "text/plain", key=key)
+
+
+def slugs(lines: Sequence[TakenLine]) -> list[str]:
+    return ["" if line.problem is None else line.problem.document["type"].rpartition(":")[2] for line in lines]
+
+
+async def test_tasks_come_in_pieces_and_in_order(request_: Request) -> None:
+    count = 3 * PIECE_TASKS + 7
+    lines = await request_.submit([asked(key=str(number)) for number in range(count)])
+    assert [line.number for line in lines] == [*range(1, count + 1)]
+    assert [len(piece) for piece in request_.store.pieces] == [*[PIECE_TASKS] * 3, 7]
+    ids = [task_id.rpartition(" ")[2] for piece in request_.store.pieces for task_id in piece]
+    assert ids == [str(number) for number in range(count)]
+
+
+async def test_no_piece_has_more_bytes_than_it_may_unless_one_task_has(request_: Request) -> None:
+    sizes = [PIECE_BYTES // 3] * 10 + [2 * PIECE_BYTES] + [1] * 5
+    lines = await request_.submit([asked(bytes(size)) for size in sizes])
+    assert slugs(lines) == [""] * len(sizes)
+    assert [len(piece) for piece in request_.store.pieces] == [3, 3, 3, 1, 1, 5]
+    assert request_.store.most_bytes == 2 * PIECE_BYTES
+    assert all(line.new is None for line in lines)  # no body is kept until the last line has come
+
+
+async def test_no_piece_has_two_tasks_of_one_id(request_: Request) -> None:
+    await request_.submit([asked(key=key) for key in "aabbca"])
+    assert [[task_id[-1] for task_id in piece] for piece in request_.store.pieces] == [
+        ["a"],
+        ["a", "b"],
+        ["b", "c", "a"],
+    ]
+
+
+async def test_keys_are_derived_from_that_of_the_request_and_the_number(request_: Request) -> None:
+    await request_.submit([asked(), asked(key="own"), invalid("", "broken"), asked()], key="all")
+    assert request_.store.pieces == [[f"ada {PATH} all\n1", f"ada {PATH} own", f"ada {PATH} all\n4"]]
+
+
+async def test_when_the_store_falls_silent_the_rest_is_not_tried(
+    request_: Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    request_.store.silent_after = 2
+    with caplog.at_level(logging.WARNING):
+        lines = await request_.submit([asked() for _ in range(10 * PIECE_TASKS)])
+    assert slugs(lines) == [""] * 2 * PIECE_TASKS + ["unavailable"] * 8 * PIECE_TASKS
+    assert len(request_.store.pieces) <= 4  # what was on its way
+    assert len([line for line in caplog.messages if "does not answer" in line]) == 1
+
+
+async def test_after_twenty_seconds_no_more_is_taken(request_: Request) -> None:
+    def pass_time() -> None:
+        request_.now_s += LONGEST_S / 3
+
+    request_.store.on_piece = pass_time
+    lines = await request_.submit([asked() for _ in range(10 * PIECE_TASKS)])
+    taken = slugs(lines).count("")
+    assert 3 * PIECE_TASKS <= taken <= 5 * PIECE_TASKS
+    assert slugs(lines) == [""] * taken + ["overloaded"] * (10 * PIECE_TASKS - taken)
+    assert {line.problem.headers["Retry-After"] for line in lines if line.problem} == {"2"}
+
+
+async def test_large_bodies_go_to_blob_storage_four_at_a_time(request_: Request) -> None:
+    large = bytes(INLINE_LIMIT_BYTES + 1)
+    await request_.submit([asked(large) for _ in range(20)])
+    assert request_.bodies.most_at_once == 4
+    request_.bodies.is_there = False
+    lines = await request_.submit([asked(large), asked(), invalid("/Body", "broken"), asked(large)])
+    assert slugs(lines) == ["unavailable", "", "invalid-request", "unavailable"]
+
+
+async def test_a_bug_ends_one_line(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail() -> Asked:
+        raise RuntimeError("a bug")
+
+    lines = [AskedLine(1, 1, fail)]
+    services = cast("Any", SimpleNamespace(store=request_.store, bodies=request_.bodies, dispatcher=Dispatcher()))
+    taken = await ManySubmits(services, lambda query: cast("Kind", None), None).submit(lines)
+    assert slugs(taken) == ["internal-error"]
