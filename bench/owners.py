@@ -36,18 +36,20 @@ def run(quick: bool) -> list[Figure]:
     )
     rows: list[tuple[object, ...]] = []
     worst: list[float] = []
-    idle: list[float] = []
+    busy: list[float] = []
     with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
         for count in slots:
+            without = 1.0
             for name, per_owner in _bounds(count).items():
                 beyond, utilisation = _beyond(server.url, many, count, per_owner)
-                is_hard = bool(per_owner.get("hard"))
                 rows.append(
                     (count, name, f"{max(beyond):.2f}", f"{sum(beyond) / len(beyond):.2f}", f"{utilisation:.2%}")
                 )
                 worst.append(max(beyond))
-                if not is_hard:
-                    idle.append(100 * (1 - utilisation))
+                if not per_owner:
+                    without = utilisation
+                elif "hard" not in per_owner:
+                    busy.append(utilisation / without)
     report.table(
         "the wait of a task of the other owner beyond that alone ÷ the service time",
         ["slots", "of an owner in flight", "worst", "mean", "busy while tasks wait"],
@@ -55,7 +57,7 @@ def run(quick: bool) -> list[Figure]:
     )
     report.note("A hard bound leaves slots idle on purpose while only one owner wants them.")
     report.figure(Figure.of("owners", [max(worst)]))
-    report.figure(Figure.of("owners_idle", [max(idle)]))
+    report.figure(Figure.of("owners_busy", [min(busy)]))
     return report.finish()
 
 

@@ -34,6 +34,8 @@ SETTINGS = {
     "DISPATCH_TIMEOUT_S": "1",
 }
 """Deadlines short enough for tests. The attempt limit is the app's default."""
+OWNERS_IN_FLIGHT = 6
+"""How many tasks the service that reads uploads gets at a time."""
 GRID_TIME_SCALE = 30
 """Event Grid's first retry is due after 10 s."""
 _INSIDE = Path(__file__).parent / "inside"
@@ -80,7 +82,12 @@ class Rig:
             azurite=self.azurite,
             backends={
                 PREFIX: f"http://127.0.0.1:{port}",
-                MODERN + UPLOADED: {"url": f"http://127.0.0.1:{port}", "reference": True},
+                MODERN + UPLOADED: {
+                    "url": f"http://127.0.0.1:{port}",
+                    "reference": True,
+                    # All tasks are one owner's. One whose slot counts for ever would keep the others from theirs.
+                    "per_owner": {"in_flight": OWNERS_IN_FLIGHT, "hard": True},
+                },
             },
             with_model=False,
             settings=SETTINGS,

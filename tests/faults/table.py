@@ -322,7 +322,7 @@ def _queue_lost(rig: Rig, chance: random.Random) -> Generator[None]:
         for redis in rig.redis_nodes:
             with redis.connect() as client:
                 # Not an operator's settings, which nothing can rebuild.
-                keys = [key for kind in ("q:", "qo:", "qw:", "qh:") for key in client.scan_iter(f"*}}{kind}*")]
+                keys = [key for kind in ("q:", "qo:", "qw:", "qh:", "qb:") for key in client.scan_iter(f"*}}{kind}*")]
                 if lost := chance.sample(keys, chance.randint(0, len(keys))):
                     client.delete(*lost)
 

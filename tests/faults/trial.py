@@ -148,6 +148,10 @@ class Trials:
             eventually(lambda: not any(self._rig.world().holding.values()), within_s=IDLE_S)
         except AssertionError:
             report.wrong.append(f"slots are held without a task: {self._rig.world().holding}")
+        try:
+            eventually(lambda: not any(self._rig.world().holders.values()), within_s=IDLE_S)
+        except AssertionError:
+            report.wrong.append(f"owners hold slots that are free: {self._rig.world().holders}")
         with self._rig.stack.client() as app:
             for task_id in load.acknowledged:
                 load.check(app, task_id)

@@ -55,6 +55,7 @@ class World:
         self.fenced: dict[str, set[str]] = {}
         self.holding: dict[str, set[str]] = defaultdict(set)
         self.waiting: dict[str, set[str]] = defaultdict(set)
+        self.holders: dict[str, set[str]] = defaultdict(set)
         self.callbacks: dict[str, dict[str, float]] = defaultdict(dict)
         """What is owed to destinations: the tasks in each of these indexes."""
         self.raw: dict[str, bytes] = {}
@@ -135,6 +136,8 @@ class World:
                 self.holding[path] |= set(value)
             elif kind == "qw":
                 self.waiting[path] |= set(value)
+            elif kind == "qb":
+                self.holders[path] |= set(value)
             members = [path]
         elif kind == "requests" and rest:
             members = []  # when a counter was reported, and its shares
