@@ -193,11 +193,15 @@ async def test_a_hard_bound_leaves_slots_idle_and_an_end_grants_the_next(
 ) -> None:
     queues = bounded(OwnerBounds(in_flight=2, is_hard=True), limit=4)
     held = await hold(queues, clock, 2, "greedy", "mine")
+    for task in await hold(queues, clock, 2, "modest", "theirs"):
+        await release(queues, grant_of(task), completed(task, clock, since_ms=clock()))
+    await queues.mark_rebuilt(PATH, (await queues.maintain(PATH)).loss or 0)
     waiting = tasks(3, clock, "greedy", name="more")
     assert await enqueue(queues, *waiting) == []
-    assert (await queues.maintain(PATH)).granted.grants == []
+    maintained = await queues.maintain(PATH)
+    assert (maintained.granted.grants, maintained.loss) == ([], None), "nothing was lost"
     status = await queues.status(PATH)
-    assert (status.holding, status.waiting, status.slots) == (2, 3, 2), "what was learned of the backend stays"
+    assert (status.holding, status.waiting, status.slots) == (2, 3, 4), "what was learned of the backend stays"
     assert await enqueue(queues, new_task("other", clock, "modest")) == [SlotGrant("other", 1)]
     assert (await release(queues, grant_of(held[0]))).grants == [grant_of(waiting[0])]
     requeued = next_attempt(held[1])
