@@ -360,3 +360,46 @@ class TestCompletion:
         script = run("completion", shell).stdout.decode()
         assert "taskbackbone" in script
         assert "priority" in script
+
+
+class TestWhen:
+    def test_a_task_may_start_later(self, run: Run, model: Model, client: TaskClient, tmp_path: Path) -> None:
+        (tmp_path / "text.txt").write_text("a")
+        later = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+        task_id = run("submit", model.path, "text.txt", "--start-after", later).stdout.decode().strip()
+        document = client.task(task_id).cancel().document
+        assert document["StartAt"] > document["CreatedAt"]
+
+    @pytest.mark.parametrize("option", ["--start-after", "--start-before"])
+    def test_a_time_that_is_none_is_a_wrong_command(
+        self, run: Run, model: Model, tmp_path: Path, option: str
+    ) -> None:
+        (tmp_path / "text.txt").write_text("a")
+        for text in ("soon", "2026-11-30T06:00:00"):
+            run("submit", model.path, "text.txt", option, text, code=2)
+
+    def test_the_estimate_of_a_delayed_task_is_its_start(self) -> None:
+        start = datetime.now(timezone.utc) + timedelta(seconds=300.5)
+        document = {"TaskId": "1", "BackendStatus": "created", "Status": "created", "StartAt": start.isoformat()}
+        line = _line(TaskView(Caller(Address("http://b.example")), document), bar=False)
+        assert re.fullmatch(r"starts at about \d\d:\d\d:\d\d, in 5 min", line)
+
+    def test_a_schedule_is_put_shown_run_and_deleted(self, run: Run, model: Model, tmp_path: Path) -> None:
+        (tmp_path / "text.txt").write_text("a")
+        name = f"cli-{os.urandom(4).hex()}"
+        how = ("--cron", "30 6 * * *", "--time-zone", "Europe/Berlin", "--overlap", "queue", "--query", "a=1")
+        put = run("schedule", "put", name, model.path, "text.txt", *how).stdout.decode()
+        assert put.startswith(f"{name}  30 6 * * *  Europe/Berlin  {model.path}  next 20")
+        task_id = run("schedule", "run", name).stdout.decode().strip()
+        shown = run("schedule", "show", name).stdout.decode()
+        assert task_id in shown
+        assert name in run("schedule", "list").stdout.decode()
+        assert "paused" in run("schedule", "pause", name).stdout.decode()
+        [resumed] = run("schedule", "resume", name, "--json").stdout.splitlines()
+        assert json.loads(resumed)["Paused"] is False
+        run("schedule", "delete", name)
+        run("schedule", "show", name, code=1)
+
+    @pytest.mark.parametrize("arguments", [("show",), ("put", "any"), ("put", "any", "/v1/x"), ("stop", "any")])
+    def test_what_is_missing_is_a_wrong_command(self, run: Run, arguments: tuple[str, ...]) -> None:
+        run("schedule", *arguments, code=2)

@@ -79,6 +79,24 @@ class TestHeaders:
         client.close()
 
 
+class TestLater:
+    def test_a_task_starts_no_sooner_than_it_is_to(self, client: Any, model: Model) -> None:
+        task = client.submit(model.path, "a", start_after=1.5)
+        assert (task.state, task.queue_position) == ("created", None)
+        assert timedelta(seconds=0.5) < task.start_at - now() <= timedelta(seconds=2.5)
+        assert task.result(PATIENCE_S).text() == "A"
+        history = task.history()
+        [claimed] = [event["Timestamp"] for event in history if event["State"] == "dispatched"]
+        assert claimed >= task.document["StartAt"]
+
+    def test_it_may_be_a_time_and_be_cancelled_before(self, client: Any, model: Model) -> None:
+        at = now() + timedelta(days=1)
+        task = client.submit(model.path, "a", start_after=at, idempotency_key=os.urandom(8).hex())
+        assert abs(task.start_at - at) < timedelta(seconds=1)
+        assert client.queue(model.path)["Delayed"] == 1
+        assert task.cancel().state == "cancelled"
+
+
 class TestCallbacks:
     def test_what_the_backbone_signs_is_taken(self, client: Any, backbone: Backbone, models: Models) -> None:
         secret, came = backbone.callbacks["secret"], Queue[Any]()

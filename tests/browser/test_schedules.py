@@ -34,8 +34,8 @@ def test_the_list_tells_when_each_is_due_next(tab: Tab, schedule: str) -> None:
     assert re.search(r"\d\d:30:00", row.locator(".c-next").inner_text())
     row.get_by_role("link", name=schedule).click()
     tab.heading(f"Schedule {schedule}").wait_for()
-    assert tab.page.locator("dd time").count() >= 5
     tab.page.get_by_text("It has not been due yet.").wait_for()
+    assert tab.page.locator("dd time").count() >= 5
 
 
 def test_a_schedule_is_paused_resumed_and_deleted(tab: Tab, app: httpx.Client, schedule: str) -> None:
