@@ -29,6 +29,8 @@ BATCH = f"{LUA}/batch"
 SETTLE = f"{LUA}/includes/batch/settle.lua"
 BATCHES = "shared/dispatch/batches.py"
 PIPELINING = "shared/store/redis/pipelining.py"
+CALLBACK = f"{LUA}/callback"
+CALLBACK_STORE_TESTS = ("tests/shared/store/test_callbacks.py",)
 LEGACY_TESTS = ("tests/shared/store/test_legacy_reports.py", "tests/cache_manager/test_legacy_reports.py")
 STORE_TESTS = (
     *(
@@ -1606,6 +1608,41 @@ MUTATIONS = [
         "    await services.endpoint_bound.admit_later(*route.endpoints)\n",
         "",
         ("tests/contract/test_v1_queues.py::test_a_backend_has_a_bound_of_endpoints",),
+    ),
+    Mutation(
+        "callback: an end is to be told",
+        f"{TASK_INCLUDES}/begin_retention.lua",
+        "  if rec.J then note_end(id, rec, now) end\n",
+        "",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: one process tells at a time",
+        f"{CALLBACK}/claim.lua",
+        "if call.c and call.c[1] > now and call.c[1] <= now + arg.window then",
+        "if false then",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: a failure after another's claim changes nothing",
+        f"{CALLBACK}/record.lua",
+        "if not is_claimed and not (is_first and arg.what == 'delivered') then return false end\n",
+        "",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: a repeated record counts once",
+        f"{CALLBACK}/record.lua",
+        "if call.o and call.o[1] == arg.op then return call.o[2] end\n",
+        "",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: a task is kept until its end is told",
+        f"{TASK}/sweep.lua",
+        "if told and now < told[5] + CALL_KEPT_MS and now >= rec.m + arg.retention then",
+        "if false then",
+        CALLBACK_STORE_TESTS,
     ),
     Mutation(
         "endpoints: of a legacy create",

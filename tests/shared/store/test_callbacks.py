@@ -11,12 +11,13 @@ import redis
 
 from shared.store import Callbacks, ClaimedCallback
 from shared.store.callbacks import CLAIM_S, LONGEST_PAUSE_S
+from shared.store.mending import Mending
 from shared.store.redis.partitions import partition
 from shared.tasks.callback import WantedCallback
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied
 from shared.tasks.task import NewBatch, State, Task
-from tests.shared.store.conftest import Clock, Store, StoreFactory
+from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
 from tests.shared.store.steps import HELLO, PIPELINE, RESULT, claim, known, sweep_all
 from tests.shared.store.world import Server, World, nodes
 
@@ -376,3 +377,13 @@ async def test_the_state_of_a_destination_is_what_it_answered_last(store: Store,
     await store.callbacks.note("ends", "200", ok=True)
     state = await store.callbacks.state("ends")
     assert (state.last_answer, state.failing_since_ms) == ("200", None)
+
+
+async def test_a_clock_that_was_set_back_delays_nothing(store: Store, clock: Clock) -> None:
+    mending = Mending(store.link, POLICY, clock)
+    await ended(store)
+    await sent(store)
+    await mending.tend()
+    clock.advance(-2 * DAY_S)
+    await mending.tend()
+    assert (await sent(store)).message.number == 1

@@ -19,7 +19,8 @@ if not call or call.d ~= arg.name then
   redis.call('ZREM', calls, arg.id)
   return { false, false }
 end
-if call.c and call.c[1] > now then
+-- One that is longer than any was made by the clock as it was before it was set back.
+if call.c and call.c[1] > now and call.c[1] <= now + arg.window then
   if call.c[2] == arg.op then return { raw, false } end
   redis.call('ZADD', calls, time_text(call.c[1]), arg.id)
   return { false, false }

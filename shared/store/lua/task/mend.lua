@@ -26,6 +26,8 @@ local TYPES = {
   audit = 'stream', calls = 'zset', uncalled = 'zset', owed = 'zset', called = 'hash',
   schedule = 'string', schedule_body = 'string', schedules = 'zset', schedules_due = 'zset',
 }
+-- A destination is never to be tried later.
+local LONGEST_PAUSE_MS = 3600000
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]
 local arg = cmsgpack.unpack(ARGV[1])
@@ -57,9 +59,11 @@ local function mend_task(id)
   local at = tonumber(redis.call('ZSCORE', task_key('due'), id) or nil)
   if not at or at > now and rec.m > now then set_due(id, math.min(at or math.huge, deadline(rec, at))) end
   if rec.Z then return end
-  -- Whatever of its callback is lost is found there.
-  if type(rec.J) == 'table' and not redis.call('ZSCORE', task_key('owed'), id) then
-    if not is_terminal(rec.s) or rec.J.Q or rec.J.e ~= rec.a then redis.call('ZADD', task_key('owed'), time_text(now), id) end
+  if type(rec.J) == 'table' and (not is_terminal(rec.s) or rec.J.Q or rec.J.e ~= rec.a) then
+    -- Whatever of its callback is lost is found there.
+    redis.call('ZADD', task_key('owed'), time_text(now), id)
+    local tried = tonumber(redis.call('ZSCORE', task_key('calls:' .. rec.J.d), id) or nil)
+    if tried and tried > now + LONGEST_PAUSE_MS then redis.call('ZADD', task_key('calls:' .. rec.J.d), time_text(now), id) end
   end
   if is_delayed(rec) then return add_to_index(id, rec) end
   local index = task_key('z:' .. rec.p .. ':' .. rec.s)
