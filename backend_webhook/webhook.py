@@ -180,7 +180,7 @@ async def _take_in(services: Services, event: LegacyEvent) -> Dispatched:
         new = NewTask(
             event.task_id,
             endpoint.path,
-            endpoint.backend.lease_s,
+            **endpoint.backend.bounds,
             query=endpoint.query,
             body=content,
             inline_body=event.body,

@@ -36,6 +36,7 @@ class HistoryEntry(BaseModel):
         "requeue",
         "release",
         "silence",
+        "overrun",
         "replay",
         "cancel",
         "children",
@@ -43,11 +44,12 @@ class HistoryEntry(BaseModel):
     ]
     """Why: what the caller, the model service or the app did. `answer`: the answer to the dispatch was the result.
     `children`: those of the batch have ended, or the first of them. `requeue`: the dispatch came to nothing.
-    `silence`: nothing was heard of the attempt. `give-up`: the app gave the task up. In the latter three, the status
-    says more."""
+    `silence`: nothing was heard of the attempt. `overrun`: it ran for longer than it may. `give-up`: the app gave the
+    task up. In the latter four, the status says more."""
     end_reason: EndReason | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Why the task has ended. `rejected`: the backend would not have it. `unreachable`, `timeout`: the backend could
-    not be reached, or did not answer the dispatch. `lease`: nothing was heard of its attempts. `publishes`: its event
+    """Why the task has ended. `rejected`: the backend would not have it. `unreachable`: the backend could not be
+    reached. `timeout`: it did not answer the dispatch, or the attempts ran for longer than they may. `expired`: no
+    backend had it by the time at which it expires. `lease`: nothing was heard of its attempts. `publishes`: its event
     led to no dispatch. `reported`: its model service says so. Absent if it has not ended, or a former version ended
     it and did not say."""
     progress: float | None = Field(default=None, exclude_if=lambda value: value is None)

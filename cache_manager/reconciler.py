@@ -19,6 +19,7 @@ from shared.bodies import BlobsUnavailable
 from shared.dispatch.removal import remove_with_blobs
 from shared.services import Services, ServicesByLoop
 from shared.store import StoreUnavailable
+from shared.tasks.ending import has_expired
 from shared.tasks.outcomes import Applied
 from shared.tasks.uploads import Upload
 
@@ -95,8 +96,8 @@ async def _run_round(services: Services, consequences: list[asyncio.Task[None]])
             count += swept.count
             dispatcher.dispatch_granted(swept.granted)
             for applied in swept.applied:
-                telemetry.setback(applied.task, applied.task.status)
-                step_counts.silence(applied)
+                telemetry.setback(applied.task, applied.task.status, is_expected=has_expired(applied.task))
+                step_counts.given_up(applied)
             # Completions of the same moment share a request, so no transition waits for another's.
             consequences += [services.run_beside(_follow(services, applied)) for applied in swept.applied]
             if swept.unpublished:
@@ -153,7 +154,7 @@ async def _maintain(services: Services, path: str, consequences: list[asyncio.Ta
         services.dispatcher.dispatch_granted(change.granted)
         for applied in change.applied:
             telemetry.setback(applied.task, applied.task.status)
-            step_counts.silence(applied)
+            step_counts.given_up(applied)
             consequences.append(services.run_beside(_follow(services, applied)))
         if change.unclaimed:
             consequences.append(services.run_beside(services.dispatcher.begin_again(change.unclaimed)))

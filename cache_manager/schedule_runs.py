@@ -120,14 +120,14 @@ class ScheduleRuns:
         new = NewTask(
             task_id,
             first.path,
-            first.backend.lease_s,
+            **first.backend.bounds,
             query=first.query,
             body=body,
             inline_body=looked.body or b"",
             traceparent=telemetry.traceparent(),
             owner=schedule.name.owner,
             priority=definition.priority,
-            steps=[PipelineStep(step.path, step.query, step.backend.lease_s) for step in steps],
+            steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
             pipeline=route.name,
             by=by,
         )

@@ -160,6 +160,10 @@ class TaskView(BaseModel):
     """When it starts, or was to start, if it was submitted to start later. Until then it is in no queue."""
     lease_seconds: float
     """How long the model service may be silent once it has the task, before it is taken for dead."""
+    max_run_seconds: float | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How long the model service may work on the task at a time, however often it is heard of. Absent: for ever."""
+    expires_at: IsoTime | None = Field(default=None, exclude_if=lambda value: value is None)
+    """When the task ends as failed unless a model service has it by then. Absent: never, or one has had it."""
     progress: float | None
     """How far the attempt is, 0 to 1. Null if the model service does not tell."""
     step: int | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -208,6 +212,8 @@ class TaskView(BaseModel):
             priority=task.priority,
             start_at=iso(task.start.at_ms) if task.start else None,
             lease_seconds=task.lease_s,
+            max_run_seconds=None if task.max_run_ms is None else task.max_run_ms / 1000,
+            expires_at=None if task.expires_ms is None else iso(task.expires_ms),
             progress=task.progress,
             step=task.place.step if task.place else None,
             steps=task.place.steps if task.place else None,

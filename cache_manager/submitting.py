@@ -82,7 +82,7 @@ def then_route(text: str, registry: BackendRegistry) -> Route:
 def then_task(route: Route) -> ThenTask:
     first = route.endpoints[0]
     asked = f"{route.path}?{first.query}" if first.query else route.path
-    steps = tuple(PipelineStep(step.path, step.query, step.backend.lease_s) for step in route.endpoints)
+    steps = tuple(PipelineStep(step.path, step.query, **step.backend.bounds) for step in route.endpoints)
     return ThenTask(asked, route.name, steps)
 
 

@@ -185,7 +185,6 @@ class TaskService:
                 return content
         outcome = await self.services.store.next_step(
             task_id,
-            lease_s=endpoint.backend.lease_s,
             sent_on=sent_on,
             status=State.CREATED.value,
             attempt=attempt,
@@ -194,6 +193,7 @@ class TaskService:
             body=content,
             inline_body=data,
             owner=self.owner,
+            bounds=endpoint.backend.bounds,
         )
         return await self.after_put(content, outcome)
 
@@ -327,7 +327,7 @@ class TaskService:
             NewTask(
                 upsert.task_id,
                 endpoint.path,
-                endpoint.backend.lease_s,
+                **endpoint.backend.bounds,
                 status=state.value if upsert.status is None else upsert.status,
                 long_status=upsert.long_status,
                 state=state,
@@ -359,13 +359,13 @@ class TaskService:
                 upsert.task_id,
                 status=upsert.status,
                 long_status=upsert.long_status,
-                lease_s=endpoint.backend.lease_s if endpoint else None,
                 attempt=request.attempt,
                 path=path,
                 query=query,
                 body=upsert.body,
                 inline_body=upsert.inline_body,
                 owner=self.owner,
+                bounds=endpoint.backend.bounds if endpoint else None,
             )
         else:
             outcome = await store.update(

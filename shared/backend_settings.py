@@ -11,6 +11,8 @@ from shared.rate import Rate
 
 MAX_STEPS: Final = 16
 """How many endpoints a pipeline may have."""
+LONGEST_S: Final = 31_536_000
+"""A year: for how long an attempt may run, or a task wait, if that is bounded."""
 _EXPECTED: Final = "must be a JSON object of path prefix → base URL"
 
 
@@ -45,6 +47,10 @@ class BackendSettings(BaseModel):
     url: str
     lease_s: float | None = Field(default=None, gt=0)
     """How long a task may go without an update. Then the app takes it for lost. None: ``LEASE_S``."""
+    max_run_s: float | None = Field(default=None, ge=1, le=LONGEST_S)
+    """How long an attempt may run, however often it is heard of. None: for ever."""
+    expires_s: float | None = Field(default=None, ge=1, le=LONGEST_S)
+    """How long a task waits in the queue for the service at most, unless its submit says. None: for ever."""
     limit: int | None = Field(default=None, ge=1)
     """How many tasks each endpoint of the backend gets at a time, at most. None: as many as it accepts."""
     rate: Annotated[str, AfterValidator(_rate)] | None = None

@@ -80,8 +80,9 @@ class ConnectionSettings(BaseModel):
     backends: Annotated[BackendsSettings, BeforeValidator(parse_backends)] = Field(
         default_factory=BackendsSettings,
         description="JSON: path prefix → base URL of the model service, or → "
-        '`{"url": …, "lease_s": …, "limit": …, "rate": …, "burst": …, "endpoints": […], "busy": […], "answer": …, '
-        '"reference": …}`; and `"pipelines"` → name → endpoints. The app never calls anything outside this registry.',
+        '`{"url": …, "lease_s": …, "max_run_s": …, "expires_s": …, "limit": …, "rate": …, "burst": …, '
+        '"endpoints": […], "busy": […], "answer": …, "reference": …}`; and `"pipelines"` → name → endpoints. The app '
+        "never calls anything outside this registry.",
     )
     callbacks: Annotated[CallbacksSettings, BeforeValidator(parse_callbacks)] = Field(
         default_factory=CallbacksSettings,

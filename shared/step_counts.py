@@ -10,6 +10,7 @@ from typing import Final, Literal
 from opentelemetry import metrics
 
 from shared.tasks import status_texts
+from shared.tasks.ending import has_expired
 from shared.tasks.outcomes import Applied, Outcome
 from shared.tasks.task import State, Task
 
@@ -17,7 +18,7 @@ PATHS_LIMIT: Final = 1_000
 """How many endpoint paths a process counts apart: the SDK keeps each series for ever. Further ones are ``other``."""
 OTHER: Final = "other"
 
-Step = Literal["dispatched", "reported", "silent", "completed", "failed", "cancelled"]
+Step = Literal["dispatched", "reported", "silent", "overrun", "expired", "completed", "failed", "cancelled"]
 
 _OF_STATE: Final[dict[State, Step]] = {
     State.DISPATCHED: "dispatched",
@@ -41,8 +42,10 @@ def count(path: str, step: Step) -> None:
 
 
 def transition(task: Task) -> None:
-    """Count a dispatch or an end. Batches are not counted: their tasks are."""
+    """Count a dispatch or an end. Batches are not counted: their tasks are. A task that has expired did not fail."""
     step = _OF_STATE.get(task.state)
+    if has_expired(task):
+        step = "expired"
     if step is not None and task.children is None:
         count(task.path, step)
 
@@ -53,7 +56,10 @@ def report(outcome: Outcome) -> None:
         count(outcome.path, "reported")
 
 
-def silence(applied: Applied) -> None:
-    """Count an attempt that the reconciler has ended, if it did so because nothing was heard of it."""
+def given_up(applied: Applied) -> None:
+    """Count an attempt that the reconciler has ended because nothing was heard of it, or because it ran for too
+    long."""
     if status_texts.tells_silence(applied.task.status):
         count(applied.path, "silent")
+    elif status_texts.tells_overrun(applied.task.status):
+        count(applied.path, "overrun")

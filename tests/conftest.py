@@ -34,6 +34,8 @@ IN_A_HURRY = {
 DESTINATION = "hook"
 NAMED_PIPELINE = "/v1/named/whole"
 NAMED_STEPS = ("/v1/test/named/detect", "/v1/foreign/named/classify")
+BOUNDED = "/v1/bounded"
+"""A backend that says how long tasks may wait and run."""
 
 SLOWEST_FIRST = (
     "test_dev.py",
@@ -113,6 +115,7 @@ def stack(
             "/v1/test": backend.url,
             "/v1/reference": {"url": backend.url, "reference": True},
             "/v1/listed": {"url": backend.url, "endpoints": ["/v1/listed/model"]},
+            BOUNDED: {"url": backend.url, "max_run_s": 5, "expires_s": 2},
             "/v1/foreign": {"url": backend.url, "answer": "result", "busy": [409]},
             "pipelines": {NAMED_PIPELINE: [f"{NAMED_STEPS[0]}?min=0.5", NAMED_STEPS[1]]},
             "/v1/dead": f"http://127.0.0.1:{free_port()}",

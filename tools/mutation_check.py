@@ -102,6 +102,7 @@ JSON_TESTS = "tests/shared/http/test_bounded_json.py"
 DELIVERY_TESTS = "tests/backend_webhook/test_deliveries.py"
 ADDRESS_TESTS = ("tests/shared/dispatch/test_registry.py",)
 OWNER_BOUND_TESTS = ("tests/shared/store/test_owner_bounds.py",)
+BOUND_TESTS = ("tests/shared/store/test_expiry.py", "tests/shared/store/test_overrun.py")
 OWNER_TESTS = ("tests/contract/test_v1_owners.py", "tests/shared/store/test_lifecycle.py")
 
 
@@ -280,8 +281,8 @@ MUTATIONS = [
     Mutation(
         "create: a task that is created again is only where it is now",
         "shared/store/lua/includes/task/create_task.lua",
-        "if set_due(arg.id, now + arg.due_in) == 0 then",
-        "if set_due(arg.id, now + arg.due_in) == 2 then",
+        "if set_due(arg.id, due) == 0 then",
+        "if set_due(arg.id, due) == 2 then",
         ("tests/cache_manager/test_lost_records.py",),
     ),
     Mutation(
@@ -857,12 +858,143 @@ MUTATIONS = [
         "local lease_end = now + rec.l",
         "local lease_end = now + 1e12",
     ),
-    Mutation("lease: silence is found", f"{TASK}/sweep.lua", "  else\n    end_lease(id, rec)\n", "  else\n"),
+    Mutation("lease: silence is found", f"{TASK}/sweep.lua", "  else\n    end_attempt(id, rec)\n", "  else\n"),
     Mutation(
         "lease: the attempt limit",
         f"{TASK}/sweep.lua",
         "elseif not is_excused and rec.f >= arg.max_attempts then",
         "elseif false then",
+    ),
+    *(
+        Mutation(f"expiry: {guard}", file, old, new, BOUND_TESTS)
+        for guard, file, old, new in (
+            (
+                "a task that waits for too long ends",
+                f"{TASK}/sweep.lua",
+                "elseif rec.V and rec.s == 'created' and rec.c + rec.V <= now then",
+                "elseif false then",
+            ),
+            (
+                "an expired task is not claimed",
+                f"{TASK}/apply.lua",
+                "if rec.V and arg.claim and rec.c + rec.V <= now_ms(arg.now) then",
+                "if false then",
+            ),
+            (
+                "a task that waits again ends in time",
+                f"{TASK}/apply.lua",
+                "if rec.V and to == 'created' then due = math.min(due, rec.c + rec.V) end",
+                "",
+            ),
+            (
+                "the check of a waiting task does not put its end off",
+                f"{TASK}/sweep.lua",
+                "set_due(id, rec.V and math.min(due, rec.c + rec.V) or due)",
+                "set_due(id, due)",
+            ),
+            (
+                "a task that a backend had goes on",
+                f"{TASK}/apply.lua",
+                "arg.failed or arg.released or arg.next_step then rec.V = nil end",
+                "arg.failed or arg.released or arg.next_step then rec.V = rec.V end",
+            ),
+            (
+                "a task that was turned away ends all the same",
+                f"{TASK}/apply.lua",
+                "local is_waiting = (arg.to or state) == 'created'",
+                "local is_waiting = false",
+            ),
+            (
+                "a lost attempt was dispatched",
+                f"{TASK}/sweep.lua",
+                "  if rec.V then rec.V = nil end\n",
+                "",
+            ),
+            (
+                "what the submit says holds",
+                "shared/store/record_codec.py",
+                "if new.start_before_in_ms is not None:",
+                "if new.start_before_in_ms is not None and new.expires_s is None:",
+            ),
+            (
+                "what its steps say of the backend",
+                f"{LUA}/combined/apply_and_release.lua",
+                " and step.reason ~= 'expired' then",
+                " then",
+            ),
+            (
+                "what the sweep says of the backend",
+                "shared/store/queue_effects.py",
+                "return None if has_expired(task) else Ended",
+                "return Ended",
+            ),
+            (
+                "each step waits as its own backend says",
+                f"{TASK_INCLUDES}/begin_next_step.lua",
+                "if arg.expires then rec.V = now - rec.c + arg.expires end",
+                "",
+            ),
+        )
+    ),
+    Mutation(
+        "expiry: the slot of an expired task goes on",
+        "shared/dispatch/dispatcher.py",
+        "if refused.reason is Refusal.EXPIRED and refused.task is not None:",
+        "if False:",
+        ("tests/cache_manager/test_expired_claims.py",),
+    ),
+    *(
+        Mutation(f"overrun: {guard}", file, old, new, BOUND_TESTS)
+        for guard, file, old, new in (
+            (
+                "nothing that is heard extends a run",
+                f"{TASK}/apply.lua",
+                "if rec.I and rec.D and is_leased(to) then due = math.min(due, rec.c + rec.D + rec.I[1]) end",
+                "",
+            ),
+            (
+                "an attempt that runs for too long is found",
+                f"{TASK}/sweep.lua",
+                "rec.I and rec.D and rec.c + rec.D + rec.I[1] <= now and rec.I[1] / 1000",
+                "false",
+            ),
+            (
+                "no outage excuses it",
+                f"{TASK}/sweep.lua",
+                "local is_excused = not ran_s and (",
+                "local is_excused = (",
+            ),
+            (
+                "it is no silence",
+                f"{TASK}/sweep.lua",
+                "if not (is_excused or ran_s) then double_lease(rec) end",
+                "if not is_excused then double_lease(rec) end",
+            ),
+            (
+                "the smaller time holds",
+                "shared/tasks/task.py",
+                "else min(self.max_run_ms, of_backend)",
+                "else max(self.max_run_ms, of_backend)",
+            ),
+            (
+                "each step runs as its own backend says",
+                f"{TASK_INCLUDES}/begin_next_step.lua",
+                "if arg.lease and (rec.I or arg.run) then",
+                "if false then",
+            ),
+            (
+                "what the submit says holds in each step",
+                f"{TASK_INCLUDES}/begin_next_step.lua",
+                "arg.run and asked and math.min(arg.run, asked) or arg.run or asked",
+                "arg.run",
+            ),
+            (
+                "a run that no dispatcher began has an end",
+                f"{TASK}/apply.lua",
+                "if rec.I and rec.w and state == 'created' and to == 'running' then rec.D = now - rec.c end",
+                "",
+            ),
+        )
     ),
     *(
         Mutation(f"legacy: {guard}", file, old, new, LEGACY_TESTS)
@@ -912,8 +1044,8 @@ MUTATIONS = [
             (
                 "a dispatch that may be lost keeps its window",
                 f"{TASK}/apply.lua",
-                "if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end",
-                "set_due(id, now + DEFERRED_END_MS)",
+                "if to ~= 'dispatched' or rec.A then due = now + DEFERRED_END_MS end",
+                "due = now + DEFERRED_END_MS",
             ),
             (
                 "a retry forgets an end that was kept aside",
@@ -998,17 +1130,15 @@ MUTATIONS = [
     Mutation(
         "due: each step sets the next deadline",
         f"{TASK}/apply.lua",
-        "set_due(id, now + arg.due_in)",
+        "due = now + arg.due_in",
         "",
     ),
-    Mutation(
-        "due: a created task has one", f"{TASK_INCLUDES}/create_task.lua", "set_due(arg.id, now + arg.due_in)", ""
-    ),
+    Mutation("due: a created task has one", f"{TASK_INCLUDES}/create_task.lua", "set_due(arg.id, due)", "0"),
     Mutation(
         "due: a sweep hands a task out once",
         f"{TASK}/sweep.lua",
-        "set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))\n  done",
-        "set_due(id, now)\n  done",
+        "local due = now + backoff(arg.publish_base, arg.wait_cap, rec.z)",
+        "local due = now",
     ),
     Mutation(
         "backoff: by the failures so far",
@@ -1877,8 +2007,8 @@ MUTATIONS = [
             (
                 "a task that nobody dispatches is left out",
                 "combined/apply_and_release",
-                "is_terminal(rec.s) and rec.w then",
-                "is_terminal(rec.s) then",
+                "is_terminal(rec.s) and rec.w and step",
+                "is_terminal(rec.s) and step",
             ),
             (
                 "a repeated acceptance counts once",
@@ -2399,7 +2529,7 @@ MUTATIONS = [
     Mutation(
         "outage: tasks lost with the backend are excused",
         f"{TASK}/sweep.lua",
-        "local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.U",
+        "local is_excused = not ran_s and (arg.outages[rec.p] or 0) > rec.m and not rec.U",
         "local is_excused = false",
         OUTAGE_TESTS,
     ),
@@ -2427,7 +2557,7 @@ MUTATIONS = [
     Mutation(
         "outage: and those that wait",
         f"{TASK}/sweep.lua",
-        "if expired and rec.q + expired[1] <= now then",
+        "if given_up and rec.q + given_up[1] <= now then",
         "if false then",
         OUTAGE_TESTS,
     ),

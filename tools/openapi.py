@@ -56,7 +56,7 @@ from cache_manager.schemas import (
 from cache_manager.series_api import MOST_NUMBERS
 from cache_manager.series_schemas import Series, SeriesList
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
-from cache_manager.timing import START_AFTER_HEADER
+from cache_manager.timing import MAX_RUN_HEADER, START_AFTER_HEADER, START_BEFORE_HEADER
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from operator_console.me import Me
 from request_reporter.api import ProcessingReport
@@ -653,6 +653,22 @@ START_AFTER = parameter(
     TEXT,
     "300",
 )
+START_BEFORE = parameter(
+    "header",
+    START_BEFORE_HEADER,
+    "Until when a model service must have the task: a number of seconds, or an RFC 3339 time. A task that none has "
+    "had by then ends as failed, and is not sent. Without it: what the backend's `expires_s` says.",
+    TEXT,
+    "300",
+)
+MAX_RUN = parameter(
+    "header",
+    MAX_RUN_HEADER,
+    "For how many seconds an attempt may run, however often it is heard of, from 1 to a year. What the backend's "
+    "`max_run_s` says holds if it is less.",
+    TEXT | {"pattern": "^ *[1-9][0-9]{0,7}([.][0-9]{1,3})? *$"},
+    "600",
+)
 LIST_CURSOR = parameter(
     "query",
     "cursor",
@@ -850,6 +866,8 @@ OPERATIONS: list[Operation] = [
             IDEMPOTENCY_KEY,
             PRIORITY,
             START_AFTER,
+            START_BEFORE,
+            MAX_RUN,
             PIPELINE,
             IN_BATCH,
             CALLBACK,
@@ -957,6 +975,8 @@ OPERATIONS: list[Operation] = [
             },
             PRIORITY,
             START_AFTER,
+            START_BEFORE,
+            MAX_RUN,
             PIPELINE,
             IN_BATCH,
             CALLBACK,

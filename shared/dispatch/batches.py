@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared import telemetry
 from shared.bodies import BlobsUnavailable, BodyStore
+from shared.dispatch.registry import BackendRegistry
 from shared.dispatch.removal import remove_with_blobs
 from shared.store import CHILDREN_AT_ONCE, Child, ChildEnd, ChildReport, StoreUnavailable, TaskStore, then_task_id
 from shared.tasks.outcomes import Applied, Created, Outcome, Refusal, SlotGrant
-from shared.tasks.task import Content, NewTask, Reason, State, Task
+from shared.tasks.task import Content, NewTask, PipelineStep, Reason, State, Task
 
 if TYPE_CHECKING:
     from shared.dispatch.dispatcher import Dispatcher
@@ -36,13 +37,17 @@ class Batches:
     """One per event loop.
 
     Args:
+        registry: knows for how long the backends of Then tasks let them run and wait.
         dispatcher: does what follows from the steps of children and Then tasks.
     """
 
-    def __init__(self, store: TaskStore, bodies: BodyStore, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, store: TaskStore, bodies: BodyStore, registry: BackendRegistry, dispatcher: Dispatcher
+    ) -> None:
         self._store = store
         self._steps = store.batches
         self._bodies = bodies
+        self._registry = registry
         self._dispatcher = dispatcher
         self._unreported: dict[str, list[ChildEnd]] = {}
         self._reporting: dict[str, asyncio.Task[None]] = {}
@@ -188,7 +193,8 @@ class Batches:
             text = "the Then task of batch %s could not begin, and will: %s"
             log.warning(text, batch.id, error, extra=telemetry.about(batch.id))
             return
-        then = _then_task(batch, body, manifest)
+        steps = [self._registry.bounded(step) for step in state.then.steps]
+        then = _then_task(batch, steps, body, manifest)
         created = await self._store.create_unqueued(then)
         if body != created.task.body:
             await self._bodies.discard(body)
@@ -322,22 +328,24 @@ def _asked_by(batch: Task, what: Reason) -> str | None:
     return next((event.operator for event in reversed(batch.history) if event.reason is what), None)
 
 
-def _then_task(batch: Task, body: Content, manifest: bytes) -> NewTask:
+def _then_task(batch: Task, steps: Sequence[PipelineStep], body: Content, manifest: bytes) -> NewTask:
     state = batch.children
     assert state is not None
     assert state.then is not None
-    first, *more = state.then.steps
+    first, *more = steps
     return NewTask(
         state.then_id,
         first.path,
         first.lease_s,
+        max_run_s=first.max_run_s,
+        expires_s=first.expires_s,
         query=first.query,
         body=body,
         inline_body=manifest,
         traceparent=batch.traceparent,
         owner=batch.owner,
         priority=batch.priority,
-        steps=state.then.steps if more or state.then.pipeline else (),
+        steps=steps if more or state.then.pipeline else (),
         pipeline=state.then.pipeline,
         batch=batch.id,
     )

@@ -118,7 +118,7 @@ class Dispatcher:
         self._background: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.note_callback: Callable[[Task], object] = lambda task: None
-        self.batches = Batches(store, bodies, self)
+        self.batches = Batches(store, bodies, registry, self)
         store.after_unacknowledged = self._follow_unacknowledged
 
     async def begin(self, task: Task) -> None:
@@ -166,7 +166,7 @@ class Dispatcher:
                 await self._store.rounds.note_events(are_claimed=True)
             return await self._dispatch(claimed, traceparent)
         log.info("dropped an event for task %s: %s", task_id, claimed.reason, extra=telemetry.about(task_id))
-        self.dispatch_granted(claimed.granted)
+        await self._after_refused_claim(claimed)
         return Dispatched.DROPPED
 
     def dispatch_granted(self, granted: Iterable[Granted], *, but: SlotGrant | None = None) -> bool:
@@ -266,7 +266,7 @@ class Dispatcher:
             claimed = await self._store.claim_held(own)  # another event of it may have got the slot
         if isinstance(claimed, Claimed):
             return await self._dispatch(claimed, traceparent)
-        self.dispatch_granted(claimed.granted)
+        await self._after_refused_claim(claimed)
         if claimed.reason is not Refusal.SLOTLESS:
             return Dispatched.DROPPED
         text = "an event came for task %s, which has to wait for a slot"
@@ -278,7 +278,17 @@ class Dispatcher:
         if isinstance(claimed, Claimed):
             await self._dispatch(claimed, "", is_delivered=False)
         else:
-            self.dispatch_granted(claimed.granted)
+            await self._after_refused_claim(claimed)
+
+    async def _after_refused_claim(self, refused: Refused) -> None:
+        """If the task has expired, its slot must not stand idle until its deadline is looked at: it ends now."""
+        if refused.reason is Refusal.EXPIRED and refused.task is not None:
+            ended = await self._store.expire(refused.task)
+            if isinstance(ended, Applied):
+                await self.after_transition(ended)
+            else:
+                self.dispatch_granted(ended.granted)
+        self.dispatch_granted(refused.granted)
 
     async def _dispatch(self, claimed: Claimed, traceparent: str, *, is_delivered: bool = True) -> Dispatched:
         task = claimed.task

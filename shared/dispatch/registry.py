@@ -14,6 +14,7 @@ from shared.dispatch.embedded_addresses import written_addresses
 from shared.rate import Rate
 from shared.settings import Settings, SettingsError
 from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf, OwnerBounds
+from shared.tasks.task import Bounds, PipelineStep
 
 MAX_PATH_CHARS: Final = 256
 MAX_QUERY_CHARS: Final = 2048
@@ -68,6 +69,14 @@ class Backend:
     """The destination that is told of tasks for which their callers name none."""
     per_owner: OwnerBounds = UNBOUNDED
     """How much of each of its endpoints one owner may have."""
+    max_run_s: float | None = None
+    """How long an attempt may run; None: for ever."""
+    expires_s: float | None = None
+    """How long a task waits for it at most, unless its submit says; None: for ever."""
+
+    @property
+    def bounds(self) -> Bounds:
+        return {"lease_s": self.lease_s, "max_run_s": self.max_run_s, "expires_s": self.expires_s}
 
     def serves(self, path: str) -> bool:
         return self.prefix == "" or path == self.prefix or path.startswith(self.prefix + "/")
@@ -196,6 +205,13 @@ class BackendRegistry:
                 return Endpoint(backend, path, query)
         return None
 
+    def bounded(self, step: PipelineStep) -> PipelineStep:
+        """A step that was stored without them, with the times that its backend says now."""
+        endpoint = self.endpoint_of(step.path)
+        if endpoint is None:
+            return step
+        return step._replace(max_run_s=endpoint.backend.max_run_s, expires_s=endpoint.backend.expires_s)
+
     def limit(self, path: str) -> int | None:
         """How many tasks the endpoint at *path* is given at a time at most; None: as many as it accepts."""
         endpoint = self.endpoint_of(path)
@@ -274,6 +290,8 @@ class BackendRegistry:
             Rate.parse(entry.rate, is_burst=entry.burst) if entry.rate else None,
             entry.callback,
             _owner_bounds(entry.per_owner, settings),
+            entry.max_run_s,
+            entry.expires_s,
         )
         for path in backend.endpoints or ():
             if not backend.serves(path):

@@ -83,6 +83,8 @@ class ApplyStep(TypedDict, total=False):
     due_in: int
     backoff: Backoff
     lease: int
+    run: int
+    expires: int
 
 
 class ApplyArgument(ApplyStep, Stamp):
@@ -107,6 +109,7 @@ class CreateArgument(Stamp):
     brief: str
     steps: NotRequired[list[Any]]
     until: NotRequired[int]
+    expires: NotRequired[tuple[str, int]]
     by: NotRequired[str]
     start_in: NotRequired[int]
     start_at: NotRequired[int]
@@ -118,40 +121,6 @@ class ClaimArgument(Stamp):
     claim: bool
     window: int
     slotless: NotRequired[bool]
-
-
-class SweepArgument(Stamp):
-    limit: int
-    max_attempts: int
-    publish_base: int
-    cap: int
-    wait_cap: int
-    retention: int
-    completion: int
-    blob_grace: int
-    step_grace: int
-    batch_grace: int
-    end_grace: int
-    schedule_grace: int
-    retrying: str
-    excused: str
-    silent: str
-    exhausted: str
-    outages: dict[str, int]
-    expired: dict[str, tuple[int, str]]
-    seed: int
-
-
-class CheckSlotsArgument(Stamp):
-    path: str
-    entries: list[tuple[str, int]]
-    max_attempts: int
-    publish_base: int
-    cap: int
-    retention: int
-    completion: int
-    undelivered: str
-    seed: int
 
 
 class LostArgument(TypedDict):

@@ -9,7 +9,7 @@ from shared.store.arguments import Clock, CreateArgument, stamp
 from shared.store.policy import StorePolicy
 from shared.store.queue_replies import enqueued_of
 from shared.store.queue_steps import QueueSteps
-from shared.store.record_codec import BRIEF_CHARS, new_record
+from shared.store.record_codec import BRIEF_CHARS, expiry, new_record, packed_step
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import created_task, existing
@@ -116,8 +116,7 @@ class CreateSteps:
             **stamp(self._now_ms),
         }
         if new.steps:
-            steps = [[step.path, step.query, to_ms(step.lease_s)] for step in new.steps]
-            argument["steps"] = [self._republish_ms, *steps]
+            argument["steps"] = [self._republish_ms, *map(packed_step, new.steps)]
         if new.by is not None:
             argument["by"] = new.by
         if new.create_until_ms is not None:
@@ -126,6 +125,8 @@ class CreateSteps:
             argument["start_in"] = new.start_in_ms
         elif new.start_at_ms is not None:
             argument["start_at"] = new.start_at_ms
+        if (expires := expiry(new)) is not None:
+            argument["expires"] = expires
         return pack(argument), new.inline_body if new.body and not new.body.blob else b""
 
 

@@ -11,6 +11,7 @@ from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.requeue import BackendBusy, BackendFailed, BodyUnavailable, RequeueReason, ResultUnstored
 from shared.store.series import Ended
+from shared.tasks.ending import has_expired
 from shared.tasks.outcomes import Applied, Granted, Origin, Outcome, Refused, SlotGrant, Unacknowledged
 from shared.tasks.task import Reason, State, Task
 from shared.tasks.told_slots import ToldSlots
@@ -140,13 +141,14 @@ def _ended(applied: Applied) -> Ended | None:
     if not task.dispatch_requested:
         return None
     if task.state.is_terminal:
-        return Ended(task.state, _waited_ms(task))
+        # That a task has expired says nothing of its backend.
+        return None if has_expired(task) else Ended(task.state, _waited_ms(task))
     if applied.slot == "freed":  # another report may take this end back
         return None
     match task.history[-1].reason:
         case Reason.NEXT_STEP:
             return Ended(State.COMPLETED)
-        case Reason.SILENCE | Reason.RELEASE | Reason.REQUEUE:
+        case Reason.SILENCE | Reason.OVERRUN | Reason.RELEASE | Reason.REQUEUE:
             return Ended("retried")
         case _:
             return None

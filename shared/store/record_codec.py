@@ -51,6 +51,8 @@ HISTORY_NUMBERS: Final = {
     "timeout": 7,
     "lease": 8,
     "publishes": 9,
+    "expired": 10,
+    "overrun": 11,
 }
 """The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
@@ -58,7 +60,8 @@ _ENDS: Final = tuple(state for state in State if state.is_terminal)
 _STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
 _ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor for actor in Actor}
 _STORED_REASONS: Final[dict[int, Reason]] = {
-    HISTORY_NUMBERS[reason]: reason for reason in (Reason.NEXT_STEP, Reason.RELEASE, Reason.REPLAY, Reason.CHILDREN)
+    HISTORY_NUMBERS[reason]: reason
+    for reason in (Reason.NEXT_STEP, Reason.RELEASE, Reason.REPLAY, Reason.CHILDREN, Reason.OVERRUN)
 }
 _TOLD_REASONS: Final = {
     (Actor.DISPATCHER, State.CREATED): Reason.REQUEUE,
@@ -78,6 +81,7 @@ _STORED_ENDS: Final[dict[int, EndReason]] = {
         EndReason.TIMEOUT,
         EndReason.LEASE,
         EndReason.PUBLISHES,
+        EndReason.EXPIRED,
     )
 }
 """Why the backbone gave a task up: stored in the place of the reason, which actor and state tell then."""
@@ -127,7 +131,38 @@ def new_record(new: NewTask) -> dict[str, Any]:
         record["B"] = new.batch
     if new.callback:
         record["J"] = pack_callback(new.callback)
+    if (most_ms := new.most_run_ms) is not None:
+        record["I"] = [most_ms] if new.max_run_ms is None else [most_ms, new.max_run_ms]
     return record
+
+
+def packed_step(step: PipelineStep) -> list[Any]:
+    """A step as the list of its pipeline's has it, which an earlier version reads too."""
+    packed: list[Any] = [step.path, step.query, to_ms(step.lease_s)]
+    bounds = [to_ms(each) if each else False for each in (step.max_run_s, step.expires_s)]
+    return [*packed, *bounds] if any(bounds) else packed
+
+
+def expiry(new: NewTask) -> tuple[str, int] | None:
+    """When a new task expires, as ``task/create`` takes it; None: never, or nobody dispatches it."""
+    if not new.dispatch_requested:
+        return None
+    if new.start_before_at_ms is not None:
+        return "epoch", new.start_before_at_ms
+    if new.start_before_in_ms is not None:
+        return "create", new.start_before_in_ms
+    return None if new.expires_s is None else ("start", to_ms(new.expires_s))
+
+
+def expires_ms(new: NewTask, now_ms: int) -> int | None:
+    """When a task expires that is created now; None: never."""
+    expires = expiry(new)
+    if expires is None:
+        return None
+    since, ms = expires
+    if since == "start" and (start := new.start(now_ms)) is not None:
+        return start.at_ms + ms
+    return ms if since == "epoch" else now_ms + ms
 
 
 def new_batch_record(new: NewBatch) -> dict[str, Any]:
@@ -187,6 +222,8 @@ def new_task(new: NewTask, now_ms: int) -> Task:
         batch=new.batch,
         callback=None if new.callback is None else Callback(new.callback.destination),
         start=start,
+        expires_ms=expires_ms(new, now_ms),
+        max_run_ms=new.most_run_ms,
     )
 
 
@@ -242,6 +279,8 @@ def unpack_task(task_id: str, raw: bytes) -> Task:
         "Z" in record,
         "R" in record or "U" in record,
         unpack_callback(record["J"]) if "J" in record else None,
+        created_ms + record["V"] if "V" in record else None,
+        record["I"][0] if "I" in record else None,
         None,
         _unpack_start(record) if "T" in record else None,
     )

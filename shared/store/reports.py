@@ -8,7 +8,8 @@ from typing import Final, Literal, TypedDict
 
 from shared.store.arguments import ApplyStep
 from shared.store.record_codec import pack_content
-from shared.tasks.task import Actor, Content, LongStatus, State
+from shared.store.redis.partitions import to_ms
+from shared.tasks.task import Actor, Bounds, Content, LongStatus, Reason, State
 
 _INLINE_PARTS: Final = 2
 """Of a packed content; the third is the name of a blob."""
@@ -30,6 +31,13 @@ class Report(TypedDict, total=False):
     """Of the attempt, 0 to 1."""
     owner: str | None
     """The owner that the task must have."""
+
+
+class NextStep(Report, total=False):
+    """A report that sends the task to the end of a queue."""
+
+    bounds: Bounds | None
+    """What the endpoint's backend says of the task; None: it stays at its endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,21 @@ def token_of(step: ApplyStep, data: bytes) -> str | None:
         return ""
     is_blob = len(result) > _INLINE_PARTS
     return str(result[1]) if is_blob else hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def next_step_of(report: NextStep) -> ApplyStep:
+    """The step that sends a task on, with what is given. Its caller says the rest."""
+    step = report_step(report)
+    step["to"] = State.CREATED
+    step["next_step"] = True
+    step["reason"] = Reason.NEXT_STEP
+    if (bounds := report.get("bounds")) is not None:
+        step["lease"] = to_ms(bounds["lease_s"])
+        if bounds["max_run_s"]:
+            step["run"] = to_ms(bounds["max_run_s"])
+        if bounds["expires_s"]:
+            step["expires"] = to_ms(bounds["expires_s"])
+    return step
 
 
 def report_step(report: Report) -> ApplyStep:

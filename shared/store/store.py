@@ -35,14 +35,8 @@ from shared.store.queue_effects import QueueEffects
 from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps, RateOf
 from shared.store.queues import TaskQueues
 from shared.store.redis.link import RedisLink, StoreUnavailable
-from shared.store.reports import Report, SentOn
-from shared.store.requeue import (
-    BackendAway,
-    BackendFailed,
-    BodyUnavailable,
-    RequeueReason,
-    ResultUnstored,
-)
+from shared.store.reports import NextStep, Report, SentOn
+from shared.store.requeue import BackendAway, BackendFailed, BodyUnavailable, RequeueReason, ResultUnstored
 from shared.store.rounds import Rounds
 from shared.store.schedules import Schedules
 from shared.store.series import EndpointSeries
@@ -260,7 +254,8 @@ class TaskStore:
             case BackendFailed():
                 outcome = await self._tasks.requeue(task, status=reason.status, failed=True)
             case BodyUnavailable() | ResultUnstored():
-                outcome = await self._tasks.requeue(task, status=reason.status, apart_s=self._policy.busy_retry_s)
+                pause_s, taken = self._policy.busy_retry_s, isinstance(reason, ResultUnstored)
+                outcome = await self._tasks.requeue(task, status=reason.status, apart_s=pause_s, taken=taken)
             case _:
                 outcome = await self._tasks.requeue(task, status=reason.status)
         return await self._effects.of_requeue(task, outcome, reason)
@@ -274,6 +269,10 @@ class TaskStore:
         outcome = await self._tasks.complete(task, result, data, status=status)
         await self._outages.note_answer(backend)
         return await self._effects.of(outcome)
+
+    async def expire(self, task: Task) -> Outcome:
+        """End a task that was found expired when it was to be claimed. No backend has anything to do with it."""
+        return await self._effects.of(await self._tasks.expire(task))
 
     async def fail(self, task: Task, *, status: str, reason: EndReason) -> Outcome:
         """End a claimed task that cannot be dispatched."""
@@ -292,11 +291,9 @@ class TaskStore:
             await self._tasks.update(task_id, state=state, told=told, **report), report.get("attempt")
         )
 
-    async def next_step(
-        self, task_id: str, *, lease_s: float | None = None, sent_on: SentOn | None = None, **report: Unpack[Report]
-    ) -> Outcome:
+    async def next_step(self, task_id: str, *, sent_on: SentOn | None = None, **report: Unpack[NextStep]) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step."""
-        outcome = await self._tasks.next_step(task_id, lease_s=lease_s, sent_on=sent_on, **report)
+        outcome = await self._tasks.next_step(task_id, sent_on=sent_on, **report)
         return await self._reported(outcome, report.get("attempt"))
 
     async def heartbeat(self, task_id: str, **report: Unpack[Report]) -> Outcome:

@@ -24,7 +24,7 @@ from shared.store.record_codec import BRIEF_CHARS, pack_content, readable_task
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import claimed_of, combined_outcome_of, outcome_of
-from shared.store.reports import Report, SentOn, report_step, token_of
+from shared.store.reports import NextStep, Report, SentOn, next_step_of, report_step, token_of
 from shared.tasks import status_texts
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import (
@@ -124,9 +124,11 @@ class TaskSteps:
         apart_s: float | None = None,
         failed: bool = False,
         away_ms: int | None = None,
+        taken: bool = False,
     ) -> Outcome:
         """Let a claimed task wait again at its old place, or first apart from the queue: for *apart_s*, or if its
-        attempt *failed* for a backoff by its failures. *away_ms* is when its backend was away for it."""
+        attempt *failed* for a backoff by its failures. *away_ms* is when its backend was away for it. If the backend
+        had *taken* it, it does not expire any more."""
         step: ApplyStep = {
             "actor": Actor.DISPATCHER,
             "attempt": task.attempt,
@@ -137,6 +139,8 @@ class TaskSteps:
         }
         if away_ms is not None:
             step["away"] = away_ms
+        if taken:
+            step["accepted"] = True
         if failed:
             step["failed"] = True
         if failed or apart_s is not None:
@@ -174,6 +178,19 @@ class TaskSteps:
         }
         return await self._apply(task.id, step)
 
+    async def expire(self, task: Task) -> Outcome:
+        """End a task that was found expired when it was to be claimed. No backend has anything to do with it."""
+        assert task.expires_ms is not None
+        step: ApplyStep = {
+            "actor": Actor.DISPATCHER,
+            "attempt": task.attempt,
+            "allowed_from": (State.CREATED,),
+            "to": State.FAILED,
+            "status": status_texts.expired(max(0, task.expires_ms - task.queued_ms) / 1000),
+            "reason": EndReason.EXPIRED,
+        }
+        return await self._apply(task.id, step)
+
     async def update(
         self, task_id: str, *, state: State | None, told: State | None = None, **report: Unpack[Report]
     ) -> Outcome:
@@ -194,18 +211,13 @@ class TaskSteps:
             step["to"] = state
         return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
 
-    async def next_step(
-        self, task_id: str, *, lease_s: float | None = None, sent_on: SentOn | None = None, **report: Unpack[Report]
-    ) -> Outcome:
+    async def next_step(self, task_id: str, *, sent_on: SentOn | None = None, **report: Unpack[NextStep]) -> Outcome:
         """Send a task to the end of an endpoint's queue, with a new body or its own: a pipeline's next step.
 
         Args:
             sent_on: of a request that is taken once, and only for an attempt that a backend has.
         """
-        step = report_step(report)
-        step["to"] = State.CREATED
-        step["next_step"] = True
-        step["reason"] = Reason.NEXT_STEP
+        step = next_step_of(report)
         step["needs_body"] = report.get("body") is None
         if sent_on is not None:
             step["allowed_from"] = (State.DISPATCHED, State.RUNNING)
@@ -214,8 +226,6 @@ class TaskSteps:
             step["needs_body"] = sent_on.body == "current"
         step["publishes"] = 1
         step["due_in"] = self._republish_ms
-        if lease_s:
-            step["lease"] = to_ms(lease_s)
         return await self._apply(task_id, step, report.get("body"), report.get("inline_body", b""))
 
     async def end_step(self, task_id: str) -> Outcome:

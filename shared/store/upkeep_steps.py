@@ -13,12 +13,10 @@ from itertools import product
 from typing import Any, Final, Literal, cast
 
 from shared.store.arguments import (
-    CheckSlotsArgument,
     Clock,
     IdleEntriesArgument,
     LostArgument,
     QueueEntriesArgument,
-    SweepArgument,
     seed,
     stamp,
 )
@@ -31,6 +29,7 @@ from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, texts
 from shared.store.replies import unnamed_blobs
 from shared.store.schedules import START_GRACE_S
 from shared.store.task_steps import BACKOFF_CAP_S
+from shared.store.upkeep_arguments import CheckSlotsArgument, SweepArgument
 from shared.store.uploads import unpack_upload
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Applied, Origin, SlotGrant
@@ -166,8 +165,13 @@ class UpkeepSteps:
             "excused": status_texts.SILENT_EXCUSED,
             "silent": status_texts.SILENT_FAILED,
             "exhausted": status_texts.SILENT_EXHAUSTED,
+            "texts": {
+                "expired": status_texts.EXPIRED,
+                "overrun": status_texts.OVERRUN_RETRYING,
+                "overruns": status_texts.OVERRUN_EXHAUSTED,
+            },
             "outages": {path: outage.ended_ms or _ONGOING for path, outage in outages.items()},
-            "expired": {
+            "given_up": {
                 path: (to_ms(limit_s), status_texts.gave_up(outages[path].cause, limit_s))
                 for path, limit_s in limits_s.items()
                 if limit_s is not None

@@ -8,7 +8,7 @@ from typing import Final
 
 from shared.tasks import status_texts
 from shared.tasks.end_reason import EndReason
-from shared.tasks.task import Event, Reason, State, Task
+from shared.tasks.task import Actor, Event, Reason, State, Task
 from shared.tasks.value import value
 
 _ARRIVALS: Final = (Reason.SUBMIT, Reason.NEXT_STEP, Reason.REPLAY)
@@ -48,7 +48,14 @@ def ending_of(task: Task, late_ms: int = 0) -> Ending:
         arrival -= 1
     since = events[arrival:]
     start_ms = task.start.at_ms if task.start is not None and since[0].reason is Reason.SUBMIT else 0
-    return Ending(reason, _wait_ms(since, start_ms), _run_ms(since, late_ms) if reason in _RUN else None)
+    is_overrun = reason is EndReason.TIMEOUT and events[-1].actor == Actor.RECONCILER
+    run_ms = _run_ms(since, late_ms) if reason in _RUN or is_overrun else None
+    return Ending(reason, _wait_ms(since, start_ms), run_ms)
+
+
+def has_expired(task: Task) -> bool:
+    """Whether the task has ended since no backend had it in time, which says nothing of its backend."""
+    return task.state is State.FAILED and task.history[-1].end is EndReason.EXPIRED
 
 
 def _wait_ms(events: Sequence[Event], start_ms: int) -> int | None:

@@ -22,6 +22,8 @@ class Refusal(StrEnum):
     """It waits in its queue for a slot, and cannot be claimed before."""
     BODILESS = "bodiless"
     RESULTLESS = "resultless"
+    EXPIRED = "expired"
+    """It cannot be claimed any more: the time is over until which it could wait for a backend."""
     BATCH = "batch"
     """It is a batch, which takes no such step."""
     DONE = "done"

@@ -29,6 +29,13 @@ SILENT_FAILED: Final = f"Failed - {_SILENCE}."
 SILENT_EXHAUSTED: Final = f"Failed - {_SILENCE} (attempt %d of %d)."
 """Filled in by Lua's ``string.format``: the failures, the attempt limit."""
 
+_OVERRUN_BEGINNING: Final = "it ran for longer than "
+_OVERRUN: Final = f"{_OVERRUN_BEGINNING}%.10g s"
+OVERRUN_RETRYING: Final = f"Retrying - {_OVERRUN}"
+OVERRUN_EXHAUSTED: Final = f"Failed - {_OVERRUN} (attempt %d of %d)."
+"""Filled in by Lua: for how long an attempt may run; the failures, the attempt limit."""
+EXPIRED: Final = "Failed - it expired after %.10g s in the queue."
+"""Filled in by Lua: for how long it could wait."""
 
 RELEASED: Final = f"{AWAITING_SERVICE}: the backend gave it back"
 RELEASED_FAILED: Final = "Retrying - the backend failed at it"
@@ -48,6 +55,15 @@ _HOUR_S: Final = 3600
 def tells_silence(status: str) -> bool:
     """Whether the app ended an attempt with this text because nothing was heard of it."""
     return _SILENCE in status
+
+
+def tells_overrun(status: str) -> bool:
+    """Whether the app ended an attempt with this text because it ran for longer than it may."""
+    return _OVERRUN_BEGINNING in status
+
+
+def expired(after_s: float) -> str:
+    return EXPIRED % after_s
 
 
 def backend(reason: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypedDict
 
 from shared.tasks.callback import Callback, WantedCallback
 from shared.tasks.end_reason import EndReason
@@ -108,6 +108,8 @@ class Reason(StrEnum):
     RELEASE = "release"
     SILENCE = "silence"
     """The lease is over."""
+    OVERRUN = "overrun"
+    """The attempt ran for longer than it may."""
     REPLAY = "replay"
     CANCEL = "cancel"
     CHILDREN = "children"
@@ -139,6 +141,18 @@ class PipelineStep(NamedTuple):
     path: str
     query: str
     lease_s: float
+    max_run_s: float | None = None
+    """For how long its backend lets an attempt run; None: for ever."""
+    expires_s: float | None = None
+    """For how long a task waits for its backend at most; None: for ever."""
+
+
+class Bounds(TypedDict):
+    """How long a backend lets a task run and wait, under the names that a step and a new task have for it."""
+
+    lease_s: float
+    max_run_s: float | None
+    expires_s: float | None
 
 
 class Place(NamedTuple):
@@ -274,6 +288,10 @@ class Task:
     lost it in an outage."""
     callback: Callback | None = None
     """Whom it tells how it ends, if anybody."""
+    expires_ms: int | None = None
+    """When it ends unless a backend has had it by then; None: never, or one has."""
+    max_run_ms: int | None = None
+    """For how long an attempt may run; None: for ever."""
     whole_status: bytes | None = None
     """The whole status text in UTF-8, if ``status`` is only its beginning and the rest has been read."""
     start: Start | None = None
@@ -344,6 +362,24 @@ class NewTask:
     """The operator who creates it, empty if nobody knows the name; None: no operator does."""
     callback: WantedCallback | None = None
     """Whom it is to tell how it ends, if anybody."""
+    start_before_in_ms: int | None = None
+    """For how long it may wait for a backend, as the submit says."""
+    start_before_at_ms: int | None = None
+    """Until when it may, if the submit says that in place of how long."""
+    expires_s: float | None = None
+    """For how long it may if the submit does not say: what its backend says. None: for ever."""
+    max_run_ms: int | None = None
+    """For how long an attempt may run, as the submit says."""
+    max_run_s: float | None = None
+    """For how long its backend lets it; the shorter one holds. None: for ever."""
+
+    @property
+    def most_run_ms(self) -> int | None:
+        """For how long an attempt may run; None: for ever."""
+        if self.max_run_s is None:
+            return self.max_run_ms
+        of_backend = round(self.max_run_s * 1000)
+        return of_backend if self.max_run_ms is None else min(self.max_run_ms, of_backend)
 
     @property
     def is_delayed(self) -> bool:

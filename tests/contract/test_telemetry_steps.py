@@ -13,8 +13,9 @@ import pytest
 from local.redis_server import RedisServer
 from shared import step_counts
 from shared.tasks import status_texts
+from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Origin, Refusal, Refused
-from shared.tasks.task import State, Task
+from shared.tasks.task import Actor, Event, Reason, State, Task
 from tests.contract.test_metric_timers import BACKEND, QUEUE_LOGGER, MetricsRunner
 from tests.telemetry.test_development import TASK
 from tests.waiting import eventually
@@ -102,20 +103,30 @@ def task(**changes: Any) -> Task:
 
 @pytest.mark.contract("B22.10")
 @pytest.mark.parametrize(
-    "status",
+    ("status", "step"),
     [
-        status_texts.SILENT_RETRYING,
-        status_texts.SILENT_EXCUSED,
-        status_texts.SILENT_FAILED,
-        status_texts.SILENT_EXHAUSTED % (7, 7),
+        (status_texts.SILENT_RETRYING, "silent"),
+        (status_texts.SILENT_EXCUSED, "silent"),
+        (status_texts.SILENT_FAILED, "silent"),
+        (status_texts.SILENT_EXHAUSTED % (7, 7), "silent"),
+        (status_texts.OVERRUN_RETRYING % 60, "overrun"),
+        (status_texts.OVERRUN_EXHAUSTED % (60, 7, 7), "overrun"),
     ],
 )
-def test_an_attempt_that_ended_without_a_word_counts_where_it_was(
-    steps: Counter[tuple[str, str]], status: str
+def test_an_attempt_that_the_reconciler_ended_counts_where_it_was(
+    steps: Counter[tuple[str, str]], status: str, step: str
 ) -> None:
-    step_counts.silence(Applied(task(status=status, path="/v1/b"), Origin("/v1/a", 1)))
-    step_counts.silence(Applied(task(status=status_texts.UNDELIVERED), Origin("/v1/a", 1)))
-    assert steps == {("/v1/a", "silent"): 1}
+    step_counts.given_up(Applied(task(status=status, path="/v1/b"), Origin("/v1/a", 1)))
+    step_counts.given_up(Applied(task(status=status_texts.UNDELIVERED), Origin("/v1/a", 1)))
+    assert steps == {("/v1/a", step): 1}
+
+
+@pytest.mark.contract("B22.10")
+@pytest.mark.parametrize(("end", "step"), [(EndReason.EXPIRED, "expired"), (EndReason.TIMEOUT, "failed")])
+def test_a_task_that_has_expired_has_not_failed(steps: Counter[tuple[str, str]], end: EndReason, step: str) -> None:
+    last = Event(1, State.FAILED, 1, Actor.RECONCILER, "Failed", "/v1/a", Reason.GIVE_UP, end)
+    step_counts.transition(task(state=State.FAILED, path="/v1/a", history=[last]))
+    assert steps == {("/v1/a", step): 1}
 
 
 @pytest.mark.contract("B22.10")

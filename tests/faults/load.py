@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 import httpx
 
 from local.stack import NO_TLS
-from shared.settings import INLINE_LIMIT_BYTES
+from shared.settings import INLINE_LIMIT_BYTES, Settings
+from shared.tasks import status_texts
 from tests.faults.model_service import (
     ANSWER,
     CONTENT_TYPE,
@@ -38,6 +39,10 @@ REPEAT_FOR_S = 60.0
 LARGE_SHARE, KEYED_SHARE, AGAIN_SHARE = 0.15, 0.6, 0.2
 DELAYED_SHARE, LONGEST_DELAY_S = 0.15, 6.0
 """Of the tasks that are submitted to a modern service: those that start later, and when at the latest."""
+EXPIRING_SHARE, BRIEF_SHARE = 0.15, 0.15
+"""Of the tasks of modern services: those that expire after ``EXPIRES_S``, and those whose attempts may run for
+``MAX_RUN_S``."""
+EXPIRES_S, MAX_RUN_S = 2, 3
 BATCH_SHARE = 0.4
 """Of the tasks that are submitted with an idempotency key to a modern service: those that are children of a batch."""
 _PATHS: Final = {
@@ -50,6 +55,7 @@ _PATHS: Final = {
     f"{LEGACY}{FIRST}": 1,
 }
 _ENDED: Final = ("completed", "failed", "cancelled")
+MAX_ATTEMPTS: Final[int] = Settings.model_fields["max_attempts"].default
 _UNREGISTERED = ("no backend is registered for this path", "it lies within no registered backend")
 
 
@@ -67,6 +73,17 @@ class Submission:
     """The batch that it is to be a child of."""
     start_after: str | None = None
     """When it is to start, if not at once."""
+    expires: bool = False
+    is_brief: bool = False
+    """Whether its attempts may run for a short time only."""
+
+    @property
+    def may_fail_with(self) -> Iterator[str]:
+        """The status texts of the ends that it may have, whatever becomes of the others."""
+        if self.expires:
+            yield status_texts.expired(EXPIRES_S)
+        if self.is_brief:
+            yield status_texts.OVERRUN_EXHAUSTED % (MAX_RUN_S, MAX_ATTEMPTS, MAX_ATTEMPTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +202,9 @@ class Load:
                 own.append(submission)
                 if chance.random() < DELAYED_SHARE:
                     submission.start_after = f"{chance.uniform(0, LONGEST_DELAY_S):.3f}"
+                elif submission.path.startswith(MODERN):
+                    submission.expires = chance.random() < EXPIRING_SHARE
+                    submission.is_brief = chance.random() < BRIEF_SHARE
                 if chance.random() < KEYED_SHARE or submission.path.endswith(UPLOADED):
                     if submission.path.startswith(MODERN) and chance.random() < BATCH_SHARE:
                         submission.batch_id = self.batch_id
@@ -224,6 +244,10 @@ class Load:
             json_headers["Batch"] = submission.batch_id
         if submission.start_after is not None:
             json_headers["Start-After"] = submission.start_after
+        if submission.expires:
+            json_headers["Start-Before"] = str(EXPIRES_S)
+        if submission.is_brief:
+            json_headers["Max-Run"] = str(MAX_RUN_S)
         if submission.path.endswith(PIPED):
             json_headers["Pipeline"] = f"{MODERN}{SECOND}"
         if submission.path.endswith(UPLOADED):

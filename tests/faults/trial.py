@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
 
 from shared.store import then_task_id
 from shared.store.batch_steps import REGISTRATION_GRACE_S
-from tests.faults.load import Load
+from shared.tasks import status_texts
+from tests.faults.load import EXPIRES_S, Load
 from tests.faults.model_service import MODERN, PIPED, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import Rig, Usage
 from tests.faults.table import Fault
@@ -183,6 +185,7 @@ class Trials:
             *_wrong_histories(records),
             *_early(records, load),
             *_wrong_endings(records, load, fault),
+            *_sent_too_late(records, load),
             *_wrong_dispatches(journal),
             *_wrong_reports(journal, records),
             *self._changed_since(world),
@@ -265,9 +268,28 @@ def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: 
         rec = records.get(submission.task_id or "")
         if rec and rec["s"] == "completed" and rec["x"] != last_status(submission.path, submission.body):
             yield f"{submission.task_id} did not get the body that it was submitted with"
+    bounded = {each.task_id: {*each.may_fail_with} for each in load.submissions if each.task_id}
     for task_id, rec in records.items():
-        if rec["s"] in ("failed", "cancelled") and "G" not in rec and rec["x"] not in fault.may_fail_with:
+        may_fail_with = {*fault.may_fail_with, *bounded.get(task_id, ())}
+        if rec["s"] in ("failed", "cancelled") and "G" not in rec and rec["x"] not in may_fail_with:
             yield f"{task_id} {rec['s']} for no good reason: {rec['x']}"
+
+
+def _sent_too_late(records: Mapping[str, Mapping[str, Any]], load: Load) -> Iterator[str]:
+    """A task that no service has had by its time is never dispatched, and one that a service has had is not ended."""
+    for submission in load.submissions:
+        rec = records.get(submission.task_id or "")
+        if rec is None or not submission.expires or len(rec["h"]) >= HISTORY:
+            continue
+        was_had = False
+        for (at_ms, state, *_), (_, after, _, actor, text, *_) in pairwise([*rec["h"], (0, "", 0, "", "")]):
+            if state == "dispatched" and at_ms >= EXPIRES_S * 1000 and not was_had:
+                yield f"{submission.task_id} was dispatched {at_ms} ms after it was created, and had expired before"
+            turned_away = (after, actor) == ("created", "dispatcher") and text.startswith(status_texts.AWAITING)
+            turned_away = turned_away and text != status_texts.AWAITING_RESULT
+            was_had = was_had or state == "running" or (state == "dispatched" and not turned_away)
+        if was_had and rec["x"] == status_texts.expired(EXPIRES_S):
+            yield f"{submission.task_id} expired although a service had had it"
 
 
 def _wrong_batch(world: World, load: Load, clock_error_s: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from shared.store.reports import SentOn
 from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Outcome
-from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
+from shared.tasks.task import Bounds, Content, NewTask, PipelineStep, State, Task
 from tests.shared.store.conftest import Clock, Store
 
 Given = Callable[[Store, Clock], Awaitable[None]]
@@ -27,6 +27,10 @@ PIPELINE = replace(
 LATER = replace(HELLO, start_in_ms=300_000)
 RESULT = Content("image/png", 3)
 CHECKPOINT = Content("application/x-weights", 7)
+
+
+def lasting(lease_s: float, max_run_s: float | None = None, expires_s: float | None = None) -> Bounds:
+    return {"lease_s": lease_s, "max_run_s": max_run_s, "expires_s": expires_s}
 
 
 async def claim(store: Store, task_id: str = "t1") -> Task:

@@ -103,6 +103,25 @@ async def be_published_in_vain(store: Store, clock: Clock) -> None:
     await store.check_slots("/v1/a", [("t1", 1)])
 
 
+async def expire(store: Store, clock: Clock) -> None:
+    await store.create(replace(HELLO, start_before_in_ms=9_000))
+    clock.advance(9)
+    await sweep_all(store)
+
+
+async def be_claimed_too_late(store: Store, clock: Clock) -> None:
+    await store.create(replace(HELLO, start_before_in_ms=9_000))
+    clock.advance(10)
+    await store.expire(await known(store))
+
+
+async def run_for_too_long(store: Store, clock: Clock) -> None:
+    await begun(store, clock, replace(HELLO, max_run_ms=12_000))
+    await store.update("t1", state=State.RUNNING, status="running", attempt=1)
+    clock.advance(9)
+    await sweep_all(store)
+
+
 async def come_ended(store: Store, clock: Clock, state: State) -> None:
     await store.create(replace(LEGACY, state=state))
 
@@ -122,6 +141,9 @@ REACHED: dict[str, tuple[End, EndReason, float | None, float | None]] = {
     "silent": (be_silent, EndReason.LEASE, 5, 3 + POLICY.dispatch_window_s),
     "silent without dispatch": (be_silent_without_dispatch, EndReason.LEASE, None, None),
     "published in vain": (be_published_in_vain, EndReason.PUBLISHES, None, None),
+    "expired": (expire, EndReason.EXPIRED, None, None),
+    "claimed too late": (be_claimed_too_late, EndReason.EXPIRED, None, None),
+    "ran for too long": (run_for_too_long, EndReason.TIMEOUT, 5, 12),
     "created as completed": (lambda s, c: come_ended(s, c, State.COMPLETED), EndReason.COMPLETED, None, None),
     "created as failed": (lambda s, c: come_ended(s, c, State.FAILED), EndReason.REPORTED, None, None),
     "created as cancelled": (lambda s, c: come_ended(s, c, State.CANCELLED), EndReason.CANCELLED, None, None),
@@ -271,5 +293,5 @@ def test_each_script_that_gives_a_task_up_says_why() -> None:
             said.setdefault(file.name, []).extend(reasons or ["none"])
     assert said == {
         "check_slots.lua": ["publishes"],
-        "sweep.lua": ["reason", "lease", "lease", "unreachable"],
+        "sweep.lua": ["reason", "lease", "timeout", "lease", "expired", "unreachable"],
     }

@@ -88,6 +88,11 @@ class Model:
     """Since when it is to be told of an end, until it is."""
     quiet_ms: int = 0
     """Until when it is not tried again."""
+    expires_ms: int | None = None
+    """When it ends unless a backend has had it."""
+    max_run_ms: int | None = None
+    began_ms: int | None = None
+    """When its present attempt began to run, or the last one did."""
 
     @property
     def is_delayed(self) -> bool:
@@ -114,6 +119,7 @@ class Model:
                 "ending": None,
                 "is_handed_on": attempt is None,
                 "doublings": 0,
+                "expires_ms": None,
                 **change,
             },
         )
@@ -122,6 +128,28 @@ class Model:
         """The task in the next step of its pipeline."""
         sent_on = self.sent_on if attempt is None else self.sent_on | {attempt}
         return self.next_step(now_ms, PIPELINE[self.step].path, attempt, step=self.step + 1, sent_on=sent_on)
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether its time is over to wait for a backend, or to run."""
+        if self.state is State.CREATED:
+            return self.expires_ms is not None and self.expires_ms <= now_ms
+        is_running = self.max_run_ms is not None and self.began_ms is not None
+        return is_running and self.began_ms + self.max_run_ms <= now_ms
+
+    def bounded(self) -> Model:
+        """The task with a deadline that is not later than the end of its time."""
+        end_ms = self.expires_ms if self.state is State.CREATED else None
+        if (
+            self.state in (State.DISPATCHED, State.RUNNING)
+            and self.max_run_ms is not None
+            and self.began_ms is not None
+        ):
+            end_ms = self.began_ms + self.max_run_ms
+        return (
+            self
+            if end_ms is None
+            else replace(self, due_ms=(min(self.due_ms[0], end_ms), min(self.due_ms[1], end_ms)))
+        )
 
     def refusal(self, attempt: int | None, *, dispatch: bool = False, ask_body: bool = False) -> str | None:
         if attempt is not None and attempt != self.attempt:
@@ -134,7 +162,11 @@ class Model:
 
     def moved_to(self, state: State, now_ms: int, in_ms: int | None = None, **change: Any) -> Model:
         """The task in *state*, with the deadline of that state unless *in_ms* gives another."""
+        if state is not State.CREATED:
+            change = {"expires_ms": None, **change}
         moved = replace(self, state=state, fresh=False, **{"is_accepted": False, **change})
+        if (self.state, state) == (State.CREATED, State.RUNNING) and self.dispatch_requested and self.max_run_ms:
+            moved = replace(moved, began_ms=now_ms)
         if state.is_terminal:
             moved, in_ms = replace(moved, ending=None, untold_ms=now_ms if self.is_told else None), RETENTION_MS
         elif in_ms is None and moved.ending:
@@ -143,7 +175,7 @@ class Model:
             in_ms = RETENTION_MS
         elif in_ms is None and state is not State.CREATED:
             in_ms, moved = self._lease_ms(now_ms, moved)
-        return moved if in_ms is None else replace(moved, due_ms=(now_ms + in_ms, now_ms + in_ms))
+        return moved if in_ms is None else replace(moved, due_ms=(now_ms + in_ms, now_ms + in_ms)).bounded()
 
     def _lease_ms(self, now_ms: int, moved: Model) -> tuple[int, Model]:
         if self.state is State.DISPATCHED and not self.is_accepted:
@@ -166,7 +198,7 @@ class Model:
         if attempt is None and self.is_handed_on and (self.state is State.CREATED or ends):
             kept = replace(self, ending=None if self.state is State.CREATED else ends, fresh=False)
             due_ms = now_ms + DEFERRED_END_MS
-            return replace(kept, due_ms=(due_ms, due_ms)) if kept.ending and self.is_accepted else kept
+            return replace(kept, due_ms=(due_ms, due_ms)).bounded() if kept.ending and self.is_accepted else kept
         to = State.RUNNING if told else state or self.state
         if to is State.COMPLETED and self.goes_on:
             return self.went_on(now_ms, attempt)
@@ -186,20 +218,24 @@ class Model:
                 return "next step", replace(self, due_ms=(now_ms + STEP_GRACE_MS, now_ms + STEP_GRACE_MS))
             return "ended", self.moved_to(self.ending, now_ms)
         if self.state is State.CREATED and self.dispatch_requested:
+            if self.is_over(now_ms):
+                return "failed", self.moved_to(State.FAILED, now_ms)
             return "starts" if self.is_delayed else "waits", self.after_check(now_ms)
-        failed = replace(self, failures=self.failures + 1, ending=None)
+        failed = replace(self, failures=self.failures + 1, ending=None, expires_ms=None)
         if not self.dispatch_requested or failed.failures >= POLICY.max_attempts:
             return "failed", failed.moved_to(State.FAILED, now_ms)
         if self.is_accepted or self.state is State.RUNNING:
-            doublings = 0 if self.path in fenced else min(self.doublings + 1, MOST_DOUBLINGS)
-            failed = replace(failed, doublings=doublings, is_handed_on=self.is_handed_on and not self.is_accepted)
+            failed = replace(failed, is_handed_on=self.is_handed_on and not self.is_accepted)
+            if not self.is_over(now_ms):
+                doublings = 0 if self.path in fenced else min(self.doublings + 1, MOST_DOUBLINGS)
+                failed = replace(failed, doublings=doublings)
         retried = failed.moved_to(State.CREATED, now_ms, attempt=self.attempt + 1, publishes=0, checks=None)
         return "retry", retried.after_check(now_ms)
 
     def after_check(self, now_ms: int) -> Model:
         checks = (self.checks or 0) + 1
         full_ms = min(WAIT_CAP_MS, REPUBLISH_MS * 2 ** (checks - 1))
-        return replace(self, checks=checks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms))
+        return replace(self, checks=checks, due_ms=(now_ms + full_ms // 2, now_ms + full_ms)).bounded()
 
     def checked(self, path: str, attempt: int, now_ms: int) -> tuple[str | None, Model]:
         """What the check of a slot finds."""
@@ -267,6 +303,8 @@ class StoreMachine(RuleBasedStateMachine):
         is_told=st.booleans(),
         delay_ms=st.sampled_from([None, None, 0, 7_000, 90_000]),
         is_relative=st.booleans(),
+        start_before_ms=st.sampled_from([None, None, 5_000, 45_000]),
+        max_run_ms=st.sampled_from([None, None, 20_000, 90_000]),
     )
     def create(
         self,
@@ -280,6 +318,8 @@ class StoreMachine(RuleBasedStateMachine):
         is_told: bool,
         delay_ms: int | None = None,
         is_relative: bool = False,
+        start_before_ms: int | None = None,
+        max_run_ms: int | None = None,
     ) -> None:
         dispatch_requested = dispatch_requested and body is not None
         delay_ms = delay_ms if dispatch_requested else None
@@ -301,6 +341,8 @@ class StoreMachine(RuleBasedStateMachine):
             callback=WantedCallback(DESTINATION, ENDS) if is_told else None,
             start_in_ms=delay_ms if is_relative else None,
             start_at_ms=None if is_relative or delay_ms is None else self.clock.ms + delay_ms,
+            start_before_in_ms=start_before_ms,
+            max_run_ms=max_run_ms,
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
@@ -323,7 +365,9 @@ class StoreMachine(RuleBasedStateMachine):
                 is_told=is_told,
                 has_start=delay_ms is not None,
                 checks=None if delay_ms is None else 0,
-            )
+                expires_ms=self.now_ms + start_before_ms if start_before_ms and dispatch_requested else None,
+                max_run_ms=max_run_ms,
+            ).bounded()
 
     @rule(target=claims, twice=st.booleans(), task_id=ids, attempt=attempts)
     def claim(self, twice: bool, task_id: str, attempt: int | None) -> Any:
@@ -331,9 +375,19 @@ class StoreMachine(RuleBasedStateMachine):
         outcome = self.run(self.stores[twice].claim(task_id, named))
         refusal = model.refusal(named) if model else "unknown"
         if model and not refusal:
-            is_waiting = model.state is State.CREATED and not model.is_delayed
-            refusal = model.refusal(named, ask_body=True) if is_waiting else "state"
-        claimed = model and model.moved_to(State.DISPATCHED, self.now_ms, WINDOW_MS, dispatch_requested=True)
+            refusal = "state"
+            if model.state is State.CREATED and model.is_over(self.now_ms):
+                refusal = "expired"
+            elif model.state is State.CREATED and not model.is_delayed:
+                refusal = model.refusal(named, ask_body=True)
+        claimed = model and model.moved_to(
+            State.DISPATCHED,
+            self.now_ms,
+            WINDOW_MS,
+            dispatch_requested=True,
+            expires_ms=model.expires_ms,
+            began_ms=self.now_ms,
+        )
         self.expect(task_id, outcome, refusal, claimed)
         return outcome.task if isinstance(outcome, Claimed) else multiple()
 
@@ -366,6 +420,7 @@ class StoreMachine(RuleBasedStateMachine):
                 publishes=0,
                 checks=None if answer == "busy" else 0,
                 ending=None,
+                expires_ms=None if failed else model.expires_ms,
             )
         self.expect(task.id, outcome, refusal, after)
 
@@ -579,6 +634,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (rec["a"], rec["f"], rec["n"]) == (model.attempt, model.failures, model.publishes)
             assert ("b" in rec, rec.get("g", False)) == (model.has_body, model.has_blobs)
             assert rec.get("z") == model.checks
+            assert rec["c"] + rec["V"] - START_MS == model.expires_ms if "V" in rec else model.expires_ms is None
             assert rec.get("N", [0, 0])[:2] == [model.step, model.steps]
             if not model.state.is_terminal:
                 marks = rec.get("A", False), rec.get("H", False), rec.get("L", 0), rec.get("E", [None])[0]

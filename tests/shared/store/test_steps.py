@@ -9,7 +9,7 @@ from shared.tasks.outcomes import Applied, Claimed, Created, Existing, Origin, R
 from shared.tasks.task import Content, NewTask, State
 from tests.shared.store import steps
 from tests.shared.store.conftest import Clock, Store
-from tests.shared.store.steps import HELLO, RESULT, sweep_all
+from tests.shared.store.steps import HELLO, RESULT, lasting, sweep_all
 from tests.shared.store.world import Server, text, world
 
 CREATED = text("""
@@ -388,7 +388,7 @@ async def test_a_next_step_moves_the_task_with_its_body_to_the_end_of_the_next_q
 ) -> None:
     await steps.with_result(store, clock)
     assert world(redis_server) == WITH_RESULT
-    outcome = await store.next_step("t1", status="created", path="/v1/b", query="x=1", lease_s=90, attempt=1)
+    outcome = await store.next_step("t1", status="created", path="/v1/b", query="x=1", bounds=lasting(90), attempt=1)
     assert isinstance(outcome, Applied)
     assert outcome.is_transition
     assert world(redis_server) == text("""
@@ -506,7 +506,9 @@ async def test_a_next_step_requests_dispatch_of_a_task_that_had_none(
 ) -> None:
     await store.create(NewTask("t1", "/v1/a", 60, dispatch_requested=False))
     clock.advance(1)
-    await store.next_step("t1", status="created", lease_s=60, body=Content("text/plain", 3), inline_body=b"bye")
+    await store.next_step(
+        "t1", status="created", bounds=lasting(60), body=Content("text/plain", 3), inline_body=b"bye"
+    )
     assert world(redis_server) == text("""
         t:t1 created /v1/a 'created' a2 f0 n1 v2 c0 m1 q1 l60 dispatch body=text/plain:3 handed-on
           +0 created a1 client 'created'

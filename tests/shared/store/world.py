@@ -162,7 +162,7 @@ class World:
         for name, data in sorted(self.contents.items()):
             yield f"{name} {data.decode()}"
         for task_id, (due_ms, *steps) in sorted(self.pipelines.items()):
-            listed = " ".join(f"{path}?{query}:l{lease_ms / 1000:g}" for path, query, lease_ms in steps)
+            listed = " ".join(_step(*step) for step in steps)
             yield f"n:{task_id} due{due_ms / 1000:g} {listed}"
         for name, index in sorted(self.indexes.items()):
             yield f"{name} " + " ".join(f"{member}@{at:g}" for member, at in sorted(index.items()))
@@ -299,6 +299,10 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"ends:{rec['E'][0]}"
     if "L" in rec:
         yield f"L{rec['L']}"
+    if "I" in rec:
+        yield "runs:" + "/".join(f"{ms / 1000:g}" for ms in rec["I"])
+    if "V" in rec:
+        yield f"expires{_since_start_s(rec['c'] + rec['V']):g}"
     if "P" in rec:
         yield f"P{rec['P']:g}"
     if "R" in rec:
@@ -317,9 +321,14 @@ def _record(rec: dict[str, Any]) -> Iterator[str]:
         yield f"sent-on:a{attempt}:{str(token)[:4]}"
 
 
+def _step(path: str, query: str, lease_ms: int, run_ms: int | None = None, expires_ms: int | None = None) -> str:
+    bounds = "".join(f":{name}{ms / 1000:g}" for name, ms in (("r", run_ms), ("e", expires_ms)) if ms)
+    return f"{path}?{query}:l{lease_ms / 1000:g}{bounds}"
+
+
 def _reason(number: int = 0, path: str = "", by: str | bool | None = None) -> str:
     told = ("", "next-step", "release", "replay", "children")
-    reasons = (*told, "rejected", "unreachable", "timeout", "lease", "publishes")
+    reasons = (*told, "rejected", "unreachable", "timeout", "lease", "publishes", "expired", "overrun")
     reason = f" {reasons[number]}" if number else ""
     reason = f"{reason} at {path}" if path else reason
     return reason if by is None else f"{reason} by {by or '?'}"

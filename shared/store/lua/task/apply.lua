@@ -38,6 +38,7 @@
 --            completion      when the completion of a task that this step ends is to be published again if that fails,
 --                            in ms; 0: nobody wants it
 --            lease           the endpoint's lease, in ms
+--            run, expires    for how long an attempt may run there, and wait, in ms; absent: for ever
 --            fetch_body      true: return the inline body too
 --            accepted        true: the backend has accepted the attempt
 --            released        what the record keeps of a release, see release.lua
@@ -58,8 +59,8 @@
 --          {'same', record}                   a finished task was finished the same way again: nothing changed
 --          {'unknown'}                        no such task
 --          {'batch', record}                  it is a batch, which takes no such step
---          {'finished' | 'stale' | 'state' | 'slotless' | 'bodiless' | 'resultless' | 'done', record}   refused: nothing
---          changed
+--          {'finished' | 'stale' | 'state' | 'slotless' | 'bodiless' | 'resultless' | 'expired' | 'done', record}
+--          refused: nothing changed
 --          A replay is answered as the first time.
 -- @include common/now_ms
 -- @include task/append_event
@@ -132,6 +133,7 @@ if arg.allowed_from then
   end
   if not allowed then return { 'state', raw } end
 end
+if rec.V and arg.claim and rec.c + rec.V <= now_ms(arg.now) then return { 'expired', raw } end
 if arg.slotless and (arg.slotless == true or arg.slotless(rec)) then
   return { rec.z == 0 and 'state' or 'slotless', raw }
 end
@@ -172,7 +174,7 @@ if steps then
   local number, ended = rec.N[1] + 1, arg.deferred and rec.m or now
   rec.N, rec.E = { number, rec.N[2], arg.op, rec.D and ended - rec.c - rec.D or nil }, nil
   arg.to, arg.next_step, arg.reason, arg.publishes, arg.due_in = 'created', true, 'next-step', 1, steps[1]
-  arg.path, arg.query, arg.lease = unpack(steps[number + 1])
+  arg.path, arg.query, arg.lease, arg.run, arg.expires = unpack(steps[number + 1])
   arg.status, arg.long = 'created', nil
   arg.token = arg.attempt and (arg.result and (arg.result[3] and arg.result[2] or redis.sha1hex(ARGV[2])) or '')
   if arg.result then
@@ -186,6 +188,11 @@ if steps then
   end
 end
 if arg.failed then rec.f = rec.f + 1 end
+-- A backend has it, or has had it. One that had no room for it or was away has not.
+if rec.V and not arg.claim then
+  local is_waiting = (arg.to or state) == 'created'
+  if not is_waiting or arg.accepted or arg.failed or arg.released or arg.next_step then rec.V = nil end
+end
 if not arg.claim then
   if arg.away and rec.S and not rec.U then rec.f, rec.U = rec.f - 1, true end
   if arg.away or rec.F then rec.F = arg.away end
@@ -248,19 +255,21 @@ if to ~= state or target ~= path or arg.next_step then move_record(id, rec, to, 
 local is_transition = to ~= state or target ~= path or rec.a ~= attempt
 if is_transition then append_event(rec, now, arg.actor, brief, arg.reason, target ~= path and path, arg.by) end
 if rec.A and to ~= 'dispatched' then rec.A = nil end
+if rec.I and rec.w and state == 'created' and to == 'running' then rec.D = now - rec.c end
+local due
 if is_terminal(to) then
   if rec.E then rec.E = nil end
   begin_retention(id, rec, now, arg.retention, arg.completion)
 elseif arg.due_in then
-  set_due(id, now + arg.due_in)
+  due = now + arg.due_in
 elseif arg.backoff then
   math.randomseed(arg.backoff.seed)
-  set_due(id, now + math.max(arg.backoff.least or 0, backoff(arg.backoff.base, arg.backoff.cap, rec.f)))
+  due = now + math.max(arg.backoff.least or 0, backoff(arg.backoff.base, arg.backoff.cap, rec.f))
 elseif rec.E then
   -- Until the backend has accepted the attempt, the window stays: nothing says yet that it got the task.
-  if to ~= 'dispatched' or rec.A then set_due(id, now + DEFERRED_END_MS) end
+  if to ~= 'dispatched' or rec.A then due = now + DEFERRED_END_MS end
 elseif not rec.w then
-  set_due(id, now + arg.retention)
+  due = now + arg.retention
 elseif is_leased(to) then
   local lease_end = now + rec.l
   if rec.L then
@@ -270,7 +279,12 @@ elseif is_leased(to) then
     local granted = begins and now + rec.l * 2 ^ rec.L or tonumber(redis.call('ZSCORE', task_key('due'), id) or 0)
     if granted > lease_end then lease_end = granted else rec.L = nil end
   end
-  set_due(id, lease_end)
+  due = lease_end
+end
+if due then
+  if rec.V and to == 'created' then due = math.min(due, rec.c + rec.V) end
+  if rec.I and rec.D and is_leased(to) then due = math.min(due, rec.c + rec.D + rec.I[1]) end
+  set_due(id, due)
 end
 rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
 rec.d = is_transition and (target ~= path and { attempt, path } or attempt) or nil

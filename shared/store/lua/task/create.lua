@@ -3,7 +3,7 @@
 -- KEYS[1]  the hash tag of the task's partition
 -- ARGV[1]  packed map: now, id, op, due_in (ms), actor, brief (status for the history), rec (the record without its times),
 --          until (absent, or when it is too late to create it, in ms), start_in or start_at (absent, or when it starts: in ms
---          from now, or a time)
+--          from now, or a time), expires (absent, or {'epoch' | 'create' | 'start', ms since then} when it expires)
 -- ARGV[2]  the inline body, or ''
 -- Returns  {'created', now}: the caller knows the rest; to a replay {'created', record}
 --          {'late'} if it is too late: nothing changed

@@ -44,8 +44,11 @@ local function deadline(rec, at)
   if is_terminal(rec.s) then return rec.y and now or math.min(rec.m, now) + arg.retention end
   if rec.E and (rec.s ~= 'dispatched' or rec.A) then return now + DEFERRED_END_MS end
   if not rec.w then return now + arg.retention end
-  if is_delayed(rec) then return rec.q end
-  if rec.s ~= 'created' then return now + rec.l * 2 ^ (rec.L or 0) end
+  if is_delayed(rec) then return rec.V and math.min(rec.q, rec.c + rec.V) or rec.q end
+  if rec.s ~= 'created' then
+    local lease_end = now + rec.l * 2 ^ (rec.L or 0)
+    return rec.I and rec.D and math.min(lease_end, math.max(now, rec.c + rec.D + rec.I[1])) or lease_end
+  end
   -- One that waits apart has been told for how long.
   return rec.z == 0 and at and now + math.max(0, at - rec.m) or now
 end

@@ -23,7 +23,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', starts, '-inf', now, 'LIMIT', 0,
     if rec.q <= now then
       rec.z = 1
       redis.call('SADD', task_key('paths'), rec.p)
-      set_due(id, now + backoff(arg.publish_base, arg.wait_cap, 1))
+      local due = now + backoff(arg.publish_base, arg.wait_cap, 1)
+      set_due(id, rec.V and math.min(due, rec.c + rec.V) or due)
       started[#started + 1] = { id, save_record(id, rec) }
     end
     add_to_index(id, rec)

@@ -2,9 +2,9 @@
 --
 -- A task's one deadline means, by its state:
 --   created      it has waited long, or long enough on its own, or is to start now: make sure that it stands in its
---                endpoint's queue
---   dispatched, running, or created but not to be dispatched: it was silent for a lease: a new attempt; or its deferred
---                end takes effect
+--                endpoint's queue; or it has expired
+--   dispatched, running, or created but not to be dispatched: it was silent for a lease, or ran for longer than it may: a
+--                new attempt; or its deferred end takes effect
 --   finished     its completion is to be published (again), or it was kept long enough: remove it, but a child not
 --                before its batch
 --   a batch      see batch/set_batch_due.lua: the caller goes on with it
@@ -15,8 +15,8 @@
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, op, limit, max_attempts, publish_base, cap, wait_cap, retention, completion, blob_grace,
 --          step_grace, batch_grace, end_grace, schedule_grace (ms),
---          retrying, excused, silent, exhausted (status texts), seed,
---          outages {path = until when the backend was away}, expired {path = {for how many ms a task waits at most for a
+--          retrying, excused, silent, exhausted (status texts), texts {expired, overrun, overruns}, seed,
+--          outages {path = until when the backend was away}, given_up {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
 -- Returns  {{{what, id, record?, ms?, blobs?, ms?}, …}, in how many ms the next delayed task of the partition starts, or -1}.
 --          At most limit of them. What was done:
@@ -73,28 +73,38 @@ local function check_again_later(id, rec, what, is_shown, blobs)
   -- They may be lost: a task that waits can only be found by them.
   redis.call('SADD', task_key('paths'), rec.p)
   if not redis.call('ZSCORE', task_key('z:' .. rec.p .. ':created'), id) then add_to_index(id, rec) end
-  set_due(id, now + backoff(arg.publish_base, arg.wait_cap, rec.z))
+  local due = now + backoff(arg.publish_base, arg.wait_cap, rec.z)
+  set_due(id, rec.V and math.min(due, rec.c + rec.V) or due)
   done[#done + 1] = { what, id, save_record(id, rec, is_shown), false, blobs }
 end
 
-local function end_lease(id, rec)
+local function end_attempt(id, rec)
+  -- One that runs for too long is mostly heard of, and no outage excuses it.
+  local ran_s = rec.I and rec.D and rec.c + rec.D + rec.I[1] <= now and rec.I[1] / 1000
   -- The backend lost it with all that it had. A task that ends its backend is silent again the next time.
-  local is_excused = (arg.outages[rec.p] or 0) > rec.m and not rec.U
-  if is_excused then rec.U = true else rec.f, rec.S = rec.f + 1, true end
+  local is_excused = not ran_s and (arg.outages[rec.p] or 0) > rec.m and not rec.U
+  if is_excused then
+    rec.U = true
+  else
+    rec.f = rec.f + 1
+    if not ran_s then rec.S = true elseif rec.S then rec.S = nil end
+  end
   rec.E = nil
+  if rec.V then rec.V = nil end
   if not rec.w then
     fail(id, rec, arg.silent, 'lease')
   elseif not is_excused and rec.f >= arg.max_attempts then
-    fail(id, rec, string.format(arg.exhausted, rec.f, arg.max_attempts), 'lease')
+    local text = ran_s and string.format(arg.texts.overruns, ran_s, rec.f, arg.max_attempts)
+    fail(id, rec, text or string.format(arg.exhausted, rec.f, arg.max_attempts), ran_s and 'timeout' or 'lease')
   else
-    if not is_excused then double_lease(rec) end
+    if not (is_excused or ran_s) then double_lease(rec) end
     -- Where an attempt was silent for a lease, the previous step has long ended.
     if rec.A then rec.H = nil end
     local blobs = rec.g and named_blobs(rec) or false
     new_attempt(id, rec)
     move_record(id, rec, 'created', rec.p)
-    set_status(rec, is_excused and arg.excused or arg.retrying)
-    append_event(rec, now, 'reconciler', rec.x)
+    set_status(rec, ran_s and string.format(arg.texts.overrun, ran_s) or is_excused and arg.excused or arg.retrying)
+    append_event(rec, now, 'reconciler', rec.x, ran_s and 'overrun' or nil)
     rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
     check_again_later(id, rec, 'retry', true, blobs)
   end
@@ -146,19 +156,21 @@ local function take_next_step(id, rec, raw)
     else
       take_deferred_end(id, rec)
     end
+  elseif rec.V and rec.s == 'created' and rec.c + rec.V <= now then
+    fail(id, rec, string.format(arg.texts.expired, math.max(0, rec.c + rec.V - rec.q) / 1000), 'expired')
   elseif is_delayed(rec) and rec.q > now then
-    -- Its deadline was of another time.
+    -- Its deadline was of another time, or it would expire before.
     add_to_index(id, rec)
-    set_due(id, rec.q)
+    set_due(id, rec.V and math.min(rec.q, rec.c + rec.V) or rec.q)
   elseif rec.s == 'created' and rec.w then
-    local expired = arg.expired[rec.p]
-    if expired and rec.q + expired[1] <= now then
-      fail(id, rec, expired[2], 'unreachable')
+    local given_up = arg.given_up[rec.p]
+    if given_up and rec.q + given_up[1] <= now then
+      fail(id, rec, given_up[2], 'unreachable')
     else
       check_again_later(id, rec, 'waits', false, false)
     end
   else
-    end_lease(id, rec)
+    end_attempt(id, rec)
   end
 end
 

@@ -26,5 +26,12 @@ local function begin_next_step(id, rec, now, arg)
   rec.a, rec.n, rec.f, rec.q, rec.e, rec.z = rec.a + 1, 0, 0, now, rec.r ~= nil or nil, nil
   rec.H, rec.L, rec.U, rec.R = not (arg.revive or arg.attempt) or nil, nil, nil, nil
   rec.P = nil
+  -- What the backend says of how long it waits and runs there. A task that begins again at its endpoint never expires.
+  if arg.expires then rec.V = now - rec.c + arg.expires end
+  if arg.lease and (rec.I or arg.run) then
+    local asked = rec.I and rec.I[2]
+    local most = arg.run and asked and math.min(arg.run, asked) or arg.run or asked
+    rec.I = most and { most, asked } or nil
+  end
   if rec.C then set_checkpoint(id, rec) end
 end

@@ -13,6 +13,12 @@ local function create_task(tag, arg, body)
   -- A child's registration at its batch counts so long. Before it is created later, it has to be registered again.
   if arg['until'] and now > arg['until'] and redis.call('EXISTS', task_key('t:' .. arg.id)) == 0 then return { 'late' } end
   append_event(rec, now, arg.actor, arg.brief, nil, nil, arg.by)
+  local due = now + arg.due_in
+  if arg.expires then
+    local from, ms = unpack(arg.expires)
+    rec.V = from == 'epoch' and ms - now or from == 'start' and (delay or 0) + ms or ms
+    due = math.min(due, now + rec.V)
+  end
   local key, stored = task_key('t:' .. arg.id), pack_record(rec)
   local keys = { key, stored }
   if rec.b and not rec.b[3] then keys = { key, stored, task_key('b:' .. arg.id), body } end
@@ -35,7 +41,7 @@ local function create_task(tag, arg, body)
   end
   if not delay then redis.call('SADD', task_key('paths'), rec.p) end
   add_to_index(arg.id, rec)
-  if set_due(arg.id, now + arg.due_in) == 0 then
+  if set_due(arg.id, due) == 0 then
     -- A record of this id was lost, and what the indexes have of it is still there.
     local paths = redis.call('SUNION', task_key('paths'), task_key('ended_paths'), task_key('delayed_paths'))
     redis.call('ZREM', task_key('starts'), arg.id)

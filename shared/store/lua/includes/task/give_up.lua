@@ -8,6 +8,7 @@
 local function give_up(id, rec, status, reason, now, arg)
   move_record(id, rec, 'failed', rec.p)
   set_status(rec, status)
+  if rec.V then rec.V = nil end
   append_event(rec, now, 'reconciler', status, reason)
   rec.m, rec.v, rec.k = now, rec.v + 1, arg.op
   begin_retention(id, rec, now, arg.retention, arg.completion)

@@ -30,6 +30,8 @@
 --   E  an end that was reported and takes effect if no other report follows: {state, brief}
 --   R  the last attempt that its backend gave back, and how many it gave back in a row without a failure: {attempt, count}
 --   L  how often the lease of this attempt is doubled
+--   I  for how long an attempt may run, in ms: {most, what the submit asked for?}
+--   V  when it expires, in ms since created; absent once a backend has had it
 --   N  where it is in its pipeline: {step, steps, the operation that ended the step before, how long its backend took in
 --      ms}; the last two from the second step on
 --   Y  the name of its pipeline, if that has one
