@@ -7,9 +7,12 @@ import hmac
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from .errors import InvalidCallback
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 __all__ = ["verify_callback"]
 
@@ -17,7 +20,7 @@ Secret = Union[str, bytes]
 
 
 def verify_callback(
-    headers: Mapping[str, Any],
+    headers: Mapping[str, Any] | Message,
     body: bytes | str,
     secret: Secret | Iterable[Secret],
     *,
