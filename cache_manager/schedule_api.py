@@ -67,6 +67,8 @@ async def put_schedule(req: func.HttpRequest, services: Services) -> func.HttpRe
         raise invalid("name", "letters, digits and . _ - are allowed, up to 128, the first a letter or a digit")
     request = await ScheduleRequest.parse(req.get_body())
     due, route = _due_times(request), _route(request, services.registry)
+    if request.callback and services.destinations.find(request.callback, name.owner or None) is None:
+        raise invalid("/Callback", "there is no such destination")
     await services.endpoint_bound.admit_later(*route.endpoints)
     if request.body_upload is None:
         data, kind = body_of(request.body) if request.body is not None else (b"", "application/octet-stream")
@@ -217,6 +219,7 @@ def _definition(request: ScheduleRequest, content: Content) -> Definition:
         catch_up=CatchUp(request.catch_up or CatchUp.LAST),
         until_ms=parse.time_ms(request.until, "/Until"),
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
+        callback=request.callback or "",
     )
 
 

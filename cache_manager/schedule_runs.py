@@ -115,7 +115,9 @@ class ScheduleRuns:
         body = definition.body
         if body.blob is not None:
             body = await services.bodies.copy_for(task_id, body)
-        first = route.endpoints[0]
+        first, destination = route.endpoints[0], None
+        if definition.callback:  # one that is not there any more is no reason not to start
+            destination = services.destinations.find(definition.callback, schedule.name.owner or None)
         steps = route.endpoints if route.is_pipeline else ()
         new = NewTask(
             task_id,
@@ -130,6 +132,7 @@ class ScheduleRuns:
             steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
             pipeline=route.name,
             by=by,
+            callback=destination.wanted if destination else None,
         )
         created = await TaskService(services).create(new)
         if not isinstance(created, Created) and not (isinstance(created, Existing) and created.task.body == body):

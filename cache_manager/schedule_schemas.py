@@ -55,6 +55,8 @@ class ScheduleRequest(RequestModel):
     until: str | None = None
     """A time after which it is due no more."""
     priority: int | None = Field(default=None, ge=0, le=9)
+    callback: str | None = Field(default=None, max_length=255)
+    """Whom each task is to tell how it ends: the name of a destination."""
 
 
 class RunView(BaseModel):
@@ -103,6 +105,7 @@ class ScheduleView(BaseModel):
     catch_up: Literal["none", "last", "all"]
     until: IsoTime | None
     priority: int = DEFAULT_PRIORITY
+    callback: str | None
     paused: bool
     created_at: IsoTime
     updated_at: IsoTime
@@ -157,6 +160,7 @@ def _members(schedule: Schedule) -> dict[str, Any]:
         "catch_up": definition.catch_up.value,
         "until": None if definition.until_ms is None else iso(definition.until_ms),
         "priority": definition.priority,
+        "callback": definition.callback or None,
         "paused": schedule.is_paused,
         "created_at": iso(schedule.created_ms),
         "updated_at": iso(schedule.updated_ms),

@@ -183,6 +183,7 @@ SCHEDULE: Json = {
     "CatchUp": "last",
     "Until": None,
     "Priority": 5,
+    "Callback": None,
     "Paused": False,
     "CreatedAt": "2026-11-22T10:12:43.907000Z",
     "UpdatedAt": "2026-11-22T10:12:43.907000Z",

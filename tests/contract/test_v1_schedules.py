@@ -24,6 +24,10 @@ from tests.shared.store.world import nodes
 from tests.waiting import eventually
 
 GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
+CALLBACKS = {
+    "CALLBACKS": '{"told": {"url": "https://receiver.example.org/told", "secret_setting": "TOLD_SECRET"}}',
+    "TOLD_SECRET": "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+}
 SECONDLY = "* * * * * *"
 NEVER_NOW = "0 0 1 1 *"
 
@@ -42,7 +46,12 @@ def stack(
         azurite=azurite,
         backends={"/v1/test": backend.url, "pipelines": {"/v1/named/two": ["/v1/test/one", "/v1/test/two"]}},
         with_model=False,
-        settings={"GATEWAY_KEY": GATEWAY_KEY, "RECONCILER_INTERVAL_S": "1", "BLOB_CONTAINER": "schedules"},
+        settings={
+            "GATEWAY_KEY": GATEWAY_KEY,
+            "RECONCILER_INTERVAL_S": "1",
+            "BLOB_CONTAINER": "schedules",
+            **CALLBACKS,
+        },
     ) as stack:
         yield stack
 
@@ -107,6 +116,7 @@ def test_a_schedule_is_put_and_put_anew(app: httpx.Client, name: str) -> None:
         CatchUp="all",
         Until="2999-01-01T00:00:00Z",
         Priority=7,
+        Callback="told",
     )
     assert response.status_code == 201
     first = response.json()
@@ -126,6 +136,7 @@ def test_a_schedule_is_put_and_put_anew(app: httpx.Client, name: str) -> None:
         "CatchUp": "all",
         "Until": "2999-01-01T00:00:00.000000Z",
         "Priority": 7,
+        "Callback": "told",
         "Paused": False,
         "Runs": [],
     }
@@ -173,6 +184,7 @@ def test_each_due_time_makes_a_task(app: httpx.Client, stack: Stack, backend: Sc
         ({"Overlap": "both"}, "/Overlap"),
         ({"CatchUp": "some"}, "/CatchUp"),
         ({"Priority": 10}, "/Priority"),
+        ({"Callback": "nobody"}, "/Callback"),
         ({"Path": ""}, "/Path"),
         ({"Query": "x" * 3000}, "/Query"),
         ({"ContentType": "a\nb"}, "/ContentType"),
@@ -306,10 +318,11 @@ def test_a_paused_schedule_is_not_due(app: httpx.Client, name: str) -> None:
 
 @pytest.mark.contract("B27.9")
 def test_a_schedule_is_run_now(app: httpx.Client, name: str) -> None:
-    put(app, name)
+    put(app, name, Callback="told")
     app.post(f"/api/v1/schedules/{name}/pause").raise_for_status()
     first = app.post(f"/api/v1/schedules/{name}/run")
     assert first.status_code == 202
+    assert first.json()["Callback"] == "told"
     task = first.json()["TaskId"]
     assert first.headers["location"].endswith(f"/api/v1/tasks/{task}")
     assert httpx.URL(first.headers["location"]).path == f"/api/v1/tasks/{task}"
