@@ -117,7 +117,64 @@ class Mutation:
     tests: tuple[str, ...] = STORE_TESTS
 
 
+STARTS_TESTS = ("tests/shared/store/test_starts.py",)
 MUTATIONS = [
+    Mutation(
+        "delay: nothing claims a task before its start",
+        f"{TASK}/apply.lua",
+        "if rec.T and arg.claim and rec.z == 0 and rec.a == 1 then",
+        "if false then",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: a deadline that is too early starts nothing",
+        f"{TASK}/sweep.lua",
+        "elseif is_delayed(rec) and rec.q > now then",
+        "elseif false then",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: a task stands in no queue before its start",
+        "shared/store/lua/includes/queue/enqueue_entries.lua",
+        "if arg.later then return",
+        "if false then return",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: its place in the queue is that of its start",
+        f"{TASK_INCLUDES}/create_task.lua",
+        "rec.T, rec.z, rec.q, arg.due_in = delay, 0, now + delay, delay",
+        "rec.T, rec.z, arg.due_in = delay, 0, delay",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: a queue entry of a task that has yet to start is idle",
+        f"{TASK}/idle_entries.lua",
+        " or is_delayed(rec) then",
+        " then",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: while Redis is away it is asked again",
+        "shared/store/starts.py",
+        "self.wake(number, _AGAIN_S)",
+        "pass",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: a round follows the starts",
+        "shared/store/store.py",
+        "self._upkeep.learned = self.starts.learn",
+        "pass",
+        STARTS_TESTS,
+    ),
+    Mutation(
+        "delay: what an earlier version has started is mended",
+        f"{TASK}/start.lua",
+        "elseif rec then",
+        "elseif false then",
+        STARTS_TESTS,
+    ),
     Mutation(
         "fence: an older attempt is refused",
         f"{TASK}/apply.lua",
