@@ -36,6 +36,7 @@ from shared.tasks.cron import BadCron, BadZone, DueTimes
 from shared.tasks.outcomes import Created, Existing
 from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, Schedule, is_schedule_name
 from shared.tasks.task import DEFAULT_PRIORITY, Content
+from shared.tasks.uploads import Upload
 
 UTC: Final = "UTC"
 _OWNER: Final = ["owner"]
@@ -67,17 +68,9 @@ async def put_schedule(req: func.HttpRequest, services: Services) -> func.HttpRe
         raise invalid("name", "letters, digits and . _ - are allowed, up to 128, the first a letter or a digit")
     request = await ScheduleRequest.parse(req.get_body())
     due, route = _due_times(request), _route(request, services.registry)
-    if request.callback and services.destinations.find(request.callback, name.owner or None) is None:
-        raise invalid("/Callback", "there is no such destination")
     await services.endpoint_bound.admit_later(*route.endpoints)
-    if request.body_upload is None:
-        data, kind = body_of(request.body) if request.body is not None else (b"", "application/octet-stream")
-        body, content = data, Content(request.content_type or kind, len(data))
-    elif request.body is not None or request.content_type is not None:
-        raise invalid("/BodyUpload", "with it, there is neither a Body nor a ContentType")
-    else:
-        body = await handed_in(request.body_upload, service.tasks)
-        content = body.content
+    _check_callback(request, name, services)
+    body, content = await _body(request, service)
     async with _audited(req, services, "put schedule", name):
         put = await service.put(name, _definition(request, content), due, body, route)
         if not isinstance(put, tuple):
@@ -206,6 +199,26 @@ def _due_times(request: ScheduleRequest) -> DueTimes:
         raise invalid("/TimeZone", str(error)) from None
     except BadCron as error:
         raise invalid("/Cron", str(error)) from None
+
+
+def _check_callback(request: ScheduleRequest, name: Name, services: Services) -> None:
+    if request.callback and services.destinations.find(request.callback, name.owner or None) is None:
+        raise invalid("/Callback", "there is no such destination")
+
+
+async def _body(request: ScheduleRequest, service: ScheduleService) -> tuple[bytes | Upload, Content]:
+    """What each run is to submit, and what is known of it.
+
+    Raises:
+        Problem: 400 if there are a body and an upload; 404 or 409 if the upload is not there, or for something else.
+    """
+    if request.body_upload is None:
+        data, kind = body_of(request.body) if request.body is not None else (b"", "application/octet-stream")
+        return data, Content(request.content_type or kind, len(data))
+    if request.body is not None or request.content_type is not None:
+        raise invalid("/BodyUpload", "with it, there is neither a Body nor a ContentType")
+    upload = await handed_in(request.body_upload, service.tasks)
+    return upload, upload.content
 
 
 def _definition(request: ScheduleRequest, content: Content) -> Definition:
