@@ -121,7 +121,7 @@ class WatchedLink(RedisLink):
         is_hard: whether an owner never has more than ``IN_FLIGHT`` tasks in flight; None: it has no bound.
     """
 
-    def __init__(self, server: Server, clock: Clock, witness: Witness, is_hard: bool | None) -> None:
+    def __init__(self, server: Server, clock: Clock, witness: Witness, is_hard: bool | None = None) -> None:
         super().__init__(opener(server.url))
         self._clock, self._witness, self._is_hard = clock, witness, is_hard
         self.mishap: Mishap = None

@@ -272,7 +272,7 @@ async def test_during_an_outage_a_probe_is_never_of_an_owner_at_its_hard_bound(
     away = BackendAway("the backend could not be reached", "/v1")
     present = probes[0]
     for _ in range(6):
-        granted = (await queues.away(present, away)).granted.grants
+        granted = [*(await queues.away(present, away)).granted.grants]
         probes = [next_attempt(task) if task.id == present.id else task for task in probes]
         granted += await enqueue(queues, *probes)
         clock.advance(60)
