@@ -363,11 +363,15 @@ class TestCompletion:
 
 
 class TestWhen:
-    def test_a_task_may_start_later(self, run: Run, model: Model, client: TaskClient, tmp_path: Path) -> None:
+    def test_a_task_may_start_later_and_expire(
+        self, run: Run, model: Model, client: TaskClient, tmp_path: Path
+    ) -> None:
         (tmp_path / "text.txt").write_text("a")
         later = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
-        task_id = run("submit", model.path, "text.txt", "--start-after", later).stdout.decode().strip()
+        options = ("--start-after", "3600", "--start-before", later, "--max-run", "60")
+        task_id = run("submit", model.path, "text.txt", *options).stdout.decode().strip()
         document = client.task(task_id).cancel().document
+        assert document["MaxRunSeconds"] == 60
         assert document["StartAt"] > document["CreatedAt"]
 
     @pytest.mark.parametrize("option", ["--start-after", "--start-before"])

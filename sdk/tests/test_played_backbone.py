@@ -83,6 +83,24 @@ class Silence:
     """The service says nothing for a lease."""
 
 
+class MaxRun:
+    """At the beginning of a story: for how many seconds an attempt may run."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    @classmethod
+    def of(cls, story: list[Any]) -> float | None:
+        return story[0].seconds if isinstance(story[0], cls) else None
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """So many seconds go by, in which the service goes on reporting."""
+
+    seconds: float
+
+
 TASK = "/api/v1/tasks/{id}"
 UPSERT = "/api/CacheConnectorUpsert"
 
@@ -138,6 +156,21 @@ STORIES: dict[str, list[Any]] = {
         post("heartbeat"),
         get(),
         get("/result"),
+        History(),
+    ],
+    "an attempt that runs for too long is nobody's any more, whatever is heard of it": [
+        MaxRun(3),
+        get(),
+        report("running", Status="running - half", Progress=0.5),
+        post("heartbeat"),
+        Overrun(3),
+        NextDispatch(2),
+        History(),
+        report("running"),
+        post("heartbeat"),
+        completed_with("too late"),
+        completed_with("in time", attempt=2),
+        get(),
         History(),
     ],
     "a report of another attempt is refused": [
@@ -418,6 +451,8 @@ def real_side(backbone: Backbone, story: list[Any]) -> Iterator[Side]:
         headers = {"x-functions-key": backbone.key, "Content-Type": "text/plain"}
         pipeline = ", ".join(Pipeline.of(story, place.path))
         headers.update({"Pipeline": pipeline} if pipeline else {})
+        max_run_s = MaxRun.of(story)
+        headers.update({"Max-Run": f"{max_run_s:g}"} if max_run_s else {})
         url = f"{backbone.url}/api/v1/submit{place.path}/first"
         requests.post(url, data=b"a body", headers=headers, timeout=PATIENCE_S).raise_for_status()
         yield Side(backbone.url, backbone.key, service, service.next())
@@ -427,7 +462,9 @@ def real_side(backbone: Backbone, story: list[Any]) -> Iterator[Side]:
 def played_side(story: list[Any]) -> Iterator[tuple[Side, PlayedBackbone]]:
     with ScriptedService() as service, PlayedBackbone(service.url, lease_s=LEASE_S) as played:
         pipeline = Pipeline.of(story, "/v1/test")
-        played.submit("/v1/test/first", b"a body", content_type="text/plain", pipeline=pipeline)
+        played.submit(
+            "/v1/test/first", b"a body", content_type="text/plain", pipeline=pipeline, max_run_s=MaxRun.of(story)
+        )
         yield Side(played.url, played.key, service, service.next()), played
 
 
@@ -473,13 +510,13 @@ def history_of(side: Side, played: PlayedBackbone | None) -> Any:
     return [*task.history[:-1], {**task.history[-1], **told}]
 
 
-def without_pipeline(story: list[Any]) -> list[Any]:
-    return [step for step in story if not isinstance(step, Pipeline)]
+def without_beginning(story: list[Any]) -> list[Any]:
+    return [step for step in story if not isinstance(step, (Pipeline, MaxRun))]
 
 
 def run(story: list[Any], side: Side, played: PlayedBackbone | None) -> list[Any]:
     seen: list[Any] = []
-    for step in without_pipeline(story):
+    for step in without_beginning(story):
         if isinstance(step, NextDispatch):
             dispatch = side.service.next()
             assert dispatch.task_id == side.dispatch.task_id
@@ -487,6 +524,9 @@ def run(story: list[Any], side: Side, played: PlayedBackbone | None) -> list[Any
         elif isinstance(step, Silence):
             if played is not None:
                 played.advance(LEASE_S)
+        elif isinstance(step, Overrun):
+            if played is not None:
+                played.advance(step.seconds)
         elif isinstance(step, History):
             seen.append(comparable(history_of(side, played), 200))
         else:
@@ -502,6 +542,6 @@ def test_the_played_backbone_answers_as_the_real_one(name: str, backbone: Backbo
         expected = run(story, real, None)
     with played_side(story) as (side, played):
         found = run(story, side, played)
-    told = [step for step in without_pipeline(story) if not isinstance(step, Silence)]
+    told = [step for step in without_beginning(story) if not isinstance(step, (Silence, Overrun))]
     for step, ours, theirs in zip(told, found, expected):
         assert ours == theirs, step

@@ -96,6 +96,17 @@ class TestLater:
         assert client.queue(model.path)["Delayed"] == 1
         assert task.cancel().state == "cancelled"
 
+    def test_a_task_that_was_not_dispatched_in_time_fails(self, client: Any, path: str) -> None:
+        task = client.submit(path, "a", start_before=1)
+        assert task.expires_at is not None
+        with pytest.raises(errors.TaskFailed, match="expired"):
+            task.result(PATIENCE_S)
+
+    def test_an_attempt_may_run_for_so_long(self, client: Any, path: str) -> None:
+        task = client.submit(path, "a", max_run_s=90)
+        assert task.document["MaxRunSeconds"] == 90
+        task.cancel()
+
 
 class TestCallbacks:
     def test_what_the_backbone_signs_is_taken(self, client: Any, backbone: Backbone, models: Models) -> None:
