@@ -1,6 +1,6 @@
 """Benchmarks: ``python3 dev.py bench [NAME…] [--quick]`` runs those that are named, or all
 but ``sdk``, ``large``, ``paths``, ``bombs``, ``durability``, ``crowds``, ``delays``, ``floods``, ``browser``,
-``owners``, ``callbacks``, ``schedules`` and ``many``.
+``owners``, ``callbacks``, ``schedules``, ``many`` and ``rate``.
 
 Each prints its tables and writes ``.local/bench/results/NAME.json``. A whole run also puts its figures into
 ``bench/results/summary.json`` and its pictures beside it; it takes less than 30 minutes. A quick run takes less than
@@ -49,6 +49,7 @@ IF_NAMED_S: Final = {
     "callbacks": (300, 60),
     "schedules": (600, 150),
     "many": (120, 30),
+    "rate": (240, 60),
 }
 """Those that run only if they are named, likewise: what they measure is no part of the app, or is known once."""
 ALL_S: Final = {**BUDGETS_S, **IF_NAMED_S}

@@ -128,6 +128,8 @@ TARGETS: Final[Mapping[str, Target]] = {
         "≤ 0",
     ),
     "schedules_doubled": Target("the same: tasks beyond one a due time", "≤ 0", "≤ 0"),
+    "rate_over": Target("50 tasks a second at most, 4 processes, kills: windows with more", "≤ 0", "≤ 0"),
+    "rate_used": Target("the same: use of what the rate allows", "≥ 0.98", "≥ 0.99"),
     "growth": Target("cost of any step or timer at 1M tasks ÷ at 1k", "≤ 1.3", "≤ 1.1"),
     "memory": Target("host peak memory for a 100 MB body", "≤ 250 MB", "≤ 150 MB", "MB"),
     "large_app": Target("2 GiB through a model: the app's peak memory above idle", "≤ 64 MiB", "≤ 32 MiB", "MiB"),

@@ -42,6 +42,7 @@ STORE_TESTS = (
 """Those that notice most come first."""
 OUTAGE_TESTS = ("tests/shared/store/test_outages.py", "tests/shared/store/test_queues.py")
 CAPACITY_TESTS = ("tests/shared/store/test_capacity.py",)
+RATE_TESTS = ("tests/shared/store/test_rates.py",)
 QUEUE_TESTS = ("tests/shared/store/test_queues.py", "tests/cache_manager/test_reconciler.py")
 DURABILITY = "shared/store/redis/durability.py"
 DURABILITY_TESTS = "tests/shared/store/redis/test_durability.py"
@@ -2145,6 +2146,71 @@ MUTATIONS = [
         )
     ),
     *(
+        Mutation(f"rate: {guard}", f"{LUA}/{file}.lua", old, new, RATE_TESTS)
+        for guard, file, old, new in (
+            ("no window has more", "includes/queue/rate", "if first >= 0 then since =", "if false then since ="),
+            (
+                "evenly, a grant keeps its distance",
+                "includes/queue/rate",
+                "at = math.max(at, parts > 0 and ms + 1 or ms)",
+                "at = math.max(at, 0)",
+            ),
+            (
+                "an idle time is not made up for",
+                "includes/queue/rate",
+                "catches_up and not is_burst and queue_now - tolerance or queue_now",
+                "queue_now - 10 * tolerance",
+            ),
+            ("who asks late loses nothing", "includes/queue/rate", "catches_up and not is_burst and", "false and"),
+            (
+                "times that are lost may be the last ones",
+                "includes/queue/rate",
+                "forget(kept.t - kept.o)",
+                "kept.l = nil",
+            ),
+            ("a queue that lost all of it waits", "includes/queue/rate", "      forget(queue_now)\n", ""),
+            (
+                "a first task does not",
+                "includes/queue/rate",
+                "elseif is_unknown and not is_first then",
+                "elseif true then",
+            ),
+            ("what is no list is lost", "includes/queue/rate", "if type(length) ~= 'number' then", "if false then"),
+            (
+                "a clock that is set back passes no time",
+                "includes/queue/state",
+                "(kept.o or 0) + back",
+                "kept.o or 0",
+            ),
+            ("two are told when to ask", "includes/queue/rate", "kept.k <= MOST_ASKERS", "true"),
+            (
+                "many grants are asked for together",
+                "includes/queue/rate",
+                "(interval < TOGETHER_MS and math.max(ms, TOGETHER_MS) or ms)",
+                "ms",
+            ),
+            (
+                "an operator's goes first",
+                "includes/queue/rate",
+                "unpack(settings.rate or configured)",
+                "unpack(configured)",
+            ),
+            ("an estimate knows it", "includes/queue/position", "rate and rate.wait_ms(ahead) or nil", "nil"),
+            (
+                "a full queue knows it",
+                "includes/queue/enqueue_entries",
+                "rate and math.max(ms, rate.wait_ms(ahead)) or ms",
+                "ms",
+            ),
+            (
+                "what it had is kept for a day",
+                "queue/maintain",
+                " and (kept.v or 0) < queue_now - LONGEST_WINDOW_MS",
+                "",
+            ),
+        )
+    ),
+    *(
         Mutation(f"metrics: {guard}", f"cache_manager/{file}.py", old, new, METRICS_TESTS)
         for guard, file, old, new in (
             ("a path is escaped", "metrics", "text.translate(_ESCAPES)", "text"),
@@ -3705,6 +3771,7 @@ def _run_tests(tests: Sequence[str], tree: Path, *options: str) -> subprocess.Co
             *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options),
             # They find what the tables find, and then take minutes to shrink it.
             "--ignore=tests/shared/store/test_state_machine.py",
+            "--ignore=tests/shared/store/test_rate_state_machine.py",
             "--ignore=tests/cache_manager/test_queue_state_machine.py",
             *(test.removeprefix(home) for test in tests),
         ],

@@ -24,6 +24,7 @@ from cache_manager.task_service import TaskService
 from shared.dispatch.backend_client import Accepted, Answer, Busy, Erred, NotFound, Rejected, Unreachable
 from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
+from shared.rate import Rate
 from shared.store import RedisLink, StoreUnavailable, store
 from shared.store.upkeep_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
@@ -31,6 +32,7 @@ from shared.tasks.task import NewTask, State
 from shared.tasks.told_slots import ToldSlots
 from tests.cache_manager.process import Process
 from tests.shared.store.conftest import Clock, opener
+from tests.shared.store.test_rates import most_within
 from tests.shared.store.world import START_MS, Server, nodes, tag_of
 
 PATHS = ("/v1/a", "/v1/b")
@@ -38,7 +40,7 @@ IDS = tuple(f"t{number}" for number in range(6))
 OWNERS = dict(zip(IDS, ("", "a", "b") * 2, strict=True))
 IN_FLIGHT = 1
 BASE = "https://models.example.org"
-KINDS = ("q", "qo", "qw", "qh", "qi", "qb")
+KINDS = ("q", "qo", "qw", "qh", "qi", "qb", "qr")
 ANSWERS = (
     Accepted(),
     Accepted(),
@@ -125,6 +127,8 @@ class WatchedLink(RedisLink):
         super().__init__(opener(server.url))
         self._clock, self._witness, self._is_hard = clock, witness, is_hard
         self.mishap: Mishap = None
+        self.granted_ms: dict[str, list[int]] = {}
+        """When each queue granted slots, as far as its rate knows."""
 
     @property
     def is_bounded(self) -> bool:
@@ -154,7 +158,7 @@ class WatchedLink(RedisLink):
             before = {path: self._witness.picture(path) for path in PATHS}
             reply = await super().combined(name, *args)
             for path in PATHS:
-                self._check(before[path], self._witness.picture(path), entry)
+                self._check(path, before[path], self._witness.picture(path), entry)
         if mishap == "answer lost":
             raise StoreUnavailable(mishap)
         return reply
@@ -164,11 +168,22 @@ class WatchedLink(RedisLink):
         before = self._witness.picture(arg["path"])
         reply = await super().script(name, tag, *args)
         if name != "queue/mark_held":
-            self._check(before, self._witness.picture(arg["path"]), arg.get("entry"))
+            self._check(arg["path"], before, self._witness.picture(arg["path"]), arg.get("entry"))
         return reply
 
-    def _check(self, before: Picture, after: Picture, entry: str | None) -> None:
+    def _check_rate(self, path: str, before: Picture, after: Picture, count: int) -> None:
+        """A change of it counts for the windows that begin after it."""
+        if before.settings.get("rate") != after.settings.get("rate"):
+            self.granted_ms.pop(path, None)
+        granted_ms = self.granted_ms.setdefault(path, [])
+        granted_ms += [self._clock()] * count
+        if granted_ms and "rate" in after.settings:
+            tasks, window_ms = after.settings["rate"]
+            assert most_within(granted_ms, window_ms) <= tasks, "granted beyond the rate"
+
+    def _check(self, path: str, before: Picture, after: Picture, entry: str | None) -> None:
         granted = after.held - before.held
+        self._check_rate(path, before, after, len(granted))
         if not granted:
             return
         if self._is_hard is not None and before.holders_are_known:
@@ -243,6 +258,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.process.dispatcher.granted.clear()
         self.process.published.attempts.clear()
         self.process.queues._told.clear()  # what it told is not in this Redis
+        self.link.granted_ms.clear()
 
     @contextmanager
     def with_mishap(self, mishap: Mishap) -> Iterator[None]:
@@ -344,7 +360,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         path=paths,
         change=st.sampled_from(
-            [{"paused": True}, {"paused": False}, {"limit": 1}, {"limit": 2}, {"limit": None}, {"draining": True}]
+            [
+                *({"paused": True}, {"paused": False}, {"draining": True}),
+                *({"limit": 1}, {"limit": 2}, {"limit": None}),
+                *({"rate": Rate(2, 10)}, {"rate": Rate(1, 3)}, {"rate": None}, {"burst": True}, {"burst": False}),
+            ]
         ),
         mishap=mishaps,
     )
@@ -379,6 +399,8 @@ class QueueMachine(RuleBasedStateMachine):
         for kind in kinds:
             for client, key in self.witness.keys(path, kind):
                 client.delete(key)
+        if not self.witness.keys(path, "q") and not self.witness.keys(path, "qr"):
+            self.link.granted_ms.pop(path, None)  # nothing is left to tell of them
         self.torn.add(path)
         self.unowned.add(path)
 
@@ -424,7 +446,7 @@ class QueueMachine(RuleBasedStateMachine):
             await _end(work)
         process = self.process
         for path in PATHS:
-            reset = {"paused": False, "draining": False, "limit": None}
+            reset = {"paused": False, "draining": False, "limit": None, "rate": None}
             process.dispatcher.dispatch_granted([await process.queues.configure(path, reset)])
         for _ in range(200):
             self.clock.advance(31)

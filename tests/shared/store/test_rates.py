@@ -126,6 +126,15 @@ async def test_grants_are_even(rated: Callable[..., Rated]) -> None:
     assert min(gaps) > 1_900 and max(gaps) < 2_100
 
 
+async def test_evenly_an_idle_time_is_not_made_up_for(rated: Callable[..., Rated], clock: Clock) -> None:
+    queue = rated(Rate(50, 1))
+    await queue.queues.tell(PATH, ToldSlots(50, ""))
+    await queue.take(1)
+    clock.advance(3_600)
+    await queue.take(9)
+    assert len(queue.granted_ms) == 2
+
+
 async def test_grants_in_a_burst_come_at_once(rated: Callable[..., Rated]) -> None:
     queue = rated(BURST)
     await queue.take(20)
@@ -261,6 +270,7 @@ async def test_a_rate_that_is_configured_no_more_is_forgotten(
     await queue.follow(await queue.queues.grant_free_slots(PATH))
     assert len(queue.granted_ms) == 9
     await queue.take(1)
+    await queue.queues.maintain(PATH)
     (state,) = keys(redis_server, f"q:{PATH}").values()
     assert "R" not in state and "L" in state, "another process may not know of it yet"
     clock.advance(86_401)
