@@ -17,12 +17,10 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
-import redis
 import redis.asyncio
 
 from bench.harness import Figure, Report
@@ -39,6 +37,7 @@ from shared.settings import Settings
 from shared.tasks.outcomes import Applied, Created
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
+from tests.grant_times import GrantTimes
 
 TASKS: Final = 50
 """How many an endpoint gets within a second at most."""
@@ -52,8 +51,6 @@ SPARE_S: Final = 2.0
 """So much longer it is measured, for the first grant comes a moment after the begin."""
 CALLERS: Final = 64
 PATHS: Final = {"evenly": "/v1/evenly/model", "in a burst": "/v1/burst/model"}
-AWAITS_CLAIM_MS: Final = 2**45
-"""As ``lua/includes/queue/hold_slot.lua`` has it."""
 REPEAT_S: Final = 1.0
 """After so long, the model service repeats a report that was not answered."""
 _HEARS: Final = "bench:hears:"
@@ -156,38 +153,6 @@ async def submit(url: str, count: int) -> None:
     await services.aclose()
 
 
-@dataclass
-class Grants:
-    """Hears when slots are granted, from Redis itself."""
-
-    server: RedisServer
-    at_ms: dict[str, dict[str, int]] = field(default_factory=lambda: {path: {} for path in PATHS.values()})
-
-    def __enter__(self) -> Self:
-        self._client = self.server.connect()
-        self._monitor = cast("Any", self._client.monitor())
-        self._monitor.__enter__()
-        threading.Thread(target=self._hear, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def _hear(self) -> None:
-        claim_ms = round(settings_for(self.server.url).republish_s * 1000)
-        while True:
-            try:
-                line = self._monitor.connection.read_response()
-            except (redis.RedisError, OSError, ValueError):
-                return
-            line = line.decode() if isinstance(line, bytes) else line
-            words = line.split('"')[1::2]
-            if words[:1] != ["ZADD"] or len(words) != 4 or "}qh:" not in words[1]:
-                continue
-            path, at_ms = words[1].partition("}qh:")[2], int(float(words[2])) % AWAITS_CLAIM_MS - claim_ms
-            self.at_ms[path].setdefault(words[3], at_ms)
-
-
 class Ends:
     """Has a process that is ready hear of each end, until it has answered."""
 
@@ -211,11 +176,6 @@ class Ends:
                 self._client.rpush(_HEARS + random.choice(ready), ended)
 
 
-def windows_over(times_ms: Sequence[int]) -> int:
-    """Of the windows of a second that begin with a grant, those with more grants than the rate allows."""
-    return sum(after - before < 1_000 for before, after in zip(times_ms, times_ms[TASKS:], strict=False))
-
-
 def processes(server: RedisServer, directory: Path) -> list[ChildProcess]:
     return [
         ChildProcess(
@@ -228,7 +188,7 @@ def processes(server: RedisServer, directory: Path) -> list[ChildProcess]:
     ]
 
 
-def measure(server: RedisServer, directory: Path, seconds: int, kill_each_s: float) -> tuple[Grants, int]:
+def measure(server: RedisServer, directory: Path, seconds: int, kill_each_s: float) -> tuple[GrantTimes, int]:
     """When slots were granted, and how many processes were killed meanwhile."""
     chance = random.Random(19)
     asyncio.run(submit(server.url, TASKS * (seconds + 5)))
@@ -236,7 +196,8 @@ def measure(server: RedisServer, directory: Path, seconds: int, kill_each_s: flo
     try:
         for process in started:
             process.spawn()
-        with server.connect() as client, Grants(server) as grants, Ends(server):
+        claim_s = settings_for(server.url).republish_s
+        with server.connect() as client, GrantTimes([server], claim_s) as grants, Ends(server):
             while client.scard(_READY) < PROCESSES:
                 time.sleep(0.1)
             client.rpush(f"{_HEARS}0", _RESUME)
@@ -269,16 +230,22 @@ def run(quick: bool) -> list[Figure]:
     rows: list[list[str]] = []
     over, used = 0, 1.0
     for name, path in PATHS.items():
-        times_ms = sorted(grants.at_ms[path].values())
+        [times_ms] = grants.by_path[path]
         require(len(times_ms) > TASKS, "slots were granted")
         # From the first grant on, which the burst begins with all of a window.
         most = TASKS * seconds if name == "evenly" else TASKS * (seconds + 1)
         within = sum(at < times_ms[0] + seconds * 1_000 for at in times_ms)
         require(within <= most, f"{within} grants within {seconds} s are more than {TASKS} a second")
-        over, used = over + windows_over(times_ms), min(used, within / (TASKS * seconds))
+        over, used = over + grants.over(path, TASKS, 1_000), min(used, within / (TASKS * seconds))
         gap_ms = max(after - before for before, after in pairwise(times_ms))
         rows.append(
-            [name, f"{within:,}", str(windows_over(times_ms)), f"{within / (TASKS * seconds):.4f}", f"{gap_ms}"]
+            [
+                name,
+                f"{within:,}",
+                str(grants.over(path, TASKS, 1_000)),
+                f"{within / (TASKS * seconds):.4f}",
+                f"{gap_ms}",
+            ]
         )
     report.table(
         f"{TASKS} tasks a second at most, {PROCESSES} processes, {kills} kills, {seconds} s",

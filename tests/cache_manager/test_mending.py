@@ -255,7 +255,7 @@ async def everything(process: Process, clock: Clock) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("t", "b", "r", "k", "n", "u", "q", "qs", "qo", "qw", "qh", "qi", "z", "c"),
+        *("t", "b", "r", "k", "n", "u", "q", "qs", "qo", "qw", "qh", "qi", "qr", "z", "c"),
         *("ends", "due", "paths", "ended_paths", "fenced", "queues", "outages", "keyed", "reconciler", "endpoints"),
         *("requests", "settings"),
     ],

@@ -23,6 +23,7 @@ from tests.faults.model_service import (
     LEGACY,
     MODERN,
     PIPED,
+    RATED,
     SECOND,
     UPLOADED,
     write_blob,
@@ -51,6 +52,7 @@ _PATHS: Final = {
     f"{MODERN}{ANSWER}": 2,
     f"{MODERN}{PIPED}": 2,
     f"{MODERN}{UPLOADED}": 2,
+    f"{MODERN}{RATED}": 2,
     f"{LEGACY}/only": 3,
     f"{LEGACY}{FIRST}": 1,
 }

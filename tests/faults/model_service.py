@@ -3,9 +3,10 @@
 Endpoints below ``/v1/fault/legacy`` behave like legacy services: they send no ``Attempt`` and store no result. A
 ``first`` step sends its task to the ``second`` as its next step, with a new body. A ``piped`` step completes, with
 that body as its result, and the task's pipeline goes on to the ``second``. An ``answer`` endpoint answers with the
-result. An ``uploaded`` endpoint gets the URL of a body that its caller has uploaded, and uploads its result. Some
-attempts of a modern service store a checkpoint and give the task back; a later one fails the task if
-it finds another checkpoint. A modern service tells on each path how many tasks it holds, though the paths share that.
+result. A ``rated`` endpoint gets tasks only so often. An ``uploaded`` endpoint gets the URL of a body that its caller
+has uploaded, and uploads its result. Some attempts of a modern service store a checkpoint and give the task back; a
+later one fails the task if it finds another checkpoint. A modern service tells on each path how many tasks it holds,
+though the paths share that.
 The last status text of a task holds the SHA-256 of the body, which shows that it arrived intact. A GET returns the
 number of workers.
 """
@@ -34,6 +35,7 @@ PREFIX: Final = "/v1/fault"
 MODERN, LEGACY = f"{PREFIX}/modern", f"{PREFIX}/legacy"
 FIRST, SECOND, ANSWER, PIPED = "/first", "/second", "/answer", "/piped"
 UPLOADED: Final = "/uploaded"
+RATED: Final = "/rated"
 CONTENT_TYPE: Final = "application/json"
 SLOTS = 48
 WORK_S = 0.05

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
+from shared.rate import Rate
 from shared.store import then_task_id
 from shared.store.batch_steps import REGISTRATION_GRACE_S
 from shared.tasks import status_texts
 from tests.faults.load import EXPIRES_S, Load
-from tests.faults.model_service import MODERN, PIPED, TAKEN, Entry, last_status, result_of
-from tests.faults.rig import Rig, Usage
+from tests.faults.model_service import MODERN, PIPED, RATED, TAKEN, Entry, last_status, result_of
+from tests.faults.rig import SETTINGS, Rig, Usage
 from tests.faults.table import Fault
+from tests.grant_times import GrantTimes
 from tests.shared.store.world import World
 from tests.waiting import PATIENCE_S, eventually
 
@@ -34,6 +36,8 @@ MAX_REDIS_CONNECTIONS = 72
 """Per node: the pool's 64, and those that ask a cluster for its slots."""
 HISTORY = 32
 """The number of events that a record keeps; longer histories lose their middle."""
+RATE: Final = Rate(3, 1)
+"""Of the tasks that a ``rated`` endpoint gets. A host that was away has more to dispatch."""
 _ENDED = ("completed", "failed", "cancelled")
 
 
@@ -92,6 +96,8 @@ class Trials:
 
     def warm_up(self, seconds: float) -> None:
         """Let the stack open its usual connections, and record how many."""
+        with self._rig.stack.client() as app:
+            app.patch(f"/api/v1/queues{MODERN}{RATED}", json={"Rate": str(RATE)}).raise_for_status()
         with Load(self._rig, "warm-up") as load:
             time.sleep(seconds)
             load.finish()
@@ -108,7 +114,8 @@ class Trials:
         """
         chance = random.Random(seed)
         report = Report(fault.name, seed)
-        with Load(self._rig, seed) as load:
+        times = GrantTimes(self._rig.redis_nodes, float(SETTINGS["REPUBLISH_S"]))
+        with times, Load(self._rig, seed) as load:
             time.sleep(chance.uniform(*pace.before_s))
             load.may_forget = fault.forgets
             with fault.strike(self._rig, chance):
@@ -119,6 +126,9 @@ class Trials:
             self._settle(load, report, repaired_s)
             load.stop_watching()
         self._examine(load, fault, report)
+        over = 0 if fault.forgets else times.over(f"{MODERN}{RATED}", RATE.tasks, RATE.window_s * 1000)
+        if over:
+            report.wrong.append(f"{over} windows have more grants than {RATE}")
         return report
 
     def leaks(self) -> list[str]:

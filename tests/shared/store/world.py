@@ -130,7 +130,7 @@ class World:
             ]
         elif kind in ("s1", "s10", "s60", "sum"):
             members = [rest] if rest != "other" else []
-        elif kind in ("q", "qs", "qi", "qo", "qh", "qw", "qb"):
+        elif kind in ("q", "qs", "qi", "qr", "qo", "qh", "qw", "qb"):
             path = rest.partition(" ")[0]
             if kind == "qh":
                 self.holding[path] |= set(value)

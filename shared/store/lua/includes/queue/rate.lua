@@ -30,7 +30,7 @@ local function rate_of(queue, settings)
   local configured, kept = queue.R or {}, nil
   local most, window = unpack(settings.rate or configured)
   local is_burst = (settings.burst or configured[3]) == 1
-  local tolerance, catches_up = math.min(LONGEST_TOLERANCE_MS, math.floor(window / 10)), false
+  local tolerance, catches_up = math.min(LONGEST_TOLERANCE_MS, math.floor(window / 4)), false
   local rate = { most = most, window = window, is_burst = is_burst }
 
   -- What of the last grants was lost may have been granted at the last time that is known.
