@@ -2199,8 +2199,8 @@ MUTATIONS = [
             (
                 "a full queue knows it",
                 "includes/queue/enqueue_entries",
-                "rate and math.max(ms, rate.wait_ms(ahead)) or ms",
-                "ms",
+                "room_ms = math.max(room_ms, rate_of(queue, settings).wait_ms(ahead))",
+                "room_ms = room_ms + 0",
             ),
             (
                 "what it had is kept for a day",
