@@ -31,10 +31,12 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.store import RedisAddress, RedisLink, connect
 from shared.tasks.outcomes import Created
-from shared.tasks.task import Content, NewTask, Task
+from shared.tasks.task import Content, NewTask, State, Task
 
 PATH: Final = "/v1/bench/delays"
 DELAYED: Final = 100_000
+ENDED: Final = 10_000
+"""How many tasks that have ended both stores have."""
 PROCESSES: Final = 2
 IDLE_S: Final = 60.0
 ROUNDS: Final = 30
@@ -133,11 +135,23 @@ async def store_delayed(processes: Sequence[Services], starts_ms: Sequence[int])
     return found
 
 
+async def store_ended(process: Services) -> None:
+    """Tasks that have ended: a store that has none at all costs a round less than any in use."""
+    ended = [
+        NewTask(f"ended{number}", PATH, 600, state=State.COMPLETED, dispatch_requested=False)
+        for number in range(ENDED)
+    ]
+    for first in range(0, ENDED, _AT_ONCE):
+        await asyncio.gather(*(process.store.create(new) for new in ended[first : first + _AT_ONCE]))
+
+
 async def idle(without: RedisServer, with_: RedisServer, delayed: int, idle_s: float, rounds: int) -> dict[str, Any]:
     """What the rounds cost a server with delayed tasks and one without, at the same time."""
     model = Model()
     processes = {server: [process_of(server, model) for _ in range(PROCESSES)] for server in (without, with_)}
     hour_ms = time.time_ns() // 1_000_000 + HOUR_MS
+    for some in processes.values():
+        await store_ended(some[0])
     await store_delayed(processes[with_], [hour_ms + number for number in range(delayed)])
     for each in (one for some in processes.values() for one in some):
         each.run_beside(keep_reconciling(each))
