@@ -22,6 +22,7 @@ from local.redis_server import RedisCluster, RedisServer
 from local.stack import NO_TLS, ROOT, Stack
 from tests.faults.hostile_redis import SettableClock, SmallDisk, why_clocks_are_fixed
 from tests.faults.model_service import MODERN, PREFIX, UPLOADED, Behaviour, Entry, read_journal
+from tests.faults.told import Told
 from tests.shared.store.world import World, nodes
 from tests.waiting import PATIENCE_S, eventually
 
@@ -39,7 +40,7 @@ OWNERS_IN_FLIGHT = 6
 GRID_TIME_SCALE = 30
 """Event Grid's first retry is due after 10 s."""
 _INSIDE = Path(__file__).parent / "inside"
-_STATES = ("Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
+_STATES = ("Delayed", "Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +76,24 @@ class Rig:
         self._behaviour = directory / "behaviour"
         self._task_counts = {name: directory / f"{name}.tasks" for name in ("host", "event_grid")}
         self._model_port = port = free_port()
+        self.told = Told()
         path = os.pathsep.join((str(_INSIDE), str(ROOT)))
         self.stack = Stack(
             directory,
             redis=self.redis,
             azurite=self.azurite,
             backends={
-                PREFIX: f"http://127.0.0.1:{port}",
+                PREFIX: {"url": f"http://127.0.0.1:{port}", "callback": "rig"},
                 MODERN + UPLOADED: {
                     "url": f"http://127.0.0.1:{port}",
                     "reference": True,
+                    "callback": "rig",
                     # All tasks are one owner's. One whose slot counts for ever would keep the others from theirs.
                     "per_owner": {"in_flight": OWNERS_IN_FLIGHT, "hard": True},
                 },
             },
             with_model=False,
-            settings=SETTINGS,
+            settings=SETTINGS | self.told.settings,
             time_scale=GRID_TIME_SCALE,
         )
         for name, file in self._task_counts.items():
@@ -109,6 +112,7 @@ class Rig:
         """
         try:
             self.behave(Behaviour.WORK)
+            self.told.start()
             self.model.spawn()
             self.azurite.spawn()
             self.redis.start()
@@ -120,7 +124,7 @@ class Rig:
             raise
 
     def stop(self) -> None:
-        for part in (self.model, self.stack, self.azurite, self.redis):
+        for part in (self.model, self.stack, self.azurite, self.redis, self.told):
             part.stop()
 
     def check(self) -> None:

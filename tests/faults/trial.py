@@ -17,11 +17,13 @@ import httpx
 from shared.rate import Rate
 from shared.store import then_task_id
 from shared.store.batch_steps import REGISTRATION_GRACE_S
+from shared.store.callbacks import CLAIM_S
 from shared.tasks import status_texts
 from tests.faults.load import EXPIRES_S, Load
 from tests.faults.model_service import MODERN, PIPED, RATED, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import SETTINGS, Rig, Usage
 from tests.faults.table import Fault
+from tests.faults.told import is_owed
 from tests.grant_times import GrantTimes
 from tests.shared.store.world import World
 from tests.waiting import PATIENCE_S, eventually
@@ -104,6 +106,7 @@ class Trials:
         eventually(self._have_all_ended, within_s=SETTLE_S)
         if load.batch_id is not None:
             eventually(load.has_batch_ended, within_s=SETTLE_S)
+        eventually(lambda: not is_owed(self._rig.world().records), within_s=SETTLE_S + 2 * CLAIM_S)
         self._earlier = self._rig.world().raw
         self._usage = {name: self._rig.usage(name) for name in ("host", "event_grid")}
 
@@ -156,6 +159,8 @@ class Trials:
             with suppress(AssertionError):  # it is found to be stuck
                 eventually(load.has_batch_ended, within_s=SETTLE_S + 2 * REGISTRATION_GRACE_S)
         eventually(self._rig.model_is_idle, within_s=SETTLE_S)
+        with suppress(AssertionError):  # it is found not to have been told
+            eventually(lambda: not is_owed(self._rig.world().records), within_s=SETTLE_S + 2 * CLAIM_S)
         try:
             eventually(lambda: not any(self._rig.world().holding.values()), within_s=IDLE_S)
         except AssertionError:
@@ -200,6 +205,7 @@ class Trials:
             *_wrong_reports(journal, records),
             *self._changed_since(world),
             *self._wrong_results(load, records),
+            *self._rig.told.wrong(records),
             *_wrong_batch(world, load, self._rig.most_behind_s),
         ]
         if not report.stuck:  # a stuck task may move on while it is counted
