@@ -93,7 +93,7 @@ class Rig:
                 },
             },
             with_model=False,
-            settings=SETTINGS | self.told.settings,
+            settings={**SETTINGS, **self.told.settings},
             time_scale=GRID_TIME_SCALE,
         )
         for name, file in self._task_counts.items():
