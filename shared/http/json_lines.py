@@ -19,7 +19,8 @@ MAX_VALUES_OF_LINES: Final = 500_000
 _AT_ONCE_BYTES: Final = 64 * 1024
 _BLANKS = re.compile(rb"[ \t\r\n]{0,262144}+")
 _BLANKS_OF_TEXT = re.compile(r"[ \t\r\n]*+")
-_TEXTS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+# A text without an end goes up to where the line ends: else each of its quotes would be looked at as a beginning.
+_TEXTS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
 
 
 def _no_constant(name: str) -> object:

@@ -17,6 +17,8 @@ from shared.http.problems import invalid
 MAX_HEAD_BYTES: Final = 8 * 1024
 """Of a part's headers."""
 _TURN_BYTES: Final = 1024 * 1024
+_TURN_ALIKE: Final = 2_000
+"""After so many lines that begin like a boundary, others have their turn."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _REST_OF_DELIMITER = re.compile(rb"--[ \t]{0,256}+(?P<end>\r?\n|\Z)|[ \t]{0,256}+(?P<next>\r\n)")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
@@ -90,6 +92,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Generator[None, None, lis
     # The first may be where the body begins, without a line end in front.
     place, start = 0 if body.startswith(delimiter[len(_LINE_END) :]) else -1, None
     at = len(delimiter) - len(_LINE_END) if place == 0 else 0
+    alike = 0
     while True:
         rest = _REST_OF_DELIMITER.match(body, at) if place >= 0 else None
         if rest is not None:  # else another boundary begins in the same way
@@ -100,6 +103,10 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Generator[None, None, lis
             if rest["end"] is not None:
                 break
             start = at = rest.end()
+        elif place >= 0:
+            alike += 1
+            if alike % _TURN_ALIKE == 0:
+                yield
         place = body.find(delimiter, at, at + _TURN_BYTES + len(delimiter))
         if place >= 0:
             at = place + len(delimiter)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.http.bounded_json import Verbatim
-from shared.http.json_lines import JsonLines, Line
+from shared.http.json_lines import _TEXTS_AND_BRACKETS, JsonLines, Line
 from shared.http.problems import Problem
 
 LONG = 70_000
@@ -124,3 +124,11 @@ async def test_others_have_their_turn_while_lines_are_read() -> None:
 
 def test_a_place_is_a_line() -> None:
     assert Line(1, 0, 2)._fields == ("number", "start", "end")
+
+
+def test_a_text_without_an_end_is_looked_at_once() -> None:
+    """Each quote in it is not a beginning too: 64 KiB of them would keep all others waiting for seconds."""
+    line = b"[" * 2 + b'"' + b'\\"' * 1_000
+    found = _TEXTS_AND_BRACKETS.findall(line)
+    assert found == [b"[", b"[", line[2:]]
+    assert _TEXTS_AND_BRACKETS.findall(line + b"\\") == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
 
@@ -101,3 +102,19 @@ def test_the_boundary_is_that_of_the_type(content_type: str, boundary: bytes | N
     else:
         with pytest.raises(Problem, match="boundary"):
             boundary_of(content_type)
+
+
+async def test_many_lines_that_begin_like_a_boundary_leave_turns_to_others() -> None:
+    body = written([b"\r\n--b-12" * 10_000])
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    others = asyncio.create_task(count_turns())
+    assert len(await parts_of(body, b"b-1", 9)) == 1
+    others.cancel()
+    assert turns >= 4
