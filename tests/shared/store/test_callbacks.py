@@ -335,6 +335,15 @@ async def test_one_task_is_told_again_with_the_same_id(store: Store) -> None:
     assert await store.callbacks.resend("ends", "t2") == 0
 
 
+async def test_who_may_not_see_a_task_keeps_nobody_from_telling_it_again(store: Store) -> None:
+    await ended(store)
+    await store.callbacks.record(await sent(store), "gone", "410")
+    assert await store.callbacks.resend("ends", "t1", owner="mallory") is None
+    assert (await store.callbacks.state("ends")).given_up == 1
+    assert await store.callbacks.resend_given_up("ends") == (0 if store.is_repeating else 1)
+    assert (await sent(store)).message.event == "completed"
+
+
 async def test_an_end_of_a_former_version_is_found(store: Store, clock: Clock, redis_server: Server) -> None:
     """It knows no callbacks: it keeps what the record has of one, and tells nobody."""
     await ended(store)

@@ -13,10 +13,12 @@ task_tag = KEYS[1]
 local now, uncalled = now_ms(arg.now), task_key('uncalled:' .. arg.name)
 
 local function resend(id)
-  redis.call('ZREM', uncalled, id)
   local rec = readable_record(id)
+  -- To whom the task is unknown changes nothing of it.
+  if rec and arg.owner and arg.owner ~= rec.o then return -1 end
+  redis.call('ZREM', uncalled, id)
   local call = rec and not rec.Z and rec.J
-  if not call or call.d ~= arg.name or arg.owner and arg.owner ~= rec.o then return -1 end
+  if not call or call.d ~= arg.name then return -1 end
   local last = call.l
   if not last then return 0 end
   call.Q = call.Q or {}
