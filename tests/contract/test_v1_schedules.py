@@ -201,6 +201,12 @@ def test_a_bad_definition_names_what_is_wrong(
 
 
 @pytest.mark.contract("B27.3")
+def test_the_last_time_that_a_zone_has_can_be_told(app: httpx.Client, name: str) -> None:
+    assert put(app, name, Until="9999-12-31T23:59:59-14:00")["Until"].startswith("9999-12-31T")
+    assert name in {each["Name"] for each in app.get("/api/v1/schedules").raise_for_status().json()["Schedules"]}
+
+
+@pytest.mark.contract("B27.3")
 @pytest.mark.parametrize("bad", ["-a", "a%20b", "x" * 129, "é", ".hidden"])
 def test_a_bad_name_is_none(app: httpx.Client, bad: str) -> None:
     assert_problem(send(app, bad), 400, "invalid-request", field="name")
