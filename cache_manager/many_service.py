@@ -204,7 +204,8 @@ class ManySubmits:
 
     async def _take(self, piece: Sequence[TakenLine]) -> None:
         """Store what is large of a piece, create its tasks, and have them dispatched."""
-        await asyncio.gather(*(self._store_body(line) for line in piece if line.is_large))
+        if self._stop is None:
+            await asyncio.gather(*(self._store_body(line) for line in piece if line.is_large))
         lines = [line for line in piece if line.outcome is None]
         if self._stop is not None:
             for line in lines:

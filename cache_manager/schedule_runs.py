@@ -115,6 +115,8 @@ class ScheduleRuns:
         body = definition.body
         if body.blob is not None:
             body = await services.bodies.copy_for(task_id, body)
+        elif looked.body is None:
+            raise BodyMissing("Redis has lost it")
         first, destination = route.endpoints[0], None
         if definition.callback:  # one that is not there any more is no reason not to start
             destination = services.destinations.find(definition.callback, schedule.name.owner or None)

@@ -55,10 +55,11 @@ class Store:
 
 class Bodies:
     def __init__(self) -> None:
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.most_at_once = self.count = 0
         self.is_there = True
 
     async def put(self, task_id: str, content_type: str, data: bytes, encoding: str) -> Content:
+        self.count += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
@@ -180,6 +181,15 @@ async def test_large_bodies_go_to_blob_storage_four_at_a_time(request_: Request)
     request_.bodies.is_there = False
     lines = await request_.submit([asked(large), asked(), invalid("/Body", "broken"), asked(large)])
     assert slugs(lines) == ["unavailable", "", "invalid-request", "unavailable"]
+
+
+async def test_bodies_of_tasks_that_are_not_taken_any_more_go_nowhere(request_: Request) -> None:
+    request_.store.on_piece = lambda: setattr(request_, "now_s", LONGEST_S)
+    lines = await request_.submit([asked(bytes(PIECE_BYTES)) for _ in range(6)])
+    taken = slugs(lines).count("")
+    assert slugs(lines) == [""] * taken + ["overloaded"] * (6 - taken)
+    assert taken < 6
+    assert request_.bodies.count == taken
 
 
 async def test_a_bug_ends_one_line(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

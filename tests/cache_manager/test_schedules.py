@@ -429,6 +429,20 @@ async def test_a_run_waits_while_blob_storage_is_silent_and_is_skipped_if_the_bo
     assert outcomes(await found(process)) == ["skipped: the body of the schedule is gone"]
 
 
+async def test_a_body_that_redis_has_lost_is_not_taken_for_an_empty_one(
+    process: Process, clock: Clock, redis_server: Server
+) -> None:
+    await put(process)
+    for node in nodes(redis_server):
+        with node.connect() as client:
+            for key in client.scan_iter("*schedule_body*"):
+                client.delete(key)
+    clock.advance(MINUTE_S)
+    await reconcile(process.services)
+    assert await tasks(process) == []
+    assert outcomes(await found(process)) == ["skipped: the body of the schedule is gone"]
+
+
 # What operators and owners do
 
 
