@@ -14,7 +14,7 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,10 @@ from bench.plausibility import require
 from cache_manager.callback_schemas import body_of
 from local.processes import free_port
 from local.redis_server import RedisServer
-from shared.dispatch.backend_client import Completed
+from shared.dispatch.backend_client import Completed, ResultRoom
 from shared.dispatch.callback_client import CallbackAnswer, CallbackClient, signed_headers
 from shared.dispatch.destinations import Destination
+from shared.dispatch.registry import Endpoint
 from shared.services import Services
 from shared.settings import Settings
 from shared.tasks.callback import ENDS, WantedCallback
@@ -119,7 +120,14 @@ def compose(url: str, port: int, secret: str, clock: Callable[[], int] | None) -
 class Instant:
     """A model service that answers each dispatch with the result."""
 
-    async def post(self, *_: object) -> Completed:
+    async def post(
+        self,
+        endpoint: Endpoint,
+        headers: dict[str, str],
+        body: bytes | AsyncIterable[bytes],
+        timeout_s: float,
+        room: ResultRoom,
+    ) -> Completed:
         return Completed("completed", "text/plain", "", b"ok")
 
     async def aclose(self) -> None:
