@@ -186,10 +186,7 @@ class Ground:
             case.headers.pop("Idempotency-Key", None)
         if third < 2:
             case.headers.pop("Pipeline", None)
-        if third < 2:
             case.headers.pop("Callback", None)
-        if "name" in case.path_parameters and third < 2:
-            case.path_parameters["name"] = DESTINATION
             case.headers.pop("X-Upload", None)
             case.headers.pop("Batch", None)
             case.query.pop("batch", None)
@@ -198,7 +195,9 @@ class Ground:
                 case.body.pop("Then", None)
         if "name" in case.path_parameters and third < 2:
             case.query.pop("owner", None)
-            case.path_parameters["name"] = "deleted" if operation == "DeleteSchedule" else "fuzzed"
+            is_schedule = "/schedules/" in case.path
+            schedule = "deleted" if operation == "DeleteSchedule" else "fuzzed"
+            case.path_parameters["name"] = schedule if is_schedule else DESTINATION
         if operation == "PutSchedule":
             if third == 0 and isinstance(case.body, dict):
                 case.body = {**self.schedule, "Body": case.body.get("Body")}
