@@ -28,7 +28,7 @@ from cache_manager.schedule_runs import ScheduleRuns
 from local.redis_server import RedisServer
 from local.stack import ROOT
 from shared.store import Listing, RedisLink, StoreUnavailable
-from shared.store.schedules import START_GRACE_S
+from shared.store.due_schedules import START_GRACE_S
 from shared.tasks.cron import DueTimes
 from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, RunOutcome
 from shared.tasks.task import Content

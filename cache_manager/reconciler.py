@@ -13,7 +13,7 @@ from typing import Final
 
 import azure.functions as func
 
-from cache_manager.schedule_runs import delete_blobs, run_due
+from cache_manager.schedule_runs import delete_blobs, run_due, wake_for_schedules
 from shared import step_counts, telemetry
 from shared.bodies import BlobsUnavailable
 from shared.dispatch.removal import remove_with_blobs
@@ -52,6 +52,7 @@ async def keep_reconciling(services: Services) -> None:
     loop = asyncio.get_running_loop()
     due_s = loop.time()
     services.store.starts.look()
+    wake_for_schedules(services)
     while True:
         due_s = max(due_s + interval_s, loop.time())
         await asyncio.sleep(due_s - loop.time())

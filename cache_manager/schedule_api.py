@@ -232,8 +232,14 @@ def _definition(request: ScheduleRequest, content: Content) -> Definition:
         catch_up=CatchUp(request.catch_up or CatchUp.LAST),
         until_ms=parse.time_ms(request.until, "/Until"),
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
+        start_before_ms=_ms(request.start_before),
+        max_run_ms=_ms(request.max_run),
         callback=request.callback or "",
     )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))
 
 
 def _cursor_text(name: Name) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from cache_manager.operation_outcomes import SubmitOutcome
@@ -44,7 +45,23 @@ MISSED: Final = "the time had passed, and so had later ones, when the app could 
 _BODY_GONE: Final = "the body of the schedule is gone"
 
 
-async def run_due(services: Services, names: Iterable[Name]) -> None:
+def wake_for_schedules(services: Services) -> None:
+    """See to each schedule when it is due, from now on."""
+
+    async def see_to_due(partition: int) -> None:
+        due = await services.store.schedules.due.take(partition)
+        if due.names:
+            await run_due(services, due.names)
+        if due.blobs:
+            await delete_blobs(services, due.blobs)
+
+    services.store.schedules.due.wake = lambda partition, in_s: services.wakes.after(
+        in_s, f"schedules {partition}", partial(see_to_due, partition)
+    )
+    services.store.schedules.due.look()
+
+
+async def run_due(services: Services, names: Sequence[Name]) -> None:
     """See to schedules that are due, a few at a time."""
     runs, left = ScheduleRuns(services), iter(names)
 
@@ -58,6 +75,7 @@ async def run_due(services: Services, names: Iterable[Name]) -> None:
                 log.exception("A schedule that is due could not be seen to")
 
     await asyncio.gather(*(see_to_some() for _ in range(_AT_ONCE)))
+    services.store.schedules.due.seen_to(names)
 
 
 async def delete_blobs(services: Services, blobs: Sequence[str]) -> None:
@@ -134,6 +152,8 @@ class ScheduleRuns:
             steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
             pipeline=route.name,
             by=by,
+            start_before_in_ms=definition.start_before_ms,
+            max_run_ms=definition.max_run_ms,
             callback=destination.wanted if destination else None,
         )
         created = await TaskService(services).create(new)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from cache_manager.schemas import RequestModel
+from shared.backend_settings import LONGEST_S
 from shared.dispatch.registry import MAX_PATH_CHARS
 from shared.http.times import IsoTime, iso
 from shared.tasks.cron import MAX_CRON_CHARS
@@ -55,6 +56,10 @@ class ScheduleRequest(RequestModel):
     until: str | None = None
     """A time after which it is due no more."""
     priority: int | None = Field(default=None, ge=0, le=9)
+    start_before: float | None = Field(default=None, gt=0, le=LONGEST_S, allow_inf_nan=False)
+    """For how many seconds each task may wait for a model service. Absent: for as long as its backend says."""
+    max_run: float | None = Field(default=None, ge=1, le=LONGEST_S, allow_inf_nan=False)
+    """For how many seconds an attempt may run, if its backend does not say less."""
     callback: str | None = Field(default=None, max_length=255)
     """Whom each task is to tell how it ends: the name of a destination."""
 
@@ -105,6 +110,10 @@ class ScheduleView(BaseModel):
     catch_up: Literal["none", "last", "all"]
     until: IsoTime | None
     priority: int = DEFAULT_PRIORITY
+    start_before: float | None
+    """For how many seconds each task may wait for a model service. Null: for as long as its backend says."""
+    max_run: float | None
+    """For how many seconds an attempt may run, if its backend does not say less."""
     callback: str | None
     paused: bool
     created_at: IsoTime
@@ -160,9 +169,15 @@ def _members(schedule: Schedule) -> dict[str, Any]:
         "catch_up": definition.catch_up.value,
         "until": None if definition.until_ms is None else iso(definition.until_ms),
         "priority": definition.priority,
+        "start_before": _seconds(definition.start_before_ms),
+        "max_run": _seconds(definition.max_run_ms),
         "callback": definition.callback or None,
         "paused": schedule.is_paused,
         "created_at": iso(schedule.created_ms),
         "updated_at": iso(schedule.updated_ms),
         "next_time": None if schedule.next_ms is None else iso(schedule.next_ms),
     }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000

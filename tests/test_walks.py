@@ -27,7 +27,7 @@ from local.stack import ROOT
 from shared.events.publisher import DISPATCH_EVENT
 from shared.services import ServicesByLoop
 from shared.settings import Settings
-from shared.store.starts import Starts
+from shared.store.following import Following
 from tests.code_references import Reference, references, walks
 from tests.scripted_backend import Answer, ScriptedBackend
 
@@ -130,8 +130,8 @@ class App:
 
 @pytest.fixture(autouse=True)
 def _no_look_at_the_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that begins looks for delayed tasks that are due, beside whatever else it does."""
-    monkeypatch.setattr(Starts, "look", lambda _: None)
+    """A process that begins looks for delayed tasks and schedules that are due, beside whatever else it does."""
+    monkeypatch.setattr(Following, "look", lambda _: None)
 
 
 @pytest.fixture

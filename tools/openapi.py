@@ -183,6 +183,8 @@ SCHEDULE: Json = {
     "CatchUp": "last",
     "Until": None,
     "Priority": 5,
+    "StartBefore": 21_600,
+    "MaxRun": 3_600,
     "Callback": None,
     "Paused": False,
     "CreatedAt": "2026-11-22T10:12:43.907000Z",

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from shared.store.arguments import Clock, now_of, stamp
+from shared.store.due_schedules import START_GRACE_S, DueSchedules, name_of
 from shared.store.record_codec import pack_content, unpack_content
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, to_ms, unpack
@@ -38,13 +39,18 @@ from shared.tasks.task import DEFAULT_PRIORITY
 
 MOST_SCHEDULES: Final = 1_000
 """How many schedules an owner may have."""
-START_GRACE_S: Final = 30.0
-"""After which a start is tried again of which nobody has told what came of it."""
 BLOB_GRACE_S: Final = 600.0
 """Within which a blob that was written for a schedule is the schedule's."""
 BLOB_PREFIX: Final = "s-"
 """Of the blobs of schedules. No lifecycle rule may delete what has it."""
-_TEXTS: Final = ("start_before", "max_run", "callback")
+_INTERVAL_S: Final = 5.0
+_IF_GIVEN: Final = {
+    "until": "until_ms",
+    "start_before": "start_before_ms",
+    "max_run": "max_run_ms",
+    "callback": "callback",
+}
+"""Members of a definition that its record has only if they say something."""
 
 
 class Looked(NamedTuple):
@@ -67,9 +73,20 @@ class Schedules:
 
     Args:
         most: how many an owner may have.
+        interval_s: between the reconciler's rounds.
+
+    Attributes:
+        due: tells of those that are due, at the moment.
     """
 
-    def __init__(self, link: RedisLink, now_ms: Clock | None = None, most: int = MOST_SCHEDULES) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        now_ms: Clock | None = None,
+        most: int = MOST_SCHEDULES,
+        interval_s: float = _INTERVAL_S,
+    ) -> None:
+        self.due = DueSchedules(link, interval_s, now_ms)
         self._link = link
         self._now_ms = now_ms
         self._most = most
@@ -205,11 +222,6 @@ class Schedules:
         return _unpack(schedule.name, raw[0])
 
 
-def name_of(text: str) -> Name:
-    owner, _, name = text.rpartition(" ")
-    return Name(owner, name)
-
-
 def _pack_run(run: Run) -> PackedRun:
     packed: PackedRun = {"t": run.due_ms, "o": run.outcome.value}
     if run.task_id:
@@ -230,9 +242,7 @@ def _pack_definition(definition: Definition) -> dict[str, Any]:
         "catch_up": definition.catch_up.value,
         "priority": definition.priority,
     }
-    if definition.until_ms is not None:
-        packed["until"] = definition.until_ms
-    return packed | {name: text for name in _TEXTS if (text := getattr(definition, name))}
+    return packed | {key: said for key, name in _IF_GIVEN.items() if (said := getattr(definition, name))}
 
 
 def _unpack(name: Name, raw: bytes) -> Schedule:
@@ -252,9 +262,8 @@ def _unpack(name: Name, raw: bytes) -> Schedule:
             zone=packed["zone"],
             overlap=Overlap(packed["overlap"]),
             catch_up=CatchUp(packed["catch_up"]),
-            until_ms=packed.get("until"),
             priority=packed.get("priority", DEFAULT_PRIORITY),
-            **{text: packed.get(text, "") for text in _TEXTS},
+            **{name: packed[key] for key, name in _IF_GIVEN.items() if key in packed},
         ),
         generation=record["g"],
         created_ms=record["c"],

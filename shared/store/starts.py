@@ -1,23 +1,18 @@
-"""Starts delayed tasks at their time. Nothing is asked for while none is due: a process learns from the reconciler's
-rounds, or because it has stored the task itself, when to ask.
-
-A start is one of the deadlines that rounds find, so one that is missed here is late, not lost.
-"""
+"""Starts delayed tasks at their time."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypedDict
 
 from shared.store.arguments import Clock, now_of, seed
+from shared.store.following import Following
 from shared.store.informing import informed
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueSteps, batches
 from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink, StoreUnavailable
-from shared.store.redis.partitions import HASH_TAGS, PARTITIONS, pack, partition, to_ms
+from shared.store.redis.partitions import HASH_TAGS, pack, partition, to_ms
 from shared.store.upkeep_steps import SWEEP_LIMIT, WAIT_CAP_S
 from shared.tasks.outcomes import Created, Granted
 from shared.tasks.task import Task
@@ -26,8 +21,6 @@ log = logging.getLogger("task_backbone")
 
 _MOST_AT_ONCE: Final = 50
 """How many times a wake-up goes on while tasks are due. Then others have their turn."""
-_AGAIN_S: Final = 1.0
-"""After how long Redis is asked again that did not answer."""
 
 
 class StartArgument(TypedDict):
@@ -45,22 +38,15 @@ class Started(NamedTuple):
     next_in_s: float | None
 
 
-class Starts:
-    """One per event loop.
-
-    Attributes:
-        wake: has :meth:`begin` called for a partition after so many seconds.
-    """
+class Starts(Following):
+    """One per event loop. ``wake`` has :meth:`begin` called."""
 
     def __init__(self, link: RedisLink, policy: StorePolicy, queues: QueueSteps, now_ms: Clock | None = None) -> None:
-        self.wake: Callable[[int, float], object] = lambda number, in_s: None
+        super().__init__(policy.reconciler_interval_s)
         self._link = link
         self._policy = policy
         self._queues = queues
         self._now_ms = now_ms
-        # By then, a later round of this process or another one has learned of all that follows.
-        self._horizon_s = 2 * policy.reconciler_interval_s + 1
-        self._followed_until_s = [0.0] * PARTITIONS
 
     def expect(self, *created: object) -> None:
         """Tasks were stored by this process: those that are :class:`Created` may start before any round learns of
@@ -69,18 +55,6 @@ class Starts:
             if isinstance(each, Created) and each.task.start is not None and each.task.is_delayed:
                 task, at_ms = each.task, each.task.start.at_ms
                 self._wake(partition(task.id), (at_ms - task.created_ms) / 1000)
-
-    def learn(self, number: int, in_s: float | None) -> None:
-        """A round of this process has found when the next delayed task of a partition starts. It follows the starts
-        from there, until another round does."""
-        self._followed_until_s[number] = asyncio.get_running_loop().time() + self._horizon_s
-        if in_s is not None:
-            self._wake(number, in_s)
-
-    def look(self) -> None:
-        """Look in all partitions, now: this process has just begun, and may be the first one after an outage."""
-        for number in range(PARTITIONS):
-            self.wake(number, 0)
 
     async def begin(self, number: int) -> list[Granted]:
         """Start what is due in a partition, and let it wait in its queues. Returns what these have granted."""
@@ -91,7 +65,7 @@ class Starts:
                 started = await self.start_due(number)
             except StoreUnavailable as error:
                 log.warning("delayed tasks could not be started, and will be: %s", error)
-                self.wake(number, _AGAIN_S)
+                self._look_again(number)
                 return granted
             for entries in batches(started.tasks):
                 enqueued = self._queues.enqueue(entries, arrive=True)
@@ -99,8 +73,7 @@ class Starts:
             next_in_s = started.next_in_s
             if next_in_s != 0:
                 break
-        if next_in_s == 0 or asyncio.get_running_loop().time() < self._followed_until_s[number]:
-            self._wake(number, next_in_s)
+        self._go_on(number, next_in_s)
         return granted
 
     async def start_due(self, number: int) -> Started:
@@ -116,7 +89,3 @@ class Starts:
         rows, next_in_ms = await self._link.script("task/start", HASH_TAGS[number], pack(argument))
         tasks = [unpack_task(task_id.decode(), raw) for task_id, raw in rows]
         return Started(tasks, None if next_in_ms < 0 else next_in_ms / 1000)
-
-    def _wake(self, number: int, in_s: float | None) -> None:
-        if in_s is not None and in_s <= self._horizon_s:
-            self.wake(number, in_s)

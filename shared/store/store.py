@@ -133,7 +133,8 @@ class TaskStore:
         self._fenced_paths = FencedPaths(link, now_ms)
         self.rounds = Rounds(link, policy, now_ms)
         self.uploads = Uploads(link, now_ms)
-        self.schedules = Schedules(link, now_ms)
+        self.schedules = Schedules(link, now_ms, interval_s=policy.reconciler_interval_s)
+        self._upkeep.learned_of_schedules = self.schedules.due.learn
         self.series = EndpointSeries(link, now_ms)
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)

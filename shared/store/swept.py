@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from shared.store.batch_steps import ChildEnd
-from shared.store.schedules import name_of
+from shared.store.due_schedules import Due
 from shared.store.upkeep_steps import Overdue
 from shared.tasks.outcomes import Applied, Granted
 from shared.tasks.schedules import Name
@@ -53,7 +53,7 @@ class Swept:
         def tasks(what: str) -> list[Task]:
             return [item.task for item in overdue if item.task and item.what == what]
 
-        schedules = [item.id for item in overdue if item.what == "schedule"]
+        due = Due.of(item.id for item in overdue if item.what == "schedule")
         return cls(
             count=len(overdue),
             unpublished=tasks("completion"),
@@ -62,6 +62,6 @@ class Swept:
             batches=tasks("batch"),
             children=tasks("child"),
             ends=[ChildEnd.parse(item.id) for item in overdue if item.what == "end"],
-            schedules=[name_of(name) for name in schedules if " " in name],
-            schedule_blobs=[name for name in schedules if " " not in name],
+            schedules=due.names,
+            schedule_blobs=due.blobs,
         )

@@ -20,6 +20,7 @@ from shared.store.arguments import (
     seed,
     stamp,
 )
+from shared.store.due_schedules import START_GRACE_S
 from shared.store.outages import Outage, limit_s_if_over
 from shared.store.policy import StorePolicy
 from shared.store.queue_steps import QueueEntry
@@ -27,7 +28,6 @@ from shared.store.record_codec import unpack_task
 from shared.store.redis.link import RedisLink
 from shared.store.redis.partitions import HASH_TAGS, by_tag, pack, tag_of, texts, to_ms
 from shared.store.replies import unnamed_blobs
-from shared.store.schedules import START_GRACE_S
 from shared.store.task_steps import BACKOFF_CAP_S
 from shared.store.upkeep_arguments import CheckSlotsArgument, SweepArgument
 from shared.store.uploads import unpack_upload
@@ -128,10 +128,12 @@ class UpkeepSteps:
     Attributes:
         learned: hears from each sweep of a partition after how many seconds the next delayed task starts there; None:
             there is none.
+        learned_of_schedules: hears so when the next schedule is due there.
     """
 
     def __init__(self, link: RedisLink, policy: StorePolicy, now_ms: Clock | None = None) -> None:
         self.learned: Callable[[int, float | None], object] = lambda partition, in_s: None
+        self.learned_of_schedules: Callable[[int, float | None], object] = lambda partition, in_s: None
         self._link = link
         self._policy = policy
         self._now_ms = now_ms
@@ -180,8 +182,10 @@ class UpkeepSteps:
             **stamp(self._now_ms),
         }
         rows: list[list[Any]]
-        rows, start_in_ms = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        reply = await self._link.script("task/sweep", HASH_TAGS[partition], pack(argument))
+        rows, start_in_ms, schedule_in_ms = reply
         self.learned(partition, None if start_in_ms < 0 else start_in_ms / 1000)
+        self.learned_of_schedules(partition, None if schedule_in_ms < 0 else schedule_in_ms / 1000)
         return [_overdue(*row) for row in rows]
 
     async def check_slots(self, path: str, attempts: Iterable[tuple[str, int]]) -> list[CheckedSlot]:

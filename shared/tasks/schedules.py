@@ -95,10 +95,12 @@ class Definition:
     until_ms: int | None = None
     """After which it is due no more."""
     priority: int = DEFAULT_PRIORITY
-    start_before: str = ""
-    """As a submit has it in its header of that name; so the following."""
-    max_run: str = ""
+    start_before_ms: int | None = None
+    """For how long a task may wait for a backend. None: for as long as that says."""
+    max_run_ms: int | None = None
+    """For how long an attempt may run, if its backend does not say less."""
     callback: str = ""
+    """Whom each task tells how it ends. Empty: nobody, unless its backend says whom."""
 
 
 @value

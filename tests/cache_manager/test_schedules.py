@@ -12,16 +12,26 @@ from typing import Any
 import pytest
 
 from cache_manager.reconciler import reconcile
-from cache_manager.schedule_runs import GIVE_UP_S, LATE_S, MOST_CAUGHT_UP, ScheduleRuns, run_due
+from cache_manager.schedule_runs import (
+    GIVE_UP_S,
+    LATE_S,
+    MOST_CAUGHT_UP,
+    ScheduleRuns,
+    run_due,
+    wake_for_schedules,
+)
 from cache_manager.schedule_service import ScheduleService
 from cache_manager.task_service import TaskService
 from local.redis_server import RedisServer
 from shared.bodies import BlobsUnavailable, BodyMissing
 from shared.store import Listing, RedisLink, StoreUnavailable
-from shared.store.schedules import BLOB_PREFIX, START_GRACE_S
+from shared.store.due_schedules import START_GRACE_S
+from shared.store.redis.partitions import PARTITIONS
+from shared.store.schedules import BLOB_PREFIX
 from shared.tasks.cron import DueTimes
 from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, RunOutcome, Schedule
 from shared.tasks.task import Content, State, Task
+from shared.wakes import Wakes, Work
 from tests.cache_manager.process import Process
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import Server, nodes
@@ -184,6 +194,89 @@ async def test_a_redis_that_forgets_its_last_second_makes_no_second_task(
     assert [run.task_id for run in (await found(process)).runs] == [task.id]
 
 
+# At the moment itself
+
+
+class Timers(Wakes):
+    """Timers that a test has go off."""
+
+    def __init__(self) -> None:
+        self.set: list[tuple[float, str, Work]] = []
+
+    def after(self, seconds: float, name: str, work: Work) -> None:
+        self.set.append((seconds, name, work))
+
+    async def go_off(self) -> list[float]:
+        """Do what is to be done by the timers that are set now. Returns after how long they were."""
+        now_set, self.set = self.set, []
+        for _, _, work in now_set:
+            await work()
+        return [seconds for seconds, _, _ in now_set]
+
+
+@pytest.fixture
+async def timers(process: Process) -> Timers:
+    """Of a process that has looked whether anything is due."""
+    timers = Timers()
+    wake_for_schedules(replace(process.services, wakes=timers))
+    assert len(await timers.go_off()) == PARTITIONS
+    assert timers.set == []
+    return timers
+
+
+async def test_a_schedule_is_seen_to_when_it_is_due_and_not_by_the_next_round(
+    process: Process, clock: Clock, timers: Timers
+) -> None:
+    schedule = await put(process, cron="* * * * * *", overlap=Overlap.QUEUE)
+    assert schedule.next_ms is not None
+    assert await timers.go_off() == [(schedule.next_ms - clock.ms) / 1000]
+    assert await tasks(process) == [], "it is not due yet"
+    for number in range(1, 6):
+        in_s = max(seconds for seconds, _, _ in timers.set)
+        assert 0 < in_s <= 1
+        clock.advance(in_s)
+        await timers.go_off()  # it starts the run
+        await timers.go_off()  # it learns when it is due next
+        assert [task.created_ms for task in await tasks(process)] == [
+            schedule.next_ms + 1000 * past for past in range(number)
+        ]
+
+
+async def test_a_run_that_could_not_be_started_is_tried_again_at_its_moment(
+    process: Process, clock: Clock, timers: Timers
+) -> None:
+    await put(process)
+    await process.queues.configure(PATH, {"draining": True})
+    clock.advance(MINUTE_S)
+    await reconcile(process.services)
+    assert await tasks(process) == []
+    await timers.go_off()
+    assert 5.0 in [seconds for seconds, _, _ in timers.set]
+    await process.queues.configure(PATH, {"draining": False})
+    clock.advance(5)
+    await timers.go_off()
+    assert len(await tasks(process)) == 1
+
+
+async def test_a_process_that_begins_sees_to_what_is_due(process: Process, clock: Clock) -> None:
+    await put(process)
+    clock.advance(MINUTE_S)
+    timers = Timers()
+    wake_for_schedules(replace(process.services, wakes=timers))
+    await timers.go_off()
+    assert len(await tasks(process)) == 1
+
+
+async def test_a_blob_that_no_schedule_has_is_deleted_at_its_moment(
+    process: Process, timers: Timers, blobs: Blobs
+) -> None:
+    await put_large(process)
+    await ScheduleService(TaskService(process.services, NAME.owner)).remove(NAME)
+    process.store.schedules.due.look()
+    await timers.go_off()
+    assert blobs.deleted == blobs.written
+
+
 # While the task of the last run has not ended
 
 
@@ -261,6 +354,17 @@ async def test_a_night_on_which_the_clocks_change_is_neither_left_out_nor_done_t
             clock.advance(300)
             await run_due(process.services, [NAME])
         assert len(await tasks(process)) - before == 1
+
+
+# What a task may take
+
+
+async def test_a_run_has_the_bounds_of_its_schedule_and_of_its_backend(process: Process, clock: Clock) -> None:
+    await put(process, start_before_ms=300_000, max_run_ms=60_000)
+    clock.advance(MINUTE_S)
+    await reconcile(process.services)
+    [task] = await tasks(process)
+    assert (task.expires_ms, task.max_run_ms) == (clock.ms + 300_000, 60_000)
 
 
 # When the task cannot be created
@@ -478,6 +582,19 @@ async def test_a_time_that_is_due_when_the_schedule_is_changed_is_not_lost(
         await put(process, **({} if what == "put" else {"cron": "0 0 * * *"}))
     await reconcile(process.services)
     assert len(await tasks(process)) == 1
+
+
+async def test_a_pause_while_another_process_sees_to_the_schedule_loses_no_time(
+    redis_url: str, process: Process, clock: Clock
+) -> None:
+    await put(process, overlap=Overlap.QUEUE, catch_up=CatchUp.ALL)
+    other = Process.start(redis_url, clock)
+    clock.advance(30 * MINUTE_S)
+    pausing = ScheduleService(TaskService(process.services, "ann"))
+    await asyncio.gather(ScheduleRuns(other.services).see_to(NAME), pausing.set_paused(NAME, paused=True))
+    await reconcile(process.services)
+    assert len(await tasks(process)) == 30
+    await other.link.aclose()
 
 
 async def test_it_is_due_until_its_end(process: Process, clock: Clock) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 from azure.storage.blob import ContainerClient
 from redis.exceptions import MovedError
+from standardwebhooks.webhooks import Webhook
 
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
 from shared.store import MOST_SCHEDULES
 from shared.store.redis.partitions import tag_of
+from shared.tasks import status_texts
+from tests.callback_receiver import is_signed, new_secret
 from tests.contract.test_v1_uploads import uploaded
 from tests.contract.v1_support import INLINE_LIMIT_BYTES, assert_problem, complete_on_call, ended, new_path, task_of
 from tests.scripted_backend import Answer, ScriptedBackend
@@ -24,10 +29,8 @@ from tests.shared.store.world import nodes
 from tests.waiting import eventually
 
 GATEWAY_KEY = "the-key-of-the-gateway-0123456789"
-CALLBACKS = {
-    "CALLBACKS": '{"told": {"url": "https://receiver.example.org/told", "secret_setting": "TOLD_SECRET"}}',
-    "TOLD_SECRET": "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
-}
+HOOK = "/hooks/schedules"
+SECRET = new_secret()
 SECONDLY = "* * * * * *"
 NEVER_NOW = "0 0 1 1 *"
 
@@ -44,13 +47,18 @@ def stack(
         tmp_path_factory.mktemp("schedules"),
         redis=redis_server,
         azurite=azurite,
-        backends={"/v1/test": backend.url, "pipelines": {"/v1/named/two": ["/v1/test/one", "/v1/test/two"]}},
+        backends={
+            "/v1/test": backend.url,
+            "/v1/bounded": {"url": backend.url, "expires_s": 200, "max_run_s": 50},
+            "pipelines": {"/v1/named/two": ["/v1/test/one", "/v1/test/two"]},
+        },
         with_model=False,
         settings={
             "GATEWAY_KEY": GATEWAY_KEY,
             "RECONCILER_INTERVAL_S": "1",
             "BLOB_CONTAINER": "schedules",
-            **CALLBACKS,
+            "CALLBACKS": json.dumps({"told": {"url": backend.url + HOOK, "secret_setting": "TOLD_SECRET"}}),
+            "TOLD_SECRET": SECRET,
         },
     ) as stack:
         yield stack
@@ -116,6 +124,8 @@ def test_a_schedule_is_put_and_put_anew(app: httpx.Client, name: str) -> None:
         CatchUp="all",
         Until="2999-01-01T00:00:00Z",
         Priority=7,
+        StartBefore=300,
+        MaxRun=60.5,
         Callback="told",
     )
     assert response.status_code == 201
@@ -136,6 +146,8 @@ def test_a_schedule_is_put_and_put_anew(app: httpx.Client, name: str) -> None:
         "CatchUp": "all",
         "Until": "2999-01-01T00:00:00.000000Z",
         "Priority": 7,
+        "StartBefore": 300,
+        "MaxRun": 60.5,
         "Callback": "told",
         "Paused": False,
         "Runs": [],
@@ -148,6 +160,7 @@ def test_a_schedule_is_put_and_put_anew(app: httpx.Client, name: str) -> None:
     assert [again.json()[member] for member in defaults] == [
         *("", "application/octet-stream", 0, "UTC", "skip", "last", None, 5)
     ]
+    assert [again.json()[member] for member in ("StartBefore", "MaxRun", "Callback")] == [None] * 3
 
 
 @pytest.mark.contract("B27.2")
@@ -184,6 +197,11 @@ def test_each_due_time_makes_a_task(app: httpx.Client, stack: Stack, backend: Sc
         ({"Overlap": "both"}, "/Overlap"),
         ({"CatchUp": "some"}, "/CatchUp"),
         ({"Priority": 10}, "/Priority"),
+        ({"StartBefore": 0}, "/StartBefore"),
+        ({"StartBefore": "300"}, "/StartBefore"),
+        ({"StartBefore": 31_536_001}, "/StartBefore"),
+        ({"MaxRun": 0.5}, "/MaxRun"),
+        ({"MaxRun": True}, "/MaxRun"),
         ({"Callback": "nobody"}, "/Callback"),
         ({"Path": ""}, "/Path"),
         ({"Query": "x" * 3000}, "/Query"),
@@ -456,6 +474,59 @@ def test_an_owner_has_a_thousand_schedules_at_most(
         client.zrem(key, f"{owner} n7")
         assert send(app, name, as_owner(owner)).status_code == 201
         client.zrem(key, *names)
+
+
+@pytest.mark.contract("B27.16", "B27.17")
+@pytest.mark.parametrize(
+    ("prefix", "members", "expires_s", "max_run_s"),
+    [
+        ("/v1/test", {}, None, None),
+        ("/v1/test", {"StartBefore": 300, "MaxRun": 60.5}, 300, 60.5),
+        ("/v1/bounded", {}, 200, 50),
+        ("/v1/bounded", {"StartBefore": 300, "MaxRun": 60.5}, 300, 50),
+        ("/v1/bounded", {"StartBefore": 0.5, "MaxRun": 20}, 0.5, 20),
+    ],
+)
+def test_each_task_has_the_bounds_of_the_schedule_and_of_its_backend(
+    app: httpx.Client,
+    name: str,
+    prefix: str,
+    members: dict[str, Any],
+    expires_s: float | None,
+    max_run_s: float | None,
+) -> None:
+    path = f"{prefix}/{uuid.uuid4().hex}"
+    # Paused, so that no service has it before it is looked at.
+    app.patch(f"/api/v1/queues{path}", json={"Paused": True}).raise_for_status()
+    put(app, name, Path=path, **members)
+    task = app.post(f"/api/v1/schedules/{name}/run").raise_for_status().json()
+    assert task.get("MaxRunSeconds") == max_run_s
+    if expires_s is None:
+        assert "ExpiresAt" not in task
+    else:
+        assert datetime.fromisoformat(task["ExpiresAt"]) - datetime.fromisoformat(task["CreatedAt"]) == timedelta(
+            seconds=expires_s
+        )
+    if expires_s == 0.5:
+        assert ended(app, task["TaskId"])["Status"] == status_texts.expired(0.5)
+
+
+@pytest.mark.contract("B27.18")
+def test_each_task_tells_the_destination_how_it_has_ended(
+    app: httpx.Client, stack: Stack, backend: ScriptedBackend, name: str
+) -> None:
+    path = new_path()
+    complete_on_call(stack, backend, path)
+    put(app, name, Path=path, Cron=SECONDLY, Overlap="queue", Callback="told")
+    told: list[str] = []
+    for _ in range(2):
+        call = backend.next_call(HOOK)
+        assert is_signed(call.headers, call.body, [Webhook(SECRET)])
+        document = json.loads(call.body)
+        assert (document["EndpointPath"], document["BackendStatus"]) == (path, "completed")
+        told.append(document["TaskId"])
+    assert len({*told}) == 2
+    eventually(lambda: {*told} <= {run["TaskId"] for run in started(app, name)})
 
 
 def _has(node: RedisServer, key: str) -> bool:

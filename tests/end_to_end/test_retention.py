@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from azure.storage.blob import BlobServiceClient
 
@@ -60,6 +61,8 @@ def test_purge_removes_record_body_result_blobs_and_count(
         assert backbone.task(running)["BackendStatus"] == "created", "an unfinished task stays"
         backbone.complete(running)
         eventually(lambda: _blob_count(blobs, container) == 0)
+        _run_and_delete_a_schedule(http, backend, backbone, first)
+        eventually(lambda: _blob_count(blobs, container) == 0)
         # The queues keep what they have learned after their tasks are purged, and that the backend answers is known.
         # An endpoint makes room when another one needs it. What happened is told for ninety days, of minutes that
         # are over. The reconciler, its clock among the deadlines, and the secret of keyed ids go on.
@@ -67,6 +70,16 @@ def test_purge_removes_record_body_result_blobs_and_count(
         series = {"s1", "s10", "s60", "sum", "series", "series_bytes"}
         eventually(lambda: {key.split("}")[1].split(":")[0] for key in redis_client.scan_iter()} - series == kept)
         assert http.get("/api/v1/queues/").json() == {"Queues": [], "NextCursor": None}
+
+
+def _run_and_delete_a_schedule(http: httpx.Client, backend: ScriptedBackend, backbone: Backbone, path: str) -> None:
+    """One with a body in Blob Storage, of which each task has a copy. It leaves nothing, and nor do its tasks."""
+    schedule = {"Path": path, "Cron": "* * * * * *", "Body": LARGE.decode()}
+    http.put("/api/v1/schedules/retained", json=schedule).raise_for_status()
+    task_id = backend.next_call(path).task_id
+    http.delete("/api/v1/schedules/retained").raise_for_status()
+    backbone.complete(task_id)
+    eventually(lambda: http.get(f"/api/v1/tasks/{task_id}").status_code == 404)
 
 
 def _blob_count(blobs: BlobServiceClient, container: str) -> int:

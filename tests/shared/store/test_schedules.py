@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from shared.store.redis.partitions import partition
-from shared.store.schedules import BLOB_GRACE_S, START_GRACE_S, Schedules
+from shared.store.due_schedules import START_GRACE_S, DueSchedules
+from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.redis.partitions import PARTITIONS, partition
+from shared.store.schedules import BLOB_GRACE_S, Schedules
 from shared.store.store import TaskStore
 from shared.tasks.schedules import (
     CatchUp,
@@ -22,7 +24,7 @@ from shared.tasks.schedules import (
     Schedule,
 )
 from shared.tasks.task import Content
-from tests.shared.store.conftest import Clock, Store
+from tests.shared.store.conftest import Clock, Store, opener
 from tests.shared.store.steps import sweep_all
 from tests.shared.store.world import START_MS, Server, World, nodes
 
@@ -38,8 +40,8 @@ WHOLE = Definition(
     CatchUp.ALL,
     START_MS + 1_000_000,
     9,
-    "300",
-    "60",
+    300_000,
+    60_500,
     "done",
 )
 DUE_MS = START_MS + 60_000
@@ -344,3 +346,100 @@ async def test_what_is_lost_of_when_a_schedule_is_due_is_mended(
     await task_store.mending.tend()
     assert [schedule.name for schedule in (await store.schedules.page("ann", 10)).schedules] == [NAME]
     assert await due(store) == ["ann nightly"] or store.is_repeating
+
+
+# Waking
+
+
+async def taken(store: Store) -> list[Name]:
+    return [*(await store.schedules.due.take(partition("ann"))).names]
+
+
+async def test_a_schedule_is_told_of_at_its_moment_and_once(store: Store, clock: Clock) -> None:
+    blob = await store.schedules.expect_blob("ann")
+    await put(store)
+    assert await taken(store) == []
+    clock.ms = DUE_MS
+    assert await taken(store) == [NAME] or store.is_repeating
+    assert await taken(store) == [], "another one sees to it"
+    assert await due(store) == [], "the sweep tells of the same"
+    clock.advance(START_GRACE_S)
+    assert await taken(store) == [NAME] or store.is_repeating
+    clock.advance(BLOB_GRACE_S)
+    assert blob in (await store.schedules.due.take(partition("ann"))).blobs or store.is_repeating
+
+
+Woken = list[tuple[int, float]]
+
+
+@pytest.fixture
+def woken(task_store: TaskStore) -> Woken:
+    """When the store has asked to be woken, for which partition."""
+    woken: Woken = []
+    task_store.schedules.due.wake = lambda number, in_s: woken.append((number, in_s))
+    return woken
+
+
+async def swept(store: TaskStore) -> None:
+    async for _ in store.sweep():
+        pass
+
+
+async def test_a_round_wakes_for_the_first_schedule_of_each_partition(
+    task_store: TaskStore, woken: Woken, clock: Clock
+) -> None:
+    schedules = task_store.schedules
+    await schedules.put(NAME, PLAIN, b"hi", START_MS + 20_000)
+    await schedules.put(Name("ann", "later"), PLAIN, b"hi", START_MS + 30_000)
+    await swept(task_store)
+    assert woken == [], "a later round learns of it, too"
+    clock.advance(15)
+    await swept(task_store)
+    assert woken == [(partition("ann"), 5)]
+    woken.clear()
+    clock.advance(5)
+    assert (await schedules.due.take(partition("ann"))).names == [NAME]
+    assert woken == [(partition("ann"), 10)], "it goes on from there"
+
+
+async def test_whoever_puts_a_schedule_follows_it_until_a_round_has_learned_of_it(
+    task_store: TaskStore, woken: Woken, clock: Clock
+) -> None:
+    due = task_store.schedules.due
+    await task_store.schedules.put(NAME, PLAIN, b"hi", START_MS + 1_000)
+    due.expect(NAME, 1)
+    assert woken == [(partition("ann"), 1)]
+    woken.clear()
+    await due.take(partition("ann"))
+    assert woken == [(partition("ann"), 1)], "it was too early"
+    clock.advance(1)
+    woken.clear()
+    due.seen_to([NAME, Name("ann", "other")])
+    assert woken == [(partition("ann"), 0)]
+
+
+async def test_more_than_are_told_of_at_once_are_told_of_at_once_again(
+    task_store: TaskStore, woken: Woken, clock: Clock
+) -> None:
+    due = task_store.schedules.due
+    for number in range(70):
+        await task_store.schedules.put(Name("ann", str(number)), PLAIN, b"hi", DUE_MS)
+    clock.ms = DUE_MS
+    assert len((await due.take(partition("ann"))).names) == 64
+    assert woken == [(partition("ann"), 0)]
+    assert len((await due.take(partition("ann"))).names) == 6
+    assert len(woken) == 1, "nothing is asked for while nothing is due"
+
+
+async def test_while_redis_is_away_it_is_asked_each_second(redis_url: str, clock: Clock) -> None:
+    async def fails(*_: object) -> None:
+        raise StoreUnavailable("it is away")
+
+    link = RedisLink(opener(redis_url))
+    link.script = fails
+    due, woken = DueSchedules(link, 5, clock), Woken()
+    due.wake = lambda number, in_s: woken.append((number, in_s))
+    assert await due.take(5) == ([], [])
+    assert woken == [(5, 1.0)]
+    due.look()
+    assert woken[1:] == [(number, 0) for number in range(PARTITIONS)]

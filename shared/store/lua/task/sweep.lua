@@ -18,8 +18,8 @@
 --          retrying, excused, silent, exhausted (status texts), texts {expired, overrun, overruns}, seed,
 --          outages {path = until when the backend was away}, given_up {path = {for how many ms a task waits at most for a
 --          backend that is away for longer, status text}}
--- Returns  {{{what, id, record?, ms?, blobs?, ms?}, …}, in how many ms the next delayed task of the partition starts, or -1}.
---          At most limit of them. What was done:
+-- Returns  {{{what, id, record?, ms?, blobs?, ms?}, …}, in how many ms the next delayed task of the partition starts, or -1,
+--          and the next schedule is due, or -1}. At most limit of them. What was done:
 --          'waits', 'retry' (a new attempt), 'starts' (it was delayed until now): the caller enqueues it; 'failed'; 'purged';
 --          'ended': its deferred end took effect; then also the service time in ms, or false, and after the blobs, how many
 --          ms ago it was reported;
@@ -36,6 +36,7 @@
 --          the caller sees to it, and it is told again after the grace
 -- @include callback/kept_ms
 -- @include common/now_ms
+-- @include schedule/take_due
 -- @include task/append_event
 -- @include task/backoff
 -- @include task/begin_retention
@@ -189,10 +190,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('due'), '-inf', now, 'L
     if rec then take_next_step(id, rec, raw) end
   end
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', task_key('schedules_due'), '-inf', now, 'LIMIT', 0, arg.limit)) do
-  redis.call('ZADD', task_key('schedules_due'), time_text(now + arg.schedule_grace), name)
-  done[#done + 1] = { 'schedule', name }
-end
+local schedules, schedule_in = take_due_schedules(now, arg.limit, arg.schedule_grace)
+for _, name in ipairs(schedules) do done[#done + 1] = { 'schedule', name } end
 local ends, old = task_key('ends'), time_text(now - arg.end_grace)
 for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 0, arg.limit)) do
   redis.call('ZREM', ends, report)
@@ -200,4 +199,4 @@ for _, report in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', old, 'LIMIT', 
   done[#done + 1] = { 'end', report }
 end
 local first = redis.call('ZRANGE', task_key('starts'), 0, 0, 'WITHSCORES')
-return { done, first[2] and math.max(0, first[2] - now) or -1 }
+return { done, first[2] and math.max(0, first[2] - now) or -1, schedule_in }

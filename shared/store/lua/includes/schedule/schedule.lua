@@ -2,8 +2,8 @@
 -- partition, so what an owner has can be counted and listed by one script.
 --
 -- The fields of its record, a packed map; times are ms:
---   d  the definition, a map of path, query, body (as a record's b), cron, zone, overlap, catch_up, until, priority and the
---      texts start_before, max_run, callback; an absent one was not given
+--   d  the definition, a map of path, query, body (as a record's b), cron, zone, overlap, catch_up, priority, until,
+--      start_before and max_run (how long), callback; an absent one was not given
 --   g  the generation: another one with each definition that is put
 --   c  created at       m  the definition is of     k  last operation id     P  true while it is paused
 --   n  when it is due next; absent: never, or it is paused
