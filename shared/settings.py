@@ -157,8 +157,9 @@ class Settings(ConnectionSettings):
     max_backlog: int | None = Field(
         default=None,
         ge=1,
-        description="How many tasks may wait at one endpoint. The app answers 429 to more, with the time until there "
-        "is room as `Retry-After`.",
+        description="How many tasks may wait at one endpoint, and how many may wait or "
+        "[start later](scheduling.md#later) there for one more of these. The app answers 429 to more, with the time "
+        "until there is room as `Retry-After`.",
     )
     max_waiting_per_owner: int | None = Field(
         default=None,

@@ -137,8 +137,8 @@ MUTATIONS = [
     Mutation(
         "delay: a task stands in no queue before its start",
         "shared/store/lua/includes/queue/enqueue_entries.lua",
-        "if arg.later then return",
-        "if false then return",
+        "  if arg.later then\n",
+        "  if false then\n",
         STARTS_TESTS,
     ),
     Mutation(
@@ -370,6 +370,35 @@ MUTATIONS = [
         "is_full or is_owner_full)",
         "is_full)",
         OWNER_BOUND_TESTS,
+    ),
+    *(
+        Mutation(f"delay: {guard}", f"{LUA}/{file}.lua", old, new, ("tests/shared/store/test_delayed_bounds.py",))
+        for guard, file, old, new in (
+            (
+                "what is to start counts with what waits",
+                "includes/queue/delay_entry",
+                "local is_full = delayed and queue.w + delayed >= arg.backlog",
+                "local is_full = delayed and queue.w >= arg.backlog",
+            ),
+            (
+                "what an owner has to start counts with what waits",
+                "includes/queue/delay_entry",
+                "if delayed and waiting + delayed >= arg.own then",
+                "if delayed and waiting >= arg.own then",
+            ),
+            (
+                "one that has started makes room",
+                "includes/queue/enqueue_entries",
+                "if arg.starts then forget_delayed(row[1], row[2]) end",
+                "",
+            ),
+            (
+                "one that ends before its start makes room",
+                "includes/queue/release_entry",
+                "if arg.later then forget_delayed(arg.entry, arg.owner) end",
+                "",
+            ),
+        )
     ),
     Mutation(
         "owner's bound: others go first",
@@ -2198,9 +2227,9 @@ MUTATIONS = [
             ("an estimate knows it", "includes/queue/position", "rate and rate.wait_ms(ahead) or nil", "nil"),
             (
                 "a full queue knows it",
-                "includes/queue/enqueue_entries",
-                "room_ms = math.max(room_ms, rate_of(queue, settings).wait_ms(ahead))",
-                "room_ms = room_ms + 0",
+                "includes/queue/room_ms",
+                "ms = math.max(ms, rate_of(queue, settings).wait_ms(ahead))",
+                "ms = ms + 0",
             ),
             (
                 "what it had is kept for a day",

@@ -174,7 +174,9 @@ class EnqueueArgument(QueueArgument, RefusingArgument):
     new: NotRequired[bool]
     arrives: NotRequired[bool]
     published: NotRequired[bool]
-    later: NotRequired[bool]
+    starts: NotRequired[bool]
+    later: NotRequired[int]
+    later_in: NotRequired[int]
 
 
 class OldestArgument(TypedDict):
@@ -196,6 +198,7 @@ class AcceptedArgument(EntryArgument):
 class ReleaseArgument(AcceptedArgument):
     served: NotRequired[int]
     ended: NotRequired[str]
+    later: NotRequired[bool]
 
 
 class ReturnArgument(EntryArgument):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
 from shared import telemetry
@@ -29,7 +29,9 @@ class CreationsApart:
         grant = SlotGrant(new.id, 1)
         entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
         created, enqueued = await asyncio.gather(
-            self._creations.create(new), self._queues.enqueue_new(entry, later=new.is_delayed), return_exceptions=True
+            self._creations.create(new),
+            self._queues.enqueue_new(entry, start_in_ms=new.start_in_ms, start_at_ms=new.start_at_ms),
+            return_exceptions=True,
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []
         if isinstance(created, NotAcknowledged):  # stored, so what was granted is to be dispatched
@@ -45,14 +47,14 @@ class CreationsApart:
         if isinstance(created, BaseException):
             if granted:  # if the task is stored after all, its deadline finds it
                 granted = _without(granted, grant)
-                granted.append(await informed(self._queues.release(new.path, grant, new.owner), new.path))
+                granted.append(await informed(self._release(new), new.path))
             if isinstance(created, StoreUnavailable):
                 created.granted = granted
             raise created
         if isinstance(created, TooLate):
             if not granted:
                 return created
-            release = self._queues.release(new.path, grant, new.owner)
+            release = self._release(new)
             return TooLate([*_without(granted, grant), await informed(release, new.path)])
         if isinstance(created, Existing):
             return Existing(created.task, await self._undo_enqueue(new, created.task, granted))
@@ -75,6 +77,9 @@ class CreationsApart:
         except NotAcknowledged:
             return
 
+    def _release(self, new: NewTask) -> Awaitable[Granted]:
+        return self._queues.release(new.path, SlotGrant(new.id, 1), new.owner, later=new.is_delayed)
+
     async def _undo_enqueue(self, new: NewTask, existing: Task, granted: Sequence[Granted]) -> Sequence[Granted]:
         """The id was taken. The entry is that of the task that has it, or one for nothing."""
         if not granted:
@@ -85,7 +90,7 @@ class CreationsApart:
             or existing.path != new.path
             or not existing.dispatch_requested
         ):
-            release = self._queues.release(new.path, SlotGrant(new.id, 1), new.owner)
+            release = self._release(new)
             return [*_without(granted, SlotGrant(new.id, 1)), await informed(release, new.path)]
         return granted
 

@@ -103,8 +103,11 @@ class QueueEffects:
     async def release_entry(self, applied: Applied) -> Granted:
         """Release the queue entry that a step ended."""
         origin = applied.origin or Origin(applied.task.path, applied.task.attempt)
-        entry = SlotGrant(applied.task.id, origin.attempt)
-        release = self._queues.release(origin.path, entry, applied.task.owner, applied.service_ms, _ended(applied))
+        task = applied.task
+        entry, later = SlotGrant(task.id, origin.attempt), task.start is not None
+        release = self._queues.release(
+            origin.path, entry, task.owner, applied.service_ms, _ended(applied), later=later
+        )
         return await informed(release, origin.path)
 
     async def _return_entry(self, task: Task, requeued: Task, reason: RequeueReason) -> Granted:

@@ -3,10 +3,44 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from shared.store.outages import Outage
 from shared.store.queue_status import position_of
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What the maintenance of a queue found."""
+
+    granted: Granted
+    doubtful: list[SlotGrant]
+    """Attempts that have held their slot for so long that it is to be checked whether they still need it."""
+    unclaimed: list[SlotGrant]
+    """The same of attempts whose event was published, if the queue has not heard of a claim."""
+    loss: int | None
+    """Something of the queue is missing; the number tells this loss from a later one."""
+    waiting: int
+    """How many entries wait."""
+    without_owner: list[SlotGrant]
+    """Attempts that hold a slot, and the queue does not know whose they are, though an owner's may hold only so
+    many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """What a queue concludes from a dispatch that found the backend away.
+
+    Attributes:
+        at_ms: the queue's clock; None if the queue could not be asked.
+    """
+
+    what: Literal["away", "counts", "misdirected"]
+    at_ms: int | None
+    granted: Granted
+    outage: Outage | None = None
 
 
 def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:

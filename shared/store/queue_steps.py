@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from shared.rate import Rate
@@ -42,7 +41,7 @@ from shared.store.arguments import (
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queue_arguments import holding, packed_setting, refusing
-from shared.store.queue_replies import enqueued_of, granted_of
+from shared.store.queue_replies import Away, Maintained, enqueued_of, granted_of
 from shared.store.queue_status import QueueStatus
 from shared.store.redis.link import NotAcknowledged, RedisLink
 from shared.store.redis.partitions import HASH_TAGS, pack, tag_of, texts, to_ms
@@ -69,38 +68,6 @@ LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
 RateOf = Callable[[str], Rate | None]
 """The same of its rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Maintained:
-    """What the maintenance of a queue found."""
-
-    granted: Granted
-    doubtful: list[SlotGrant]
-    """Attempts that have held their slot for so long that it is to be checked whether they still need it."""
-    unclaimed: list[SlotGrant]
-    """The same of attempts whose event was published, if the queue has not heard of a claim."""
-    loss: int | None
-    """Something of the queue is missing; the number tells this loss from a later one."""
-    waiting: int
-    """How many entries wait."""
-    without_owner: list[SlotGrant]
-    """Attempts that hold a slot, and the queue does not know whose they are, though an owner's may hold only so
-    many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Away:
-    """What a queue concludes from a dispatch that found the backend away.
-
-    Attributes:
-        at_ms: the queue's clock; None if the queue could not be asked.
-    """
-
-    what: Literal["away", "counts", "misdirected"]
-    at_ms: int | None
-    granted: Granted
-    outage: Outage | None = None
 
 
 @value
@@ -156,8 +123,10 @@ class QueueSteps:
         self._release_argument = pack(release)
         self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None, OwnerBounds | None], bytes] = {}
 
-    async def enqueue_new(self, entry: QueueEntry, *, later: bool = False) -> Enqueued | Full | Draining:
-        """Let a new task wait, unless the queue refuses it; or if it starts *later*, only ask whether it does."""
+    async def enqueue_new(
+        self, entry: QueueEntry, *, start_in_ms: int | None = None, start_at_ms: int | None = None
+    ) -> Enqueued | Full | Draining:
+        """Let a new task wait, or if it starts later, count it; unless the queue refuses it."""
         argument: EnqueueArgument = {
             **self._queue(entry.path),
             **refusing(self._policy, self._bounds(entry.path)),
@@ -165,26 +134,36 @@ class QueueSteps:
             "new": True,
             "published": True,
         }
-        if later:
-            argument["later"] = True
+        if start_in_ms is not None:
+            argument["later_in"] = start_in_ms
+        elif start_at_ms is not None:
+            argument["later"] = start_at_ms
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
     async def enqueue(
-        self, entries: Iterable[QueueEntry], *, are_published: bool = False, arrive: bool = False
+        self,
+        entries: Iterable[QueueEntry],
+        *,
+        are_published: bool = False,
+        arrive: bool = False,
+        start: bool = False,
     ) -> Granted:
         """Let entries of one path wait. Nothing happens to those that wait already or hold a slot.
 
         Args:
             are_published: whether the one entry is published if it gets a slot now.
             arrive: whether they come to this endpoint, as a new task's does.
+            start: whether they do so now because they were to start later.
         """
         entries = list(entries)
         path = entries[0].path
         argument: EnqueueArgument = {**self._queue(path), "entries": [entry.row for entry in entries]}
         if are_published:
             argument["published"] = True
-        if arrive:
+        if arrive or start:
             argument["arrives"] = True
+        if start:
+            argument["starts"] = True
         reply = await self._run("enqueue", path, argument)
         return granted_of(path, reply[1:])
 
@@ -243,13 +222,26 @@ class QueueSteps:
         await self._run("return_entry", task.path, argument)
 
     async def release(
-        self, path: str, grant: SlotGrant, owner: str = "", service_ms: int | None = None, ended: Ended | None = None
+        self,
+        path: str,
+        grant: SlotGrant,
+        owner: str = "",
+        service_ms: int | None = None,
+        ended: Ended | None = None,
+        *,
+        later: bool = False,
     ) -> Granted:
         """An attempt neither waits nor is worked on at *path* any more, and has *ended* so; None: that is counted
-        elsewhere."""
+        elsewhere.
+
+        Args:
+            later: whether it was submitted to start later.
+        """
         argument: ReleaseArgument = {**self._queue(path), "entry": grant.entry_id, "owner": owner}
         if service_ms is not None:
             argument["served"] = service_ms
+        if later:
+            argument["later"] = True
         if ended is not None:
             argument["ended"] = ended.how
             if ended.waited_ms is not None:

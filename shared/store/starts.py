@@ -68,7 +68,7 @@ class Starts(Following):
                 self._look_again(number)
                 return granted
             for entries in batches(started.tasks):
-                enqueued = self._queues.enqueue(entries, arrive=True)
+                enqueued = self._queues.enqueue(entries, start=True)
                 granted.append(await informed(enqueued, entries[0].path))
             next_in_s = started.next_in_s
             if next_in_s != 0:

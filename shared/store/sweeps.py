@@ -76,7 +76,7 @@ class Sweeps:
         enqueues = [self._enqueue_some(entries) for entries in batches(waiting)]
         # In their order: some of them may get a slot at once.
         due = sorted((item.task for item in overdue if item.task and item.what == "starts"), key=_queued_ms)
-        enqueues += [self._enqueue_some(entries, arrive=True) for entries in batches(due)]
+        enqueues += [self._enqueue_some(entries, start=True) for entries in batches(due)]
         for granted in asyncio.as_completed(enqueues):
             yield Swept(granted=[await granted])
         yield Swept.left_of(overdue)
@@ -93,8 +93,8 @@ class Sweeps:
     async def _released(self, applied: Applied) -> Applied:
         return replace(applied, granted=[await self._effects.release_entry(applied)])
 
-    async def _enqueue_some(self, entries: Sequence[QueueEntry], *, arrive: bool = False) -> Granted:
-        return await informed(self._queues.enqueue(entries, arrive=arrive), entries[0].path)
+    async def _enqueue_some(self, entries: Sequence[QueueEntry], *, start: bool = False) -> Granted:
+        return await informed(self._queues.enqueue(entries, start=start), entries[0].path)
 
 
 def _queued_ms(task: Task) -> int:

@@ -190,6 +190,31 @@ def task_of_owner(app: httpx.Client, task_id: str) -> dict[str, object]:
     return app.get(f"/api/v1/tasks/{task_id}", headers=GREEDY).raise_for_status().json()
 
 
+@pytest.mark.contract("B26.11")
+def test_an_owner_cannot_pile_up_tasks_that_start_later(app: httpx.Client, stack: Stack) -> None:
+    path = path_below("/v1/soft")
+    configure(app, path, Paused=True)
+    task_id_of(submit(app, path, **GREEDY))
+    first, *_ = [task_id_of(submit(app, path, **GREEDY, Start_After="86400")) for _ in range(WAITING - 1)]
+    before = contents(stack, path)
+    assert_owner_is_full(submit(app, path, **GREEDY, Start_After="86400"))
+    assert contents(stack, path) == before, "a submit that was refused left something behind"
+    task_id_of(submit(app, path, **MODEST, Start_After="86400"))
+    app.delete(f"/api/v1/tasks/{first}", headers=GREEDY).raise_for_status()
+    task_id_of(submit(app, path, **GREEDY, Start_After="86400"))
+
+
+@pytest.mark.contract("B23.11")
+def test_a_queue_takes_no_more_tasks_that_start_later_than_may_wait(app: httpx.Client) -> None:
+    path = path_below("/v1/test")
+    for number in range(BACKLOG):
+        task_id_of(submit(app, path, **as_owner(f"owner{number}"), Start_After="86400"))
+    refused = submit(app, path, **GREEDY, Start_After="86400")
+    assert assert_problem(refused, 429, "queue-full")["Full"] == "queue"
+    assert 86_000 < int(refused.headers["retry-after"]) <= 86_400, "until the first one starts"
+    assert task_id_of(submit(app, path, **GREEDY)), "nothing waits there"
+
+
 @pytest.mark.contract("B26.7")
 def test_an_owner_gives_way_to_one_that_has_less_in_flight(app: httpx.Client, backend: ScriptedBackend) -> None:
     path = path_below("/v1/soft")

@@ -43,6 +43,7 @@ local replies = each_step(4, function(tag, packed_step, data, packed_then)
     if type(attempt) == 'table' then attempt, path = attempt[1], attempt[2] end
     then_.path, then_.entry, then_.owner = path, step.id .. '.' .. attempt, rec.o or ''
     then_.served = service_time(rec)
+    if rec.T then then_.later = true end
     -- An end that another report may take back is counted when it takes effect. One that expired says nothing of its backend.
     if not applied.replay and is_terminal(rec.s) and rec.w and step.reason ~= 'expired' then
       then_.ended, then_.once = rec.s, true

@@ -19,7 +19,7 @@ local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
   qr = 'list',
   asked = 'string', keyed = 'string', answers = 'string',
-  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', qh = 'zset', qb = 'zset',
+  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', ql = 'zset', qh = 'zset', qb = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set', starts = 'zset', delayed_paths = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',

@@ -13,6 +13,9 @@
 --                                    where they were lost, see state.lua and keep_settings.lua
 --   <tag>qo:<path>          zset     owners that have an entry waiting, by their virtual time (fair queuing)
 --   <tag>qw:<path> <owner>  zset     an owner's waiting entries, by rank
+--   <tag>ql:<path>          zset     new entries that start later, by when they do, where there is a bound to how many may wait,
+--                                    see delay_entry.lua
+--   <tag>ql:<path> <owner>  zset     the same of one owner, where there is a bound to how many of an owner's may wait
 --   <tag>qh:<path>          zset     entries that hold a slot, by when the reconciler is to check them again, see
 --                                    hold_slot.lua
 --   <tag>qb:<path>          zset     `<owner> <entry>` of entries that hold a slot, where an owner's may hold only so many, see
@@ -45,6 +48,9 @@ local function begin_queue(tag, arg)
 end
 
 local function waiting_key(owner) return queue_tag .. 'qw:' .. queue_arg.path .. ' ' .. owner end
+
+-- Of all owners, if none is named.
+local function delayed_key(owner) return queue_tag .. 'ql:' .. queue_arg.path .. (owner and ' ' .. owner or '') end
 
 local function holders_key() return queue_tag .. 'qb:' .. queue_arg.path end
 

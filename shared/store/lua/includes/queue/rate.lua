@@ -39,7 +39,7 @@ local function rate_of(queue, settings)
   end
 
   -- Finds what is kept, and compares the list with it. A queue that is not known to be whole may have forgotten grants,
-  -- unless its first task has just come.
+  -- unless its first tasks have just come.
   local function begin()
     if kept then return end
     local is_unknown = not queue.L and not queue.k
@@ -50,7 +50,8 @@ local function rate_of(queue, settings)
       redis.call('DEL', rate_key())
       length = 0
     end
-    local is_first = queue.h == 0 and queue.w <= 1 and (queue_arg.new or queue_arg.arrives)
+    local comes = queue_arg.new or queue_arg.arrives
+    local is_first = comes and queue.h == 0 and queue.w <= #queue_arg.entries
     if length == kept.c then return end
     if kept.c then
       forget(kept.t - kept.o)

@@ -3,6 +3,7 @@
 -- @include queue/grant_slots
 -- @include queue/raise_estimate
 -- @include queue/remove_entry
+-- @late forget_delayed queue/forget_delayed
 
 -- The service time is remembered of about so many entries.
 local RECENT_ENTRIES = 100
@@ -37,6 +38,7 @@ local function release_entry(tag, arg)
       table.sort(queue.f)
     end
   end
+  if arg.later then forget_delayed(arg.entry, arg.owner) end
   -- A step that is taken twice counts once. An end may also be that of a task that waits apart, or has freed its slot.
   if arg.ended and (arg.once or is_known or queue.X ~= arg.entry) then
     count_end(arg)
