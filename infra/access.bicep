@@ -12,6 +12,9 @@ param token string
 @description('Names of the secrets that are there.')
 param secrets string[]
 
+@description('Names of the secrets that sign callbacks. They are there too.')
+param callbackSecrets string[] = []
+
 var allReaders = [
   {
     identity: 'app'
@@ -34,7 +37,14 @@ var allReaders = [
     why: 'The model services report to the app with it.'
   }
 ]
-var readers = filter(allReaders, each => contains(secrets, each.secret))
+var readers = concat(
+  filter(allReaders, each => contains(secrets, each.secret)),
+  map(callbackSecrets, name => {
+    identity: 'app'
+    secret: name
+    why: 'The app signs callbacks with it.'
+  })
+)
 // Key Vault Secrets User.
 var reading = '4633458b-17de-408a-b874-0445c86b69e6'
 

@@ -130,10 +130,11 @@ var backends = union(
   { pipelines: list.pipelines }
 )
 
-// Younger than this, a blob may be of a task that lives: one that was uploaded in good time, waited, ran, was held by its
-// batch and was kept. And a day, since the account looks once a day.
+// Younger than this, a blob may be of a task that lives: one that was uploaded in good time, had its start far ahead,
+// waited, ran, was held by its batch and was kept. And a day, since the account looks once a day.
 var lifetimes = size.lifetimes
-var longestLifeS = lifetimes.uploadS + lifetimes.waitS + lifetimes.runS + lifetimes.batchIdleS + lifetimes.retentionS
+var waitsS = lifetimes.uploadS + lifetimes.delayS + lifetimes.waitS
+var longestLifeS = waitsS + lifetimes.runS + lifetimes.batchIdleS + lifetimes.retentionS
 var orphanDays = (longestLifeS + 86399) / 86400 + 1
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
@@ -468,6 +469,9 @@ output APP_NAME string = app.outputs.name
 
 @description('Host name of the app.')
 output APP_HOST string = app.outputs.hostName
+
+@description('Names of the secrets that sign callbacks, with blanks between them.')
+output CALLBACK_SECRETS string = app.outputs.callbackSecrets
 
 @description('Resource id of the vault.')
 output KEY_VAULT_ID string = vault.outputs.id

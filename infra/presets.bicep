@@ -45,6 +45,9 @@ type AppSize = {
 @export()
 @description('How long things last, in seconds. The app is given those that are settings of it.')
 type Lifetimes = {
+  @description('MAX_DELAY_S: a task whose start is that far ahead keeps its body until then.')
+  delayS: int
+
   @description('How long a task may wait for a slot: no setting, but what you expect of a busy queue.')
   waitS: int
 
@@ -129,6 +132,11 @@ type Thresholds = {
 
   @description('An endpoint has as many tasks as its limit, and more and more wait, for so many minutes.')
   fullMinutes: 30 | 45 | 60
+
+  @description('A destination of callbacks has taken nothing for longer than this, in seconds.')
+  @minValue(60)
+  @maxValue(3600)
+  failingS: int
 }
 
 @export()
@@ -170,6 +178,7 @@ type Preset = {
 var days = 86400
 
 var lifetimes Lifetimes = {
+  delayS: 30 * days
   waitS: 14 * days
   runS: 2 * days
   leaseS: 600
@@ -190,6 +199,7 @@ var alerts Thresholds = {
   silentPercent: 5
   dispatchesPerTask: 3
   fullMinutes: 30
+  failingS: 3600
 }
 
 @export()

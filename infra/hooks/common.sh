@@ -58,9 +58,11 @@ put_secret() {
 
 # Lets each part read the secrets that it uses, of those that are there.
 give_access() {
+  of_callbacks=
+  for name in ${CALLBACK_SECRETS:-}; do of_callbacks="${of_callbacks:+${of_callbacks}, }\"${name}\""; done
   az deployment group create --subscription "${AZURE_SUBSCRIPTION_ID}" --resource-group "${AZURE_RESOURCE_GROUP}" \
     --name access --template-file infra/access.bicep --output none \
-    --parameters "vaultName=${KEY_VAULT_ID##*/}" "token=${RESOURCE_TOKEN}" "secrets=$1" 2>"${folder}/error" ||
+    --parameters "vaultName=${KEY_VAULT_ID##*/}" "token=${RESOURCE_TOKEN}" "secrets=$1" "callbackSecrets=[${of_callbacks}]" 2>"${folder}/error" ||
     fail "The roles on the secrets cannot be given: you need to be owner, or user access administrator, of ${AZURE_RESOURCE_GROUP}."
 }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# After "azd provision": makes the keys between gateway and app, once, at random, and lets the app read them. It changes
-# none that is there.
+# After "azd provision": makes the keys between gateway and app, and the secrets that sign callbacks, once, at random, and
+# lets the app read them. It changes none that is there.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -11,6 +11,12 @@ need postprovision AZURE_SUBSCRIPTION_ID AZURE_RESOURCE_GROUP KEY_VAULT_ID RESOU
 for name in gateway-key gateway-key-previous; do
   if ! has_secret "${name}"; then
     put_secret "${name}" "$(random_key)"
+  fi
+done
+# In the form of Standard Webhooks. A deployment without destinations has none.
+for name in ${CALLBACK_SECRETS:-}; do
+  if ! has_secret "${name}"; then
+    put_secret "${name}" "whsec_$(head -c 32 /dev/urandom | base64 | tr -d '\n')"
   fi
 done
 give_access '["gateway-key", "gateway-key-previous"]'

@@ -138,6 +138,7 @@ var sizeSettings = {
 }
 
 var lifetimeSettings = {
+  MAX_DELAY_S: string(lifetimes.delayS)
   LEASE_S: string(lifetimes.leaseS)
   MAX_OUTAGE_S: string(lifetimes.outageS)
   BATCH_IDLE_S: string(lifetimes.batchIdleS)
@@ -155,16 +156,22 @@ var telemetrySettings = {
   OTEL_TRACES_SAMPLER_ARG: '20'
 }
 
+// Each destination's, and the one that is being rotated out. All exist from the start, as those of the gateway do. Two
+// destinations may have the same one.
+var callbackSecrets = toObject(
+  flatten(map(
+    items(callbacks),
+    destination => [destination.value.secret_setting, '${destination.value.secret_setting}_PREVIOUS']
+  )),
+  setting => setting,
+  setting => replace(toLower(setting), '_', '-')
+)
 var callbackSettings = empty(callbacks)
   ? {}
-  : union(
-      { CALLBACKS: string(callbacks) },
-      toObject(
-        items(callbacks),
-        destination => destination.value.secret_setting,
-        destination => '@Microsoft.KeyVault(SecretUri=${vaultUri}/secrets/${replace(toLower(destination.value.secret_setting), '_', '-')})'
-      )
-    )
+  : {
+      CALLBACKS: string(callbacks)
+      ...mapValues(callbackSecrets, secret => '@Microsoft.KeyVault(SecretUri=${vaultUri}/secrets/${secret})')
+    }
 
 var settings = {
   ...storageSettings
@@ -304,6 +311,9 @@ output id string = app.id
 
 @description('Name of the app.')
 output name string = app.name
+
+@description('Names of the secrets that sign callbacks, with blanks between them.')
+output callbackSecrets string = join(map(items(callbackSecrets), each => each.value), ' ')
 
 @description('Host name of the app.')
 output hostName string = app.properties.defaultHostName

@@ -74,7 +74,7 @@ var rules = [
     severity: 1
     window: 'PT5M'
     frequency: 'PT1M'
-    isByPath: false
+    by: ''
     lets: { unavailable_minutes: thresholds.unavailableMinutes }
     query: loadTextContent('queries/unavailable.kql')
   }
@@ -84,7 +84,7 @@ var rules = [
     severity: 1
     window: quietWindow.text
     frequency: 'PT5M'
-    isByPath: true
+    by: 'path'
     lets: quiet
     query: loadTextContent('queries/nothing-ends.kql')
   }
@@ -94,7 +94,7 @@ var rules = [
     severity: 1
     window: quietWindow.text
     frequency: 'PT5M'
-    isByPath: true
+    by: 'path'
     lets: quiet
     query: loadTextContent('queries/nothing-is-dispatched.kql')
   }
@@ -104,7 +104,7 @@ var rules = [
     severity: 2
     window: 'PT10M'
     frequency: 'PT5M'
-    isByPath: true
+    by: 'path'
     lets: { longest_wait_s: thresholds.longestWaitS }
     query: loadTextContent('queries/tasks-wait.kql')
   }
@@ -114,7 +114,7 @@ var rules = [
     severity: 2
     window: 'PT15M'
     frequency: 'PT5M'
-    isByPath: true
+    by: 'path'
     lets: { failed_percent: thresholds.failedPercent, failed_tasks: thresholds.failedTasks }
     query: loadTextContent('queries/tasks-fail.kql')
   }
@@ -124,7 +124,7 @@ var rules = [
     severity: 3
     window: 'PT1H'
     frequency: 'PT15M'
-    isByPath: true
+    by: 'path'
     lets: { silent_percent: thresholds.silentPercent }
     query: loadTextContent('queries/leases-end.kql')
   }
@@ -134,7 +134,7 @@ var rules = [
     severity: 3
     window: 'PT1H'
     frequency: 'PT15M'
-    isByPath: true
+    by: 'path'
     lets: { most_dispatches: thresholds.dispatchesPerTask }
     query: loadTextContent('queries/many-dispatches.kql')
   }
@@ -144,9 +144,20 @@ var rules = [
     severity: 3
     window: 'PT${thresholds.fullMinutes}M'
     frequency: 'PT10M'
-    isByPath: true
+    by: 'path'
     lets: { full_s: thresholds.fullMinutes * 60 }
     query: loadTextContent('queries/limit-reached.kql')
+  }
+  {
+    name: 'callbacks-fail'
+    title: 'A destination of callbacks takes nothing'
+    severity: 2
+    // Pauses between tries grow up to an hour: within three, an hour at least is between the first and the last.
+    window: 'PT3H'
+    frequency: 'PT15M'
+    by: 'destination'
+    lets: { failing_s: thresholds.failingS }
+    query: loadTextContent('queries/callbacks-fail.kql')
   }
 ]
 var ruleOfSilence = {
@@ -155,7 +166,7 @@ var ruleOfSilence = {
   severity: 1
   window: 'PT${thresholds.silentMinutes}M'
   frequency: 'PT5M'
-  isByPath: false
+  by: ''
   lets: {}
   query: loadTextContent('queries/no-metrics.kql')
 }
@@ -205,17 +216,17 @@ resource rule 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
             operator: 'GreaterThan'
             threshold: 0
             // An endpoint each: the mail names it, and one that is in trouble hides no other.
-            dimensions: each.isByPath
-              ? [
+            dimensions: empty(each.by)
+              ? []
+              : [
                   {
-                    name: 'path'
+                    name: each.by
                     operator: 'Include'
                     values: [
                       '*'
                     ]
                   }
                 ]
-              : []
             failingPeriods: {
               numberOfEvaluationPeriods: 1
               minFailingPeriodsToAlert: 1

@@ -133,7 +133,8 @@ def deploy(arguments: list[str], state: dict[str, Any]) -> None:
     if {*parameters} - {*known} or {name for name, rest in known.items() if "=" not in rest} - {*parameters}:
         end(1, "ERROR: InvalidTemplate: the parameters are not those of the template.")
     name = options["--name"]
-    if name == "access" and not {*json.loads(parameters["secrets"])} <= {*state["secrets"]}:
+    named = [*json.loads(parameters.get("secrets", "[]")), *json.loads(parameters.get("callbackSecrets", "[]"))]
+    if name == "access" and not {*named} <= {*state["secrets"]}:
         end(1, "ERROR: (ResourceNotFound) There is no such secret.")
     if name == "gateway" and not {"gateway-key", "function-key"} <= {*state["secrets"]}:
         end(1, "ERROR: (ValidationError) There is no such secret.")

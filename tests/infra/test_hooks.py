@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from local.stack import ROOT
+from shared.callback_settings import secret_bytes
 
 VAULT = "/subscriptions/s-1/resourceGroups/rg-1/providers/Microsoft.KeyVault/vaults/kv-1"
 OUTPUTS = {
@@ -140,6 +141,24 @@ def test_the_first_run_makes_every_key_and_a_second_one_changes_none(azure: Azur
         assert second[what] == first[what]
     writes = [call for call in second["calls"][len(first["calls"]) :] if "put" in call or "set" in call]
     assert writes == []
+
+
+def test_a_secret_of_callbacks_is_drawn_in_its_form_and_one_that_is_there_stays(azure: Azure) -> None:
+    azure.up()
+    azure.failing({})
+    state = azure.state
+    state["secrets"]["shop-secret"] = "whsec_of-the-receiver"
+    (azure.folder / "state.json").write_text(json.dumps(state))
+
+    names = ["shop-secret", "shop-secret-previous"]
+    azure.up(CALLBACK_SECRETS=" ".join(names))
+
+    secrets = azure.state["secrets"]
+    assert {*secrets} == {*SECRETS, *names}
+    assert secrets["shop-secret"] == "whsec_of-the-receiver"
+    assert len(secret_bytes(secrets["shop-secret-previous"])) == 32
+    assert json.loads(azure.state["deployments"]["access"]["callbackSecrets"]) == names
+    assert secrets["shop-secret-previous"] not in json.dumps(azure.state["calls"])
 
 
 def test_keys_differ_from_one_deployment_to_the_next(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ SEVERITIES = {
     "leases-end": 3,
     "many-dispatches": 3,
     "limit-reached": 3,
+    "callbacks-fail": 2,
 }
 # What Azure takes, in minutes.
 WINDOWS = {1, 5, 10, 15, 30, 45, 60, 120, 180, 240, 300, 360, 1440, 2880}
@@ -78,8 +79,8 @@ def test_azure_takes_the_times_and_each_endpoint_has_an_alert_of_its_own(preset:
         assert frequency in FREQUENCIES
         assert frequency <= window
         [criterion] = properties["criteria"]["allOf"]
-        is_by_path = "by path" in criterion["query"]
-        assert [each["name"] for each in criterion["dimensions"]] == (["path"] if is_by_path else [])
+        by = re.findall(r"\bby (path|destination)\b", criterion["query"])
+        assert [each["name"] for each in criterion["dimensions"]] == by[-1:]
         assert not re.search(r"[{}]", criterion["query"]), "nothing is left to fill in"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -67,7 +68,7 @@ def predict(bicep: Run, tmp_path: Path) -> Predict:
         named = Path(os.path.relpath(INFRA / template, tmp_path)).as_posix()  # Bicep takes no absolute path
         lines = [f"using '{named}'", *(f"param {name} = {bicep_of(value)}" for name, value in parameters.items())]
         file.write_text("\n".join(lines) + "\n")
-        where = WHERE if template == "main.bicep" else (*WHERE[:4], "--resource-group", "rg-1", *WHERE[4:])
+        where = WHERE if template.endswith("main.bicep") else (*WHERE[:4], "--resource-group", "rg-1", *WHERE[4:])
         done = bicep("snapshot", file, "--mode", "overwrite", *where)
         if done.returncode != 0:
             raise ValueError(done.stdout + done.stderr)
@@ -239,6 +240,7 @@ def test_orphans_are_older_than_any_task_that_lives(preset: str) -> None:
     given = settings(resources(preset))
     longest = {"waits": 14 * _DAY, "runs": 2 * _DAY, "is held by its batch": float(given["BATCH_IDLE_S"])}
     longest |= {"is uploaded": float(given["UPLOAD_URL_S"]), "is kept": float(given["RETENTION_S"])}
+    longest["starts late"] = float(given["MAX_DELAY_S"])
     [policy] = resources(preset, "Microsoft.Storage/storageAccounts/managementPolicies")
     [rule] = policy["properties"]["policy"]["rules"]
     actions = rule["definition"]["actions"]
@@ -352,6 +354,31 @@ def test_each_part_may_read_only_the_secrets_that_it_uses(predict: Predict) -> N
     }
     few = assignments(predict("access.bicep", vaultName="kv-1", token="t", secrets=["gateway-key"]))
     assert len(few) == 1
+    of_callbacks = ["shop-secret", "shop-secret-previous"]
+    more = predict("access.bicep", vaultName="kv-1", token="t", secrets=[], callbackSecrets=of_callbacks)
+    assert [scope.rpartition("/")[2] for _, _, scope in assignments(more)] == of_callbacks
+    assert all("/id-app-t" in principal for _, principal, _ in assignments(more))
+
+
+def test_destinations_of_callbacks_have_their_secrets_in_the_vault(predict: Predict, tmp_path: Path) -> None:
+    shutil.copytree(INFRA, tmp_path / "infra")
+    listed = json.loads((INFRA / "services.json").read_text())
+    shop = {"url": "https://shop.example.org/tasks", "secret_setting": "SHOP_SECRET", "owner": "shop"}
+    listed["callbacks"] = {
+        "shop": shop,
+        "other": {"url": "https://other.example.org", "secret_setting": "SHOP_SECRET"},
+    }
+    (tmp_path / "infra" / "services.json").write_text(json.dumps(listed))
+
+    given = settings(predict(str(tmp_path / "infra" / "main.bicep"), **MAIN))
+
+    assert json.loads(given["CALLBACKS"]) == listed["callbacks"]
+    for name, secret in (("SHOP_SECRET", "shop-secret"), ("SHOP_SECRET_PREVIOUS", "shop-secret-previous")):
+        assert re.fullmatch(rf"@Microsoft\.KeyVault\(SecretUri=.+/secrets/{secret}\)", given[name])
+    drawn = {"SHOP_SECRET": f"whsec_{'A' * 43}=", "SHOP_SECRET_PREVIOUS": f"whsec_{'B' * 43}="}
+    backends = {"BACKENDS": given["BACKENDS"], "REDIS_CONNECTION_STRING": "redis.example.org:10000,ssl=True"}
+    app = Settings.from_env({**backends, "CALLBACKS": given["CALLBACKS"], **drawn}, {})
+    assert len(app.callbacks.secrets["SHOP_SECRET"]) == 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -26,6 +26,7 @@ ZEROS = 10
 HEALTHY_EVERY = 4
 """So many runs are between two that tell that the app is available."""
 MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC)
+DESTINATION = "judged"
 BACKOFF_S = 60
 """How long a task waits that its service did not take."""
 
@@ -81,6 +82,8 @@ class App:
         """Whether nothing runs: a restart, or a death."""
         self.is_unavailable = False
         """Whether its Redis does not answer."""
+        self.is_deaf = False
+        """Whether the destination of callbacks takes nothing."""
         self.rows: dict[str, list[Row]] = defaultdict(list)
         self._zeros: dict[tuple[str, str, str], int] = {}
         self._open: set[str] = set()
@@ -156,6 +159,10 @@ class App:
             elif self.now_s % IDLE_S == 0:
                 self._send_queue(service, "seldom")
             (self._open.add if is_open else self._open.discard)(service.path)
+        # A destination that takes nothing is tried more and more seldom.
+        if self.now_s % (1800 if self.is_deaf else 300) == 0:
+            outcome = "failed" if self.is_deaf else "delivered"
+            self._add("callbacks.deliveries", 1.0, destination=DESTINATION, outcome=outcome)
         if self.now_s % 60 == 0:
             for (path, step), number in self._steps.items():
                 self._add("tasks.steps", number, path=path, step=step)
@@ -260,6 +267,10 @@ def healthy(shapes: Mapping[str, Row]) -> App:
     # What has waited meanwhile is worked off within minutes.
     app.services["/v1/paused"].slots = 64
     app.services["/v1/paused"].paused = False
+    # The destination of callbacks is away for half an hour.
+    app.is_deaf = True
+    app.run(17 * 3600 - 1800)
+    app.is_deaf = False
     app.run(24 * 3600)
     return app
 
@@ -320,6 +331,10 @@ def _overload(app: App) -> None:
     service.arrivals, service.limit, service.run_s = every(30, number=4), 2, between(60, 90)
 
 
+def _deafen(app: App) -> None:
+    app.is_deaf = True
+
+
 def _lose_redis(app: App) -> None:
     app.is_unavailable = True
 
@@ -337,6 +352,7 @@ FAULTS = (
     Fault("tasks-fail", "two of five tasks fail", _fail, path="/v1/flaky"),
     Fault("leases-end", "one of ten attempts is never heard of", _hang_sometimes),
     Fault("many-dispatches", "the service refuses each task four times", _refuse),
+    Fault("callbacks-fail", "a destination takes nothing", _deafen, path=DESTINATION, lasts_s=5 * 3600),
     Fault("limit-reached", "more tasks come than the limit lets through", _overload, path="/v1/batch"),
 )
 

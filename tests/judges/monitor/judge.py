@@ -36,10 +36,10 @@ class Recording:
         self.at = (max(stamps) + timedelta(seconds=1)).replace(tzinfo=None)
         attempts = [attempt for state, attempt in known["transitions"]["silent"] if state == "dispatched"]
         self.attempts = len(attempts)
-        ends = {"completed": 2.0, "failed": 1.0, "cancelled": 1.0}
+        ends = {"completed": 2.0, "failed": 1.0, "cancelled": 1.0, "expired": 1.0}
         steps = {**ends, "dispatched": 4.0, "reported": 4.0}
         brief = {"dispatched": float(self.attempts), "silent": float(self.attempts), "failed": 1.0, "reported": 1.0}
-        rejected, paths = self.tasks["rejected"], {self.path, self.brief}
+        rejected, expired, paths = self.tasks["rejected"], self.tasks["expired"], {self.path, self.brief}
         requests = Counter(row["name"] for row in self.tables["requests"])
         transitions = [tuple(each) for each in known["transitions"]["rejected"]]
         self.answers: dict[str, Callable[[Found], bool]] = {
@@ -52,8 +52,11 @@ class Recording:
             "workbook: tasks ended": lambda rows: total(rows, "step", "tasks") == {**ends, "failed": 2.0},
             "workbook: tasks waiting": lambda rows: most(rows, "path", "waiting")[self.path] == 1,
             "workbook: endpoints": lambda rows: (
-                {(row["path"], row["dispatched"], row["silent"], row["failed_percent"]) for row in rows}
-                == {(self.path, 4, 0, 25.0), (self.brief, self.attempts, self.attempts, 100.0)}
+                {
+                    (row["path"], row["dispatched"], row["silent"], row["failed_percent"], row["expired"])
+                    for row in rows
+                }
+                == {(self.path, 4, 0, 25.0, 1), (self.brief, self.attempts, self.attempts, 100.0, 0)}
             ),
             "workbook: unavailable": lambda rows: rows == [],
             "workbook: queue": lambda rows: (
@@ -62,13 +65,17 @@ class Recording:
             ),
             "workbook: oldest wait": lambda rows: most(rows, "path", "oldest_wait_s")[None] > 0,
             "workbook: throughput": lambda rows: total(rows, "step", "steps") == steps,
-            "workbook: durations": lambda rows: sum(row["tasks"] for row in rows) == 4,
+            "workbook: durations": lambda rows: sum(row["tasks"] for row in rows) == 5,
             "workbook: reasons": lambda rows: (
                 {(row["state"], row["reason"], row["tasks"]) for row in rows}
-                == {("completed", "completed", 2), ("failed", "rejected", 1), ("cancelled", "cancelled", 1)}
+                == {
+                    *(("completed", "completed", 2), ("cancelled", "cancelled", 1)),
+                    *(("failed", "rejected", 1), ("failed", "expired", 1)),
+                }
             ),
             "workbook: failed tasks": lambda rows: (
-                [(row["id"], row["reason"], row["attempt"]) for row in rows] == [(rejected, "rejected", 1)]
+                [(row["id"], row["reason"], row["attempt"]) for row in rows]
+                == [(expired, "expired", 1), (rejected, "rejected", 1)]
             ),
             "workbook: transitions": lambda rows: [(row["state"], row["attempt"]) for row in rows] == transitions,
             "workbook: calls": lambda rows: {"dispatch", f"POST {self.path}"} <= names(rows),
@@ -90,7 +97,8 @@ class Recording:
             "docs/telemetry.md 2": lambda rows: most(rows, "path", "waiting")[self.path] == 1,
             "docs/telemetry.md 3": lambda rows: rows == [],
             "docs/telemetry.md 4": lambda rows: (
-                total(rows, "reason", "ended") == {"completed": 2, "rejected": 1, "cancelled": 1, "lease": 1}
+                total(rows, "reason", "ended")
+                == {"completed": 2, "rejected": 1, "cancelled": 1, "lease": 1, "expired": 1}
             ),
             "docs/telemetry.md 5": lambda rows: len(rows) == len(transitions),
             "docs/telemetry.md 6": lambda rows: (
@@ -145,10 +153,10 @@ def names(rows: Found) -> set[str]:
 
 
 def fired(app: day.App, insights: Insights, alert: queries.Alert) -> list[tuple[datetime, Any]]:
-    """When the alert fired, and for which endpoint, with what the app has sent in *insights*."""
+    """When the alert fired, and for which endpoint or destination, with what the app has sent in *insights*."""
     window = timedelta(seconds=alert.window_s)
     return [
-        (at, row.get("path", ""))
+        (at, row.get("path", row.get("destination", "")))
         for at in day.evaluations(app, alert.frequency_s)
         for row in insights.ask(alert.text, at, window, LAG)
     ]

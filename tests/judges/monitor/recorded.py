@@ -10,6 +10,7 @@ from typing import Any
 from local.stack import Stack
 from tests.conftest import IN_A_HURRY
 from tests.end_to_end.backbone import Backbone
+from tests.judges.monitor.day import DESTINATION
 from tests.scripted_backend import Answer, ScriptedBackend
 from tests.telemetry.functions_worker import NOT_ABOUT_ITSELF, ONLY_WHEN_FLUSHED
 from tests.telemetry.ingestion_double import IngestionDouble
@@ -39,6 +40,10 @@ def record(directory: Path, target: Path) -> None:
                 "OTEL_TRACES_SAMPLER": "always_on",
                 "APPLICATIONINSIGHTS_CONNECTION_STRING": insights.connection_string,
                 "TMPDIR": str(directory),
+                "CALLBACKS": json.dumps(
+                    {DESTINATION: {"url": f"{backend.url}/told", "secret_setting": "TOLD_SECRET"}}
+                ),
+                "TOLD_SECRET": f"whsec_{'A' * 43}=",
             },
         ) as stack,
         stack.client() as http,
@@ -52,7 +57,7 @@ def record(directory: Path, target: Path) -> None:
             for timer in ("TaskQueueLogger", "TaskProcessLogger"):
                 stack.run_function(timer)
             names = {metric.data["metrics"][0]["name"] for metric in insights.items("Metric")}
-            return len(insights.items("Event")) >= expected and "tasks.steps" in names
+            return len(insights.items("Event")) >= expected and {"tasks.steps", "callbacks.deliveries"} <= names
 
         eventually(flushed, every_s=0.5)
         metrics = http.get("/api/v1/metrics").raise_for_status().text
@@ -96,6 +101,10 @@ def _happen(backbone: Backbone, backend: ScriptedBackend) -> dict[str, str]:
     backbone.ended(silent)
     _wait_for(backbone, PATH, lambda queue: queue["InFlight"] == 0)
     backbone.http.patch(f"/api/v1/queues{PATH}", json={"Paused": True}).raise_for_status()
+    headers = {"Start-Before": "1", "Callback": DESTINATION}
+    expired = backbone.http.post(f"/api/v1/submit{PATH}", content=b"{}", headers=headers).raise_for_status()
+    tasks["expired"] = expired.json()["TaskId"]
+    backbone.ended(tasks["expired"])
     tasks["waiting"] = backbone.submit(PATH)
     return tasks
 
