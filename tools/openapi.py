@@ -990,7 +990,7 @@ OPERATIONS: list[Operation] = [
             "required": True,
             "content": {
                 NDJSON: {
-                    "schema": TEXT,
+                    "schema": TEXT | {"contentMediaType": NDJSON, "contentSchema": schema(SubmitLine)},
                     "example": '{"Body": {"scene": "S2A_20261122"}, "IdempotencyKey": "S2A_20261122"}\n'
                     '{"Body": "a text", "Query": "classes=6", "Priority": 7}\n',
                 },
@@ -1490,7 +1490,8 @@ OPERATIONS: list[Operation] = [
         "GET",
         "/v1/schedules",
         SCHEDULES,
-        "List schedules by their owners and names",
+        "List schedules",
+        description="By their owners, and the names that these gave them. Owners see their own.",
         parameters=(
             parameter(
                 "query",
@@ -2380,7 +2381,8 @@ def _schemas() -> Json:
     for model in models.values():
         for name, member in model.get("properties", {}).items():
             model["properties"][name] = plain(member, models)
-    for name in ("QueueOutage", "SettingsChange", "EndReason"):  # they may be null, so they stand where they are used
+    # They may be null, so they stand where they are used.
+    for name in ("QueueOutage", "SettingsChange", "EndReason", "QueuePerOwner", "TaskCallback"):
         del models[name]
     for name in ("ProblemDocument", "ConflictDocument"):
         # What generators of Microsoft's give their exception as its message.

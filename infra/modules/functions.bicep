@@ -157,12 +157,10 @@ var telemetrySettings = {
 }
 
 // Each destination's, and the one that is being rotated out. All exist from the start, as those of the gateway do. Two
-// destinations may have the same one.
+// destinations may have the same one: the union has it once.
+var signing = union([], map(items(callbacks), destination => destination.value.secret_setting))
 var callbackSecrets = toObject(
-  flatten(map(
-    items(callbacks),
-    destination => [destination.value.secret_setting, '${destination.value.secret_setting}_PREVIOUS']
-  )),
+  flatten(map(signing, setting => [setting, '${setting}_PREVIOUS'])),
   setting => setting,
   setting => replace(toLower(setting), '_', '-')
 )

