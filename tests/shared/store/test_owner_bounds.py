@@ -476,6 +476,26 @@ async def test_ten_thousand_tasks_of_one_owner_cost_another_one_service_time(
         await fleet.run(37)
 
 
+async def test_a_refused_probe_of_a_lone_owner_gives_it_no_turn_before_others_that_come(
+    bounded: BoundedQueues, clock: Clock
+) -> None:
+    queues = bounded()
+    held = await hold(queues, clock, 1, "many", "held")
+    first, *others = tasks(3, clock, "many")
+    granted = await enqueue(queues, first, *others)
+    for _ in range(3):
+        assert granted == [grant_of(first)], "the probe"
+        refused, first = first, next_attempt(first)
+        assert (await queues.refused(refused, first, after_s=None)).grants == []
+        clock.advance(60)
+        granted = (await queues.grant_free_slots(PATH)).grants
+    refused, first = first, next_attempt(first)
+    await queues.refused(refused, first, after_s=None)
+    (few,) = tasks(1, clock, "z-few", name="few")
+    assert await enqueue(queues, few) == []
+    assert (await release(queues, grant_of(held[0]))).grants == [grant_of(few)]
+
+
 async def test_no_slot_is_idle_while_any_owner_may_have_it(bounded: BoundedQueues, clock: Clock) -> None:
     queues = bounded(OwnerBounds(in_flight=2), limit=5)
     fleet = Fleet(queues, clock, slots=5, service_s=lambda: 3)

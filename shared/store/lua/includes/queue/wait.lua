@@ -32,7 +32,8 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
     queue.w = queue.w + redis.call('ZCARD', key)
   else
     queue.w = queue.w + added
-    if added == 1 and returns then set_owner('ZINCRBY', -1, owner) end
+    -- One that is alone was not charged: it would go before others that come, once more for each refusal.
+    if added == 1 and returns and redis.call('ZCARD', owners_key) > 1 then set_owner('ZINCRBY', -1, owner) end
   end
   return added == 1
 end
