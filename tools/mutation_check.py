@@ -401,6 +401,13 @@ MUTATIONS = [
         )
     ),
     Mutation(
+        "fairness: a lone owner gets no turn back that it was not charged",
+        f"{LUA}/includes/queue/wait.lua",
+        "if added == 1 and returns and redis.call('ZCARD', owners_key) > 1 then",
+        "if added == 1 and returns then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
         "owner's bound: others go first",
         f"{LUA}/includes/queue/owner_bound.lua",
         "if held_by(rows[at]) < most then",
