@@ -22,6 +22,7 @@ from shared.tasks import status_texts
 from tests.faults.load import EXPIRES_S, Load
 from tests.faults.model_service import MODERN, PIPED, RATED, TAKEN, Entry, last_status, result_of
 from tests.faults.rig import SETTINGS, Rig, Usage
+from tests.faults.schedule import EachSecond
 from tests.faults.table import Fault
 from tests.faults.told import is_owed
 from tests.grant_times import GrantTimes
@@ -118,7 +119,7 @@ class Trials:
         chance = random.Random(seed)
         report = Report(fault.name, seed)
         times = GrantTimes(self._rig.redis_nodes, float(SETTINGS["REPUBLISH_S"]))
-        with times, Load(self._rig, seed) as load:
+        with times, EachSecond(self._rig) as schedule, Load(self._rig, seed) as load:
             time.sleep(chance.uniform(*pace.before_s))
             load.may_forget = fault.forgets
             with fault.strike(self._rig, chance):
@@ -126,9 +127,10 @@ class Trials:
             load.may_forget = False
             repaired_s = time.monotonic()
             load.finish()
+            schedule.finish()
             self._settle(load, report, repaired_s)
             load.stop_watching()
-        self._examine(load, fault, report)
+        self._examine(load, schedule, fault, report)
         over = 0 if fault.forgets else times.over(f"{MODERN}{RATED}", RATE.tasks, RATE.window_s * 1000)
         if over:
             report.wrong.append(f"{over} windows have more grants than {RATE}")
@@ -180,7 +182,7 @@ class Trials:
             return False
         return not any(count for (_, state), count in depths.items() if state not in _ENDED)
 
-    def _examine(self, load: Load, fault: Fault, report: Report) -> None:
+    def _examine(self, load: Load, schedule: EachSecond, fault: Fault, report: Report) -> None:
         world = self._rig.world()
         records = {task_id: rec for task_id, rec in world.records.items() if task_id not in self._earlier}
         states = Counter(rec["s"] for rec in records.values())
@@ -207,6 +209,7 @@ class Trials:
             *self._wrong_results(load, records),
             *self._rig.told.wrong(records),
             *_wrong_batch(world, load, self._rig.most_behind_s),
+            *(() if fault.forgets else schedule.wrong(records)),
         ]
         if not report.stuck:  # a stuck task may move on while it is counted
             report.wrong += [*_inconsistencies(world), *self._wrong_depths(world)]
