@@ -106,7 +106,7 @@ class Load:
     that was not acknowledged may exist or not. Some use the legacy function ``CacheConnectorUpsert``.
     """
 
-    def __init__(self, rig: Rig, seed: str) -> None:
+    def __init__(self, rig: Rig, seed: str, with_delays: bool = True) -> None:
         self.endings: dict[str, Ending] = {}
         """Each finished task, as the watcher first saw it."""
         self.batch_id: str | None = None
@@ -115,6 +115,7 @@ class Load:
         self.may_forget = False
         """Whether a task may be found in an earlier state than it was seen in."""
         self._rig = rig
+        self._with_delays = with_delays
         self._over = threading.Event()
         self._watched = threading.Event()
         self._errors: list[BaseException] = []
@@ -204,7 +205,7 @@ class Load:
             while not self._over.is_set():
                 submission = Submission(chance.choices([*_PATHS], [*_PATHS.values()])[0], _body(chance))
                 own.append(submission)
-                if chance.random() < DELAYED_SHARE:
+                if chance.random() < DELAYED_SHARE and self._with_delays:
                     submission.start_after = f"{chance.uniform(0, LONGEST_DELAY_S):.3f}"
                 elif submission.path.startswith(MODERN):
                     submission.expires = chance.random() < EXPIRING_SHARE

@@ -42,6 +42,8 @@ class Fault:
     """Whether it restarts a process that is checked for leaks, which would hide earlier ones."""
     forgets: bool = False
     """Whether Redis may lose what nobody was told is stored. So who looked at a task meanwhile may see it go back."""
+    delays: bool = False
+    """Whether it sets back the clock by which tasks start later, so that these start as much later."""
     why_not: Callable[[], str | None] = lambda: None
     """Why it cannot be had on this machine, if it cannot."""
 
@@ -234,6 +236,7 @@ def _redis_restarted(rig: Rig, chance: random.Random) -> Generator[None]:
 @_fault(
     "clock-back",
     f"the clock of Redis is set back by {CLOCK_BACK_S} s, and stays there",
+    delays=True,
     why_not=why_clocks_are_fixed,
 )
 def _clock_back(rig: Rig, chance: random.Random) -> Generator[None]:

@@ -119,7 +119,7 @@ class Trials:
         chance = random.Random(seed)
         report = Report(fault.name, seed)
         times = GrantTimes(self._rig.redis_nodes, float(SETTINGS["REPUBLISH_S"]))
-        with times, EachSecond(self._rig) as schedule, Load(self._rig, seed) as load:
+        with times, EachSecond(self._rig) as schedule, Load(self._rig, seed, with_delays=not fault.delays) as load:
             time.sleep(chance.uniform(*pace.before_s))
             load.may_forget = fault.forgets
             with fault.strike(self._rig, chance):
