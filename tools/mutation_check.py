@@ -31,6 +31,8 @@ BATCHES = "shared/dispatch/batches.py"
 PIPELINING = "shared/store/redis/pipelining.py"
 CALLBACK = f"{LUA}/callback"
 CALLBACK_STORE_TESTS = ("tests/shared/store/test_callbacks.py",)
+CALLBACK_TESTS = ("tests/cache_manager/test_callbacks.py",)
+CALLBACK_WIRE_TESTS = ("tests/contract/test_v1_callbacks.py",)
 LEGACY_TESTS = ("tests/shared/store/test_legacy_reports.py", "tests/cache_manager/test_legacy_reports.py")
 STORE_TESTS = (
     *(
@@ -1867,6 +1869,76 @@ MUTATIONS = [
         "if told and now < told[5] + CALL_KEPT_MS and now >= rec.m + arg.retention then",
         "if false then",
         CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: nobody is tried for more than a day",
+        f"{LUA}/includes/callback/drop_old.lua",
+        "while message and now >= (message[5] or message[2]) + CALL_KEPT_MS do",
+        "while false do",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: an end of a former version is found",
+        f"{CALLBACK}/look.lua",
+        "if is_terminal(rec.s) and call.e ~= rec.a then",
+        "if false then",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: an owner resends its own",
+        f"{CALLBACK}/resend.lua",
+        "if rec and arg.owner and arg.owner ~= rec.o then return -1 end",
+        "",
+        CALLBACK_STORE_TESTS,
+    ),
+    Mutation(
+        "callback: what fails is only probed",
+        "shared/dispatch/deliveries.py",
+        "return self._is_failing and self._now_ms() < self._closed_until_ms",
+        "return False",
+        CALLBACK_TESTS,
+    ),
+    Mutation(
+        "callback: a destination has few calls at a time",
+        "shared/dispatch/deliveries.py",
+        "return 1 if self._failures else self._most",
+        "return 1000",
+        CALLBACK_TESTS,
+    ),
+    Mutation(
+        "callback: a message is bounded",
+        "cache_manager/callback_schemas.py",
+        "    if len(body) <= MOST_BYTES:\n",
+        "    if True:\n",
+        CALLBACK_TESTS,
+    ),
+    Mutation(
+        "callback: a secret is one",
+        "shared/callback_settings.py",
+        "if not secret.startswith(_BEGINNING) or len(key) not in _SECRET_BYTES:",
+        "if False:",
+        ("tests/contract/test_callback_settings.py",),
+    ),
+    Mutation(
+        "callback: an owner's destination is its own",
+        "shared/dispatch/destinations.py",
+        "return self.owner is None or self.owner == owner",
+        "return True",
+        CALLBACK_WIRE_TESTS,
+    ),
+    Mutation(
+        "callback: each key signs",
+        "shared/dispatch/callback_client.py",
+        "for key in destination.keys)",
+        "for key in destination.keys[:1])",
+        CALLBACK_WIRE_TESTS,
+    ),
+    Mutation(
+        "callback: no redirect is followed",
+        "shared/dispatch/callback_client.py",
+        "allow_redirects=False)\n        except",
+        "allow_redirects=True)\n        except",
+        CALLBACK_WIRE_TESTS,
     ),
     Mutation(
         "endpoints: of a legacy create",

@@ -173,6 +173,7 @@ async def test_pauses_grow_and_the_id_stays_for_a_day(store: Store, clock: Clock
     task = await ended(store)
     began_ms, numbers, pauses = clock(), set[int](), list[float]()
     while events(await known(store)):
+        assert len(pauses) <= 70
         claimed, is_given_up = await store.callbacks.claim("ends", "t1")
         if claimed is None:
             assert is_given_up or store.is_repeating
@@ -185,7 +186,7 @@ async def test_pauses_grow_and_the_id_stays_for_a_day(store: Store, clock: Clock
     assert numbers == {1}
     assert 2.5 <= pauses[0] <= 5
     assert all(pause <= LONGEST_PAUSE_S for pause in pauses)
-    assert 24 <= len(pauses) <= 70
+    assert len(pauses) >= 24
     assert clock() == began_ms + DAY_S * 1000
     callback = (await known(store)).callback
     assert callback is not None
