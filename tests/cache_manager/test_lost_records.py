@@ -12,6 +12,7 @@ from cache_manager.reconciler import reconcile
 from shared.store import RedisLink, then_task_id
 from shared.store.batch_steps import LOOK_S, REGISTRATION_GRACE_S
 from shared.store.queries import Depth, Listing
+from shared.tasks.callback import ENDS, WantedCallback
 from shared.tasks.outcomes import Applied, SlotGrant
 from shared.tasks.task import Content, NewBatch, NewTask, PipelineStep, State, ThenTask
 from tests.cache_manager.process import REPUBLISH_S, Process
@@ -70,6 +71,15 @@ async def test_what_is_left_of_waiting_tasks_goes_within_a_round(
     await reconcile(process.services)
     assert await process.queues.depths() == {}
     assert (await process.queues.status(PATH)).waiting == 0
+    World(redis_server).assert_consistent()
+
+
+async def test_nobody_is_to_be_told_of_a_task_that_was_lost(process: Process, redis_server: Server) -> None:
+    await process.queues.configure(PATH, {"paused": True})
+    await process.store.create(replace(TASK, callback=WantedCallback("hook", ENDS)))
+    lose(redis_server, TASK.id)
+    await reconcile(process.services)
+    await reconcile(process.services)
     World(redis_server).assert_consistent()
 
 

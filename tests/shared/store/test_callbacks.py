@@ -389,11 +389,12 @@ async def test_the_state_of_a_destination_is_what_it_answered_last(store: Store,
     assert (state.last_answer, state.failing_since_ms) == ("200", None)
 
 
-async def test_a_clock_that_was_set_back_delays_nothing(store: Store, clock: Clock) -> None:
+@pytest.mark.parametrize("back_s", [600, 2 * DAY_S], ids=["a little", "by days"])
+async def test_a_clock_that_was_set_back_delays_nothing(back_s: int, store: Store, clock: Clock) -> None:
     mending = Mending(store.link, POLICY, clock)
     await ended(store)
     await sent(store)
     await mending.tend()
-    clock.advance(-2 * DAY_S)
+    clock.advance(-back_s)
     await mending.tend()
     assert (await sent(store)).message.number == 1

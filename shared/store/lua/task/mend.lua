@@ -19,7 +19,8 @@ local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
   qr = 'list',
   asked = 'string', keyed = 'string', answers = 'string',
-  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', ql = 'zset', qh = 'zset', qb = 'zset',
+  z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', ql = 'zset', qh = 'zset',
+  qb = 'zset',
   endpoints = 'zset', s1 = 'list', s10 = 'list', s60 = 'list', sum = 'string', series = 'zset', series_bytes = 'hash',
   paths = 'set', ended_paths = 'set', queues = 'set', starts = 'zset', delayed_paths = 'set',
   outages = 'hash', qi = 'hash', requests = 'hash', reconciler = 'hash', settings = 'hash', audited = 'hash',
@@ -66,7 +67,10 @@ local function mend_task(id)
     -- Whatever of its callback is lost is found there.
     redis.call('ZADD', task_key('owed'), time_text(now), id)
     local tried = tonumber(redis.call('ZSCORE', task_key('calls:' .. rec.J.d), id) or nil)
-    if tried and tried > now + LONGEST_PAUSE_MS then redis.call('ZADD', task_key('calls:' .. rec.J.d), time_text(now), id) end
+    -- Or it ended by the clock as it was before.
+    if tried and (tried > now + LONGEST_PAUSE_MS or rec.m > now) then
+      redis.call('ZADD', task_key('calls:' .. rec.J.d), time_text(now), id)
+    end
   end
   if is_delayed(rec) then return add_to_index(id, rec) end
   local index = task_key('z:' .. rec.p .. ':' .. rec.s)

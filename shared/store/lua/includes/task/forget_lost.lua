@@ -6,6 +6,7 @@ local function forget_lost(ids, paths)
   if #ids == 0 then return end
   redis.call('ZREM', task_key('due'), unpack(ids))
   redis.call('ZREM', task_key('starts'), unpack(ids))
+  redis.call('ZREM', task_key('owed'), unpack(ids))
   for _, id in ipairs(ids) do
     redis.call('DEL', task_key('b:' .. id), task_key('r:' .. id), task_key('k:' .. id), task_key('n:' .. id), task_key('c:' .. id))
   end
