@@ -24,6 +24,7 @@ from tests.waiting import eventually
 QUEUE_KEYS = {
     "EndpointPath",
     "Waiting",
+    "Delayed",
     "Demand",
     "Dispatched",
     "Running",

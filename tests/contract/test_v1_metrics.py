@@ -56,6 +56,7 @@ def test_metrics_tell_how_each_endpoint_stands_and_what_was_counted(
     states = {labels["state"]: number for labels, number in samples(metrics["backbone_tasks"], path)}
     assert states == {
         "created": 0,
+        "delayed": 0,
         "dispatched": 0,
         "running": 0,
         "completed": 3,

@@ -65,7 +65,7 @@ UNHEARD: Final = {
     "audit/finish": "the action is on record, as one of which nobody knows what came of it",
     "callback/record": "a message whose delivery is forgotten is delivered again: at least once",
     "combined/report_ends": _BATCH,
-    **dict.fromkeys(("schedule/get", "schedule/page"), _READS),
+    **dict.fromkeys(("schedule/due", "schedule/get", "schedule/page"), _READS),
     **dict.fromkeys(("schedule/expect_blob", "schedule/forget_blobs", "schedule/look_later"), _UPKEEP),
     "schedule/settle": "the run is started again, and finds its task",
     "task/mend": _UPKEEP,
