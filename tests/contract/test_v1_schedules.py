@@ -56,7 +56,6 @@ def stack(
         settings={
             "GATEWAY_KEY": GATEWAY_KEY,
             "RECONCILER_INTERVAL_S": "1",
-            "BLOB_CONTAINER": "schedules",
             "CALLBACKS": json.dumps({"told": {"url": backend.url + HOOK, "secret_setting": "TOLD_SECRET"}}),
             "TOLD_SECRET": SECRET,
         },
@@ -106,7 +105,7 @@ def started(app: httpx.Client, name: str) -> list[dict[str, Any]]:
 
 
 def blobs(azurite: Azurite, beginning: str = "s-") -> list[str]:
-    with ContainerClient.from_connection_string(azurite.connection_string, "schedules") as container:
+    with ContainerClient.from_connection_string(azurite.connection_string, "task-backbone") as container:
         return [blob.name for blob in container.list_blobs(name_starts_with=beginning)] if container.exists() else []
 
 
@@ -307,7 +306,7 @@ def test_an_upload_becomes_the_schedule_s(
     assert_problem(taken, 409, "upload-used")
     assert_problem(send(app, f"{name}-other", BodyUpload=upload), 409, "upload-used")
     # What becomes of the upload is nothing to the schedule.
-    with ContainerClient.from_connection_string(azurite.connection_string, "schedules") as container:
+    with ContainerClient.from_connection_string(azurite.connection_string, "task-backbone") as container:
         container.delete_blob(f"u-{upload}", delete_snapshots="include")
     app.post(f"/api/v1/schedules/{name}/run").raise_for_status()
     call = backend.next_call(path)
