@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.asked import Asked
 from cache_manager.audit import audited
-from cache_manager.callback_api import CALLBACK_HEADER, callback_of
+from cache_manager.callback_api import callback_of
 from cache_manager.many_lines import asked_lines
 from cache_manager.many_schemas import LineOutcome, WaitAnswer, WaitedTask, WaitRequest
 from cache_manager.many_service import Kind, ManySubmits, TakenLine
@@ -18,14 +18,12 @@ from cache_manager.owner import service_for
 from cache_manager.submitting import PIPELINE_HEADER, Way, batch_of, way_of
 from cache_manager.task_service import TaskService
 from cache_manager.timing import timing_of
-from shared import telemetry
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.http.operators import Role
 from shared.http.problems import Problem
 from shared.services import Services, ServicesByLoop
 from shared.settings import LONGEST_WAIT_S
-from shared.tasks.callback import WantedCallback
-from shared.tasks.task import NewTask, PipelineStep, Task
+from shared.tasks.task import Task
 
 NDJSON = "application/x-ndjson"
 _AGAIN_S = "5"
@@ -89,51 +87,25 @@ async def _kinds(req: func.HttpRequest, service: TaskService) -> tuple[Callable[
     Raises:
         Problem: as a submit would have it.
     """
-    registry, batch, priority = service.services.registry, batch_of(req) or "", parse.priority(req)
+    services, batch, priority = service.services, batch_of(req) or "", parse.priority(req)
     path, query, pipeline = parse.submitted_path(req), parse.backend_query(req.url), header(req, PIPELINE_HEADER)
-    timing = timing_of(req, service.services)
-
-    callback = callback_of(req, service.services.destinations, service.owner)
+    timing = timing_of(req, services)
+    asked = Asked(batch, priority, callback_of(req, services.destinations, service.owner), timing)
 
     def kind(way: Way) -> Kind:
-        template = service.services.destinations.with_default(
-            replace(_template(way, batch, priority, service, callback), **timing.fields)
-        )
-        named = callback.destination if callback else ""
-        asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: named, **timing.asked}
-        return Kind(template, way.route.path, asked)
+        template = services.destinations.with_default(asked.task("", way, service))
+        return Kind(template, way.route.path, asked.headers(way))
 
-    way = way_of(path, query, pipeline, registry)
-    await service.services.endpoint_bound.admit(*way.route.endpoints)
+    way = way_of(path, query, pipeline, services.registry)
+    await services.endpoint_bound.admit(*way.route.endpoints)
     kinds: dict[str | None, Kind] = {None: kind(way)}
 
-    def kind_of(asked: str | None) -> Kind:
-        if asked not in kinds:
-            kinds[asked] = kind(way_of(path, asked or "", pipeline, registry))
-        return kinds[asked]
+    def kind_of(query: str | None) -> Kind:
+        if query not in kinds:
+            kinds[query] = kind(way_of(path, query or "", pipeline, services.registry))
+        return kinds[query]
 
     return kind_of, way.route.path
-
-
-def _template(way: Way, batch: str, priority: int, service: TaskService, callback: WantedCallback | None) -> NewTask:
-    """A task of the request, without an id and a body."""
-    route = way.route
-    endpoint = route.endpoints[0]
-    steps = route.endpoints if route.is_pipeline else ()
-    return NewTask(
-        "",
-        endpoint.path,
-        **endpoint.backend.bounds,
-        query=endpoint.query,
-        traceparent=telemetry.traceparent(),
-        owner=service.owner or "",
-        priority=priority,
-        steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
-        pipeline=route.name,
-        batch=batch,
-        by=service.by,
-        callback=callback,
-    )
 
 
 def _none_taken(lines: Sequence[TakenLine]) -> Problem:

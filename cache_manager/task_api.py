@@ -11,10 +11,11 @@ from typing import Final
 import azure.functions as func
 
 from cache_manager import request_parsing as parse
+from cache_manager.asked import Asked
 from cache_manager.audit import audited
 from cache_manager.batch_schemas import view_of
 from cache_manager.batch_service import is_of_batch
-from cache_manager.callback_api import CALLBACK_HEADER, callback_of
+from cache_manager.callback_api import callback_of
 from cache_manager.history import TaskHistory
 from cache_manager.listing import LISTED_BY, listed_batch, listing_of
 from cache_manager.outcome_problems import OperationOutcome, retry_after_s, task_of, unknown_batch
@@ -34,7 +35,6 @@ from cache_manager.task_service import TaskService
 from cache_manager.timing import Timing, timing_of
 from cache_manager.upload_api import handed_in
 from cache_manager.uploads import Uploads
-from shared import telemetry
 from shared.bodies import BodyMissing
 from shared.http.conditional import json_unless_known, matches
 from shared.http.functions import HttpFunctions, header, json_response
@@ -44,7 +44,7 @@ from shared.services import Services, ServicesByLoop
 from shared.store import Outage, StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import Created, Existing, QueuePosition
-from shared.tasks.task import NewTask, PipelineStep, State, Task
+from shared.tasks.task import NewTask, State, Task
 from shared.tasks.uploads import Purpose, Upload
 
 _LONGEST_RETRY_AFTER_S: Final = 30
@@ -294,30 +294,15 @@ async def _new_task(
     upload: Upload | None,
     timing: Timing,
 ) -> NewTask:
-    route, owner = way.route, service.owner or ""
-    endpoint = route.endpoints[0]
-    batch = batch_of(req) or ""
-    callback = callback_of(req, service.services.destinations, service.owner)
-    named = callback.destination if callback else ""
-    asked = {"Pipeline": way.asked, "Batch": batch, CALLBACK_HEADER: named, **timing.asked}
-    fingerprint = await _fingerprint(req, content_type, endpoint.query, upload, asked) if key else ""
-    steps = route.endpoints if route.is_pipeline else ()
-    return NewTask(
-        await service.services.store.keyed_ids.id_of(owner, route.path, key) if key else new_task_id(),
-        endpoint.path,
-        **endpoint.backend.bounds,
-        query=endpoint.query,
-        traceparent=telemetry.traceparent(),
-        fingerprint=fingerprint,
-        owner=owner,
-        priority=parse.priority(req),
-        steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
-        pipeline=route.name,
-        batch=batch,
-        by=service.by,
-        callback=callback,
-        **timing.fields,
-    )
+    services, owner = service.services, service.owner
+    callback = callback_of(req, services.destinations, owner)
+    asked = Asked(batch_of(req) or "", parse.priority(req), callback, timing)
+    if not key:
+        return asked.task(new_task_id(), way, service)
+    query = way.route.endpoints[0].query
+    fingerprint = await _fingerprint(req, content_type, query, upload, asked.headers(way))
+    task_id = await services.store.keyed_ids.id_of(owner or "", way.route.path, key)
+    return asked.task(task_id, way, service, fingerprint)
 
 
 def outcome_response(

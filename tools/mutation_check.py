@@ -1965,9 +1965,9 @@ MUTATIONS = [
     ),
     Mutation(
         "pipeline: it is part of what an idempotency key stands for",
-        "cache_manager/task_api.py",
-        '"Pipeline": way.asked',
-        '"Pipeline": ""',
+        "cache_manager/asked.py",
+        "PIPELINE_HEADER: way.asked",
+        'PIPELINE_HEADER: ""',
         ("tests/contract/test_v1_pipelines.py::test_the_pipeline_is_part_of_what_an_idempotency_key_stands_for",),
     ),
     Mutation(

@@ -36,6 +36,15 @@ NEVER_NOW = "0 0 1 1 *"
 
 
 @pytest.fixture(scope="module")
+def redis_server(
+    redis_server: RedisServer | RedisCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer | RedisCluster]:
+    """One of its own: another stack may see to what is due, and knows neither the destination nor the backends."""
+    with type(redis_server)(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def stack(
     tmp_path_factory: pytest.TempPathFactory,
     redis_server: RedisServer | RedisCluster,
