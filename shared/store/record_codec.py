@@ -57,6 +57,8 @@ HISTORY_NUMBERS: Final = {
 """The numbers that the history has for states, for actors, and for the reasons that it stores."""
 _STATES: Final = {state.value: state for state in State}
 _ENDS: Final = tuple(state for state in State if state.is_terminal)
+_CLIENT: Final = Actor.CLIENT.value
+"""Not made at each use: to look up the value of a member takes 0.2 µs."""
 _STATE_OF_NUMBER: Final = {HISTORY_NUMBERS[state]: state for state in State}
 _ACTOR_OF_NUMBER: Final = {HISTORY_NUMBERS[actor]: actor for actor in Actor}
 _STORED_REASONS: Final[dict[int, Reason]] = {
@@ -192,43 +194,44 @@ def new_batch_record(new: NewBatch) -> dict[str, Any]:
 def new_task(new: NewTask, now_ms: int) -> Task:
     """The task whose record was just made of *new*: nothing has to be read back."""
     start = new.start(now_ms)
+    # What each task has by position: by name it would take half as long again.
     return Task(
-        id=new.id,
-        state=new.state,
-        path=new.path,
-        query=new.query,
-        status=new.status,
-        attempt=1,
-        failures=0,
-        publishes=1 if new.dispatch_requested else 0,
-        priority=new.priority,
-        dispatch_requested=new.dispatch_requested,
-        version=1,
-        created_ms=now_ms,
-        updated_ms=now_ms,
-        queued_ms=now_ms if start is None else start.at_ms,
-        body=new.body,
-        result=None,
-        traceparent=new.traceparent,
-        fingerprint=new.fingerprint,
-        owner=new.owner,
-        away_ms=None,
-        completion_unpublished=False,
-        history=(_submitted(new, now_ms),),
-        long_status=new.long_status,
-        lease_ms=to_ms(new.lease_s),
+        new.id,
+        new.state,
+        new.path,
+        new.query,
+        new.status,
+        1,
+        0,
+        1 if new.dispatch_requested else 0,
+        new.priority,
+        new.dispatch_requested,
+        1,
+        now_ms,
+        now_ms,
+        now_ms if start is None else start.at_ms,
+        new.body,
+        None,
+        new.traceparent,
+        new.fingerprint,
+        new.owner,
+        None,
+        False,
+        (_submitted(new, now_ms),),
+        new.long_status,
+        to_ms(new.lease_s),
         place=Place(1, len(new.steps)) if new.steps else None,
         pipeline=new.pipeline,
         batch=new.batch,
         callback=None if new.callback is None else Callback(new.callback.destination),
-        start=start,
         expires_ms=expires_ms(new, now_ms),
         max_run_ms=new.most_run_ms,
+        start=start,
     )
 
 
 def _submitted(new: NewTask, now_ms: int) -> Event:
-    who, end = Actor.CLIENT.value if new.by is None else OPERATOR, _end_of(new.state, Reason.SUBMIT, 0)
+    who, end = _CLIENT if new.by is None else OPERATOR, _end_of(new.state, Reason.SUBMIT, 0)
     return Event(now_ms, new.state, 1, who, new.status[:BRIEF_CHARS], new.path, Reason.SUBMIT, end, new.by)
 
 
@@ -377,7 +380,7 @@ class _History(Sequence[Event]):
         number = more[0] if more else 0
         reason = _STORED_REASONS.get(number, told)
         text = state.value if status is True else status
-        end = _end_of(state, reason, number) if state in _ENDS else None
+        end = _end_of(state, reason, number)
         if len(row) <= _OPERATOR:
             return Event(self._created_ms + at_ms, state, attempt, actor.value, text, path, reason, end)
         by = "" if row[_OPERATOR] is True else row[_OPERATOR]
@@ -392,12 +395,8 @@ class _History(Sequence[Event]):
 
 def _end_of(state: State, reason: Reason, number: int) -> EndReason | None:
     """Why a task ended with an event; *number* is what the history has stored beside."""
-    match state:
-        case State.COMPLETED:
-            return EndReason.COMPLETED
-        case State.CANCELLED:
-            return EndReason.CANCELLED
-        case State.FAILED:
-            return _STORED_ENDS.get(number, None if reason is Reason.GIVE_UP else EndReason.REPORTED)
-        case _:
-            return None
+    if state not in _ENDS:  # nearly always
+        return None
+    if state is State.FAILED:
+        return _STORED_ENDS.get(number, None if reason is Reason.GIVE_UP else EndReason.REPORTED)
+    return EndReason.COMPLETED if state is State.COMPLETED else EndReason.CANCELLED
