@@ -11,14 +11,14 @@ from typing import Any, Self, cast
 import redis
 
 from local.redis_server import RedisServer
+from tests.waiting import PATIENCE_S
 
 AWAITS_CLAIM_MS = 2**45
 """As ``lua/includes/queue/hold_slot.lua`` has it."""
 
 
 class GrantTimes:
-    """Within its context, hears when slots are granted, by Redis' clock. What happens while it is not connected, it
-    misses.
+    """Within its context, hears when slots are granted, by Redis' clock; not while a server is away.
 
     Args:
         claim_s: within which a granted attempt is to be claimed.
@@ -34,11 +34,14 @@ class GrantTimes:
         self._claim_ms = round(claim_s * 1000)
         self._known: set[str] = set()
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._hear_all, args=(server,), daemon=True) for server in servers]
+        self._listens = threading.Semaphore(0)
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        for server in self._servers:
+            threading.Thread(target=self._hear_all, args=(server,), daemon=True).start()
+        for _ in self._servers:
+            if not self._listens.acquire(timeout=PATIENCE_S):
+                raise TimeoutError("no MONITOR has begun")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,18 +60,33 @@ class GrantTimes:
             with suppress(redis.RedisError, OSError, ValueError), server.connect() as client:
                 monitor = cast("Any", client.monitor())
                 with monitor:
+                    self._listens.release()
                     self._hear(monitor.connection)
 
     def _hear(self, connection: Any) -> None:
         last: dict[str, list[int]] = {}
+        asked: set[str] = set()
+        """The entries of which this script has asked whether they hold a slot, but for those that it let wait since.
+        If it holds a slot for one of these, that slot was granted before."""
         while not self._over.is_set():
             line = connection.read_response()
-            words = (line.decode() if isinstance(line, bytes) else line).split('"')[1::2]
-            if words[:1] != ["ZADD"] or len(words) != 4 or "}qh:" not in words[1] or words[3] in self._known:
+            source, *quoted = (line.decode() if isinstance(line, bytes) else line).split('"')
+            if not source.endswith("lua] "):  # a script begins, or a replica follows
+                asked.clear()
                 continue
-            self._known.add(words[3])
-            path, at_ms = words[1].partition("}qh:")[2], int(float(words[2])) % AWAITS_CLAIM_MS - self._claim_ms
-            if path not in last or at_ms < last[path][-1]:
-                last[path] = []
-                self.by_path[path].append(last[path])
-            last[path].append(at_ms)
+            command, key, *words = quoted[::2]
+            if command == "ZADD" and "}qw:" in key:
+                asked.discard(words[-1])
+            elif command == "ZSCORE" and "}qh:" in key:
+                asked.add(words[0])
+            elif command == "ZADD" and "}qh:" in key and len(words) == 2 and words[1] not in self._known:
+                score, entry = words
+                self._known.add(entry)
+                if entry not in asked:
+                    self._note(last, key.partition("}qh:")[2], int(float(score)) % AWAITS_CLAIM_MS - self._claim_ms)
+
+    def _note(self, last: dict[str, list[int]], path: str, at_ms: int) -> None:
+        if path not in last or at_ms < last[path][-1]:
+            last[path] = []
+            self.by_path[path].append(last[path])
+        last[path].append(at_ms)

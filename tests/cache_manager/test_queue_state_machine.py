@@ -126,6 +126,8 @@ class WatchedLink(RedisLink):
     def __init__(self, server: Server, clock: Clock, witness: Witness, is_hard: bool | None = None) -> None:
         super().__init__(opener(server.url))
         self._clock, self._witness, self._is_hard = clock, witness, is_hard
+        self._one_at_a_time = asyncio.Lock()
+        """Between two pictures of a queue there is one script: the reconciler runs several at a time."""
         self.mishap: Mishap = None
         self.granted_ms: dict[str, list[int]] = {}
         """When each queue granted slots, as far as its rate knows."""
@@ -155,20 +157,22 @@ class WatchedLink(RedisLink):
             raise StoreUnavailable(mishap)
         entry = msgpack.unpackb(args[-1]).get("entry")
         for _ in range(2 if mishap == "repeated" else 1):
-            before = {path: self._witness.picture(path) for path in PATHS}
-            reply = await super().combined(name, *args)
-            for path in PATHS:
-                self._check(path, before[path], self._witness.picture(path), entry)
+            async with self._one_at_a_time:
+                before = {path: self._witness.picture(path) for path in PATHS}
+                reply = await super().combined(name, *args)
+                for path in PATHS:
+                    self._check(path, before[path], self._witness.picture(path), entry)
         if mishap == "answer lost":
             raise StoreUnavailable(mishap)
         return reply
 
     async def _watched(self, name: str, tag: str, *args: bytes | str) -> Any:
         arg = msgpack.unpackb(cast("bytes", args[0]))
-        before = self._witness.picture(arg["path"])
-        reply = await super().script(name, tag, *args)
-        if name != "queue/mark_held":
-            self._check(arg["path"], before, self._witness.picture(arg["path"]), arg.get("entry"))
+        async with self._one_at_a_time:
+            before = self._witness.picture(arg["path"])
+            reply = await super().script(name, tag, *args)
+            if name != "queue/mark_held":
+                self._check(arg["path"], before, self._witness.picture(arg["path"]), arg.get("entry"))
         return reply
 
     def _check_rate(self, path: str, before: Picture, after: Picture, count: int) -> None:

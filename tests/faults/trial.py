@@ -287,9 +287,12 @@ def _wrong_endings(records: Mapping[str, Mapping[str, Any]], load: Load, fault: 
         rec = records.get(submission.task_id or "")
         if rec and rec["s"] == "completed" and rec["x"] != last_status(submission.path, submission.body):
             yield f"{submission.task_id} did not get the body that it was submitted with"
-    bounded = {each.task_id: {*each.may_fail_with} for each in load.submissions if each.task_id}
+    submitted = {each.task_id: each for each in load.submissions if each.task_id}
+    unanswered = [each for each in load.submissions if not each.task_id]
     for task_id, rec in records.items():
-        may_fail_with = {*fault.may_fail_with, *bounded.get(task_id, ())}
+        # A task that was made, and whose caller had no answer, is one of those.
+        known = [submitted[task_id]] if task_id in submitted else [one for one in unanswered if one.path == rec["p"]]
+        may_fail_with = {*fault.may_fail_with, *(text for each in known for text in each.may_fail_with)}
         if rec["s"] in ("failed", "cancelled") and "G" not in rec and rec["x"] not in may_fail_with:
             yield f"{task_id} {rec['s']} for no good reason: {rec['x']}"
 

@@ -368,6 +368,18 @@ async def test_holders_whose_slots_were_lost_are_forgotten(
     assert holders(redis_server) == {"a t0.1", "a t1.1"}
 
 
+async def test_a_holder_whose_slot_was_lost_with_the_queue_is_forgotten_at_its_end(
+    bounded: BoundedQueues, clock: Clock, redis_server: Server
+) -> None:
+    queues = bounded(OwnerBounds(in_flight=1, is_hard=True))
+    [first] = await hold(queues, clock, 1, "a", "first")
+    delete(redis_server, "q", "qh")
+    await queues.release(PATH, grant_of(first), "a")
+    assert holders(redis_server) == set()
+    [more] = tasks(1, clock, "a", name="more")
+    assert await enqueue(queues, more) == [grant_of(more)]
+
+
 async def test_a_key_of_another_kind_in_their_place_is_removed(
     bounded: BoundedQueues, clock: Clock, redis_server: Server
 ) -> None:
