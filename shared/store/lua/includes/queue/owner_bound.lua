@@ -48,9 +48,9 @@ local function make_owner_bound(queue, set_owner)
     end
   end
 
-  -- Forgets the holders that hold no slot. Returns up to `limit` entries that hold one and whose owner is not known.
-  function bound.entries_without_owner(limit)
-    local owned, found = {}, {}
+  -- Forgets the holders that hold no slot. Returns the entries of the others.
+  function bound.forget_free_slots()
+    local owned = {}
     for _, each in ipairs(call_holders('ZRANGE', 0, -1)) do
       local entry = string.match(each, ' (.*)$')
       if not entry or owned[entry] or not redis.call('ZSCORE', held_key, entry) then
@@ -60,6 +60,12 @@ local function make_owner_bound(queue, set_owner)
       end
     end
     counts = {}
+    return owned
+  end
+
+  -- Returns up to `limit` entries that hold a slot and whose owner is not known.
+  function bound.entries_without_owner(limit)
+    local owned, found = bound.forget_free_slots(), {}
     for _, entry in ipairs(redis.call('ZRANGE', held_key, 0, -1)) do
       if #found == limit then break end
       if not owned[entry] then found[#found + 1] = entry end

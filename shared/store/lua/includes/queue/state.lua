@@ -152,9 +152,11 @@ local function load_queue()
     queue.i = queue_arg.cap or nil
     if queue_arg.rate or queue.R then queue.R = queue_arg.rate end
     if queue.W ~= queue_arg.bound then
+      local is_new = not queue.W
       queue.W = queue_arg.bound
-      -- Without a bound, nobody notes any more who holds a slot.
+      -- Without a bound, nobody notes any more who holds a slot. Where a queue was lost, slots ended of which this was noted.
       if not queue.W then redis.call('DEL', holders_key()) end
+      if is_new then make_owner_bound(queue, set_owner).forget_free_slots() end
     end
   end
   owner_bound = queue.W and make_owner_bound(queue, set_owner)
