@@ -403,10 +403,24 @@ MUTATIONS = [
         )
     ),
     Mutation(
-        "fairness: a lone owner gets no turn back that it was not charged",
+        "fairness: a lone owner gets no turn back",
         f"{LUA}/includes/queue/wait.lua",
-        "if added == 1 and returns and redis.call('ZCARD', owners_key) > 1 then",
-        "if added == 1 and returns then",
+        "if added == 1 and is_charged and redis.call('ZCARD', owners_key) > 1 then",
+        "if added == 1 and is_charged then",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "fairness: what was granted to a lone owner gives it no turn back",
+        f"{LUA}/includes/queue/grant_slots.lua",
+        "return entry, owner, rank, not is_alone",
+        "return entry, owner, rank, true",
+        OWNER_BOUND_TESTS,
+    ),
+    Mutation(
+        "fairness: what was granted while others waited gives its turn back",
+        f"{LUA}/includes/queue/hold_slot.lua",
+        "is_charged and score .. CHARGED or score",
+        "score",
         OWNER_BOUND_TESTS,
     ),
     Mutation(
@@ -2177,6 +2191,12 @@ MUTATIONS = [
                 "is_terminal(rec.s) and step",
             ),
             (
+                "the wait counts of a task whose owner was charged",
+                "includes/queue/wait_counted",
+                "% 1 >= 0.5",
+                "% 1 ~= 0",
+            ),
+            (
                 "a repeated acceptance counts once",
                 "queue/accepted",
                 "if not score or is_wait_counted(score)",
@@ -2914,8 +2934,8 @@ MUTATIONS = [
     Mutation(
         "events: a task that was granted its slot otherwise says nothing of them",
         f"{LUA}/includes/queue/grant_slots.lua",
-        "hold_slot(queue, entry, entry == published)",
-        "hold_slot(queue, entry, true)",
+        "hold_slot(queue, entry, entry == published, is_charged)",
+        "hold_slot(queue, entry, true, is_charged)",
         EVENT_TESTS,
     ),
     Mutation(

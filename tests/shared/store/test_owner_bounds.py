@@ -508,6 +508,58 @@ async def test_a_refused_probe_of_a_lone_owner_gives_it_no_turn_before_others_th
     assert (await release(queues, grant_of(held[0]))).grants == [grant_of(few)]
 
 
+@pytest.mark.parametrize("way", ["refused", "return entry", "released"])
+async def test_what_was_granted_while_its_owner_was_alone_gives_it_no_turn_before_others_that_came(
+    bounded: BoundedQueues, clock: Clock, way: str
+) -> None:
+    queues = bounded()
+    held = await hold(queues, clock, 1, "many", "held")
+    probe, *others = tasks(3, clock, "many")
+    assert await enqueue(queues, probe, *others) == [grant_of(probe)]
+    few = tasks(2, clock, "a-few", name="few")
+    assert await enqueue(queues, *few) == []
+    await queues.configure(PATH, {"limit": 1})
+    if way == "refused":
+        await queues.refused(probe, next_attempt(probe), after_s=60)
+    elif way == "return entry":
+        await queues.return_entry(probe, next_attempt(probe))
+    else:
+        await queues.released(next_attempt(probe), probe.attempt)
+    assert (await release(queues, grant_of(held[0]))).grants == [grant_of(few[0])]
+    assert (await release(queues, grant_of(few[0]))).grants == [grant_of(next_attempt(probe))]
+    assert (await release(queues, grant_of(next_attempt(probe)))).grants == [grant_of(few[1])]
+
+
+async def test_what_was_granted_while_others_waited_gives_its_turn_back(bounded: BoundedQueues, clock: Clock) -> None:
+    queues = bounded(limit=1)
+    await queues.configure(PATH, {"paused": True})
+    mine, theirs = tasks(3, clock, "a", name="mine"), tasks(3, clock, "b", name="theirs")
+    await enqueue(queues, *mine, *theirs)
+    task = mine[0]
+    granted = (await queues.configure(PATH, {"paused": False})).grants
+    for _ in range(3):
+        assert granted == [grant_of(task)]
+        await queues.accepted(task)
+        granted = (await queues.released(next_attempt(task), task.attempt)).grants
+        task = next_attempt(task)
+    assert granted == [grant_of(task)]
+    assert (await release(queues, grant_of(task))).grants == [grant_of(theirs[0])]
+
+
+async def test_an_owner_that_is_alone_by_now_gets_no_turn_back(bounded: BoundedQueues, clock: Clock) -> None:
+    queues = bounded(limit=2)
+    await queues.configure(PATH, {"paused": True})
+    many, few = tasks(3, clock, "many"), tasks(2, clock, "z-few", name="few")
+    await enqueue(queues, *many, few[0])
+    granted = (await queues.configure(PATH, {"paused": False})).grants
+    assert granted == [grant_of(many[0])], "the probe"
+    assert (await queues.accepted(many[0])).grants == [grant_of(few[0])]
+    await queues.released(next_attempt(many[0]), many[0].attempt)
+    await enqueue(queues, few[1])
+    await queues.configure(PATH, {"limit": 1})
+    assert (await release(queues, grant_of(few[0]))).grants == [grant_of(few[1])]
+
+
 async def test_no_slot_is_idle_while_any_owner_may_have_it(bounded: BoundedQueues, clock: Clock) -> None:
     queues = bounded(OwnerBounds(in_flight=2), limit=5)
     fleet = Fleet(queues, clock, slots=5, service_s=lambda: 3)

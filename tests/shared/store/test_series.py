@@ -72,6 +72,22 @@ async def test_steps_of_a_queue_alone_that_are_taken_twice_count_once(redis_url:
     await link.aclose()
 
 
+async def test_the_wait_of_a_task_whose_owner_was_charged_counts_once_too(redis_url: str, clock: Clock) -> None:
+    """Both are marks of the entry that holds the slot."""
+    link = RepeatingLink(opener(redis_url))
+    queues = QueueSteps(link, store_policy(), lambda path: None, clock)
+    await queues.configure(PATH, {"paused": True})
+    for owner in "ab":
+        await queues.enqueue([QueueEntry.of(new_task(owner, clock, owner))], arrive=True)
+    await queues.configure(PATH, {"paused": False})
+    await queues.accepted(new_task("a", clock, "a"))
+    (bucket,) = await EndpointSeries(link).read(
+        PATH, FIRST_MINUTE_MS, FIRST_MINUTE_MS + MINUTE_MS, MINUTE_MS, clock() + 1
+    )
+    assert bucket.waits == {0: 1}
+    await link.aclose()
+
+
 async def test_a_task_that_is_cancelled_while_it_waits_is_counted(task_store: TaskStore, clock: Clock) -> None:
     await task_store.queues.configure(PATH, {"paused": True})
     await submit(task_store, "t1")

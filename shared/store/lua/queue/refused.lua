@@ -22,9 +22,10 @@ local is_probe = queue.p == arg.entry
 local is_late = queue.Q and queue.Q[arg.entry] and not queue.B
 -- Also if another entry got this one's slot: that one is the probe, or was a moment ago.
 local refuses_probe = is_probe or (queue.a or 0) > queue_now or queue.B and (queue.p or queue.Q)
+local is_charged = is_charged_for(arg.entry)
 local held = remove_entry(queue, arg.entry, arg.owner)
 if held then count(RETRY) end
-wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
+wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held, is_charged)
 if queue.d then end_failures(queue) end
 queue.j = nil
 if queue.B and queue.p then

@@ -7,7 +7,8 @@
 -- @include queue/wait
 begin_queue(KEYS[1], cmsgpack.unpack(ARGV[1]))
 local arg, queue = queue_arg, load_queue()
+local is_charged = is_charged_for(arg.entry)
 local held = remove_entry(queue, arg.entry, arg.owner)
-wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held)
+wait(queue, arg.next, arg.owner, arg.queued_at, arg.priority, held, is_charged)
 save_queue()
 write_queues()

@@ -9,8 +9,8 @@
 -- @include queue/state
 -- @late rate_of queue/rate
 
--- Takes the next entry out of those that wait: the best of the owner that is furthest behind. Returns nil, true if each owner
--- that waits holds as many slots as it ever may.
+-- Takes the next entry out of those that wait: the best of the owner that is furthest behind. Returns it, its owner, its rank,
+-- and whether that owner was charged; nil, true if each owner that waits holds as many slots as it ever may.
 local function take_next(queue)
   while true do
     local known = read_queues[queue_key]
@@ -37,7 +37,7 @@ local function take_next(queue)
     if entry then
       -- One that is alone has had its turn too: instead of its own time, the queue's is set back.
       queue.w, queue.v = queue.w - 1, tonumber(first[2]) - (is_alone and 1 or 0)
-      return entry, owner, rank
+      return entry, owner, rank, not is_alone
     end
     recount(queue)
   end
@@ -66,8 +66,9 @@ local function take_probe(queue)
   if owner_bound and queue.W < 0 and owner_bound.is_reached(owner) then return end
   redis.call('ZREM', key, probe[1])
   queue.w = queue.w - 1
-  if redis.call('EXISTS', key) == 1 then set_owner('ZINCRBY', 1, owner) else set_owner('ZREM', owner) end
-  return probe[1], owner, probe[2]
+  local is_charged = redis.call('EXISTS', key) == 1
+  if is_charged then set_owner('ZINCRBY', 1, owner) else set_owner('ZREM', owner) end
+  return probe[1], owner, probe[2], is_charged
 end
 
 local function grant_slots(queue)
@@ -102,14 +103,14 @@ local function grant_slots(queue)
       ask_again_ms = rate and rate.ask_again_in_ms(at) or at - queue_now
       break
     end
-    local entry, owner, rank
-    if queue.O and queue.P then entry, owner, rank = take_probe(queue) end
-    if not entry then entry, owner, rank = take_next(queue) end
+    local entry, owner, rank, is_charged
+    if queue.O and queue.P then entry, owner, rank, is_charged = take_probe(queue) end
+    if not entry then entry, owner, rank, is_charged = take_next(queue) end
     if not entry then
       if not owner then recount(queue) end
       break
     end
-    hold_slot(queue, entry, entry == published)
+    hold_slot(queue, entry, entry == published, is_charged)
     if rate then rate.note() end
     if owner_bound then owner_bound.note(owner, entry) end
     if queue.d then queue.P = { owner, entry, rank } end

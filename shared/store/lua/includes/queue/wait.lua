@@ -1,6 +1,6 @@
--- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner is not
--- charged for it. An owner that is new among the owners comes with all its entries: that index may have been lost. It has its
--- turn after those that have yet to have theirs, and before those that have had it.
+-- Lets an entry wait, unless it waits or holds a slot already. One that returns keeps its place, and its owner gets back
+-- what it was charged for it. An owner that is new among the owners comes with all its entries: that index may have been
+-- lost. It has its turn after those that have yet to have theirs, and before those that have had it.
 -- Returns whether the entry waits from now on.
 -- @include queue/hold_slot
 -- @include queue/rank
@@ -10,7 +10,7 @@
 -- so that an owner which always comes anew has no more turns than others.
 local NEW_OWNER = 1 - 1 / 1024
 
-local function wait(queue, entry, owner, queued_ms, priority, returns)
+local function wait(queue, entry, owner, queued_ms, priority, returns, is_charged)
   if not queue_arg.just_created and holds_slot(entry) then return false end
   local key = waiting_key(owner)
   local since = queued_ms * RANKS_PER_MS
@@ -32,8 +32,9 @@ local function wait(queue, entry, owner, queued_ms, priority, returns)
     queue.w = queue.w + redis.call('ZCARD', key)
   else
     queue.w = queue.w + added
-    -- One that is alone was not charged: it would go before others that come, once more for each refusal.
-    if added == 1 and returns and redis.call('ZCARD', owners_key) > 1 then set_owner('ZINCRBY', -1, owner) end
+    -- One that was alone then was not charged, and one that is alone now has nobody to go before: else it would go before
+    -- others that come, once more for each refusal.
+    if added == 1 and is_charged and redis.call('ZCARD', owners_key) > 1 then set_owner('ZINCRBY', -1, owner) end
   end
   return added == 1
 end
