@@ -33,7 +33,7 @@ LATE_S: Final = 60.0
 """How long after a due time nothing was late. Later, it is caught up with, or skipped."""
 MOST_CAUGHT_UP: Final = 100
 GIVE_UP_S: Final = 86_400.0
-"""For how long a run is tried to be started, unless the schedule is due again before."""
+"""For how long a run is tried to be started, unless it makes way for the next one before."""
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 300.0
 _AT_ONCE: Final = 8
@@ -107,12 +107,14 @@ class ScheduleRuns:
             schedule = looked.schedule
             if schedule is None:
                 break
-            if schedule.pending is not None and await self._start(schedule, schedule.pending, looked):
-                continue
-            if schedule.next_ms is None or schedule.next_ms > looked.now_ms:
-                if schedule.pending is None:
-                    break
-                return  # it is tried again later
+            pending, is_due = schedule.pending, schedule.next_ms is not None and schedule.next_ms <= looked.now_ms
+            if pending is not None and not (is_due and await self._is_outdated(schedule, pending, looked.now_ms)):
+                if await self._start(schedule, pending, looked):
+                    continue
+                if not is_due or schedule.definition.catch_up is CatchUp.ALL:
+                    return  # it is tried again later
+            if schedule.next_ms is None or not is_due:
+                break
             if not await self._take(schedule, schedule.next_ms, looked.now_ms):
                 return  # another process sees to it
         await schedules.look_later(name)
@@ -168,7 +170,7 @@ class ScheduleRuns:
         if why is None:
             await schedules.settle(schedule.name, pending.task_id, pending.due_ms, "started")
             return True
-        is_over = is_final or looked.now_ms > pending.due_ms + GIVE_UP_S * 1000
+        is_over = is_final or looked.now_ms > pending.since_ms + GIVE_UP_S * 1000
         await schedules.settle(
             schedule.name,
             pending.task_id,
@@ -178,6 +180,15 @@ class ScheduleRuns:
             again_s=min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(pending.tries, 10)),
         )
         return is_over
+
+    async def _is_outdated(self, schedule: Schedule, pending: Pending, now_ms: int) -> bool:
+        """Whether so many times wait behind a run that could not be started that it is not made up for any more."""
+        if not schedule.is_held_up or schedule.next_ms is None:
+            return False
+        due = DueTimes.parse(schedule.definition.cron, schedule.definition.zone)
+        behind = await asyncio.to_thread(due.passed, schedule.next_ms, now_ms, MOST_CAUGHT_UP)
+        # It may have been started all the same, if an answer was lost.
+        return len(behind) == MOST_CAUGHT_UP and await self.services.store.get(pending.task_id) is None
 
     async def _why_not_started(self, looked: Looked, task_id: str) -> tuple[str | None, bool]:
         """None if it is started; and whether it never can be."""

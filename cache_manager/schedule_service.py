@@ -159,7 +159,8 @@ class ScheduleService:
         schedules = self.services.store.schedules
         looked = await schedules.get(name)
         for _ in range(MOST_CAUGHT_UP):
-            if looked.schedule is None or looked.now_ms < (looked.schedule.next_ms or looked.now_ms + 1):
+            schedule = looked.schedule
+            if schedule is None or schedule.is_held_up or looked.now_ms < (schedule.next_ms or looked.now_ms + 1):
                 break
             # It leaves the rest to another process that is at it, too.
             await ScheduleRuns(self.services).see_to(name)

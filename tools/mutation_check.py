@@ -65,6 +65,7 @@ UPLOAD_WIRE_TESTS = ("tests/contract/test_v1_uploads.py",)
 SCHEDULE = f"{LUA}/schedule"
 SCHEDULE_STORE_TESTS = ("tests/shared/store/test_schedules.py",)
 SCHEDULE_TESTS = ("tests/cache_manager/test_schedules.py",)
+SCHEDULE_HELD_UP_TESTS = ("tests/cache_manager/test_schedules_held_up.py",)
 CRON_TESTS = ("tests/shared/tasks/test_cron.py",)
 SIGNING_TESTS = ("tests/shared/test_signed_urls.py",)
 BATCH_TESTS = (
@@ -3806,6 +3807,41 @@ MUTATIONS = [
         "services.store.schedules.due.seen_to(names)",
         "pass",
         SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: what waits for room is not lost",
+        "cache_manager/schedule_runs.py",
+        "if not is_due or schedule.definition.catch_up is CatchUp.ALL:",
+        "if not is_due:",
+        SCHEDULE_HELD_UP_TESTS,
+    ),
+    Mutation(
+        "schedule: what waits for room asks for it with pauses",
+        f"{LUA}/includes/schedule/schedule.lua",
+        "if rec.p and (is_first or rec.p.at < (at or math.huge)) then at = rec.p.at end",
+        "if rec.p and rec.p.at < (at or math.huge) then at = rec.p.at end",
+        SCHEDULE_HELD_UP_TESTS,
+    ),
+    Mutation(
+        "schedule: a hundred wait for room at most",
+        "cache_manager/schedule_runs.py",
+        "return len(behind) == MOST_CAUGHT_UP and await",
+        "return len(behind) > MOST_CAUGHT_UP and await",
+        SCHEDULE_HELD_UP_TESTS,
+    ),
+    Mutation(
+        "schedule: a run is tried for a day from when it was first",
+        "cache_manager/schedule_runs.py",
+        "looked.now_ms > pending.since_ms + GIVE_UP_S * 1000",
+        "looked.now_ms > pending.due_ms + GIVE_UP_S * 1000",
+        SCHEDULE_HELD_UP_TESTS,
+    ),
+    Mutation(
+        "schedule: a change asks for no room",
+        "cache_manager/schedule_service.py",
+        "if schedule is None or schedule.is_held_up or looked",
+        "if schedule is None or looked",
+        SCHEDULE_HELD_UP_TESTS,
     ),
     Mutation(
         "schedule: a pause waits for what is due",

@@ -247,7 +247,7 @@ def _pack_definition(definition: Definition) -> dict[str, Any]:
 
 def _unpack(name: Name, raw: bytes) -> Schedule:
     record: dict[str, Any] = unpack(raw)
-    packed, pending, last = record["d"], record.get("p"), record.get("l")
+    packed, p, last = record["d"], record.get("p"), record.get("l")
     # An empty list is an empty map, too.
     runs: list[dict[str, Any]] = [*(record.get("r") or ())]
     body = unpack_content(packed["body"])
@@ -274,6 +274,6 @@ def _unpack(name: Name, raw: bytes) -> Schedule:
             Run(run["t"], RunOutcome(run["o"]), run.get("i", ""), run.get("y", ""), run.get("M", False))
             for run in reversed(runs)
         ],
-        pending=Pending(pending["t"], pending["i"], pending["r"]) if pending else None,
+        pending=Pending(p["t"], p["i"], p["r"], p.get("f", p["t"])) if p else None,
         last=LastTask(*last) if last else None,
     )

@@ -71,6 +71,8 @@ class Pending(NamedTuple):
     task_id: str
     tries: int
     """How often that was not possible."""
+    since_ms: int
+    """When it was to be started first: later than it was due, if it is caught up with."""
 
 
 class LastTask(NamedTuple):
@@ -120,3 +122,9 @@ class Schedule:
     """The last ones, the newest first."""
     pending: Pending | None
     last: LastTask | None
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what is due waits behind a run that could not be started, so that none of it is lost."""
+        is_refused = self.pending is not None and self.pending.tries > 0
+        return is_refused and self.definition.catch_up is CatchUp.ALL

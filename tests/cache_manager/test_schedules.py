@@ -382,7 +382,12 @@ async def test_a_run_that_its_queue_refuses_is_tried_again_until_the_next_time(
     assert outcomes(await found(process)) == ["starting: The queue takes no new tasks."]
     clock.advance(4)
     await reconcile(process.services)
-    assert (await found(process)).pending == (clock.ms - 4000, (await found(process)).runs[0].task_id, 1)
+    assert (await found(process)).pending == (
+        schedule.next_ms,
+        (await found(process)).runs[0].task_id,
+        1,
+        schedule.next_ms,
+    )
 
     await process.queues.configure(PATH, {"draining": False})
     clock.advance(1)

@@ -146,7 +146,7 @@ async def test_a_due_time_is_begun_once(store: Store, clock: Clock) -> None:
     clock.ms = DUE_MS
     begun = await store.schedules.begin(schedule, starting(), NEXT_MS)
     assert begun is not None
-    assert (begun.next_ms, begun.pending) == (NEXT_MS, Pending(DUE_MS, "t1", 0))
+    assert (begun.next_ms, begun.pending) == (NEXT_MS, Pending(DUE_MS, "t1", 0, DUE_MS))
     assert begun.runs == [starting()]
     assert await store.schedules.begin(schedule, starting(task_id="t2"), NEXT_MS) is None
     assert await store.schedules.begin(replace(schedule, next_ms=NEXT_MS), starting(), NEXT_MS) is None
@@ -194,7 +194,7 @@ async def test_the_next_time_gives_up_a_run_that_has_not_started(store: Store) -
     await store.schedules.settle(NAME, "t1", DUE_MS, "started")
     late = await found(store)
     assert late.runs == [starting(NEXT_MS, "t2"), Run(DUE_MS, RunOutcome.STARTED, "t1")]
-    assert late.pending == Pending(NEXT_MS, "t2", 0)
+    assert late.pending == Pending(NEXT_MS, "t2", 0, START_MS)
     await store.schedules.settle(NAME, "t2", NEXT_MS, "started")
     await store.schedules.settle(NAME, "t1", DUE_MS, "started")
     assert (await found(store)).last == LastTask(NEXT_MS, "t2")
@@ -204,7 +204,7 @@ async def test_a_run_that_cannot_start_is_counted_and_given_up(store: Store) -> 
     await store.schedules.begin(await put(store), starting(), NEXT_MS)
     for tries in (1, 2):
         await store.schedules.settle(NAME, "t1", DUE_MS, "waiting", why="full", again_s=5)
-        assert (await found(store)).pending == Pending(DUE_MS, "t1", tries)
+        assert (await found(store)).pending == Pending(DUE_MS, "t1", tries, START_MS)
     await store.schedules.settle(NAME, "t1", DUE_MS, "skipped", why="gone")
     schedule = await found(store)
     assert (schedule.pending, schedule.last) == (None, None)

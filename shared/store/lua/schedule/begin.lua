@@ -17,5 +17,8 @@ local given_up = rec.p and run_of(rec, rec.p.i)
 if given_up then given_up.o = 'skipped' end
 rec.p, rec.n, rec.k = nil, arg.next, arg.op
 add_run(rec, arg.run)
-if arg.run.i then rec.p = { t = arg.run.t, i = arg.run.i, r = 0, at = now_ms(arg.now) + arg.grace } end
+if arg.run.i then
+  local now = now_ms(arg.now)
+  rec.p = { t = arg.run.t, i = arg.run.i, r = 0, f = now, at = now + arg.grace }
+end
 return save_schedule(arg.name, rec)

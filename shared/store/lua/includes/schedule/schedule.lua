@@ -7,8 +7,8 @@
 --   g  the generation: another one with each definition that is put
 --   c  created at       m  the definition is of     k  last operation id     P  true while it is paused
 --   n  when it is due next; absent: never, or it is paused
---   p  the run that is to be started: {t (when it was due), i (the task's id), r (how often it was tried), at (when it is
---      tried next)}
+--   p  the run that is to be started: {t (when it was due), i (the task's id), r (how often it was tried), f (when it was to
+--      be first), at (when it is tried next)}
 --   l  {when it was due, id} of the last task that was started
 --   r  the last runs, the newest last: {t (when it was due), o (started, starting, skipped), i (the task's id), y (why it was
 --      skipped, or has not started), M (true if somebody asked for it)}
@@ -24,7 +24,9 @@ end
 -- Stores it, and sets when it is looked at next.
 local function save_schedule(name, rec)
   local raw, at = cmsgpack.pack(rec), rec.n
-  if rec.p and rec.p.at < (at or math.huge) then at = rec.p.at end
+  -- Where all times are made up for, those that follow wait behind one that could not be started.
+  local is_first = rec.p and rec.p.r > 0 and rec.d.catch_up == 'all'
+  if rec.p and (is_first or rec.p.at < (at or math.huge)) then at = rec.p.at end
   redis.call('SET', task_key('schedule:' .. name), raw)
   if at then
     redis.call('ZADD', task_key('schedules_due'), time_text(at), name)
