@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { may, send, sendJson } from "./api";
 import { zone } from "./clock";
-import { bytes, isTaskId, visible } from "./format";
+import { bytes, duration, isTaskId, visible } from "./format";
 import { type Polled, refreshes, usePolled } from "./poll";
 import { go, href, route } from "./router";
 import type { Schedule, ScheduleList, Task } from "./shapes";
@@ -89,6 +89,9 @@ function ScheduleOf({ name, owner }: { name: string; owner: string | null }) {
               <Fact name="Made up for after an outage">{one.CatchUp}</Fact>
               <Fact name="Body">{bytes(one.BodyBytes)}, <Said text={one.ContentType} /></Fact>
               <Fact name="Priority">{one.Priority}</Fact>
+              {one.StartBefore != null && <Fact name="May wait for">{duration(one.StartBefore)}</Fact>}
+              {one.MaxRun != null && <Fact name="May run for">{duration(one.MaxRun)}</Fact>}
+              {one.Callback && <Fact name="Calls when it ends"><Said text={one.Callback} /></Fact>}
               {one.Owner && <Fact name="Owner"><Said text={one.Owner} /></Fact>}
               <Fact name={`Changed, ${zone.value}`}><Time at={one.UpdatedAt} /></Fact>
             </dl>

@@ -212,6 +212,9 @@ export interface Schedule {
   CatchUp: string;
   Until: string | null;
   Priority: number;
+  StartBefore: number | null;
+  MaxRun: number | null;
+  Callback: string | null;
   Paused: boolean;
   UpdatedAt: string;
   NextTime: string | null;

@@ -397,6 +397,9 @@ class TestWhen:
         task_id = run("schedule", "run", name).stdout.decode().strip()
         shown = run("schedule", "show", name).stdout.decode()
         assert task_id in shown
+        bounded = run("schedule", "put", name, model.path, *how, "--start-before", "60", "--max-run", "5", "--json")
+        assert [json.loads(bounded.stdout)[member] for member in ("StartBefore", "MaxRun")] == [60, 5]
+        run("schedule", "put", name, model.path, *how, "--callback", "nobody", code=1)
         assert name in run("schedule", "list").stdout.decode()
         assert "paused" in run("schedule", "pause", name).stdout.decode()
         [resumed] = run("schedule", "resume", name, "--json").stdout.splitlines()

@@ -148,8 +148,10 @@ class TestSchedules:
     def test_a_schedule_is_put_seen_paused_run_and_deleted(self, client: Any, model: Model) -> None:
         name = f"s-{os.urandom(4).hex()}"
         how = {"cron": "30 6 * * mon-fri", "time_zone": "Europe/Berlin", "priority": 7, "overlap": "queue"}
+        how |= {"start_before_s": 21_600, "max_run_s": 90.5}
         put = client.schedules.put(name, model.path, "again", query={"a": "b c"}, **how)
         told = {"Cron": "30 6 * * mon-fri", "TimeZone": "Europe/Berlin", "Priority": 7, "Overlap": "queue"}
+        told |= {"StartBefore": 21_600, "MaxRun": 90.5, "Callback": None}
         assert {member: put[member] for member in told} == told
         assert (put["Path"], put["Query"], put["ContentType"]) == (model.path, "a=b+c", "text/plain; charset=utf-8")
         assert len(client.schedules.get(name)["NextTimes"]) == 5
@@ -175,6 +177,8 @@ class TestSchedules:
     def test_what_cannot_be_right_is_refused(self, client: Any, model: Model) -> None:
         with pytest.raises(errors.InvalidRequest, match="Cron"):
             client.schedules.put("any", model.path, cron="every morning")
+        with pytest.raises(errors.InvalidRequest, match="Callback"):
+            client.schedules.put("any", model.path, cron="0 0 1 1 *", callback="nobody")
         with pytest.raises(errors.NotFound):
             client.schedules.pause("there-is-none")
 

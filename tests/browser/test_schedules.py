@@ -19,7 +19,8 @@ PATH = "/v1/test/scheduled"
 def schedule(app: httpx.Client) -> str:
     name = f"nightly-{os.urandom(3).hex()}"
     asked = {"Path": PATH, "Body": "a body", "Cron": "30 6 * * mon-fri", "TimeZone": "Europe/Berlin"}
-    app.put(f"/api/v1/schedules/{name}", json=asked, timeout=60).raise_for_status()
+    bounds = {"StartBefore": 21_600, "MaxRun": 90}
+    app.put(f"/api/v1/schedules/{name}", json=asked | bounds, timeout=60).raise_for_status()
     return name
 
 
@@ -36,6 +37,9 @@ def test_the_list_tells_when_each_is_due_next(tab: Tab, schedule: str) -> None:
     tab.heading(f"Schedule {schedule}").wait_for()
     tab.page.get_by_text("It has not been due yet.").wait_for()
     assert tab.page.locator("dd time").count() >= 5
+    facts = tab.page.locator("dl.facts").inner_text()
+    assert re.search(r"May wait for\s+6 h", facts)
+    assert re.search(r"May run for\s+1 min 30 s", facts)
 
 
 def test_a_schedule_is_paused_resumed_and_deleted(tab: Tab, app: httpx.Client, schedule: str) -> None:

@@ -251,8 +251,9 @@ def _schedule(client: TaskClient, options: argparse.Namespace) -> int:
         if not (options.path and options.cron):
             raise ValueError("A schedule needs a path and --cron.")
         body = next(_files([options.file])) or sys.stdin.buffer if options.file else None
-        members = "cron", "time_zone", "overlap", "catch_up", "until", "content_type", "priority"
+        members = "cron", "time_zone", "overlap", "catch_up", "until", "content_type", "priority", "callback"
         how = {member: getattr(options, member) for member in members}
+        how |= {"start_before_s": options.start_before, "max_run_s": options.max_run}
         found = [schedules.put(name, options.path, body, query=_pairs(options.query), **how)]
     else:
         found = [schedules.get(name) if what == "show" else getattr(schedules, what)(name)]
@@ -439,6 +440,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     add("--query", metavar="NAME=VALUE", action="append", default=[], help="a parameter for the model service")
     add("--content-type", metavar="TYPE", help="of the files (default: by their names)")
     add("--priority", type=int, choices=range(10), help="9 goes first (default: 5)")
+    add("--max-run", type=float, metavar="S", help="an attempt that runs longer has failed")
+    add("--callback", metavar="NAME", help="whom the backbone calls at the end, by its name there")
     add = command(
         "submit", "submit a file as a task, or several as a batch, and print its id", waiting, saving, asking
     )
@@ -458,8 +461,6 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="start no sooner: seconds, or a time with its zone",
     )
     add("--start-before", type=_seconds_or_time, metavar="S|TIME", help="fail unless it was dispatched by then")
-    add("--max-run", type=float, metavar="S", help="an attempt that runs longer has failed")
-    add("--callback", metavar="NAME", help="whom the backbone calls at the end, by its name there")
     add("--idempotency-key", metavar="KEY", help="the same submit with the same key is the same task")
     add("--wait", action="store_true", help="wait for the ends of the tasks, as --output does")
     command("watch", "show how tasks go on, until their ends", waiting, saving)("id", metavar="ID", nargs="+")
@@ -485,6 +486,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     add("--overlap", choices=("skip", "queue", "cancel-running"), help="if the last task has not ended")
     add("--catch-up", choices=("none", "last", "all"), help="of the times that an outage took")
     add("--until", type=moment, metavar="TIME", help="it is due no more after that")
+    add(
+        "--start-before", type=float, metavar="S", help="a task fails unless it was dispatched so long after its time"
+    )
     for name, (_, _, text) in _ELSEWHERE.items():
         own[name] = commands.add_parser(name, help=text, description=text, add_help=False)
     text = "print a script by which a shell completes commands"

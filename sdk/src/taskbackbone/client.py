@@ -570,23 +570,27 @@ class AsyncSchedules:
         overlap: str | None = None,
         catch_up: str | None = None,
         until: datetime | None = None,
+        start_before_s: float | None = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> dict[str, Any]:
         """Make the schedule of this name, or change it. To do it twice is to do it once.
 
         Parameters:
-            path, body, content_type, query, priority: of each task, as of ``TaskClient.submit``.
+            path, body, content_type, query, priority, max_run_s, callback: of each task, as of ``TaskClient.submit``.
             cron: five fields, such as ``30 6 * * mon-fri``; six begin with the second.
             time_zone: whose clock that is, such as ``Europe/Berlin``; UTC without one.
             overlap: if the last task has not ended: ``skip`` the next one, as is usual, ``queue`` it, or
                 ``cancel-running``.
             catch_up: of the times that an outage took: ``last``, as is usual, ``none``, or ``all``, 100 at most.
             until: it is due no more after that.
+            start_before_s: a task fails unless it was dispatched so many seconds after its time.
 
         Raises:
             InvalidRequest: the expression, or something else, cannot be right.
         """
         told = {"Cron": cron, "TimeZone": time_zone, "Priority": priority, "Overlap": overlap, "CatchUp": catch_up}
-        told["Until"] = as_time(until)
+        told |= {"Until": as_time(until), "StartBefore": start_before_s, "MaxRun": max_run_s, "Callback": callback}
         with spooled() as spool:
             content, kind = await aready(body, spool)
             return await self._line.run(
@@ -1111,23 +1115,27 @@ class Schedules:
         overlap: str | None = None,
         catch_up: str | None = None,
         until: datetime | None = None,
+        start_before_s: float | None = None,
+        max_run_s: float | None = None,
+        callback: str | None = None,
     ) -> dict[str, Any]:
         """Make the schedule of this name, or change it. To do it twice is to do it once.
 
         Parameters:
-            path, body, content_type, query, priority: of each task, as of ``TaskClient.submit``.
+            path, body, content_type, query, priority, max_run_s, callback: of each task, as of ``TaskClient.submit``.
             cron: five fields, such as ``30 6 * * mon-fri``; six begin with the second.
             time_zone: whose clock that is, such as ``Europe/Berlin``; UTC without one.
             overlap: if the last task has not ended: ``skip`` the next one, as is usual, ``queue`` it, or
                 ``cancel-running``.
             catch_up: of the times that an outage took: ``last``, as is usual, ``none``, or ``all``, 100 at most.
             until: it is due no more after that.
+            start_before_s: a task fails unless it was dispatched so many seconds after its time.
 
         Raises:
             InvalidRequest: the expression, or something else, cannot be right.
         """
         told = {"Cron": cron, "TimeZone": time_zone, "Priority": priority, "Overlap": overlap, "CatchUp": catch_up}
-        told["Until"] = as_time(until)
+        told |= {"Until": as_time(until), "StartBefore": start_before_s, "MaxRun": max_run_s, "Callback": callback}
         with spooled() as spool:
             content, kind = ready(body, spool)
             return self._line.run(_put_schedule(self._line, name, path, query, content, content_type or kind, told))
