@@ -26,6 +26,7 @@ from shared.dispatch.registry import Endpoint
 from shared.http.problems import Problem
 from shared.rate import Rate
 from shared.store import RedisLink, StoreUnavailable, store
+from shared.store.redis.partitions import unpack
 from shared.store.upkeep_steps import WAIT_CAP_S
 from shared.tasks.outcomes import SlotGrant
 from shared.tasks.task import NewTask, State
@@ -70,6 +71,8 @@ class Picture:
     """The number of waiting entries. On a cluster, an id that two owners chose can have two."""
     holders: frozenset[str]
     """Whose entries hold slots, as the queue has noted it."""
+    owners: dict[str, str]
+    """By entry, as the records have it: a step may have made a task without an owner."""
 
     @property
     def is_counted(self) -> bool:
@@ -77,11 +80,11 @@ class Picture:
 
     @property
     def holders_are_known(self) -> bool:
-        return self.holders == {f"{_owner(entry)} {entry}" for entry in self.held}
+        return self.holders == {f"{self.owners[entry]} {entry}" for entry in self.held}
 
     @property
     def held_by(self) -> Counter[str]:
-        return Counter(map(_owner, self.held))
+        return Counter(self.owners[entry] for entry in self.held)
 
 
 class Witness:
@@ -108,7 +111,14 @@ class Witness:
             return frozenset(entry.decode() for client, key in keys for entry in client.zrange(key, 0, -1))
 
         entries = sum(client.zcard(key) for client, key in self.keys(path, "qw"))
-        return Picture(packed("q"), packed("qs"), entries_of("qw"), entries_of("qh"), entries, entries_of("qb"))
+        waiting, held = entries_of("qw"), entries_of("qh")
+        owners = {entry: self._owner(entry.partition(".")[0]) for entry in waiting | held}
+        return Picture(packed("q"), packed("qs"), waiting, held, entries, entries_of("qb"), owners)
+
+    def _owner(self, task_id: str) -> str:
+        key = "{" + tag_of(task_id) + "}t:" + task_id
+        packed = (client.get(key) for client in self._clients for _ in client.scan_iter(key))
+        return next((unpack(record).get("o", "") for record in packed), "")
 
     def due_ms(self, task_id: str) -> float | None:
         key = "{" + tag_of(task_id) + "}due"
@@ -209,11 +219,13 @@ class WatchedLink(RedisLink):
             assert before.state["u"] <= self._clock(), "a second probe began before the first was answered"
 
     def _check_owners(self, granted: Set[str], after: Picture) -> None:
-        beyond = {owner for owner in map(_owner, granted) if after.held_by[owner] > IN_FLIGHT}
+        owners = {after.owners[entry] for entry in granted}
+        beyond = {owner for owner in owners if after.held_by[owner] > IN_FLIGHT}
         if self._is_hard:
             assert not beyond, "granted beyond what an owner may ever have"
         elif beyond and not after.state.get("O"):  # during an outage, one at a time goes out
-            wanting = {owner for owner in map(_owner, after.waiting) if after.held_by[owner] < IN_FLIGHT}
+            wanting = {after.owners[entry] for entry in after.waiting}
+            wanting = {owner for owner in wanting if after.held_by[owner] < IN_FLIGHT}
             assert not wanting, "granted beyond an owner's bound while another waits that has less"
 
 
@@ -476,10 +488,6 @@ class QueueMachine(RuleBasedStateMachine):
         for work, call in self.in_flight:
             call.set_result(Accepted())
             await work
-
-
-def _owner(entry: str) -> str:
-    return OWNERS[entry.partition(".")[0]]
 
 
 async def _end(work: asyncio.Task[Any]) -> None:
