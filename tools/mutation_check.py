@@ -133,7 +133,7 @@ MUTATIONS = [
     Mutation(
         "delay: a deadline that is too early starts nothing",
         f"{TASK}/sweep.lua",
-        "elseif is_delayed(rec) and rec.q > now then",
+        "elseif is_delayed(rec) and (rec.q or rec.c) > now then",
         "elseif false then",
         STARTS_TESTS,
     ),
@@ -2809,7 +2809,7 @@ MUTATIONS = [
     Mutation(
         "outage: and those that wait",
         f"{TASK}/sweep.lua",
-        "if given_up and rec.q + given_up[1] <= now then",
+        "if given_up and (rec.q or rec.c) + given_up[1] <= now then",
         "if false then",
         OUTAGE_TESTS,
     ),

@@ -14,7 +14,7 @@ task_tag = KEYS[1]
 local now, rec = now_ms(arg.now), arg.rec
 local known, raw = load_record(arg.id)
 if known then return { known.k == arg.op and 'created' or 'exists', raw } end
-rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
+rec.c, rec.m, rec.v, rec.k, rec.h = now, now, 1, arg.op, ''
 append_event(rec, now, arg.actor, arg.brief)
 raw = save_record(arg.id, rec)
 redis.call('DEL', task_key('c:' .. arg.id)) -- left behind by a record that was lost

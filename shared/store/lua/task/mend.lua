@@ -45,7 +45,7 @@ local function deadline(rec, at)
   if is_terminal(rec.s) then return rec.y and now or math.min(rec.m, now) + arg.retention end
   if rec.E and (rec.s ~= 'dispatched' or rec.A) then return now + DEFERRED_END_MS end
   if not rec.w then return now + arg.retention end
-  if is_delayed(rec) then return rec.V and math.min(rec.q, rec.c + rec.V) or rec.q end
+  if is_delayed(rec) then return math.min(rec.q or rec.c, rec.c + (rec.V or math.huge)) end
   if rec.s ~= 'created' then
     local lease_end = now + rec.l * 2 ^ (rec.L or 0)
     return rec.I and rec.D and math.min(lease_end, math.max(now, rec.c + rec.D + rec.I[1])) or lease_end

@@ -13,7 +13,7 @@ local entries = {}
 for _, id in ipairs(ids) do
   local rec = readable_record(id)
   if rec and rec.w and (rec.z ~= 0 or rec.s ~= 'created') then
-    entries[#entries + 1] = { id, rec.a, rec.o or '', rec.q, rec.j or DEFAULT_PRIORITY }
+    entries[#entries + 1] = { id, rec.a, rec.o or '', rec.q or rec.c, rec.j or DEFAULT_PRIORITY }
   end
 end
 return { #ids, entries }

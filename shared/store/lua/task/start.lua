@@ -20,7 +20,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', starts, '-inf', now, 'LIMIT', 0,
   local rec = readable_record(id)
   if rec and is_delayed(rec) then
     remove_from_index(id, rec)
-    if rec.q <= now then
+    if (rec.q or rec.c) <= now then
       rec.z = 1
       redis.call('SADD', task_key('paths'), rec.p)
       local due = now + backoff(arg.publish_base, arg.wait_cap, 1)

@@ -158,14 +158,14 @@ local function take_next_step(id, rec, raw)
       take_deferred_end(id, rec)
     end
   elseif rec.V and rec.s == 'created' and rec.c + rec.V <= now then
-    fail(id, rec, string.format(arg.texts.expired, math.max(0, rec.c + rec.V - rec.q) / 1000), 'expired')
-  elseif is_delayed(rec) and rec.q > now then
+    fail(id, rec, string.format(arg.texts.expired, math.max(0, rec.c + rec.V - (rec.q or rec.c)) / 1000), 'expired')
+  elseif is_delayed(rec) and (rec.q or rec.c) > now then
     -- Its deadline was of another time, or it would expire before.
     add_to_index(id, rec)
-    set_due(id, rec.V and math.min(rec.q, rec.c + rec.V) or rec.q)
+    set_due(id, math.min(rec.q or rec.c, rec.c + (rec.V or math.huge)))
   elseif rec.s == 'created' and rec.w then
     local given_up = arg.given_up[rec.p]
-    if given_up and rec.q + given_up[1] <= now then
+    if given_up and (rec.q or rec.c) + given_up[1] <= now then
       fail(id, rec, given_up[2], 'unreachable')
     else
       check_again_later(id, rec, 'waits', false, false)

@@ -13,7 +13,7 @@ local function create_queued(tag, packed_new, body, path_tag, packed_enqueue)
   local created = create_task(tag, new, body)
   if created[1] ~= 'created' then return { created, false } end
   arg.just_created = not created.replay
-  if rec.T then arg.later = rec.q end
+  if rec.T then arg.later = rec.q or rec.c end
   local enqueued = enqueue_entries(path_tag, arg)
   -- If somebody learned of the task between this and the first try, it stays, and its deadline finds it.
   if enqueued[1] ~= 'enqueued' and withdraw_task(tag, new.id) == 0 then enqueued = { 'enqueued', {}, -1, false } end

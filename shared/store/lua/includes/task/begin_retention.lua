@@ -6,8 +6,7 @@
 local function begin_retention(id, rec, now, retention_ms, completion_ms)
   if rec.C then set_checkpoint(id, rec) end
   if rec.J then note_end(id, rec, now) end
-  rec.y = completion_ms > 0 or nil
-  rec.n = completion_ms > 0 and 1 or rec.n
+  if completion_ms > 0 then rec.y, rec.n = true, 1 elseif rec.y then rec.y = nil end
   set_due(id, now + (completion_ms > 0 and completion_ms or retention_ms))
   if rec.B then redis.call('ZADD', task_key('ends'), time_text(now), table.concat({ rec.B, id, rec.a, rec.s }, ' ')) end
 end

@@ -7,7 +7,7 @@
 local function create_task(tag, arg, body)
   task_tag = tag
   local now, rec = now_ms(arg.now), arg.rec
-  rec.c, rec.m, rec.q, rec.v, rec.k, rec.h = now, now, now, 1, arg.op, ''
+  rec.c, rec.m, rec.v, rec.k, rec.h = now, now, 1, arg.op, ''
   local delay = arg.start_in or arg.start_at and math.max(0, arg.start_at - now)
   if delay then rec.T, rec.z, rec.q, arg.due_in = delay, 0, now + delay, delay end
   -- A child's registration at its batch counts so long. Before it is created later, it has to be registered again.

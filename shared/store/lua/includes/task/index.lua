@@ -7,9 +7,9 @@ local function add_to_index(id, rec, path)
   path = path or rec.p
   if rec.T and rec.s == 'created' and rec.z == 0 and rec.a == 1 then
     redis.call('ZADD', task_key('z:' .. path .. ':delayed'), time_text(rec.c), id)
-    redis.call('ZADD', task_key('starts'), time_text(rec.q), id)
+    redis.call('ZADD', task_key('starts'), time_text(rec.q or rec.c), id)
     if path == rec.p then redis.call('SADD', task_key('delayed_paths'), path) end
-  elseif rec.s == 'created' and rec.q ~= rec.c then
+  elseif rec.s == 'created' and rec.q and rec.q ~= rec.c then
     redis.call('ZADD', task_key('z:' .. path .. ':again'), time_text(rec.c), id)
     redis.call('ZADD', task_key('z:' .. path .. ':since'), time_text(rec.q), id)
   else

@@ -10,7 +10,8 @@
 --   j  priority, if it is not the default
 --   z  how often its wait was checked; 0: it waits on its own, not in its endpoint's queue
 --   d  if that operation was a transition, where it began: the attempt, or {attempt, path} if it left another path
---   c  created at       m  updated at        q  in the queue since   l  lease in ms
+--   c  created at       m  updated at        l  lease in ms
+--   q  in the queue since, if that is not since it was created
 --   b  body {content type, bytes, blob}      r  result {content type, bytes, blob}; with a content encoding, the first
 --      is {content type, content encoding}
 --   C  checkpoint {content type, bytes, blob}
@@ -56,15 +57,18 @@
 
 local function pack_record(rec)
   local m, q = rec.m, rec.q
-  rec.m, rec.q = m ~= rec.c and m - rec.c or nil, q ~= rec.c and q - rec.c or nil
+  rec.m = m ~= rec.c and m - rec.c or nil
+  if q then rec.q = q ~= rec.c and q - rec.c or nil end
   local raw = cmsgpack.pack(rec)
-  rec.m, rec.q = m, q
+  rec.m = m
+  if q then rec.q = q end
   return raw
 end
 
 local function unpack_record(raw)
   local rec = cmsgpack.unpack(raw)
-  rec.m, rec.q = rec.c + (rec.m or 0), rec.c + (rec.q or 0)
+  rec.m = rec.c + (rec.m or 0)
+  if rec.q then rec.q = rec.c + rec.q end
   return rec
 end
 
