@@ -2181,7 +2181,7 @@ MUTATIONS = [
             (
                 "a repeated end counts once",
                 "includes/queue/release_entry",
-                "if arg.ended and (arg.once or is_known or queue.X ~= arg.entry)",
+                "if arg.ended and (is_first_time or is_known or queue.X ~= arg.entry)",
                 "if arg.ended",
             ),
             ("an end that comes later counts", "includes/queue/release_entry", " or queue.X ~= arg.entry)", ")"),
@@ -2206,7 +2206,7 @@ MUTATIONS = [
             (
                 "a repeated step counts no end",
                 "combined/apply_and_release",
-                "if not applied.replay and is_terminal",
+                "if is_first_time and is_terminal",
                 "if is_terminal",
             ),
             (
@@ -2507,8 +2507,8 @@ MUTATIONS = [
             (
                 "a replay reports what it had claimed",
                 "combined/apply_and_release",
-                "if applied.replay then",
-                "if false then",
+                "if not is_first_time then\n    -- The entries",
+                "if false then\n    -- The entries",
             ),
             (
                 "a step is not taken for its own claim",
@@ -2516,7 +2516,7 @@ MUTATIONS = [
                 "if id == step.id then return { 'state' } end",
                 "",
             ),
-            ("a claimed task has a window", "combined/apply_and_release", "window = then_.window", "window = 1e12"),
+            ("a claimed task has a window", "combined/apply_and_release", "step.op, then_.window", "step.op, 1e12"),
             (
                 "another attempt's end ends no entry",
                 "combined/apply_and_release",

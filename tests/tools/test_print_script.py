@@ -74,6 +74,18 @@ local function for_nobody_either() return for_nobody() end
         assert client.eval(script, 0) == 2
 
 
+def test_a_script_that_another_calls_takes_its_keys_and_arguments_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "called.lua").write_text("return ARGV[2] .. ARGV[1] .. KEYS[1] .. ARGV[1]\n")
+    (tmp_path / "task" / "script.lua").write_text("-- @function join task/called\nreturn join('key', ARGV[1], 2)\n")
+    monkeypatch.setattr(scripts, "LUA", tmp_path)
+    with RedisServer(tmp_path / "server") as server, server.connect() as client:
+        assert client.eval(read_scripts()["task/script"], 0, "1") == "21key1"
+        assert client.eval(read_scripts()["task/called"], 1, "key", "1", "2") == "21key1"
+
+
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [

@@ -3,11 +3,12 @@
 A file names the files that it uses by lines of the form ``-- @include task/record``, which is
 ``lua/includes/task/record.lua``. Each is put before the file that names it, once. So a script declares only what it
 uses, which matters: each declaration costs time whenever the script runs. A line ``-- @function apply_step
-task/apply`` includes a script as a function of KEYS and ARGV. The script itself stays the main chunk, since a
-function that captures twenty locals made a heartbeat 5 % slower. A line ``-- @late settle batch/settle`` includes a
-file for its function of that name, which most runs do not call: what only that function needs is declared when it is
-called. A function that a file declares and the script does not use is left out. ``python -m tools.print_script NAME``
-prints a script with the line numbers that Redis' error messages have.
+task/apply`` includes a script as a function of the keys and arguments that it names: ``apply_step(tag, step,
+data)``. The script itself stays the main chunk, since a function that captures twenty locals made a heartbeat 5 %
+slower. A line ``-- @late settle batch/settle`` includes a file for its function of that name, which most runs do not
+call: what only that function needs is declared when it is called. A function that a file declares and the script
+does not use is left out. ``python -m tools.print_script NAME`` prints a script with the line numbers that Redis'
+error messages have.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _DIRECTIVE: Final = re.compile(r"^-- @(?:include|(?P<how>function|late) (?P<name
 _FUNCTION: Final = re.compile(r"^local function (\w+)(?:\(.*\bend\n|.*\n(?:(?!end\n).*\n)*end\n)", re.MULTILINE)
 """One that a file declares: in one line, or up to the next ``end`` without indentation."""
 _COMMENT: Final = re.compile(r"--.*")
+_ARGUMENT: Final = re.compile(r"\b(KEYS|ARGV)\[(\d)\]")
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -104,11 +106,18 @@ def _parts(text: str, generated: Mapping[str, str], outside: Collection[str]) ->
         for needed in _DIRECTIVE.finditer(body):
             include(needed, (*including, file))
         body = _DIRECTIVE.sub("", body)
-        included[file] = f"local function {name}(KEYS, ARGV)\n{indent(body, '  ')}end\n" if how else body
+        included[file] = _function(name, body) if how else body
 
     for directive in _DIRECTIVE.finditer(text):
         include(directive, ())
     return included, _DIRECTIVE.sub("", text)
+
+
+def _function(name: str, script: str) -> str:
+    """A function of what the script is called with: tables for it would be built by each call."""
+    body = _ARGUMENT.sub(r"\1_\2", script)
+    named = sorted(set(_ARGUMENT.findall(script)), key=lambda argument: (argument[0] != "KEYS", argument))
+    return f"local function {name}({', '.join(map('_'.join, named))})\n{indent(body, '  ')}end\n"
 
 
 def _read(file: Path) -> str:

@@ -17,14 +17,15 @@
 -- @include task/service_time
 -- @include task/terminal
 
-local function claim_entry(entry, allowed_from, step, then_)
+-- Of all entries that are granted: a table costs time, and one that grows as it is filled costs more.
+local grant_claim = { claim = true }
+
+local function claim_entry(entry, claim, step, then_)
   local id, attempt = string.match(entry, '^(.*)%.(%d+)$')
   -- Its record has this operation's id, which would be taken for a replay.
   if id == step.id then return { 'state' } end
-  return apply_step({ tag_of(id) }, { {
-    id = id, attempt = tonumber(attempt), now = step.now, op = step.op, claim = true, allowed_from = allowed_from,
-    window = then_.window,
-  } })
+  claim.id, claim.attempt, claim.now, claim.op, claim.window = id, tonumber(attempt), step.now, step.op, then_.window
+  return apply_step(tag_of(id), claim)
 end
 
 local replies = each_step(4, function(tag, packed_step, data, packed_then)
@@ -32,10 +33,11 @@ local replies = each_step(4, function(tag, packed_step, data, packed_then)
   -- One moment for all of it.
   step.now = now_ms(step.now)
   then_.now = step.now
-  local applied = apply_step({ tag }, { step, data })
+  local applied = apply_step(tag, step, data)
   local queued
+  local is_first_time = not applied.replay
   if then_.entry then
-    then_.waited = not applied.replay and then_.waited or nil
+    if not is_first_time then then_.waited = nil end
     queued = accept_entry(tag_of_path(then_.path), then_)
   elseif applied[1] == 'applied' and is_terminal(applied.rec.s) or applied[6] == 'freed' then
     local rec = applied.rec
@@ -45,21 +47,23 @@ local replies = each_step(4, function(tag, packed_step, data, packed_then)
     then_.served = service_time(rec)
     if rec.T then then_.later = true end
     -- An end that another report may take back is counted when it takes effect. One that expired says nothing of its backend.
-    if not applied.replay and is_terminal(rec.s) and rec.w and step.reason ~= 'expired' then
-      then_.ended, then_.once = rec.s, true
+    if is_first_time and is_terminal(rec.s) and rec.w and step.reason ~= 'expired' then
+      then_.ended = rec.s
       -- An answer that is the result is no acceptance.
-      local is_first = rec.f == 0 and not rec.R and not rec.U
-      if step.actor == 'dispatcher' and rec.s == 'completed' and is_first then then_.waited = rec.c + rec.D - rec.q end
+      local is_first_try = rec.f == 0 and not rec.R and not rec.U
+      if step.actor == 'dispatcher' and rec.s == 'completed' and is_first_try then
+        then_.waited = rec.c + rec.D - (rec.q or rec.c)
+      end
     end
-    queued = release_entry(tag_of_path(path), then_)
+    queued = release_entry(tag_of_path(path), then_, is_first_time)
   end
   if not queued then return { applied, false, {} } end
   local claimed = {}
-  for i, entry in ipairs(queued[1]) do claimed[i] = claim_entry(entry, nil, step, then_) end
-  if applied.replay then
+  for i, entry in ipairs(queued[1]) do claimed[i] = claim_entry(entry, grant_claim, step, then_) end
+  if not is_first_time then
     -- The entries that the first time granted are claimed, and nobody has heard of it.
     for _, entry in ipairs(redis.call('ZRANGE', queued.held, 0, -1)) do
-      local again = claim_entry(entry, {}, step, then_)
+      local again = claim_entry(entry, { claim = true, allowed_from = {} }, step, then_)
       if again.replay then
         table.insert(queued[1], entry)
         claimed[#claimed + 1] = again

@@ -14,5 +14,5 @@ return each_step(2, function(tag, packed)
     begin_queue(tag_of_path(rec.p), { now = step.now, path = rec.p })
     return not holds_slot(step.id .. '.' .. rec.a)
   end
-  return apply_step({ tag }, { step, '' })
+  return apply_step(tag, step)
 end)

@@ -8,7 +8,7 @@
 -- @include combined/each_step
 -- @function report_step batch/report
 return each_step(3, function(tag, packed, packed_ends)
-  local reply = report_step({ tag }, { packed })
+  local reply = report_step(tag, packed)
   for ends_tag, ends in pairs(cmsgpack.unpack(packed_ends)) do
     task_tag = ends_tag
     redis.call('ZREM', task_key('ends'), unpack(ends))

@@ -12,6 +12,6 @@ local arg = cmsgpack.unpack(ARGV[1])
 begin_queue(KEYS[1], arg)
 local score = arg.waited and holds_slot(arg.entry)
 if not score or is_wait_counted(score) then arg.waited = nil end
-local reply = release_entry(KEYS[1], arg)
+local reply = release_entry(KEYS[1], arg, arg.once)
 write_queues()
 return reply

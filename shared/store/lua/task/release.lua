@@ -36,7 +36,7 @@ if rec and not is_replay then
     arg.status = string.format(arg.exhausted, rec.f + 1, arg.most)
   end
 end
-local applied = apply_step({ KEYS[1] }, { arg, '' })
+local applied = apply_step(KEYS[1], arg, '')
 -- One that waits apart has 0 in z.
 if applied[1] == 'applied' and applied.rec.s == 'created' and applied.rec.z ~= 0 then applied[6] = 'forgotten' end
 return applied

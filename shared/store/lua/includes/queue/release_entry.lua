@@ -17,7 +17,8 @@ local function count_end(arg)
   end
 end
 
-local function release_entry(tag, arg)
+-- `is_first_time` is true of a step that is no repetition.
+local function release_entry(tag, arg, is_first_time)
   begin_queue(tag, arg)
   local queue = load_queue()
   local is_known = redis.call('ZREM', held_key, arg.entry) == 1
@@ -40,9 +41,9 @@ local function release_entry(tag, arg)
   end
   if arg.later then forget_delayed(arg.entry, arg.owner) end
   -- A step that is taken twice counts once. An end may also be that of a task that waits apart, or has freed its slot.
-  if arg.ended and (arg.once or is_known or queue.X ~= arg.entry) then
+  if arg.ended and (is_first_time or is_known or queue.X ~= arg.entry) then
     count_end(arg)
-    if not arg.once then queue.X = arg.entry end
+    if not is_first_time then queue.X = arg.entry end
   end
   local granted, ms = grant_slots(queue)
   return { granted, ms, held = held_key }
