@@ -13,7 +13,7 @@ from shared.backend_settings import BackendSettings, PerOwner
 from shared.dispatch.embedded_addresses import written_addresses
 from shared.rate import Rate
 from shared.settings import Settings, SettingsError
-from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf, OwnerBounds
+from shared.tasks.owner_bounds import UNBOUNDED, OwnerBounds
 from shared.tasks.task import Bounds, PipelineStep
 
 MAX_PATH_CHARS: Final = 256
@@ -138,7 +138,6 @@ class BackendRegistry:
             bounds = _owner_bounds(PerOwner(), settings)
             backends.append(Backend("", url, settings.lease_s, per_owner=bounds))
         self._backends = sorted(backends, key=lambda backend: len(backend.prefix), reverse=True)
-        self._has_rates = any(backend.rate for backend in backends)
         self._pipelines: dict[str, tuple[Endpoint, ...]] = {}
         named = {_checked_path(_PIPELINES, name): steps for name, steps in settings.backends.pipelines.items()}
         for name in named:
@@ -219,15 +218,13 @@ class BackendRegistry:
 
     def rate(self, path: str) -> Rate | None:
         """How often the endpoint at *path* is given a task at most; None: as often as it has a slot."""
-        endpoint = self.endpoint_of(path) if self._has_rates else None
+        endpoint = self.endpoint_of(path)
         return endpoint.backend.rate if endpoint else None
 
-    @property
-    def owner_bounds(self) -> BoundsOf | None:
-        """How much of an endpoint one owner may have, by its path. None: any number, at all of them."""
-        if all(backend.per_owner == UNBOUNDED for backend in self._backends):
-            return None
-        return lambda path: endpoint.backend.per_owner if (endpoint := self.endpoint_of(path)) else UNBOUNDED
+    def owner_bounds(self, path: str) -> OwnerBounds:
+        """How much of the endpoint at *path* one owner may have."""
+        endpoint = self.endpoint_of(path)
+        return endpoint.backend.per_owner if endpoint else UNBOUNDED
 
     def resolve(self, url: str) -> Endpoint:
         """The endpoint that a client's absolute URL means.

@@ -150,17 +150,19 @@ class QueueEntriesArgument(TypedDict):
     limit: int
 
 
-class HoldingArgument(TypedDict):
+class GrantingArgument(TypedDict):
+    """By what a queue grants slots. Times are ms."""
+
+    cap: int | Literal[False]
+    claim: int
+    rate: NotRequired[tuple[int, int, int]]
     bound: NotRequired[int]
 
 
-class QueueArgument(HoldingArgument):
-    """What every script of a queue takes. Times are ms."""
+class QueueArgument(GrantingArgument):
+    """What every script of a queue takes."""
 
     now: int
-    cap: int | Literal[False]
-    rate: NotRequired[tuple[int, int, int]]
-    claim: int
     path: NotRequired[str]
 
 

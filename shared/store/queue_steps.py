@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, Self
+from functools import lru_cache
+from typing import Any, Final, Self
 
 from shared.rate import Rate
 from shared.store.arguments import (
@@ -40,7 +41,7 @@ from shared.store.arguments import (
 )
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
-from shared.store.queue_arguments import holding, packed_setting, refusing
+from shared.store.queue_arguments import Configured, packed_setting
 from shared.store.queue_replies import Away, Maintained, enqueued_of, granted_of
 from shared.store.queue_status import QueueStatus
 from shared.store.redis.link import NotAcknowledged, RedisLink
@@ -49,7 +50,7 @@ from shared.store.requeue import BackendAway
 from shared.store.series import Ended
 from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
-from shared.tasks.owner_bounds import BoundsOf, OwnerBounds
+from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf
 from shared.tasks.task import Task
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
@@ -63,6 +64,9 @@ TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
 """How many failures in a row that the backend answered bring no pause."""
+
+_MOST_CONFIGURED: Final = 1_000
+"""For how many endpoints a process has ready what they are configured to. A backend may have any number."""
 
 LimitOf = Callable[[str], int | None]
 """The configured limit of an endpoint path; None: no limit."""
@@ -110,18 +114,20 @@ class QueueSteps:
         limit_of: LimitOf = lambda path: None,
         now_ms: Clock | None = None,
         rate_of: RateOf = lambda path: None,
-        bounds_of: BoundsOf | None = None,
+        bounds_of: BoundsOf = lambda path: UNBOUNDED,
     ) -> None:
         self._link = link
         self._policy = policy
-        self._bounds_of = bounds_of
         self._claim_ms = to_ms(policy.slot_claim_s)
-        self._limit_of = limit_of
-        self._rate_of = rate_of
         self._now_ms = now_ms
         release: CombinedReleaseArgument = {"claim": self._claim_ms, "window": to_ms(policy.dispatch_window_s)}
         self._release_argument = pack(release)
-        self._enqueue_arguments: dict[tuple[int | Literal[False], Rate | None, OwnerBounds | None], bytes] = {}
+
+        @lru_cache(maxsize=_MOST_CONFIGURED)
+        def configured(path: str) -> Configured:
+            return Configured.of(policy, limit_of(path), rate_of(path), bounds_of(path))
+
+        self._configured = configured
 
     async def enqueue_new(
         self, entry: QueueEntry, *, start_in_ms: int | None = None, start_at_ms: int | None = None
@@ -129,7 +135,7 @@ class QueueSteps:
         """Let a new task wait, or if it starts later, count it; unless the queue refuses it."""
         argument: EnqueueArgument = {
             **self._queue(entry.path),
-            **refusing(self._policy, self._bounds(entry.path)),
+            **self._configured(entry.path).refusing,
             "entries": [entry.row],
             "new": True,
             "published": True,
@@ -369,17 +375,8 @@ class QueueSteps:
         return granted_of(path, reply)
 
     def enqueue_argument(self, path: str) -> bytes:
-        """The queue's part of the script that creates a task and enqueues it, which takes the rest from the
-        record."""
-        known_by = cap, rate, bounds = self._cap(path), self._rate_of(path), self._bounds(path)
-        packed = self._enqueue_arguments.get(known_by)
-        if packed is None:
-            argument: EnqueueArgument = {"now": 0, "cap": cap, "claim": self._claim_ms}
-            if rate is not None:
-                argument["rate"] = rate.packed
-            argument = {**argument, **holding(bounds), **refusing(self._policy, bounds)}
-            packed = self._enqueue_arguments[known_by] = pack(argument)
-        return packed
+        """The queue's part of the script that creates a task and enqueues it."""
+        return self._configured(path).enqueue
 
     def release_argument(self, accepted: Task | None) -> bytes:
         """The queue's part of the script that applies a step of a task: one that the backend *accepted*, or one that
@@ -390,19 +387,7 @@ class QueueSteps:
         return pack(accept)
 
     def _queue(self, path: str) -> QueueArgument:
-        argument: QueueArgument = {
-            "now": now_of(self._now_ms),
-            "path": path,
-            "cap": self._cap(path),
-            "claim": self._claim_ms,
-        }
-        rate = self._rate_of(path)
-        if rate is not None:
-            argument["rate"] = rate.packed
-        return argument if self._bounds_of is None else {**argument, **holding(self._bounds_of(path))}
-
-    def _bounds(self, path: str) -> OwnerBounds | None:
-        return self._bounds_of(path) if self._bounds_of else None
+        return {"now": now_of(self._now_ms), "path": path, **self._configured(path).granting}
 
     def _entry(self, task: Task) -> EntryArgument:
         return {**self._queue(task.path), "entry": SlotGrant.of(task).entry_id, "owner": task.owner}
@@ -426,9 +411,6 @@ class QueueSteps:
 
     def _longest_pause_ms(self) -> int:
         return to_ms(max(self._policy.backoff_base_s, 2 * self._policy.busy_retry_s))
-
-    def _cap(self, path: str) -> int | Literal[False]:
-        return self._limit_of(path) or False
 
     async def _run(self, name: str, path: str, argument: Mapping[str, Any]) -> Any:
         return await self._link.script(f"queue/{name}", tag_of(path), pack(argument))

@@ -62,7 +62,7 @@ from shared.tasks.outcomes import (
     SlotGrant,
     TooLate,
 )
-from shared.tasks.owner_bounds import BoundsOf
+from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf
 from shared.tasks.task import Content, NewTask, State, Task
 from shared.tasks.told_slots import ToldSlots
 
@@ -82,7 +82,7 @@ class TaskStore:
         limit_of: the configured limit of an endpoint path.
         now_ms: the clock; None for the Redis server's own, which all processes share.
         rate_of: the configured rate of an endpoint path.
-        bounds_of: the owners' bounds of an endpoint path; None: nobody has any.
+        bounds_of: the owners' bounds of an endpoint path.
 
     Attributes:
         queues: the queues of the same Redis.
@@ -108,7 +108,7 @@ class TaskStore:
         limit_of: LimitOf = lambda path: None,
         now_ms: Clock | None = None,
         rate_of: RateOf = lambda path: None,
-        bounds_of: BoundsOf | None = None,
+        bounds_of: BoundsOf = lambda path: UNBOUNDED,
     ) -> None:
         self.after_unacknowledged: Callable[[Applied], object] = lambda applied: None
         self._link = link

@@ -17,7 +17,7 @@ from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
 from shared.store.store import TaskStore
 from shared.tasks.outcomes import Applied, Claimed, Created, Enqueued, Full, SlotGrant
-from shared.tasks.owner_bounds import OwnerBounds
+from shared.tasks.owner_bounds import UNBOUNDED, OwnerBounds
 from shared.tasks.task import Content, NewBatch, NewTask, State, Task
 from tests.shared.store.conftest import Clock, RepeatingLink, opener
 from tests.shared.store.fleet import PATH, Fleet, completed, new_task, release
@@ -33,7 +33,7 @@ MANY = 1000
 class BoundedQueues(Protocol):
     def __call__(
         self,
-        bounds: OwnerBounds | None = ...,
+        bounds: OwnerBounds = ...,
         limit: int | None = ...,
         policy: StorePolicy = ...,
         *,
@@ -46,7 +46,7 @@ async def bounded(redis_url: str, clock: Clock) -> AsyncIterator[BoundedQueues]:
     links: list[RedisLink] = []
 
     def bounded(
-        bounds: OwnerBounds | None = None,
+        bounds: OwnerBounds = UNBOUNDED,
         limit: int | None = None,
         policy: StorePolicy = POLICY,
         *,
@@ -58,7 +58,7 @@ async def bounded(redis_url: str, clock: Clock) -> AsyncIterator[BoundedQueues]:
             policy,
             lambda path: limit,
             clock,
-            bounds_of=(lambda path: bounds) if bounds is not None else None,
+            bounds_of=lambda path: bounds,
         )
 
     yield bounded

@@ -35,9 +35,8 @@ class RateMachine(RuleBasedStateMachine):
 
     def __init__(self, server: Server, runner: asyncio.Runner, link: RedisLink, clock: Clock) -> None:
         super().__init__()
-        self.server, self.runner, self.clock = server, runner, clock
-        self.queues = QueueSteps(link, POLICY, lambda path: None, clock, lambda path: self.rate)
-        self.rate = RATES[0]
+        self.server, self.runner, self.link, self.clock = server, runner, link, clock
+        self.configure(RATES[0])
         self.passed_ms = 0
         self.granted_ms: list[int] = []
         self.held: list[Task] = []
@@ -47,7 +46,12 @@ class RateMachine(RuleBasedStateMachine):
     @initialize(rate=rates)
     def start(self, rate: Rate) -> None:
         self.server.flush()
-        self.clock.ms, self.rate = START_MS, rate
+        self.clock.ms = START_MS
+        self.configure(rate)
+
+    def configure(self, rate: Rate) -> None:
+        self.rate = rate
+        self.queues = QueueSteps(self.link, POLICY, now_ms=self.clock, rate_of=lambda path: rate)
 
     def run(self, step: Coroutine[Any, Any, Granted]) -> None:
         granted = self.runner.run(step)
@@ -114,12 +118,12 @@ class RateMachine(RuleBasedStateMachine):
 
     @rule(is_burst=st.booleans())
     def change_how(self, is_burst: bool) -> None:
-        self.rate = replace(self.rate, is_burst=is_burst)
+        self.configure(replace(self.rate, is_burst=is_burst))
 
     @rule(rate=rates)
     def change_rate(self, rate: Rate) -> None:
         """It counts for the windows that begin after it."""
-        self.rate = rate
+        self.configure(rate)
         self.granted_ms.clear()
 
     @rule(kinds=st.sampled_from([("q",), ("qr",), ("q", "qh"), ("q", "qo")]))

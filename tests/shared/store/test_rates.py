@@ -56,10 +56,14 @@ class Rated:
     asked: int = 0
 
     def __post_init__(self) -> None:
-        policy = replace(POLICY, max_backlog=self.max_backlog)
-        self.queues = QueueSteps(self.link, policy, lambda path: None, self.clock, lambda path: self.rate)
+        self.configure(self.rate)
         self._asks_ms: int | None = None
         self._tasks = 0
+
+    def configure(self, rate: Rate | None) -> None:
+        """Go on as a process that has other settings."""
+        self.rate, policy = rate, replace(POLICY, max_backlog=self.max_backlog)
+        self.queues = QueueSteps(self.link, policy, now_ms=self.clock, rate_of=lambda path: rate)
 
     async def take(self, count: int) -> None:
         """Let *count* more tasks come, each as a new one."""
@@ -266,7 +270,7 @@ async def test_a_rate_that_is_configured_no_more_is_forgotten(
 ) -> None:
     queue = rated(EVENLY)
     await queue.take(9)
-    queue.rate = None
+    queue.configure(None)
     await queue.follow(await queue.queues.grant_free_slots(PATH))
     assert len(queue.granted_ms) == 9
     await queue.take(1)
@@ -303,7 +307,7 @@ async def test_a_change_counts_from_then_on(after: Rate, rated: Callable[..., Ra
     queue = rated(EVENLY)
     await queue.take(60)
     await queue.run(START_MS + 30_000)
-    queue.rate = after
+    queue.configure(after)
     before = len(queue.granted_ms)
     changed_ms = clock.ms
     await queue.follow(await queue.queues.grant_free_slots(PATH))
@@ -319,7 +323,7 @@ async def test_a_change_between_evenly_and_at_once_lets_no_window_have_more(
     queue = rated(EVENLY)
     await queue.take(60)
     for rate in (EVENLY, BURST, EVENLY, BURST, BURST, EVENLY):
-        queue.rate = rate
+        queue.configure(rate)
         await queue.follow(await queue.queues.grant_free_slots(PATH))
         await queue.run(clock.ms + 7_000)
     assert most_within(queue.granted_ms, 12_000) == 6
@@ -436,7 +440,7 @@ async def test_metrics_tell_the_rate_that_applies(rated: Callable[..., Rated], c
     assert (await series.totals([PATH]))[PATH].rate == 1.5
     await queue.queues.configure(PATH, {"rate": Rate(5, 1)})
     assert (await series.totals([PATH]))[PATH].rate == 5
-    queue.rate = None
+    queue.configure(None)
     await queue.queues.configure(PATH, {"rate": None})
     assert (await series.totals([PATH]))[PATH].rate is None
 
