@@ -189,23 +189,24 @@ class Pipelines:
         self._tasks.add(task)
         task.add_done_callback(ended)
 
-    @asynccontextmanager
-    async def connection(self, node: Any) -> AsyncGenerator[Any]:
-        """A connection of the client's to its server, or to one of its nodes."""
+    async def acquire(self, node: Any) -> Any:
+        """An open connection of the client's to its server, or to one of its nodes, to be released."""
         if node is None:
-            pool = cast("Redis", self.client).connection_pool
-            connection = await pool.get_connection()
-            try:
-                yield connection
-            finally:
-                await pool.release(connection)
+            return await cast("Redis", self.client).connection_pool.get_connection()
+        connection = node.acquire_connection()
+        try:
+            await node.disconnect_if_needed(connection)
+            await connection.connect()
+        except BaseException:
+            node.release(connection)
+            raise
+        return connection
+
+    async def release(self, node: Any, connection: Any) -> None:
+        if node is None:
+            await cast("Redis", self.client).connection_pool.release(connection)
         else:
-            connection = node.acquire_connection()
-            try:
-                await node.disconnect_if_needed(connection)
-                yield connection
-            finally:
-                node.release(connection)
+            node.release(connection)
 
     async def aclose(self) -> None:
         while tasks := [*self._tasks]:  # one that ends may have begun another
@@ -248,32 +249,54 @@ class _ServerQueue:
         self._pipelines = pipelines
         self._waiting: deque[Command] = deque()
         self._batches_in_flight = 0
+        self._batches_to_come = 0
+        """How many of those in flight have taken no commands yet, as they have no connection."""
         self._answering = asyncio.Lock()
 
     def add(self, command: Command) -> None:
         self._waiting.append(command)
-        if len(self._waiting) == 1:
+        # The first to wait may find an open connection, which those to come did not.
+        if len(self._waiting) == 1 or len(self._waiting) > self._batches_to_come * BATCH_COMMANDS:
             self._start_batch()
 
     def _start_batch(self) -> None:
         if self._batches_in_flight < (BATCHES_WAITING if self.waits else BATCHES_IN_FLIGHT):
             # When the loop runs it, all commands of this tick have joined.
             self._batches_in_flight += 1
+            self._batches_to_come += 1
             self._pipelines.start(self._send_batches())
 
     async def _send_batches(self) -> None:
         try:
-            while commands := self._next_batch():
-                if self._waiting:
-                    self._start_batch()
+            while self._waiting:
+                # A connection first, then commands: while one is opened, they go over those that are open.
+                connection = await self._connection()
+                commands = self._next_batch()
+                self._batches_to_come -= 1
                 try:
-                    await self._exchange(commands)
+                    if self._waiting:
+                        self._start_batch()
+                    if commands:
+                        await self._exchange(commands, connection)
+                    elif not isinstance(connection, Exception):
+                        await self._pipelines.release(self.node, connection)
                 except Exception as error:  # a bug; the next batch goes on
                     log.exception("a batch of commands could not be answered")
                     for command in commands:
                         command.fail(error)
+                finally:
+                    self._batches_to_come += 1
         finally:
+            self._batches_to_come -= 1
             self._batches_in_flight -= 1
+
+    async def _connection(self) -> Any:
+        """A connection, or the error for which there is none."""
+        try:
+            async with _done_by(self._waiting[0].deadline):
+                return await self._pipelines.acquire(self.node)
+        except Exception as error:
+            return error
 
     def _next_batch(self) -> list[Command]:
         commands: list[Command] = []
@@ -285,13 +308,13 @@ class _ServerQueue:
                 size_bytes += len(command.packed)
         return commands
 
-    async def _exchange(self, commands: list[Command]) -> None:
+    async def _exchange(self, commands: list[Command], connection: Any) -> None:
         parts = _parts(commands)
         replies: list[Any] = []
         arrivals: list[Any] = []
         try:
             try:
-                await self._ask(parts, replies, arrivals, min([command.deadline for command in commands]))
+                await self._ask(parts, replies, arrivals, connection)
             except (RedisError, OSError, TimeoutError) as error:
                 # Each command without a reply goes once more, on its own.
                 log.info("a batch of %d commands was interrupted: %r", len(commands), error)
@@ -319,20 +342,16 @@ class _ServerQueue:
                 self._answering.release()
 
     async def _ask(
-        self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any], deadline: float
+        self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any], connection: Any
     ) -> None:
-        packed = [_wire_form(part) for part in parts]
-        asked = question(self._pipelines.durability, parts[0][0].prefix.words[3]) if self.waits else None
-        packed += [b"*%d\r\n%b" % (len(words), _packed(words)) for words in asked or ()]
+        if isinstance(connection, Exception):
+            raise connection
         try:
-            # A batch ends by the deadline of its oldest command, so no caller waits past its own for the commands
-            # before. Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that
-            # comes as it ends.
-            async with (
-                asyncio.timeout_at(deadline + 0.5),
-                asyncio.timeout_at(deadline),
-                self._pipelines.connection(self.node) as connection,
-            ):
+            packed = [_wire_form(part) for part in parts]
+            asked = question(self._pipelines.durability, parts[0][0].prefix.words[3]) if self.waits else None
+            packed += [b"*%d\r\n%b" % (len(words), _packed(words)) for words in asked or ()]
+            # By the deadline of the oldest command, so no caller waits past its own for the commands before.
+            async with _done_by(min([command.deadline for part in parts for command in part])):
                 await connection.send_packed_command(packed)
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
                     for answers in (*[replies] * len(parts), *[arrivals] * len(asked or ())):
@@ -340,10 +359,8 @@ class _ServerQueue:
                             answers.append(await connection.read_response(timeout=math.inf))
                         except ResponseError as error:
                             answers.append(error)
-        except AttributeError as error:
-            # redis-py raises it if another call closes the connection meanwhile, as after a failover. Only its own
-            # code runs here, so this hides no bug of ours.
-            raise ConnectionError("the connection was closed meanwhile") from error
+        finally:
+            await self._pipelines.release(self.node, connection)
 
     def _answer(self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any]) -> None:
         has_arrived = not self.waits or arrived(arrivals)
@@ -379,6 +396,24 @@ class _ServerQueue:
     def close(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(_closed())
+
+
+@asynccontextmanager
+async def _done_by(deadline: float) -> AsyncGenerator[None]:
+    """Let redis-py do something until the *deadline*, by the loop's clock.
+
+    Raises:
+        TimeoutError: it is not done by then.
+    """
+    try:
+        # Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
+        # ends.
+        async with asyncio.timeout_at(deadline + 0.5), asyncio.timeout_at(deadline):
+            yield
+    except AttributeError as error:
+        # redis-py raises it if another call closes the connection meanwhile, as after a failover. Only its own code
+        # runs here, so this hides no bug of ours.
+        raise ConnectionError("the connection was closed meanwhile") from error
 
 
 def _parts(commands: list[Command]) -> list[list[Command]]:

@@ -97,6 +97,56 @@ async def test_commands_sent_while_batches_are_in_flight_share_the_next_batch(
             assert 1 <= sum(each["cmd"] == "evalsha" for each in client.client_list()) <= BATCHES_IN_FLIGHT
 
 
+async def test_no_command_waits_for_a_connection_that_is_opened_while_another_is_there(
+    open_store: StoreFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    for id_ in IDS:
+        await store.get(id_)  # one connection to each node
+    connect = Connection._connect  # pyright: ignore[reportPrivateUsage]
+    may_open, opening = asyncio.Event(), 0
+
+    async def connect_later(self: Connection) -> None:
+        nonlocal opening
+        opening += 1
+        await may_open.wait()
+        await connect(self)
+
+    monkeypatch.setattr(Connection, "_connect", connect_later)
+    asked: list[asyncio.Future[Task | None]] = []
+    for id_ in IDS:
+        asked.append(asyncio.ensure_future(store.get(id_)))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*asked) == [None] * MANY
+    assert opening
+    may_open.set()
+
+
+async def test_a_new_connection_reads_no_metadata_of_packages(
+    open_store: StoreFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    await store.ping()
+    opened, read = 0, 0
+    connect = Connection._connect  # pyright: ignore[reportPrivateUsage]
+
+    async def counted(self: Connection) -> None:
+        nonlocal opened
+        opened += 1
+        await connect(self)
+
+    def lib_version() -> str:
+        nonlocal read
+        read += 1
+        return "8"
+
+    monkeypatch.setattr(Connection, "_connect", counted)
+    monkeypatch.setattr("redis.utils.get_lib_version", lib_version)
+    await asyncio.gather(*map(store.get, IDS))
+    assert opened
+    assert not read
+
+
 async def test_large_bodies_do_not_make_a_batch_exceed_its_limit(
     open_store: StoreFactory, redis_server: Server, sent: list[list[bytes]]
 ) -> None:
