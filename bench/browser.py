@@ -65,7 +65,7 @@ def run(quick: bool) -> list[Figure]:
         measures = {name: partial(_first_rows_s, browser, stack, to) for name, to in PAGES.items()}
         taken = side_by_side(repeats, measures)
         browser.close()
-    packed = {name: len(file.zipped) for name, file in files().items()}
+    packed = {name: len(file.packed) for name, file in files().items()}
     report.table(
         f"First rows with a CPU {SLOWED_TIMES} times as slow, nothing cached",
         ("page", "s"),

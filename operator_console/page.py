@@ -1,4 +1,4 @@
-"""The page's files, for anybody: they hold no data. They lie in ``dist``, which ``console/build.mjs`` writes."""
+"""The page's files, for anybody: they hold no data. ``console/build.mjs`` packs them into ``dist``."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ async def answer(req: func.HttpRequest) -> func.HttpResponse:
         return func.HttpResponse(status_code=304, headers=headers)
     headers["Content-Type"] = file.content_type
     if not _takes_gzip(req):
-        return func.HttpResponse(file.content, headers=headers)
-    return func.HttpResponse(file.zipped, headers={**headers, "Content-Encoding": "gzip"})
+        return func.HttpResponse(gzip.decompress(file.packed), headers=headers)
+    return func.HttpResponse(file.packed, headers={**headers, "Content-Encoding": "gzip"})
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,11 @@ class PageFile:
     """A file of the page. All but ``index.html`` have their content's hash in their name, and so never change."""
 
     name: str
-    content: bytes
-
-    @cached_property
-    def zipped(self) -> bytes:
-        return gzip.compress(self.content, mtime=0)
+    packed: bytes
 
     @cached_property
     def etag(self) -> str:
-        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+        return f'"{hashlib.sha256(self.packed).hexdigest()[:16]}"'
 
     @property
     def content_type(self) -> str:
@@ -96,7 +92,7 @@ class PageFile:
 @cache
 def files() -> Mapping[str, PageFile]:
     """All files by their names, read at the first request. A name that is none of them leads to no other file."""
-    return {path.name: PageFile(path.name, path.read_bytes()) for path in DIST.iterdir()}
+    return {path.stem: PageFile(path.stem, path.read_bytes()) for path in DIST.glob("*.gz")}
 
 
 def _to_index(req: func.HttpRequest) -> func.HttpResponse:

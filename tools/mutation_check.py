@@ -1392,7 +1392,7 @@ MUTATIONS = [
         "console: a name that is no file of the page",
         "operator_console/page.py",
         "file = files().get(name)",
-        "file = PageFile(name, (DIST / name).read_bytes()) if (DIST / name).is_file() else None",
+        "file = PageFile(name, gzip.compress((DIST / name).read_bytes())) if (DIST / name).is_file() else None",
         CONSOLE_TESTS,
     ),
     Mutation(

@@ -6,8 +6,7 @@ import { asText, pictureOf } from "../src/content";
 import { csv } from "../src/export";
 import { bytes, counted, duration, indented, isPath, isTaskId, percent, roughly, shellQuoted, visible } from "../src/format";
 import { nextWaitMs, spend, waitMs } from "../src/pace";
-import { timeMarks } from "../src/chart";
-import { utc } from "../src/clock";
+import { alone } from "../src/chart";
 import { failures, needsAttention, oldestSeconds, ownerWords, rateWords, serviceWords, settingWords } from "../src/queue_words";
 import { href } from "../src/router";
 import { attempts } from "../src/timeline";
@@ -130,14 +129,9 @@ test("a line has gaps where nothing is known, and a point where one figure is al
   assert.equal(linePath([null, null], (index) => index, (value) => value), "");
 });
 
-test("an axis of time has full hours and days by the clock that is shown", () => {
-  utc.value = true;
-  const hours = timeMarks(Date.parse("2026-11-30T08:07:00Z"), Date.parse("2026-11-30T14:05:00Z"), 8);
-  assert.deepEqual(hours.map((mark) => new Date(mark).toISOString().slice(11, 16)), ["09:00", "10:00", "11:00", "12:00",
-    "13:00", "14:00"]);
-  const days = timeMarks(Date.parse("2026-11-01T08:00:00Z"), Date.parse("2026-11-30T08:00:00Z"), 10);
-  assert.ok(days.length > 1 && days.length <= 10 && days.every((mark) => mark % 86_400_000 === 0));
-  assert.deepEqual(timeMarks(Number.NaN, Number.NaN, 8), []);
+test("figures that stand alone in a chart are found, also at its ends", () => {
+  assert.deepEqual(alone([1, null, 2, 3, null, 4, null, null, 5]), [0, 5, 8]);
+  assert.deepEqual(alone([null, null]), []);
 });
 
 test("bounds of a queue are said in words", () => {

@@ -161,7 +161,7 @@ def _take(browser: Browser, stack: Stack, busy: _Busy, scheme: str) -> None:
     tab.page.locator(".attention").first.wait_for()
     _keep(tab, f"console-queues-{scheme}")
     tab.go(f"queue{_DETECT}")
-    tab.page.locator(".chart svg").nth(3).wait_for()
+    tab.page.locator("canvas").nth(3).wait_for()
     tab.row("infrared").wait_for()
     _keep(tab, f"console-queue-{scheme}", height=1000)
     tab.go(f"tasks/{busy.piped}")

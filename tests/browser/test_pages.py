@@ -30,6 +30,15 @@ PACKED = """
   .then(() => new Promise(requestAnimationFrame)).then(() => new Promise(requestAnimationFrame)).then(() => true)
 """
 """Has the browser pack something as the page does, and draw what has come of it."""
+IS_DRAWN = """
+(name) => {
+  const { width, height } = document.querySelector("canvas");
+  const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, width, height);
+  const colour = parseInt(getComputedStyle(document.body).getPropertyValue(name).slice(1), 16);
+  return data.some((_, at) => at % 4 === 0 && (data[at] << 16 | data[at + 1] << 8 | data[at + 2]) === colour);
+}
+"""
+"""Whether the first chart has the colour of that name as the style sheet has it now."""
 
 
 @pytest.fixture
@@ -74,10 +83,29 @@ def test_one_queue_has_its_figures_and_why_tasks_failed(
     assert reasons.locator("tbody tr").count() == 1
     for title in ("Throughput", "Waiting and at work", "Wait before the first dispatch", "Run"):
         tab.page.get_by_role("heading", name=title).first.wait_for()
-    assert tab.page.locator(".chart svg").count() == 4
+    assert tab.page.locator("canvas").count() == 4
     tab.button("7 days").click()
     tab.page.get_by_text("Throughput, tasks 10 minutes").wait_for()
     assert "range=7d" in tab.page.url
+
+
+def test_a_chart_follows_the_mouse_the_zone_and_the_scheme_and_tells_itself(tab: Tab, world: World) -> None:
+    tab.go(f"queue{world.path}")
+    chart = tab.page.get_by_role("region", name="Throughput")
+    chart.get_by_role("img", name=re.compile(r"^Throughput.* Largest: created \d")).wait_for()
+    legend, canvas = chart.locator(".legend span").first, chart.locator("canvas")
+    latest = legend.inner_text()
+    chart.locator(".u-over").hover(position={"x": 100, "y": 60})
+    eventually(lambda: legend.inner_text() != latest)
+    pointed = legend.inner_text()
+    tab.page.mouse.move(0, 0)
+    eventually(lambda: legend.inner_text() != pointed)
+    local = canvas.evaluate("(one) => one.toDataURL()")
+    tab.page.keyboard.press("u")
+    eventually(lambda: canvas.evaluate("(one) => one.toDataURL()") != local)
+    assert tab.page.evaluate(IS_DRAWN, "--soft")
+    tab.page.emulate_media(color_scheme="dark")
+    eventually(lambda: tab.page.evaluate(IS_DRAWN, "--soft"))
 
 
 def test_a_task_that_waits_tells_its_place_and_a_running_one_grows(tab: Tab, app: httpx.Client, world: World) -> None:

@@ -15,14 +15,14 @@ import pytest
 from local.azurite import Azurite
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import Stack
-from operator_console.page import DIST, POLICY
+from operator_console.page import POLICY, files
 from shared.settings import Settings
 from tests.in_process import InProcessApp
 from tests.scripted_backend import ScriptedBackend
 from tests.waiting import PATIENCE_S
 
 PAGE = "/api/console"
-SCRIPT = next(path.name for path in DIST.iterdir() if path.suffix == ".js")
+SCRIPT = next(name for name in files() if name.endswith(".js"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_console_begins_at_its_index(stranger: httpx.Client, path: str) -> N
 def test_the_page_needs_no_key_and_forbids_what_it_does_not_need(stranger: httpx.Client, name: str) -> None:
     answer = stranger.get(f"{PAGE}/{name}")
     assert answer.status_code == 200
-    assert answer.content == (DIST / name).read_bytes()
+    assert answer.content == gzip.decompress(files()[name].packed)
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "set-cookie" not in answer.headers
@@ -134,4 +134,4 @@ async def test_the_page_is_there_while_redis_is_not() -> None:
 )
 def test_the_page_is_the_same_for_whomever_a_gateway_names(stranger: httpx.Client, name: dict[str, str]) -> None:
     answer = stranger.get(f"{PAGE}/index.html", headers=name)
-    assert (answer.status_code, answer.content) == (200, (DIST / "index.html").read_bytes())
+    assert (answer.status_code, answer.content) == (200, gzip.decompress(files()["index.html"].packed))

@@ -8,7 +8,7 @@ import re
 import azure.functions as func
 import pytest
 
-from operator_console.page import DIST, POLICY, files
+from operator_console.page import POLICY, files
 from shared.settings import Settings
 from tests.in_process import InProcessApp
 
@@ -19,7 +19,7 @@ SETTINGS = {
 }
 """Nobody answers at these: the page needs nobody."""
 INDEX = "index.html"
-BUILT = sorted(path.name for path in DIST.iterdir())
+BUILT = sorted(files())
 MOST_BYTES = 60_000
 """Of the whole page, packed."""
 
@@ -71,7 +71,8 @@ async def test_a_file_is_packed_for_who_takes_that_and_the_same_for_others(app: 
     packed = await get(app, name, accept_encoding="br, gzip;q=0.8")
     assert "Content-Encoding" not in plain.headers
     assert packed.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(packed.get_body()) == plain.get_body() == (DIST / name).read_bytes()
+    assert packed.get_body() == files()[name].packed
+    assert gzip.decompress(packed.get_body()) == plain.get_body()
     assert {answer.headers["Vary"] for answer in (plain, packed)} == {"Accept-Encoding"}
     refused = await get(app, name, accept_encoding="gzip;q=0, br")
     assert "Content-Encoding" not in refused.headers
