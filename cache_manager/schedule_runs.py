@@ -24,7 +24,7 @@ from shared.services import Services
 from shared.store import Looked, StoreUnavailable
 from shared.tasks.cron import DueTimes
 from shared.tasks.outcomes import Created, Existing
-from shared.tasks.schedules import CatchUp, Name, Overlap, Pending, Run, RunOutcome, Schedule
+from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, Pending, Run, RunOutcome, Schedule
 from shared.tasks.task import NewTask, PipelineStep
 
 log = logging.getLogger("task_backbone")
@@ -185,8 +185,10 @@ class ScheduleRuns:
         """Whether so many times wait behind a run that could not be started that it is not made up for any more."""
         if not schedule.is_held_up or schedule.next_ms is None:
             return False
-        due = DueTimes.parse(schedule.definition.cron, schedule.definition.zone)
-        behind = await asyncio.to_thread(due.passed, schedule.next_ms, now_ms, MOST_CAUGHT_UP)
+        definition = schedule.definition
+        due = DueTimes.parse(definition.cron, definition.zone)
+        last_ms = definition.last_until(now_ms)
+        behind = await asyncio.to_thread(due.passed, schedule.next_ms, last_ms, MOST_CAUGHT_UP)
         # It may have been started all the same, if an answer was lost.
         return len(behind) == MOST_CAUGHT_UP and await self.services.store.get(pending.task_id) is None
 
@@ -213,7 +215,7 @@ class ScheduleRuns:
     async def _take(self, schedule: Schedule, due_ms: int, now_ms: int) -> bool:
         """Say what becomes of the time at which a schedule is due. False if another process has said so."""
         due = DueTimes.parse(schedule.definition.cron, schedule.definition.zone)
-        goes_on_ms = _caught_up_from(schedule.definition.catch_up, due, due_ms, now_ms)
+        goes_on_ms = _caught_up_from(schedule.definition, due, due_ms, now_ms)
         if goes_on_ms != due_ms:
             run = Run(due_ms, RunOutcome.SKIPPED, why=MISSED)
         elif schedule.definition.overlap is Overlap.SKIP and await self._is_last_unfinished(schedule):
@@ -237,14 +239,14 @@ class ScheduleRuns:
         return await self.services.store.keyed_ids.unguessable_id_of(schedule.name.owner, scope, str(due_ms))
 
 
-def _caught_up_from(catch_up: CatchUp, due: DueTimes, due_ms: int, now_ms: int) -> int | None:
+def _caught_up_from(definition: Definition, due: DueTimes, due_ms: int, now_ms: int) -> int | None:
     """With which of the due times, from the one at *due_ms* on, a schedule goes on. None: it is never due again."""
     if now_ms <= due_ms + LATE_S * 1000:
         return due_ms
-    match catch_up:
+    match definition.catch_up:
         case CatchUp.ALL:
-            return due.passed(due_ms, now_ms, MOST_CAUGHT_UP)[0]
+            return due.passed(due_ms, definition.last_until(now_ms), MOST_CAUGHT_UP)[0]
         case CatchUp.LAST:
-            return due.passed(due_ms, now_ms, 1)[0]
+            return due.passed(due_ms, definition.last_until(now_ms), 1)[0]
         case CatchUp.NONE:
             return due.after(now_ms - round(LATE_S * 1000) - 1)

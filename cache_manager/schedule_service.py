@@ -58,7 +58,8 @@ class ScheduleService:
             BlobsUnavailable: Blob Storage does not answer.
         """
         looked = await self._seen_to(name)
-        next_ms = await asyncio.to_thread(due.after, looked.now_ms)
+        after_ms = looked.schedule.goes_on_after(looked.now_ms) if looked.schedule else looked.now_ms
+        next_ms = await asyncio.to_thread(due.after, after_ms)
         if next_ms is None:
             return Unacceptable("/Cron", "it is never due")
         if definition.until_ms is not None and next_ms > definition.until_ms:
@@ -174,7 +175,7 @@ class ScheduleService:
     async def _next_of(self, schedule: Schedule, now_ms: int) -> int | None:
         definition = schedule.definition
         due = DueTimes.parse(definition.cron, definition.zone)
-        times = await asyncio.to_thread(due.following, now_ms, 1, definition.until_ms)
+        times = await asyncio.to_thread(due.following, schedule.goes_on_after(now_ms), 1, definition.until_ms)
         return times[0] if times else None
 
     async def _take(self, name: Name, upload: Upload, route: Route) -> Taken | NotTaken | TakesNoReference:

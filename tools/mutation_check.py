@@ -3844,6 +3844,20 @@ MUTATIONS = [
         SCHEDULE_HELD_UP_TESTS,
     ),
     Mutation(
+        "schedule: what is after its end takes no run from before",
+        "shared/tasks/schedules.py",
+        "return moment_ms if self.until_ms is None else min(self.until_ms, moment_ms)",
+        "return moment_ms",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
+        "schedule: a clock that is set back makes nothing due anew",
+        "shared/tasks/schedules.py",
+        "return max([moment_ms, *(run.due_ms for run in self.runs if not run.is_asked)])",
+        "return moment_ms",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
         "schedule: a pause waits for what is due",
         "cache_manager/schedule_service.py",
         "for _ in range(MOST_CAUGHT_UP):",

@@ -104,6 +104,10 @@ class Definition:
     callback: str = ""
     """Whom each task tells how it ends. Empty: nobody, unless its backend says whom."""
 
+    def last_until(self, moment_ms: int) -> int:
+        """Until when it can have been due, at a moment."""
+        return moment_ms if self.until_ms is None else min(self.until_ms, moment_ms)
+
 
 @value
 class Schedule:
@@ -122,6 +126,10 @@ class Schedule:
     """The last ones, the newest first."""
     pending: Pending | None
     last: LastTask | None
+
+    def goes_on_after(self, moment_ms: int) -> int:
+        """After which time it is due next, at a moment: a clock that was set back makes no time due anew."""
+        return max([moment_ms, *(run.due_ms for run in self.runs if not run.is_asked)])
 
     @property
     def is_held_up(self) -> bool:

@@ -343,6 +343,44 @@ async def test_a_hundred_times_are_caught_up_with_at_most(process: Process, cloc
     assert (await found(process)).next_ms == clock.ms + 1000
 
 
+@pytest.mark.parametrize(
+    ("catch_up", "made_up_for"), [(CatchUp.NONE, 0), (CatchUp.LAST, 1), (CatchUp.ALL, MOST_CAUGHT_UP)]
+)
+async def test_the_last_times_before_its_end_are_caught_up_with_after_it(
+    process: Process, clock: Clock, catch_up: CatchUp, made_up_for: int
+) -> None:
+    until_ms = clock.ms + 3 * 3_600_000
+    await put(process, overlap=Overlap.QUEUE, catch_up=catch_up, until_ms=until_ms)
+    clock.ms = until_ms + 24 * 3_600_000
+    await reconcile(process.services)
+    page = await process.store.page(Listing(limit=200, path=PATH, owner="ann"))
+    assert len(page.tasks) == made_up_for
+    schedule = await found(process)
+    assert schedule.next_ms is None
+    if made_up_for:
+        assert schedule.runs[0].due_ms == until_ms - until_ms % 60_000
+        assert schedule.runs[0].outcome is RunOutcome.STARTED
+
+
+@pytest.mark.parametrize("what", ["put", "pause and resume"])
+async def test_a_clock_that_is_set_back_makes_no_time_due_anew(process: Process, clock: Clock, what: str) -> None:
+    """Whoever puts a schedule with each deployment may do so just then."""
+    await put(process, overlap=Overlap.QUEUE)
+    clock.advance(MINUTE_S)
+    await reconcile(process.services)
+    due_ms = (await found(process)).runs[0].due_ms
+    clock.ms = due_ms - 30_000
+    if what == "put":
+        await put(process, overlap=Overlap.QUEUE)
+    else:
+        for paused in (True, False):
+            await ScheduleService(TaskService(process.services, "ann")).set_paused(NAME, paused=paused)
+    assert (await found(process)).next_ms == due_ms + 60_000
+    clock.ms = due_ms
+    await reconcile(process.services)
+    assert len(await tasks(process)) == 1
+
+
 async def test_a_night_on_which_the_clocks_change_is_neither_left_out_nor_done_twice(
     process: Process, clock: Clock
 ) -> None:
