@@ -116,6 +116,7 @@ class Services:
             completions,
         )
         destinations = Destinations(settings, registry)
+        wakes = Wakes(lambda work: services.run_beside(work))
         deliveries = Deliveries(
             settings,
             destinations,
@@ -123,6 +124,7 @@ class Services:
             callbacks or CallbackClient(registry),
             clock,
             dispatcher.start,
+            wakes,
         )
         dispatcher.note_callback = deliveries.note
         services = cls(
@@ -137,7 +139,7 @@ class Services:
             endpoint_bound=EndpointBound(store.endpoint_names),
             destinations=destinations,
             deliveries=deliveries,
-            wakes=Wakes(lambda work: services.run_beside(work)),
+            wakes=wakes,
             now_ms=clock,
         )
 

@@ -1,8 +1,9 @@
 """Delivers callbacks: tells destinations of tasks, beside everything else.
 
 What is to be told lies in Redis until a destination has taken it, so a delivery may end anywhere, with its process.
-The process that ends a task delivers at once. What that leaves over, the reconciler's rounds find. A destination that
-fails is tried now and then, and costs nobody else anything: no dispatch and no other destination waits for it.
+The process that ends a task delivers at once. What is to be told later, a process wakes for; what is missed by that,
+the reconciler's rounds find. A destination that fails is tried now and then, and costs nobody else anything: no
+dispatch and no other destination waits for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 from opentelemetry import metrics
@@ -23,11 +25,15 @@ from shared.settings import Settings
 from shared.store import Callbacks, ClaimedCallback, Settled
 from shared.tasks.callback import CallbackMessage
 from shared.tasks.task import Task
+from shared.wakes import Wakes
 
 log = logging.getLogger("task_backbone")
 
-MOST_OF_CALLS: Final = 20
-"""A destination has one in so many of a process' calls at most: 5 %."""
+DESTINATIONS_TO_FILL: Final = 20
+"""So many destinations have all the calls that a process makes to destinations at a time. One has 5 % at most."""
+FAILING_SHARE: Final = 4
+"""Those that fail have one call in so many together, apart from the others': a message at a time each, which may last
+as long as a destination may take to answer."""
 FAILURES_TO_OPEN: Final = 3
 """After so many failures in a row, a destination is only probed."""
 FIRST_PROBE_S: Final = 5.0
@@ -39,8 +45,6 @@ _MOST_KNOWN: Final = 1_000
 """So many tasks are remembered for a destination that has something else to take. The rounds find more."""
 _FOUND_AT_ONCE: Final = 64
 """So many tasks of a partition are found at a time."""
-_LONGEST_TIMER_MS: Final = 5_000
-"""The reconciler takes care of what is further ahead."""
 _FAILED: Final = "a destination could not be told of a task"
 
 BodyOf = Callable[[Task, CallbackMessage], bytes]
@@ -70,18 +74,21 @@ class Deliveries:
         transport: CallbackTransport,
         now_ms: Callable[[], int],
         start: Start,
+        wakes: Wakes,
     ) -> None:
         self.body_of: BodyOf | None = None
         self._store = store
         self._transport = transport
         self._names = [*destinations.by_name]
-        most = max(1, settings.max_dispatches // MOST_OF_CALLS)
-        # Those that fail have one share together, however many there are.
-        probes = asyncio.Semaphore(most)
+        most = max(DESTINATIONS_TO_FILL, settings.max_dispatches)
+        room = _Room(most // DESTINATIONS_TO_FILL, asyncio.Semaphore(most), asyncio.Semaphore(most // FAILING_SHARE))
         self._lines = {
-            name: _Line(destination, store, self._send, most, probes, now_ms, start)
+            name: _Line(destination, store, self._send, room, now_ms, start, wakes)
             for name, destination in destinations.by_name.items()
         }
+        store.wake = lambda partition, in_s: wakes.after(
+            in_s, f"callbacks {partition}", partial(self._look_in, partition)
+        )
 
     def note(self, task: Task) -> None:
         """A task has changed. Have its destination told, if it is to be: beside, and not now if it fails."""
@@ -94,13 +101,15 @@ class Deliveries:
         """Have all destinations told what is due, beside; once an interval, in one process."""
         if not self._names:
             return
-        for name, partitions in (await self._store.look(self._names)).items():
+        for name, partitions in (await self._store.look_everywhere(self._names)).items():
             self._lines[name].find(partitions)
 
     async def aclose(self) -> None:
-        for line in self._lines.values():
-            line.close()
         await self._transport.aclose()
+
+    async def _look_in(self, partition: int) -> None:
+        for name in await self._store.look_in(partition, self._names):
+            self._lines[name].find({partition})
 
     async def _send(self, destination: Destination, claimed: ClaimedCallback, now_ms: int) -> CallbackAnswer:
         assert self.body_of is not None
@@ -111,6 +120,16 @@ class Deliveries:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How many calls a process makes to destinations at a time: to one that answers, to all of those, and to all that
+    fail. None can fill what others need."""
+
+    most: int
+    calls: asyncio.Semaphore
+    probes: asyncio.Semaphore
+
+
 class _Line:
     """What one process sends to one destination: a few messages at a time, fewer while it fails."""
 
@@ -119,18 +138,18 @@ class _Line:
         destination: Destination,
         store: Callbacks,
         send: Callable[[Destination, ClaimedCallback, int], Coroutine[Any, Any, CallbackAnswer]],
-        most: int,
-        probes: asyncio.Semaphore,
+        room: _Room,
         now_ms: Callable[[], int],
         start: Start,
+        wakes: Wakes,
     ) -> None:
         self._destination = destination
         self._store = store
         self._send = send
-        self._most = most
-        self._probes = probes
+        self._room = room
         self._now_ms = now_ms
         self._start = start
+        self._wakes = wakes
         self._known: deque[str] = deque()
         """Tasks of which it is to be told something."""
         self._partitions: set[int] = set()
@@ -141,7 +160,6 @@ class _Line:
         self._closed_until_ms = 0
         """No probe before that."""
         self._noted: tuple[str, int] = ("", 0)
-        self._timers: set[asyncio.TimerHandle] = set()
 
     @property
     def _name(self) -> str:
@@ -152,44 +170,42 @@ class _Line:
         return self._failures >= FAILURES_TO_OPEN
 
     @property
-    def _room(self) -> int:
-        return 1 if self._failures else self._most
+    def _most(self) -> int:
+        return 1 if self._failures else self._room.most
 
     def offer(self, task_id: str) -> None:
         """Send what is to be told of a task, unless the destination fails: its probes find the task."""
         if len(self._known) < _MOST_KNOWN and not self._is_shut():
             self._known.append(task_id)
-            self._fill()
+        else:
+            self._partitions.add(self._store.partition_of(task_id))
+        self._fill()
 
     def find(self, partitions: set[int]) -> None:
         """Send what these partitions have for it."""
         self._partitions |= partitions
         self._fill()
 
-    def close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-
     def _is_shut(self) -> bool:
         return self._is_failing and self._now_ms() < self._closed_until_ms
 
     def _fill(self) -> None:
-        while self._running < self._room and (self._known or self._partitions) and not self._is_shut():
+        while self._running < self._most and (self._known or self._partitions) and not self._is_shut():
             self._running += 1
             self._start(self._work(), _FAILED)
 
     async def _work(self) -> None:
         """Send, one message after the other, until nothing is left or others have all the room."""
         try:
-            while self._running <= self._room and not self._is_shut():
-                async with self._probes if self._failures else nullcontext():
+            while self._running <= self._most and not self._is_shut():
+                async with self._room.probes if self._is_failing else self._room.calls:
                     if not await self._next():
                         return
         finally:
             self._running -= 1
             if self._is_shut():
+                self._partitions.update(map(self._store.partition_of, self._known))
                 self._known.clear()
-                self._partitions.clear()
         self._fill()
 
     async def _next(self) -> bool:
@@ -218,8 +234,8 @@ class _Line:
         self._learn(answer)
         _count(self._name, "failed" if what == "retry" else what)
         telemetry.join(claimed.task, f"callback {self._name} {answer.text}", started_ns)
-        next_ms = await self._store.record(claimed, what, answer.text, least_s=answer.retry_after_s or 0)
-        self._come_back(claimed.task.id, next_ms)
+        if await self._store.record(claimed, what, answer.text, least_s=answer.retry_after_s or 0) == 0:
+            self.offer(claimed.task.id)
         await self._note(answer)
 
     def _learn(self, answer: CallbackAnswer) -> None:
@@ -238,22 +254,17 @@ class _Line:
         if self._is_failing:
             pause_s = min(LAST_PROBE_S, FIRST_PROBE_S * 2 ** min(10, self._failures - FAILURES_TO_OPEN))
             self._closed_until_ms = self._now_ms() + round(1000 * max(pause_s, answer.retry_after_s or 0))
+            self._wake_to_probe()
 
-    def _come_back(self, task_id: str, at_ms: int | None) -> None:
-        """Send the next message of the task in a while, if that is short."""
-        if at_ms is None or len(self._timers) >= _MOST_KNOWN:
-            return
-        wait_ms = at_ms - self._now_ms()
-        if wait_ms <= 0:
-            self.offer(task_id)
-        elif wait_ms <= _LONGEST_TIMER_MS:
+    def _wake_to_probe(self) -> None:
+        in_s = (self._closed_until_ms - self._now_ms()) / 1000
+        self._wakes.after(in_s, f"probe {self._name}", self._probe)
 
-            def wake() -> None:
-                self._timers.discard(timer)
-                self.offer(task_id)
-
-            timer = asyncio.get_running_loop().call_later(wait_ms / 1000, wake)
-            self._timers.add(timer)
+    async def _probe(self) -> None:
+        if self._is_shut():
+            self._wake_to_probe()
+        else:
+            self._fill()
 
     async def _note(self, answer: CallbackAnswer) -> None:
         """Have everybody know how it answers, who asks: each change, and else now and then."""

@@ -7,16 +7,20 @@ the scripts of what follows, with what they take and return.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NotRequired, TypedDict
 
 from shared.store.arguments import Clock, Stamp, now_of, seed, stamp
+from shared.store.following import Following
 from shared.store.record_codec import readable_task
 from shared.store.redis.link import RedisLink, StoreUnavailable
-from shared.store.redis.partitions import HASH_TAGS, NOT_PACKED, pack, tag_of, to_ms, unpack
+from shared.store.redis.partitions import HASH_TAGS, NOT_PACKED, PARTITIONS, pack, partition, tag_of, to_ms, unpack
 from shared.tasks.callback import CallbackMessage
 from shared.tasks.task import Task
+
+log = logging.getLogger("task_backbone")
 
 CLAIM_S: Final = 60.0
 """Within which a destination answers, and its answer is recorded. Then somebody else may send the same again."""
@@ -100,28 +104,48 @@ class DestinationState:
     failing_since_ms: int | None
 
 
-class Callbacks:
-    """Raises :class:`StoreUnavailable` from every method if Redis does not answer; to repeat a step is safe."""
+class Callbacks(Following):
+    """One per event loop. ``wake`` has :meth:`look_in` called, and what it finds sent.
 
-    def __init__(self, link: RedisLink, now_ms: Clock | None = None) -> None:
+    Raises :class:`StoreUnavailable` from every method if Redis does not answer; to repeat a step is safe.
+    """
+
+    def __init__(self, link: RedisLink, now_ms: Clock | None = None, *, interval_s: float = 5) -> None:
+        super().__init__(interval_s)
         self._link = link
         self._now_ms = now_ms
 
-    async def look(self, names: Sequence[str]) -> dict[str, set[int]]:
+    @staticmethod
+    def partition_of(task_id: str) -> int:
+        """Where lies what is to be told of a task."""
+        return partition(task_id)
+
+    async def look_everywhere(self, names: Sequence[str]) -> dict[str, set[int]]:
         """In which partitions there is something to send now to each of the destinations, of those whose node
-        answers."""
-        argument: _LookArgument = {"now": now_of(self._now_ms), "names": names, "limit": _LOOKED_AT}
-        packed = pack(argument)
-        looks = (self._link.script("callback/look", tag, packed) for tag in HASH_TAGS)
+        answers. This process follows what is to be sent from there."""
+        looks = (self._look(number, names) for number in range(PARTITIONS))
         due: dict[str, set[int]] = {}
         for number, found in enumerate(await asyncio.gather(*looks, return_exceptions=True)):
             if isinstance(found, StoreUnavailable):
                 continue
             if isinstance(found, BaseException):
                 raise found
-            for name in found:
-                due.setdefault(name.decode(), set()).add(number)
+            told, next_in_s = found
+            self.learn(number, next_in_s)
+            for name in told:
+                due.setdefault(name, set()).add(number)
         return due
+
+    async def look_in(self, number: int, names: Sequence[str]) -> list[str]:
+        """To which of the destinations there is something to send now from a partition."""
+        try:
+            found, next_in_s = await self._look(number, names)
+        except StoreUnavailable as error:
+            log.warning("what destinations are to be told could not be found, and will be: %s", error)
+            self._look_again(number)
+            return []
+        self._go_on(number, next_in_s)
+        return found
 
     async def due(self, name: str, number: int, limit: int) -> list[str]:
         """Of which tasks of a partition a destination is to be told something now, *limit* of them at most."""
@@ -141,23 +165,25 @@ class Callbacks:
             "id": task_id,
             **stamp(self._now_ms),
         }
-        raw, is_given_up = await self._link.script("callback/claim", tag_of(task_id), pack(argument))
+        raw, given_up, in_ms = await self._link.script("callback/claim", tag_of(task_id), pack(argument))
+        if in_ms >= 0:
+            self._wake(partition(task_id), in_ms / 1000)
         task = None if raw is None else readable_task(task_id, raw)
         if task is None or task.callback is None or not task.callback.waiting:
-            return None, bool(is_given_up)
-        return ClaimedCallback(task, task.callback.waiting[0], argument["op"]), bool(is_given_up)
+            return None, given_up == 1
+        return ClaimedCallback(task, task.callback.waiting[0], argument["op"]), given_up == 1
 
     async def record(
         self, claimed: ClaimedCallback, what: Settled, answer: str = "", *, least_s: float = 0
-    ) -> int | None:
-        """Record what came of a try.
+    ) -> float | None:
+        """Record what came of a try. If there is something to send soon, this process wakes for it.
 
         Args:
             answer: a status or a word.
             least_s: how long it is not tried again, at least.
 
         Returns:
-            When the task has something to send next, in Unix ms; None: nothing, or it is somebody else's affair.
+            In how many seconds the task has something to send next; None: nothing, or it is somebody else's affair.
         """
         argument: _RecordArgument = {
             "now": now_of(self._now_ms),
@@ -171,7 +197,12 @@ class Callbacks:
             "cap": to_ms(LONGEST_PAUSE_S),
             "seed": seed(),
         }
-        return await self._link.script("callback/record", tag_of(claimed.task.id), pack(argument))
+        in_ms = await self._link.script("callback/record", tag_of(claimed.task.id), pack(argument))
+        if in_ms < 0:
+            return None
+        if in_ms > 0:
+            self._wake(partition(claimed.task.id), in_ms / 1000)
+        return in_ms / 1000
 
     async def note(self, name: str, answer: str, *, ok: bool) -> None:
         """Note how a destination has answered, for :meth:`state`."""
@@ -213,6 +244,12 @@ class Callbacks:
                     return total
 
         return sum(await asyncio.gather(*map(resend, HASH_TAGS)))
+
+    async def _look(self, number: int, names: Sequence[str]) -> tuple[list[str], float | None]:
+        """To whom there is something to send now, and after how long there is more; None: nothing is known of."""
+        argument: _LookArgument = {"now": now_of(self._now_ms), "names": names, "limit": _LOOKED_AT}
+        found, next_in_ms = await self._link.script("callback/look", HASH_TAGS[number], pack(argument))
+        return [name.decode() for name in found], None if next_in_ms < 0 else next_in_ms / 1000
 
     async def _resend(self, tag: str, argument: _ResendArgument, owner: str | None) -> tuple[int, int]:
         if owner is not None:

@@ -139,7 +139,7 @@ class TaskStore:
         self.endpoint_names = EndpointNames(link, self._queries, now_ms)
         self.eviction = Eviction(link)
         self.audit = Audit(link, now_ms)
-        self.callbacks = Callbacks(link, now_ms)
+        self.callbacks = Callbacks(link, now_ms, interval_s=policy.reconciler_interval_s)
         self.keyed_ids = KeyedIds(link, policy, self._tasks.get, now_ms)
         self.queues = TaskQueues(self._upkeep, self._queues, self._queries, self._outages, self.rounds)
 

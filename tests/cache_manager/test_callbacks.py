@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +12,19 @@ import pytest
 
 from cache_manager.callback_schemas import MOST_BYTES, body_of
 from shared.dispatch.callback_client import CallbackAnswer
+from shared.dispatch.deliveries import FAILING_SHARE, FAILURES_TO_OPEN, FIRST_PROBE_S, Deliveries
 from shared.services import Services
 from shared.settings import Settings
 from shared.store import RedisLink
-from shared.store.callbacks import CLAIM_S
+from shared.store.callbacks import CLAIM_S, FIRST_PAUSE_S
 from shared.tasks.callback import WantedCallback
 from shared.tasks.outcomes import Applied
 from shared.tasks.task import Content, LongStatus, NewTask, State
 from tests.cache_manager.process import POLICY, KeepingPublisher
+from tests.cache_manager.timers import Timers
 from tests.callback_receiver import TAKEN, Receiver, new_secret
 from tests.shared.store.conftest import Clock, opener
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 PATH = "/v1/test"
 SECRET = new_secret()
@@ -41,10 +43,10 @@ MOST_CALLS = 5
 """5 % of the default of MAX_DISPATCHES."""
 
 
-def compose(url: str, clock: Clock, receiver: Any) -> Services:
-    callbacks = {
-        name: {"url": f"https://{name}.example.org/hook", "secret_setting": "HOOK_SECRET"} for name in ("up", "other")
-    }
+def compose(
+    url: str, clock: Clock, receiver: Any, names: Sequence[str] = ("up", "other"), **others: str
+) -> Services:
+    callbacks = {name: {"url": f"https://{name}.example.org/hook", "secret_setting": "HOOK_SECRET"} for name in names}
     settings = Settings.from_env(
         {
             "REDIS_CONNECTION_STRING": url,
@@ -52,6 +54,7 @@ def compose(url: str, clock: Clock, receiver: Any) -> Services:
             "BACKENDS": '{"/v1": "https://models.example.org"}',
             "CALLBACKS": json.dumps(callbacks),
             "HOOK_SECRET": SECRET,
+            **others,
         }
     )
     services = Services.compose(
@@ -76,6 +79,23 @@ async def services(redis_url: str, clock: Clock, receiver: Receiver) -> AsyncIte
     services = compose(redis_url, clock, receiver)
     yield services
     await services.aclose()
+
+
+def with_timers(services: Services, receiver: Receiver, clock: Clock) -> tuple[Services, Timers]:
+    """The process as it is, and the timers of its deliveries."""
+    timers, dispatcher = Timers(), services.dispatcher
+    deliveries = Deliveries(
+        services.settings,
+        services.destinations,
+        services.store.callbacks,
+        receiver,
+        clock,
+        dispatcher.start,
+        timers,
+    )
+    deliveries.body_of = body_of
+    dispatcher.note_callback = deliveries.note
+    return replace(services, deliveries=deliveries), timers
 
 
 async def settled(services: Services) -> None:
@@ -205,6 +225,115 @@ async def test_a_silent_destination_has_few_calls_and_holds_up_nobody(
         await hanging.is_full.wait()
     assert hanging.most_in_flight == MOST_CALLS
     await process.aclose()
+
+
+DEAD = [f"dead{number}" for number in range(10)]
+
+
+async def test_ten_dead_destinations_for_an_hour_do_not_slow_the_eleventh(
+    services: Services, redis_url: str, clock: Clock
+) -> None:
+    class MostlyDead(Receiver):
+        """Ten destinations keep each call waiting, and answer none; the eleventh fails now and then, and is back at
+        once."""
+
+        hanging = most_hanging = dead_calls = 0
+        may_end = asyncio.Event()
+
+        async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> CallbackAnswer:
+            if "dead" not in url:
+                return await super().post(url, headers, body)
+            self.dead_calls += 1
+            self.hanging += 1
+            self.most_hanging = max(self.most_hanging, self.hanging)
+            await self.may_end.wait()
+            self.hanging -= 1
+            return CallbackAnswer("timeout")
+
+    receiver = MostlyDead(SECRET, now_ms=clock)
+    process = compose(redis_url, clock, receiver, ["up", *DEAD], MAX_DISPATCHES="20")
+    for destination in DEAD:
+        await ended(process, *(f"{destination}-{number}" for number in range(15)), destination=destination)
+    await until(lambda: receiver.hanging == len(DEAD))  # 5 % each
+    receiver.may_end.set()
+    await settled(process)
+    receiver.most_hanging = receiver.dead_calls = 0
+    for minute in range(60):
+        receiver.may_end.clear()
+        clock.advance(60)
+        await process.deliveries.round()
+        await until(lambda: receiver.hanging == 20 // FAILING_SHARE)
+        receiver.answer = lambda: CallbackAnswer("500")
+        await ended(process, f"up-{minute}")
+        await until(lambda told=2 * minute + 1: receiver.calls == told)
+        receiver.answer = lambda: TAKEN
+        clock.advance(FIRST_PAUSE_S)
+        await process.deliveries.round()
+        await until(lambda told=minute + 1: len(receiver.got) == told)
+        receiver.may_end.set()
+        await settled(process)
+    assert receiver.most_hanging == 20 // FAILING_SHARE
+    assert receiver.dead_calls == 60 * len(DEAD), "a probe a minute for each"
+    await process.aclose()
+
+
+async def test_what_failed_is_told_again_at_its_moment_and_not_by_the_next_round(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    process, timers = with_timers(services, receiver, clock)
+    await process.deliveries.round()
+    assert timers.set == [], "nothing is to be told"
+    receiver.answer = lambda: CallbackAnswer("500")
+    await ended(process, "t1")
+    await settled(process)
+    [in_s] = [seconds for seconds, _, _ in timers.set]
+    assert 0 < in_s <= FIRST_PAUSE_S
+    receiver.answer = lambda: TAKEN
+    clock.advance(in_s)
+    await timers.go_off()
+    await settled(process)
+    assert [document["TaskId"] for document in receiver.documents] == ["t1"]
+    assert timers.set == [], "nothing is left"
+
+
+async def test_what_is_to_be_told_in_a_while_a_round_has_a_process_wake_for(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    process, timers = with_timers(services, receiver, clock)
+    receiver.answer = lambda: CallbackAnswer("500", retry_after_s=40)
+    await ended(process, "t1")
+    await settled(process)
+    assert timers.set == [], "by then, others may have their turn"
+    clock.advance(35)
+    await process.deliveries.round()
+    [in_s] = [seconds for seconds, _, _ in timers.set]
+    assert in_s == 5
+    receiver.answer = lambda: TAKEN
+    clock.advance(in_s)
+    await timers.go_off()
+    await settled(process)
+    assert len(receiver.got) == 1
+
+
+async def test_a_destination_that_fails_is_probed_at_its_moment(
+    services: Services, clock: Clock, receiver: Receiver
+) -> None:
+    process, timers = with_timers(services, receiver, clock)
+    receiver.answer = lambda: DOWN
+    await ended(process, *(f"t{number}" for number in range(FAILURES_TO_OPEN + 2)))
+    await settled(process)
+    calls = receiver.calls
+    assert calls == FAILURES_TO_OPEN
+    receiver.answer = lambda: TAKEN
+    [(probe_s, probe)] = [(seconds, work) for seconds, name, work in timers.set if "probe" in name]
+    assert probe_s == FIRST_PROBE_S
+    await probe()
+    assert receiver.calls == calls, "it is not its moment yet"
+    clock.advance(probe_s)
+    await timers.go_off()
+    await settled(process)
+    assert len(receiver.got) == FAILURES_TO_OPEN + 2
+    assert await waiting(process) == 0
 
 
 async def test_a_destination_that_wants_a_pause_gets_it_for_all(

@@ -31,8 +31,8 @@ from shared.store.schedules import BLOB_PREFIX
 from shared.tasks.cron import DueTimes
 from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, RunOutcome, Schedule
 from shared.tasks.task import Content, State, Task
-from shared.wakes import Wakes, Work
 from tests.cache_manager.process import Process
+from tests.cache_manager.timers import Timers
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.world import Server, nodes
 
@@ -195,23 +195,6 @@ async def test_a_redis_that_forgets_its_last_second_makes_no_second_task(
 
 
 # At the moment itself
-
-
-class Timers(Wakes):
-    """Timers that a test has go off."""
-
-    def __init__(self) -> None:
-        self.set: list[tuple[float, str, Work]] = []
-
-    def after(self, seconds: float, name: str, work: Work) -> None:
-        self.set.append((seconds, name, work))
-
-    async def go_off(self) -> list[float]:
-        """Do what is to be done by the timers that are set now. Returns after how long they were."""
-        now_set, self.set = self.set, []
-        for _, _, work in now_set:
-            await work()
-        return [seconds for seconds, _, _ in now_set]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ async def sent(store: Store, task_id: str = "t1") -> ClaimedCallback:
 
 
 async def nothing_is_due(callbacks: Callbacks) -> bool:
-    return await callbacks.look(["ends"]) == {}
+    return await callbacks.look_everywhere(["ends"]) == {}
 
 
 async def ended(store: Store, state: State = State.COMPLETED, task_id: str = "t1") -> Task:
@@ -74,7 +74,7 @@ def events(task: Task) -> list[str]:
 async def test_an_end_is_told_from_the_step_that_ends_the_task(store: Store, state: State) -> None:
     task = await ended(store, state)
     assert events(task) == [state.value]
-    assert await store.callbacks.look(["ends", "others"]) == {"ends": {partition("t1")}}
+    assert await store.callbacks.look_everywhere(["ends", "others"]) == {"ends": {partition("t1")}}
     assert await store.callbacks.due("ends", partition("t1"), 10) == ["t1"]
     claimed = await sent(store)
     assert (claimed.message.event, claimed.message.attempt, claimed.task.status) == (state.value, 1, "said so")
@@ -179,10 +179,10 @@ async def test_pauses_grow_and_the_id_stays_for_a_day(store: Store, clock: Clock
             assert is_given_up or store.is_repeating
             break
         numbers.add(claimed.message.number)
-        at_ms = await store.callbacks.record(claimed, "retry", "503")
-        assert at_ms is not None
-        pauses.append((at_ms - clock()) / 1000)
-        clock.ms = at_ms
+        in_s = await store.callbacks.record(claimed, "retry", "503")
+        assert in_s is not None
+        pauses.append(in_s)
+        clock.advance(in_s)
     assert numbers == {1}
     assert 2.5 <= pauses[0] <= 5
     assert all(pause <= LONGEST_PAUSE_S for pause in pauses)
@@ -200,9 +200,9 @@ async def test_pauses_grow_and_the_id_stays_for_a_day(store: Store, clock: Clock
 
 async def test_a_destination_says_when_it_wants_to_be_tried_again(store: Store, clock: Clock) -> None:
     await ended(store)
-    at_ms = await store.callbacks.record(await sent(store), "retry", "429", least_s=120)
-    assert at_ms is not None
-    assert at_ms >= clock() + 120_000
+    in_s = await store.callbacks.record(await sent(store), "retry", "429", least_s=120)
+    assert in_s is not None
+    assert in_s >= 120
 
 
 async def test_a_destination_that_is_gone_is_not_tried_again(store: Store) -> None:
@@ -241,12 +241,12 @@ async def test_ends_of_a_task_that_begins_again_are_told_in_order(store: Store, 
     await store.replay("t1")
     await store.update("t1", state=State.COMPLETED, status="completed at last")
     assert events(await known(store)) == ["failed", "completed"]
-    at_ms = await store.callbacks.record(claimed, "retry", "500")
-    assert at_ms is not None
-    clock.ms = at_ms
+    in_s = await store.callbacks.record(claimed, "retry", "500")
+    assert in_s is not None
+    clock.advance(in_s)
     again = await sent(store)
     assert again.message == claimed.message
-    assert await store.callbacks.record(again, "delivered", "200") == clock()
+    assert await store.callbacks.record(again, "delivered", "200") == 0
     last = await sent(store)
     assert (last.message.event, last.message.attempt, last.message.number) == ("completed", 2, 2)
     assert await store.callbacks.record(last, "delivered", "200") is None
@@ -273,17 +273,54 @@ async def test_progress_is_told_as_it_is_and_once_a_second_at_most(store: Store,
     first = await sent(store)
     assert (first.message.event, first.task.progress) == ("progress", 0.03)
     await store.heartbeat("t1", attempt=1, progress=0.04)
-    at_ms = await store.callbacks.record(first, "delivered", "200")
-    assert at_ms == clock() + 1000
+    in_s = await store.callbacks.record(first, "delivered", "200")
+    assert in_s == 1
     assert (await store.callbacks.claim("ends", "t1"))[0] is None
-    clock.ms = at_ms
+    clock.advance(in_s)
     second = await sent(store)
     assert second.message.number > first.message.number
     # The end takes its place.
     await store.update("t1", state=State.COMPLETED, status="completed")
     assert events(await known(store)) == ["completed"]
-    assert await store.callbacks.record(second, "delivered", "200") == clock()
+    assert await store.callbacks.record(second, "delivered", "200") == 0
     assert (await sent(store)).message.event == "completed"
+
+
+async def test_a_process_wakes_for_what_is_to_be_told_soon(store: Store, clock: Clock) -> None:
+    woken: list[tuple[int, float]] = []
+    store.callbacks.wake = lambda number, in_s: woken.append((number, in_s))
+    await store.create(replace(HELLO, callback=ALL))
+    await claim(store)
+    await store.heartbeat("t1", attempt=1, progress=0.1)
+    await store.callbacks.record(await sent(store), "delivered", "200")
+    clock.advance(0.4)
+    await store.heartbeat("t1", attempt=1, progress=0.2)
+    assert woken == []
+    assert await store.callbacks.claim("ends", "t1") == (None, False)
+    assert set(woken) == {(partition("t1"), 0.6)}
+    assert await store.callbacks.look_in(partition("t1"), ["ends"]) == []
+    clock.advance(0.6)
+    assert await store.callbacks.look_in(partition("t1"), ["ends"]) == ["ends"]
+    await ended(store, task_id="t2")
+    woken.clear()
+    in_s = await store.callbacks.record(await sent(store, "t2"), "retry", "500")
+    assert set(woken) == {(partition("t2"), in_s)}
+    woken.clear()
+    await store.callbacks.record(await sent(store), "retry", "500", least_s=60)
+    assert woken == [], "a later round has somebody wake for that"
+    await store.callbacks.look_everywhere(["ends"])
+    assert set(woken) == {(partition("t2"), in_s)}
+
+
+async def test_what_is_due_hides_nothing_that_is_due_soon(store: Store, clock: Clock) -> None:
+    woken: list[tuple[int, float]] = []
+    number, *_ = [each for each in range(16) if partition(f"t{each}") == partition("t1") and each != 1]
+    await ended(store)
+    in_s = await store.callbacks.record(await sent(store), "retry", "500")
+    await ended(store, task_id=f"t{number}")
+    store.callbacks.wake = lambda number, in_s: woken.append((number, in_s))
+    assert await store.callbacks.look_everywhere(["ends"]) == {"ends": {partition("t1")}}
+    assert set(woken) == {(partition("t1"), in_s)}
 
 
 async def test_the_same_progress_again_is_not_told(store: Store) -> None:
@@ -299,11 +336,11 @@ async def test_progress_does_not_press_a_destination_that_fails(store: Store, cl
     await store.create(replace(HELLO, callback=ALL))
     await claim(store)
     await store.heartbeat("t1", attempt=1, progress=0.1)
-    at_ms = await store.callbacks.record(await sent(store), "retry", "500")
-    assert at_ms is not None
+    in_s = await store.callbacks.record(await sent(store), "retry", "500")
+    assert in_s is not None
     await store.heartbeat("t1", attempt=1, progress=0.2)
     assert await nothing_is_due(store.callbacks)
-    clock.ms = at_ms
+    clock.advance(in_s)
     assert (await sent(store)).task.progress == 0.2
 
 
@@ -353,7 +390,7 @@ async def test_an_end_of_a_former_version_is_found(store: Store, clock: Clock, r
     lose_calls(redis_server)
     assert await nothing_is_due(store.callbacks)
     clock.advance(3600)
-    await store.callbacks.look(["ends"])
+    await store.callbacks.look_everywhere(["ends"])
     assert events(await known(store)) == ["completed"]
     assert not await nothing_is_due(store.callbacks)
 
@@ -362,7 +399,7 @@ async def test_a_lost_index_entry_is_found(store: Store, clock: Clock, redis_ser
     await ended(store)
     lose_calls(redis_server)
     clock.advance(3600)
-    await store.callbacks.look(["ends"])
+    await store.callbacks.look_everywhere(["ends"])
     assert (await sent(store)).message.event == "completed"
 
 

@@ -589,18 +589,18 @@ class StoreMachine(RuleBasedStateMachine):
         if answer == "lost":
             self.models[task_id] = replace(model, quiet_ms=self.now_ms + round(CLAIM_S * 1000))
             return
-        at_ms = self.run(store.record(claimed, answer, "200"))
+        in_s = self.run(store.record(claimed, answer, "200"))
         if answer == "retry":
-            assert self.now_ms < at_ms - START_MS <= self.now_ms + round(LONGEST_PAUSE_S * 1000)
-            self.models[task_id] = replace(model, quiet_ms=at_ms - START_MS)
+            assert 0 < in_s <= LONGEST_PAUSE_S
+            self.models[task_id] = replace(model, quiet_ms=self.now_ms + round(in_s * 1000))
         else:
-            assert at_ms is None
+            assert in_s is None
             self.models[task_id] = replace(model, untold_ms=None)
 
     @rule()
     def look(self) -> None:
         """A round finds what is due, and changes nothing."""
-        found = self.run(self.stores[0].callbacks.look([DESTINATION]))
+        found = self.run(self.stores[0].callbacks.look_everywhere([DESTINATION]))
         due = {
             partition(id_)
             for id_, model in self.models.items()

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: now, names (the destinations), limit (how many tasks are looked at)
--- Returns  the names of those for which there is something
+-- Returns  {the names of those for which there is something; in how many ms there is more, or -1}
 -- @include callback/note_end
 -- @include callback/schedule_call
 -- @include common/now_ms
@@ -11,7 +11,7 @@
 local FIRST_LOOK_MS = 3600000
 local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
-local now, found = now_ms(arg.now), {}
+local now, found, next_at = now_ms(arg.now), {}, nil
 
 local function look_after(id)
   local rec = readable_record(id)
@@ -30,6 +30,12 @@ end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', task_key('owed'), '-inf', now, 'LIMIT', 0, arg.limit)) do look_after(id) end
 for _, name in ipairs(arg.names) do
-  if #redis.call('ZRANGEBYSCORE', task_key('calls:' .. name), '-inf', now, 'LIMIT', 0, 1) > 0 then found[#found + 1] = name end
+  local calls = task_key('calls:' .. name)
+  local first = redis.call('ZRANGE', calls, 0, 0, 'WITHSCORES')
+  if first[2] and tonumber(first[2]) <= now then
+    found[#found + 1] = name
+    first = redis.call('ZRANGEBYSCORE', calls, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  end
+  if first[2] then next_at = math.min(next_at or math.huge, tonumber(first[2])) end
 end
-return found
+return { found, next_at and math.ceil(next_at - now) or -1 }

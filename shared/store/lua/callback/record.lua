@@ -4,7 +4,7 @@
 -- ARGV[1]  packed map: now, id, op (that of the claim), number (of the message that was sent), what ('delivered', 'gone': it is
 --          not tried again, or 'retry'), answer (a status or a word), least (ms, before which it is
 --          not tried again), base, cap (ms), seed
--- Returns  when something is to be told next, in ms since 1970; false: nothing, or it is another process' affair by now
+-- Returns  in how many ms something is to be told next, or -1: nothing, or it is another process' affair by now
 -- @include callback/drop_old
 -- @include callback/schedule_call
 -- @include common/now_ms
@@ -14,12 +14,13 @@ local arg = cmsgpack.unpack(ARGV[1])
 task_tag = KEYS[1]
 local now, rec = now_ms(arg.now), readable_record(arg.id)
 local call = rec and not rec.Z and rec.J
-if not call then return false end
-if call.o and call.o[1] == arg.op then return call.o[2] end
+if not call then return -1 end
+local function ms_until(at) return at and math.max(0, math.ceil(at - now)) or -1 end
+if call.o and call.o[1] == arg.op then return ms_until(call.o[2]) end
 local message = first_message(call)
 local is_claimed, is_first = call.c and call.c[2] == arg.op, message and message[1] == arg.number
 -- Its claim is over, or this is a repetition. But what was told was told.
-if not is_claimed and not (is_first and arg.what == 'delivered') then return false end
+if not is_claimed and not (is_first and arg.what == 'delivered') then return -1 end
 if is_claimed then call.c = nil end
 local at = now
 call.t, call.r = (call.t or 0) + 1, { arg.answer, now }
@@ -38,4 +39,4 @@ drop_old(arg.id, call, now)
 at = schedule_call(arg.id, rec, at)
 call.o = { arg.op, at }
 save_record(arg.id, rec)
-return at
+return ms_until(at)
