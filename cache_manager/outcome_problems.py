@@ -61,11 +61,12 @@ def task_of(outcome: OperationOutcome, registry: BackendRegistry | None = None) 
             raise _refused(outcome, registry)
         case Full():
             whose = "tasks of this owner" if outcome.is_owners else "tasks"
+            later = ", or are to start there later," if outcome.is_delayed else ""
             raise Problem(
                 429,
                 "queue-full",
                 "The owner's part of the queue is full." if outcome.is_owners else "The queue is full.",
-                f"As many {whose} wait at this endpoint as may. Try again.",
+                f"As many {whose} wait at this endpoint{later} as may. Try again.",
                 headers={"Retry-After": str(retry_after_s(outcome.room_in_s))},
                 members={"Full": "owner" if outcome.is_owners else "queue"},
             )

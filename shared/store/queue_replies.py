@@ -45,7 +45,7 @@ class Away:
 
 def enqueued_of(path: str, reply: list[Any]) -> Enqueued | Full | Draining:
     if reply[0] == b"full":
-        return Full(_seconds(reply[1]), is_owners=len(reply) > 2)
+        return Full(_seconds(reply[1]), is_owners=b"owner" in reply, is_delayed=b"delayed" in reply)
     if reply[0] == b"draining":
         return Draining()
     return Enqueued(granted_of(path, reply[1:]), position_of(reply[3]))

@@ -108,10 +108,12 @@ class Full:
 
     Attributes:
         is_owners: whether it holds as many of the task's owner as it may.
+        is_delayed: whether the task was to start later, and is one too many with those that are to start there.
     """
 
     room_in_s: float | None
     is_owners: bool = False
+    is_delayed: bool = False
 
 
 @value

@@ -43,9 +43,7 @@ MOST_CALLS = 5
 """5 % of the default of MAX_DISPATCHES."""
 
 
-def compose(
-    url: str, clock: Clock, receiver: Any, names: Sequence[str] = ("up", "other"), **others: str
-) -> Services:
+def compose(url: str, clock: Clock, receiver: Any, names: Sequence[str] = ("up", "other"), **others: str) -> Services:
     callbacks = {name: {"url": f"https://{name}.example.org/hook", "secret_setting": "HOOK_SECRET"} for name in names}
     settings = Settings.from_env(
         {

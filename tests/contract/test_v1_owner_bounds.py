@@ -197,7 +197,11 @@ def test_an_owner_cannot_pile_up_tasks_that_start_later(app: httpx.Client, stack
     task_id_of(submit(app, path, **GREEDY))
     first, *_ = [task_id_of(submit(app, path, **GREEDY, Start_After="86400")) for _ in range(WAITING - 1)]
     before = contents(stack, path)
-    assert_owner_is_full(submit(app, path, **GREEDY, Start_After="86400"))
+    refused = submit(app, path, **GREEDY, Start_After="86400")
+    assert_owner_is_full(refused)
+    assert refused.json()["detail"] == (
+        "As many tasks of this owner wait at this endpoint, or are to start there later, as may. Try again."
+    )
     assert contents(stack, path) == before, "a submit that was refused left something behind"
     task_id_of(submit(app, path, **MODEST, Start_After="86400"))
     app.delete(f"/api/v1/tasks/{first}", headers=GREEDY).raise_for_status()
@@ -210,7 +214,9 @@ def test_a_queue_takes_no_more_tasks_that_start_later_than_may_wait(app: httpx.C
     for number in range(BACKLOG):
         task_id_of(submit(app, path, **as_owner(f"owner{number}"), Start_After="86400"))
     refused = submit(app, path, **GREEDY, Start_After="86400")
-    assert assert_problem(refused, 429, "queue-full")["Full"] == "queue"
+    problem = assert_problem(refused, 429, "queue-full")
+    assert problem["Full"] == "queue"
+    assert problem["detail"] == "As many tasks wait at this endpoint, or are to start there later, as may. Try again."
     assert 86_000 < int(refused.headers["retry-after"]) <= 86_400, "until the first one starts"
     assert task_id_of(submit(app, path, **GREEDY)), "nothing waits there"
 

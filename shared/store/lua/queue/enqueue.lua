@@ -9,7 +9,8 @@
 --          one starts; it stands in no queue until then, and is counted) or later_in (in how many ms), starts (true: those
 --          that were to start later do so now)
 -- Returns  {'enqueued', granted, ms, the position of a new one if it waits (see position.lua) or false}
---          {'full', how many ms until there is room or -1; 'owner' if as many of its owner's wait as may} or
+--          {'full', how many ms until there is room or -1; 'delayed' if what is to start later was counted; 'owner' if there are
+--          as many of its owner's as may be} or
 --          {'draining', -1}: nothing changed
 -- @include queue/enqueue_entries
 local arg = cmsgpack.unpack(ARGV[1])

@@ -41,9 +41,9 @@ local function delay_entry(queue, settings, entry, owner)
     elseif room_ms >= 0 then
       room_ms = math.max(room_ms, start_in_ms(own, ahead - waiting))
     end
-    return { 'full', room_ms, 'owner' }
+    return { 'full', room_ms, 'delayed', 'owner' }
   end
-  if is_full then return { 'full', room_ms } end
+  if is_full then return { 'full', room_ms, 'delayed' } end
   for _, key in ipairs({ arg.backlog and all or false, arg.own and own or false }) do
     if key then
       redis.call('ZADD', key, 'NX', time_text(arg.later), entry)
