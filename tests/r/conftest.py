@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from local.azurite import Azurite
 from local.processes import free_port
 from local.redis_server import RedisCluster, RedisServer
 from local.stack import PolledProcess, Stack
+from tests.callback_receiver import new_secret
 from tests.conftest import IN_A_HURRY
 from tests.r.installing import ASKED_FOR, SDK
 
@@ -108,7 +110,14 @@ def house(
         azurite=azurite,
         backends=backends,
         with_model=False,
-        settings={**IN_A_HURRY, "MAX_BODY_BYTES": str(MOST_BYTES)},
+        settings={
+            **IN_A_HURRY,
+            "MAX_BODY_BYTES": str(MOST_BYTES),
+            "CALLBACKS": json.dumps(
+                {"nobody": {"url": f"http://127.0.0.1:{free_port()}/told", "secret_setting": "TOLD_SECRET"}}
+            ),
+            "TOLD_SECRET": new_secret(),
+        },
     ) as stack:
         yield stack
 

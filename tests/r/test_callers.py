@@ -139,6 +139,28 @@ def test_a_pipeline_is_named_by_the_caller(pod: Pod, place: Place, r: Callable[.
     assert json.loads(r(code, PLACE=place.path))["bytes"] == len("café".encode())
 
 
+def test_a_caller_says_when_a_task_runs_and_who_hears_of_it(place: Place, r: Callable[..., str]) -> None:
+    code = """
+      client <- TaskClient()
+      path <- paste0(Sys.getenv("PLACE"), "/ends/text")
+      moment <- as.POSIXct(1e5 * ceiling(as.numeric(Sys.time()) / 1e5) + 2e5 + 0.25, origin = "1970-01-01")
+      task <- client$submit(path, start_after = 1e5, start_before = moment, max_run_s = 90.5, callback = "nobody")
+      another <- client$submit(path, start_after = as.POSIXlt(moment, tz = "Asia/Kathmandu"))
+      seen <- list(task$view(), another$view(), as.numeric(moment))
+      cat(jsonlite::toJSON(seen, auto_unbox = TRUE, digits = NA), "\\n")
+      task$cancel()
+      another$cancel()
+      told <- function(...) tryCatch(client$submit(path, ...), Refused = conditionMessage)
+      stopifnot(grepl("Start-After", told(start_after = "tomorrow")), grepl("Max-Run", told(max_run_s = -1)))
+      stopifnot(grepl("Callback", told(callback = "somebody")))
+    """
+    task, another, moment_s = json.loads(r(code, PLACE=place.path))
+    at = [datetime.fromisoformat(each) for each in (task["CreatedAt"], task["StartAt"], task["ExpiresAt"])]
+    assert at[1] - at[0] == timedelta(seconds=100_000)
+    assert at[2] == datetime.fromtimestamp(moment_s, UTC) == datetime.fromisoformat(another["StartAt"])
+    assert (task["MaxRunSeconds"], task["Callback"]) == (90.5, "nobody")
+
+
 @pytest.fixture
 def container(azurite: Azurite, request: pytest.FixtureRequest) -> str:
     """The SAS URL of an empty container."""

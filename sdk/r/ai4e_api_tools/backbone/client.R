@@ -23,12 +23,16 @@ TaskClient <- function(url = Sys.getenv("BACKBONE_URL"), key = Sys.getenv("BACKB
   # Submits a task; returns it. `body`: bytes, a text, what JSON can say, or sent_file("a.tif") for a file.
   # `query`: a named list, for the model. `pipeline`: the paths of the steps that follow.
   # The same submit again with the same `idempotency_key` is the same task; without one, each has its own.
+  # `start_after`, `start_before`: it starts no sooner, or fails unless it was dispatched by then; seconds, or a time
+  # (POSIXct). `max_run_s`: an attempt that runs longer has failed. `callback`: whom the backbone tells of the end.
   submit <- function(path, body = NULL, type = NULL, query = NULL, priority = NULL, pipeline = NULL,
-                     idempotency_key = NULL) {
+                     idempotency_key = NULL, start_after = NULL, start_before = NULL, max_run_s = NULL,
+                     callback = NULL) {
     given <- sent_bytes(body)
     headers <- list(
       "Idempotency-Key" = idempotency_key %or% random_hex(16L), Priority = as_text(priority),
-      Pipeline = if (length(pipeline)) paste(pipeline, collapse = ", ")
+      Pipeline = if (length(pipeline)) paste(pipeline, collapse = ", "), "Start-After" = when_text(start_after),
+      "Start-Before" = when_text(start_before), "Max-Run" = when_text(max_run_s), Callback = as_text(callback)
     )
     url <- paste0(backbone$api, "/v1/submit/", utils::URLencode(sub("^/+", "", path)))
     if (length(query)) url <- with_query(url, query)

@@ -34,6 +34,17 @@ as_text <- function(value) {
   enc2utf8(paste(as.character(value), collapse = "\n"))
 }
 
+# A time as RFC 3339 has it, or seconds, as the headers take both: with three digits behind the point at most. A time is
+# rounded down, and no number is written as 1e+05.
+when_text <- function(value) {
+  if (inherits(value, "POSIXt")) {
+    ms <- floor(as.numeric(as.POSIXct(value)) * 1000 + 1e-3)
+    whole <- as.POSIXct(ms %/% 1000, origin = "1970-01-01", tz = "UTC")
+    return(sprintf("%s.%03.0fZ", format(whole, "%Y-%m-%dT%H:%M:%S", tz = "UTC"), ms %% 1000))
+  }
+  if (is.numeric(value)) sub("[.]?0+$", "", sprintf("%.3f", value)) else as_text(value)
+}
+
 to_json <- function(value) {
   enc2utf8(as.character(
     jsonlite::toJSON(value, auto_unbox = TRUE, null = "null", na = "null", digits = NA, POSIXt = "ISO8601")
