@@ -2336,8 +2336,14 @@ MUTATIONS = [
             (
                 "a first task does not",
                 "includes/queue/rate",
-                "elseif is_unknown and not is_first then",
+                "elseif is_unknown and (not is_first or has_granted()) then",
                 "elseif true then",
+            ),
+            (
+                "who comes first after a loss is no first task",
+                "includes/queue/rate",
+                "(not is_first or has_granted())",
+                "not is_first",
             ),
             ("what is no list is lost", "includes/queue/rate", "if type(length) ~= 'number' then", "if false then"),
             (

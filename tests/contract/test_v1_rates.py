@@ -240,7 +240,9 @@ def test_metrics_tell_the_rate(app: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.contract("B25.10")
-@pytest.mark.parametrize("kinds", [("q",), ("qr",), ("qs",), ("q", "qs", "qh")], ids=" ".join)
+@pytest.mark.parametrize(
+    "kinds", [("q",), ("qr",), ("qs",), ("q", "qs", "qh"), ("q", "qr", "qs", "qh", "qo", "qw")], ids=" ".join
+)
 def test_keys_that_are_lost_let_no_window_have_more(
     app: httpx.Client, stack: Stack, backend: ScriptedBackend, path: str, kinds: tuple[str, ...]
 ) -> None:

@@ -361,6 +361,23 @@ async def test_lost_keys_let_no_window_have_more(
 
 
 @BOTH
+@pytest.mark.parametrize("waiting", [30, 12], ids=["some wait", "none waits"])
+async def test_who_comes_first_after_a_loss_lets_no_window_have_more(
+    rate: Rate, waiting: int, rated: Callable[..., Rated], redis_server: Server, clock: Clock
+) -> None:
+    """It is not taken for the first task of a new queue, whatever is lost of this one."""
+    queue = rated(rate)
+    await queue.take(waiting)
+    await queue.run(START_MS + 23_000)
+    before = len(queue.granted_ms)
+    delete(redis_server, "q", "qr", "qh", "qo", "qw")
+    await queue.take(30)
+    await queue.run(clock.ms + 60_000)
+    assert most_within(queue.granted_ms, 12_000) == 6
+    assert len(queue.granted_ms) - before >= 6 * 4 - 1, "it goes on after a window"
+
+
+@BOTH
 async def test_times_that_somebody_else_wrote_let_no_window_have_more(
     rate: Rate, rated: Callable[..., Rated], redis_server: Server
 ) -> None:

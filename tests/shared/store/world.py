@@ -120,7 +120,7 @@ class World:
             members = [member.rpartition(" ")[0] if " " in member else member for member in value]
         elif kind == "endpoints":
             members = [rest]
-        elif name in ("outages", "queues", "settings"):
+        elif name in ("outages", "queues", "rated", "settings"):
             members = [path.decode() for path in value]
         elif name in ("series", "series_bytes"):
             members = [

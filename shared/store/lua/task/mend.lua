@@ -17,7 +17,7 @@
 -- @include task/terminal
 local TYPES = {
   t = 'string', b = 'string', r = 'string', k = 'string', n = 'string', u = 'string', q = 'string', qs = 'string',
-  qr = 'list',
+  qr = 'list', rated = 'set',
   asked = 'string', keyed = 'string', answers = 'string',
   z = 'zset', c = 'zset', ends = 'zset', due = 'zset', fenced = 'zset', qo = 'zset', qw = 'zset', ql = 'zset', qh = 'zset',
   qb = 'zset',

@@ -23,6 +23,7 @@
 --   <tag>qi:<path>          hash     by instance of the backend, {how many tasks it holds at a time, when it told}, packed
 --   <tag>qr:<path>          list     when slots were granted of late, under a rate whose grants may come in a burst, see
 --                                    rate.lua
+--   <tag>rated              set      the paths at which slots were ever granted under a rate, see rate.lua
 --   <tag>queues             set      the paths at which any entry holds a slot
 --   <tag>outages            hash     by path, the outages of backends: {since, its end or 0, cause}, packed. One that is
 --                                    over is kept for as long as leases that began before it may end
@@ -57,6 +58,8 @@ local function holders_key() return queue_tag .. 'qb:' .. queue_arg.path end
 local function instances_key() return queue_tag .. 'qi:' .. queue_arg.path end
 
 local function rate_key() return queue_tag .. 'qr:' .. queue_arg.path end
+
+local function rated_paths_key() return queue_tag .. 'rated' end
 
 local function held_paths_key(tag) return tag .. 'queues' end
 

@@ -38,6 +38,12 @@ local function rate_of(queue, settings)
     kept.l, kept.v, kept.r, kept.n = since + kept.o, (kept.v or since) + tolerance, 0, most
   end
 
+  -- Whether slots were granted here before. The paths have a key together, which a loss of the queue's leaves.
+  local function has_granted()
+    local known = redis.pcall('SISMEMBER', rated_paths_key(), queue_arg.path)
+    return type(known) == 'table' or known == 1
+  end
+
   -- Finds what is kept, and compares the list with it. A queue that is not known to be whole may have forgotten grants,
   -- unless its first tasks have just come.
   local function begin()
@@ -59,7 +65,7 @@ local function rate_of(queue, settings)
       kept.t = tonumber(redis.call('LINDEX', rate_key(), -1)) or queue_now
       kept.o = math.max(kept.o, kept.t - queue_now)
       kept.v, kept.r, kept.n = kept.t - kept.o, 0, most
-    elseif is_unknown and not is_first then
+    elseif is_unknown and (not is_first or has_granted()) then
       forget(queue_now)
     end
     kept.c, kept.t = length, kept.t or queue_now + kept.o
@@ -104,6 +110,7 @@ local function rate_of(queue, settings)
     local earliest = catches_up and not is_burst and queue_now - tolerance or queue_now
     if ms < earliest then ms, parts = earliest, 0 end
     kept.v, kept.r, kept.n = ms, parts, most
+    if kept.c == 0 then redis.pcall('SADD', rated_paths_key(), queue_arg.path) end
     kept.c, kept.t = math.min(kept.c + 1, most), queue_now + kept.o
     redis.call('RPUSH', rate_key(), time_text(kept.t))
     redis.call('LTRIM', rate_key(), -most, -1)
