@@ -94,7 +94,10 @@ IN_FLIGHT: Final = Gauge("queue.in_flight", "{task}", "How many tasks hold a slo
 SLOTS: Final = Gauge("queue.slots", "{task}", "How many tasks the backend is known to hold at a time.")
 LIMIT: Final = Gauge("queue.limit", "{task}", "How many tasks the backend is given at most, if that is limited.")
 PAUSED: Final = Gauge("queue.paused", "1", "1 if the queue is paused, 0 if it is not.")
+RATE_WAIT: Final = Gauge(
+    "queue.rate_wait_s", "s", "How long until the rate allows the next task, if there is a rate."
+)
 UNAVAILABLE: Final = Gauge("health.unavailable", "1", "1 if the app's health is unavailable, 0 if it is not.")
 """No reason to send all other metrics too, so it leaves with the next export."""
 REQUESTS: Final = Gauge("requests.current", "{request}", "Requests in flight, as the model services report.")
-ALL: Final = (DEPTH, OLDEST_WAITING, OLDEST_WAIT, WAITING, IN_FLIGHT, SLOTS, LIMIT, PAUSED, REQUESTS)
+ALL: Final = (DEPTH, OLDEST_WAITING, OLDEST_WAIT, WAITING, IN_FLIGHT, SLOTS, LIMIT, PAUSED, RATE_WAIT, REQUESTS)

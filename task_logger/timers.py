@@ -199,6 +199,7 @@ def _report(timer: _Depths, path: str, status: QueueStatus) -> None:
         (gauges.SLOTS, status.slots),
         (gauges.LIMIT, status.limit),
         (gauges.PAUSED, int(status.paused)),
+        (gauges.RATE_WAIT, status.rate_wait_ms / 1000 if status.rate else None),
     ):
         if number is not None and timer.is_news(path, gauge.name, number):
             gauge.set(number, path=path)

@@ -44,6 +44,8 @@ class QueueStatus:
     """Which operator that was. None: it is not known."""
     rate: Rate | None = field(default=None, compare=False)
     """How often a slot is granted at most."""
+    rate_wait_ms: int = field(default=0, compare=False)
+    """How long until the rate allows the next grant."""
 
     @classmethod
     def unpacked(cls, reply: list[Any]) -> Self:
@@ -60,7 +62,7 @@ class QueueStatus:
         )
         if not more:
             return status
-        is_down, until_ms, is_full, mean_ms, at_ms, by, rate = more
+        is_down, until_ms, is_full, mean_ms, at_ms, by, rate, rate_wait_ms = more
         return replace(
             status,
             is_down=bool(is_down),
@@ -70,6 +72,7 @@ class QueueStatus:
             settings_at_ms=at_ms or None,
             settings_by=by.decode() or None,
             rate=Rate.unpacked(rate) if rate else None,
+            rate_wait_ms=rate_wait_ms,
         )
 
 

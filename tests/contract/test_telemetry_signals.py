@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,7 @@ QUEUE_GAUGES = {
     "queue.paused": "Paused",
 }
 """Each with the number of the API that it is."""
+RATE_WAIT = "queue.rate_wait_s"
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,10 @@ def insights() -> Iterator[IngestionDouble]:
         yield double
 
 
-def reported(runner: MetricsRunner, timer: str, path: str) -> dict[str, float]:
+def reported(runner: MetricsRunner, timer: str, path: str, names: Iterable[str] = QUEUE_GAUGES) -> dict[str, float]:
     """What a timer reports of one queue, by the gauge's name."""
     told = runner.run(timer)
-    return {name: point["value"] for name in QUEUE_GAUGES for point in told.get(name, []) if point["path"] == path}
+    return {name: point["value"] for name in names for point in told.get(name, []) if point["path"] == path}
 
 
 def asked(runner: MetricsRunner, path: str) -> Mapping[str, Any]:
@@ -92,6 +93,18 @@ def test_a_queue_without_a_limit_has_no_gauge_of_one(runner: MetricsRunner) -> N
     told = reported(runner, QUEUE_LOGGER, path)
     assert "queue.limit" not in told
     assert told["queue.paused"] == 0
+
+
+@pytest.mark.contract("B22.1")
+def test_a_queue_with_a_rate_tells_how_long_that_holds_it_back(runner: MetricsRunner) -> None:
+    path = "/v1/test/rated"
+    runner.run("ConfigureQueue", route={"path": path}, body={"Rate": "1/3600s"})
+    submit(runner, path)
+    submit(runner, path)
+    [wait_s] = reported(runner, QUEUE_LOGGER, path, [RATE_WAIT]).values()
+    assert 3500 < wait_s <= 3600
+    runner.run("ConfigureQueue", route={"path": path}, body={"Rate": None, "Paused": True})
+    assert reported(runner, QUEUE_LOGGER, path, [RATE_WAIT]) == {}
 
 
 @pytest.mark.contract("B22.2")

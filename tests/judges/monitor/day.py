@@ -54,6 +54,8 @@ class Service:
     run_s: Callable[[random.Random], int]
     slots: int = 4
     limit: int | None = None
+    rate_s: int | None = None
+    """How long after a dispatch there may be another."""
     lease_s: int = 600
     heartbeat_s: int | None = 300
     fails: float = 0.0
@@ -65,6 +67,8 @@ class Service:
     is_forgotten: bool = False
     """Whether nothing is dispatched to it, as no app should do."""
 
+    next_s: int = 0
+    """When the rate allows the next dispatch."""
     waiting: deque[Work] = field(default_factory=deque)
     running: list[Work] = field(default_factory=list)
     hung: set[int] = field(default_factory=set)
@@ -133,11 +137,12 @@ class App:
             return
         most = min(service.slots, service.limit or service.slots)
         for work in [*service.waiting]:
-            if len(service.running) >= most:
+            if len(service.running) >= most or service.next_s > self.now_s:
                 break
             if work.not_before_s > self.now_s:
                 continue
             service.waiting.remove(work)
+            service.next_s = self.now_s + (service.rate_s or 0)
             self._steps[service.path, "dispatched"] += 1
             self._add("event", path=service.path, id=work.id, attempt=work.attempt)
             if work.attempt <= service.refusals:
@@ -178,6 +183,8 @@ class App:
         self._gauge("queue.paused", path, float(service.paused), timer=timer)
         if service.limit is not None:
             self._gauge("queue.limit", path, service.limit, timer=timer)
+        if service.rate_s is not None:
+            self._gauge("queue.rate_wait_s", path, max(0, service.next_s - self.now_s), timer=timer)
 
     def _gauge(self, name: str, path: str, value: float, zeros: int = ZEROS, timer: str = "often") -> None:
         key = (name, path, timer)
@@ -234,7 +241,8 @@ def between(least_s: int, most_s: int) -> Callable[[random.Random], int]:
 
 
 def ordinary() -> list[Service]:
-    """Services of an ordinary day: nobody works at night, some tasks take six hours, a queue is paused."""
+    """Services of an ordinary day: nobody works at night, some tasks take six hours, a queue is paused, and one
+    may be given a task an hour, of which 16 come in the morning."""
     return [
         Service("/v1/steady", every(60, 7, 20), between(30, 90)),
         Service("/v1/hours", every(21_600, 0, 24, number=4), between(21_000, 21_600)),
@@ -243,6 +251,8 @@ def ordinary() -> list[Service]:
         Service("/v1/paused", every(600, 8, 18), between(60, 120)),
         Service("/v1/flaky", every(30, 9, 17), between(10, 40), fails=0.02),
         Service("/v1/tides/predict", every(300, 6, 22), between(60, 200), lease_s=120, heartbeat_s=60),
+        Service("/v1/hourly", every(900, 7, 11), between(20, 60), rate_s=3600),
+        Service("/v1/measured", every(60, 7, 20), between(30, 90), rate_s=60),
         Service("/v1/unused", every(86_400, 25, 26), between(1, 2)),
     ]
 
@@ -314,8 +324,16 @@ def _forget(app: App) -> None:
     app.services["/v1/steady"].is_forgotten = True
 
 
+def _forget_hourly(app: App) -> None:
+    app.services["/v1/hourly"].is_forgotten = True
+
+
 def _slow_down(app: App) -> None:
     app.services["/v1/steady"].run_s = between(600, 900)
+
+
+def _slow_down_measured(app: App) -> None:
+    app.services["/v1/measured"].run_s = between(600, 900)
 
 
 def _fail(app: App) -> None:
@@ -349,6 +367,9 @@ FAULTS = (
     Fault("nothing-ends", "the service takes tasks and is not heard of again", _hang),
     Fault("nothing-is-dispatched", "the app forgets a queue", _forget),
     Fault("tasks-wait", "the service is slower than tasks come", _slow_down, grows_s=1800),
+    Fault("nothing-is-dispatched", "the app forgets a queue with a rate", _forget_hourly, "/v1/hourly", grows_s=3600),
+    Fault("tasks-wait", "the app forgets a queue with a rate", _forget_hourly, "/v1/hourly", grows_s=3600),
+    Fault("tasks-wait", "the service is slower than its rate", _slow_down_measured, "/v1/measured", grows_s=1800),
     Fault("tasks-fail", "two of five tasks fail", _fail, path="/v1/flaky"),
     Fault("leases-end", "one of ten attempts is never heard of", _hang_sometimes),
     Fault("many-dispatches", "the service refuses each task four times", _refuse),

@@ -100,7 +100,8 @@ def _happen(backbone: Backbone, backend: ScriptedBackend) -> dict[str, str]:
     backbone.heartbeat(silent, 1)  # without one, leases double
     backbone.ended(silent)
     _wait_for(backbone, PATH, lambda queue: queue["InFlight"] == 0)
-    backbone.http.patch(f"/api/v1/queues{PATH}", json={"Paused": True}).raise_for_status()
+    changed = {"Paused": True, "Rate": "1/3600s"}
+    backbone.http.patch(f"/api/v1/queues{PATH}", json=changed).raise_for_status()
     headers = {"Start-Before": "1", "Callback": DESTINATION}
     expired = backbone.http.post(f"/api/v1/submit{PATH}", content=b"{}", headers=headers).raise_for_status()
     tasks["expired"] = expired.json()["TaskId"]

@@ -8,7 +8,8 @@
 --           without an entry also: whether the backend is down, before when nothing is dispatched to it or 0,
 --           whether tasks wait that it takes no slot for at present, mean service time in ms or -1,
 --           when a setting was changed last or 0, by which operator or '',
---           the rate in force {how many grants, within how many ms, 1 if they may come at once, else 0} or false}
+--           the rate in force {how many grants, within how many ms, 1 if they may come at once, else 0} or false,
+--           in how many ms that allows the next grant: 0 if it does now, as far as is known}
 -- @include queue/position
 
 -- So long ago is what was learned by failures not held against the backend any more, as with an outage.
@@ -36,6 +37,7 @@ if not arg.entry then
   end
   local rate = (settings.rate or queue.R) and rate_of(queue, settings)
   reply[#reply + 1] = rate and { rate.most, rate.window, rate.is_burst and 1 or 0 } or false
+  reply[#reply + 1] = rate and queue.L and math.max(0, math.ceil(rate.allows_at() - queue_now)) or 0
 end
 write_queues()
 return reply
