@@ -1867,7 +1867,7 @@ MUTATIONS = [
     Mutation(
         "callback: a failure after another's claim changes nothing",
         f"{CALLBACK}/record.lua",
-        "if not is_claimed and not (is_first and arg.what == 'delivered') then return false end\n",
+        "if not is_claimed and not (is_first and arg.what == 'delivered') then return -1 end\n",
         "",
         CALLBACK_STORE_TESTS,
     ),
