@@ -43,5 +43,11 @@ def bullmq() -> tuple[Path, Path]:
     directory = _INSTALLED / "bullmq"
     install_npm_package(_HERE / "bullmq", directory, "BullMQ")
     script = directory / "peer.js"
-    script.write_bytes((_HERE / "bullmq" / "peer.js").read_bytes())
+    wanted = (_HERE / "bullmq" / "peer.js").read_bytes()
+    # Another side may be about to read it, and Node.js runs a file that is empty for a moment as a program without
+    # work.
+    if not script.exists() or script.read_bytes() != wanted:
+        new = script.with_suffix(".new")
+        new.write_bytes(wanted)
+        new.replace(script)
     return find_node()[0], script

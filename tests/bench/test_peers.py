@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers import bench, ours
+from bench.peers import bench, environments, ours
 from bench.peers.bench import Extent, Side, require_plausible
 from bench.peers.catalogue import OURS_HTTP, Peer
 from bench.peers.side import PAYLOAD
@@ -129,3 +129,21 @@ def test_the_model_service_of_the_http_path_has_no_slots() -> None:
 
 def test_incompressible_size_is_less_than_the_payload() -> None:
     assert len(PAYLOAD) / 2 < bench.PAYLOAD_BYTES_LEAST < len(PAYLOAD)
+
+
+def test_a_peers_script_is_not_rewritten_while_a_side_may_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(_source: Path, directory: Path, _name: str) -> None:
+        directory.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(environments, "_INSTALLED", tmp_path)
+    monkeypatch.setattr(environments, "install_npm_package", install)
+    script = environments.bullmq()[1]
+    text, written = script.read_bytes(), script.stat()
+    assert environments.bullmq()[1].stat().st_mtime_ns == written.st_mtime_ns
+    with script.open("rb") as reading:
+        script.write_bytes(b"an older one")
+        environments.bullmq()
+        assert script.read_bytes() == text
+        assert reading.read() == b"an older one"  # another file has taken its place
