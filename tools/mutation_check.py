@@ -1874,7 +1874,7 @@ MUTATIONS = [
     Mutation(
         "callback: a repeated record counts once",
         f"{CALLBACK}/record.lua",
-        "if call.o and call.o[1] == arg.op then return call.o[2] end\n",
+        "if call.o and call.o[1] == arg.op then return ms_until(call.o[2]) end\n",
         "",
         CALLBACK_STORE_TESTS,
     ),
