@@ -10,7 +10,14 @@ import azure.functions as func
 from cache_manager import request_parsing as parse
 from cache_manager.audit import audited, queue_action
 from cache_manager.outcome_problems import only_a_prefix, unknown_endpoint
-from cache_manager.queue_schemas import BackendState, QueueDepth, QueueDepthList, QueueSettings, without_ages
+from cache_manager.queue_schemas import (
+    BackendState,
+    QueueDepth,
+    QueueDepthList,
+    QueueOwner,
+    QueueSettings,
+    without_ages,
+)
 from shared.dispatch.registry import Endpoint
 from shared.http.conditional import json_unless_known
 from shared.http.functions import HttpFunctions, json_response
@@ -53,6 +60,8 @@ async def queue_depths(req: func.HttpRequest, services: Services) -> func.HttpRe
     if not is_known and not _is_used(path, depth, status, services):
         raise unknown_endpoint(path, "no backend is registered for this path, and it has no tasks")
     [queue] = await _shown(services, [(path, depth, status)])
+    if operator_now() is not None:
+        queue.owners = [QueueOwner.of(share) for share in await services.store.queues.largest_owners(path)]
     return json_unless_known(req, queue.document(), without_ages=without_ages([queue]))
 
 

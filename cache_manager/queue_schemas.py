@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_pascal
 from cache_manager.schemas import RequestModel
 from shared.http.times import IsoTime, iso
 from shared.rate import Rate
-from shared.store import Depth, QueueStatus
+from shared.store import Depth, OwnerShare, QueueStatus
 from shared.tasks.owner_bounds import UNBOUNDED, OwnerBounds
 
 BackendState = Literal["up", "down", "full", "unregistered", "unknown"]
@@ -70,6 +70,23 @@ class QueuePerOwner(BaseModel):
         return cls(waiting=bounds.waiting, in_flight=bounds.in_flight, hard=bounds.is_hard)
 
 
+class QueueOwner(BaseModel):
+    """What an owner has of the queue."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, use_attribute_docstrings=True)
+
+    owner: str | None
+    """Null: of all tasks without one."""
+    waiting: int
+    """How many of its tasks wait for a slot."""
+    in_flight: int
+    """How many of its tasks hold one. Of the first 500 that do."""
+
+    @classmethod
+    def of(cls, share: OwnerShare) -> QueueOwner:
+        return cls(owner=share.owner or None, waiting=share.waiting, in_flight=share.holding)
+
+
 class QueueDepth(BaseModel):
     """How many tasks of one endpoint path are in which state."""
 
@@ -103,6 +120,9 @@ class QueueDepth(BaseModel):
     """Whether it may get these at once; else evenly."""
     per_owner: QueuePerOwner | None
     """Null: one owner may have all of it."""
+    owners: list[QueueOwner] | None = None
+    """Up to 20 owners that have most of it, the largest first. Only an operator who asks for one queue is told; else
+    null."""
     paused: bool
     draining: bool
     settings_changed: SettingsChange | None

@@ -222,6 +222,7 @@ QUEUE: Json = {
     "Rate": None,
     "Burst": False,
     "PerOwner": {"Waiting": 500, "InFlight": 4, "Hard": False},
+    "Owners": None,
     "Paused": False,
     "Draining": False,
     "SettingsChanged": None,

@@ -44,7 +44,7 @@ function QueueOf({ path }: { path: string }) {
         No backend is registered for <Path path={path} link={false} />, and it has no tasks.{" "}
         <a href={href("queues")}>All queues</a>
       </>}>
-        {(data) => <Facts queue={data} />}
+        {(data) => <><Facts queue={data} /><Owners queue={data} /></>}
       </Shown>
       <Figures path={path} />
       <Failures path={path} />
@@ -73,6 +73,22 @@ function Facts({ queue }: { queue: Queue }) {
       {fact("Kept", `${count(queue.Completed)} completed, ${count(queue.Failed)} failed, ${count(queue.Cancelled)} cancelled`)}
       {fact("Failed", percent(queue.Failed, queue.Failed + queue.Completed))}
     </dl>
+  );
+}
+
+/** Who has most of the queue, where it has owners. */
+function Owners({ queue: { EndpointPath: path, Owners: owners } }: { queue: Queue }) {
+  if (!owners?.some(({ Owner }) => Owner)) return null;
+  return (
+    <section aria-label="Owners">
+      <h2>Owners</h2>
+      <Table label="Owners" rows={owners} rowKey={({ Owner }) => Owner ?? ""} columns={[
+        { id: "owner", head: "Owner", cell: ({ Owner: owner }) => owner
+          ? <a href={href("tasks", { path, owner })}><Said text={owner} /></a> : "none" },
+        { id: "waiting", head: "Waiting", isFigure: true, cell: ({ Waiting }) => count(Waiting) },
+        { id: "inflight", head: "In flight", isFigure: true, cell: ({ InFlight }) => count(InFlight) },
+      ]} />
+    </section>
   );
 }
 

@@ -33,6 +33,7 @@ export interface Queue {
   Rate?: string | null;
   Burst?: boolean;
   PerOwner?: { Waiting: number | null; InFlight: number | null; Hard: boolean } | null;
+  Owners?: { Owner: string | null; Waiting: number; InFlight: number }[] | null;
   Paused: boolean;
   Draining: boolean;
   /** The last change of any of them. */

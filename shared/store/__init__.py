@@ -20,7 +20,7 @@ from shared.store.eviction import EvictionState
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
-from shared.store.queue_status import QueueStatus
+from shared.store.queue_status import OwnerShare, QueueStatus
 from shared.store.queues import QueueChange, TaskQueues
 from shared.store.record_codec import BATCHES
 from shared.store.redis.client import RedisAddress, RedisClient, connect
@@ -88,6 +88,7 @@ __all__ = [
     "Listing",
     "Looked",
     "Outage",
+    "OwnerShare",
     "Page",
     "QueueChange",
     "QueueStatus",

@@ -276,6 +276,10 @@ class WaitingArgument(QueueArgument):
     most: int
 
 
+# `from` is no name in Python.
+OwnersArgument = TypedDict("OwnersArgument", {"from": int, "most": int})
+
+
 class ConfigureArgument(QueueArgument):
     set: dict[str, int | bool | tuple[int, int]]
     by: NotRequired[str]

@@ -76,6 +76,17 @@ class QueueStatus:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OwnerShare:
+    """What an owner has of a queue."""
+
+    owner: str
+    """Empty: of all tasks without one."""
+    waiting: int
+    holding: int
+    """How many of its tasks hold a slot."""
+
+
 def position_of(reply: list[Any] | None) -> QueuePosition | None:
     if not reply:
         return None

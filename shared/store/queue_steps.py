@@ -26,6 +26,7 @@ from shared.store.arguments import (
     FailedArgument,
     MaintainArgument,
     MarkRebuiltArgument,
+    OwnersArgument,
     QueueArgument,
     RefusedArgument,
     ReleaseArgument,
@@ -59,6 +60,7 @@ CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
 ENQUEUE_BATCH: Final = 256
 WAITING_LOOKED_AT: Final = 100
+OWNERS_READ: Final = 500
 """How many waiting entries of a queue one run of the reconciler checks. Where any waits for nothing, it goes on."""
 TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
@@ -315,6 +317,14 @@ class QueueSteps:
         argument: WaitingArgument = {**self._queue(path), "seed": seed(), "most": WAITING_LOOKED_AT}
         rows = await self._run("waiting", path, argument)
         return {SlotGrant.parse(entry.decode()): row[0].decode() for row in rows for entry in row[1:]}
+
+    async def owners(self, path: str, behind: int = 0) -> tuple[dict[str, int], list[SlotGrant]]:
+        """How many attempts wait of :data:`OWNERS_READ` owners *behind* as many; and, behind none, that many of those
+        that hold a slot."""
+        page: OwnersArgument = {"from": behind, "most": OWNERS_READ}
+        waiting, holding = await self._run("owners", path, {**self._queue(path), **page})
+        owners = (owner.decode(errors="replace") for owner in waiting[::2])
+        return dict(zip(owners, waiting[1::2], strict=True)), [SlotGrant.parse(entry.decode()) for entry in holding]
 
     async def mark_held(self, entries: Iterable[QueueEntry]) -> None:
         """Entries of one path are known to be held by their backend."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,8 +14,8 @@ from shared.rate import Rate
 from shared.store.informing import informed
 from shared.store.outages import Outage, Outages
 from shared.store.queries import Depth, Queries
-from shared.store.queue_status import QueueStatus
-from shared.store.queue_steps import TOLD_KEPT_S, QueueSteps
+from shared.store.queue_status import OwnerShare, QueueStatus
+from shared.store.queue_steps import OWNERS_READ, TOLD_KEPT_S, QueueSteps
 from shared.store.redis.link import StoreUnavailable
 from shared.store.rounds import Rounds
 from shared.store.series import Ended
@@ -27,6 +29,10 @@ _MOST_TOLD: Final = 10_000
 
 _MOST_LOOKS: Final = 100
 """How often a run of the reconciler looks for entries of a queue that wait for nothing, while it finds any."""
+
+_MOST_OWNERS: Final = 10_000
+"""Of how many owners of a queue it is counted what they have, so that whoever looks at one costs no more."""
+_OWNERS_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,20 @@ class TaskQueues:
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""
         return await self._queues.status(path, task)
+
+    async def largest_owners(self, path: str) -> list[OwnerShare]:
+        """The owners that have most of the queue, the largest first."""
+        waiting: dict[str, int] = {}
+        holding: list[SlotGrant] = []
+        for behind in range(0, _MOST_OWNERS, OWNERS_READ):
+            following, grants = await self._queues.owners(path, behind)
+            waiting |= following
+            holding += grants
+            if len(following) < OWNERS_READ:
+                break
+        held = Counter((await self._queries.owners_of(holding)).values())
+        shares = [OwnerShare(owner, waiting.get(owner, 0), held[owner]) for owner in waiting.keys() | held.keys()]
+        return heapq.nsmallest(_OWNERS_SHOWN, shares, key=lambda share: (-share.waiting - share.holding, share.owner))
 
     async def outages(self) -> dict[str, Outage]:
         """By path, the outages for whose end tasks wait now."""

@@ -266,6 +266,29 @@ def test_a_queue_shows_what_one_owner_may_have(app: httpx.Client) -> None:
     assert queue(app, path_below("/v1/test"))["PerOwner"] == {"Waiting": MOST, "InFlight": None, "Hard": False}
 
 
+@pytest.mark.contract("B26.12")
+def test_an_operator_sees_whose_tasks_fill_a_queue(app: httpx.Client, backend: ScriptedBackend) -> None:
+    path = path_below("/v1/soft")
+    service = ModelService(backend, path)
+    configure(app, path, Limit=1)
+    submit_all(app, path, 2, **MODEST)
+    service.until_working(1)
+    submit_all(app, path, WAITING, **GREEDY)
+    submit_all(app, path, 1)
+    operator = {"X-Gateway-Key": GATEWAY_KEY, "X-Operator": "ada", "X-Operator-Roles": "read"}
+    shown = app.get(f"/api/v1/queues{path}", headers=operator).raise_for_status().json()
+    assert shown["Owners"] == [
+        {"Owner": "greedy", "Waiting": WAITING, "InFlight": 0},
+        {"Owner": "modest", "Waiting": 1, "InFlight": 1},
+        {"Owner": None, "Waiting": 1, "InFlight": 0},
+    ]
+    assert shown["PerOwner"]["Waiting"] == WAITING
+    assert queue(app, path)["Owners"] is None, "whoever asks is no operator"
+    listed = app.get("/api/v1/queues/", headers=operator).raise_for_status().json()["Queues"]
+    assert {each["Owners"] for each in listed} == {None}
+    assert app.get(f"/api/v1/queues{path}", headers=GREEDY).status_code == 403
+
+
 @pytest.mark.contract("B26.10")
 @pytest.mark.parametrize(
     "per_owner", [{"waiting": 0}, {"in_flight": 0}, {"hard": True}, {"slots": 1}, 3, {"in_flight": "many"}]

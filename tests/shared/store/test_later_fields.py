@@ -140,6 +140,7 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
         "check later": lambda: queues.reschedule_check(PATH, {SlotGrant.of(third): 5}),
         "maintain": lambda: queues.maintain(PATH),
         "waiting": lambda: queues.waiting(PATH),
+        "owners": lambda: queues.owners(PATH),
         "note the oldest": lambda: EndpointSeries(link, clock).note_oldest({PATH: 1_000}),
         "rebuilt": lambda: queues.mark_rebuilt(PATH, clock()),
         "status": lambda: queues.status(PATH, second),

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from shared.store.policy import StorePolicy
+from shared.store.queue_status import OwnerShare
 from shared.store.queue_steps import QueueEntry, QueueSteps
 from shared.store.redis.link import RedisLink
 from shared.store.requeue import BackendAway
@@ -627,6 +628,37 @@ async def test_a_task_that_its_owner_has_no_room_for_is_not_stored(store: TaskSt
     assert await store.get("t3") is None
     assert "t3" not in World(redis_server).records
     await begin(store, "other", "b")
+
+
+async def test_the_owners_that_have_most_of_a_queue_are_known(store: TaskStore) -> None:
+    await begin(store, "h0", "holds")
+    await begin(store, "h1", "")
+    await store.queues.configure(PATH, {"paused": True})
+    assert await store.queues.largest_owners("/v1/nowhere") == []
+    assert await store.queues.largest_owners(PATH) == [OwnerShare("", 0, 1), OwnerShare("holds", 0, 1)]
+    for number, owner in enumerate(["b", "holds", "a", "holds", "b", "b"]):
+        await store.create(new(f"t{number}", owner))
+    assert await store.queues.largest_owners(PATH) == [
+        OwnerShare("holds", 2, 1),
+        OwnerShare("b", 2, 0),
+        OwnerShare("", 0, 1),
+        OwnerShare("a", 1, 0),
+    ]
+
+
+async def test_ten_thousand_owners_are_looked_at_piece_by_piece(
+    bounded: BoundedQueues, store: TaskStore, redis_server: Server, clock: Clock
+) -> None:
+    queues = bounded()
+    await queues.configure(PATH, {"paused": True})
+    waiting = [new_task(f"t{number}", clock, f"o{number}") for number in range(10_010)]
+    more = [new_task(f"m{number}", clock, f"o{number}") for number in range(9_000, 9_018)]
+    await queues.enqueue([QueueEntry.of(task) for task in [*waiting, *more]])
+    largest = await store.queues.largest_owners(PATH)
+    assert largest[:18] == [OwnerShare(task.owner, 2, 0) for task in more]
+    assert (len(largest), largest[18].waiting) == (20, 1)
+    # A call counts the tasks of 500 owners.
+    assert (await cost(redis_server, lambda: queues.owners(PATH))).total() < 510
 
 
 async def test_the_end_of_an_owners_task_grants_its_next_one(store: TaskStore, redis_server: Server) -> None:

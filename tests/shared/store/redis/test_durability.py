@@ -40,8 +40,8 @@ _PASSING: Final = "it is reported again all the time"
 _BATCH: Final = "a batch looks for what became of its children"
 UNHEARD: Final = {
     **dict.fromkeys(("backend/endpoints", "backend/outages", "batch/children", "keyed/secret"), _READS),
-    **dict.fromkeys(("queue/held_paths", "queue/holds", "queue/status", "queue/waiting", "requests/count"), _READS),
-    **dict.fromkeys(("queue/paths_with_settings", "requests/counts", "requests/fields"), _READS),
+    **dict.fromkeys(("queue/held_paths", "queue/holds", "queue/owners", "queue/status", "queue/waiting"), _READS),
+    **dict.fromkeys(("queue/paths_with_settings", "requests/count", "requests/counts", "requests/fields"), _READS),
     **dict.fromkeys(("queue/series", "queue/series_paths", "queue/totals"), _READS),
     **dict.fromkeys(("task/depths", "task/idle_entries", "task/list", "task/open_paths", "task/paths"), _READS),
     **dict.fromkeys(("task/publish_command", "task/queue_entries", "task/records", "upload/get"), _READS),
