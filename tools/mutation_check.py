@@ -378,6 +378,18 @@ MUTATIONS = [
         Mutation(f"delay: {guard}", f"{LUA}/{file}.lua", old, new, ("tests/shared/store/test_delayed_bounds.py",))
         for guard, file, old, new in (
             (
+                "one that an earlier version has ended does not count",
+                "task/lost",
+                "(is_terminal(rec.s) or rec.a > 1)",
+                "false",
+            ),
+            (
+                "the queue hears of one that an earlier version has ended",
+                "task/lost",
+                "ended[#ended + 1] = {",
+                "local _ = {",
+            ),
+            (
                 "what is to start counts with what waits",
                 "includes/queue/delay_entry",
                 "local is_full = delayed and queue.w + delayed >= arg.backlog",

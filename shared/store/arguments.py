@@ -129,7 +129,7 @@ class LostArgument(TypedDict):
     paths: int
     entries: int
     most: int
-    delayed: bool
+    few: NotRequired[int]
 
 
 class MendArgument(TypedDict):

@@ -326,6 +326,14 @@ class QueueSteps:
         owners = (owner.decode(errors="replace") for owner in waiting[::2])
         return dict(zip(owners, waiting[1::2], strict=True)), [SlotGrant.parse(entry.decode()) for entry in holding]
 
+    async def forget_delayed(self, path: str, entries: Iterable[tuple[SlotGrant, str]]) -> None:
+        """Count attempts no more that were to start later, given with their owners."""
+        argument: RowsArgument = {
+            **self._queue(path),
+            "entries": [[grant.entry_id, owner] for grant, owner in entries],
+        }
+        await self._run("forget_delayed", path, argument)
+
     async def mark_held(self, entries: Iterable[QueueEntry]) -> None:
         """Entries of one path are known to be held by their backend."""
         entries = list(entries)

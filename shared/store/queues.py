@@ -84,8 +84,10 @@ class TaskQueues:
             pipelines: the names of those that have one: they have indexes too.
         """
         lost = await self._upkeep.forget_lost(pipelines)
+        for path, entries in lost.delayed.items():
+            await self._queues.forget_delayed(path, entries)
         held, is_open = await asyncio.gather(self._queues.held_paths(), self._queries.set_ended_paths_aside())
-        return held | is_open | lost
+        return held | is_open | lost.paths
 
     async def status(self, path: str, task: Task | None = None) -> QueueStatus:
         """How the queue stands, and where the task stands in it if it waits."""

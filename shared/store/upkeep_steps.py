@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from shared.store.arguments import (
     Clock,
@@ -54,8 +54,10 @@ _LOST_ENTRIES: Final = 100
 """At how many index entries of a path and state it looks; where any is lost, it goes on."""
 _MOST_LOST_ENTRIES: Final = 2000
 """Until it has looked at so many."""
-_ROUNDS_PER_DELAYED: Final = 60
-"""One round of so many looks among the tasks that have yet to start too: these cost the others nothing."""
+_ROUNDS_PER_DELAYED: Final = 3
+"""One round of so many looks among the tasks that have yet to start too: these cost the others next to nothing."""
+_DELAYED_ENTRIES: Final = 10
+"""At how many of those of a path, whose records it reads."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -120,6 +122,19 @@ class CheckedSlot:
     attempt: int
     task: Task | None
     check_again_s: float | None
+
+
+class Lost(NamedTuple):
+    """What was left of tasks, and was removed.
+
+    Attributes:
+        paths: the endpoint paths where there was any.
+        delayed: by path, the attempts that were to start later and will not, with their owners. Queues still count
+            them.
+    """
+
+    paths: set[str]
+    delayed: Mapping[str, Sequence[tuple[SlotGrant, str]]]
 
 
 class UpkeepSteps:
@@ -228,14 +243,11 @@ class UpkeepSteps:
             **stamp(self._now_ms),
         }
 
-    async def forget_lost(self, names: Sequence[str] = ()) -> set[str]:
+    async def forget_lost(self, names: Sequence[str] = ()) -> Lost:
         """Remove what is left of tasks whose records are gone. Each call looks at some, drawn by chance.
 
         Args:
             names: of pipelines.
-
-        Returns:
-            The endpoint paths where there was any.
         """
         argument: LostArgument = {
             "seed": seed(),
@@ -243,12 +255,17 @@ class UpkeepSteps:
             "paths": _LOST_PATHS,
             "entries": _LOST_ENTRIES,
             "most": _MOST_LOST_ENTRIES,
-            "delayed": self._looks % _ROUNDS_PER_DELAYED == 0,
         }
+        if self._looks % _ROUNDS_PER_DELAYED == 0:
+            argument["few"] = _DELAYED_ENTRIES
         self._looks += 1
         packed = pack(argument)
         parts = await asyncio.gather(*(self._link.script("task/lost", tag, packed) for tag in HASH_TAGS))
-        return texts(path for part in parts for path in part)
+        entries: dict[str, list[tuple[SlotGrant, str]]] = {}
+        for _, rows in parts:
+            for path, task_id, owner in rows:
+                entries.setdefault(path.decode(), []).append((SlotGrant(task_id.decode(), 1), owner.decode()))
+        return Lost(texts(path for paths, _ in parts for path in paths), entries)
 
     async def idle_entries(self, path: str, grants: Iterable[SlotGrant]) -> list[SlotGrant]:
         """Those of a queue's waiting entries that wait for nothing: their tasks are gone, have ended, or are at

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +24,7 @@ from tests.waiting import PATIENCE_S
 
 KEY, PREVIOUS_KEY = "the-key-of-the-gateway-0123456789", "the-key-before-it-0123456789"
 BRIEF_LEASE_S = 2
+DESTINATION, HOOK = "ends", "/hooks/two-versions"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ def all_versions(
             "BLOB_CONTAINER": "two-versions",
             "GATEWAY_KEY": KEY,
             "GATEWAY_KEY_PREVIOUS": PREVIOUS_KEY,
+            "CALLBACKS": json.dumps({DESTINATION: {"url": backend.url + HOOK, "secret_setting": "HOOK_SECRET"}}),
+            "HOOK_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}",
         },
     )
     port = free_port()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -78,7 +79,7 @@ async def test_an_owner_cannot_pile_up_tasks_that_start_later(opened: Opened, re
     tasks = opened(bounds=OwnerBounds(waiting=OWN))
     assert [await is_taken(tasks, owned(f"t{number}")) for number in range(4)] == [True, True, False, False]
     refused = await tasks.create(owned("more"))
-    assert refused == Full(DELAY_S, is_owners=True), "until the first one starts"
+    assert refused == Full(DELAY_S, is_owners=True, is_delayed=True), "until the first one starts"
     assert await is_taken(tasks, owned("other", "b"))
     assert delayed_keys(redis_server) == {f"{PATH} a": OWN, f"{PATH} b": 1}
 
@@ -87,7 +88,7 @@ async def test_a_queue_takes_no_more_of_them_than_may_wait(opened: Opened) -> No
     tasks = opened(backlog=BACKLOG)
     taken = [await is_taken(tasks, owned(f"t{number}", f"owner{number}")) for number in range(BACKLOG + 1)]
     assert taken == [True] * BACKLOG + [False]
-    assert await tasks.create(owned("more", "c", delay_s=1)) == Full(DELAY_S)
+    assert await tasks.create(owned("more", "c", delay_s=1)) == Full(DELAY_S, is_delayed=True)
 
 
 async def test_those_that_wait_count_with_them(opened: Opened, clock: Clock) -> None:
@@ -98,7 +99,9 @@ async def test_those_that_wait_count_with_them(opened: Opened, clock: Clock) -> 
     assert cast("Full", await tasks.create(owned("d1"))).is_owners
     assert await is_taken(tasks, at_once("w1")), "what is to start does not wait yet"
     assert await is_taken(tasks, owned("d2", "b"))
-    assert await tasks.create(owned("d3", "c")) == Full(None), "nobody knows when a paused queue goes on"
+    assert await tasks.create(owned("d3", "c")) == Full(None, is_delayed=True), (
+        "nobody knows when a paused queue goes on"
+    )
     clock.advance(DELAY_S)
     await begin_all(tasks)
     assert (await tasks.queues.status(PATH)).waiting == BACKLOG, "a start is never refused"
@@ -162,6 +165,49 @@ async def test_what_is_not_said_to_have_started_is_forgotten_in_the_end(
     clock.advance(DELAY_S + 3_601)
     assert await is_taken(tasks, owned("t1"))
     assert delayed_keys(redis_server) == {f"{PATH} a": 1}
+
+
+@contextmanager
+def unknown_indexes(server: Server) -> Iterator[None]:
+    """What happens within leaves everything of starts as it is: an earlier version does not know that."""
+    clients = [cast("Any", redis.Redis(port=node.port)) for node in nodes(server)]
+    names = ("*}z:*:delayed", "*}starts", "*}delayed_paths", "*}ql:*")
+    kept = [
+        (client, key, client.pttl(key), client.dump(key))
+        for client in clients
+        for name in names
+        for key in client.scan_iter(name)
+    ]
+    yield
+    for client, key, ttl_ms, dumped in kept:
+        client.restore(key, max(0, ttl_ms), dumped, replace=True)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("is_replayed", [False, True], ids=["ended", "begun again"])
+async def test_what_an_earlier_version_has_ended_is_soon_not_counted_any_more(
+    opened: Opened, redis_server: Server, is_replayed: bool
+) -> None:
+    tasks = opened(backlog=BACKLOG, bounds=OwnerBounds(waiting=OWN))
+    await tasks.queues.configure(PATH, {"paused": True})
+    for number in range(OWN):
+        assert await is_taken(tasks, owned(f"t{number}"))
+    with unknown_indexes(redis_server):
+        if not is_replayed:
+            assert isinstance(await tasks.cancel("t0"), Applied)
+        else:
+            failed = await tasks.update("t0", state=State.FAILED, status="failed")
+            assert isinstance(failed, Applied)
+            assert isinstance(await tasks.replay("t0"), Applied)
+    assert (await tasks.queues.depths(PATH))[PATH].delayed == OWN
+    assert not await is_taken(tasks, owned("more"))
+    for _ in range(3):
+        await tasks.queues.paths_to_maintain()
+    depth = (await tasks.queues.depths(PATH))[PATH]
+    assert (depth.delayed, depth.created) == (OWN - 1, int(is_replayed))
+    assert delayed_keys(redis_server) == {PATH: OWN - 1, f"{PATH} a": OWN - 1}
+    assert await is_taken(tasks, owned("more")) is not is_replayed
 
 
 async def test_without_a_bound_there_is_nothing_of_it(opened: Opened, redis_server: Server) -> None:

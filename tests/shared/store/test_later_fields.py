@@ -137,6 +137,7 @@ async def test_each_step_of_a_queue_keeps_what_it_does_not_know(
         "grant": lambda: queues.grant_free_slots(PATH),
         "held": lambda: queues.mark_held([QueueEntry.of(third)]),
         "note holders": lambda: queues.note_holders(PATH, {SlotGrant.of(third): ""}),
+        "forget delayed": lambda: queues.forget_delayed(PATH, [(SlotGrant.of(third), "")]),
         "check later": lambda: queues.reschedule_check(PATH, {SlotGrant.of(third): 5}),
         "maintain": lambda: queues.maintain(PATH),
         "waiting": lambda: queues.waiting(PATH),

@@ -67,6 +67,7 @@ UNHEARD: Final = {
     "combined/report_ends": _BATCH,
     **dict.fromkeys(("schedule/due", "schedule/get", "schedule/page"), _READS),
     **dict.fromkeys(("schedule/expect_blob", "schedule/forget_blobs", "schedule/look_later"), _UPKEEP),
+    "queue/forget_delayed": "what counts for longer is forgotten an hour after its start",
     "schedule/settle": "the run is started again, and finds its task",
     "task/mend": _UPKEEP,
     "task/watch_clock": _UPKEEP,
