@@ -32,6 +32,7 @@ from shared.settings import Settings
 from shared.store import RedisAddress, RedisLink, connect
 from shared.tasks.outcomes import Created
 from shared.tasks.task import Content, NewTask, State, Task
+from shared.tasks.timing import Moment, Timing
 
 PATH: Final = "/v1/bench/delays"
 DELAYED: Final = 100_000
@@ -122,7 +123,7 @@ async def store_delayed(processes: Sequence[Services], starts_ms: Sequence[int])
             600,
             body=Content("text/plain", len(BODY)),
             inline_body=BODY,
-            start_at_ms=at_ms,
+            timing=Timing(Moment("epoch", at_ms)),
         )
         created = await processes[number % len(processes)].store.create(new)
         assert isinstance(created, Created)

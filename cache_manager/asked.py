@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cache_manager.asked_timing import AskedTiming
 from cache_manager.callback_api import CALLBACK_HEADER
 from cache_manager.submitting import BATCH_HEADER, PIPELINE_HEADER, Way
 from cache_manager.task_service import TaskService
-from cache_manager.timing import Timing
 from shared import telemetry
 from shared.tasks.callback import WantedCallback
 from shared.tasks.task import NewTask, PipelineStep
@@ -25,12 +25,12 @@ class Asked:
     batch: str
     priority: int
     callback: WantedCallback | None
-    timing: Timing
+    timing: AskedTiming
 
     def headers(self, way: Way) -> Mapping[str, str]:
         """By header, what a repetition has to say too."""
         named = self.callback.destination if self.callback else ""
-        return {PIPELINE_HEADER: way.asked, BATCH_HEADER: self.batch, CALLBACK_HEADER: named, **self.timing.asked}
+        return {PIPELINE_HEADER: way.asked, BATCH_HEADER: self.batch, CALLBACK_HEADER: named, **self.timing.headers}
 
     def task(self, task_id: str, way: Way, service: TaskService, fingerprint: str = "") -> NewTask:
         """A task of the request, without its body."""
@@ -51,5 +51,5 @@ class Asked:
             batch=self.batch,
             by=service.by,
             callback=self.callback,
-            **self.timing.fields,
+            timing=self.timing.of_task,
         )

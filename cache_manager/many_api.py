@@ -8,6 +8,7 @@ import azure.functions as func
 
 from cache_manager import request_parsing as parse
 from cache_manager.asked import Asked
+from cache_manager.asked_timing import timing_of
 from cache_manager.audit import audited
 from cache_manager.callback_api import callback_of
 from cache_manager.many_lines import asked_lines
@@ -17,7 +18,6 @@ from cache_manager.many_waits import ManyWaits
 from cache_manager.owner import service_for
 from cache_manager.submitting import PIPELINE_HEADER, Way, batch_of, way_of
 from cache_manager.task_service import TaskService
-from cache_manager.timing import timing_of
 from shared.http.functions import HttpFunctions, header, json_response
 from shared.http.operators import Role
 from shared.http.problems import Problem

@@ -26,6 +26,7 @@ from shared.tasks.cron import DueTimes
 from shared.tasks.outcomes import Created, Existing
 from shared.tasks.schedules import CatchUp, Definition, Name, Overlap, Pending, Run, RunOutcome, Schedule
 from shared.tasks.task import NewTask, PipelineStep
+from shared.tasks.timing import Moment, Timing
 
 log = logging.getLogger("task_backbone")
 
@@ -154,8 +155,10 @@ class ScheduleRuns:
             steps=[PipelineStep(step.path, step.query, **step.backend.bounds) for step in steps],
             pipeline=route.name,
             by=by,
-            start_before_in_ms=definition.start_before_ms,
-            max_run_ms=definition.max_run_ms,
+            timing=Timing(
+                expiry=None if definition.start_before_ms is None else Moment("create", definition.start_before_ms),
+                max_run_ms=definition.max_run_ms,
+            ),
             callback=destination.wanted if destination else None,
         )
         created = await TaskService(services).create(new)

@@ -12,6 +12,7 @@ import azure.functions as func
 
 from cache_manager import request_parsing as parse
 from cache_manager.asked import Asked
+from cache_manager.asked_timing import AskedTiming, timing_of
 from cache_manager.audit import audited
 from cache_manager.batch_schemas import view_of
 from cache_manager.batch_service import is_of_batch
@@ -32,7 +33,6 @@ from cache_manager.schemas import (
 from cache_manager.stored_response import BODY, CHECKPOINT, RESULT, Stored, stored_response
 from cache_manager.submitting import Way, batch_of, next_endpoint, sent_on, way
 from cache_manager.task_service import TaskService
-from cache_manager.timing import Timing, timing_of
 from cache_manager.upload_api import handed_in
 from cache_manager.uploads import Uploads
 from shared.bodies import BodyMissing
@@ -292,7 +292,7 @@ async def _new_task(
     key: str | None,
     service: TaskService,
     upload: Upload | None,
-    timing: Timing,
+    timing: AskedTiming,
 ) -> NewTask:
     services, owner = service.services, service.owner
     callback = callback_of(req, services.destinations, owner)

@@ -1036,8 +1036,8 @@ MUTATIONS = [
             (
                 "what the submit says holds",
                 "shared/store/record_codec.py",
-                "if new.start_before_in_ms is not None:",
-                "if new.start_before_in_ms is not None and new.expires_s is None:",
+                "if new.timing.expiry is not None:",
+                "if new.timing.expiry is not None and new.expires_s is None:",
             ),
             (
                 "what its steps say of the backend",
@@ -1096,8 +1096,8 @@ MUTATIONS = [
             (
                 "the smaller time holds",
                 "shared/tasks/task.py",
-                "else min(self.max_run_ms, of_backend)",
-                "else max(self.max_run_ms, of_backend)",
+                "else min(asked_ms, of_backend)",
+                "else max(asked_ms, of_backend)",
             ),
             (
                 "each step runs as its own backend says",
@@ -3920,7 +3920,7 @@ MUTATIONS = [
     Mutation(
         "schedule: its tasks have its bounds",
         "cache_manager/schedule_runs.py",
-        "            max_run_ms=definition.max_run_ms,\n",
+        "                max_run_ms=definition.max_run_ms,\n",
         "",
         SCHEDULE_TESTS,
     ),

@@ -28,6 +28,7 @@ import operator_console
 import request_reporter
 import task_logger
 from backend_webhook.deliveries import LEGACY_EVENT, MAX_EVENTS, VALIDATION_EVENT
+from cache_manager.asked_timing import MAX_RUN_HEADER, START_AFTER_HEADER, START_BEFORE_HEADER
 from cache_manager.audit_api import AuditList
 from cache_manager.batch_schemas import BatchList, BatchView, NewBatchRequest
 from cache_manager.bulk_api import BulkAnswer, BulkRequest
@@ -56,7 +57,6 @@ from cache_manager.schemas import (
 from cache_manager.series_api import MOST_NUMBERS
 from cache_manager.series_schemas import Series, SeriesList
 from cache_manager.submitting import BATCH_HEADER, NEXT_BODY_HEADER, PIPELINE_HEADER
-from cache_manager.timing import MAX_RUN_HEADER, START_AFTER_HEADER, START_BEFORE_HEADER
 from cache_manager.upload_schemas import UploadRequest, UploadView
 from operator_console.me import Me
 from request_reporter.api import ProcessingReport

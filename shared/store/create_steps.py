@@ -121,10 +121,8 @@ class CreateSteps:
             argument["by"] = new.by
         if new.create_until_ms is not None:
             argument["until"] = new.create_until_ms
-        if new.start_in_ms is not None:
-            argument["start_in"] = new.start_in_ms
-        elif new.start_at_ms is not None:
-            argument["start_at"] = new.start_at_ms
+        if (start := new.timing.start) is not None:
+            argument["start_in" if start.since == "create" else "start_at"] = start.ms
         if (expires := expiry(new)) is not None:
             argument["expires"] = expires
         return pack(argument), new.inline_body if new.body and not new.body.blob else b""

@@ -30,7 +30,7 @@ class CreationsApart:
         entry = QueueEntry(new.path, grant, new.owner, 0, new.priority)
         created, enqueued = await asyncio.gather(
             self._creations.create(new),
-            self._queues.enqueue_new(entry, start_in_ms=new.start_in_ms, start_at_ms=new.start_at_ms),
+            self._queues.enqueue_new(entry, start=new.timing.start),
             return_exceptions=True,
         )
         granted = [enqueued.granted] if isinstance(enqueued, Enqueued) else []

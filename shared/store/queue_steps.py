@@ -53,6 +53,7 @@ from shared.tasks import status_texts
 from shared.tasks.outcomes import Draining, Enqueued, Full, Granted, SlotGrant
 from shared.tasks.owner_bounds import UNBOUNDED, BoundsOf
 from shared.tasks.task import Task
+from shared.tasks.timing import Moment
 from shared.tasks.told_slots import ToldSlots
 from shared.tasks.value import value
 
@@ -131,9 +132,7 @@ class QueueSteps:
 
         self._configured = configured
 
-    async def enqueue_new(
-        self, entry: QueueEntry, *, start_in_ms: int | None = None, start_at_ms: int | None = None
-    ) -> Enqueued | Full | Draining:
+    async def enqueue_new(self, entry: QueueEntry, *, start: Moment | None = None) -> Enqueued | Full | Draining:
         """Let a new task wait, or if it starts later, count it; unless the queue refuses it."""
         argument: EnqueueArgument = {
             **self._queue(entry.path),
@@ -142,10 +141,8 @@ class QueueSteps:
             "new": True,
             "published": True,
         }
-        if start_in_ms is not None:
-            argument["later_in"] = start_in_ms
-        elif start_at_ms is not None:
-            argument["later"] = start_at_ms
+        if start is not None:
+            argument["later_in" if start.since == "create" else "later"] = start.ms
         return enqueued_of(entry.path, await self._run("enqueue", entry.path, argument))
 
     async def enqueue(

@@ -134,7 +134,7 @@ def new_record(new: NewTask) -> dict[str, Any]:
     if new.callback:
         record["J"] = pack_callback(new.callback)
     if (most_ms := new.most_run_ms) is not None:
-        record["I"] = [most_ms] if new.max_run_ms is None else [most_ms, new.max_run_ms]
+        record["I"] = [most_ms] if (asked_ms := new.timing.max_run_ms) is None else [most_ms, asked_ms]
     return record
 
 
@@ -149,10 +149,8 @@ def expiry(new: NewTask) -> tuple[str, int] | None:
     """When a new task expires, as ``task/create`` takes it; None: never, or nobody dispatches it."""
     if not new.dispatch_requested:
         return None
-    if new.start_before_at_ms is not None:
-        return "epoch", new.start_before_at_ms
-    if new.start_before_in_ms is not None:
-        return "create", new.start_before_in_ms
+    if new.timing.expiry is not None:
+        return new.timing.expiry
     return None if new.expires_s is None else ("start", to_ms(new.expires_s))
 
 

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple, TypedDict
 
 from shared.tasks.callback import Callback, WantedCallback
 from shared.tasks.end_reason import EndReason
+from shared.tasks.timing import Timing
 from shared.tasks.value import value
 
 DEFAULT_PRIORITY: Final = 5
@@ -352,44 +353,35 @@ class NewTask:
     """The name of the pipeline, under which the task is counted and listed too."""
     batch: str = ""
     """The batch that it is to be a child of."""
-    start_in_ms: int | None = None
-    """After how long it starts, by the clock of Redis; or else ``start_at_ms``; None: at once."""
-    start_at_ms: int | None = None
-    """When it starts. One that lies in the past means now."""
+    timing: Timing = Timing()
     create_until_ms: int | None = None
     """When it is too late to create it: a child's registration at its batch counts so long."""
     by: str | None = None
     """The operator who creates it, empty if nobody knows the name; None: no operator does."""
     callback: WantedCallback | None = None
     """Whom it is to tell how it ends, if anybody."""
-    start_before_in_ms: int | None = None
-    """For how long it may wait for a backend, as the submit says."""
-    start_before_at_ms: int | None = None
-    """Until when it may, if the submit says that in place of how long."""
     expires_s: float | None = None
-    """For how long it may if the submit does not say: what its backend says. None: for ever."""
-    max_run_ms: int | None = None
-    """For how long an attempt may run, as the submit says."""
+    """For how long it may wait for a backend if the submit does not say: what that says. None: for ever."""
     max_run_s: float | None = None
-    """For how long its backend lets it; the shorter one holds. None: for ever."""
+    """For how long its backend lets an attempt run; what the submit says holds if it is less. None: for ever."""
 
     @property
     def most_run_ms(self) -> int | None:
         """For how long an attempt may run; None: for ever."""
+        asked_ms = self.timing.max_run_ms
         if self.max_run_s is None:
-            return self.max_run_ms
+            return asked_ms
         of_backend = round(self.max_run_s * 1000)
-        return of_backend if self.max_run_ms is None else min(self.max_run_ms, of_backend)
+        return of_backend if asked_ms is None else min(asked_ms, of_backend)
 
     @property
     def is_delayed(self) -> bool:
-        return self.start_in_ms is not None or self.start_at_ms is not None
+        return self.timing.start is not None
 
     def start(self, now_ms: int) -> Start | None:
         """When it starts, if it is created now and to start later."""
-        if self.start_in_ms is not None:
-            return Start(now_ms + self.start_in_ms, is_ahead=True)
-        return None if self.start_at_ms is None else Start(max(now_ms, self.start_at_ms), is_ahead=True)
+        moment = self.timing.start
+        return None if moment is None else Start(now_ms + max(0, moment.ahead_ms(now_ms)), is_ahead=True)
 
 
 @value

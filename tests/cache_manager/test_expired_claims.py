@@ -12,6 +12,7 @@ from shared.dispatch.registry import Endpoint
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Created, SlotGrant
 from shared.tasks.task import Content, NewTask, State
+from shared.tasks.timing import Moment, Timing
 from tests.cache_manager.process import Process
 from tests.shared.store.conftest import Clock
 
@@ -44,14 +45,14 @@ async def process(redis_url: str, clock: Clock, backend: CountingBackend) -> Asy
     await process.link.aclose()
 
 
-async def submit(process: Process, task_id: str, start_before_in_ms: int | None = None) -> None:
+async def submit(process: Process, task_id: str, expires_in_ms: int | None = None) -> None:
     new = NewTask(
         task_id,
         PATH,
         lease_s=600,
         body=Content("text/plain", 2),
         inline_body=b"hi",
-        start_before_in_ms=start_before_in_ms,
+        timing=Timing(expiry=None if expires_in_ms is None else Moment("create", expires_in_ms)),
     )
     assert isinstance(await process.store.create(new), Created)
 

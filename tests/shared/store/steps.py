@@ -15,6 +15,7 @@ from shared.store.upkeep_steps import CheckedSlot, Overdue, UpkeepSteps
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Outcome
 from shared.tasks.task import Bounds, Content, NewTask, PipelineStep, State, Task
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import Clock, Store
 
 Given = Callable[[Store, Clock], Awaitable[None]]
@@ -24,7 +25,7 @@ PIPELINE = replace(
     HELLO,
     steps=(PipelineStep("/v1/a", "", 60), PipelineStep("/v1/b", "x=1", 90), PipelineStep("/v1/c", "", 60)),
 )
-LATER = replace(HELLO, start_in_ms=300_000)
+LATER = replace(HELLO, timing=Timing(Moment("create", 300_000)))
 RESULT = Content("image/png", 3)
 CHECKPOINT = Content("application/x-weights", 7)
 

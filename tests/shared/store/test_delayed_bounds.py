@@ -16,6 +16,7 @@ from shared.store.redis.partitions import partition
 from shared.tasks.outcomes import Applied, Created, Existing, Full
 from shared.tasks.owner_bounds import OwnerBounds
 from shared.tasks.task import NewTask, State
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
 from tests.shared.store.test_starts import DELAY_S, PATH, begin_all, later, sweep
@@ -54,7 +55,7 @@ def owned(task_id: str, owner: str = "a", **more: Any) -> NewTask:
 
 
 def at_once(task_id: str, owner: str = "a") -> NewTask:
-    return replace(owned(task_id, owner), start_in_ms=None)
+    return replace(owned(task_id, owner), timing=Timing())
 
 
 def delayed_keys(server: Server) -> dict[str, int]:
@@ -131,7 +132,7 @@ async def test_one_that_is_cancelled_or_expires_makes_room(
 ) -> None:
     tasks = opened(backlog=OWN, bounds=OwnerBounds(waiting=OWN))
     assert await is_taken(tasks, owned("t0"))
-    assert await is_taken(tasks, owned("t1", start_before_in_ms=10_000))
+    assert await is_taken(tasks, owned("t1", expiry=Moment("create", 10_000)))
     assert isinstance(await tasks.cancel("t0"), Applied)
     assert delayed_keys(redis_server) == {PATH: 1, f"{PATH} a": 1}
     clock.advance(11)

@@ -16,6 +16,7 @@ from shared.store.requeue import BackendAway
 from shared.tasks.end_reason import EndReason
 from shared.tasks.ending import Ending, ending_of
 from shared.tasks.task import NewBatch, NewTask, State, Task
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
 from tests.shared.store.steps import HELLO, PIPELINE, RESULT, claim, known, sweep_all
 from tests.shared.store.world import Server, nodes
@@ -104,19 +105,19 @@ async def be_published_in_vain(store: Store, clock: Clock) -> None:
 
 
 async def expire(store: Store, clock: Clock) -> None:
-    await store.create(replace(HELLO, start_before_in_ms=9_000))
+    await store.create(replace(HELLO, timing=Timing(expiry=Moment("create", 9_000))))
     clock.advance(9)
     await sweep_all(store)
 
 
 async def be_claimed_too_late(store: Store, clock: Clock) -> None:
-    await store.create(replace(HELLO, start_before_in_ms=9_000))
+    await store.create(replace(HELLO, timing=Timing(expiry=Moment("create", 9_000))))
     clock.advance(10)
     await store.expire(await known(store))
 
 
 async def run_for_too_long(store: Store, clock: Clock) -> None:
-    await begun(store, clock, replace(HELLO, max_run_ms=12_000))
+    await begun(store, clock, replace(HELLO, timing=Timing(max_run_ms=12_000)))
     await store.update("t1", state=State.RUNNING, status="running", attempt=1)
     clock.advance(9)
     await sweep_all(store)

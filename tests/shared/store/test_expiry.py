@@ -13,12 +13,13 @@ from shared.store.task_steps import BACKOFF_CAP_S
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Refusal, Refused
 from shared.tasks.task import NewBatch, NewTask, PipelineStep, Reason, State, Task
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
 from tests.shared.store.steps import HELLO, applied, claim, known, lasting, sweep_all
 from tests.shared.store.world import START_MS, Server, World, text, world
 
 EXPIRED = "Failed - it expired after 20 s in the queue."
-SOON = replace(HELLO, start_before_in_ms=20_000)
+SOON = replace(HELLO, timing=Timing(expiry=Moment("create", 20_000)))
 
 
 async def expired(store: Store, clock: Clock, after_s: float) -> bool:
@@ -63,12 +64,12 @@ async def test_a_task_that_waits_for_too_long_ends(
     ("new", "after_s"),
     [
         (SOON, 20),
-        (replace(HELLO, start_before_at_ms=START_MS + 25_000), 25),
+        (replace(HELLO, timing=Timing(expiry=Moment("epoch", START_MS + 25_000))), 25),
         (replace(HELLO, expires_s=15), 15),
         (replace(SOON, expires_s=15), 20),
-        (replace(HELLO, start_before_at_ms=START_MS + 25_000, expires_s=15), 25),
-        (replace(HELLO, start_before_at_ms=START_MS - 1), 0),
-        (replace(HELLO, start_before_in_ms=1), 0.001),
+        (replace(HELLO, timing=Timing(expiry=Moment("epoch", START_MS + 25_000)), expires_s=15), 25),
+        (replace(HELLO, timing=Timing(expiry=Moment("epoch", START_MS - 1))), 0),
+        (replace(HELLO, timing=Timing(expiry=Moment("create", 1))), 0.001),
     ],
     ids=["in", "at", "as the backend says", "in, whatever it says", "at, whatever it says", "past", "a millisecond"],
 )
@@ -78,7 +79,7 @@ async def test_the_submit_says_until_when_or_its_backend(
     store = open_store()
     created = await store.create(new)
     assert created.task == await store.get("t1")
-    if new.start_before_at_ms != START_MS - 1:
+    if after_s:
         assert created.task.expires_ms == START_MS + after_s * 1000
     clock.advance(after_s)
     assert [item.what for item in await sweep_all(store)] == ["failed"]
@@ -88,7 +89,7 @@ async def test_a_delayed_task_waits_from_its_start_as_long_as_its_backend_says(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
     store = open_store()
-    created = await store.create(replace(HELLO, start_in_ms=100_000, expires_s=15))
+    created = await store.create(replace(HELLO, timing=Timing(Moment("create", 100_000)), expires_s=15))
     assert created.task == await store.get("t1")
     assert created.task.expires_ms == START_MS + 115_000
     assert World(redis_server).due_s["t1"] == 100
@@ -103,7 +104,7 @@ async def test_a_delayed_task_that_is_started_in_time_expires_in_time(
 ) -> None:
     store = open_store()
     at_ms = START_MS + 110_000
-    created = await store.create(replace(HELLO, start_in_ms=100_000, start_before_at_ms=at_ms))
+    created = await store.create(replace(HELLO, timing=Timing(Moment("create", 100_000), Moment("epoch", at_ms))))
     assert created.task == await store.get("t1")
     clock.advance(100)
     assert [task.id for task in (await store.starts.start_due(partition("t1"))).tasks] == ["t1"]
@@ -116,7 +117,9 @@ async def test_a_delayed_task_may_expire_before_it_starts(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
     store = open_store()
-    created = await store.create(replace(HELLO, start_in_ms=100_000, start_before_at_ms=START_MS + 50_000))
+    created = await store.create(
+        replace(HELLO, timing=Timing(Moment("create", 100_000), Moment("epoch", START_MS + 50_000)))
+    )
     assert created.task == await store.get("t1")
     clock.advance(50)
     assert isinstance(await store.claim("t1", 1), Refused)
@@ -135,7 +138,7 @@ async def test_a_task_that_nobody_dispatches_does_not_expire(open_store: StoreFa
 
 async def test_the_check_of_a_waiting_task_does_not_put_its_end_off(open_store: StoreFactory, clock: Clock) -> None:
     store = open_store()
-    await store.create(replace(HELLO, start_before_in_ms=100_000))
+    await store.create(replace(HELLO, timing=Timing(expiry=Moment("create", 100_000))))
     clock.advance(POLICY.republish_s)
     assert [item.what for item in await sweep_all(store)] == ["waits"]
     clock.ms = START_MS + 99_999

@@ -14,6 +14,7 @@ from shared.tasks.end_reason import EndReason
 from shared.tasks.ending import ending_of
 from shared.tasks.outcomes import Created, Refusal, Refused
 from shared.tasks.task import Content, NewTask, PipelineStep, Reason, State, Task
+from shared.tasks.timing import Timing
 from tests.shared.store.conftest import POLICY, Clock, Store, StoreFactory
 from tests.shared.store.steps import CHECKPOINT, HELLO, RESULT, applied, claim, known, lasting, sweep_all
 from tests.shared.store.world import START_MS, Server, World, text, world
@@ -122,7 +123,9 @@ async def test_the_smaller_one_holds(
     most_ms: int | None,
 ) -> None:
     store = open_store()
-    created = await store.create(replace(HELLO, max_run_ms=asked_ms, max_run_s=backend_s, lease_s=10_000))
+    created = await store.create(
+        replace(HELLO, timing=Timing(max_run_ms=asked_ms), max_run_s=backend_s, lease_s=10_000)
+    )
     assert created.task == await store.get("t1")
     assert created.task.max_run_ms == most_ms
     await store.accepted(await claim(store))
@@ -133,7 +136,7 @@ async def test_an_attempt_is_over_while_its_backend_is_called(
     open_store: StoreFactory, clock: Clock, redis_server: Server
 ) -> None:
     store = open_store()
-    await store.create(replace(HELLO, max_run_ms=15_000))
+    await store.create(replace(HELLO, timing=Timing(max_run_ms=15_000)))
     task = await claim(store)
     assert due_s(redis_server) == 15
     clock.advance(15)
@@ -252,7 +255,7 @@ async def test_each_step_of_a_pipeline_runs_as_its_own_backend_says(
         PipelineStep("/v1/c", "", 600, 20, 900),
         PipelineStep("/v1/d", "", 600, 500),
     )
-    await store.create(replace(HELLO, steps=steps, lease_s=600, max_run_s=100, max_run_ms=300_000))
+    await store.create(replace(HELLO, steps=steps, lease_s=600, max_run_s=100, timing=Timing(max_run_ms=300_000)))
     for attempt, most_s in enumerate((100, 300, 20, 300), 1):
         assert (await known(store)).max_run_ms == most_s * 1000
         await store.accepted(await claim(store))

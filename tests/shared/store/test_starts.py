@@ -17,6 +17,7 @@ from shared.store.redis.partitions import PARTITIONS, partition
 from shared.tasks.ending import ending_of
 from shared.tasks.outcomes import Applied, Claimed, Created, Draining, Granted, Refusal, Refused, SlotGrant
 from shared.tasks.task import NewBatch, NewTask, PipelineStep, Start, State, Task
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store import steps
 from tests.shared.store.conftest import Clock, StoreFactory, opener
 from tests.shared.store.policies import store_policy
@@ -51,8 +52,8 @@ async def tasks(request: pytest.FixtureRequest, redis_url: str, clock: Clock) ->
     await store.aclose()
 
 
-def later(task_id: str = "t1", delay_s: float = DELAY_S, **changes: Any) -> NewTask:
-    return replace(LATER, id=task_id, start_in_ms=round(delay_s * 1000), **changes)
+def later(task_id: str = "t1", delay_s: float = DELAY_S, *, expiry: Moment | None = None, **changes: Any) -> NewTask:
+    return replace(LATER, id=task_id, timing=Timing(Moment("create", round(delay_s * 1000)), expiry), **changes)
 
 
 async def begin_all(tasks: TaskStore) -> list[str]:
@@ -133,13 +134,13 @@ async def test_a_task_starts_at_its_time_and_is_then_as_old_as_that(
 
 @pytest.mark.parametrize(
     ("asked", "starts_s"),
-    [({"start_in_ms": 0}, 0), ({"start_at_ms": START_MS - 9}, 0), ({"start_at_ms": START_MS + 9}, 0.009)],
+    [(Moment("create", 0), 0), (Moment("epoch", START_MS - 9), 0), (Moment("epoch", START_MS + 9), 0.009)],
 )
 async def test_a_start_may_be_named_as_a_time_and_one_that_is_over_means_now(
-    open_store: StoreFactory, clock: Clock, asked: dict[str, int], starts_s: float
+    open_store: StoreFactory, clock: Clock, asked: Moment, starts_s: float
 ) -> None:
     store = open_store()
-    created = await store.create(replace(steps.HELLO, **asked))
+    created = await store.create(replace(steps.HELLO, timing=Timing(asked)))
     assert isinstance(created, Created)
     assert created.task.start == Start(START_MS + round(starts_s * 1000), is_ahead=True)
     assert created.task == await store.get("t1")

@@ -28,6 +28,7 @@ from shared.tasks.callback import ENDS, WantedCallback
 from shared.tasks.end_reason import EndReason
 from shared.tasks.outcomes import Applied, Claimed, Created, Refused
 from shared.tasks.task import Content, NewTask, PipelineStep, State, Task
+from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import POLICY, Clock, Store, store_at
 from tests.shared.store.world import START_MS, Server, World
 
@@ -328,6 +329,8 @@ class StoreMachine(RuleBasedStateMachine):
         state = State.CREATED if dispatch_requested else state
         # One that has ended from the begin is told of once somebody looks after it.
         is_told = is_told and not state.is_terminal
+        ahead_ms = delay_ms or 0
+        start = Moment("create", ahead_ms) if is_relative else Moment("epoch", self.clock.ms + ahead_ms)
         new = NewTask(
             task_id,
             path,
@@ -339,10 +342,11 @@ class StoreMachine(RuleBasedStateMachine):
             steps=steps,
             pipeline="/v1/whole" if steps and task_id == IDS[0] else "",
             callback=WantedCallback(DESTINATION, ENDS) if is_told else None,
-            start_in_ms=delay_ms if is_relative else None,
-            start_at_ms=None if is_relative or delay_ms is None else self.clock.ms + delay_ms,
-            start_before_in_ms=start_before_ms,
-            max_run_ms=max_run_ms,
+            timing=Timing(
+                None if delay_ms is None else start,
+                None if start_before_ms is None else Moment("create", start_before_ms),
+                max_run_ms,
+            ),
         )
         outcome = self.run(self.stores[twice].create(new))
         assert isinstance(outcome, Created) == (task_id not in self.models)
