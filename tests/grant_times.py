@@ -35,6 +35,7 @@ class GrantTimes:
         self._known: set[str] = set()
         self._over = threading.Event()
         self._listens = threading.Semaphore(0)
+        self._errors: list[Exception] = []
 
     def __enter__(self) -> Self:
         for server in self._servers:
@@ -49,6 +50,8 @@ class GrantTimes:
 
     def over(self, path: str, tasks: int, window_ms: int) -> int:
         """Of the windows that begin with a grant, those that have more than so many."""
+        if self._errors:
+            raise self._errors[0]
         return sum(
             after - before < window_ms
             for times_ms in [*self.by_path[path]]
@@ -56,12 +59,15 @@ class GrantTimes:
         )
 
     def _hear_all(self, server: RedisServer) -> None:
-        while not self._over.wait(0.05):
-            with suppress(redis.RedisError, OSError, ValueError), server.connect() as client:
-                monitor = cast("Any", client.monitor())
-                with monitor:
-                    self._listens.release()
-                    self._hear(monitor.connection)
+        try:
+            while not self._over.wait(0.05):
+                with suppress(redis.RedisError, OSError), server.connect() as client:
+                    monitor = cast("Any", client.monitor())
+                    with monitor:
+                        self._listens.release()
+                        self._hear(monitor.connection)
+        except Exception as error:
+            self._errors.append(error)
 
     def _hear(self, connection: Any) -> None:
         last: dict[str, list[int]] = {}
@@ -74,7 +80,10 @@ class GrantTimes:
             if not source.endswith("lua] "):  # a script begins, or a replica follows
                 asked.clear()
                 continue
-            command, key, *words = quoted[::2]
+            command, *words = quoted[::2]
+            if command not in ("ZADD", "ZSCORE"):
+                continue
+            key = words.pop(0)
             if command == "ZADD" and "}qw:" in key:
                 asked.discard(words[-1])
             elif command == "ZSCORE" and "}qh:" in key:

@@ -31,6 +31,7 @@ async def test_each_grant_is_heard_once_and_nothing_else_is(redis_server: Server
             await queues.mark_held([QueueEntry.of(tasks[2])])
             await queues.enqueue([QueueEntry.of(tasks[2])])
             clock.advance(1)
+            await QueueSteps(link, POLICY).tell("/v1/by-the-clock-of-redis", ToldSlots(9, ""))
             await queues.enqueue([QueueEntry.of(tasks[3])])
             await queues.accepted(tasks[3])
             clock.advance(1)

@@ -45,7 +45,8 @@ local function position(queue, entry, owner, queued_ms, priority)
   local slots = math.max(queue.l, queue.h)
   if cap then slots = math.min(slots, cap) end
   local known = queue.c and slots > 0 and not apart and (queue.o or 0) <= queue_now
-  ahead = math.min(ahead, apart and queue.w or queue.w - 1)
+  -- A queue that lost a key counts fewer than wait.
+  ahead = math.max(0, math.min(ahead, apart and queue.w or queue.w - 1))
   local rate = known and (settings.rate or queue.R) and rate_of(queue, settings)
   local least = rate and rate.wait_ms(ahead) or nil
   if owner_bound then least = math.max(least or 0, owner_bound.own_wait_ms(owner, rank)) end
