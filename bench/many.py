@@ -1,9 +1,12 @@
 """A thousand small tasks in one request, beside a thousand submits, on the same development host.
 
-The single submits go through as many connections as the SDK's ``map`` has had: eight, each with one request in
-flight. Other numbers of connections are shown beside it. A request with a thousand lines goes alone, the next one
-once it is answered. The deliveries of events are lost on purpose, so that what is measured is the taking
-of tasks.
+The figure compares with single submits eight at a time: through as many connections as the SDK's ``map`` has had,
+each with one request in flight. Other numbers of connections are shown beside it, and do not count. A request with a
+thousand lines goes alone, the next one once it is answered.
+
+What is measured is the taking of tasks. So the backend has one slot, and the delivery of the event is lost on purpose
+for the task that gets it: all others wait. With more slots, the process that takes tasks would dispatch some of them
+at the same time, which costs several times as much, and how many those are depends on when the queue looks for slots.
 """
 
 from __future__ import annotations
@@ -76,9 +79,11 @@ class _Bench:
         self._stack.set_faults({"loseDelivery": {}})
 
     def _check_stored(self, answered: int, late: int) -> None:
-        """What was answered is there, and no more than that and what was answered too late to count."""
+        """What was answered is there, and no more than that and what was answered too late to count. None of it was
+        dispatched."""
         with self._stack.client() as app:
             queue = app.get(f"/api/v1/queues{PREFIX}/model", timeout=60).raise_for_status().json()
+        require(queue["Waiting"] == queue["Demand"], f"of {queue['Demand']:,} tasks, {queue['Waiting']:,} wait")
         stored = sum(queue[state] for state in ("Demand", "Completed", "Failed", "Cancelled"))
         require(
             answered <= stored <= answered + late, f"{answered:,} tasks were taken, and {stored:,} of them are stored"
@@ -96,7 +101,12 @@ def run(quick: bool) -> list[Figure]:
         directory = Path(name)
         with (
             BackendProcess(directory, reports=False) as backend,
-            Stack(directory, backends={PREFIX: backend.address}, with_model=False, settings=SETTINGS) as stack,
+            Stack(
+                directory,
+                backends={PREFIX: {"url": backend.address, "limit": 1}},
+                with_model=False,
+                settings=SETTINGS,
+            ) as stack,
         ):
             bench = _Bench(stack, seconds)
             singles = {
