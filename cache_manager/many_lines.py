@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from shared.http.multipart import Part, boundary_of, headers_and_body, parts_of
 from shared.http.problems import invalid, invalid_fields, too_large
 from shared.http.validation import field_errors
 from shared.tasks.media import is_content_encoding, is_content_type
+from shared.tasks.value import value
 
 MOST_TASKS: Final = 1_000
 MULTIPART: Final = "multipart/"
@@ -31,7 +31,7 @@ _AS_IT_IS: Final = ("", "7bit", "8bit", "binary")
 _MEMBERS: Final = ("Body", "ContentType", "Query", "IdempotencyKey", "Priority")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     """A task as its line or part asks for it. What is None, the request says for all of them."""
 
@@ -43,7 +43,7 @@ class Asked:
     priority: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AskedLine:
     """Where a task stands in the request.
 

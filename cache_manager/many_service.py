@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, cast
 
 from cache_manager import request_parsing as parse
 from cache_manager.many_lines import Asked, AskedLine
@@ -21,11 +21,12 @@ from shared.store import StoreUnavailable
 from shared.tasks.ids import new_task_id
 from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, SlotGrant
 from shared.tasks.task import Content, NewTask, Task
+from shared.tasks.value import altered
 
-CreateRefusal = Full | Draining | BatchRefused
+CreateOutcome = Created | Existing | Full | Draining | BatchRefused | StoreUnavailable
 
 PIECE_TASKS: Final = 50
-"""How many tasks are created at a time. The next ones are read meanwhile."""
+"""How many tasks are created at a time, and how many are begun. The next ones are read meanwhile."""
 PIECE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_S: Final = 20.0
 """After so long, no more tasks are taken: a gateway in between gives up after a while."""
@@ -104,6 +105,7 @@ class ManySubmits:
         self._bodies = services.bodies
         self._dispatcher = services.dispatcher
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._begins = asyncio.Semaphore(PIECE_TASKS)
         self._kind_of = kind_of
         self._key = key
         self._now_s = now_s
@@ -116,14 +118,19 @@ class ManySubmits:
         until_s = self._now_s() + LONGEST_S
         taken: list[TakenLine] = []
         async with asyncio.TaskGroup() as group:
-            taking: asyncio.Task[None] | None = None
+            before: list[TakenLine] = []
+            creating: asyncio.Task[Sequence[CreateOutcome]] | None = None
             async for piece in self._pieces(lines):
-                if taking is not None:
-                    await taking
+                created = () if creating is None else await creating
                 if self._now_s() >= until_s:
                     self._stop = self._stop or overloaded("tasks of one request")
-                taking = group.create_task(self._take(piece))
+                # Before anything is made of Redis' last answer: else it would be idle meanwhile.
+                creating = group.create_task(self._create(piece))
+                await self._settle(before, created, group)
+                before = piece
                 taken += piece
+            if creating is not None:
+                await self._settle(before, await creating, group)
         return taken
 
     async def _pieces(self, lines: Sequence[AskedLine]) -> AsyncGenerator[list[TakenLine]]:
@@ -178,7 +185,7 @@ class ManySubmits:
         except Problem as problem:
             taken.outcome = problem
             return
-        taken.new = replace(
+        taken.new = altered(
             kind.template,
             id=new_task_id() if key is None else "",
             body=Content(asked.content_type, len(asked.body), None, asked.encoding),
@@ -198,27 +205,38 @@ class ManySubmits:
                 fingerprint = await asyncio.to_thread(parse.fingerprint, *told)
             else:
                 fingerprint = parse.fingerprint(*told)
-            taken.new = replace(new, id=task_id, fingerprint=fingerprint)
+            taken.new = altered(new, id=task_id, fingerprint=fingerprint)
         except Exception as error:
             taken.new, taken.outcome = None, self._problem(error)
 
-    async def _take(self, piece: Sequence[TakenLine]) -> None:
-        """Store what is large of a piece, create its tasks, and have them dispatched."""
-        if self._stop is None:
-            await asyncio.gather(*(self._store_body(line) for line in piece if line.is_large))
+    async def _create(self, piece: Sequence[TakenLine]) -> Sequence[CreateOutcome]:
+        """Store what is large of a piece, and create those of its tasks that have no outcome then."""
+        large = [line for line in piece if line.is_large]
+        if self._stop is None and large:
+            await asyncio.gather(*map(self._store_body, large))
         lines = [line for line in piece if line.outcome is None]
         if self._stop is not None:
             for line in lines:
                 line.outcome = self._stop
-        elif lines:
-            created = await self._store.create_each([line.asked_for for line in lines])
-            begun: list[Task] = []
-            for line, outcome in zip(lines, created, strict=True):
-                begun += self._follow(outcome)
-                line.outcome = await self._outcome(line.asked_for, outcome)
-            await asyncio.gather(*map(self._dispatcher.begin, begun))
-            if all(isinstance(outcome, StoreUnavailable) for outcome in created):
-                self._stop = lines[0].problem
+            return ()
+        if not lines:
+            return ()
+        created = await self._store.create_each([line.asked_for for line in lines])
+        if all(isinstance(outcome, StoreUnavailable) for outcome in created):
+            self._stop = self._problem(cast("StoreUnavailable", created[0]))
+        return created
+
+    async def _settle(
+        self, piece: Sequence[TakenLine], created: Sequence[CreateOutcome], group: asyncio.TaskGroup
+    ) -> None:
+        """Note what a piece has come to, and have its tasks dispatched."""
+        lines = [line for line in piece if line.outcome is None]
+        for count, (line, outcome) in enumerate(zip(lines, created, strict=True)):
+            if count % _TURN_TASKS == 0:
+                await asyncio.sleep(0)
+            for task in self._follow(outcome):
+                group.create_task(self._begin(task))
+            line.outcome = await self._outcome(line.asked_for, outcome)
         for line in piece:
             line.new = None  # whose body would be kept until the last one has come
 
@@ -228,11 +246,11 @@ class ManySubmits:
         try:
             async with self._large:
                 kind, _, _, encoding, _ = new.body
-                line.new = replace(new, body=await self._bodies.put(new.id, kind, new.inline_body, encoding))
+                line.new = altered(new, body=await self._bodies.put(new.id, kind, new.inline_body, encoding))
         except Exception as error:
             line.outcome = self._problem(error)
 
-    def _follow(self, outcome: Created | Existing | CreateRefusal | StoreUnavailable) -> Iterator[Task]:
+    def _follow(self, outcome: CreateOutcome) -> Iterator[Task]:
         """Have dispatched what was granted. The task itself, if it has got a slot, is to begin."""
         if isinstance(outcome, Created):
             telemetry.transition(outcome.task)
@@ -241,9 +259,11 @@ class ManySubmits:
         elif isinstance(outcome, (Existing, StoreUnavailable)):
             self._dispatcher.dispatch_granted(outcome.granted)
 
-    async def _outcome(
-        self, new: NewTask, outcome: Created | Existing | CreateRefusal | StoreUnavailable
-    ) -> Task | Problem:
+    async def _begin(self, task: Task) -> None:
+        async with self._begins:
+            await self._dispatcher.begin(task)
+
+    async def _outcome(self, new: NewTask, outcome: CreateOutcome) -> Task | Problem:
         if isinstance(outcome, StoreUnavailable):
             return self._problem(outcome)
         known = outcome.task if isinstance(outcome, Existing) else None

@@ -618,6 +618,20 @@ MUTATIONS = [
         MANY_TESTS,
     ),
     Mutation(
+        "many: no more than a piece is begun at a time",
+        MANY,
+        "self._begins = asyncio.Semaphore(PIECE_TASKS)",
+        "self._begins = asyncio.Semaphore(1_000)",
+        MANY_TESTS,
+    ),
+    Mutation(
+        "many: others have their turns while answers are read",
+        MANY,
+        "if count % _TURN_TASKS == 0:\n                await asyncio.sleep(0)\n            for",
+        "if count == 0:\n                await asyncio.sleep(0)\n            for",
+        MANY_TESTS,
+    ),
+    Mutation(
         "many: an error of one step is that of one task",
         "shared/store/create_steps.py",
         "None if isinstance(reply, Exception) else _created_and_enqueued(new, reply)",

@@ -67,10 +67,11 @@ class CreateSteps:
         """
         if self._queues is None:
             return None
+        paths = {new.path for new in news}
+        queues = {path: (tag_of(path).encode(), self._queues.enqueue_argument(path)) for path in paths}
         args: list[bytes] = []
         for new in news:
-            enqueue = self._queues.enqueue_argument(new.path)
-            args += tag_of(new.id).encode(), *self._create(new), tag_of(new.path).encode(), enqueue
+            args += tag_of(new.id).encode(), *self._create(new), *queues[new.path]
         try:
             replies = await self._link.combined_steps("create_and_enqueue", *args)
         except NotAcknowledged as error:

@@ -28,11 +28,13 @@ class Store:
 
     Attributes:
         pieces: the ids of the tasks that came together.
+        begun: how many of these it was asked for so far, answered or not.
         silent_after: how many pieces it answers.
     """
 
     def __init__(self) -> None:
         self.pieces: list[list[str]] = []
+        self.begun = 0
         self.most_bytes = 0
         self.silent_after = 1_000
         self.on_piece: Callable[[], None] = lambda: None
@@ -42,6 +44,7 @@ class Store:
         return f"{owner} {scope} {key}"
 
     async def create_each(self, news: Sequence[NewTask]) -> list[Created | StoreUnavailable]:
+        self.begun += 1
         await asyncio.sleep(0)
         self.on_piece()
         self.pieces.append([new.id for new in news])
@@ -70,24 +73,40 @@ class Bodies:
 
 
 class Dispatcher:
+    """
+    Attributes:
+        grants: whether each task is granted a slot.
+    """
+
+    def __init__(self) -> None:
+        self.grants = False
+        self.at_once = self.most_at_once = 0
+        self.begun: list[str] = []
+
     def dispatch_granted(self, granted: object, *, but: object = None) -> bool:
-        return False
+        return self.grants
 
     async def begin(self, task: Task) -> None:
-        raise AssertionError("no task was granted a slot")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        self.begun.append(task.id)
 
 
 class Request:
     """A request that submits many."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store, self.bodies, self.now_s = Store(), Bodies(), 0.0
-        # Of a task that is none, nothing is reported.
-        monkeypatch.setattr(many_service.telemetry, "transition", lambda task: None)
+        self.store, self.bodies, self.dispatcher, self.now_s = Store(), Bodies(), Dispatcher(), 0.0
+        self.on_created: Callable[[str], None] = lambda task_id: None
+        # A task that is none has nothing to report.
+        monkeypatch.setattr(many_service.telemetry, "transition", lambda task: self.on_created(task.id))
         monkeypatch.setattr(many_service, "task_of", lambda outcome: outcome.task)
 
     async def submit(self, reads: Sequence[Asked | Problem], key: str | None = None) -> Sequence[TakenLine]:
-        services = cast("Any", SimpleNamespace(store=self.store, bodies=self.bodies, dispatcher=Dispatcher()))
+        services = cast("Any", SimpleNamespace(store=self.store, bodies=self.bodies, dispatcher=self.dispatcher))
         kind = Kind(NewTask("", PATH, 60, owner="ada"), PATH, {})
         lines = [AskedLine(number, self._size(read), self._reading(read)) for number, read in enumerate(reads, 1)]
         return await ManySubmits(services, lambda query: kind, key, lambda: self.now_s).submit(lines)
@@ -128,6 +147,39 @@ async def test_tasks_come_in_pieces_and_in_order(request_: Request) -> None:
     assert ids == [str(number) for number in range(count)]
 
 
+async def test_the_next_piece_goes_to_redis_before_anything_is_made_of_the_last_answer(request_: Request) -> None:
+    begun_by: list[int] = []
+    request_.on_created = lambda task_id: begun_by.append(request_.store.begun)
+    await request_.submit([asked() for _ in range(4 * PIECE_TASKS)])
+    assert begun_by[::PIECE_TASKS] == [2, 3, 4, 4]
+
+
+async def test_others_have_their_turns_while_answers_are_read(request_: Request) -> None:
+    turns = 0
+    ids_by_turn: dict[int, list[str]] = {}
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    request_.on_created = lambda task_id: ids_by_turn.setdefault(turns, []).append(task_id)
+    counting = asyncio.ensure_future(count_turns())
+    await request_.submit([asked() for _ in range(3 * PIECE_TASKS)])
+    counting.cancel()
+    assert max(map(len, ids_by_turn.values())) == 8
+
+
+async def test_no_more_than_a_piece_is_begun_at_a_time(request_: Request) -> None:
+    request_.dispatcher.grants = True
+    await request_.submit([asked(key=str(number)) for number in range(4 * PIECE_TASKS)])
+    assert request_.dispatcher.most_at_once == PIECE_TASKS
+    assert sorted(request_.dispatcher.begun) == sorted(
+        task_id for piece in request_.store.pieces for task_id in piece
+    )
+
+
 async def test_no_piece_has_more_bytes_than_it_may_unless_one_task_has(request_: Request) -> None:
     sizes = [PIECE_BYTES // 3] * 10 + [2 * PIECE_BYTES] + [1] * 5
     lines = await request_.submit([asked(bytes(size)) for size in sizes])
@@ -158,7 +210,7 @@ async def test_when_the_store_falls_silent_the_rest_is_not_tried(
     with caplog.at_level(logging.WARNING):
         lines = await request_.submit([asked() for _ in range(10 * PIECE_TASKS)])
     assert slugs(lines) == [""] * 2 * PIECE_TASKS + ["unavailable"] * 8 * PIECE_TASKS
-    assert len(request_.store.pieces) <= 4  # what was on its way
+    assert len(request_.store.pieces) == 3
     assert len([line for line in caplog.messages if "does not answer" in line]) == 1
 
 
