@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared import bodies
-from shared.store.redis import client, link, pipelining, subscriptions
+from shared.store.redis import client, link, loan, pipelining, subscriptions
 from tests.waiting import PATIENCE_S
 
 
@@ -13,7 +13,7 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float = PATIENCE_S) -> 
     """Let a call take as long as *seconds*."""
     for module in (client, link, pipelining, subscriptions):
         monkeypatch.setattr(module, "CALL_TIMEOUT_S", seconds)
-    for module in (client, pipelining, subscriptions):
+    for module in (client, loan, subscriptions):
         monkeypatch.setattr(module, "REPLY_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", seconds)
     monkeypatch.setattr(client, "OPEN_TIMEOUT_S", seconds)

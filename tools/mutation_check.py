@@ -29,6 +29,7 @@ BATCH = f"{LUA}/batch"
 SETTLE = f"{LUA}/includes/batch/settle.lua"
 BATCHES = "shared/dispatch/batches.py"
 PIPELINING = "shared/store/redis/pipelining.py"
+LOAN = "shared/store/redis/loan.py"
 CALLBACK = f"{LUA}/callback"
 CALLBACK_STORE_TESTS = ("tests/shared/store/test_callbacks.py",)
 CALLBACK_TESTS = ("tests/cache_manager/test_callbacks.py",)
@@ -50,6 +51,7 @@ DURABILITY = "shared/store/redis/durability.py"
 DURABILITY_TESTS = "tests/shared/store/redis/test_durability.py"
 UNACKNOWLEDGED_TESTS = "tests/cache_manager/test_unacknowledged.py"
 PIPELINING_TESTS = ("tests/shared/store/redis/test_pipelining.py", "tests/shared/store/redis/test_bugs_surface.py")
+LOAN_TESTS = ("tests/shared/store/redis/test_loan.py",)
 AUDIT_TESTS = ("tests/contract/test_v1_audit.py",)
 COMBINED_TESTS = ("tests/shared/store/test_combined.py",)
 CALL_TESTS = ("tests/shared/dispatch/test_backend_client.py",)
@@ -2789,6 +2791,49 @@ MUTATIONS = [
         "reply if part[0].prefix.is_combined else (reply,)",
         "(reply,) * len(part)",
         COMBINED_TESTS,
+    ),
+    Mutation(
+        "pipelining: what was lent goes back",
+        PIPELINING,
+        "await self._loans.pop().give_back()",
+        "self._loans.pop()",
+        (f"{PIPELINING_TESTS[0]}::test_all_connections_are_given_back_when_all_is_answered",),
+    ),
+    Mutation(
+        "loan: batches one after the other share a connection",
+        LOAN,
+        "or not await _is_good(self._connection)",
+        "or await _is_good(self._connection)",
+        (f"{LOAN_TESTS[0]}::test_batches_one_after_the_other_share_a_connection",),
+    ),
+    Mutation(
+        "loan: an answer that nobody has read is nobody else's",
+        LOAN,
+        "and not await connection.can_read()",
+        "",
+        LOAN_TESTS,
+    ),
+    Mutation(
+        "loan: a connection that is not good is not lent again",
+        LOAN,
+        "await connection.disconnect(nowait=True)",
+        "pass",
+        LOAN_TESTS,
+    ),
+    Mutation(
+        "loan: a server that is no longer the primary is left",
+        LOAN,
+        "and not connection.should_reconnect()",
+        "",
+        LOAN_TESTS,
+    ),
+    Mutation("loan: a long idle connection is tried", LOAN, "await connection.check_health()", "pass", LOAN_TESTS),
+    Mutation(
+        "loan: a kept connection that was long idle is not used",
+        LOAN,
+        "and asyncio.get_running_loop().time() < connection.next_health_check",
+        "",
+        LOAN_TESTS,
     ),
     Mutation(
         "index: a task that waits anew leaves with all entries",

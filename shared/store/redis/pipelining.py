@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, cast
 
-from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     ClusterCrossSlotError,
     ClusterDownError,
     NoScriptError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 
 from shared import telemetry
-from shared.store.redis.client import CALL_TIMEOUT_S, REPLY_TIMEOUT_S, ClusterClient, RedisClient
+from shared.store.redis.client import CALL_TIMEOUT_S, ClusterClient, RedisClient
 from shared.store.redis.durability import (
     BATCHES_WAITING,
     Durability,
@@ -37,6 +33,7 @@ from shared.store.redis.durability import (
     arrived,
     question,
 )
+from shared.store.redis.loan import Loan
 
 log = logging.getLogger("task_backbone")
 
@@ -189,25 +186,6 @@ class Pipelines:
         self._tasks.add(task)
         task.add_done_callback(ended)
 
-    async def acquire(self, node: Any) -> Any:
-        """An open connection of the client's to its server, or to one of its nodes, to be released."""
-        if node is None:
-            return await cast("Redis", self.client).connection_pool.get_connection()
-        connection = node.acquire_connection()
-        try:
-            await node.disconnect_if_needed(connection)
-            await connection.connect()
-        except BaseException:
-            node.release(connection)
-            raise
-        return connection
-
-    async def release(self, node: Any, connection: Any) -> None:
-        if node is None:
-            await cast("Redis", self.client).connection_pool.release(connection)
-        else:
-            node.release(connection)
-
     async def aclose(self) -> None:
         while tasks := [*self._tasks]:  # one that ends may have begun another
             for task in tasks:
@@ -252,6 +230,8 @@ class _ServerQueue:
         self._batches_to_come = 0
         """How many of those in flight have taken no commands yet, as they have no connection."""
         self._answering = asyncio.Lock()
+        self._loans: list[Loan] = []
+        """Those that no batch uses now, kept for the next one while others are in flight."""
 
     def add(self, command: Command) -> None:
         self._waiting.append(command)
@@ -267,19 +247,18 @@ class _ServerQueue:
             self._pipelines.start(self._send_batches())
 
     async def _send_batches(self) -> None:
+        loan = self._loans.pop() if self._loans else Loan(self._pipelines.client)
         try:
             while self._waiting:
                 # A connection first, then commands: while one is opened, they go over those that are open.
-                connection = await self._connection()
+                await loan.take(self.node, self._waiting[0].deadline)
                 commands = self._next_batch()
                 self._batches_to_come -= 1
                 try:
                     if self._waiting:
                         self._start_batch()
                     if commands:
-                        await self._exchange(commands, connection)
-                    elif not isinstance(connection, Exception):
-                        await self._pipelines.release(self.node, connection)
+                        await self._exchange(commands, loan)
                 except Exception as error:  # a bug; the next batch goes on
                     log.exception("a batch of commands could not be answered")
                     for command in commands:
@@ -289,14 +268,9 @@ class _ServerQueue:
         finally:
             self._batches_to_come -= 1
             self._batches_in_flight -= 1
-
-    async def _connection(self) -> Any:
-        """A connection, or the error for which there is none."""
-        try:
-            async with _done_by(self._waiting[0].deadline):
-                return await self._pipelines.acquire(self.node)
-        except Exception as error:
-            return error
+            self._loans.append(loan)
+            while self._loans and not self._batches_in_flight:
+                await self._loans.pop().give_back()
 
     def _next_batch(self) -> list[Command]:
         commands: list[Command] = []
@@ -308,13 +282,13 @@ class _ServerQueue:
                 size_bytes += len(command.packed)
         return commands
 
-    async def _exchange(self, commands: list[Command], connection: Any) -> None:
+    async def _exchange(self, commands: list[Command], loan: Loan) -> None:
         parts = _parts(commands)
         replies: list[Any] = []
         arrivals: list[Any] = []
         try:
             try:
-                await self._ask(parts, replies, arrivals, connection)
+                await self._ask(parts, replies, arrivals, loan)
             except (RedisError, OSError, TimeoutError) as error:
                 # Each command without a reply goes once more, on its own.
                 log.info("a batch of %d commands was interrupted: %r", len(commands), error)
@@ -341,26 +315,13 @@ class _ServerQueue:
             if takes_turns:
                 self._answering.release()
 
-    async def _ask(
-        self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any], connection: Any
-    ) -> None:
-        if isinstance(connection, Exception):
-            raise connection
-        try:
-            packed = [_wire_form(part) for part in parts]
-            asked = question(self._pipelines.durability, parts[0][0].prefix.words[3]) if self.waits else None
-            packed += [b"*%d\r\n%b" % (len(words), _packed(words)) for words in asked or ()]
-            # By the deadline of the oldest command, so no caller waits past its own for the commands before.
-            async with _done_by(min([command.deadline for part in parts for command in part])):
-                await connection.send_packed_command(packed)
-                async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    for answers in (*[replies] * len(parts), *[arrivals] * len(asked or ())):
-                        try:
-                            answers.append(await connection.read_response(timeout=math.inf))
-                        except ResponseError as error:
-                            answers.append(error)
-        finally:
-            await self._pipelines.release(self.node, connection)
+    async def _ask(self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any], loan: Loan) -> None:
+        packed = [_wire_form(part) for part in parts]
+        asked = question(self._pipelines.durability, parts[0][0].prefix.words[3]) if self.waits else None
+        packed += [b"*%d\r\n%b" % (len(words), _packed(words)) for words in asked or ()]
+        # By the deadline of the oldest command, so no caller waits past its own for the commands before.
+        deadline = min([command.deadline for part in parts for command in part])
+        await loan.ask(packed, (*[replies] * len(parts), *[arrivals] * len(asked or ())), deadline)
 
     def _answer(self, parts: list[list[Command]], replies: list[Any], arrivals: list[Any]) -> None:
         has_arrived = not self.waits or arrived(arrivals)
@@ -396,24 +357,6 @@ class _ServerQueue:
     def close(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(_closed())
-
-
-@asynccontextmanager
-async def _done_by(deadline: float) -> AsyncGenerator[None]:
-    """Let redis-py do something until the *deadline*, by the loop's clock.
-
-    Raises:
-        TimeoutError: it is not done by then.
-    """
-    try:
-        # Two timeouts, since Python 3.11's wait_for, which redis-py uses, swallows a cancellation that comes as it
-        # ends.
-        async with asyncio.timeout_at(deadline + 0.5), asyncio.timeout_at(deadline):
-            yield
-    except AttributeError as error:
-        # redis-py raises it if another call closes the connection meanwhile, as after a failover. Only its own code
-        # runs here, so this hides no bug of ours.
-        raise ConnectionError("the connection was closed meanwhile") from error
 
 
 def _parts(commands: list[Command]) -> list[list[Command]]:

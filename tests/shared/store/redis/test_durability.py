@@ -16,7 +16,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from local.redis_server import RedisCluster, RedisServer
 from shared import telemetry
 from shared.store.policy import StorePolicy
-from shared.store.redis import durability, pipelining
+from shared.store.redis import durability, loan, pipelining
 from shared.store.redis.client import RedisAddress, connect
 from shared.store.redis.durability import WAITAOF_SINCE, Durability, DurabilityUnavailable
 from shared.store.redis.link import NotAcknowledged, RedisLink, StoreUnavailable
@@ -385,8 +385,8 @@ async def test_a_file_that_is_turned_off_meanwhile_is_named_in_the_log(
 def patient_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis goes on waiting for what does not come, and so does the app."""
     monkeypatch.setattr(durability, "ACKNOWLEDGE_TIMEOUT_MS", SLOW_ACKNOWLEDGEMENT)
-    for name in ("REPLY_TIMEOUT_S", "CALL_TIMEOUT_S"):
-        monkeypatch.setattr(pipelining, name, PATIENCE_S)
+    monkeypatch.setattr(loan, "REPLY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(pipelining, "CALL_TIMEOUT_S", PATIENCE_S)
 
 
 async def waiting_create(store: Store, primary: RedisServer) -> asyncio.Task[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
 from local.redis_server import RedisCluster, RedisServer
+from shared.store.redis.client import ClusterClient
 from shared.store.redis.link import StoreUnavailable
 from shared.store.redis.partitions import TAGS, partition
 from shared.store.redis.pipelining import BATCH_BYTES, BATCH_COMMANDS, BATCHES_IN_FLIGHT
@@ -48,13 +49,13 @@ async def create_all(store: Store, size_bytes: int = 0) -> list[object]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
     """Each write to a connection of Redis, with the commands that it carried."""
     writes: list[list[bytes]] = []
-    send = Connection.send_packed_command
+    send = asyncio.StreamWriter.writelines
 
-    async def spying(self: Connection, command: Any, check_health: bool = True) -> None:
-        writes.append([command] if isinstance(command, bytes) else [*command])
-        await send(self, command, check_health)
+    def spying(self: asyncio.StreamWriter, commands: Iterable[bytes]) -> None:
+        writes.append([*commands])
+        send(self, writes[-1])
 
-    monkeypatch.setattr(Connection, "send_packed_command", spying)
+    monkeypatch.setattr(asyncio.StreamWriter, "writelines", spying)
     return writes
 
 
@@ -353,6 +354,21 @@ async def test_the_second_of_two_answered_batches_waits_until_the_first_callers_
     first, second = asked_before_answer[:BATCH_COMMANDS], asked_before_answer[BATCH_COMMANDS:]
     assert set(first) == {2 * BATCH_COMMANDS}
     assert set(second) == {3 * BATCH_COMMANDS}
+
+
+async def test_all_connections_are_given_back_when_all_is_answered(open_store: StoreFactory) -> None:
+    store = open_store()
+    assert await create_all(store) == [Created] * MANY
+    pipelines = cast("Any", store.link)._pipelines
+    client = pipelines.client
+
+    def lent() -> int:
+        if isinstance(client, ClusterClient):
+            return sum(len(node._connections) - len(node._free) for node in cast("Any", client).get_nodes())
+        return len(client.connection_pool._in_use_connections)
+
+    await asyncio.gather(*pipelines._tasks)
+    assert not lent()
 
 
 async def test_a_dead_node_fails_only_the_calls_to_it(open_store: StoreFactory, tmp_path: Path) -> None:
