@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -17,13 +18,16 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.store import RedisLink
 from shared.store.callbacks import CLAIM_S, FIRST_PAUSE_S
+from shared.store.redis.partitions import PARTITIONS, partition
 from shared.tasks.callback import WantedCallback
-from shared.tasks.outcomes import Applied
+from shared.tasks.outcomes import Applied, Claimed
 from shared.tasks.task import Content, LongStatus, NewTask, State
 from tests.cache_manager.process import POLICY, KeepingPublisher
 from tests.cache_manager.timers import Timers
 from tests.callback_receiver import TAKEN, Receiver, new_secret
 from tests.shared.store.conftest import Clock, opener
+from tests.shared.store.test_cost import cost
+from tests.shared.store.world import Server
 from tests.waiting import PATIENCE_S, until
 
 PATH = "/v1/test"
@@ -191,6 +195,35 @@ async def test_an_hour_without_the_destination_loses_nothing(
     assert (receiver.forged, receiver.repeated) == (0, 0)
     assert (await services.store.callbacks.state("up")).failing_since_ms is None
     assert await waiting(services) == 0
+
+
+async def test_what_goes_on_beside_a_dead_destination_costs_the_same_however_much_waits(
+    services: Services, receiver: Receiver, redis_server: Server
+) -> None:
+    receiver.answer = lambda: DOWN
+    numbers = count()
+
+    async def go_on() -> None:
+        """Tasks from their creation to their end, all of a partition, and a round."""
+        ids = (f"beside{number}" for number in numbers)
+        for task_id in islice((each for each in ids if partition(each) == 7), 10):
+            await services.store.create(replace(NEW, id=task_id, callback=None, dispatch_requested=True))
+            assert isinstance(await services.store.claim(task_id, 1), Claimed)
+            await end(services, task_id)
+        await round_of(services)
+
+    # So many that some wait in each partition.
+    await ended(services, *(f"few{number}" for number in range(100)))
+    await settled(services)
+    calls = receiver.calls
+    assert calls == FAILURES_TO_OPEN
+    await go_on()  # loads the scripts
+    few = await cost(redis_server, go_on)
+    await ended(services, *(f"many{number}" for number in range(300)))
+    assert await cost(redis_server, go_on) == few
+    assert few["evalsha"] >= 3 * 10 + PARTITIONS
+    assert receiver.calls == calls
+    assert await waiting(services) == 400
 
 
 async def test_a_silent_destination_has_few_calls_and_holds_up_nobody(
