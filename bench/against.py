@@ -54,7 +54,7 @@ from typing import Any, Final, Self
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import RAW, now, versions, with_spread, write_json
+from bench.harness import CONFIDENCE, RAW, interval_of_median, is_narrow, now, versions, with_spread, write_json
 from local.redis_server import RedisServer
 
 ROOT: Final = Path(__file__).parent.parent
@@ -67,8 +67,6 @@ LEAST_CHANGE: Final = 0.01
 FEW_REPEATS: Final = 4
 LEAST_CHANGE_OF_FEW: Final = 0.25
 STEP_CHANGE: Final = 0.03
-CONFIDENCE: Final = 0.99
-NARROW: Final = 0.015
 _PATIENCE_S: Final = 600
 _GRACE_S: Final = 20
 
@@ -356,7 +354,7 @@ def compare_steps(trees: Mapping[str, Path], directory: Path, extent: Extent) ->
             batches.append(_batch(trees, directory, server.port, extent))
             _print_progress(f"steps, batch {len(batches)} of {extent.most_batches} at most", began_s)
             rows = step_rows(batches)
-            if len(batches) >= extent.least_batches and all(_is_narrow(row) for row in rows):
+            if len(batches) >= extent.least_batches and all(row.interval and is_narrow(row.interval) for row in rows):
                 break
     return step_rows(batches)
 
@@ -409,24 +407,6 @@ def step_verdict(ratio: float, interval: tuple[float, float]) -> str:
     if ratio < 1 - STEP_CHANGE and high < 1:
         return BETTER
     return UNCLEAR if high > 1 + STEP_CHANGE else SAME
-
-
-def interval_of_median(samples: Sequence[float]) -> tuple[float, float]:
-    """The interval that contains the true median with 99 % confidence; the range of the samples if there are few.
-
-    The true median is below the kth smallest sample with the probability that a coin shows heads less than k times.
-    """
-    ordered, count = sorted(samples), len(samples)
-    below, kth = 0.0, 0
-    while (below := below + math.comb(count, kth) * 0.5**count) <= (1 - CONFIDENCE) / 2:
-        kth += 1
-    kth = max(kth, 1)
-    return ordered[kth - 1], ordered[count - kth]
-
-
-def _is_narrow(row: Row) -> bool:
-    assert row.interval
-    return (row.interval[1] - row.interval[0]) / 2 <= NARROW
 
 
 class Driver:

@@ -7,6 +7,7 @@ them. Raw results and everything from a quick run go to ``.local/bench/results``
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 RESULTS: Final = Path(__file__).parent / "results"
 RAW: Final = Path(__file__).parent.parent / ".local" / "bench" / "results"
 SUMMARY: Final = "summary.json"
+CONFIDENCE: Final = 0.99
+NARROW: Final = 0.015
+"""An interval that is no further from its middle than this tells something."""
 
 T = TypeVar("T")
 
@@ -163,14 +167,20 @@ TARGETS: Final[Mapping[str, Target]] = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The result for a target: the median of the repeats, and their spread."""
+    """The result for a target: the median of the repeats, and their spread.
+
+    Attributes:
+        is_of_pairs: the samples are ratios of many short measures, each pair of which was taken within a second. One
+            of them says next to nothing. What counts is the interval that has their median.
+    """
 
     target: Target
     samples: tuple[float, ...]
+    is_of_pairs: bool = False
 
     @classmethod
-    def of(cls, key: str, samples: Iterable[float]) -> Figure:
-        return cls(TARGETS[key], tuple(samples))
+    def of(cls, key: str, samples: Iterable[float], *, is_of_pairs: bool = False) -> Figure:
+        return cls(TARGETS[key], tuple(samples), is_of_pairs)
 
     @property
     def value(self) -> float:
@@ -178,13 +188,22 @@ class Figure:
 
     @property
     def spread(self) -> tuple[float, float]:
-        return min(self.samples), max(self.samples)
+        return interval_of_median(self.samples) if self.is_of_pairs else (min(self.samples), max(self.samples))
 
     @property
     def verdict(self) -> str:
-        """The better bound that is met, ``aim`` or ``must``; ``short`` if neither is."""
+        """The better bound that is met, ``aim`` or ``must``; ``short`` if neither is. Of pairs, the whole interval
+        must meet it; ``unclear`` if that is wide, or only a part of it meets any."""
+        if not self.is_of_pairs:
+            return self._judged(self.value)
+        verdicts = {self._judged(end) for end in self.spread}
+        if not is_narrow(self.spread) or ("short" in verdicts and len(verdicts) > 1):
+            return "unclear"
+        return "must" if len(verdicts) > 1 else verdicts.pop()
+
+    def _judged(self, value: float) -> str:
         for name, bound in (("aim", self.target.aim), ("must", self.target.must)):
-            if meets(self.value, bound):
+            if meets(value, bound):
                 return name
         return "short"
 
@@ -208,6 +227,23 @@ def meets(value: float, bound: str) -> bool:
         raise ValueError(f"{bound!r} is not a bound")
     limit = float(match[2])
     return value >= limit if match[1] == "≥" else value <= limit
+
+
+def interval_of_median(samples: Sequence[float]) -> tuple[float, float]:
+    """The interval that contains the true median with 99 % confidence; the range of the samples if there are few.
+
+    The true median is below the kth smallest sample with the probability that a coin shows heads less than k times.
+    """
+    ordered, count = sorted(samples), len(samples)
+    below, kth = 0.0, 0
+    while (below := below + math.comb(count, kth) * 0.5**count) <= (1 - CONFIDENCE) / 2:
+        kth += 1
+    kth = max(kth, 1)
+    return ordered[kth - 1], ordered[count - kth]
+
+
+def is_narrow(interval: tuple[float, float]) -> bool:
+    return (interval[1] - interval[0]) / 2 <= NARROW
 
 
 def side_by_side(repeats: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
@@ -326,7 +362,7 @@ def print_figures(figures: Iterable[Figure], console: Console | None = None) -> 
             f"{_rounded(low)} … {_rounded(high)}",
             figure.target.must,
             figure.target.aim,
-            {"aim": "aim met", "must": "must met", "short": "FALLS SHORT"}[figure.verdict],
+            {"aim": "aim met", "must": "must met", "short": "FALLS SHORT", "unclear": "unclear"}[figure.verdict],
         )
     (console or Console(width=118, highlight=False)).print(table)
 

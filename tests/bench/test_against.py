@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,6 @@ from bench.against import (
     figure_row,
     figure_verdict,
     figures_of,
-    interval_of_median,
     step_row,
     step_rows,
     step_verdict,
@@ -110,25 +108,6 @@ def test_step_is_worse_if_its_whole_interval_is_beyond_three_percent(
     ratio: float, interval: tuple[float, float], verdict: str
 ) -> None:
     assert step_verdict(ratio, interval) == verdict
-
-
-def test_interval_ends_follow_the_binomial_distribution() -> None:
-    # At most 1 of 12 samples lies below the true median with a probability of 13 in 4,096; at most 2 with one of 79.
-    assert interval_of_median(range(12, 0, -1)) == (2, 11)
-    assert interval_of_median(range(20)) == (3, 16)
-    assert interval_of_median([3, 1, 2]) == (1, 3)
-    assert interval_of_median([1]) == (1, 1)
-
-
-def test_interval_contains_the_true_median_as_often_as_promised() -> None:
-    chance = random.Random(1)
-    held = [
-        low <= 1 <= high
-        for low, high in (
-            interval_of_median([chance.lognormvariate(0, 0.1) for _ in range(12)]) for _ in range(2_000)
-        )
-    ]
-    assert statistics.mean(held) >= against.CONFIDENCE
 
 
 def batches(ratio: float, count: int = 12) -> list[list[tuple[float, float]]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,14 @@ import pytest
 from bench import __main__ as command
 from bench import against, harness
 from bench.harness import (
+    CONFIDENCE,
     RAW,
     RESULTS,
     SUMMARY,
     TARGETS,
     Figure,
     Report,
+    interval_of_median,
     keep_summary,
     meets,
     ratios,
@@ -67,6 +71,46 @@ def test_every_target_has_valid_bounds_and_its_aim_is_no_easier_than_its_must() 
 @pytest.mark.parametrize(("value", "verdict"), [(0.99, "short"), (1.0, "must"), (1.5, "aim")])
 def test_a_figure_says_which_of_its_bounds_it_meets(value: float, verdict: str) -> None:
     assert Figure.of("store", [value]).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("middle", "half", "verdict"),
+    [
+        (1.0, 0.009, "aim"),
+        (0.99, 0.009, "must"),
+        (0.985, 0.002, "must"),
+        (0.985, 0.009, "unclear"),
+        (0.975, 0.009, "unclear"),
+        (0.95, 0.014, "short"),
+        (1.0, 0.016, "unclear"),
+        (0.5, 0.016, "unclear"),
+    ],
+)
+def test_a_figure_of_pairs_is_judged_by_its_interval(middle: float, half: float, verdict: str) -> None:
+    # Of twelve, the second smallest and the second largest; what lies beyond them says nothing.
+    samples = [0.1, *([middle - half] * 4), middle, middle, *([middle + half] * 4), 9.0]
+    figure = Figure.of("callbacks_rate", samples, is_of_pairs=True)
+    assert figure.spread == (middle - half, middle + half)
+    assert figure.verdict == verdict
+
+
+def test_interval_ends_follow_the_binomial_distribution() -> None:
+    # At most 1 of 12 samples lies below the true median with a probability of 13 in 4,096; at most 2 with one of 79.
+    assert interval_of_median(range(12, 0, -1)) == (2, 11)
+    assert interval_of_median(range(20)) == (3, 16)
+    assert interval_of_median([3, 1, 2]) == (1, 3)
+    assert interval_of_median([1]) == (1, 1)
+
+
+def test_interval_contains_the_true_median_as_often_as_promised() -> None:
+    chance = random.Random(1)
+    held = [
+        low <= 1 <= high
+        for low, high in (
+            interval_of_median([chance.lognormvariate(0, 0.1) for _ in range(12)]) for _ in range(2_000)
+        )
+    ]
+    assert statistics.mean(held) >= CONFIDENCE
 
 
 def test_measures_alternate_and_every_other_round_runs_backwards() -> None:
