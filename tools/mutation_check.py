@@ -377,6 +377,27 @@ MUTATIONS = [
         OWNER_BOUND_TESTS,
     ),
     *(
+        Mutation(
+            f"delay: {guard}",
+            "shared/store/upkeep_steps.py",
+            old,
+            new,
+            ("tests/shared/store/test_delayed_bounds.py",),
+        )
+        for guard, old, new in (
+            (
+                "a round looks at a few of them in one partition",
+                "packed = dict.fromkeys(HASH_TAGS, pack(argument))",
+                'packed = dict.fromkeys(HASH_TAGS, pack({**argument, "few": _DELAYED_ENTRIES}))',
+            ),
+            (
+                "rounds of apps that wake for one each look in all partitions",
+                "seed() % len(HASH_TAGS)",
+                "0",
+            ),
+        )
+    ),
+    *(
         Mutation(f"delay: {guard}", f"{LUA}/{file}.lua", old, new, ("tests/shared/store/test_delayed_bounds.py",))
         for guard, file, old, new in (
             (

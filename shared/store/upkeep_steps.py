@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, islice, product
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from shared.store.arguments import (
@@ -54,10 +54,9 @@ _LOST_ENTRIES: Final = 100
 """At how many index entries of a path and state it looks; where any is lost, it goes on."""
 _MOST_LOST_ENTRIES: Final = 2000
 """Until it has looked at so many."""
-_ROUNDS_PER_DELAYED: Final = 3
-"""One round of so many looks among the tasks that have yet to start too: these cost the others next to nothing."""
 _DELAYED_ENTRIES: Final = 10
-"""At how many of those of a path, whose records it reads."""
+"""At how many of the tasks of a path that have yet to start a round looks, whose records it reads. It does so in one
+partition, each in turn: these tasks are to cost the others next to nothing."""
 _ONGOING: Final = 1 << 52
 """Later than any time."""
 WAIT_CAP_S: Final = 3600.0
@@ -155,7 +154,8 @@ class UpkeepSteps:
         self._retention_ms = to_ms(policy.retention_s)
         self._completion_ms = to_ms(policy.completion_s)
         self._republish_ms = to_ms(policy.republish_s)
-        self._looks = 0
+        # From one on that is drawn by chance: an app may wake for one round only, and sleep again.
+        self._delayed_tags = islice(cycle(HASH_TAGS), seed() % len(HASH_TAGS), None)
 
     async def sweep(self, partition: int, outages: Mapping[str, Outage]) -> list[Overdue]:
         """Take the next step for the overdue tasks of one partition, at most ``SWEEP_LIMIT`` of them.
@@ -256,11 +256,9 @@ class UpkeepSteps:
             "entries": _LOST_ENTRIES,
             "most": _MOST_LOST_ENTRIES,
         }
-        if self._looks % _ROUNDS_PER_DELAYED == 0:
-            argument["few"] = _DELAYED_ENTRIES
-        self._looks += 1
-        packed = pack(argument)
-        parts = await asyncio.gather(*(self._link.script("task/lost", tag, packed) for tag in HASH_TAGS))
+        packed = dict.fromkeys(HASH_TAGS, pack(argument))
+        packed[next(self._delayed_tags)] = pack({**argument, "few": _DELAYED_ENTRIES})
+        parts = await asyncio.gather(*(self._link.script("task/lost", *each) for each in packed.items()))
         entries: dict[str, list[tuple[SlotGrant, str]]] = {}
         for _, rows in parts:
             for path, task_id, owner in rows:

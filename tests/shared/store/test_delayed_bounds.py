@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -12,13 +13,14 @@ import redis
 
 from shared.rate import Rate
 from shared.store import RedisLink, TaskStore
-from shared.store.redis.partitions import partition
+from shared.store.redis.partitions import HASH_TAGS, partition
 from shared.tasks.outcomes import Applied, Created, Existing, Full
 from shared.tasks.owner_bounds import OwnerBounds
 from shared.tasks.task import NewTask, State
 from shared.tasks.timing import Moment, Timing
 from tests.shared.store.conftest import Clock, opener
 from tests.shared.store.policies import store_policy
+from tests.shared.store.test_cost import cost
 from tests.shared.store.test_starts import DELAY_S, PATH, begin_all, later, sweep
 from tests.shared.store.test_store import LinkToSeveralServers
 from tests.shared.store.world import Server, nodes
@@ -203,12 +205,36 @@ async def test_what_an_earlier_version_has_ended_is_soon_not_counted_any_more(
             assert isinstance(await tasks.replay("t0"), Applied)
     assert (await tasks.queues.depths(PATH))[PATH].delayed == OWN
     assert not await is_taken(tasks, owned("more"))
-    for _ in range(3):
+    for _ in HASH_TAGS:  # a round looks in one partition
         await tasks.queues.paths_to_maintain()
     depth = (await tasks.queues.depths(PATH))[PATH]
     assert (depth.delayed, depth.created) == (OWN - 1, int(is_replayed))
     assert delayed_keys(redis_server) == {PATH: OWN - 1, f"{PATH} a": OWN - 1}
     assert await is_taken(tasks, owned("more")) is not is_replayed
+
+
+async def test_a_round_reads_records_of_a_few_of_them_in_one_partition(opened: Opened, redis_server: Server) -> None:
+    tasks = opened()
+    for number in range(100):
+        assert await is_taken(tasks, owned(f"t{number}"))
+    for _ in HASH_TAGS:
+        assert (await cost(redis_server, tasks.queues.paths_to_maintain))["mget"] == 1
+
+
+async def test_apps_that_wake_for_one_round_come_to_all_partitions(
+    opened: Opened, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = opened()
+    for number in range(100):
+        assert await is_taken(tasks, owned(f"t{number}"))
+    with unknown_indexes(redis_server):
+        for number in range(100):
+            assert isinstance(await tasks.cancel(f"t{number}"), Applied)
+    assert (await tasks.queues.depths(PATH))[PATH].delayed == 100
+    for number in range(len(HASH_TAGS)):
+        monkeypatch.setattr("shared.store.upkeep_steps.seed", partial(int, number))
+        await opened().queues.paths_to_maintain()
+    assert (await tasks.queues.depths(PATH))[PATH].delayed == 0
 
 
 async def test_without_a_bound_there_is_nothing_of_it(opened: Opened, redis_server: Server) -> None:

@@ -5,7 +5,7 @@
 -- KEYS[1]  the hash tag of the partition
 -- ARGV[1]  packed map: seed, names (what else has indexes: 'batches', pipelines), paths (how many are looked at), entries
 --          (how many of an index are looked at at a time), most (of an index in all), few (of the tasks that have yet to
---          start, how many are looked at at a time, by their records; absent: none, as in most rounds)
+--          start, how many are looked at at a time, by their records; absent: none, as in most calls)
 -- Returns  {the paths at which it found any,
 --          {{path, id, owner}, …} of those that were to start later and will not: the queue forgets them}
 -- @include task/forget_lost
