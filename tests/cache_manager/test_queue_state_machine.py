@@ -136,7 +136,7 @@ class WatchedLink(RedisLink):
     def __init__(self, server: Server, clock: Clock, witness: Witness, is_hard: bool | None = None) -> None:
         super().__init__(opener(server.url))
         self._clock, self._witness, self._is_hard = clock, witness, is_hard
-        self._one_at_a_time = asyncio.Lock()
+        self._alone = asyncio.Lock()
         """Between two pictures of a queue there is one script: the reconciler runs several at a time."""
         self.mishap: Mishap = None
         self.granted_ms: dict[str, list[int]] = {}
@@ -167,7 +167,7 @@ class WatchedLink(RedisLink):
             raise StoreUnavailable(mishap)
         entry = msgpack.unpackb(args[-1]).get("entry")
         for _ in range(2 if mishap == "repeated" else 1):
-            async with self._one_at_a_time:
+            async with self._alone:
                 before = {path: self._witness.picture(path) for path in PATHS}
                 reply = await super().combined(name, *args)
                 for path in PATHS:
@@ -178,7 +178,7 @@ class WatchedLink(RedisLink):
 
     async def _watched(self, name: str, tag: str, *args: bytes | str) -> Any:
         arg = msgpack.unpackb(cast("bytes", args[0]))
-        async with self._one_at_a_time:
+        async with self._alone:
             before = self._witness.picture(arg["path"])
             reply = await super().script(name, tag, *args)
             if name != "queue/mark_held":
