@@ -32,7 +32,7 @@ _MEMBERS: Final = ("Body", "ContentType", "Query", "IdempotencyKey", "Priority")
 
 
 @value
-class Asked:
+class AskedTask:
     """A task as its line or part asks for it. What is None, the request says for all of them."""
 
     body: bytes
@@ -55,7 +55,7 @@ class AskedLine:
 
     number: int
     size_bytes: int
-    read: Callable[[], Awaitable[Asked]]
+    read: Callable[[], Awaitable[AskedTask]]
 
 
 async def asked_lines(req: func.HttpRequest, most_bytes: int) -> Sequence[AskedLine]:
@@ -82,13 +82,13 @@ async def asked_lines(req: func.HttpRequest, most_bytes: int) -> Sequence[AskedL
     return [AskedLine(part.number, part.end - part.start, partial(_asked_by_part, body, part)) for part in parts]
 
 
-async def _asked_by_line(lines: JsonLines, line: PlacedLine) -> Asked:
+async def _asked_by_line(lines: JsonLines, line: PlacedLine) -> AskedTask:
     try:
         asked = SubmitLine.model_validate(await lines.read(line))
     except ValidationError as error:
         raise invalid_fields(field_errors(error, known=_MEMBERS)) from None
     body, content_type = _body_of(asked.body)
-    return Asked(
+    return AskedTask(
         body,
         asked.content_type or content_type,
         "",
@@ -107,7 +107,7 @@ def _body_of(value: Any) -> tuple[bytes, str]:
     return value if isinstance(value, bytes) else str(value).encode(), _TEXT
 
 
-async def _asked_by_part(body: bytes, part: Part) -> Asked:
+async def _asked_by_part(body: bytes, part: Part) -> AskedTask:
     headers, data = headers_and_body(body, part)
     if headers.get("content-transfer-encoding", "").lower() not in _AS_IT_IS:
         raise invalid("Content-Transfer-Encoding", "bytes are expected as they are: binary")
@@ -117,7 +117,7 @@ async def _asked_by_part(body: bytes, part: Part) -> Asked:
     if not is_content_encoding(encoding):
         raise invalid("Content-Encoding", "names of codings are expected, at most 255 characters")
     query, key, priority = (headers.get(name) for name in ("query", "idempotency-key", "priority"))
-    return Asked(
+    return AskedTask(
         data,
         content_type,
         "" if encoding.lower() == "identity" else encoding,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from cache_manager import request_parsing as parse
-from cache_manager.many_lines import Asked, AskedLine
+from cache_manager.many_lines import AskedLine, AskedTask
 from cache_manager.operation_outcomes import IdempotencyKeyReused
 from cache_manager.outcome_problems import task_of
 from shared import telemetry
@@ -135,7 +135,7 @@ class ManySubmits:
 
     async def _pieces(self, lines: Sequence[AskedLine]) -> AsyncGenerator[list[TakenLine]]:
         """The tasks, a piece at a time. No piece has two of one id: which of them comes first must not be open."""
-        read: list[tuple[TakenLine, Asked | None]] = []
+        read: list[tuple[TakenLine, AskedTask | None]] = []
         size_bytes = 0
         for count, line in enumerate(lines, 1):
             if read and (len(read) == PIECE_TASKS or size_bytes + line.size_bytes > PIECE_BYTES):
@@ -150,14 +150,14 @@ class ManySubmits:
         for piece in await self._named(read):
             yield piece
 
-    async def _asked(self, line: AskedLine, taken: TakenLine) -> Asked | None:
+    async def _asked(self, line: AskedLine, taken: TakenLine) -> AskedTask | None:
         try:
             return await line.read() if self._stop is None else None
         except Exception as error:
             taken.outcome = self._problem(error)
             return None
 
-    async def _named(self, read: Sequence[tuple[TakenLine, Asked | None]]) -> list[list[TakenLine]]:
+    async def _named(self, read: Sequence[tuple[TakenLine, AskedTask | None]]) -> list[list[TakenLine]]:
         """The lines with the tasks to create, in pieces without two of one id."""
         keyed: list[Awaitable[None]] = []
         for taken, asked in read:
@@ -178,7 +178,7 @@ class ManySubmits:
             pieces[-1].append(taken)
         return pieces
 
-    def _name(self, taken: TakenLine, asked: Asked, key: str | None) -> Iterator[Awaitable[None]]:
+    def _name(self, taken: TakenLine, asked: AskedTask, key: str | None) -> Iterator[Awaitable[None]]:
         """Say what task a line is to become; what yields has to be awaited before that is known."""
         try:
             kind = self._kind_of(asked.query)
@@ -195,7 +195,7 @@ class ManySubmits:
         if key is not None:
             yield self._name_by_key(taken, asked, kind, key)
 
-    async def _name_by_key(self, taken: TakenLine, asked: Asked, kind: Kind, key: str) -> None:
+    async def _name_by_key(self, taken: TakenLine, asked: AskedTask, kind: Kind, key: str) -> None:
         new = taken.asked_for
         headers = {"Content-Encoding": asked.encoding, **kind.asked}
         told = asked.content_type, new.query, asked.body, headers

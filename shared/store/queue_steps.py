@@ -61,13 +61,13 @@ CHECK_LIMIT: Final = 256
 """How many held slots one run of the reconciler checks in a queue."""
 ENQUEUE_BATCH: Final = 256
 WAITING_LOOKED_AT: Final = 100
-OWNERS_READ: Final = 500
 """How many waiting entries of a queue one run of the reconciler checks. Where any waits for nothing, it goes on."""
+OWNERS_READ: Final = 500
+"""Of how many owners it is read at a time what they have of a queue."""
 TOLD_KEPT_S: Final = 90.0
 """After so long, an instance that tells nothing is forgotten."""
 _FAILURES_WITHOUT_PAUSE: Final = 7
 """How many failures in a row that the backend answered bring no pause."""
-
 _MOST_CONFIGURED: Final = 1_000
 """For how many endpoints a process has ready what they are configured to. A backend may have any number."""
 

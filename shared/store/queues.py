@@ -29,7 +29,6 @@ _MOST_TOLD: Final = 10_000
 
 _MOST_LOOKS: Final = 100
 """How often a run of the reconciler looks for entries of a queue that wait for nothing, while it finds any."""
-
 _MOST_OWNERS: Final = 10_000
 """Of how many owners of a queue it is counted what they have, so that whoever looks at one costs no more."""
 _OWNERS_SHOWN: Final = 20

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from cache_manager import many_service
-from cache_manager.many_lines import Asked, AskedLine
+from cache_manager.many_lines import AskedLine, AskedTask
 from cache_manager.many_service import LONGEST_S, PIECE_BYTES, PIECE_TASKS, Kind, ManySubmits, TakenLine
 from shared.bodies import BlobsUnavailable
 from shared.http.problems import Problem, invalid
@@ -105,19 +105,19 @@ class Request:
         monkeypatch.setattr(many_service.telemetry, "transition", lambda task: self.on_created(task.id))
         monkeypatch.setattr(many_service, "task_of", lambda outcome: outcome.task)
 
-    async def submit(self, reads: Sequence[Asked | Problem], key: str | None = None) -> Sequence[TakenLine]:
+    async def submit(self, reads: Sequence[AskedTask | Problem], key: str | None = None) -> Sequence[TakenLine]:
         services = cast("Any", SimpleNamespace(store=self.store, bodies=self.bodies, dispatcher=self.dispatcher))
         kind = Kind(NewTask("", PATH, 60, owner="ada"), PATH, {})
         lines = [AskedLine(number, self._size(read), self._reading(read)) for number, read in enumerate(reads, 1)]
         return await ManySubmits(services, lambda query: kind, key, lambda: self.now_s).submit(lines)
 
     @staticmethod
-    def _size(read: Asked | Problem) -> int:
-        return len(read.body) if isinstance(read, Asked) else 10
+    def _size(read: AskedTask | Problem) -> int:
+        return len(read.body) if isinstance(read, AskedTask) else 10
 
     @staticmethod
-    def _reading(read: Asked | Problem) -> Any:
-        async def reading() -> Asked:
+    def _reading(read: AskedTask | Problem) -> Any:
+        async def reading() -> AskedTask:
             if isinstance(read, Problem):
                 raise read
             return read
@@ -130,8 +130,8 @@ def request_(monkeypatch: pytest.MonkeyPatch) -> Request:
     return Request(monkeypatch)
 
 
-def asked(body: bytes = b"x", key: str | None = None) -> Asked:
-    return Asked(body, "text/plain", key=key)
+def asked(body: bytes = b"x", key: str | None = None) -> AskedTask:
+    return AskedTask(body, "text/plain", key=key)
 
 
 def slugs(lines: Sequence[TakenLine]) -> list[str]:
@@ -245,7 +245,7 @@ async def test_bodies_of_tasks_that_are_not_taken_any_more_go_nowhere(request_: 
 
 
 async def test_a_bug_ends_one_line(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail() -> Asked:
+    async def fail() -> AskedTask:
         raise RuntimeError("a bug")
 
     lines = [AskedLine(1, 1, fail)]
