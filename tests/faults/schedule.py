@@ -68,6 +68,8 @@ class EachSecond:
             AssertionError: that does not come to be.
         """
         self._last_ms = self._now_ms() // 1000 * 1000
+        # To pause it gives up what waits behind a run that could not be started during the fault.
+        eventually(self._is_up_to_date)
         eventually(self._is_paused)
         eventually(lambda: not (self._record() or {}).get("p"))
         self._note(self._record())
@@ -97,6 +99,15 @@ class EachSecond:
             return {due_ms: await store.keyed_ids.unguessable_id_of("", scope, str(due_ms)) for due_ms in due}
         finally:
             await store.aclose()
+
+    def _is_up_to_date(self) -> bool:
+        """Whether it has been seen to at each due time so far."""
+        with suppress(httpx.TransportError), self._rig.stack.client() as app:
+            known = app.get(f"/api/v1/schedules/{self._name}")
+            if known.status_code == 200:
+                return ms_of(known.json()["NextTime"]) > self._last_ms
+            return known.status_code == 404
+        return False
 
     def _is_paused(self) -> bool:
         with suppress(httpx.TransportError), self._rig.stack.client() as app:
