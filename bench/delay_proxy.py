@@ -25,13 +25,13 @@ _TIMER_SLACK_S = 50e-6
 class _Line:
     """Passes everything that is sent to *deliver* after the delay, in order; None stands for the end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float, deliver: Callable[[bytes | None], None]):
-        self._loop, self._delay_s, self._deliver = loop, delay_s, deliver
+    def __init__(self, proxy: DelayProxy, loop: asyncio.AbstractEventLoop, deliver: Callable[[bytes | None], None]):
+        self._proxy, self._loop, self._deliver = proxy, loop, deliver
         self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, data: bytes | None) -> None:
-        self._waiting.append((self._loop.time() + self._delay_s, data))
+        self._waiting.append((self._loop.time() + self._proxy.one_way_s, data))
         if self._timer is None:
             self._timer = self._loop.call_at(self._waiting[0][0], self._ripe)
 
@@ -132,7 +132,8 @@ class DelayProxy:
         self.turnarounds = 0
         self.port = port
         self.transports: set[asyncio.Transport] = set()
-        self._to_port, self._one_way_s = to_port, one_way_s
+        self.one_way_s = one_way_s
+        self._to_port = to_port
         # epoll counts in whole milliseconds and would make 1 ms nearly 2; select does not.
         self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._thread = threading.Thread(target=self._loop.run_forever, name="delay proxy", daemon=True)
@@ -149,8 +150,8 @@ class DelayProxy:
         except OSError:
             client.deliver(None)
             return
-        client.leads_to(_Line(self._loop, self._one_way_s, server.deliver), server)
-        server.leads_to(_Line(self._loop, self._one_way_s, client.deliver), client)
+        client.leads_to(_Line(self, self._loop, server.deliver), server)
+        server.leads_to(_Line(self, self._loop, client.deliver), client)
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(lambda: _ClientEnd(self), "127.0.0.1", self.port, backlog=512)
