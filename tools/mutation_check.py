@@ -272,6 +272,13 @@ MUTATIONS = [
         ("tests/cache_manager/test_mending.py",),
     ),
     Mutation(
+        "mending: a run that waits is tried in time",
+        f"{TASK}/mend.lua",
+        "(not at or is_ahead) then",
+        "not at then",
+        ("tests/cache_manager/test_schedules_held_up.py",),
+    ),
+    Mutation(
         "mending: a waiting task is in its index",
         f"{TASK}/sweep.lua",
         "then add_to_index(id, rec) end",

@@ -151,3 +151,15 @@ async def test_a_change_asks_for_no_room(process: Process, clock: Clock, what: s
     assert schedule.next_ms is not None
     due = (clock.ms - schedule.next_ms) // 60_000 + 1
     assert len(await tasks(process)) == (due if what == "put" else 1)
+
+
+async def test_what_waits_is_tried_in_time_though_the_clock_was_set_back(process: Process, clock: Clock) -> None:
+    await put(process, cron="*/10 * * * * *", overlap=Overlap.QUEUE, catch_up=CatchUp.ALL)
+    await drain(process, draining=True)
+    await pass_time(process, clock, 60)
+    waiting = (await found(process)).pending
+    assert waiting is not None
+    await drain(process, draining=False)
+    clock.advance(-3600)
+    await pass_time(process, clock, LONGEST_PAUSE_S)
+    assert waiting.task_id in await all_ids(process)

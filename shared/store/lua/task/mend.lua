@@ -29,6 +29,8 @@ local TYPES = {
 }
 -- A destination is never to be tried later.
 local LONGEST_PAUSE_MS = 3600000
+-- Nor is a run of a schedule that could not be started.
+local LONGEST_RETRY_MS = 300000
 local REQUESTS = { last = 'zset', ends = 'zset', shares = 'hash' }
 task_tag = KEYS[1]
 local arg = cmsgpack.unpack(ARGV[1])
@@ -162,7 +164,10 @@ function mend.schedule(name, key)
     return remove(key)
   end
   redis.call('ZADD', task_key('schedules'), 0, name)
-  if (schedule.n or schedule.p) and not redis.call('ZSCORE', task_key('schedules_due'), name) then
+  local at, run = tonumber(redis.call('ZSCORE', task_key('schedules_due'), name) or nil), schedule.p
+  -- A run is to be started by the clock as it was.
+  local is_ahead = at and type(run) == 'table' and ((tonumber(run.f) or 0) > now or at > now + LONGEST_RETRY_MS)
+  if (schedule.n or run) and (not at or is_ahead) then
     redis.call('ZADD', task_key('schedules_due'), time_text(now), name)
   end
 end
