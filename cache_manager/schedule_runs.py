@@ -36,7 +36,7 @@ MOST_CAUGHT_UP: Final = 100
 GIVE_UP_S: Final = 86_400.0
 """For how long a run is tried to be started, unless it makes way for the next one before."""
 _FIRST_PAUSE_S: Final = 5.0
-_LONGEST_PAUSE_S: Final = 300.0
+LONGEST_PAUSE_S: Final = 300.0
 _AT_ONCE: Final = 8
 _MOST_STEPS: Final = 2 * MOST_CAUGHT_UP + 10
 """How many steps of one schedule are taken at a time. Then others have their turn."""
@@ -180,7 +180,7 @@ class ScheduleRuns:
             pending.due_ms,
             "skipped" if is_over else "waiting",
             why=why,
-            again_s=min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(pending.tries, 10)),
+            again_s=min(LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(pending.tries, 10)),
         )
         return is_over
 

@@ -62,7 +62,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class ScriptedBackend:
-    """Answers 200 to every POST, unless a path was given other answers with :meth:`script`."""
+    """Answers 200 to every POST and GET, unless a path was given other answers with :meth:`script`."""
 
     def __init__(self, port: int = 0) -> None:
         backend = self
@@ -96,6 +96,9 @@ class ScriptedBackend:
                 with suppress(ConnectionError):  # the caller has hung up
                     self.end_headers()
                     self.wfile.write(answer.body)
+
+            def do_GET(self) -> None:
+                self.do_POST()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
                 return

@@ -29,6 +29,7 @@ from tests.faults.model_service import (
     write_blob,
 )
 from tests.faults.rig import Rig
+from tests.waiting import PATIENCE_S
 
 CALLERS = 3
 PAUSE_S = 0.08
@@ -187,7 +188,7 @@ class Load:
                 self._over.wait(PAUSE_S)
 
     def _seal_batch(self, batch_id: str) -> None:
-        deadline_s = time.monotonic() + REPEAT_FOR_S
+        deadline_s = time.monotonic() + PATIENCE_S
         with self._client() as app:
             while self._post(app, f"/api/v1/batches/{batch_id}/seal", 200) is None:
                 if time.monotonic() > deadline_s:
@@ -197,7 +198,8 @@ class Load:
 
     def has_batch_ended(self) -> bool:
         with self._client() as app, suppress(httpx.TransportError):
-            return app.get(f"/api/v1/tasks/{self.batch_id}").json()["BackendStatus"] in _ENDED
+            known = app.get(f"/api/v1/tasks/{self.batch_id}")
+            return known.status_code == 200 and known.json()["BackendStatus"] in _ENDED
         return False
 
     def _submit_all(self, chance: random.Random, own: list[Submission]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,7 @@ OWNERS_IN_FLIGHT = 6
 GRID_TIME_SCALE = 30
 """Event Grid's first retry is due after 10 s."""
 _INSIDE = Path(__file__).parent / "inside"
+_REPEAT_PAUSE_S = 0.1
 _STATES = ("Delayed", "Waiting", "Dispatched", "Running", "Completed", "Failed", "Cancelled")
 
 
@@ -52,6 +54,17 @@ class Usage:
     descriptors: int
     """Files and sockets, without those to Redis: that pool is bounded and keeps its connections open."""
     redis_connections: int
+
+
+class _PatientTransport(httpx.HTTPTransport):
+    """Repeats a call that is answered 503, as the app does when Redis is late on a busy machine."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        until_s = time.monotonic() + PATIENCE_S
+        while (response := super().handle_request(request)).status_code == 503 and time.monotonic() < until_s:
+            response.close()
+            time.sleep(_REPEAT_PAUSE_S)
+        return response
 
 
 class Rig:
@@ -189,6 +202,13 @@ class Rig:
                 now_ms = client.time()[0] * 1000
             eventually(lambda node=node, now_ms=now_ms: _earliest_deadline_ms(node) > now_ms)
 
+    def kill_redis(self, node: RedisServer) -> None:
+        """kill -9, when the server's file has all that it has acknowledged: with ``everysec`` it holds writes back
+        while its disk does not keep up, and nothing is promised of these."""
+        with node.connect() as client:
+            client.config_set("appendfsync", "no")
+        node.kill()
+
     def endpoint(self, path: str) -> str:
         """The URL of an endpoint path at the model service."""
         return f"http://127.0.0.1:{self._model_port}{path}"
@@ -213,9 +233,19 @@ class Rig:
         """Whether no worker is left, not even for a stale attempt."""
         return httpx.get(self.endpoint("/"), timeout=PATIENCE_S, verify=NO_TLS).text == "0"
 
+    def client(self) -> httpx.Client:
+        """A client of the app for calls that do not test whether it answers."""
+        stack = self.stack
+        return httpx.Client(
+            base_url=stack.url,
+            headers={"x-functions-key": stack.key},
+            timeout=PATIENCE_S,
+            transport=_PatientTransport(verify=NO_TLS),
+        )
+
     def depths(self) -> Counter[tuple[str, str]]:
         """The app's own numbers of tasks, by endpoint path and state."""
-        with self.stack.client() as app:
+        with self.client() as app:
             queues = app.get("/api/v1/queues/").raise_for_status().json()["Queues"]
         return Counter(
             {(queue["EndpointPath"], state.lower()): queue[state] for queue in queues for state in _STATES}

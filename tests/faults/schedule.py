@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import httpx
 import redis
 
+from cache_manager.schedule_runs import LONGEST_PAUSE_S
 from shared.http.times import ms_of
 from shared.store import RedisLink, TaskStore
 from shared.store.redis.partitions import tag_of, unpack
@@ -25,6 +26,8 @@ from tests.waiting import PATIENCE_S, eventually
 
 PATH: Final = f"{MODERN}/scheduled"
 _LOOK_PAUSE_S: Final = 0.1
+_CATCH_UP_S: Final = LONGEST_PAUSE_S + PATIENCE_S
+"""Within which a run that could not be started during the fault is tried again, and those that wait behind it."""
 
 
 class EachSecond:
@@ -42,7 +45,7 @@ class EachSecond:
         self._looker = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Self:
-        with self._rig.stack.client() as app:
+        with self._rig.client() as app:
             definition = {
                 "Path": PATH,
                 "Body": self._body,
@@ -69,9 +72,9 @@ class EachSecond:
         """
         self._last_ms = self._now_ms() // 1000 * 1000
         # To pause it gives up what waits behind a run that could not be started during the fault.
-        eventually(self._is_up_to_date)
+        eventually(self._is_up_to_date, within_s=_CATCH_UP_S)
         eventually(self._is_paused)
-        eventually(lambda: not (self._record() or {}).get("p"))
+        eventually(lambda: not (self._record() or {}).get("p"), within_s=_CATCH_UP_S)
         self._note(self._record())
 
     def wrong(self, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

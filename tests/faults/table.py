@@ -221,7 +221,7 @@ def _redis_frozen(rig: Rig, chance: random.Random) -> Generator[None]:
 @_fault("redis-killed", "kill -9 of Redis, which comes back with its append-only file")
 def _redis_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     [redis] = rig.redis_nodes
-    redis.kill()
+    rig.kill_redis(redis)
     yield
     redis.start()
 
@@ -423,7 +423,7 @@ def _backend_answers_garbage(rig: Rig, chance: random.Random) -> Generator[None]
 )
 def _redis_primary_killed(rig: Rig, chance: random.Random) -> Generator[None]:
     primary = chance.choice(rig.redis_nodes)
-    primary.kill()
+    rig.kill_redis(primary)
     yield
     primary.start()
 

@@ -73,7 +73,7 @@ class Report:
     lost: list[str] = field(default_factory=list)
     """Acknowledged tasks that the app does not know any more."""
     stuck: list[str] = field(default_factory=list)
-    """Tasks that had not ended ``SETTLE_S`` after the fault."""
+    """Tasks that had not ended ``SETTLE_S`` after the last submit."""
     wrong: list[str] = field(default_factory=list)
     """All other findings; a sentence each."""
 
@@ -99,7 +99,7 @@ class Trials:
 
     def warm_up(self, seconds: float) -> None:
         """Let the stack open its usual connections, and record how many."""
-        with self._rig.stack.client() as app:
+        with self._rig.client() as app:
             app.patch(f"/api/v1/queues{MODERN}{RATED}", json={"Rate": str(RATE)}).raise_for_status()
         with Load(self._rig, "warm-up") as load:
             time.sleep(seconds)
@@ -148,15 +148,10 @@ class Trials:
         return found
 
     def _settle(self, load: Load, report: Report, repaired_s: float) -> None:
-        while True:
-            self._rig.check()
-            now_s = time.monotonic()
-            if self._have_all_ended():
-                report.recovery_s = now_s - repaired_s
-                break
-            if now_s > repaired_s + SETTLE_S:
-                break
-            time.sleep(0.05)
+        with suppress(AssertionError):  # they are found to be stuck
+            # From now on: until the last submit was acknowledged, long may have passed.
+            eventually(self._have_all_ended, within_s=SETTLE_S)
+            report.recovery_s = time.monotonic() - repaired_s
         if load.batch_id is not None:
             with suppress(AssertionError):  # it is found to be stuck
                 eventually(load.has_batch_ended, within_s=SETTLE_S + 2 * REGISTRATION_GRACE_S)
@@ -171,11 +166,12 @@ class Trials:
             eventually(lambda: not any(self._rig.world().holders.values()), within_s=IDLE_S)
         except AssertionError:
             report.wrong.append(f"owners hold slots that are free: {self._rig.world().holders}")
-        with self._rig.stack.client() as app:
+        with self._rig.client() as app:
             for task_id in load.acknowledged:
                 load.check(app, task_id)
 
     def _have_all_ended(self) -> bool:
+        self._rig.check()
         try:
             depths = self._rig.depths()
         except (httpx.TransportError, httpx.HTTPStatusError):
@@ -222,7 +218,7 @@ class Trials:
                 yield f"{task_id} had ended before this trial, and was changed by it"
 
     def _wrong_results(self, load: Load, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-        with self._rig.stack.client() as app:
+        with self._rig.client() as app:
             for submission in load.submissions:
                 rec = records.get(submission.task_id or "")
                 if rec is None or rec["s"] != "completed" or not submission.path.startswith(MODERN):
