@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 import pytest
+from redis.exceptions import MovedError
 
 from local.redis_server import RedisCluster
 from shared.store import RedisLink, StoreUnavailable, TaskStore
@@ -120,11 +122,8 @@ async def test_a_key_that_somebody_else_has_written_fails_its_task_alone(
 ) -> None:
     key = record_key("t1")
     for node in nodes(redis_server):
-        with node.connect() as client:
-            try:
-                client.rpush(key, "not a record")
-            except Exception as error:  # another node has the slot
-                assert "MOVED" in str(error)
+        with node.connect() as client, suppress(MovedError):  # another node has the slot
+            client.rpush(key, "not a record")
     outcomes = await tasks.create_each(news(3))
     assert [type(outcome) for outcome in outcomes] == [Created, StoreUnavailable, Created]
 
