@@ -4005,6 +4005,27 @@ MUTATIONS = [
         SCHEDULE_TESTS,
     ),
     Mutation(
+        "schedule: one that is paused is due at no time when it is put",
+        f"{SCHEDULE}/put.lua",
+        "if rec.P then\n",
+        "if false then\n",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: its tasks have the body that was put last",
+        f"{SCHEDULE}/put.lua",
+        "redis.call('SET', task_key('schedule_body:' .. arg.name), ARGV[2])",
+        "redis.call('SET', task_key('schedule_body:' .. arg.name), ARGV[2], 'NX')",
+        SCHEDULE_STORE_TESTS,
+    ),
+    Mutation(
+        "schedule: the last task is cancelled for the next",
+        "cache_manager/schedule_runs.py",
+        "await service.cancel(schedule.last.task_id)",
+        "assert service",
+        SCHEDULE_TESTS,
+    ),
+    Mutation(
         "schedule: its tasks have its bounds",
         "cache_manager/schedule_runs.py",
         "                max_run_ms=definition.max_run_ms,\n",

@@ -53,9 +53,13 @@ def starting(due_ms: int = DUE_MS, task_id: str = "t1") -> Run:
 
 
 async def put(
-    store: Store, name: Name = NAME, definition: Definition = PLAIN, next_ms: int | None = DUE_MS
+    store: Store,
+    name: Name = NAME,
+    definition: Definition = PLAIN,
+    next_ms: int | None = DUE_MS,
+    body: bytes = b"hi",
 ) -> Schedule:
-    schedule = await store.schedules.put(name, definition, b"hi", next_ms)
+    schedule = await store.schedules.put(name, definition, body, next_ms)
     assert schedule is not None
     return schedule
 
@@ -93,6 +97,12 @@ async def test_another_definition_keeps_the_runs_and_has_another_generation(stor
     assert second.runs == [Run(DUE_MS, RunOutcome.STARTED, "t1")]
     assert second.last == LastTask(DUE_MS, "t1")
     assert (await store.schedules.get(NAME, with_body=True)).body is None, "its body is a blob now"
+
+
+async def test_another_definition_has_its_own_body(store: Store) -> None:
+    for body in (b"first", b"second", b""):
+        await put(store, body=body)
+        assert (await store.schedules.get(NAME, with_body=True)).body == body
 
 
 async def test_a_time_that_is_due_stays_due_when_the_same_expression_is_put(store: Store, clock: Clock) -> None:
