@@ -530,7 +530,7 @@ def test_each_due_time_makes_its_task_in_any_interleaving(redis_server: Server) 
             run_state_machine_as_test(
                 cast("Any", lambda: ScheduleMachine(redis_server, runner, processes, clock)),
                 settings=settings(
-                    max_examples=50,
+                    max_examples=40,
                     stateful_step_count=20,
                     deadline=None,
                     suppress_health_check=[HealthCheck.too_slow],
