@@ -25,6 +25,8 @@ from tests.waiting import PATIENCE_S
 KEY, PREVIOUS_KEY = "the-key-of-the-gateway-0123456789", "the-key-before-it-0123456789"
 BRIEF_LEASE_S = 2
 DESTINATION, HOOK = "ends", "/hooks/two-versions"
+BOUNDED, WAITING, IN_FLIGHT = "/v1/bounded", 3, 2
+"""Where one owner may have only so much: the older version, which does not know that, has no such setting."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def all_versions(
             "/v1/reference": {"url": backend.url, "reference": True},
             "/v1/single": {"url": backend.url, "limit": 1},
             "/v1/brief": {"url": backend.url, "lease_s": BRIEF_LEASE_S},
+            BOUNDED: {
+                "url": backend.url,
+                "per_owner": {"waiting": WAITING, "in_flight": IN_FLIGHT, "hard": True},
+            },
         },
         with_model=False,
         settings={
@@ -100,7 +106,10 @@ def all_versions(
         },
     )
     port = free_port()
-    host = older_host(tree, port, directory / "older.log", stack.app_environment)
+    backends = json.loads(stack.app_environment["BACKENDS"])
+    del backends[BOUNDED]["per_owner"]
+    environment = {**stack.app_environment, "BACKENDS": json.dumps(backends)}
+    host = older_host(tree, port, directory / "older.log", environment)
 
     def client(url: str) -> httpx.Client:
         return httpx.Client(base_url=url, headers={"x-functions-key": stack.key}, timeout=PATIENCE_S, verify=NO_TLS)
