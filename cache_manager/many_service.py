@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from cache_manager import request_parsing as parse
 from cache_manager.many_lines import AskedLine, AskedTask
@@ -17,13 +17,11 @@ from shared.http.error_problems import problem_of
 from shared.http.problems import Problem, overloaded
 from shared.services import Services
 from shared.settings import INLINE_LIMIT_BYTES
-from shared.store import StoreUnavailable
+from shared.store import CreateOutcome, JointCreation, StoreUnavailable
 from shared.tasks.ids import new_task_id
-from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full, SlotGrant
+from shared.tasks.outcomes import Created, Existing, SlotGrant
 from shared.tasks.task import Content, NewTask, Task
 from shared.tasks.value import altered
-
-CreateOutcome = Created | Existing | Full | Draining | BatchRefused | StoreUnavailable
 
 PIECE_TASKS: Final = 50
 """How many tasks are created at a time, and how many are begun. The next ones are read meanwhile."""
@@ -119,13 +117,14 @@ class ManySubmits:
         taken: list[TakenLine] = []
         async with asyncio.TaskGroup() as group:
             before: list[TakenLine] = []
-            creating: asyncio.Task[Sequence[CreateOutcome]] | None = None
+            creating: asyncio.Task[JointCreation | None] | None = None
             async for piece in self._pieces(lines):
-                created = () if creating is None else await creating
+                creation = self._creation(piece)  # while Redis works on the piece before
+                created = None if creating is None else await creating
                 if self._now_s() >= until_s:
                     self._stop = self._stop or overloaded("tasks of one request")
                 # Before anything is made of Redis' last answer: else it would be idle meanwhile.
-                creating = group.create_task(self._create(piece))
+                creating = group.create_task(self._create(piece, creation))
                 await self._settle(before, created, group)
                 before = piece
                 taken += piece
@@ -209,7 +208,14 @@ class ManySubmits:
         except Exception as error:
             taken.new, taken.outcome = None, self._problem(error)
 
-    async def _create(self, piece: Sequence[TakenLine]) -> Sequence[CreateOutcome]:
+    def _creation(self, piece: Sequence[TakenLine]) -> JointCreation | None:
+        """That of a piece; None if there is nothing to create, or a body has to be stored before."""
+        if self._stop is not None or any(line.is_large for line in piece):
+            return None
+        news = [line.asked_for for line in piece if line.outcome is None]
+        return self._store.creation_of(news) if news else None
+
+    async def _create(self, piece: Sequence[TakenLine], creation: JointCreation | None) -> JointCreation | None:
         """Store what is large of a piece, and create those of its tasks that have no outcome then."""
         large = [line for line in piece if line.is_large]
         if self._stop is None and large:
@@ -218,19 +224,21 @@ class ManySubmits:
         if self._stop is not None:
             for line in lines:
                 line.outcome = self._stop
-            return ()
+            return None
         if not lines:
-            return ()
-        created = await self._store.create_each([line.asked_for for line in lines])
-        if all(isinstance(outcome, StoreUnavailable) for outcome in created):
-            self._stop = self._problem(cast("StoreUnavailable", created[0]))
-        return created
+            return None
+        creation = creation or self._store.creation_of([line.asked_for for line in lines])
+        await creation.send()
+        if creation.failure is not None:
+            self._stop = self._problem(creation.failure)
+        return creation
 
     async def _settle(
-        self, piece: Sequence[TakenLine], created: Sequence[CreateOutcome], group: asyncio.TaskGroup
+        self, piece: Sequence[TakenLine], creation: JointCreation | None, group: asyncio.TaskGroup
     ) -> None:
         """Note what a piece has come to, and have its tasks dispatched."""
         lines = [line for line in piece if line.outcome is None]
+        created = () if creation is None else creation.outcomes()
         for count, (line, outcome) in enumerate(zip(lines, created, strict=True)):
             if count % _TURN_TASKS == 0:
                 await asyncio.sleep(0)

@@ -629,7 +629,7 @@ MUTATIONS = [
     Mutation(
         "many: a store that is silent is not asked for each line",
         MANY,
-        "if all(isinstance(outcome, StoreUnavailable) for outcome in created):",
+        "if creation.failure is not None:",
         "if False:",
         MANY_TESTS,
     ),
@@ -663,9 +663,9 @@ MUTATIONS = [
     ),
     Mutation(
         "many: an error of one step is that of one task",
-        "shared/store/create_steps.py",
-        "None if isinstance(reply, Exception) else _created_and_enqueued(new, reply)",
-        "_created_and_enqueued(new, reply)",
+        "shared/store/joint_creation.py",
+        "if reply is None or isinstance(reply, Exception)]",
+        "if reply is None]",
         ("tests/shared/store/test_create_each.py",),
     ),
     Mutation(

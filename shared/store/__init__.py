@@ -17,6 +17,7 @@ from shared.store.callbacks import Callbacks, ClaimedCallback, DestinationState,
 from shared.store.changes import Seen
 from shared.store.endpoint_names import EndpointNames
 from shared.store.eviction import EvictionState
+from shared.store.joint_creation import CreateOutcome, JointCreation
 from shared.store.outages import Outage
 from shared.store.policy import StorePolicy
 from shared.store.queries import Depth, ListCursor, Listing, Page
@@ -77,12 +78,14 @@ __all__ = [
     "ChildEnd",
     "ChildReport",
     "ClaimedCallback",
+    "CreateOutcome",
     "Depth",
     "DestinationState",
     "DispatcherFull",
     "EndpointNames",
     "EndpointSeries",
     "EvictionState",
+    "JointCreation",
     "KnownBy",
     "ListCursor",
     "Listing",

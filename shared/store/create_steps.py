@@ -10,7 +10,7 @@ from shared.store.policy import StorePolicy
 from shared.store.queue_replies import enqueued_of
 from shared.store.queue_steps import QueueSteps
 from shared.store.record_codec import BRIEF_CHARS, expiry, new_record, packed_step
-from shared.store.redis.link import NotAcknowledged, RedisLink
+from shared.store.redis.link import NotAcknowledged, RedisLink, StoreUnavailable
 from shared.store.redis.partitions import pack, tag_of, to_ms
 from shared.store.replies import created_task, existing
 from shared.tasks.outcomes import BatchRefused, Created, Draining, Enqueued, Existing, Full, Granted, TooLate
@@ -58,27 +58,33 @@ class CreateSteps:
             raise
         return None if reply is None else _created_and_enqueued(new, reply)
 
-    async def create_each_and_enqueue(
-        self, news: Sequence[NewTask]
-    ) -> list[Created | Existing | Full | Draining | None] | None:
-        """As :meth:`create_and_enqueue` of each, in their order, in one round trip. None for one that met an error.
-
-        None if several servers have the partitions: nothing was done.
-        """
-        if self._queues is None:
+    def packed_each(self, news: Sequence[NewTask]) -> Sequence[bytes] | None:
+        """What :meth:`create_each_and_enqueue` sends. None if several servers have the partitions."""
+        if self._queues is None or self._link.is_clustered:
             return None
         paths = {new.path for new in news}
         queues = {path: (tag_of(path).encode(), self._queues.enqueue_argument(path)) for path in paths}
-        args: list[bytes] = []
+        packed: list[bytes] = []
         for new in news:
-            args += tag_of(new.id).encode(), *self._create(new), *queues[new.path]
+            packed += tag_of(new.id).encode(), *self._create(new), *queues[new.path]
+        return packed
+
+    async def create_each_and_enqueue(self, news: Sequence[NewTask], packed: Sequence[bytes]) -> list[Any] | None:
+        """As :meth:`create_and_enqueue` of each, in their order, in one round trip. Returns the reply to each, for
+        :func:`create_outcome`, or its error.
+
+        None if several servers have the partitions: nothing was done.
+        """
         try:
-            replies = await self._link.combined_steps("create_and_enqueue", *args)
+            return await self._link.combined_steps("create_and_enqueue", *packed)
         except NotAcknowledged as error:
-            created = _each_created(news, error.reply)
-            error.granted = [granted for each in created if each is not None for granted in _granted_by(each)]
+            error.granted = [
+                granted
+                for new, reply in zip(news, error.reply, strict=True)
+                if not isinstance(reply, Exception)
+                for granted in _granted_by(create_outcome(new, reply))
+            ]
             raise
-        return None if replies is None else _each_created(news, replies)
 
     async def create_child(
         self, new: NewTask, registration: tuple[bytes, bytes]
@@ -138,11 +144,12 @@ def _created(new: NewTask, reply: list[Any]) -> Created | Existing | TooLate:
     return existing(task) if kind == b"exists" else Created(task)
 
 
-def _each_created(news: Sequence[NewTask], replies: list[Any]) -> list[Created | Existing | Full | Draining | None]:
-    return [
-        None if isinstance(reply, Exception) else _created_and_enqueued(new, reply)
-        for new, reply in zip(news, replies, strict=True)
-    ]
+def create_outcome(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining | StoreUnavailable:
+    """What one of several tasks has come to."""
+    try:
+        return _created_and_enqueued(new, reply)
+    except StoreUnavailable as error:
+        return error
 
 
 def _created_child(new: NewTask, reply: list[Any]) -> Created | Existing | Full | Draining | BatchRefused:
@@ -151,7 +158,9 @@ def _created_child(new: NewTask, reply: list[Any]) -> Created | Existing | Full 
     return _created_and_enqueued(new, reply)
 
 
-def _granted_by(created: Created | Existing | Full | Draining | BatchRefused) -> Sequence[Granted]:
+def _granted_by(
+    created: Created | Existing | Full | Draining | BatchRefused | StoreUnavailable,
+) -> Sequence[Granted]:
     return created.granted if isinstance(created, (Created, Existing)) else ()
 
 

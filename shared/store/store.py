@@ -26,6 +26,7 @@ from shared.store.endpoint_names import EndpointNames
 from shared.store.eviction import Eviction
 from shared.store.fenced_paths import FencedPaths
 from shared.store.informing import informed
+from shared.store.joint_creation import JointCreation
 from shared.store.keyed_ids import KeyedIds
 from shared.store.mending import Mending
 from shared.store.outages import Outages
@@ -34,7 +35,7 @@ from shared.store.queries import Listing, Page, Queries
 from shared.store.queue_effects import QueueEffects
 from shared.store.queue_steps import LimitOf, QueueEntry, QueueSteps, RateOf
 from shared.store.queues import TaskQueues
-from shared.store.redis.link import RedisLink, StoreUnavailable
+from shared.store.redis.link import RedisLink
 from shared.store.reports import NextStep, Report, SentOn
 from shared.store.requeue import BackendAway, BackendFailed, BodyUnavailable, RequeueReason, ResultUnstored
 from shared.store.rounds import Rounds
@@ -155,31 +156,9 @@ class TaskStore:
             self.starts.expect(created)
         return created
 
-    async def create_each(
-        self, news: Sequence[NewTask]
-    ) -> list[Created | Existing | Full | Draining | BatchRefused | StoreUnavailable]:
-        """As :meth:`create` of each; what failed has its error. On a single server they come in their order, in one
-        round trip, if they are no children. Two with one id are for two calls."""
-        created: Sequence[Created | Existing | Full | Draining | BatchRefused | None] | None = None
-        if all(new.dispatch_requested and not new.batch for new in news):
-            try:
-                created = await self._creations.create_each_and_enqueue(news)
-            except StoreUnavailable as error:
-                alike = StoreUnavailable(str(error))  # what was granted is to be dispatched once
-                return [error, *[alike] * (len(news) - 1)]
-        if created is None:
-            created = [None] * len(news)
-        self.starts.expect(*created)
-
-        async def outcome(new: NewTask) -> Created | Existing | Full | Draining | BatchRefused | StoreUnavailable:
-            try:
-                return await self.create(new)
-            except StoreUnavailable as error:
-                return error
-
-        left = [new for new, each in zip(news, created, strict=True) if each is None]
-        others = iter(await asyncio.gather(*map(outcome, left)))
-        return [next(others) if each is None else each for each in created]
+    def creation_of(self, news: Sequence[NewTask]) -> JointCreation:
+        """To create them together, each as :meth:`create` does it."""
+        return JointCreation(news, self._creations, self.starts, self.create)
 
     async def create_unqueued(self, new: NewTask) -> Created | Existing:
         """Store a new task and leave the queue to :meth:`enqueue`, which no queue refuses."""

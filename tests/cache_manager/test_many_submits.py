@@ -43,16 +43,34 @@ class Store:
     async def id_of(self, owner: str, scope: str, key: str) -> str:
         return f"{owner} {scope} {key}"
 
-    async def create_each(self, news: Sequence[NewTask]) -> list[Created | StoreUnavailable]:
-        self.begun += 1
+    def creation_of(self, news: Sequence[NewTask]) -> Creation:
+        return Creation(self, news)
+
+
+class Creation:
+    """A piece that the store takes."""
+
+    def __init__(self, store: Store, news: Sequence[NewTask]) -> None:
+        self._store = store
+        self._news = news
+        self.failure: StoreUnavailable | None = None
+
+    async def send(self) -> None:
+        store, news = self._store, self._news
+        store.begun += 1
         await asyncio.sleep(0)
-        self.on_piece()
-        self.pieces.append([new.id for new in news])
-        self.most_bytes = max(self.most_bytes, sum(len(new.inline_body) for new in news))
-        if len(self.pieces) > self.silent_after:
-            return [StoreUnavailable("silent")] * len(news)
+        store.on_piece()
+        store.pieces.append([new.id for new in news])
+        store.most_bytes = max(store.most_bytes, sum(len(new.inline_body) for new in news))
+        if len(store.pieces) > store.silent_after:
+            self.failure = StoreUnavailable("silent")
+
+    def outcomes(self) -> list[Created | StoreUnavailable]:
+        if self.failure is not None:
+            return [self.failure] * len(self._news)
         return [
-            Created(cast("Task", SimpleNamespace(id=new.id, attempt=1, fingerprint=new.fingerprint))) for new in news
+            Created(cast("Task", SimpleNamespace(id=new.id, attempt=1, fingerprint=new.fingerprint)))
+            for new in self._news
         ]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import MovedError
 
 from local.redis_server import RedisCluster
-from shared.store import RedisLink, StoreUnavailable, TaskStore
+from shared.store import CreateOutcome, RedisLink, StoreUnavailable, TaskStore
 from shared.store.task_steps import record_key
 from shared.tasks.outcomes import BatchRefused, Created, Draining, Existing, Full
-from shared.tasks.task import Content, NewBatch, NewTask
+from shared.tasks.task import Content, NewBatch, NewTask, State
 from tests.shared.store.conftest import Clock, RepeatingLink, opener
 from tests.shared.store.policies import store_policy
 from tests.shared.store.wire import Wire
@@ -53,6 +54,12 @@ def news(count: int, **options: str) -> list[NewTask]:
     return [new(f"t{number}", **options) for number in range(count)]
 
 
+async def create_each(tasks: TaskStore, news: Sequence[NewTask]) -> list[CreateOutcome]:
+    creation = tasks.creation_of(news)
+    await creation.send()
+    return [*creation.outcomes()]
+
+
 def granted(outcomes: Sequence[object]) -> list[str]:
     return [
         grant.task_id
@@ -64,7 +71,7 @@ def granted(outcomes: Sequence[object]) -> list[str]:
 
 
 async def test_each_is_created_and_they_wait_in_their_order(tasks: TaskStore, redis_server: Server) -> None:
-    outcomes = await tasks.create_each(news(20))
+    outcomes = await create_each(tasks, news(20))
     assert [outcome.task.id for outcome in outcomes if isinstance(outcome, Created)] == [f"t{n}" for n in range(20)]
     # On a cluster, a repetition does not tell again what the first try was granted.
     assert len(granted(outcomes)) == 1 or isinstance(redis_server, RedisCluster)
@@ -81,14 +88,14 @@ async def test_each_is_created_and_they_wait_in_their_order(tasks: TaskStore, re
 
 async def test_what_is_there_already_is_told(tasks: TaskStore) -> None:
     await tasks.create(new("t1", fingerprint="f"))
-    outcomes = await tasks.create_each(news(3))
+    outcomes = await create_each(tasks, news(3))
     assert [type(outcome) for outcome in outcomes] == [Created, Existing, Created]
     assert isinstance(outcomes[1], Existing)
     assert outcomes[1].task.fingerprint == "f"
 
 
 async def test_a_full_queue_takes_the_first_ones(tasks: TaskStore, redis_server: Server) -> None:
-    outcomes = await tasks.create_each(news(BACKLOG + 5))
+    outcomes = await create_each(tasks, news(BACKLOG + 5))
     kinds = [type(outcome) for outcome in outcomes]
     assert (kinds.count(Created), kinds.count(Full)) == (BACKLOG + 1, 4)  # one has the slot
     if not isinstance(redis_server, RedisCluster):
@@ -99,20 +106,20 @@ async def test_a_full_queue_takes_the_first_ones(tasks: TaskStore, redis_server:
 
 async def test_a_draining_queue_takes_none(tasks: TaskStore) -> None:
     await tasks.queues.configure(PATH, {"draining": True}, by=None)
-    outcomes = await tasks.create_each(news(3))
+    outcomes = await create_each(tasks, news(3))
     assert [type(outcome) for outcome in outcomes] == [Draining] * 3
 
 
 async def test_children_are_registered_at_their_batch(tasks: TaskStore) -> None:
     await tasks.batches.create(NewBatch("b"))
-    outcomes = await tasks.create_each(news(5, batch="b"))
+    outcomes = await create_each(tasks, news(5, batch="b"))
     assert [type(outcome) for outcome in outcomes] == [Created] * 5
     batch = await tasks.get("b")
     assert batch is not None
     assert batch.children is not None
     assert batch.children.total == 5
     await tasks.batches.seal("b", None)
-    refused = await tasks.create_each([new("late", batch="b"), new("t0", batch="b")])
+    refused = await create_each(tasks, [new("late", batch="b"), new("t0", batch="b")])
     assert refused[0] == BatchRefused("sealed")
     assert isinstance(refused[1], Existing) or refused[1] == BatchRefused("sealed")
 
@@ -124,7 +131,15 @@ async def test_a_key_that_somebody_else_has_written_fails_its_task_alone(
     for node in nodes(redis_server):
         with node.connect() as client, suppress(MovedError):  # another node has the slot
             client.rpush(key, "not a record")
-    outcomes = await tasks.create_each(news(3))
+    outcomes = await create_each(tasks, news(3))
+    assert [type(outcome) for outcome in outcomes] == [Created, StoreUnavailable, Created]
+
+
+async def test_an_id_whose_former_task_is_being_removed_fails_alone(tasks: TaskStore) -> None:
+    with_blob = replace(new("t1"), body=Content("text/plain", 5, "a blob"), inline_body=b"")
+    await tasks.create(replace(with_blob, state=State.COMPLETED, dispatch_requested=False))
+    await tasks.batches.erase(["t1"])
+    outcomes = await create_each(tasks, news(3))
     assert [type(outcome) for outcome in outcomes] == [Created, StoreUnavailable, Created]
 
 
@@ -132,9 +147,9 @@ async def test_on_one_server_they_are_one_command(open_tasks: Opened, wire: Wire
     if isinstance(redis_server, RedisCluster):
         pytest.skip("a cluster has a task and its queue on two nodes")
     tasks = open_tasks(wire.url)
-    await tasks.create_each(news(1))
+    await create_each(tasks, news(1))
     wire.commands.clear()
-    await tasks.create_each([new(f"n{number}") for number in range(20)])
+    await create_each(tasks, [new(f"n{number}") for number in range(20)])
     assert len(wire.scripts) == 1
 
 
@@ -143,9 +158,9 @@ async def test_a_lost_command_is_repeated_and_creates_nothing_twice(
     lost: str, open_tasks: Opened, wire: Wire, redis_server: Server
 ) -> None:
     tasks = open_tasks(wire.url)
-    await tasks.create_each(news(2, path="/v1/org/other"))
+    await create_each(tasks, news(2, path="/v1/org/other"))
     wire.lose_requests, wire.lose_answers = int(lost == "request"), int(lost == "answer")
-    outcomes = await tasks.create_each([new(f"n{number}") for number in range(10)])
+    outcomes = await create_each(tasks, [new(f"n{number}") for number in range(10)])
     assert (wire.lose_requests, wire.lose_answers) == (0, 0)
     assert [type(outcome) for outcome in outcomes] == [Created] * 10
     assert len(granted(outcomes)) == 1
@@ -153,5 +168,5 @@ async def test_a_lost_command_is_repeated_and_creates_nothing_twice(
 
 async def test_without_redis_none_is_known_to_be_stored(open_tasks: Opened) -> None:
     tasks = open_tasks("redis://127.0.0.1:1")
-    outcomes = await tasks.create_each(news(5))
+    outcomes = await create_each(tasks, news(5))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
