@@ -16,6 +16,8 @@ import pytest
 import requests
 from conftest import REPOSITORY
 
+from taskbackbone._dispatch import free_port
+
 SERVED = REPOSITORY / "images" / "served.py"
 PATIENCE_S = 60
 SERVER = """
@@ -33,11 +35,6 @@ class Upper(BaseHTTPRequestHandler):
 
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Upper).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 import requests
 from upstream_server import LARGE_BYTES
 
+from taskbackbone._dispatch import free_port
 from taskbackbone.sidecar import Upstream
 from taskbackbone.testing import PATIENCE_S, PlayedBackbone
 
@@ -23,11 +23,6 @@ pytest_plugins = ["taskbackbone.pytest_plugin"]
 
 SIDECAR = [sys.executable, "-m", "taskbackbone", "sidecar"]
 PATH = "/v1/any/model"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def eventually(condition: Callable[[], object]) -> None:

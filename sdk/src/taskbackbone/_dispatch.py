@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Mapping
@@ -91,8 +92,14 @@ def is_up(url: str, *, until_loaded: bool) -> bool:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    # Lower than those of outgoing connections, one of which might have it before it is used.
+    while True:
+        port = random.randrange(11_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
 
 
 def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +19,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taskbackbone._dispatch import free_port
 from taskbackbone.testing import PlayedBackbone
 
 PATIENCE_S = 60.0
@@ -188,11 +188,6 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = PA
     while not condition():
         assert time.monotonic() < give_up_s, what
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def children(pid: int) -> list[int]:

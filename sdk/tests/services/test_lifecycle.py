@@ -11,8 +11,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from service_process import HEAD, Service, free_port, running, serving
+from service_process import HEAD, Service, running, serving
 
+from taskbackbone._dispatch import free_port
 from taskbackbone.testing import PlayedBackbone, PlayedTask
 
 CODE = """

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from services.service_process import descendants, eventually, is_alive
 from words import NoSuchWord, work
 
 from taskbackbone import TaskClient
+from taskbackbone._dispatch import free_port
 from taskbackbone.client import Task
 
 pytestmark = pytest.mark.slow
@@ -51,11 +51,6 @@ def kinds() -> tuple[str, ...]:
 
 def kind_of(number: int) -> str:
     return "r" if "r" in kinds() and number % R_EVERY == 7 else KINDS[number % len(KINDS)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @dataclass
