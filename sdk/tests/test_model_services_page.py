@@ -150,7 +150,8 @@ def test_a_task_goes_on_where_a_stopped_service_left_it(tmp_path: Path) -> None:
         with backbone.start(command, cwd=tmp_path):
             task = backbone.submit("/v1/sums/slow", {"steps": 200, "pause_s": 0.02})
             task.until(lambda task: task.state == "running" and task.progress)
-        assert (task.state, task.failures) == ("created", 0)
+        task.until(lambda task: task.state == "created")  # it is dispatched again and again, in vain
+        assert task.failures == 0
         assert task.checkpoint is not None
         kept = json.loads(task.checkpoint)
         assert 0 < kept["steps"] < 200
